@@ -1,0 +1,52 @@
+"""The error hierarchy of the whole project: errors are sorted by who is to blame.
+
+``LocalError``: we asked for something illegal now. ``RemoteError``: the peer broke a rule.
+``BackendError``: the kernel, a database or a transport failed. ``ConfigurationError``: the user's
+configuration or command is wrong. A peer's octets raise ``RemoteError`` or nothing.
+"""
+
+from __future__ import annotations
+
+
+class StackError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class LocalError(StackError):
+    """The caller asked for something that is illegal in the present state."""
+
+
+class RemoteError(StackError):
+    """The peer broke a rule; ``notify_type`` is the IKEv2 Notify that answers it, if one does."""
+
+    def __init__(self, message: str, notify_type: int | None = None, notify_data: bytes = b"") -> None:
+        super().__init__(message)
+        self.notify_type = notify_type
+        self.notify_data = notify_data
+
+
+class DecodeError(RemoteError):
+    """Octets that do not parse."""
+
+
+class AuthenticationError(RemoteError):
+    """An AUTH payload, certificate, MAC or RES that does not verify."""
+
+
+class NegotiationError(RemoteError):
+    """No acceptable proposal, selector or key exchange group."""
+
+
+class BackendError(StackError):
+    """Kernel, database or transport failure, mapped to this at the io boundary."""
+
+
+class ConfigurationError(StackError):
+    """A user's configuration is wrong; its text is one line naming file, key, value and expectation."""
+
+    def __init__(self, *, file: str, key: str, value: object, expected: str) -> None:
+        super().__init__(f"{file}: {key}: got {value!r}, expected {expected}")
+        self.file = file
+        self.key = key
+        self.value = value
+        self.expected = expected
