@@ -1,0 +1,266 @@
+"""Everything an ``IkeSa`` tells (events), asks (questions) and is told (commands and answers)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from protocols.esp.sa import ChildSaSpec
+from protocols.ikev2.keymat import IkeKeys
+from protocols.ikev2.message import Message
+from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
+from protocols.ikev2.suites import IkeSuite
+from protocols.path import Path
+from protocols.secret import Secret
+from protocols.selectors import TrafficSelector
+
+
+class OriginalRole(Enum):
+    """Who started the IKE SA: order of SPIs, direction of keys, who may move addresses."""
+
+    INITIATOR = "initiator"
+    RESPONDER = "responder"
+
+
+class SaState(Enum):
+    """States of an IKE SA, named by procedure."""
+
+    INITIAL = "initial"
+    INIT_SENT = "init-sent"
+    HALF_OPEN = "half-open"
+    AUTHENTICATING = "authenticating"
+    ESTABLISHED = "established"
+    DELETING = "deleting"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NatStatus:
+    """What NAT detection found (RFC 7296 §2.23): a NAT before us, before the peer; or UDP was forced."""
+
+    local: bool = False
+    remote: bool = False
+    forced: bool = False
+
+    @property
+    def encapsulation(self) -> bool:
+        """Whether ESP goes in UDP."""
+        return self.local or self.remote or self.forced
+
+
+# --- observations -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageSent:
+    """A message left, in the clear; ``retransmission`` when the same octets had left before."""
+
+    message: Message
+    path: Path
+    retransmission: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageReceived:
+    """A message arrived and was authentic (or belongs to IKE_SA_INIT), in the clear."""
+
+    message: Message
+    path: Path
+    retransmission: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateChanged:
+    """The machine changed its state."""
+
+    old: SaState
+    new: SaState
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IkeKeysDerived:
+    """Keys of the IKE SA: for key export only."""
+
+    spi_i: bytes
+    spi_r: bytes
+    suite: IkeSuite
+    keys: IkeKeys
+
+
+# --- outcomes -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Established:
+    """The IKE SA is up; what the peer was given or we were given."""
+
+    identity: IdiPayload
+    responder_identity: IdrPayload | None
+    configuration: tuple[ConfigurationAttribute, ...]
+    mobike: bool
+    nat: NatStatus
+    path: Path
+    requests: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildSaInstalled:
+    """A child SA is to carry traffic; ``replaces`` is the inbound SPI it takes over from (rekey)."""
+
+    spec: ChildSaSpec
+    replaces: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildSaPathChanged:
+    """Send this child SA's traffic on another path from now on."""
+
+    inbound_spi: bytes
+    path: Path
+    encapsulation: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildSaRemoved:
+    """A child SA is gone."""
+
+    inbound_spi: bytes
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressUpdateStarted:
+    """The peer asked to move (gateway) or we did (UE); nothing is adopted yet."""
+
+    old: Path
+    new: Path
+    nat: NatStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressesUpdated:
+    """The SA and all its child SAs are on the new path (RFC 4555 §3.5); ``validated``: COOKIE2 came back."""
+
+    old: Path
+    new: Path
+    nat: NatStatus
+    validated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressUpdateFailed:
+    """The SA and its child SAs are where they were."""
+
+    old: Path
+    new: Path
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathValidated:
+    """A return-routability check of the path in use was answered (RFC 4555 §3.7)."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The peer or we refused; ``notify`` says how on the wire, ``text`` says why in plain words."""
+
+    text: str
+    notify: NotifyPayload | None = None
+    by_peer: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """The IKE SA is gone, with all child SAs."""
+
+    why: str
+    by_peer: bool = False
+
+
+# --- questions and answers ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityReceived:
+    """Gateway: a UE presents itself; answer with ``EapReply`` or ``Refusal``."""
+
+    identity: IdiPayload
+    responder_identity: IdrPayload | None
+    configuration: tuple[ConfigurationAttribute, ...]
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EapResponseReceived:
+    """Gateway: an EAP packet for the AAA server; answer with ``EapReply`` or ``Refusal``."""
+
+    packet: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class EapRequestReceived:
+    """UE: an EAP packet for the USIM; answer with ``EapReply``."""
+
+    packet: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigurationRequested:
+    """Gateway: the UE is authenticated and wants addresses; answer ``ConfigurationReply`` or ``Refusal``."""
+
+    identity: IdiPayload
+    responder_identity: IdrPayload | None
+    configuration: tuple[ConfigurationAttribute, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EapReply:
+    """An EAP packet for the peer; with EAP-Success comes the MSK. UE: ``msk`` once it is known."""
+
+    packet: bytes | None = None
+    msk: Secret | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigurationReply:
+    """What the UE gets: attributes and the selectors its child SA may use (remote: the UE's side)."""
+
+    attributes: tuple[ConfigurationAttribute, ...]
+    local_selectors: tuple[TrafficSelector, ...]
+    remote_selectors: tuple[TrafficSelector, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Refuse the peer with this Notify (and EAP-Failure when there is one)."""
+
+    notify: NotifyPayload
+    text: str
+    eap_packet: bytes | None = None
+
+
+Event = (
+    MessageSent
+    | MessageReceived
+    | StateChanged
+    | IkeKeysDerived
+    | Established
+    | ChildSaInstalled
+    | ChildSaPathChanged
+    | ChildSaRemoved
+    | AddressUpdateStarted
+    | AddressesUpdated
+    | AddressUpdateFailed
+    | PathValidated
+    | Refused
+    | Closed
+    | IdentityReceived
+    | EapResponseReceived
+    | EapRequestReceived
+    | ConfigurationRequested
+)
+Answer = EapReply | ConfigurationReply | Refusal

@@ -1,0 +1,114 @@
+"""Which message is legal when: the transitions of an IKE SA as data (RFC 7296 §1.2–§1.5, §2.16).
+
+A rule names the exchange, whether a request or a response is received, by which original role and in
+which states, the payloads that must be there, and the procedure that takes it. Procedures rely on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from protocols.errors import RemoteError
+from protocols.ikev2.events import OriginalRole, SaState
+from protocols.ikev2.message import Message
+from protocols.ikev2.payloads import (
+    AuthPayload,
+    EapPayload,
+    IdiPayload,
+    KePayload,
+    NoncePayload,
+    Payload,
+    SaPayload,
+    TsiPayload,
+    TsrPayload,
+)
+from protocols.ikev2.registry import ExchangeType, NotifyType
+
+
+class Procedure(Enum):
+    """What takes a legal request."""
+
+    INIT = "init"
+    IDENTITY = "identity"
+    EAP = "eap"
+    FINAL = "final"
+    CREATE_CHILD = "create-child"
+    INFORMATIONAL = "informational"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One legal kind of request."""
+
+    exchange: ExchangeType
+    role: OriginalRole | None
+    states: frozenset[SaState]
+    required: tuple[type[Payload], ...]
+    procedure: Procedure
+
+
+UP = frozenset({SaState.ESTABLISHED, SaState.DELETING})
+
+REQUESTS: tuple[Rule, ...] = (
+    Rule(
+        exchange=ExchangeType.IKE_SA_INIT,
+        role=OriginalRole.RESPONDER,
+        states=frozenset({SaState.INITIAL}),
+        required=(SaPayload, KePayload, NoncePayload),
+        procedure=Procedure.INIT,
+    ),
+    Rule(
+        exchange=ExchangeType.IKE_AUTH,
+        role=OriginalRole.RESPONDER,
+        states=frozenset({SaState.HALF_OPEN}),
+        required=(IdiPayload, SaPayload, TsiPayload, TsrPayload),
+        procedure=Procedure.IDENTITY,
+    ),
+    Rule(
+        exchange=ExchangeType.IKE_AUTH,
+        role=OriginalRole.RESPONDER,
+        states=frozenset({SaState.AUTHENTICATING}),
+        required=(EapPayload,),
+        procedure=Procedure.EAP,
+    ),
+    Rule(
+        exchange=ExchangeType.IKE_AUTH,
+        role=OriginalRole.RESPONDER,
+        states=frozenset({SaState.AUTHENTICATING}),
+        required=(AuthPayload,),
+        procedure=Procedure.FINAL,
+    ),
+    Rule(
+        exchange=ExchangeType.CREATE_CHILD_SA,
+        role=None,
+        states=UP,
+        required=(SaPayload, NoncePayload),
+        procedure=Procedure.CREATE_CHILD,
+    ),
+    Rule(
+        exchange=ExchangeType.INFORMATIONAL,
+        role=None,
+        states=UP | {SaState.HALF_OPEN, SaState.AUTHENTICATING},  # a UE that gives up says so (§2.21.2)
+        required=(),
+        procedure=Procedure.INFORMATIONAL,
+    ),
+)
+
+
+def procedure_for(message: Message, role: OriginalRole, state: SaState) -> Procedure | None:
+    """The procedure for a request; ``None``: not legal now, drop it.
+
+    A legal exchange without its required payloads raises ``RemoteError`` with INVALID_SYNTAX (§2.21).
+    """
+    incomplete: Rule | None = None
+    for rule in REQUESTS:
+        if rule.exchange != message.exchange or rule.role not in (None, role) or state not in rule.states:
+            continue
+        if all(message.first(kind) is not None for kind in rule.required):
+            return rule.procedure
+        incomplete = rule
+    if incomplete is None:
+        return None
+    names = ", ".join(kind.__name__.removesuffix("Payload") for kind in incomplete.required)
+    raise RemoteError(f"{message.exchange.name} in state {state.value} needs {names}", NotifyType.INVALID_SYNTAX)

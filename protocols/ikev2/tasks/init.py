@@ -1,0 +1,184 @@
+"""IKE_SA_INIT (RFC 7296 §1.2, §2.6, §2.7, §2.23): suites, Diffie-Hellman, nonces, COOKIE, NAT detection.
+
+::
+
+    HDR, [N(COOKIE),] SAi1, KEi, Ni, N(NATD)*  -->
+                      <--  HDR, SAr1, KEr, Nr, N(NATD)*
+
+The responder keeps nothing of a request that it refuses; COOKIE is demanded by ``endpoint`` before an
+``IkeSa`` exists.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from protocols.errors import LocalError, NegotiationError, RemoteError
+from protocols.ikev2.certificates import decode_hash_algorithms, encode_hash_algorithms
+from protocols.ikev2.config import InitiatorConfig
+from protocols.ikev2.events import NatStatus, SaState
+from protocols.ikev2.extension import Step
+from protocols.ikev2.keymat import derive_ike_keys
+from protocols.ikev2.message import Message
+from protocols.ikev2.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
+from protocols.ikev2.proposals import check_answer_ike, select_ike
+from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType
+from protocols.ikev2.suites import IkeSuite, KeyExchange
+from protocols.ikev2.task import Response
+from protocols.ikev2.tasks import auth, eap, natd
+from protocols.path import Datagram, Endpoint, Path
+
+if TYPE_CHECKING:
+    from protocols.ikev2.sa import IkeSa
+
+NONCE_LENGTH = 32  # §2.10: at least half the PRF's key, 16 to 256 octets
+COOKIE_LENGTH_MAXIMUM = 64  # §2.6
+HASHES = encode_hash_algorithms()
+
+
+class Init:
+    """The initiator's task; COOKIE and INVALID_KE_PAYLOAD make it start again, a bounded number of times."""
+
+    exchange = ExchangeType.IKE_SA_INIT
+
+    def __init__(self) -> None:
+        self._key_exchange: KeyExchange | None = None
+        self._nonce = b""
+        self._cookie: bytes | None = None
+        self._attempts = 0
+
+    def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...]:
+        """Offer every suite of the policy, with a key of its first group unless the peer asked for another."""
+        config = sa.initiator_config
+        if self._key_exchange is None:
+            self._key_exchange = KeyExchange.generate(config.ike_policy.suites[0].group, sa.entropy)
+            self._nonce = sa.entropy.octets(NONCE_LENGTH)
+        if sa.state is SaState.INITIAL:
+            sa.enter(SaState.INIT_SENT, "IKE_SA_INIT request sent")
+        payloads: list[Payload] = []
+        if self._cookie is not None:
+            payloads.append(NotifyPayload(type=NotifyType.COOKIE, data=self._cookie))
+        payloads += (
+            SaPayload(proposals=config.ike_policy.proposals(b"")),
+            KePayload(group=self._key_exchange.group, data=self._key_exchange.public),
+            NoncePayload(data=self._nonce),
+            *natd.build(sa.spi_i, sa.spi_r, sa.path, config.force_encapsulation),
+            NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
+            *sa.extension.payloads(Step.INIT_REQUEST),
+        )
+        return tuple(payloads)
+
+    def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
+        """Take the responder's choice, or do what it demands first."""
+        config = sa.initiator_config
+        cookie = message.notify(NotifyType.COOKIE)
+        if cookie is not None:
+            if not 1 <= len(cookie.data) <= COOKIE_LENGTH_MAXIMUM:
+                raise RemoteError(f"COOKIE of {len(cookie.data)} octets", NotifyType.INVALID_SYNTAX)
+            self._cookie = cookie.data
+            self._again(sa, "COOKIE demanded again and again", now)
+            return
+        invalid_ke = message.notify(NotifyType.INVALID_KE_PAYLOAD)
+        if invalid_ke is not None:
+            self._change_group(sa, invalid_ke, config)
+            self._again(sa, "INVALID_KE_PAYLOAD again and again", now)
+            return
+        auth.raise_on_error(sa, message)
+        offered, ke, nonce = message.first(SaPayload), message.first(KePayload), message.first(NoncePayload)
+        if offered is None or ke is None or nonce is None:
+            raise RemoteError("IKE_SA_INIT response without SA, KE or nonce", NotifyType.INVALID_SYNTAX)
+        if len(offered.proposals) != 1:
+            raise NegotiationError("the responder must choose one proposal", NotifyType.NO_PROPOSAL_CHOSEN)
+        suite = check_answer_ike(config.ike_policy.proposals(b""), offered.proposals[0])
+        exchange = self._exchange()
+        if ke.group != exchange.group or suite.group != exchange.group:
+            raise NegotiationError("the responder's KE is of another group", NotifyType.INVALID_SYNTAX)
+        sa.extension.take(Step.INIT_RESPONSE, message)
+        sa.spi_r = message.spi_r
+        sa.nonce_i, sa.nonce_r = self._nonce, nonce.data
+        derive(sa, suite, exchange.shared(ke.data))
+        sa.peer_hashes = signature_hashes(message)
+        sa.nat = natd.evaluate(message, path, config.force_encapsulation) or NatStatus(
+            forced=config.force_encapsulation
+        )
+        # RFC 7296 §2.23 (a NAT was found) and RFC 4555 §3.3 (we want MOBIKE): go on from port 4500
+        if sa.nat.encapsulation or config.mobike:
+            sa.path = Path(
+                Endpoint(sa.path.local.address, config.nat_traversal_port),
+                Endpoint(sa.path.remote.address, config.remote_nat_traversal_port),
+            )
+        sa.mobility.validated = sa.path
+        sa.enter(SaState.HALF_OPEN, "IKE_SA_INIT done")
+        sa.arm_keepalive(now)
+        sa.initiate(eap.Authentication(), now)
+
+    def _exchange(self) -> KeyExchange:
+        if self._key_exchange is None:
+            raise LocalError("IKE_SA_INIT response before the request")
+        return self._key_exchange
+
+    def _again(self, sa: IkeSa, why: str, now: float) -> None:
+        self._attempts += 1
+        if self._attempts > sa.initiator_config.init_retries:
+            raise RemoteError(why)
+        sa.restart_initial()
+        sa.initiate(self, now, urgent=True)
+
+    def _change_group(self, sa: IkeSa, notify: NotifyPayload, config: InitiatorConfig) -> None:
+        """Obey only a group that we offered (§2.7), never the one just sent."""
+        group = int.from_bytes(notify.data, "big") if len(notify.data) == 2 else -1
+        offered = {int(suite.group) for suite in config.ike_policy.suites}
+        if group not in offered or group == self._exchange().group:
+            raise NegotiationError(
+                f"INVALID_KE_PAYLOAD asks for group {group}, which was not offered",
+                NotifyType.NO_PROPOSAL_CHOSEN,
+            )
+        self._key_exchange = KeyExchange.generate(KeGroup(group), sa.entropy)
+
+
+def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> Response:
+    """The responder's side: choose, compute, answer; the SA is half open afterwards."""
+    config = sa.responder_config
+    offered, ke, nonce = message.first(SaPayload), message.first(KePayload), message.first(NoncePayload)
+    if offered is None or ke is None or nonce is None:
+        raise RemoteError("IKE_SA_INIT request without SA, KE or nonce", NotifyType.INVALID_SYNTAX)
+    sa.spi_i = message.spi_i
+    answer, suite = select_ike(offered.proposals, config.ike_policy)
+    if ke.group != suite.group:
+        # RFC 7296 §1.2: name the group we chose; nothing is kept
+        group = NotifyPayload(type=NotifyType.INVALID_KE_PAYLOAD, data=int(suite.group).to_bytes(2, "big"))
+        why = f"KE of group {int(ke.group)}, group {int(suite.group)} was asked for"
+        return Response(payloads=(group,), close=why)
+    sa.extension.take(Step.INIT_REQUEST, message)
+    exchange = KeyExchange.generate(suite.group, sa.entropy)
+    shared = exchange.shared(ke.data)
+    sa.nonce_i, sa.nonce_r = nonce.data, sa.entropy.octets(NONCE_LENGTH)
+    sa.init_request = datagram.payload
+    derive(sa, suite, shared)
+    sa.peer_hashes = signature_hashes(message)
+    sa.nat = natd.evaluate(message, datagram.path, config.force_encapsulation) or NatStatus(
+        forced=config.force_encapsulation
+    )
+    sa.enter(SaState.HALF_OPEN, "IKE_SA_INIT answered")
+    sa.arm_setup(now, config.half_open_lifetime)
+    return Response(
+        payloads=(
+            SaPayload(proposals=(answer,)),
+            KePayload(group=exchange.group, data=exchange.public),
+            NoncePayload(data=sa.nonce_r),
+            *natd.build(sa.spi_i, sa.spi_r, datagram.path, config.force_encapsulation),
+            NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
+            *sa.extension.payloads(Step.INIT_RESPONSE),
+        )
+    )
+
+
+def derive(sa: IkeSa, suite: IkeSuite, shared: bytes) -> None:
+    """SKEYSEED and the seven keys (§2.14)."""
+    sa.adopt_keys(suite, derive_ike_keys(suite, shared, sa.nonce_i, sa.nonce_r, sa.spi_i, sa.spi_r))
+
+
+def signature_hashes(message: Message) -> frozenset[HashAlgorithmId]:
+    """The hash algorithms the peer takes in signatures (RFC 7427 §4)."""
+    notify = message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
+    return decode_hash_algorithms(notify.data) if notify is not None else frozenset()

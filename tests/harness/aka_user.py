@@ -1,0 +1,67 @@
+"""A user of the test network in tests: an EAP-AKA peer with its software USIM, driven packet by packet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aaa.subscribers import Subscriber
+from protocols.algorithms.sqn import IND_COUNT, SqnWindow
+from protocols.eap.aka import peer as aka
+from protocols.entropy import SeededEntropy
+from protocols.secret import Secret
+from protocols.threegpp.identity import Nai
+from ue.usim import MemorySqnStore, SoftwareUsim
+
+MNC_LENGTH = 2  # of PLMN 001/01
+
+
+@dataclass
+class AkaUser:
+    """One exchange; ``msk`` and ``failed`` tell how it ended."""
+
+    peer: aka.EapAkaPeer
+    usim: SoftwareUsim
+    nai: str
+    msk: Secret | None = None
+    failed: bool = False
+
+    def take(self, packet: bytes) -> bytes | None:
+        """The response to an EAP packet, ``None`` when there is none."""
+        self.peer.receive(packet)
+        response: bytes | None = None
+        while (event := self.peer.poll_event()) is not None:
+            match event:
+                case aka.ChallengeReceived():
+                    self.peer.answer(self.usim.authenticate(event.rand, event.autn))
+                case aka.PacketToSend():
+                    response = event.packet
+                case aka.Succeeded():
+                    self.msk = event.msk
+                case aka.Failed():
+                    self.failed = True
+        return response
+
+    def again(self) -> AkaUser:
+        """The same USIM in a new exchange."""
+        return AkaUser(peer=_peer(self.nai, self.usim), usim=self.usim, nai=self.nai)
+
+    def named(self, identity: str) -> AkaUser:
+        """The same exchange under another outer identity."""
+        return AkaUser(peer=self.peer, usim=self.usim, nai=identity)
+
+
+def aka_user(subscriber: Subscriber, *, seq_ms: int = 0, k: Secret | None = None) -> AkaUser:
+    """The user whose USIM has the keys of ``subscriber`` (or another K) and has accepted ``seq_ms``."""
+    assert subscriber.opc is not None
+    usim = SoftwareUsim(
+        imsi=subscriber.imsi,
+        k=k or subscriber.k,
+        opc=subscriber.opc,
+        store=MemorySqnStore(SqnWindow((seq_ms,) * IND_COUNT)),
+    )
+    nai = str(Nai.root(subscriber.imsi, subscriber.imsi.plmn(MNC_LENGTH)))
+    return AkaUser(peer=_peer(nai, usim), usim=usim, nai=nai)
+
+
+def _peer(nai: str, usim: SoftwareUsim) -> aka.EapAkaPeer:
+    return aka.EapAkaPeer(nai=nai, imsi=usim.imsi, entropy=SeededEntropy("user"))

@@ -1,0 +1,485 @@
+"""IKE SAs in pairs on virtual time (RFC 7296): set-up, retransmission, refusals, liveness, DELETE, rekey."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from protocols.entropy import SeededEntropy
+from protocols.errors import LocalError
+from protocols.ikev2.certificates import CertificateVerifier, Credential
+from protocols.ikev2.events import (
+    ChildSaInstalled,
+    ChildSaRemoved,
+    Closed,
+    ConfigurationRequested,
+    EapReply,
+    EapResponseReceived,
+    Established,
+    Event,
+    IkeKeysDerived,
+    Refused,
+    SaState,
+)
+from protocols.ikev2.message import decode_message
+from protocols.ikev2.payloads import AuthPayload, CertPayload, KePayload, NotifyPayload
+from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.ikev2.registry import HashAlgorithmId, KeGroup, NotifyType
+from protocols.ikev2.sealer import Sealer
+from protocols.ikev2.suites import EspSuite, IkeSuite
+from protocols.ikev2.tasks.child import RekeyChild
+from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
+from protocols.path import Datagram
+from protocols.secret import Secret
+from tests.harness.certificates import GATEWAY_FQDN, MOMENT, make_pki
+from tests.harness.pair import (
+    ACCESS_A,
+    GATEWAY,
+    MSK,
+    Pair,
+    answer_as_gateway,
+    eap,
+    initiator_config,
+    refuse_with,
+    responder_config,
+)
+
+INIT_REQUEST = (
+    "--> IKE_SA_INIT request 0 [ SAi1, KEi, Ni, N(NAT_DETECTION_SOURCE_IP), "
+    "N(NAT_DETECTION_DESTINATION_IP), N(SIGNATURE_HASH_ALGORITHMS) ]"
+)
+
+
+def test_ike_sa_init_with_one_lost_datagram() -> None:
+    pair = Pair()
+    pair.lose_next("ue")
+    pair.start()
+    pair.run(0.4)
+    assert pair.epdg.sa is None
+    pair.run(0.2)
+    assert pair.wire[:2] == [INIT_REQUEST, INIT_REQUEST + " (again)"]
+    assert pair.wire[2].startswith("<-- IKE_SA_INIT response 0 [ SAr1, KEr, Nr, ")
+    assert pair.ue.live.keys == pair.epdg.live.keys
+
+
+def test_attach_in_rfc_notation() -> None:
+    """RFC 7296 §2.16: four requests with a two-round EAP method."""
+    pair = Pair().attach()
+    assert pair.wire[2:] == [
+        "--> IKE_AUTH request 1 [ IDi, CERTREQ, IDr, N(INITIAL_CONTACT), N(MOBIKE_SUPPORTED), "
+        "CP(CFG_REQUEST), SAi2, TSi, TSr ]",
+        "<-- IKE_AUTH response 1 [ IDr, CERT, AUTH, EAP ]",
+        "--> IKE_AUTH request 2 [ EAP ]",
+        "<-- IKE_AUTH response 2 [ EAP ]",
+        "--> IKE_AUTH request 3 [ AUTH ]",
+        "<-- IKE_AUTH response 3 [ AUTH, CP(CFG_REPLY), SAr2, TSi, TSr, N(MOBIKE_SUPPORTED) ]",
+    ]
+    assert pair.ue.take(Established).requests == 4
+    ue, epdg = pair.ue.take(ChildSaInstalled).spec, pair.epdg.take(ChildSaInstalled).spec
+    assert (ue.inbound_spi, ue.outbound_spi) == (epdg.outbound_spi, epdg.inbound_spi)
+    assert ue.inbound_encryption_key == epdg.outbound_encryption_key
+    assert ue.outbound_encryption_key == epdg.inbound_encryption_key
+    assert [str(s) for s in ue.local_selectors] == ["10.45.0.2"]
+    assert ue.path.local.port == ue.path.remote.port == 4500  # RFC 4555 §3.3
+    assert ue.suite == epdg.suite == EspSuite.of("aes128gcm16")
+
+
+@pytest.mark.parametrize("sender", ["ue", "epdg"])
+@pytest.mark.parametrize("number", range(4))
+def test_any_one_datagram_may_be_lost(sender: str, number: int) -> None:
+    """§2.1: the request is sent again, the response comes from the cache, nothing is done twice."""
+    pair = Pair()
+    count = [0]
+
+    def lose(who: str, datagram: Datagram) -> bool:
+        del datagram
+        if who != sender:
+            return False
+        count[0] += 1
+        return count[0] == number + 1
+
+    pair.lose = lose
+    pair.attach()
+    assert pair.ue.live.state is pair.epdg.live.state is SaState.ESTABLISHED
+    assert len([e for e in pair.epdg.events if isinstance(e, ChildSaInstalled)]) == 1
+    assert pair.ue.live.window.retransmissions_sent == 1
+
+
+def test_a_seed_replays_byte_for_byte() -> None:
+    first, second, other = Pair(seed=7).attach(), Pair(seed=7).attach(), Pair(seed=8).attach()
+    assert [d.payload for _, d in first.seen[:2]] == [d.payload for _, d in second.seen[:2]]
+    assert [d.payload for _, d in first.seen] == [d.payload for _, d in second.seen]
+    assert first.seen[0][1].payload != other.seen[0][1].payload
+
+
+@pytest.mark.parametrize(
+    ("ike", "esp"),
+    [
+        ("aes128-sha256-x25519", "aes128-sha256"),
+        ("aes256-sha256-ecp256", "aes256-sha256"),
+        ("aes128gcm16-prfsha256-x25519", "aes128gcm16"),
+        ("aes256gcm16-prfsha256-modp2048", "aes256gcm16"),
+        ("aes256-sha256-modp2048", "aes128gcm16"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
+def test_suites(ike: str, esp: str, kind: str) -> None:
+    pki = make_pki(kind=kind)
+    policy = {"ike_policy": IkePolicy((IkeSuite.of(ike),)), "esp_policy": EspPolicy((EspSuite.of(esp),))}
+    pair = Pair(initiator_config(pki, **policy), responder_config(pki, **policy)).attach()
+    assert pair.ue.live.state is SaState.ESTABLISHED
+    assert pair.ue.take(IkeKeysDerived).suite == IkeSuite.of(ike)
+
+
+def test_cookie_is_demanded_under_load_and_put_first() -> None:
+    """§2.6."""
+    pair = Pair(epdg=responder_config(cookie_threshold=0)).attach()
+    assert pair.wire[1] == INIT_REQUEST.replace("[ SAi1", "[ N(COOKIE), SAi1")
+    assert pair.ue.live.state is SaState.ESTABLISHED
+    assert pair.epdg.endpoint.dropped["cookie-demanded"] == 1
+
+
+def test_cookie_of_somebody_else_is_no_good() -> None:
+    pair = Pair(epdg=responder_config(cookie_threshold=0))
+    pair.start()
+    pair.run(0.015)
+    with_cookie = Pair(epdg=responder_config(cookie_threshold=0), seed=2)
+    with_cookie.start()
+    with_cookie.run(1.0)
+    stolen = next(d for s, d in with_cookie.seen if s == "ue" and d.payload != b"" and "COOKIE" in _summary(d))
+    pair.epdg.endpoint.receive(Datagram(stolen.path.reversed(), stolen.payload), pair.now)
+    assert pair.epdg.endpoint.half_open == 0
+    assert pair.epdg.endpoint.dropped["cookie-demanded"] == 2
+
+
+def _summary(datagram: Datagram) -> str:
+    if datagram.payload[18] != 34:
+        return ""
+    return decode_message(datagram.payload).summary()
+
+
+def test_invalid_ke_payload_is_obeyed_for_an_offered_group() -> None:
+    """§1.2: a new KE of the group the responder names."""
+    ue = initiator_config(
+        ike_policy=IkePolicy((IkeSuite.of("aes256-sha256-modp2048"), IkeSuite.of("aes128-sha256-x25519")))
+    )
+    pair = Pair(ue).attach()
+    assert "N(INVALID_KE_PAYLOAD)" in pair.wire[1]
+    retry = [d for s, d in pair.seen if s == "ue"][1]
+    ke = decode_message(retry.payload).first(KePayload)
+    assert ke is not None
+    assert ke.group == KeGroup.CURVE25519
+    assert pair.ue.live.state is SaState.ESTABLISHED
+    assert pair.epdg.endpoint.half_open == 0
+
+
+def test_no_proposal_chosen() -> None:
+    ue = initiator_config(ike_policy=IkePolicy((IkeSuite.of("aes256-sha256-modp2048"),)))
+    pair = Pair(ue).attach()
+    refused = pair.ue.take(Refused)
+    assert refused.notify is not None
+    assert refused.notify.type == NotifyType.NO_PROPOSAL_CHOSEN
+    assert pair.ue.take(Closed).by_peer
+    assert pair.epdg.endpoint.sas == pair.ue.endpoint.sas == {}
+
+
+def test_silence_ends_the_attempt_after_the_retransmissions() -> None:
+    """§2.4; 0.5 + 1 + 2 + 4 + 8 + 16 s after the first transmission."""
+    pair = Pair()
+    pair.lose = lambda sender, datagram: sender == "ue"
+    pair.start()
+    pair.run(31.4)
+    assert not pair.ue.has(Closed)
+    pair.run(0.2)
+    assert "no response" in pair.ue.take(Closed).why
+    assert pair.wire == [INIT_REQUEST] + [INIT_REQUEST + " (again)"] * 5
+    assert len({d.payload for _, d in pair.seen}) == 1
+
+
+def test_half_open_sas_expire() -> None:
+    pair = Pair()
+    pair.lose = lambda sender, datagram: sender == "epdg"
+    pair.start()
+    pair.run(29.0)
+    assert pair.epdg.endpoint.half_open == 1
+    pair.run(3.0)
+    assert pair.epdg.endpoint.half_open == 0
+    assert pair.epdg.endpoint.sas == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"names": ("somebody.example", "internet")}, GATEWAY_FQDN),
+        ({"end": MOMENT - timedelta(hours=1)}, "expired"),
+        ({"begin": MOMENT + timedelta(hours=1), "end": MOMENT + timedelta(days=9)}, "valid from"),
+    ],
+)
+def test_gateway_certificate_is_refused(change: dict[str, object], why: str) -> None:
+    """TS 33.402 §8.2.2: the UE aborts and says why."""
+    pki = make_pki(**change)  # type: ignore[arg-type]
+    pair = Pair(initiator_config(pki), responder_config(pki)).attach()
+    refused = pair.ue.take(Refused)
+    assert not refused.by_peer
+    assert why in refused.text
+    assert not pair.ue.has(Established)
+    assert not pair.epdg.has(Established)
+
+
+def test_gateway_certificate_of_another_authority_is_refused() -> None:
+    verifier = CertificateVerifier((make_pki().authority,), lambda: MOMENT)
+    pair = Pair(initiator_config(verifier=verifier)).attach()
+    assert not pair.ue.take(Refused).by_peer
+    assert pair.ue.endpoint.sas == {}
+
+
+def test_gateway_that_signs_with_another_key_is_refused() -> None:
+    """U31: the right certificate, the wrong signature."""
+    pki, other = make_pki(), make_pki()
+
+    class Forger(Credential):
+        def sign(self, octets: bytes, peer_hashes: frozenset[HashAlgorithmId]) -> AuthPayload:
+            return Credential(other.chain, other.key).sign(octets, peer_hashes)
+
+    pair = Pair(initiator_config(pki), responder_config(pki, credential=Forger(pki.chain, pki.key))).attach()
+    assert not pair.ue.take(Refused).by_peer
+    assert not pair.ue.has(Established)
+
+
+def test_eap_only_authentication() -> None:
+    """RFC 5998: no certificate; both AUTH payloads come from the MSK."""
+    pair = Pair(
+        initiator_config(eap_only=True, verifier=None), responder_config(eap_only=True, credential=None)
+    ).attach()
+    assert "<-- IKE_AUTH response 1 [ IDr, EAP ]" in pair.wire
+    assert pair.ue.live.state is SaState.ESTABLISHED
+
+
+def test_a_gateway_that_does_not_authenticate_itself_is_refused_unless_eap_only() -> None:
+    """U28: AUTH may be left out only for a UE that offered EAP-only."""
+
+    class Forgetful(Credential):
+        def cert_payloads(self) -> tuple[CertPayload, ...]:
+            return ()
+
+        def sign(self, octets: bytes, peer_hashes: object) -> AuthPayload:
+            return NotifyPayload(type=NotifyType.INITIAL_CONTACT)  # type: ignore[return-value]
+
+    pki = make_pki()
+    pair = Pair(initiator_config(pki), responder_config(pki, credential=Forgetful(pki.chain, pki.key))).attach()
+    assert "did not authenticate itself" in pair.ue.take(Refused).text
+
+
+@pytest.mark.parametrize("liar", ["ue", "epdg"])
+def test_final_auth_must_verify_with_the_msk(liar: str) -> None:
+    """§2.16, U55, G23: another MSK at either end, and nobody gets a tunnel."""
+    pair = Pair()
+    honest = pair.ue.answers
+
+    def other_msk(event: Event) -> object:
+        reply = honest(event) if liar == "ue" else answer_as_gateway(event)
+        return EapReply(packet=reply.packet, msk=Secret(bytes(64))) if getattr(reply, "msk", None) == MSK else reply
+
+    if liar == "ue":
+        pair.ue.answers = other_msk
+    else:
+        pair.epdg.answers = other_msk
+    pair.attach()
+    refused = pair.epdg.take(Refused)
+    assert refused.notify is not None
+    assert refused.notify.type == NotifyType.AUTHENTICATION_FAILED
+    assert pair.ue.take(Refused).by_peer
+    assert not pair.epdg.has(ConfigurationRequested)
+    assert not pair.ue.has(ChildSaInstalled)
+
+
+def test_configuration_refused_reaches_the_ue_with_its_notify() -> None:
+    pair = Pair()
+    pair.epdg.answers = refuse_with(NotifyPayload(type=NotifyType(9002), data=b""), "no such APN")
+    pair.attach()
+    notify = pair.ue.take(Refused).notify
+    assert notify is not None
+    assert int(notify.type) == 9002
+    assert pair.epdg.take(Closed).why == "no such APN"
+
+
+def test_deferred_answer_absorbs_retransmissions() -> None:
+    """The AAA server takes three seconds: one question, one answer, no second EAP round."""
+    pair = Pair()
+    questions: list[Event] = []
+
+    def slow(event: Event) -> object:
+        if isinstance(event, EapResponseReceived):
+            questions.append(event)
+            return None
+        return answer_as_gateway(event)
+
+    pair.epdg.answers = slow
+    pair.start()
+    pair.run(3.0)
+    assert len(questions) == 1
+    assert pair.ue.live.window.retransmissions_sent == 2
+    pair.epdg.endpoint.answer(pair.epdg.live, EapReply(packet=eap(3, b""), msk=MSK), pair.now)
+    pair.run(1.0)
+    assert pair.ue.live.state is SaState.ESTABLISHED
+
+
+def test_liveness_finds_a_dead_peer_and_leaves_a_live_one_alone() -> None:
+    """§2.4."""
+    pair = Pair(initiator_config(liveness_interval=10.0)).attach()
+    pair.run(100.0)
+    assert pair.wire.count("--> INFORMATIONAL request 4 [ ]") == 1
+    assert pair.ue.live.state is SaState.ESTABLISHED
+    pair.lose = lambda sender, datagram: True
+    pair.run(45.0)
+    assert "no response" in pair.ue.take(Closed).why
+
+
+@pytest.mark.parametrize("end", ["ue", "epdg"])
+def test_delete_from_either_end(end: str) -> None:
+    """§1.4.1."""
+    pair = Pair().attach()
+    node, other = (pair.ue, pair.epdg) if end == "ue" else (pair.epdg, pair.ue)
+    node.endpoint.initiate(node.live, DeleteIkeSa("detached by the user"), pair.now)
+    pair.run(1.0)
+    assert not node.take(Closed).by_peer
+    assert other.take(Closed).by_peer
+    assert node.take(ChildSaRemoved)
+    assert other.take(ChildSaRemoved)
+    assert pair.ue.endpoint.sas == pair.epdg.endpoint.sas == {}
+
+
+@pytest.mark.parametrize("end", ["ue", "epdg"])
+@pytest.mark.parametrize("esp", ["aes128gcm16", "aes128gcm16-x25519"])
+def test_child_rekey_by_either_end(end: str, esp: str) -> None:
+    """§1.3.3, §2.8: new SPIs and keys, the old pair deleted on both sides."""
+    policy = {"esp_policy": EspPolicy((EspSuite.of(esp),))}
+    pair = Pair(initiator_config(**policy), responder_config(**policy)).attach()
+    node = pair.ue if end == "ue" else pair.epdg
+    old = {n.name: n.take(ChildSaInstalled).spec for n in (pair.ue, pair.epdg)}
+    node.endpoint.initiate(node.live, RekeyChild(old[end].inbound_spi), pair.now)
+    pair.run(1.0)
+    new = {n.name: n.take(ChildSaInstalled) for n in (pair.ue, pair.epdg)}
+    assert all(new[name].replaces == old[name].inbound_spi for name in new)
+    assert new["ue"].spec.inbound_encryption_key == new["epdg"].spec.outbound_encryption_key
+    assert new["ue"].spec.inbound_encryption_key != old["ue"].inbound_encryption_key
+    assert new["ue"].spec.local_selectors == old["ue"].local_selectors
+    for n in (pair.ue, pair.epdg):
+        assert n.take(ChildSaRemoved).inbound_spi == old[n.name].inbound_spi
+        assert list(n.live.children) == [new[n.name].spec.inbound_spi]
+
+
+def test_child_lifetime_rekeys_for_a_day() -> None:
+    """A day of hourly rekeying: 24 of them, and one pair of child SAs at any time."""
+    config = {"child_lifetime": 3600.0}
+    pair = Pair(initiator_config(**config), responder_config(**config)).attach()
+    pair.run(86400.0)
+    installed = [e for e in pair.ue.events if isinstance(e, ChildSaInstalled)]
+    assert len(installed) == 1 + 24
+    assert len(pair.ue.live.children) == len(pair.epdg.live.children) == 1
+
+
+def test_rekey_of_an_unknown_child_sa() -> None:
+    """§2.25.1: CHILD_SA_NOT_FOUND, and the IKE SA lives."""
+    pair = Pair().attach()
+    del pair.epdg.live.children[next(iter(pair.epdg.live.children))]
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyChild(next(iter(pair.ue.live.children))), pair.now)
+    pair.run(1.0)
+    assert pair.wire[-1] == "<-- CREATE_CHILD_SA response 4 [ N(CHILD_SA_NOT_FOUND) ]"
+    assert pair.ue.live.state is SaState.ESTABLISHED
+
+
+def test_old_request_gets_the_same_octets_and_older_ones_nothing() -> None:
+    """§2.1, §2.3."""
+    pair = Pair().attach()
+    for _ in range(2):
+        pair.ue.endpoint.initiate(pair.ue.live, Liveness(), pair.now)
+        pair.run(0.1)
+    requests = [d for s, d in pair.seen if s == "ue"]
+    responses = [d for s, d in pair.seen if s == "epdg"]
+    pair.epdg.endpoint.receive(Datagram(requests[-1].path.reversed(), requests[-1].payload), pair.now)
+    pair.run(0.001)
+    assert pair.seen[-1][1].payload == responses[-1].payload
+    count = len(pair.seen)
+    pair.epdg.endpoint.receive(Datagram(requests[-2].path.reversed(), requests[-2].payload), pair.now)
+    pair.run(0.001)
+    assert len(pair.seen) == count
+    assert pair.epdg.live.dropped["out-of-window"] == 1
+
+
+def test_tampered_and_truncated_datagrams_are_dropped_and_counted() -> None:
+    pair = Pair().attach()
+    pair.ue.endpoint.initiate(pair.ue.live, Liveness(), pair.now)
+    datagram = next(d for s, d in reversed(pair.seen) if s == "ue")
+    sent = len(pair.seen)
+    for position in range(len(datagram.payload)):
+        octets = bytearray(datagram.payload)
+        octets[position] ^= 0x40
+        pair.epdg.endpoint.receive(Datagram(datagram.path.reversed(), bytes(octets)), pair.now)
+        pair.epdg.endpoint.receive(Datagram(datagram.path.reversed(), datagram.payload[:position]), pair.now)
+    assert pair.epdg.live.state is SaState.ESTABLISHED
+    assert pair.epdg.live.dropped["bad-icv"] > 20
+    assert pair.epdg.endpoint.dropped["malformed"] > 20
+    pair.run(0.0)
+    assert len(pair.seen) - sent <= 8  # version answers at most
+
+
+def test_a_moving_responder_is_a_local_error() -> None:
+    pair = Pair().attach()
+    with pytest.raises(LocalError, match="original initiator"):
+        pair.epdg.live.move(pair.epdg.live.path, pair.now)
+    with pytest.raises(LocalError, match="no question"):
+        pair.epdg.live.answer(EapReply(packet=b""), pair.now)
+
+
+def test_authentic_request_that_does_not_parse_is_answered_invalid_syntax() -> None:
+    """§2.21.3: fatal once authenticated."""
+    pair = Pair().attach()
+    sa = pair.ue.live
+    suite, keys = sa.established_keys()
+
+    class Raw(NotifyPayload):
+        def encode(self) -> bytes:
+            return b"\x03\xff"
+
+    from protocols.ikev2.message import Message
+    from protocols.ikev2.registry import ExchangeType
+
+    message = Message(
+        spi_i=sa.spi_i,
+        spi_r=sa.spi_r,
+        exchange=ExchangeType.INFORMATIONAL,
+        original_initiator=True,
+        response=False,
+        message_id=4,
+        payloads=(Raw(type=NotifyType.INITIAL_CONTACT),),
+    )
+    octets = Sealer(suite, keys, True, SeededEntropy(3)).seal(message)
+    pair.epdg.endpoint.receive(Datagram(sa.path.reversed(), octets), pair.now)
+    pair.run(0.005)
+    assert pair.wire[-1] == "<-- INFORMATIONAL response 4 [ N(INVALID_SYNTAX) ]"
+    assert pair.epdg.has(Closed)
+
+
+def test_plain_ikev2_needs_nothing_of_3gpp() -> None:
+    """Remove ``protocols.threegpp`` and IKEv2 still attaches: no module of it was imported for this pair."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; sys.modules['protocols.threegpp'] = None;"
+        "from tests.harness.pair import Pair; from protocols.ikev2.events import SaState;"
+        "pair = Pair().attach(); assert pair.ue.live.state is SaState.ESTABLISHED;"
+        "assert not [m for m in sys.modules if m.startswith('protocols.threegpp.')]"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_gateway_address_is_the_one_the_ue_was_given() -> None:
+    pair = Pair()
+    pair.start(ACCESS_A)
+    assert pair.seen == []
+    pair.run(0.0)
+    assert pair.seen[0][1].path.remote == GATEWAY

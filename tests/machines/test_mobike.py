@@ -1,0 +1,299 @@
+"""MOBIKE (RFC 4555) in pairs on virtual time: moves, NAT, return routability, roll-back, supersession."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocols.entropy import SeededEntropy
+from protocols.errors import LocalError
+from protocols.ikev2.config import ReturnRoutability
+from protocols.ikev2.events import (
+    AddressesUpdated,
+    AddressUpdateFailed,
+    ChildSaInstalled,
+    ChildSaPathChanged,
+    Closed,
+    Established,
+    PathValidated,
+    SaState,
+)
+from protocols.ikev2.message import Message
+from protocols.ikev2.payloads import NotifyPayload
+from protocols.ikev2.registry import ExchangeType, NotifyType
+from protocols.ikev2.sealer import Sealer
+from protocols.ikev2.tasks.child import RekeyChild
+from protocols.ikev2.tasks.informational import Liveness
+from protocols.path import Datagram, Endpoint
+from tests.harness.pair import ACCESS_A, ACCESS_B, Pair, initiator_config, responder_config
+
+UPDATE = (
+    "--> INFORMATIONAL request 4 [ N(UPDATE_SA_ADDRESSES), "
+    "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) ]"
+)
+A = Endpoint(ACCESS_A.address, 4500)
+B = Endpoint(ACCESS_B.address, 4500)
+NAT_OUTSIDE = Endpoint.of("203.0.113.77", 61000)
+
+
+def spis(pair: Pair) -> list[bytes]:
+    return [*pair.ue.live.children, *pair.epdg.live.children]
+
+
+def remote(pair: Pair) -> list[Endpoint]:
+    """Where the gateway sends IKE and ESP."""
+    sa = pair.epdg.live
+    return [sa.path.remote, *(child.spec.path.remote for child in sa.children.values())]
+
+
+def test_a_move_in_rfc_notation() -> None:
+    pair = Pair().attach()
+    before = spis(pair)
+    count = len(pair.wire)
+    pair.roam(ACCESS_B)
+    pair.run(1.0)
+    assert pair.wire[count:] == [
+        UPDATE,
+        "<-- INFORMATIONAL response 4 [ N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) ]",
+        "<-- INFORMATIONAL request 0 [ N(COOKIE2) ]",
+        "--> INFORMATIONAL response 0 [ N(COOKIE2) ]",
+    ]
+    moved = pair.epdg.take(AddressesUpdated)
+    assert (moved.old.remote, moved.new.remote, moved.validated) == (A, B, True)
+    assert pair.ue.take(AddressesUpdated).new.local == B
+    assert remote(pair) == [B, B]
+    assert spis(pair) == before
+
+
+def test_child_sas_wait_for_the_check() -> None:
+    """§3.7, before-update: the update is answered, IKE is at B, ESP still at A."""
+    pair = Pair().attach()
+    pair.roam(ACCESS_B)
+    pair.run(0.015)
+    assert remote(pair) == [B, A]
+    pair.run(0.02)
+    assert remote(pair) == [B, B]
+
+
+@pytest.mark.parametrize("policy", [ReturnRoutability.AFTER_UPDATE, ReturnRoutability.NEVER])
+def test_other_policies_move_at_once(policy: ReturnRoutability) -> None:
+    pair = Pair(epdg=responder_config(return_routability=policy)).attach()
+    pair.roam(ACCESS_B)
+    pair.run(0.015)
+    assert remote(pair) == [B, B]
+    pair.run(1.0)
+    assert pair.epdg.take(AddressesUpdated).validated is (policy is ReturnRoutability.AFTER_UPDATE)
+    assert ("N(COOKIE2)" in pair.wire[-1]) is (policy is ReturnRoutability.AFTER_UPDATE)
+
+
+@pytest.mark.parametrize("policy", [ReturnRoutability.BEFORE_UPDATE, ReturnRoutability.AFTER_UPDATE])
+def test_unanswered_check_rolls_ike_and_esp_back(policy: ReturnRoutability) -> None:
+    """G37: an address that sends but does not hear is not adopted; both are where they were."""
+    pair = Pair(epdg=responder_config(return_routability=policy)).attach()
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(3.4)
+    assert remote(pair)[0] == B
+    pair.run(0.2)
+    failed = pair.epdg.take(AddressUpdateFailed)
+    assert (failed.old.remote, failed.new.remote) == (A, B)
+    assert "not answered" in failed.why
+    assert remote(pair) == [A, A]
+
+
+def test_late_answer_proves_nothing_and_a_fresh_check_follows() -> None:
+    pair = Pair().attach()
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(3.6)
+    checks = [line for line in pair.wire if line.startswith("<--") and "request" in line]
+    assert [line.removesuffix(" (again)") for line in checks[-2:]] == [
+        "<-- INFORMATIONAL request 0 [ N(COOKIE2) ]",
+        "<-- INFORMATIONAL request 1 [ N(COOKIE2) ]",
+    ]
+    assert pair.epdg.take(PathValidated).path.remote == A
+    assert not pair.epdg.has(AddressesUpdated)
+    assert remote(pair) == [A, A]
+
+
+def test_back_to_the_old_address_while_the_check_is_outstanding() -> None:
+    """§3.5: the outstanding request is sent again from the newest address, then a new update."""
+    pair = Pair().attach()
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(1.0)
+    pair.roam(ACCESS_A)
+    pair.run(1.0)
+    assert remote(pair) == [A, A]
+    updates = [line for line in pair.wire if "UPDATE_SA_ADDRESSES" in line and "again" not in line]
+    assert len(updates) == 2
+    assert pair.ue.take(AddressesUpdated).new.local == A
+    pair.run(30.0)
+    assert pair.ue.live.state is pair.epdg.live.state is SaState.ESTABLISHED
+    assert not pair.epdg.has(AddressUpdateFailed)
+
+
+@pytest.mark.parametrize(("sender", "count"), [("ue", 1), ("ue", 3), ("epdg", 1), ("epdg", 2), ("epdg", 3)])
+def test_lost_datagrams_during_a_move(sender: str, count: int) -> None:
+    """U103: the same Message ID again; the response comes from the cache, one check only."""
+    pair = Pair().attach()
+    pair.lose_next(sender, count)
+    pair.roam(ACCESS_B)
+    pair.run(8.0)
+    assert remote(pair) == [B, B]
+    assert pair.ue.take(AddressesUpdated)
+    fresh = [line for line in pair.wire if "<-- INFORMATIONAL request" in line and "again" not in line]
+    assert len(fresh) == 1
+
+
+def test_second_move_while_the_first_is_outstanding() -> None:
+    """U104: newest address wins."""
+    pair = Pair().attach()
+    other = Endpoint.of("198.51.100.99", 4500)
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(0.2)
+    pair.roam(other)
+    pair.run(2.0)
+    assert remote(pair) == [other, other]
+    assert pair.ue.take(AddressesUpdated).new.local == other
+    assert not pair.ue.has(AddressesUpdated)
+
+
+def test_move_behind_a_nat_and_out_again() -> None:
+    """U110: NAT detection is repeated with every update."""
+    pair = Pair().attach()
+    assert not pair.ue.take(Established).nat.encapsulation
+    assert not pair.epdg.take(ChildSaInstalled).spec.encapsulation
+    pair.translate = {B: NAT_OUTSIDE}
+    pair.roam(ACCESS_B)
+    pair.run(1.0)
+    moved = pair.epdg.take(AddressesUpdated)
+    assert (moved.nat.remote, moved.nat.local, moved.new.remote) == (True, False, NAT_OUTSIDE)
+    assert pair.ue.take(AddressesUpdated).nat.local
+    assert pair.epdg.take(ChildSaPathChanged).encapsulation
+    pair.roam(ACCESS_A)
+    pair.run(1.0)
+    assert not pair.epdg.take(AddressesUpdated).nat.remote
+    assert not pair.epdg.take(ChildSaPathChanged).encapsulation
+    assert not pair.ue.take(AddressesUpdated).nat.encapsulation
+
+
+def test_keepalives_only_behind_a_nat() -> None:
+    """RFC 3948 §4."""
+    pair = Pair().attach()
+    pair.run(100.0)
+    assert not [d for _, d in pair.seen if d.payload == b"\xff"]
+    pair.translate = {B: NAT_OUTSIDE}
+    pair.roam(ACCESS_B)
+    pair.run(61.0)
+    assert len([d for _, d in pair.seen if d.payload == b"\xff"]) == 3
+
+
+def test_move_while_a_request_is_in_flight() -> None:
+    """§3.5: the outstanding exchange finishes from the new address before the update is sent."""
+    pair = Pair().attach()
+    pair.lose_next("ue")
+    pair.ue.endpoint.initiate(pair.ue.live, Liveness(), pair.now)
+    pair.run(0.1)
+    pair.roam(ACCESS_B)
+    pair.run(1.0)
+    assert pair.wire[-4].startswith("--> INFORMATIONAL request 5 [ N(UPDATE_SA_ADDRESSES)")
+    assert remote(pair) == [B, B]
+
+
+def test_rekey_right_after_the_update() -> None:
+    """What strongSwan does: CREATE_CHILD_SA before the check is through is answered."""
+    pair = Pair().attach()
+    pair.roam(ACCESS_B)
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyChild(next(iter(pair.ue.live.children))), pair.now)
+    pair.run(2.0)
+    assert remote(pair) == [B, B]
+    assert len(pair.epdg.live.children) == 1
+
+
+def test_wrong_cookie2_closes_the_ike_sa() -> None:
+    """§3.7."""
+    pair = Pair().attach()
+    sa = pair.ue.live
+    suite, keys = sa.established_keys()
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[19] & 0x20 != 0
+    pair.roam(ACCESS_B)
+    pair.run(0.1)
+    forged = Message(
+        spi_i=sa.spi_i,
+        spi_r=sa.spi_r,
+        exchange=ExchangeType.INFORMATIONAL,
+        original_initiator=True,
+        response=True,
+        message_id=0,
+        payloads=(NotifyPayload(type=NotifyType.COOKIE2, data=bytes(16)),),
+    )
+    octets = Sealer(suite, keys, True, SeededEntropy(9)).seal(forged)
+    pair.epdg.endpoint.receive(Datagram(sa.path.reversed(), octets), pair.now)
+    pair.lose = lambda sender, datagram: False
+    pair.run(1.0)
+    assert "COOKIE2" in pair.epdg.take(Closed).why
+    assert not pair.epdg.has(AddressesUpdated)
+
+
+def test_probe_from_another_address_moves_nothing() -> None:
+    """strongSwan's path probe: answered where it came from, no switch."""
+    pair = Pair().attach()
+    pair.ue.endpoint.initiate(pair.ue.live, Liveness(), pair.now)
+    pair.lose = lambda sender, datagram: sender == "ue"
+    pair.run(0.0)
+    probe = pair.seen[-1][1]
+    from_b = Datagram(probe.path.reversed(), probe.payload)
+    from_b = Datagram(type(from_b.path)(from_b.path.local, B), probe.payload)
+    pair.epdg.endpoint.receive(from_b, pair.now)
+    pair.run(0.005)
+    assert pair.seen[-1][0] == "epdg"
+    assert pair.seen[-1][1].path.remote == B
+    assert remote(pair) == [A, A]
+
+
+def test_cookie2_of_the_ue_is_echoed() -> None:
+    """§3.7: strongSwan sends its own in UPDATE_SA_ADDRESSES and closes the SA unless it comes back."""
+    pair = Pair().attach()
+    sa = pair.ue.live
+    suite, keys = sa.established_keys()
+    request = Message(
+        spi_i=sa.spi_i,
+        spi_r=sa.spi_r,
+        exchange=ExchangeType.INFORMATIONAL,
+        original_initiator=True,
+        response=False,
+        message_id=4,
+        payloads=(
+            NotifyPayload(type=NotifyType.UPDATE_SA_ADDRESSES),
+            NotifyPayload(type=NotifyType.COOKIE2, data=b"strongswan cookie"),
+        ),
+    )
+    octets = Sealer(suite, keys, True, SeededEntropy(9)).seal(request)
+    pair.epdg.endpoint.receive(Datagram(sa.path.reversed(), octets), pair.now)
+    pair.run(0.001)
+    responses = [line for line in pair.wire if line.startswith("<-- INFORMATIONAL response 4")]
+    assert responses[0].endswith("N(COOKIE2) ]")
+    assert sum("N(COOKIE2)" in line for line in pair.wire) == 2  # the echo, and our own check as a request
+
+
+def test_without_mobike_nothing_moves() -> None:
+    """§3.2: the UE may not, and a gateway ignores an update."""
+    pair = Pair(epdg=responder_config(mobike=False)).attach()
+    with pytest.raises(LocalError, match="MOBIKE"):
+        pair.roam(ACCESS_B)
+    other = Pair(initiator_config(mobike=False)).attach()
+    assert not other.epdg.take(Established).mobike
+    assert "MOBIKE_SUPPORTED" not in "".join(other.wire)
+
+
+def test_a_hundred_moves_leak_nothing() -> None:
+    """U116."""
+    pair = Pair().attach()
+    before = spis(pair)
+    for number in range(100):
+        pair.roam(ACCESS_A if number % 2 else ACCESS_B)
+        pair.run(0.6)
+    assert spis(pair) == before
+    assert len([e for e in pair.epdg.events if isinstance(e, AddressesUpdated)]) == 100
+    assert pair.epdg.live.window.outstanding is pair.ue.live.window.outstanding is None
