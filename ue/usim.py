@@ -1,0 +1,103 @@
+"""A USIM in software (TS 31.102 §7.1.2): K, OPc, and an SQN array that outlives the process."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Protocol
+
+from protocols.algorithms.milenage import Milenage
+from protocols.algorithms.sqn import IND_COUNT, SqnWindow
+from protocols.algorithms.usim import UsimResult, authenticate
+from protocols.errors import BackendError, ConfigurationError
+from protocols.secret import Secret
+from protocols.threegpp.identity import Imsi
+
+_KEY = "seqs"
+
+
+class SqnStore(Protocol):
+    """Where the SQN array of one USIM is kept."""
+
+    def load(self) -> SqnWindow:
+        """The array as last saved; a fresh one when none was."""
+
+    def save(self, window: SqnWindow) -> None:
+        """Keep this array; on return it is durable as far as the store is."""
+
+
+class MemorySqnStore:
+    """An array that lives as long as the process."""
+
+    def __init__(self, window: SqnWindow | None = None) -> None:
+        self._window = window or SqnWindow()
+
+    def load(self) -> SqnWindow:
+        """The array."""
+        return self._window
+
+    def save(self, window: SqnWindow) -> None:
+        """Replace the array."""
+        self._window = window
+
+
+class FileSqnStore:
+    """An array in a JSON file, replaced atomically; readable by its owner only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> SqnWindow:
+        """The array in the file, a fresh one where there is no file.
+
+        A file that is no such array is an error: to start over would let old challenges pass.
+        """
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return SqnWindow()
+        except OSError as error:
+            raise BackendError(f"{self._path}: {error.strerror}") from error
+        try:
+            seqs = json.loads(text)[_KEY]
+            return SqnWindow(tuple(int(seq) for seq in seqs))
+        except (ValueError, KeyError, TypeError) as error:
+            expected = f"{IND_COUNT} sequence numbers"
+            raise ConfigurationError(file=str(self._path), key=_KEY, value=text[:40], expected=expected) from error
+
+    def save(self, window: SqnWindow) -> None:
+        """Write beside the file, force to disk, rename over it."""
+        beside = self._path.with_name(self._path.name + ".new")
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump({_KEY: window.seqs}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self._path)
+        except OSError as error:
+            raise BackendError(f"{self._path}: {error.strerror}") from error
+
+
+class SoftwareUsim:
+    """Answers AUTHENTICATE; the new array is saved before the answer leaves."""
+
+    def __init__(self, *, imsi: Imsi, k: Secret, opc: Secret, store: SqnStore | None = None) -> None:
+        self.imsi = imsi
+        self._algorithm = Milenage(k, opc=opc)
+        self._store = store or MemorySqnStore()
+        self._window = self._store.load()
+
+    @property
+    def sqn_ms(self) -> int:
+        """The highest sequence number accepted."""
+        return self._window.sqn_ms
+
+    def authenticate(self, rand: bytes, autn: bytes) -> UsimResult:
+        """RES, CK, IK; or AUTS; or a refusal (TS 33.102 §6.3.3)."""
+        result, window = authenticate(self._algorithm, self._window, rand=rand, autn=autn)
+        if window != self._window:
+            self._store.save(window)
+            self._window = window
+        return result
