@@ -1,0 +1,70 @@
+"""The data-plane port: what a node asks of whatever carries its ESP (userspace, kernel, recording).
+
+``ChildSaSpec`` (in ``protocols.esp.sa``) is a frozen value; an implementation keeps its own state by
+inbound SPI. Calls are synchronous and complete before they return; what happens later (a selector
+violation, a lifetime, a NAT rebinding) is reported by ``poll_event``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocols.esp.sa import ChildSaSpec
+from protocols.path import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildSaCounters:
+    """What one child SA carried and dropped since it was installed; octets are inner IP octets."""
+
+    inbound_packets: int = 0
+    inbound_octets: int = 0
+    outbound_packets: int = 0
+    outbound_octets: int = 0
+    replayed: int = 0
+    bad_icv: int = 0
+    bad_selector: int = 0
+    malformed: int = 0
+    dummy: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerEndpointObserved:
+    """Authenticated, replay-fresh ESP arrived from another address or port than the path's remote."""
+
+    inbound_spi: bytes
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceNumbersRunningOut:
+    """An SA has sent most of its sequence numbers and wants a rekey; ``exhausted``: it sends no more."""
+
+    inbound_spi: bytes
+    exhausted: bool
+
+
+DataPlaneEvent = PeerEndpointObserved | SequenceNumbersRunningOut
+
+
+class DataPlane(Protocol):
+    """Installs, moves and removes child SAs. Unknown SPIs raise ``LocalError``."""
+
+    def install(self, spec: ChildSaSpec) -> None:
+        """Carry traffic by ``spec`` in both directions from now on (as the newest SA of its selectors)."""
+
+    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec) -> None:
+        """Install ``spec`` and send by it; the old SA still receives until it is removed (rekey)."""
+
+    def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """Send on another path; keys, sequence numbers and the replay window stay (RFC 4555 §3.5)."""
+
+    def remove(self, inbound_spi: bytes) -> None:
+        """Forget an SA, both directions."""
+
+    def counters(self, inbound_spi: bytes) -> ChildSaCounters:
+        """The counters of one SA."""
+
+    def poll_event(self) -> DataPlaneEvent | None:
+        """The next event, ``None`` when there is none."""

@@ -1,0 +1,248 @@
+"""The userspace data plane: ESP (RFC 4303) between two injected functions, no sockets of its own.
+
+::
+
+    receive_esp(octets, path) ──► SA by SPI ──► deliver(packet, inbound_spi)
+    send_inner(packet) ──► newest SA by selectors ──► transmit(octets, path, encapsulation)
+
+Whoever owns port 4500 hands in the datagrams that are ESP (RFC 3948 §2.2: the first four octets are not
+zero) and sends what comes out. Left out: the outer header's DSCP and ECN (RFC 4301 §5.1.2) and
+fragmentation; ``protocols.esp.packet.inner_mtu`` says how long inner packets may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from protocols.dataplane.port import (
+    ChildSaCounters,
+    DataPlaneEvent,
+    PeerEndpointObserved,
+    SequenceNumbersRunningOut,
+)
+from protocols.entropy import Entropy
+from protocols.errors import DecodeError, LocalError
+from protocols.esp.packet import SPI_LENGTH
+from protocols.esp.sa import ChildSa, ChildSaSpec, DropReason
+from protocols.ip import Flow, flow_of
+from protocols.path import Path
+from protocols.selectors import TrafficSelector
+
+Deliver = Callable[[bytes, bytes], None]
+Transmit = Callable[[bytes, Path, bool], None]
+
+_ADDRESS_BITS = {4: 32, 6: 128}
+_UNVERIFIED = frozenset({DropReason.REPLAYED, DropReason.BAD_ICV, DropReason.MALFORMED})
+
+
+class UserspaceDataPlane:
+    """``DataPlane`` in this process; ``deliver`` takes inner packets, ``transmit`` ESP packets."""
+
+    def __init__(self, *, entropy: Entropy, deliver: Deliver, transmit: Transmit) -> None:
+        self._entropy = entropy
+        self._deliver = deliver
+        self._transmit = transmit
+        self._sas: dict[bytes, ChildSa] = {}
+        self._outbound = _OutboundIndex()
+        self._drops: dict[DropReason, int] = {}
+        # Keyed by event and SPI: one of a kind waits per SA, however fast packets come.
+        self._events: dict[tuple[type[DataPlaneEvent], bytes], DataPlaneEvent] = {}
+        self._observed: dict[bytes, Path] = {}
+
+    def install(self, spec: ChildSaSpec) -> None:
+        """See ``DataPlane.install``; ``LocalError``: the SPI is taken or the specification impossible."""
+        if spec.inbound_spi in self._sas:
+            raise LocalError(f"SA {spec.inbound_spi.hex()} is installed already")
+        sa = ChildSa(spec, self._entropy)
+        self._sas[spec.inbound_spi] = sa
+        self._outbound.add(sa)
+
+    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec) -> None:
+        """See ``DataPlane.replace``: the newest SA whose selectors match is the one that sends."""
+        self._require(old_inbound_spi)
+        self.install(spec)
+
+    def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """See ``DataPlane.update_path``."""
+        sa = self._require(inbound_spi)
+        sa.path = path
+        sa.encapsulation = encapsulation
+        self._observed.pop(inbound_spi, None)
+        self._events.pop((PeerEndpointObserved, inbound_spi), None)
+
+    def remove(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.remove``."""
+        sa = self._require(inbound_spi)
+        self._outbound.discard(sa)
+        del self._sas[inbound_spi]
+        self._observed.pop(inbound_spi, None)
+        self._events.pop((PeerEndpointObserved, inbound_spi), None)
+        self._events.pop((SequenceNumbersRunningOut, inbound_spi), None)
+
+    def counters(self, inbound_spi: bytes) -> ChildSaCounters:
+        """See ``DataPlane.counters``."""
+        sa = self._require(inbound_spi)
+        drops = sa.drops
+        return ChildSaCounters(
+            inbound_packets=sa.inbound_packets,
+            inbound_octets=sa.inbound_octets,
+            outbound_packets=sa.outbound_packets,
+            outbound_octets=sa.outbound_octets,
+            replayed=drops.get(DropReason.REPLAYED, 0),
+            bad_icv=drops.get(DropReason.BAD_ICV, 0),
+            bad_selector=drops.get(DropReason.BAD_SELECTOR, 0),
+            malformed=drops.get(DropReason.MALFORMED, 0),
+            dummy=drops.get(DropReason.DUMMY, 0),
+        )
+
+    def poll_event(self) -> DataPlaneEvent | None:
+        """See ``DataPlane.poll_event``."""
+        for key in self._events:
+            return self._events.pop(key)
+        return None
+
+    @property
+    def drops(self) -> dict[DropReason, int]:
+        """Every packet dropped since the start by reason, those of removed SAs and of no SA included."""
+        return dict(self._drops)
+
+    def receive_esp(self, octets: bytes, path: Path) -> None:
+        """An ESP packet from outside, on ``path`` (ports are ignored by an SA without encapsulation)."""
+        spi = octets[:SPI_LENGTH]
+        sa = self._sas.get(spi)
+        if sa is None:
+            self._drop(DropReason.UNKNOWN_SPI)
+            return
+        result = sa.open(octets)
+        if isinstance(result, DropReason):
+            self._drop(result)
+            if result in _UNVERIFIED:
+                return
+        if path.remote != sa.path.remote:
+            self._observe(sa, path)
+        elif spi in self._observed:
+            del self._observed[spi]
+        if isinstance(result, bytes):
+            self._deliver(result, spi)
+
+    def send_inner(self, packet: bytes) -> bool:
+        """Tunnel an IP packet from inside; whether an SA took it, otherwise it is dropped and counted."""
+        try:
+            flow = flow_of(packet)
+        except DecodeError:
+            self._drop(DropReason.NOT_IP)
+            return False
+        sa = self._outbound.find(flow)
+        if sa is None:
+            self._drop(DropReason.NO_SA)
+            return False
+        if sa.exhausted:
+            self._drop(sa.drop(DropReason.SEQUENCE_EXHAUSTED))
+            return False
+        octets = sa.seal(packet if len(packet) == flow.length else packet[: flow.length], flow.version)
+        if sa.at_sequence_threshold:
+            spi = sa.spec.inbound_spi
+            event = SequenceNumbersRunningOut(inbound_spi=spi, exhausted=sa.exhausted)
+            self._events[SequenceNumbersRunningOut, spi] = event
+        self._transmit(octets, sa.path, sa.encapsulation)
+        return True
+
+    def _observe(self, sa: ChildSa, path: Path) -> None:
+        """Report another remote end point once, until the peer returns or the SA is moved."""
+        if not sa.encapsulation and path.remote.address == sa.path.remote.address:
+            return
+        spi = sa.spec.inbound_spi
+        known = self._observed.get(spi)
+        if known is None or known.remote != path.remote:
+            self._observed[spi] = path
+            self._events[PeerEndpointObserved, spi] = PeerEndpointObserved(inbound_spi=spi, path=path)
+
+    def _drop(self, reason: DropReason) -> None:
+        self._drops[reason] = self._drops.get(reason, 0) + 1
+
+    def child_sa(self, inbound_spi: bytes) -> ChildSa:
+        """The SA at work, for whoever wants to look at its sequence numbers and window."""
+        return self._require(inbound_spi)
+
+    def _require(self, inbound_spi: bytes) -> ChildSa:
+        sa = self._sas.get(inbound_spi)
+        if sa is None:
+            raise LocalError(f"SA {inbound_spi.hex()} is not installed")
+        return sa
+
+
+class _OutboundIndex:
+    """Which SA sends a packet, without looking at every SA.
+
+    Each SA stands under the prefixes of its narrower side (a gateway's SAs under the peers' addresses, a
+    UE's under its own), in one table per side and prefix length; a packet asks each table once. A range
+    that is no prefix stands under the prefix around it: the selectors themselves decide.
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[int, dict[tuple[bool, int], dict[int, list[ChildSa]]]] = {4: {}, 6: {}}
+        self._order: dict[bytes, int] = {}
+        self._installed = 0
+
+    def add(self, sa: ChildSa) -> None:
+        """Put ``sa`` in as the newest."""
+        self._installed += 1
+        self._order[sa.spec.inbound_spi] = self._installed
+        for version, remote, shift, prefix in _places(sa.spec):
+            table = self._tables[version].setdefault((remote, shift), {})
+            table.setdefault(prefix, []).append(sa)
+
+    def discard(self, sa: ChildSa) -> None:
+        """Take ``sa`` out, and the tables that it leaves empty."""
+        del self._order[sa.spec.inbound_spi]
+        for version, remote, shift, prefix in _places(sa.spec):
+            tables = self._tables[version]
+            table = tables[remote, shift]
+            table[prefix].remove(sa)
+            if not table[prefix]:
+                del table[prefix]
+            if not table:
+                del tables[remote, shift]
+
+    def find(self, flow: Flow) -> ChildSa | None:
+        """The newest SA that selects a packet."""
+        found: ChildSa | None = None
+        for (remote, shift), table in self._tables[flow.version].items():
+            standing = table.get((flow.destination if remote else flow.source) >> shift)
+            if standing is None:
+                continue
+            for sa in reversed(standing):
+                if sa.selects(flow):
+                    if found is None or self._is_newer(sa, found):
+                        found = sa
+                    break
+        return found
+
+    def _is_newer(self, sa: ChildSa, than: ChildSa) -> bool:
+        return self._order[sa.spec.inbound_spi] > self._order[than.spec.inbound_spi]
+
+
+def _places(spec: ChildSaSpec) -> set[tuple[int, bool, int, int]]:
+    """Where an SA stands in the index: version, whether by remote address, shift, prefix."""
+    return {
+        (version, remote, shift, prefix)
+        for version in _ADDRESS_BITS
+        for remote, shift, prefix in _places_of_version(spec, version)
+    }
+
+
+def _places_of_version(spec: ChildSaSpec, version: int) -> Iterator[tuple[bool, int, int]]:
+    local = [_prefix(selector) for selector in spec.local_selectors if selector.version == version]
+    remote = [_prefix(selector) for selector in spec.remote_selectors if selector.version == version]
+    if not local or not remote:
+        return
+    by_remote = max(shift for shift, _ in remote) <= max(shift for shift, _ in local)
+    for shift, prefix in remote if by_remote else local:
+        yield by_remote, shift, prefix
+
+
+def _prefix(selector: TrafficSelector) -> tuple[int, int]:
+    """The longest prefix around a selector's addresses, as bits to shift away and what is left."""
+    start, end = int(selector.start), int(selector.end)
+    shift = (start ^ end).bit_length()
+    return shift, start >> shift

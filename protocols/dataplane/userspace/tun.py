@@ -1,0 +1,178 @@
+"""A TUN device: the kernel's IP stack as one end of the userspace data plane.
+
+Made through ``/dev/net/tun`` and configured by netlink (pyroute2); needs CAP_NET_ADMIN. The device is not
+persistent: the kernel takes it away with its addresses and routes when it is closed, however that comes.
+Left out: multiple queues and segmentation offload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from protocols.errors import BackendError, LocalError
+
+TUN_PATH = "/dev/net/tun"
+TUNSETIFF = 0x400454CA  # <linux/if_tun.h>
+IFF_TUN = 0x0001
+IFF_NO_PI = 0x1000
+IFA_F_NODAD = 0x02  # <linux/if_addr.h>: nobody else is on the link to have the address
+RTN_LOCAL = 2  # <linux/rtnetlink.h>
+ADDRESS_INTERVAL = 0.002
+ADDRESS_ATTEMPTS = 500  # a second altogether
+NAME_MAXIMUM = 15  # IFNAMSIZ without its final zero
+PACKET_MAXIMUM = 65535
+DRAIN_MAXIMUM = 64  # packets per wake-up, so that sockets get their turn
+
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class TunCounters:
+    """Packets from the kernel, to the kernel, and those the kernel refused (device down, not IP)."""
+
+    read: int = 0
+    written: int = 0
+    refused: int = 0
+
+
+class TunDevice:
+    """An open device; ``start`` hands every packet that the kernel routes into it to a function."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self.name = name
+        self.counters = TunCounters()
+        self._descriptor = descriptor
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network] = ()
+    ) -> TunDevice:
+        """Make the device, give it addresses, set it up and route networks into it.
+
+        ``BackendError`` when the kernel refuses; nothing is left behind then.
+        """
+        if not 0 < len(name.encode()) <= NAME_MAXIMUM:
+            raise LocalError(f"{name!r} is no name for a network device")
+        try:
+            descriptor = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise BackendError(f"{TUN_PATH}: {error.strerror}") from error
+        device = cls(name, descriptor)
+        try:
+            request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI)
+            fcntl.ioctl(descriptor, TUNSETIFF, request)
+            await _configure(name, addresses, mtu, routes)
+        except OSError as error:
+            device.close()
+            raise BackendError(f"TUN device {name}: {error.strerror}") from error
+        except NetlinkError as error:
+            device.close()
+            raise BackendError(f"TUN device {name}: {error.args[-1]}") from error
+        except BaseException:
+            device.close()
+            raise
+        return device
+
+    def start(
+        self,
+        receive: Callable[[bytes], object],
+        failed: Callable[[BackendError], object] = _logger.warning,
+    ) -> None:
+        """Hand packets to ``receive`` from now on, in the running event loop.
+
+        ``failed`` is called once when nothing can come any more: somebody deleted the device.
+        """
+        if self._closed or self._loop is not None:
+            raise LocalError(f"TUN device {self.name} is closed or started already")
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._descriptor, self._drain, receive, failed)
+
+    def write(self, packet: bytes) -> bool:
+        """Give an IP packet to the kernel; ``False`` when it does not take it (counted)."""
+        if self._closed:
+            raise LocalError(f"TUN device {self.name} is closed")
+        try:
+            os.write(self._descriptor, packet)
+        except OSError:
+            self.counters.refused += 1
+            return False
+        self.counters.written += 1
+        return True
+
+    def close(self) -> None:
+        """Give the device back, a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stop()
+        os.close(self._descriptor)
+
+    def _stop(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._descriptor)
+            self._loop = None
+
+    def _drain(self, receive: Callable[[bytes], object], failed: Callable[[BackendError], object]) -> None:
+        for _ in range(DRAIN_MAXIMUM):
+            if self._closed:
+                return
+            try:
+                packet = os.read(self._descriptor, PACKET_MAXIMUM)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # The descriptor of a deleted device stays readable for ever.
+                self._stop()
+                failed(BackendError(f"TUN device {self.name}: {error.strerror}"))
+                return
+            self.counters.read += 1
+            receive(packet)
+
+
+async def _configure(name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network]) -> None:
+    async with AsyncIPRoute() as netlink:
+        indices = await netlink.link_lookup(ifname=name)
+        if not indices:
+            raise BackendError(f"TUN device {name} is not in this network namespace")
+        index = indices[0]
+        await netlink.link("set", index=index, mtu=mtu, state="up")
+        for address in addresses:
+            await netlink.addr(
+                "add",
+                index=index,
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+                flags=IFA_F_NODAD if address.version == 6 else 0,
+            )
+        for route in routes:
+            await netlink.route("add", dst=str(route), oif=index)
+        for address in addresses:
+            await _until_local(netlink, name, address)
+
+
+async def _until_local(netlink: AsyncIPRoute, name: str, address: Interface) -> None:
+    """Wait until packets to an address are ours: Linux routes an IPv6 address from a work queue, later."""
+    for _ in range(ADDRESS_ATTEMPTS):
+        try:
+            found = await netlink.route("get", dst=str(address.ip))
+        except NetlinkError:
+            found = []  # no route at all so far
+        if any(route.get("type") == RTN_LOCAL for route in found):
+            return
+        await asyncio.sleep(ADDRESS_INTERVAL)
+    raise BackendError(f"TUN device {name}: the kernel does not take {address.ip} into use")

@@ -1,0 +1,297 @@
+"""Child SAs (RFC 4303): the frozen specification that the key exchange hands over, and its running state.
+
+Tunnel mode, IPv4 and IPv6 inside; anti-replay with 32- and 64-bit sequence numbers; selectors checked on
+receipt. Left to others: lifetimes (``protocols.ikev2``), outer headers, fragmentation, DSCP and ECN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from protocols.entropy import Entropy
+from protocols.errors import AuthenticationError, DecodeError, LocalError
+from protocols.esp.packet import (
+    HEADER_LENGTH,
+    SEQUENCE_MASK,
+    SPI_LENGTH,
+    SPI_MINIMUM,
+    EspOpener,
+    EspSealer,
+    check_keys,
+    opener_of,
+    sealer_of,
+    strip_trailer,
+)
+from protocols.ikev2.suites import EspSuite
+from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, Flow, flow_of
+from protocols.path import Path
+from protocols.secret import Secret
+from protocols.selectors import PORT_MAXIMUM, TrafficSelector
+
+REPLAY_WINDOW_MINIMUM = 32  # RFC 4303 §3.4.3
+MAXIMUM_SEQUENCE = (1 << 32) - 1  # RFC 4303 §3.3.3
+MAXIMUM_EXTENDED_SEQUENCE = (1 << 64) - 1  # RFC 4303 §2.2.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildSaSpec:
+    """One pair of ESP SAs, tunnel mode, as negotiated; SPIs are four octets.
+
+    ``inbound`` is what we receive (our SPI), ``outbound`` what we send (the peer's SPI). Encryption
+    keys of AEAD suites include their salt. ``path`` is the outer path; with ``encapsulation`` ESP goes
+    in UDP (RFC 3948) between the path's ports, without it as IP protocol 50 between its addresses.
+    """
+
+    inbound_spi: bytes
+    outbound_spi: bytes
+    suite: EspSuite
+    inbound_encryption_key: Secret
+    inbound_integrity_key: Secret
+    outbound_encryption_key: Secret
+    outbound_integrity_key: Secret
+    local_selectors: tuple[TrafficSelector, ...]
+    remote_selectors: tuple[TrafficSelector, ...]
+    path: Path
+    encapsulation: bool = True
+    replay_window: int = 128
+
+
+class DropReason(str, Enum):
+    """Why a packet went no further.
+
+    Of an SA: ``REPLAYED`` (or too old), ``BAD_ICV``, ``BAD_SELECTOR``, ``MALFORMED``, ``DUMMY`` (RFC 4303
+    §2.6), ``SEQUENCE_EXHAUSTED``. Of no SA: ``UNKNOWN_SPI`` from outside; ``NO_SA`` whose selectors match,
+    and ``NOT_IP``, from inside.
+    """
+
+    REPLAYED = "replayed"
+    BAD_ICV = "bad_icv"
+    BAD_SELECTOR = "bad_selector"
+    MALFORMED = "malformed"
+    DUMMY = "dummy"
+    UNKNOWN_SPI = "unknown_spi"
+    NO_SA = "no_sa"
+    NOT_IP = "not_ip"
+    SEQUENCE_EXHAUSTED = "sequence_exhausted"
+
+
+def check_spec(spec: ChildSaSpec) -> None:
+    """``LocalError`` when a specification cannot be carried out: SPIs, keys, replay window, selectors."""
+    for spi in (spec.inbound_spi, spec.outbound_spi):
+        if len(spi) != SPI_LENGTH or int.from_bytes(spi, "big") < SPI_MINIMUM:
+            raise LocalError(f"{spi.hex() or 'nothing'} is not an ESP SPI")
+    check_keys(spec.suite, spec.inbound_encryption_key, spec.inbound_integrity_key)
+    check_keys(spec.suite, spec.outbound_encryption_key, spec.outbound_integrity_key)
+    if spec.replay_window and spec.replay_window < REPLAY_WINDOW_MINIMUM:
+        raise LocalError(f"a replay window of {spec.replay_window} packets, {REPLAY_WINDOW_MINIMUM} is the least")
+    if spec.suite.esn and not spec.replay_window:
+        # RFC 4303 §3.3.3: a receiver without anti-replay should not have negotiated ESN.
+        raise LocalError("extended sequence numbers need a replay window")
+    if not spec.local_selectors or not spec.remote_selectors:
+        raise LocalError("a child SA without traffic selectors")
+
+
+class ReplayWindow:
+    """The anti-replay window (RFC 4303 §3.4.3, with ESN Appendix A2); size 0 switches it off.
+
+    ``check`` before the ICV, ``advance`` after it: only a verified packet moves the window. Bit 0 of the
+    bitmap is the highest sequence number accepted so far.
+    """
+
+    def __init__(self, size: int, esn: bool) -> None:
+        self._size = size
+        self._esn = esn
+        self._mask = (1 << size) - 1
+        self._top = 0
+        self._bitmap = 0
+
+    @property
+    def top(self) -> int:
+        """The highest sequence number accepted so far, 0 before the first."""
+        return self._top
+
+    def check(self, low: int) -> int | None:
+        """The full sequence number of a packet that shows ``low``; ``None``: seen before, or too old."""
+        sequence = self._extend(low) if self._esn else low
+        if not self._size:
+            return sequence
+        if sequence <= 0 or sequence > MAXIMUM_EXTENDED_SEQUENCE:
+            return None
+        behind = self._top - sequence
+        if behind < 0:
+            return sequence
+        if behind >= self._size or self._bitmap >> behind & 1:
+            return None
+        return sequence
+
+    def advance(self, sequence: int) -> None:
+        """Note a packet whose ICV was right."""
+        ahead = sequence - self._top
+        if ahead <= 0:
+            self._bitmap |= (1 << -ahead) & self._mask
+        elif ahead >= self._size:
+            self._bitmap = 1 & self._mask
+            self._top = sequence
+        else:
+            self._bitmap = (self._bitmap << ahead | 1) & self._mask
+            self._top = sequence
+
+    def _extend(self, low: int) -> int:
+        """Guess the high 32 bits from where the window stands (RFC 4303 Appendix A2.1)."""
+        high, top_low = self._top >> 32, self._top & SEQUENCE_MASK
+        bottom_low = top_low - self._size + 1
+        if bottom_low >= 0:  # Case A: the window lies within one subspace
+            return (high << 32 | low) if low >= bottom_low else (high + 1 << 32 | low)
+        if low >= bottom_low + (1 << 32):  # Case B: it reaches back into the one before
+            return ((high - 1) << 32) + low
+        return high << 32 | low
+
+
+class SelectorSet:
+    """Traffic selectors compiled to integers, for one comparison per packet (RFC 4301 §5.2)."""
+
+    def __init__(self, selectors: tuple[TrafficSelector, ...]) -> None:
+        self._rows = tuple(
+            (
+                selector.version,
+                int(selector.start),
+                int(selector.end),
+                selector.protocol,
+                selector.start_port,
+                selector.end_port,
+            )
+            for selector in selectors
+        )
+
+    def matches(self, version: int, address: int, protocol: int, port: int | None) -> bool:
+        """Whether one of them selects this end of a packet; ``port`` as in ``protocols.ip.Flow``."""
+        for row_version, start, end, row_protocol, start_port, end_port in self._rows:
+            if not start <= address <= end or version != row_version:
+                continue
+            if row_protocol and row_protocol != protocol:
+                continue
+            if port is None:
+                if start_port == 0 and end_port == PORT_MAXIMUM:
+                    return True
+            elif start_port <= port <= end_port:
+                return True
+        return False
+
+
+class ChildSa:
+    """One child SA at work: keyed contexts, sequence numbers, replay window, counters, present path.
+
+    A new path touches nothing else: sequence numbers and window go on (RFC 4555 §3.5). The contexts are
+    keyed by the first packet in their direction.
+    """
+
+    def __init__(self, spec: ChildSaSpec, entropy: Entropy) -> None:
+        check_spec(spec)
+        self.spec = spec
+        self.path = spec.path
+        self.encapsulation = spec.encapsulation
+        self.window = ReplayWindow(spec.replay_window, spec.suite.esn)
+        self.local_selectors = SelectorSet(spec.local_selectors)
+        self.remote_selectors = SelectorSet(spec.remote_selectors)
+        self.sequence = 0
+        self.inbound_packets = 0
+        self.inbound_octets = 0
+        self.outbound_packets = 0
+        self.outbound_octets = 0
+        self.drops: dict[DropReason, int] = {}
+        self._maximum_sequence = MAXIMUM_EXTENDED_SEQUENCE if spec.suite.esn else MAXIMUM_SEQUENCE
+        self._soft_sequence = self._maximum_sequence - (self._maximum_sequence >> 3)
+        self._entropy = entropy
+        self._sealer: EspSealer | None = None
+        self._opener: EspOpener | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every sequence number has been sent (RFC 4303 §3.3.3)."""
+        return self.sequence >= self._maximum_sequence
+
+    @property
+    def at_sequence_threshold(self) -> bool:
+        """Whether the last packet sent used up seven eighths of the sequence numbers, or all of them."""
+        return self.sequence == self._soft_sequence or self.sequence == self._maximum_sequence
+
+    def selects(self, flow: Flow) -> bool:
+        """Whether an outbound packet is this SA's: source local, destination remote."""
+        return self.remote_selectors.matches(
+            flow.version, flow.destination, flow.protocol, flow.destination_port
+        ) and self.local_selectors.matches(flow.version, flow.source, flow.protocol, flow.source_port)
+
+    def seal(self, packet: bytes, version: int) -> bytes:
+        """Encapsulate an inner IP packet (RFC 4303 §3.3).
+
+        ``LocalError`` once the sequence numbers are used up: they MUST NOT cycle (RFC 4303 §3.3.3).
+        """
+        if self.sequence >= self._maximum_sequence:
+            raise LocalError(f"SA {self.spec.outbound_spi.hex()} has no sequence number left")
+        sealer = self._sealer
+        if sealer is None:
+            sealer = self._sealer = sealer_of(
+                self.spec.suite,
+                self.spec.outbound_spi,
+                self.spec.outbound_encryption_key,
+                self.spec.outbound_integrity_key,
+                self._entropy,
+            )
+        self.sequence += 1
+        octets = sealer.seal(self.sequence, packet, IPIP if version == 4 else IPV6)
+        self.outbound_packets += 1
+        self.outbound_octets += len(packet)
+        return octets
+
+    def open(self, octets: bytes) -> bytes | DropReason:
+        """Verify and decapsulate an ESP packet with our SPI (RFC 4303 §3.4): the inner packet, or why not.
+
+        In the order of RFC 4303 §3.4: replay check, ICV, window, decryption, padding, selectors
+        (RFC 4301 §5.2). What is dropped is counted here, what is returned as well. A dummy packet has
+        proved who sent it, a packet with the wrong selectors too: both have moved the window.
+        """
+        if len(octets) < HEADER_LENGTH:
+            return self.drop(DropReason.MALFORMED)
+        sequence = self.window.check(int.from_bytes(octets[SPI_LENGTH:HEADER_LENGTH], "big"))
+        if sequence is None:
+            return self.drop(DropReason.REPLAYED)
+        opener = self._opener
+        if opener is None:
+            opener = self._opener = opener_of(
+                self.spec.suite,
+                self.spec.inbound_spi,
+                self.spec.inbound_encryption_key,
+                self.spec.inbound_integrity_key,
+            )
+        try:
+            plaintext = opener.open(octets, sequence)
+        except DecodeError:
+            return self.drop(DropReason.MALFORMED)
+        except AuthenticationError:
+            return self.drop(DropReason.BAD_ICV)
+        self.window.advance(sequence)
+        try:
+            next_header, payload = strip_trailer(plaintext)
+            if next_header == NO_NEXT_HEADER:
+                return self.drop(DropReason.DUMMY)  # RFC 4303 §2.6: MUST be discarded without an error
+            flow = flow_of(payload)
+        except DecodeError:
+            return self.drop(DropReason.MALFORMED)
+        if next_header != (IPIP if flow.version == 4 else IPV6):
+            return self.drop(DropReason.MALFORMED)
+        # RFC 4301 §5.2: the packet MUST match the selectors of the SA it came by.
+        if not (
+            self.remote_selectors.matches(flow.version, flow.source, flow.protocol, flow.source_port)
+            and self.local_selectors.matches(flow.version, flow.destination, flow.protocol, flow.destination_port)
+        ):
+            return self.drop(DropReason.BAD_SELECTOR)
+        self.inbound_packets += 1
+        self.inbound_octets += flow.length
+        # RFC 4303 §2.7: what follows the packet is padding against traffic analysis.
+        return payload if flow.length == len(payload) else payload[: flow.length]
+
+    def drop(self, reason: DropReason) -> DropReason:
+        """Count a packet of this SA that goes no further."""
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+        return reason
