@@ -1,0 +1,461 @@
+"""Configuration files: YAML, read once into frozen pydantic models, refused in one line.
+
+The YAML is read by the JSON-like rules of YAML 1.2's core schema rather than YAML 1.1's: ``001`` is
+text (an MNC, not the number 1), ``0012`` is not octal, ``yes`` and ``12:30`` are text, dates are text.
+Duplicate and unknown keys are refused. An error names the file, the dotted key,
+the value and what was expected; values below keys that name secrets are never printed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import sys
+from collections.abc import Callable, Hashable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from protocols.errors import ConfigurationError, StackError
+from protocols.path import Endpoint as PathEndpoint
+from protocols.secret import Secret
+
+SECRET_KEYS = frozenset(
+    {
+        "k",
+        "op",
+        "opc",
+        "top",
+        "topc",
+        "key",
+        "keys",
+        "ki",
+        "pin",
+        "psk",
+        "secret",
+        "secrets",
+        "token",
+        "tokens",
+        "password",
+        "passphrase",
+        "credential",
+        "credentials",
+        "cookie",
+        "database",  # a database URL may carry a password
+        "url",
+    }
+)
+_SHOWN_CHARACTERS = 60
+
+
+class ConfigurationModel(BaseModel):
+    """Base of every configuration section: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+# --- Values -----------------------------------------------------------------------------------------
+
+
+def _endpoint(value: object) -> PathEndpoint:
+    if isinstance(value, PathEndpoint):
+        return value
+    refusal = PydanticCustomError("endpoint", "an address and port such as 127.0.0.1:3868 or [::1]:3868")
+    if not isinstance(value, str):
+        raise refusal
+    host, colon, port = value.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise refusal
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise refusal
+    try:
+        return PathEndpoint.of(host, int(port))
+    except ValueError:
+        raise refusal
+
+
+def _secret_octets(lengths: tuple[int, ...]) -> Callable[[object], Secret]:
+    def parse(value: object) -> Secret:
+        if isinstance(value, Secret):
+            return value
+        expected = " or ".join(str(2 * length) for length in lengths) or "an even number of"
+        refusal = PydanticCustomError("hex_secret", f"{expected} hexadecimal digits")
+        text = _digits(value)
+        if not isinstance(text, str):
+            raise refusal
+        try:
+            octets = bytes.fromhex(text.removeprefix("0x"))
+        except ValueError:
+            raise refusal
+        if lengths and len(octets) not in lengths:
+            raise refusal
+        return Secret(octets)
+
+    return parse
+
+
+def _secret_text(value: object) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    text = _digits(value)
+    if not isinstance(text, str) or not text:
+        raise PydanticCustomError("secret_text", "text, not empty")
+    return Secret(text.encode())
+
+
+def _digits(value: object) -> object:
+    """Text that happens to be all digits and was not quoted (an IMSI, a key) back as text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _whole_number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("whole_number", "a whole number")
+    return value
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PydanticCustomError("seconds", "a number of seconds")
+    return value
+
+
+def _beside_the_file(value: Path, info: ValidationInfo) -> Path:
+    directory = (info.context or {}).get("directory") if isinstance(info.context, Mapping) else None
+    value = value.expanduser()
+    return value if directory is None or value.is_absolute() else Path(directory) / value
+
+
+Endpoint = Annotated[PathEndpoint, BeforeValidator(_endpoint), PlainSerializer(str)]
+"""``127.0.0.1:3868`` or ``[::1]:3868`` as a ``protocols.path.Endpoint``."""
+
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
+
+Port = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=65535)]
+"""A port that can be bound; ``AnyPort`` also takes 0, which lets the system choose."""
+
+AnyPort = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, le=65535)]
+
+Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=0)]
+
+Interval = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+"""A duration in seconds, above zero."""
+
+Digits = Annotated[str, BeforeValidator(_digits)]
+"""Text that may be all digits and unquoted in the file: an IMSI, an MNC, an IMEI."""
+
+HexSecret = Annotated[Secret, BeforeValidator(_secret_octets(())), PlainSerializer(lambda _: "…")]
+Key128 = Annotated[Secret, BeforeValidator(_secret_octets((16,))), PlainSerializer(lambda _: "…")]
+"""A 128-bit key in hexadecimal: K, OP, OPc."""
+
+TextSecret = Annotated[Secret, BeforeValidator(_secret_text), PlainSerializer(lambda _: "…")]
+"""A token or passphrase, kept as the UTF-8 octets of its text."""
+
+FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
+"""A path; a relative one is taken from the configuration file's directory."""
+
+
+# --- YAML -------------------------------------------------------------------------------------------
+
+
+class _DuplicateKey(Exception):
+    def __init__(self, key: str, line: int) -> None:
+        super().__init__(key)
+        self.key = key
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2's core scalars and without duplicate keys."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping whose keys are text, each once."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+            if key in seen:
+                raise _DuplicateKey(key, key_node.start_mark.line + 1)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _read(text: str, file: str) -> object:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except _DuplicateKey as duplicate:
+        raise ConfigurationError(
+            file=f"{file}:{duplicate.line}",
+            key=duplicate.key,
+            value=_Words("the key twice"),
+            expected="every key once",
+        ) from None
+    except yaml.MarkedYAMLError as problem:
+        # the mark's snippet quotes the file, which may hold secrets: line and column only
+        mark = problem.problem_mark or problem.context_mark
+        where = f"{file}:{mark.line + 1}" if mark is not None else file
+        what = (problem.problem or problem.context or "text that does not parse").splitlines()[0]
+        if not isinstance(problem, yaml.parser.ParserError | yaml.scanner.ScannerError):
+            what = "a tag or alias that is not understood"
+        raise ConfigurationError(file=where, key="(syntax)", value=_Words(what), expected="YAML") from None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise ConfigurationError(
+            file=file, key="(syntax)", value=_Words("text that does not parse"), expected="YAML"
+        ) from None
+
+
+# --- Errors -----------------------------------------------------------------------------------------
+
+
+class _Words:
+    """Stands for a value in an error line where the value itself must not or need not be printed."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def __repr__(self) -> str:
+        return self._words
+
+
+def _is_secret(key: str) -> bool:
+    words = [word for word in re.split(r"[^a-z0-9]+", key.lower()) if word]
+    return any(word in SECRET_KEYS for word in words) or "".join(words) in SECRET_KEYS
+
+
+def _shown(value: object, keys: list[str]) -> object:
+    """``value`` fit for one line of an error message about the dotted ``keys``."""
+    if any(_is_secret(key) for key in keys):
+        return _Words("a value that is not shown")
+    if value is None:
+        return _Words("nothing")
+    if isinstance(value, Mapping):
+        return _Words("a mapping")
+    if isinstance(value, list | tuple | set | frozenset):
+        return _Words("a list" if value else "an empty list")
+    if isinstance(value, bool):
+        return _Words("true" if value else "false")
+    if isinstance(value, str | int | float):
+        text = repr(value)
+        return value if len(text) <= _SHOWN_CHARACTERS else _Words(text[:_SHOWN_CHARACTERS] + "…")
+    return _Words(type(value).__name__)
+
+
+def _dotted(location: tuple[int | str, ...], data: object) -> list[str]:
+    """The error's location as keys of the file: names of union branches are left out."""
+    keys: list[str] = []
+    for position, step in enumerate(location):
+        if isinstance(data, Mapping):
+            if step not in data and position < len(location) - 1:
+                continue
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        else:
+            continue
+        keys.append(str(step))
+    return keys
+
+
+_EXPECTED = {
+    "missing": "a value",
+    "string_type": "text (in quotes where it looks like a number)",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "path_type": "a path",
+    "ip_v4_address": "an IPv4 address",
+    "ip_v6_address": "an IPv6 address",
+    "ip_any_address": "an IP address",
+    "ip_v4_network": "an IPv4 network such as 10.45.0.0/16",
+    "ip_v6_network": "an IPv6 network such as 2001:db8::/48",
+    "ip_any_network": "a network such as 10.45.0.0/16",
+}
+
+
+def _expected(error: ErrorDetails, known: list[str]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        key = str(error["loc"][-1])
+        near = difflib.get_close_matches(key, known, 1)
+        return f"no such key (did you mean {near[0]}?)" if near else "no such key: " + _one_of(known)
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
+    for bound, words in (
+        ("ge", "at least"),
+        ("gt", "more than"),
+        ("le", "at most"),
+        ("lt", "less than"),
+        ("min_length", "a length of at least"),
+        ("max_length", "a length of at most"),
+    ):
+        if bound in context:
+            return f"{words} {context[bound]}"
+    if kind in ("literal_error", "enum"):
+        return str(context["expected"])
+    if kind == "string_pattern_mismatch":
+        return f"text like {context['pattern']}"
+    if kind == "value_error":
+        return str(context["error"])
+    return error["msg"]
+
+
+def _one_of(keys: list[str]) -> str:
+    return "known keys are " + ", ".join(keys) if keys else "nothing may stand here"
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the model section around ``location`` knows, as far as its annotations tell."""
+    current: type[BaseModel] | None = model
+    for step in location[:-1]:
+        if current is None:
+            return []
+        if isinstance(step, int):
+            continue
+        field = current.model_fields.get(step)
+        if field is not None:
+            current = _section(field.annotation)
+    return [] if current is None else [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _refuse(problem: ValidationError, model: type[BaseModel], data: object, file: str) -> NoReturn:
+    error = problem.errors(include_url=False)[0]
+    keys = _dotted(error["loc"], data)
+    value: object = _Words("nothing") if error["type"] == "missing" else _shown(error["input"], keys)
+    if error["type"] in ("hex_secret", "secret_text"):
+        value = _Words("a value that is not shown")
+    if error["type"] == "extra_forbidden" and not isinstance(error["input"], Mapping | list):
+        # a misspelt secret's name is not in the list of secrets: its value stays unprinted
+        value = _Words("an unknown key")
+    raise ConfigurationError(
+        file=file,
+        key=".".join(keys) or "(top)",
+        value=value,
+        expected=_expected(error, _known_keys(model, error["loc"])).replace("\n", " "),
+    ) from None
+
+
+# --- Loading ----------------------------------------------------------------------------------------
+
+
+def parse(text: str, model: type[ModelT], *, file: str = "(text)", directory: Path | None = None) -> ModelT:
+    """Validate YAML ``text`` into ``model``; ``ConfigurationError`` on the first thing wrong."""
+    data = _read(text, file)
+    if data is None:
+        data = {}
+    try:
+        return model.model_validate(data, context={"directory": directory})
+    except ValidationError as problem:
+        _refuse(problem, model, data, file)
+
+
+def load(path: Path | str, model: type[ModelT]) -> ModelT:
+    """Read a configuration file into ``model``; ``ConfigurationError`` on the first thing wrong."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise _unreadable(path, "no such file") from None
+    except IsADirectoryError:
+        raise _unreadable(path, "a directory") from None
+    except PermissionError:
+        raise _unreadable(path, "a file that may not be read") from None
+    except UnicodeDecodeError:
+        raise _unreadable(path, "octets that are not UTF-8") from None
+    except OSError as problem:
+        raise _unreadable(path, problem.strerror or "an unreadable file") from None
+    return parse(text, model, file=str(path), directory=path.parent)
+
+
+def _unreadable(path: Path, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        file=str(path), key="(file)", value=_Words(what), expected="a readable YAML configuration file"
+    )
+
+
+# --- Console scripts --------------------------------------------------------------------------------
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_REFUSED = 1  # something outside failed or said no
+EXIT_CONFIGURATION = 2  # the user's configuration or command is wrong
+
+
+def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a console command: errors become one line on standard error and an exit status.
+
+    ``ConfigurationError`` exits 2, every other ``StackError`` (back ends, control answers) 1. The
+    signature stays visible to typer. Anything else is a defect and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ConfigurationError as error:
+            _say(error)
+            raise SystemExit(EXIT_CONFIGURATION) from None
+        except StackError as error:
+            _say(error)
+            raise SystemExit(EXIT_REFUSED) from None
+
+    return wrapped
+
+
+def _say(error: StackError) -> None:
+    print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)

@@ -1,0 +1,45 @@
+"""Log lines of a node: one line each on standard error, as text for people or JSON for machines.
+
+What a user wants to know of a session is in the trace; the log is for what concerns the process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import TextIO
+
+
+class _JsonLines(logging.Formatter):
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "wall": round(record.created, 6),
+            "node": self._node,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def start_logging(
+    node: str, *, level: int = logging.INFO, machine_readable: bool = False, stream: TextIO | None = None
+) -> None:
+    """Send the process's log to ``stream`` (standard error), replacing what was configured before."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    if machine_readable:
+        handler.setFormatter(_JsonLines(node))
+    else:
+        handler.setFormatter(logging.Formatter(f"%(asctime)s {node} %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    for former in tuple(root.handlers):
+        root.removeHandler(former)
+    root.addHandler(handler)
+    root.setLevel(level)

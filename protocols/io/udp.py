@@ -1,0 +1,105 @@
+"""Ports 500 and 4500 (RFC 3947, RFC 3948): IKE, the non-ESP marker, ESP in UDP and keepalives, apart.
+
+``SwuPorts`` owns the links of a node. On an *encapsulating* port (4500 or what stands for it) IKE carries
+four zero octets in front and everything else is ESP.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from protocols.errors import LocalError
+from protocols.io.link import Link, Opener, UdpLink
+from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
+from protocols.path import Datagram, Endpoint, Path
+
+ESP_HEADER_LENGTH = 8
+
+
+class SwuPorts:
+    """The open links by local end point; received datagrams go to ``on_ike`` or ``on_esp``."""
+
+    def __init__(
+        self,
+        *,
+        on_ike: Callable[[Datagram], None],
+        on_esp: Callable[[bytes, Path], None],
+        tap: DatagramTap | None = None,
+    ) -> None:
+        self._on_ike = on_ike
+        self._on_esp = on_esp
+        self._tap = tap
+        self._links: dict[Endpoint, Link] = {}
+        self._encapsulating: set[Endpoint] = set()
+        self.dropped: Counter[str] = Counter()
+
+    def open(self, local: Endpoint, *, encapsulating: bool, opener: Opener | None = None) -> Endpoint:
+        """Open a port; ``opener`` makes another link than a plain socket. Returns where it is bound."""
+        if opener is None:
+            link: Link = UdpLink(local, lambda octets, path: self._received(octets, path, encapsulating))
+        else:
+            link = opener(lambda octets, path: self._received(octets, path, encapsulating))
+        if link.local in self._links:
+            raise LocalError(f"{link.local} is open already")
+        self._links[link.local] = link
+        if encapsulating:
+            self._encapsulating.add(link.local)
+        return link.local
+
+    def close(self, local: Endpoint) -> None:
+        """Close one port."""
+        link = self._links.pop(local, None)
+        self._encapsulating.discard(local)
+        if link is not None:
+            link.close()
+            self.dropped.update(link.dropped)
+
+    def close_all(self) -> None:
+        """Close every port."""
+        for local in list(self._links):
+            self.close(local)
+
+    @property
+    def local_endpoints(self) -> tuple[Endpoint, ...]:
+        """Where the open ports are."""
+        return tuple(self._links)
+
+    def send_ike(self, datagram: Datagram) -> None:
+        """Send an IKE message or a keepalive; without a port for its source it is lost and counted."""
+        path = datagram.path
+        encapsulating = path.local in self._encapsulating
+        octets = datagram.payload
+        if encapsulating and octets != NAT_KEEPALIVE:
+            octets = NON_ESP_MARKER + octets
+        self._send(octets, path, encapsulating)
+
+    def send_esp(self, octets: bytes, path: Path) -> None:
+        """Send ESP in UDP; only an encapsulating port can."""
+        if path.local not in self._encapsulating:
+            self.dropped["no-port-for-esp"] += 1
+            return
+        self._send(octets, path, True)
+
+    def _send(self, octets: bytes, path: Path, encapsulating: bool) -> None:
+        link = self._links.get(path.local)
+        if link is None:
+            self.dropped["no-port"] += 1
+            return
+        if self._tap is not None:
+            self._tap.udp("out", path, octets, encapsulating=encapsulating)
+        link.send(octets, path.remote)
+
+    def _received(self, octets: bytes, path: Path, encapsulating: bool) -> None:
+        if self._tap is not None:
+            self._tap.udp("in", path, octets, encapsulating=encapsulating)
+        if octets == NAT_KEEPALIVE:
+            return  # RFC 3948 §4: it did its work on the way
+        if not encapsulating:
+            self._on_ike(Datagram(path, octets))
+        elif octets.startswith(NON_ESP_MARKER):
+            self._on_ike(Datagram(path, octets[len(NON_ESP_MARKER) :]))
+        elif len(octets) > ESP_HEADER_LENGTH:
+            self._on_esp(octets, path)
+        else:
+            self.dropped["short"] += 1

@@ -1,0 +1,302 @@
+"""Datagram records as a capture file (pcapng, draft-ietf-opsawg-pcapng), readable by Wireshark.
+
+Records hold what crossed a socket, so the headers below are synthesised: IPv4 (RFC 791) or IPv6
+(RFC 8200) with UDP, or with TCP (RFC 9293) whose handshake, sequence and acknowledgement numbers are
+made up per connection, all with right checksums. The link type is raw IP, one interface per node.
+A datagram seen by its sender and again by its receiver stands once, as its sender saw it; one that a NAT
+changed on the way stands in both its forms. A TCP connection is shown as one of its ends saw it.
+
+Left out: IP fragments, TCP losses and resets (streams are what the sockets handed over), name
+resolution and decryption secrets blocks (``keys`` writes a profile for that).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from protocols.errors import DecodeError
+from protocols.path import Address, Endpoint
+from protocols.trace.order import Timeline
+from protocols.trace.records import JsonValue, Kind, TraceRecord
+
+LINKTYPE_RAW = 101  # raw IPv4 or IPv6, told apart by the version nibble
+PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ESP = 6, 17, 50
+APPLICATION = "epdg-emulator"
+PENDING_DATAGRAMS = 4096  # how many sent datagrams wait for their receiver's record
+TCP_SEGMENT_OCTETS = 60_000  # longest payload of one synthesised segment
+
+_BLOCK_SECTION, _BLOCK_INTERFACE, _BLOCK_PACKET = 0x0A0D0D0A, 1, 6
+_OPTION_COMMENT = 1
+_OPTION_SECTION_APPLICATION = 4
+_OPTION_INTERFACE_NAME = 2
+_OPTION_PACKET_FLAGS = 2
+_SYN, _PSH, _ACK = 0x02, 0x08, 0x10
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
+
+
+# --- Records ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedDatagram:
+    """A ``datagram`` record's body with its addresses in the direction of travel."""
+
+    node: str
+    outgoing: bool
+    transport: str
+    source: Endpoint
+    destination: Endpoint
+    payload: bytes
+    protocol: str
+
+    @classmethod
+    def of(cls, record: TraceRecord) -> ObservedDatagram:
+        """From a record of kind ``datagram``; ``DecodeError`` when its body is not one."""
+        body = record.body
+        direction, transport, payload = (body.get(key) for key in ("direction", "transport", "payload"))
+        if direction not in ("in", "out") or transport not in ("udp", "tcp", "ip"):
+            raise DecodeError("datagram record: unknown direction or transport")
+        if not isinstance(payload, str):
+            raise DecodeError("datagram record: payload is not hexadecimal")
+        try:
+            octets = bytes.fromhex(payload)
+        except ValueError:
+            raise DecodeError("datagram record: payload is not hexadecimal") from None
+        local = _endpoint(body.get("local"), with_port=transport != "ip")
+        remote = _endpoint(body.get("remote"), with_port=transport != "ip")
+        if local.address.version != remote.address.version:
+            raise DecodeError("datagram record: addresses of two IP versions")
+        outgoing = direction == "out"
+        return cls(
+            node=record.node,
+            outgoing=outgoing,
+            transport=str(transport),
+            source=local if outgoing else remote,
+            destination=remote if outgoing else local,
+            payload=octets,
+            protocol=str(body.get("protocol", "unknown")),
+        )
+
+
+def _endpoint(value: JsonValue, *, with_port: bool) -> Endpoint:
+    """``192.0.2.1:500`` or ``[2001:db8::1]:500``; an address alone when there are no ports."""
+    parts = _ENDPOINT.fullmatch(value) if isinstance(value, str) else None
+    try:
+        if isinstance(value, str) and not with_port:
+            return Endpoint.of(value, 0)
+        if parts is not None and int(parts["port"]) <= 65535:
+            return Endpoint.of(parts["v6"] or parts["v4"], int(parts["port"]))
+    except ValueError:
+        pass
+    raise DecodeError(f"datagram record: {value!r} is no address and port")
+
+
+# --- Internet headers -------------------------------------------------------------------------------
+
+
+def checksum(octets: bytes) -> int:
+    """The Internet checksum (RFC 1071): ones' complement of the ones' complement sum."""
+    if len(octets) % 2:
+        octets += b"\0"
+    words: tuple[int, ...] = struct.unpack(f"!{len(octets) // 2}H", octets)
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ip_packet(source: Address, destination: Address, protocol: int, payload: bytes) -> bytes:
+    """An IPv4 (RFC 791 §3.1) or IPv6 (RFC 8200 §3) packet around ``payload``."""
+    if isinstance(source, IPv4Address):
+        header = struct.pack(
+            "!BBHHHBBH4s4s",
+            0x45,
+            0,
+            20 + len(payload),
+            0,
+            0x4000,  # DF: the identification field then has no meaning (RFC 6864)
+            64,
+            protocol,
+            0,
+            source.packed,
+            destination.packed,
+        )
+        return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
+    header = struct.pack("!IHBB", 0x60000000, len(payload), protocol, 64)
+    return header + source.packed + destination.packed + payload
+
+
+def _with_checksum(source: Address, destination: Address, protocol: int, segment: bytes, position: int) -> bytes:
+    """``segment`` with its checksum over the pseudo-header (RFC 768, RFC 9293 §3.1, RFC 8200 §8.1)."""
+    addresses = source.packed + destination.packed
+    if source.version == 4:
+        pseudo = addresses + struct.pack("!BBH", 0, protocol, len(segment))
+    else:
+        pseudo = addresses + struct.pack("!IHBB", len(segment), 0, 0, protocol)
+    value = checksum(pseudo + segment)
+    if protocol == PROTOCOL_UDP and value == 0:
+        value = 0xFFFF  # zero would say "no checksum" (RFC 768)
+    return segment[:position] + struct.pack("!H", value) + segment[position + 2 :]
+
+
+def udp_packet(source: Endpoint, destination: Endpoint, payload: bytes) -> bytes:
+    """An IP packet with a UDP datagram (RFC 768)."""
+    segment = struct.pack("!HHHH", source.port, destination.port, 8 + len(payload), 0) + payload
+    segment = _with_checksum(source.address, destination.address, PROTOCOL_UDP, segment, 6)
+    return ip_packet(source.address, destination.address, PROTOCOL_UDP, segment)
+
+
+def _tcp_packet(
+    source: Endpoint, destination: Endpoint, sequence: int, acknowledged: int, flags: int, payload: bytes
+) -> bytes:
+    segment = struct.pack(
+        "!HHIIBBHHH", source.port, destination.port, sequence, acknowledged, 5 << 4, flags, 65535, 0, 0
+    )
+    segment = _with_checksum(source.address, destination.address, PROTOCOL_TCP, segment + payload, 16)
+    return ip_packet(source.address, destination.address, PROTOCOL_TCP, segment)
+
+
+class _Connection:
+    """A TCP connection's made-up numbers; ``node`` is the end whose records are shown."""
+
+    def __init__(self, node: str, initiator: Endpoint, responder: Endpoint) -> None:
+        self.node = node
+        self._initiator = initiator
+        self._responder = responder
+        self._next = {initiator: 1000, responder: 5000}
+
+    def handshake(self) -> list[bytes]:
+        """SYN, SYN ACK, ACK (RFC 9293 §3.5): whoever spoke first is taken to have opened."""
+        return [
+            self._segment(self._initiator, _SYN, b""),
+            self._segment(self._responder, _SYN | _ACK, b""),
+            self._segment(self._initiator, _ACK, b""),
+        ]
+
+    def data(self, source: Endpoint, payload: bytes) -> list[bytes]:
+        """The segments that carry ``payload``."""
+        return [
+            self._segment(source, _PSH | _ACK, payload[start : start + TCP_SEGMENT_OCTETS])
+            for start in range(0, len(payload), TCP_SEGMENT_OCTETS)
+        ]
+
+    def _segment(self, source: Endpoint, flags: int, payload: bytes) -> bytes:
+        destination = self._responder if source == self._initiator else self._initiator
+        acknowledged = self._next[destination] if flags & _ACK else 0
+        packet = _tcp_packet(source, destination, self._next[source], acknowledged, flags, payload)
+        length = len(payload) + (1 if flags & _SYN else 0)
+        self._next[source] = (self._next[source] + length) & 0xFFFFFFFF
+        return packet
+
+
+# --- pcapng -----------------------------------------------------------------------------------------
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + value + b"\0" * (-len(value) % 4)
+
+
+def _block(kind: int, body: bytes, options: bytes = b"") -> bytes:
+    if options:
+        options += struct.pack("<HH", 0, 0)
+    length = 12 + len(body) + len(options)
+    return struct.pack("<II", kind, length) + body + options + struct.pack("<I", length)
+
+
+class CaptureEncoder:
+    """Writes a capture piece by piece: ``start()`` once, then ``encode()`` of every record."""
+
+    def __init__(self, application: str = APPLICATION) -> None:
+        self._application = application
+        self._interfaces: dict[str, int] = {}
+        self._connections: dict[frozenset[Endpoint], _Connection] = {}
+        # what was sent and not yet seen to arrive, oldest first: (addresses, payload) → senders
+        self._under_way: OrderedDict[tuple[str, Endpoint, Endpoint, bytes], list[str]] = OrderedDict()
+
+    def start(self) -> bytes:
+        """The Section Header Block (draft-ietf-opsawg-pcapng §4.1)."""
+        body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)
+        return _block(_BLOCK_SECTION, body, _option(_OPTION_SECTION_APPLICATION, self._application.encode()))
+
+    def encode(self, record: TraceRecord) -> bytes:
+        """The blocks of one record; none for other kinds and for what another node has shown already.
+
+        ``DecodeError`` on a datagram record that is not one.
+        """
+        if record.kind is not Kind.DATAGRAM:
+            return b""
+        seen = ObservedDatagram.of(record)
+        if seen.transport == "tcp":
+            packets = self._tcp(seen)
+        elif self._arrived(seen):
+            return b""
+        elif seen.transport == "udp":
+            packets = [udp_packet(seen.source, seen.destination, seen.payload)]
+        else:
+            packets = [ip_packet(seen.source.address, seen.destination.address, PROTOCOL_ESP, seen.payload)]
+        if not packets:
+            return b""
+        blocks = b""
+        if record.node not in self._interfaces:
+            self._interfaces[record.node] = len(self._interfaces)
+            blocks = self._interface(record.node)
+        interface = self._interfaces[record.node]
+        return blocks + b"".join(_packet(interface, record, seen.outgoing, octets) for octets in packets)
+
+    def _interface(self, node: str) -> bytes:
+        """Interface Description Block (§4.2); the default resolution is microseconds."""
+        body = struct.pack("<HHI", LINKTYPE_RAW, 0, 0)
+        return _block(_BLOCK_INTERFACE, body, _option(_OPTION_INTERFACE_NAME, node.encode()))
+
+    def _arrived(self, seen: ObservedDatagram) -> bool:
+        """Whether this is the arrival of a datagram that its sender's record has shown."""
+        key = (seen.transport, seen.source, seen.destination, seen.payload)
+        if seen.outgoing:
+            self._under_way.setdefault(key, []).append(seen.node)
+            if len(self._under_way) > PENDING_DATAGRAMS:
+                self._under_way.popitem(last=False)
+            return False
+        senders = self._under_way.get(key, [])
+        others = [node for node in senders if node != seen.node]
+        if not others:
+            return False
+        senders.remove(others[0])
+        if not senders:
+            del self._under_way[key]
+        return True
+
+    def _tcp(self, seen: ObservedDatagram) -> list[bytes]:
+        ends = frozenset((seen.source, seen.destination))
+        connection = self._connections.get(ends)
+        packets: list[bytes] = []
+        if connection is None:
+            connection = _Connection(seen.node, seen.source, seen.destination)
+            self._connections[ends] = connection
+            packets = connection.handshake()
+        if connection.node != seen.node:
+            return []
+        return packets + connection.data(seen.source, seen.payload)
+
+
+def _packet(interface: int, record: TraceRecord, outgoing: bool, octets: bytes) -> bytes:
+    """Enhanced Packet Block (draft-ietf-opsawg-pcapng §4.3)."""
+    microseconds = round(record.wall * 1e6)
+    body = struct.pack("<IIIII", interface, microseconds >> 32, microseconds & 0xFFFFFFFF, len(octets), len(octets))
+    body += octets + b"\0" * (-len(octets) % 4)
+    options = _option(_OPTION_PACKET_FLAGS, struct.pack("<I", 2 if outgoing else 1))
+    if record.session is not None:
+        options += _option(_OPTION_COMMENT, f"{record.node}: session {record.session}".encode())
+    return _block(_BLOCK_PACKET, body, options)
+
+
+def encode_capture(records: Iterable[TraceRecord], application: str = APPLICATION) -> bytes:
+    """A whole capture from the records of one or several nodes, put in one order."""
+    encoder = CaptureEncoder(application)
+    timeline = Timeline(records)
+    blocks = [encoder.encode(timeline.record(place)) for place in timeline.places()]
+    return encoder.start() + b"".join(blocks)
