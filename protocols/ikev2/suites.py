@@ -162,7 +162,7 @@ class X25519Private:
         self.public = private.public_key().public_bytes_raw()
 
     def shared(self, peer_public: bytes) -> bytes:
-        """RFC 8031 §2; the library refuses other lengths and an all-zero result (a low-order point)."""
+        """RFC 8031 §2; the library refuses other lengths and an all-zero result (RFC 7748 §6.1)."""
         return self._private.exchange(x25519.X25519PublicKey.from_public_bytes(peer_public))
 
 

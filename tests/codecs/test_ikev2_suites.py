@@ -191,10 +191,19 @@ def test_points_off_the_curve(group: KeGroup) -> None:
 
 @pytest.mark.parametrize("low_order", ["00" * 32, "01" + "00" * 31, "ecffffff" + "ff" * 27 + "7f"])
 def test_x25519_points_of_low_order(low_order: str) -> None:
-    """RFC 8031 §4, RFC 7748 §6.1: an all-zero result is refused."""
+    """RFC 7748 §6.1: an all-zero result is refused."""
     exchange = KeyExchange.generate(KeGroup.CURVE25519, SeededEntropy(1))
     with pytest.raises(RemoteError):
         exchange.shared(bytes.fromhex(low_order))
+
+
+def test_x25519_values_that_are_not_canonical() -> None:
+    """RFC 8031 §3.2: the most significant bit MUST be masked, non-canonical values MUST be accepted."""
+    exchange = KeyExchange.generate(KeGroup.CURVE25519, SeededEntropy(1))
+    good = KeyExchange.generate(KeGroup.CURVE25519, SeededEntropy(2)).public
+    assert exchange.shared(good[:-1] + bytes((good[-1] ^ 0x80,))) == exchange.shared(good)
+    nine = (9).to_bytes(32, "little")
+    assert exchange.shared((2**255 - 19 + 9).to_bytes(32, "little")) == exchange.shared(nine)
 
 
 def test_a_group_that_is_not_implemented() -> None:

@@ -50,8 +50,11 @@ class AkaUser:
         return AkaUser(peer=self.peer, usim=self.usim, nai=identity)
 
 
-def aka_user(subscriber: Subscriber, *, seq_ms: int = 0, k: Secret | None = None) -> AkaUser:
-    """The user whose USIM has the keys of ``subscriber`` (or another K) and has accepted ``seq_ms``."""
+def aka_user(subscriber: Subscriber, *, seq_ms: int = 0, k: Secret | None = None, nai: str | None = None) -> AkaUser:
+    """The user whose USIM has the keys of ``subscriber`` (or another K) and has accepted ``seq_ms``.
+
+    ``nai`` is what it calls itself, the root NAI by default.
+    """
     assert subscriber.opc is not None
     usim = SoftwareUsim(
         imsi=subscriber.imsi,
@@ -59,7 +62,7 @@ def aka_user(subscriber: Subscriber, *, seq_ms: int = 0, k: Secret | None = None
         opc=subscriber.opc,
         store=MemorySqnStore(SqnWindow((seq_ms,) * IND_COUNT)),
     )
-    nai = str(Nai.root(subscriber.imsi, subscriber.imsi.plmn(MNC_LENGTH)))
+    nai = nai or str(Nai.root(subscriber.imsi, subscriber.imsi.plmn(MNC_LENGTH)))
     return AkaUser(peer=_peer(nai, usim), usim=usim, nai=nai)
 
 

@@ -1,0 +1,398 @@
+"""Authentication of one SWm session: EAP-AKA server side over DER/DEA (TS 29.273 §7.1, RFC 4072, RFC 4187).
+
+::
+
+    ePDG                                AAA                                  HSS
+     DER [EAP-Response/Identity]  -->
+                                         ProfileRequested              -->   profile
+                                         VectorRequested               -->   vector
+     <--  DEA 1001 [EAP-Request/AKA-Challenge]
+     DER [EAP-Response/AKA-Challenge]  -->
+     <--  DEA 2001 [EAP-Success], MSK, User-Name, APN-Configuration
+
+A pure machine: no clock, socket or database; stores are asked by event and answered. Left out: EAP-AKA'
+and fast re-authentication (the EAP server offers none), AAR/AAA, emergency sessions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+from aaa.authorization import Refusal, RefusalCause, access_refusal, authorise
+from aaa.events import (
+    AnswerReady,
+    Authenticated,
+    AuthenticationState,
+    EapReceived,
+    EapSent,
+    Event,
+    ProfileRequested,
+    Refused,
+    Resynchronised,
+    ServerIdentity,
+    StateChanged,
+    VectorRequested,
+)
+from aaa.hss.port import SubscriberProfile
+from aaa.subscribers.subscriber import ApnSubscription, PdnType
+from protocols.algorithms.vector import AkaVector
+from protocols.diameter.codec import Result
+from protocols.diameter.dictionary import PdnType as PdnTypeCode
+from protocols.diameter.dictionary import ResultCode
+from protocols.diameter.swm import Ambr, ApnConfiguration, Dea, Der
+from protocols.eap.aka import server as aka
+from protocols.eap.packet import EapCode, EapPacket, EapType, failure
+from protocols.entropy import Entropy
+from protocols.errors import DecodeError, LocalError
+from protocols.secret import Secret
+from protocols.threegpp.identity import Imsi, Nai
+
+INVALID_PACKET_LIMIT = 5  # RFC 4072 §2.4
+
+
+@dataclass(kw_only=True)
+class _Round:
+    """One DER that is owed an answer."""
+
+    eap_payload: bytes
+    requests: list[int]
+
+
+class Authentication:
+    """One SWm session from its first DER on; ``origin_host`` is the gateway that opened it."""
+
+    def __init__(
+        self,
+        der: Der,
+        *,
+        identity: ServerIdentity,
+        entropy: Entropy,
+        options: aka.ServerOptions,
+        session_timeout: int,
+        created: float,
+    ) -> None:
+        self.session_id = der.session_id
+        self.origin_host = der.origin_host
+        self.created = created
+        self.authenticated: float | None = None
+        self.state: AuthenticationState | None = None
+        self.user_name = der.user_name or ""
+        self.imsi: Imsi | None = None
+        self.apn: str | None = der.service_selection
+        self.refusal: Refusal | None = None
+        self._identity = identity
+        self._entropy = entropy
+        self._options = options
+        self._session_timeout = session_timeout
+        self._eap: aka.EapAkaServer | None = None
+        self._profile: SubscriberProfile | None = None
+        self._round: _Round | None = None
+        self._request: bytes | None = None  # the EAP request that is outstanding
+        self._discards = 0
+        self._last: tuple[bytes, AnswerReady] | None = None
+        self._events: deque[Event] = deque()
+
+    # --- what comes in ------------------------------------------------------------------------------
+
+    def receive(self, der: Der, request: int, now: float) -> None:
+        """Take a DER; ``request`` is a token that comes back in ``AnswerReady``."""
+        payload = der.eap_payload
+        if self._round is not None:
+            if payload == self._round.eap_payload:
+                self._round.requests.append(request)  # retransmission: RFC 6733 §5.5.4
+            else:
+                self._answer_out_of_turn(request)
+            return
+        if self._last is not None and payload == self._last[0]:
+            self._events.append(replace(self._last[1], requests=(request,)))
+            return
+        self._round = _Round(eap_payload=payload, requests=[request])
+        if not payload:
+            self._ask_identity()
+            return
+        self._events.append(EapReceived(session_id=self.session_id, packet=payload))
+        try:
+            packet = EapPacket.decode(payload)
+        except DecodeError as error:
+            self._discarded(f"not an EAP packet: {error}")
+            return
+        if packet.code is EapCode.RESPONSE and packet.type == EapType.IDENTITY and self._eap is None:
+            self._begin(packet, der)
+        if self._eap is None:
+            self._refuse(
+                Refusal(
+                    cause=RefusalCause.UNKNOWN_SESSION,
+                    result=Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID),
+                    text="The gateway continued an EAP exchange that this server does not have.",
+                ),
+                failure(packet.identifier),
+            )
+            return
+        self._eap.receive(payload)
+        self._pump(now)
+
+    def answer_profile(self, profile: SubscriberProfile | None) -> None:
+        """The HSS's answer to ``ProfileRequested``."""
+        self._expect(AuthenticationState.WAITING_FOR_PROFILE)
+        assert self._eap is not None
+        assert self.imsi is not None
+        refusal = access_refusal(profile)
+        if refusal is not None:
+            self._stop_eap(refusal, aka.AkaFailure.USER_UNKNOWN)
+            return
+        self._profile = profile
+        self._change(AuthenticationState.WAITING_FOR_VECTOR, "the profile allows non-3GPP access")
+        self._events.append(VectorRequested(session_id=self.session_id, imsi=self.imsi, resynchronisation=None))
+
+    def answer_vector(self, vector: AkaVector, now: float) -> None:
+        """The HSS's answer to ``VectorRequested``."""
+        self._expect(AuthenticationState.WAITING_FOR_VECTOR)
+        assert self._eap is not None
+        self._eap.answer_vector(vector)
+        self._pump(now)
+
+    def answer_vector_refusal(self, text: str) -> None:
+        """The HSS refuses a vector because AUTS does not verify (TS 33.102 §6.3.5)."""
+        self._expect(AuthenticationState.WAITING_FOR_VECTOR)
+        self._stop_eap(
+            Refusal(
+                cause=RefusalCause.AUTHENTICATION_FAILED,
+                result=Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
+                text=f"Authentication failed: {text}.",
+            ),
+            aka.AkaFailure.SYNCHRONISATION,
+        )
+
+    def answer_backend_failure(self, text: str) -> None:
+        """The HSS or its database failed: DIAMETER_UNABLE_TO_COMPLY (RFC 6733 §7.1.5)."""
+        if self.state not in (
+            AuthenticationState.WAITING_FOR_PROFILE,
+            AuthenticationState.WAITING_FOR_VECTOR,
+        ):
+            raise LocalError(f"session {self.session_id} waits for no store")
+        self._stop_eap(
+            Refusal(
+                cause=RefusalCause.BACKEND_FAILED,
+                result=Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY),
+                text=f"The home subscriber server failed: {text}.",
+            ),
+            aka.AkaFailure.BACKEND,
+        )
+
+    def close(self, why: str) -> None:
+        """The session ends: STR, or its time is over. A DER that is owed an answer gets 5012."""
+        if self._round is not None:
+            self._answer(Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY), None)
+        self._change(None, why)
+
+    def poll_event(self) -> Event | None:
+        """The next event, ``None`` when there is none."""
+        return self._events.popleft() if self._events else None
+
+    # --- EAP ----------------------------------------------------------------------------------------
+
+    def _ask_identity(self) -> None:
+        """EAP-Start: an empty EAP-Payload (RFC 4072 §2.2) is answered by EAP-Request/Identity."""
+        request = EapPacket(
+            code=EapCode.REQUEST, identifier=self._entropy.octets(1)[0], type=EapType.IDENTITY, data=b""
+        )
+        self._change(AuthenticationState.IDENTIFYING, "the gateway sent EAP-Start")
+        self._request = request.encode()
+        self._answer(Result.of(ResultCode.DIAMETER_MULTI_ROUND_AUTH), self._request)
+
+    def _begin(self, packet: EapPacket, der: Der) -> None:
+        """A (new) EAP-AKA exchange; one inside a finished session re-authenticates it."""
+        self._eap = aka.EapAkaServer(entropy=self._entropy, options=self._options)
+        self._profile = None
+        self._request = None
+        self._discards = 0
+        self.refusal = None
+        self.user_name = packet.data.decode("utf-8", "replace")
+        self.apn = der.service_selection
+        self._change(AuthenticationState.IDENTIFYING, "the user named itself")
+
+    def _pump(self, now: float) -> None:
+        """Carry out what the EAP server wants."""
+        assert self._eap is not None
+        eap = self._eap
+        while (event := eap.poll_event()) is not None:
+            match event:
+                case aka.PacketToSend():
+                    self._request = event.packet
+                    self._change(AuthenticationState.CHALLENGED, "an EAP request went out")
+                    self._answer(Result.of(ResultCode.DIAMETER_MULTI_ROUND_AUTH), event.packet)
+                case aka.VectorRequested():
+                    self._request_vector(event)
+                case aka.Succeeded():
+                    self._succeeded(event, now)
+                case aka.Failed():
+                    self._refuse(
+                        Refusal(
+                            cause=RefusalCause.AUTHENTICATION_FAILED,
+                            result=Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
+                            text=f"Authentication failed: {event.why}.",
+                        ),
+                        event.packet,
+                    )
+                case aka.PacketDiscarded():
+                    self._discarded(event.why)
+
+    def _discarded(self, why: str) -> None:
+        """EAP passes this packet over, but the DER wants an answer (RFC 4072 §2.4).
+
+        The DEA has no EAP-Payload and repeats the outstanding request in EAP-Reissued-Payload. Only a
+        modest number of invalid packets is permitted.
+        """
+        assert self._round is not None
+        self._discards += 1
+        if self._request is not None and self._discards < INVALID_PACKET_LIMIT:
+            self._answer(Result.of(ResultCode.DIAMETER_MULTI_ROUND_AUTH), None, reissued=self._request, error=why)
+            return
+        identifier = self._round.eap_payload[1] if len(self._round.eap_payload) > 1 else 0
+        self._refuse(
+            Refusal(
+                cause=RefusalCause.AUTHENTICATION_FAILED,
+                result=Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
+                text=f"Authentication failed: {why}.",
+            ),
+            failure(identifier),
+        )
+
+    def _request_vector(self, event: aka.VectorRequested) -> None:
+        self.imsi = event.imsi
+        self.user_name = _permanent_identity(event.identity.decode("utf-8", "replace"), event.imsi)
+        if self._profile is None:
+            self._change(AuthenticationState.WAITING_FOR_PROFILE, "the profile is asked for")
+            self._events.append(ProfileRequested(session_id=self.session_id, imsi=event.imsi))
+            return
+        if event.resynchronisation is not None:
+            self._events.append(
+                Resynchronised(
+                    session_id=self.session_id,
+                    imsi=event.imsi,
+                    text=f"The USIM of {event.imsi} reported its own sequence number; the HSS follows it.",
+                )
+            )
+        self._change(AuthenticationState.WAITING_FOR_VECTOR, "a vector is asked for")
+        self._events.append(
+            VectorRequested(session_id=self.session_id, imsi=event.imsi, resynchronisation=event.resynchronisation)
+        )
+
+    def _stop_eap(self, refusal: Refusal, cause: aka.AkaFailure) -> None:
+        """End the EAP exchange without a vector: EAP-Failure goes out with ``refusal``."""
+        assert self._eap is not None
+        self._eap.answer_failure(cause, refusal.text)
+        packet: bytes | None = None
+        while (event := self._eap.poll_event()) is not None:
+            if isinstance(event, aka.Failed):
+                packet = event.packet
+        self._refuse(refusal, packet)
+
+    def _succeeded(self, event: aka.Succeeded, now: float) -> None:
+        assert self._profile is not None
+        granted = authorise(self._profile, self.apn)
+        if isinstance(granted, Refusal):
+            # RFC 3748 §4.2: EAP-Failure carries the identifier of the response it answers, as Success would.
+            self._refuse(granted, failure(event.packet[1]))
+            return
+        self.apn = str(granted.apn)
+        self.authenticated = now
+        self._change(AuthenticationState.AUTHENTICATED, "RES and AT_MAC are right and the APN is subscribed")
+        self._events.append(
+            Authenticated(
+                session_id=self.session_id,
+                imsi=event.imsi,
+                apn=self.apn,
+                text=f"Subscriber {event.imsi} was authenticated and authorised for APN {self.apn}.",
+            )
+        )
+        self._eap = None
+        self._answer(Result.of(ResultCode.DIAMETER_SUCCESS), event.packet, msk=event.msk, granted=granted)
+
+    # --- answers ------------------------------------------------------------------------------------
+
+    def _answer(
+        self,
+        result: Result,
+        packet: bytes | None,
+        *,
+        msk: Secret | None = None,
+        granted: ApnSubscription | None = None,
+        reissued: bytes | None = None,
+        error: str | None = None,
+    ) -> None:
+        assert self._round is not None
+        finished, self._round = self._round, None
+        if packet is not None:
+            self._events.append(EapSent(session_id=self.session_id, packet=packet))
+        answer = Dea(
+            session_id=self.session_id,
+            origin_host=self._identity.host,
+            origin_realm=self._identity.realm,
+            result=result,
+            eap_payload=packet,
+            master_session_key=msk,
+            user_name=self.user_name if granted is not None else None,
+            apn_configuration=self._apn_configuration(granted) if granted is not None else None,
+            session_timeout=self._session_timeout if granted is not None else None,
+            error_message=error,
+        )
+        ready = AnswerReady(
+            session_id=self.session_id, requests=tuple(finished.requests), answer=answer, reissued=reissued
+        )
+        self._last = (finished.eap_payload, ready)
+        self._events.append(ready)
+
+    def _apn_configuration(self, granted: ApnSubscription) -> ApnConfiguration:
+        """APN-Configuration of the granted APN (TS 29.273 §7.2.3.1)."""
+        assert self._profile is not None
+        return ApnConfiguration(
+            context_identifier=self._profile.apns.index(granted) + 1,
+            service_selection=str(granted.apn),
+            pdn_type=_PDN_TYPE[granted.pdn_type],
+            ambr=Ambr(granted.ambr_uplink_bits, granted.ambr_downlink_bits),
+            served_party_addresses=() if granted.static_ipv4 is None else (granted.static_ipv4,),
+        )
+
+    def _answer_out_of_turn(self, request: int) -> None:
+        """A second DER while the first is owed an answer breaks EAP's lock step (RFC 3748 §4.1)."""
+        answer = Dea(
+            session_id=self.session_id,
+            origin_host=self._identity.host,
+            origin_realm=self._identity.realm,
+            result=Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY),
+        )
+        self._events.append(AnswerReady(session_id=self.session_id, requests=(request,), answer=answer))
+
+    def _refuse(self, refusal: Refusal, packet: bytes | None) -> None:
+        self.refusal = refusal
+        self._eap = None
+        self._change(AuthenticationState.REFUSED, refusal.text)
+        self._events.append(Refused(session_id=self.session_id, identity=self.user_name, refusal=refusal))
+        self._answer(refusal.result, packet, error=refusal.text)
+
+    def _change(self, new: AuthenticationState | None, why: str) -> None:
+        if new is not self.state:
+            self._events.append(StateChanged(session_id=self.session_id, old=self.state, new=new, why=why))
+            self.state = new
+
+    def _expect(self, state: AuthenticationState) -> None:
+        if self.state is not state:
+            raise LocalError(f"session {self.session_id} is {self.state}, not {state}")
+
+
+_PDN_TYPE = {
+    PdnType.IPV4: PdnTypeCode.IPv4,
+    PdnType.IPV6: PdnTypeCode.IPv6,
+    PdnType.IPV4V6: PdnTypeCode.IPv4v6,
+}
+
+
+def _permanent_identity(identity: str, imsi: Imsi) -> str:
+    """The permanent identity as User-Name: the root NAI in the realm the user named (TS 23.003 §19.3.2)."""
+    try:
+        realm = Nai.parse(identity).home_realm
+    except ValueError:
+        realm = ""
+    return str(Nai(username=f"0{imsi}", realm=realm))

@@ -1,0 +1,194 @@
+"""The SWm server (TS 29.273 §7): DER and STR in, DEA and STA out, questions to the HSS, trace records.
+
+No event loop here: whoever runs it hands in messages with a way to respond, and answers the questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from aaa.authentication import Authentication
+from aaa.events import (
+    AnswerReady,
+    Authenticated,
+    EapReceived,
+    EapSent,
+    ProfileRequested,
+    Refused,
+    Resynchronised,
+    SessionEnded,
+    SessionEvent,
+    StateChanged,
+    VectorRequested,
+)
+from aaa.hss.port import SubscriberProfile
+from aaa.observation import eap_body
+from aaa.sessions import Sessions
+from protocols.algorithms.vector import AkaVector
+from protocols.diameter.codec import Avp, DiameterMessage
+from protocols.diameter.swm import Der, Str
+from protocols.trace.recorder import Recorder
+from protocols.trace.records import JsonValue, Kind
+
+Respond = Callable[[DiameterMessage], None]
+Question = ProfileRequested | VectorRequested
+MACHINE = "swm-session"
+
+
+class SwmServer:
+    """Joins the session machine to Diameter messages, the HSS and the recorder."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        recorder: Recorder,
+        *,
+        ask: Callable[[Question], None],
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        """``ask`` takes a question and later calls one of the ``*_answered`` methods."""
+        self._sessions = sessions
+        self._recorder = recorder
+        self._ask = ask
+        self._monotonic = monotonic
+        self._wall = wall
+        self._requests: dict[int, tuple[DiameterMessage, Respond]] = {}
+        self._request = 0
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def receive_der(self, message: DiameterMessage, respond: Respond) -> None:
+        """A DER; ``RequestError`` when it breaks its format, else ``respond`` is called once."""
+        der = Der.from_message(message)
+        self._request += 1
+        self._requests[self._request] = (message, respond)
+        self._sessions.receive_der(der, self._request, self._monotonic())
+        self._pump()
+
+    def receive_str(self, message: DiameterMessage) -> DiameterMessage:
+        """An STR and its answer; ``RequestError`` when it breaks its format."""
+        answer = self._sessions.receive_str(Str.from_message(message))
+        self._pump()
+        return answer.to_message(message)
+
+    # --- the HSS's answers --------------------------------------------------------------------------
+
+    def profile_answered(self, question: ProfileRequested, profile: SubscriberProfile | None) -> None:
+        """The profile, ``None`` for an unknown user."""
+        self._sessions.answer_profile(question.session_id, profile, self._monotonic())
+        self._pump()
+
+    def vector_answered(self, question: VectorRequested, vector: AkaVector) -> None:
+        """The vector."""
+        self._sessions.answer_vector(question.session_id, vector, self._monotonic())
+        self._pump()
+
+    def vector_refused(self, question: VectorRequested, text: str) -> None:
+        """AUTS does not verify."""
+        self._sessions.answer_vector_refusal(question.session_id, text, self._monotonic())
+        self._pump()
+
+    def question_failed(self, question: Question, text: str) -> None:
+        """The HSS or its database failed."""
+        self._sessions.answer_backend_failure(question.session_id, text, self._monotonic())
+        self._pump()
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When ``handle_timeout`` is due next."""
+        return self._sessions.next_deadline()
+
+    def handle_timeout(self) -> None:
+        """End sessions whose time is over."""
+        self._sessions.handle_timeout(self._monotonic())
+        self._pump()
+
+    # --- lists --------------------------------------------------------------------------------------
+
+    def sessions(self) -> list[JsonValue]:
+        """Every session, oldest first."""
+        return [self._described(session) for session in self._sessions]
+
+    def session(self, session_id: str) -> dict[str, JsonValue] | None:
+        """One session."""
+        session = self._sessions.get(session_id)
+        return None if session is None else self._described(session)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def _described(self, session: Authentication) -> dict[str, JsonValue]:
+        offset = self._wall() - self._monotonic()
+        refusal = session.refusal
+        return {
+            "id": session.session_id,
+            "state": None if session.state is None else session.state.value,
+            "imsi": None if session.imsi is None else str(session.imsi),
+            "user_name": session.user_name,
+            "apn": session.apn,
+            "gateway": session.origin_host,
+            "created": session.created + offset,
+            "authenticated": None if session.authenticated is None else session.authenticated + offset,
+            "last_error": None
+            if refusal is None
+            else {"cause": refusal.cause.value, "result": str(refusal.result), "text": refusal.text},
+        }
+
+    # --- events -------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        while (event := self._sessions.poll_event()) is not None:
+            self._take(event)
+
+    def _take(self, event: SessionEvent) -> None:
+        match event:
+            case ProfileRequested() | VectorRequested():
+                self._ask(event)
+            case AnswerReady():
+                self._respond(event)
+            case EapReceived():
+                self._record_eap(event.session_id, event.packet, "in")
+            case EapSent():
+                self._record_eap(event.session_id, event.packet, "out")
+            case StateChanged():
+                body: dict[str, JsonValue] = {
+                    "machine": MACHINE,
+                    "old": None if event.old is None else event.old.value,
+                    "new": None if event.new is None else event.new.value,
+                    "why": event.why,
+                }
+                self._recorder.record(Kind.STATE, body, event.session_id)
+            case Authenticated():
+                self._recorder.event(
+                    "authenticated", event.text, {"imsi": str(event.imsi), "apn": event.apn}, event.session_id
+                )
+            case Resynchronised():
+                self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
+            case Refused():
+                data: dict[str, JsonValue] = {
+                    "identity": event.identity,
+                    "cause": event.refusal.cause.value,
+                    "result": event.refusal.result.code,
+                    "vendor": event.refusal.result.vendor,
+                }
+                self._recorder.event("refused", event.refusal.text, data, event.session_id)
+            case SessionEnded():
+                name = "session-expired" if event.expired else "session-terminated"
+                self._recorder.event(name, event.text, {"identity": event.identity}, event.session_id)
+
+    def _respond(self, event: AnswerReady) -> None:
+        for number in event.requests:
+            request, respond = self._requests.pop(number)
+            answer = event.answer.to_message(request)
+            if event.reissued is not None:
+                reissued = Avp.of("EAP-Reissued-Payload", event.reissued)
+                answer = replace(answer, avps=(*answer.avps, reissued))
+            respond(answer)
+
+    def _record_eap(self, session_id: str, packet: bytes, direction: str) -> None:
+        session = self._sessions.get(session_id)
+        peer = "" if session is None else session.origin_host
+        self._recorder.record(Kind.MESSAGE, eap_body(packet, direction=direction, peer=peer), session_id)

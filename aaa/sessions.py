@@ -1,0 +1,182 @@
+"""The SWm sessions of this server (RFC 6733 §8): opened by DER, closed by STR or by time.
+
+A pure machine around ``Authentication``: one of these for each node, one of those for each Session-Id.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from aaa.authentication import Authentication
+from aaa.events import AuthenticationState, ServerIdentity, SessionEnded, SessionEvent
+from aaa.hss.port import SubscriberProfile
+from protocols.algorithms.vector import AkaVector
+from protocols.diameter.codec import Result
+from protocols.diameter.dictionary import ResultCode
+from protocols.diameter.swm import Der, Sta, Str
+from protocols.eap.aka.server import ServerOptions
+from protocols.entropy import Entropy
+
+SESSION_GRACE_INTERVAL = 30.0  # the gateway's own Session-Timeout fires first and sends its STR
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionLimits:
+    """``timeout`` is the Session-Timeout AVP, ``unfinished_interval`` the life of a session before success."""
+
+    timeout: int
+    unfinished_interval: float
+
+
+class Sessions:
+    """All sessions by Session-Id; events of all of them come out of one queue, in order."""
+
+    def __init__(
+        self, *, identity: ServerIdentity, entropy: Entropy, options: ServerOptions, limits: SessionLimits
+    ) -> None:
+        self._identity = identity
+        self._entropy = entropy
+        self._options = options
+        self._limits = limits
+        self._sessions: dict[str, Authentication] = {}
+        self._deadlines: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []
+        self._events: deque[SessionEvent] = deque()
+
+    # --- what comes in ------------------------------------------------------------------------------
+
+    def receive_der(self, der: Der, request: int, now: float) -> None:
+        """Take a DER; ``request`` is a token that comes back in ``AnswerReady``."""
+        session = self._sessions.get(der.session_id)
+        if session is None:
+            session = Authentication(
+                der,
+                identity=self._identity,
+                entropy=self._entropy,
+                options=self._options,
+                session_timeout=self._limits.timeout,
+                created=now,
+            )
+            self._sessions[der.session_id] = session
+        session.receive(der, request, now)
+        self._collect(session, now)
+
+    def receive_str(self, request: Str) -> Sta:
+        """Take an STR and answer it (RFC 6733 §8.4.2)."""
+        session = self._sessions.get(request.session_id)
+        code = ResultCode.DIAMETER_UNKNOWN_SESSION_ID  # also for one that was refused: it never began
+        if session is not None and session.state is not AuthenticationState.REFUSED:
+            code = ResultCode.DIAMETER_SUCCESS
+            self._end(session, expired=False, why="the gateway terminated the session")
+        return Sta(
+            session_id=request.session_id,
+            origin_host=self._identity.host,
+            origin_realm=self._identity.realm,
+            result=Result.of(code),
+        )
+
+    def answer_profile(self, session_id: str, profile: SubscriberProfile | None, now: float) -> None:
+        """The HSS's answer to ``ProfileRequested``; late answers to sessions that are gone are dropped."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_PROFILE)
+        if session is not None:
+            session.answer_profile(profile)
+            self._collect(session, now)
+
+    def answer_vector(self, session_id: str, vector: AkaVector, now: float) -> None:
+        """The HSS's answer to ``VectorRequested``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_VECTOR)
+        if session is not None:
+            session.answer_vector(vector, now)
+            self._collect(session, now)
+
+    def answer_vector_refusal(self, session_id: str, text: str, now: float) -> None:
+        """The HSS refuses a vector: AUTS does not verify."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_VECTOR)
+        if session is not None:
+            session.answer_vector_refusal(text)
+            self._collect(session, now)
+
+    def answer_backend_failure(self, session_id: str, text: str, now: float) -> None:
+        """A store failed."""
+        session = self._waiting(
+            session_id, AuthenticationState.WAITING_FOR_PROFILE, AuthenticationState.WAITING_FOR_VECTOR
+        )
+        if session is not None:
+            session.answer_backend_failure(text)
+            self._collect(session, now)
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When ``handle_timeout`` is due next, ``None`` without sessions."""
+        while self._heap and self._deadlines.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)  # superseded or closed
+        return self._heap[0][0] if self._heap else None
+
+    def handle_timeout(self, now: float) -> None:
+        """End the sessions whose time is over."""
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            session = self._sessions[heapq.heappop(self._heap)[1]]
+            if session.state is AuthenticationState.REFUSED:
+                why = "it was refused"
+            elif session.state is AuthenticationState.AUTHENTICATED:
+                why = "its Session-Timeout is over and the gateway sent no STR"
+            else:
+                why = "the gateway did not continue it"
+            self._end(session, expired=True, why=why)
+
+    # --- what comes out -----------------------------------------------------------------------------
+
+    def poll_event(self) -> SessionEvent | None:
+        """The next event, ``None`` when there is none."""
+        return self._events.popleft() if self._events else None
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Authentication]:
+        return iter(tuple(self._sessions.values()))
+
+    def get(self, session_id: str) -> Authentication | None:
+        """The session of this Session-Id."""
+        return self._sessions.get(session_id)
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _waiting(self, session_id: str, *states: AuthenticationState) -> Authentication | None:
+        session = self._sessions.get(session_id)
+        return session if session is not None and session.state in states else None
+
+    def _collect(self, session: Authentication, now: float) -> None:
+        while (event := session.poll_event()) is not None:
+            self._events.append(event)
+        if session.state is AuthenticationState.AUTHENTICATED and session.authenticated is not None:
+            deadline = session.authenticated + self._limits.timeout + SESSION_GRACE_INTERVAL
+        else:
+            deadline = now + self._limits.unfinished_interval
+        if self._deadlines.get(session.session_id) != deadline:
+            self._deadlines[session.session_id] = deadline
+            heapq.heappush(self._heap, (deadline, session.session_id))
+
+    def _end(self, session: Authentication, *, expired: bool, why: str) -> None:
+        del self._sessions[session.session_id]
+        del self._deadlines[session.session_id]
+        state = session.state
+        session.close(why)
+        while (event := session.poll_event()) is not None:
+            self._events.append(event)
+        if state is AuthenticationState.REFUSED:
+            return  # that was said when it was refused
+        who = f"Subscriber {session.imsi}" if session.imsi is not None else f"User {session.user_name or 'unnamed'}"
+        self._events.append(
+            SessionEnded(
+                session_id=session.session_id,
+                identity=session.user_name,
+                was_authenticated=state is AuthenticationState.AUTHENTICATED,
+                expired=expired,
+                text=f"{who}: the session ended because {why}.",
+            )
+        )

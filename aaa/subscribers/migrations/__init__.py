@@ -1,0 +1,1 @@
+"""Alembic migrations of the subscriber database, packaged and run by ``SubscriberDatabase.migrate``."""

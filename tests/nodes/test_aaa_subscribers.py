@@ -1,0 +1,334 @@
+"""The subscriber database: migrations, provisioning, and sequence numbers that are never given out twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from importlib.resources import files
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect, text
+
+from aaa.hss.local import LocalHss
+from aaa.subscribers import (
+    ApnSubscription,
+    PdnType,
+    Subscriber,
+    SubscriberDatabase,
+    SubscriberExists,
+    UnknownImsi,
+)
+from aaa.subscribers.database import MIGRATIONS
+from aaa.subscribers.laboratory import laboratory_subscriber, provision
+from aaa.subscribers.schema import Base
+from protocols.algorithms.milenage import Milenage
+from protocols.algorithms.sqn import seq_of
+from protocols.algorithms.vector import AkaVector, build_auts, xor
+from protocols.eap.aka.server import Resynchronisation
+from protocols.entropy import SeededEntropy
+from protocols.errors import AuthenticationError, BackendError
+from protocols.secret import Secret
+from protocols.threegpp.identity import Apn, Imsi
+
+USER = laboratory_subscriber(1)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'aaa.db'}"
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[SubscriberDatabase]:
+    with SubscriberDatabase(url) as opened:
+        opened.migrate()
+        yield opened
+
+
+# --- migrations -------------------------------------------------------------------------------------
+
+
+def test_migrations_make_what_the_models_describe(database: SubscriberDatabase, url: str) -> None:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()
+
+
+def test_migrations_go_down_and_up_again(database: SubscriberDatabase, url: str) -> None:
+    database.add(USER)
+    engine = create_engine(url)
+    configuration = alembic.config.Config()
+    configuration.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        configuration.attributes["connection"] = connection
+        alembic.command.downgrade(configuration, "base")
+        assert set(inspect(connection).get_table_names()) == {"alembic_version"}
+    engine.dispose()
+    assert database.revision() is None
+    assert database.migrate() == database.revision()
+    assert database.count() == 0
+
+
+def test_there_is_one_newest_revision(database: SubscriberDatabase) -> None:
+    configuration = alembic.config.Config()
+    configuration.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(configuration).get_heads() == [database.revision()]
+    packaged = files("aaa.subscribers.migrations")
+    assert packaged.joinpath("env.py").is_file()
+    assert packaged.joinpath("script.py.mako").is_file()
+
+
+def _migrate(url: str) -> str:
+    with SubscriberDatabase(url) as database:
+        return database.migrate()
+
+
+def test_nodes_that_start_together_migrate_once(url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        revisions = set(pool.map(_migrate, [url] * 4))
+    assert len(revisions) == 1
+
+
+def test_the_database_file_is_its_owners(database: SubscriberDatabase, tmp_path: Path) -> None:
+    assert (tmp_path / "aaa.db").stat().st_mode & 0o777 == 0o600
+
+
+# --- provisioning -----------------------------------------------------------------------------------
+
+FULL = Subscriber(
+    imsi=Imsi("001010000000042"),
+    k=Secret(bytes(range(16))),
+    op=Secret(bytes(range(16, 32))),
+    amf=bytes.fromhex("b9b9"),
+    sequence=77,
+    enabled=False,
+    non_3gpp_allowed=False,
+    msisdn="491710000042",
+    apns=(
+        ApnSubscription(
+            apn=Apn("ims"),
+            pdn_type=PdnType.IPV6,
+            ambr_uplink_bits=1,
+            ambr_downlink_bits=4_294_967_295,
+            is_default=True,
+        ),
+        ApnSubscription(apn=Apn("internet"), static_ipv4=IPv4Address("10.45.0.7")),
+    ),
+)
+
+
+@pytest.mark.parametrize("subscriber", [USER, FULL, replace(USER, apns=())])
+def test_what_is_added_is_read_back(database: SubscriberDatabase, subscriber: Subscriber) -> None:
+    database.add(subscriber)
+    assert database.get(subscriber.imsi) == subscriber
+
+
+def test_an_imsi_is_added_once(database: SubscriberDatabase) -> None:
+    database.add(USER)
+    with pytest.raises(SubscriberExists):
+        database.add(USER)
+    assert database.count() == 1
+
+
+def test_replacing_keeps_the_sequence_number_of_the_same_usim(database: SubscriberDatabase) -> None:
+    database.add(replace(USER, sequence=500))
+    database.replace(replace(USER, enabled=False))
+    kept = database.get(USER.imsi)
+    assert kept is not None
+    assert (kept.sequence, kept.enabled) == (500, False)
+    database.replace(replace(USER, k=Secret(bytes(16))))
+    assert database.sequence(USER.imsi) == 0  # another K is another USIM
+
+
+def test_removing_takes_the_apns_along(database: SubscriberDatabase, url: str) -> None:
+    database.add(USER)
+    assert database.remove(USER.imsi)
+    assert not database.remove(USER.imsi)
+    assert database.get(USER.imsi) is None
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM apns")) == 0
+    engine.dispose()
+
+
+def test_listing_goes_page_by_page(database: SubscriberDatabase) -> None:
+    users = provision(database, range(1, 8))
+    assert database.page(limit=3) == users[:3]
+    assert database.page(after=users[2].imsi, limit=3) == users[3:6]
+    assert tuple(database.all(size=3)) == users
+    assert database.count() == 7
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"opc": None},
+        {"op": Secret(bytes(16))},
+        {"k": Secret(bytes(15))},
+        {"amf": b"\x80"},
+        {"sequence": -1},
+        {"apns": (ApnSubscription(apn=Apn("ims")), ApnSubscription(apn=Apn("IMS")))},
+        {"apns": tuple(ApnSubscription(apn=Apn(name), is_default=True) for name in ("a", "b"))},
+    ],
+)
+def test_impossible_subscribers_cannot_be_made(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        replace(USER, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_row_that_makes_no_sense_is_named(database: SubscriberDatabase, url: str) -> None:
+    database.add(USER)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE subscribers SET algorithm = 'rot13'"))
+    engine.dispose()
+    with pytest.raises(BackendError, match=str(USER.imsi)):
+        database.get(USER.imsi)
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "nosuchdatabase://host/name"])
+def test_an_unusable_url_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="not a usable database URL"):
+        SubscriberDatabase(wrong)
+
+
+def test_a_failing_database_is_a_backend_error(tmp_path: Path) -> None:
+    (tmp_path / "aaa.db").write_bytes(b"no database" * 100)
+    database = SubscriberDatabase(f"sqlite:///{tmp_path / 'aaa.db'}")
+    with pytest.raises(BackendError, match="not a database"):
+        database.migrate()
+    database.close()
+
+
+def test_the_laboratory_provisions_the_test_network_only() -> None:
+    assert str(laboratory_subscriber(1).imsi) == "001010000000001"
+    assert laboratory_subscriber(1).k != laboratory_subscriber(2).k
+    with pytest.raises(ValueError):
+        laboratory_subscriber(0)
+    with pytest.raises(ValueError):
+        laboratory_subscriber(10**10)
+
+
+# --- sequence numbers (TS 33.102 §6.3, Annex C) -----------------------------------------------------
+
+
+def sqn_of(vector: AkaVector) -> int:
+    """SQN out of AUTN, as the USIM sees it."""
+    assert USER.opc is not None
+    ak = Milenage(USER.k, opc=USER.opc).f5(vector.rand)
+    return int.from_bytes(xor(vector.autn[:6], ak), "big")
+
+
+def draw(url: str, seed: int, count: int) -> list[int]:
+    """SQN values that one HSS, as in a process of its own, gives out."""
+    with SubscriberDatabase(url) as database:
+        hss = LocalHss(database, SeededEntropy(seed), sequence_block=3)
+        return [sqn_of(hss.authentication_vector(USER.imsi, None)) for _ in range(count)]
+
+
+def test_sequence_numbers_grow_and_survive_a_crash(database: SubscriberDatabase, url: str) -> None:
+    database.add(USER)
+    # each call ends in the middle of a block, as a crash would: values are skipped, none comes twice
+    drawn = [sqn for seed in range(5) for sqn in draw(url, seed, 4)]
+    assert drawn == sorted(set(drawn))
+    assert seq_of(drawn[-1]) <= database.sequence(USER.imsi)
+
+
+def test_a_block_is_durable_before_its_first_value_is_used(database: SubscriberDatabase) -> None:
+    database.add(USER)
+    hss = LocalHss(database, SeededEntropy(1), sequence_block=10)
+    sqn = sqn_of(hss.authentication_vector(USER.imsi, None))
+    assert (seq_of(sqn), database.sequence(USER.imsi)) == (1, 10)
+    for _ in range(9):
+        hss.authentication_vector(USER.imsi, None)
+    assert database.sequence(USER.imsi) == 10
+    hss.authentication_vector(USER.imsi, None)
+    assert database.sequence(USER.imsi) == 20
+
+
+def test_threads_never_draw_the_same_number(database: SubscriberDatabase, url: str) -> None:
+    database.add(USER)
+    with ThreadPoolExecutor(4) as pool:
+        drawn = [sqn for sqns in pool.map(lambda seed: draw(url, seed, 20), range(4)) for sqn in sqns]
+    assert len(set(drawn)) == 80
+
+
+def test_processes_never_draw_the_same_number(database: SubscriberDatabase, url: str) -> None:
+    database.add(USER)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        drawn = [sqn for sqns in pool.map(draw, [url] * 2, [1, 2], [25] * 2) for sqn in sqns]
+    assert len(set(drawn)) == 50
+
+
+def test_changes_of_two_writers_are_not_lost(database: SubscriberDatabase, url: str) -> None:
+    """Every transition is applied to what the one before it stored, whoever made it."""
+    database.add(USER)
+    other = SubscriberDatabase(url)
+    applied: list[int] = []
+
+    def transition(seq: int) -> int:
+        applied.append(seq)
+        return seq + 1
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(writer.change_sequence, USER.imsi, transition) for writer in [database, other] * 20]:
+            future.result()
+    other.close()
+    assert database.sequence(USER.imsi) == 40
+    assert sorted(set(applied)) == list(range(40))
+
+
+def auts(vector: AkaVector, sqn_ms: int) -> Resynchronisation:
+    assert USER.opc is not None
+    algorithm = Milenage(USER.k, opc=USER.opc)
+    return Resynchronisation(vector.rand, build_auts(algorithm, rand=vector.rand, sqn_ms=sqn_ms))
+
+
+def test_resynchronisation_is_stored(database: SubscriberDatabase, url: str) -> None:
+    database.add(USER)
+    hss = LocalHss(database, SeededEntropy(1))
+    first = hss.authentication_vector(USER.imsi, None)
+    sqn_ms = 1 << 40
+    second = hss.authentication_vector(USER.imsi, auts(first, sqn_ms))
+    assert seq_of(sqn_of(second)) == seq_of(sqn_ms) + 1
+    assert database.sequence(USER.imsi) > seq_of(sqn_ms)
+    assert min(draw(url, 2, 1)) > sqn_of(second)
+
+
+def test_an_old_auts_moves_nothing_back(database: SubscriberDatabase) -> None:
+    """TS 33.102 §6.3.5: SQN_HE stays where the USIM would accept what comes next."""
+    database.add(replace(USER, sequence=1000))
+    hss = LocalHss(database, SeededEntropy(1))
+    first = hss.authentication_vector(USER.imsi, None)
+    second = hss.authentication_vector(USER.imsi, auts(first, 5 << 5))
+    assert sqn_of(second) > sqn_of(first)
+
+
+def test_a_wrong_auts_is_refused_and_moves_nothing(database: SubscriberDatabase) -> None:
+    database.add(USER)
+    hss = LocalHss(database, SeededEntropy(1))
+    first = hss.authentication_vector(USER.imsi, None)
+    before = database.sequence(USER.imsi)
+    with pytest.raises(AuthenticationError):
+        hss.authentication_vector(USER.imsi, Resynchronisation(first.rand, bytes(14)))
+    assert database.sequence(USER.imsi) == before
+
+
+def test_an_unknown_imsi_has_neither_vector_nor_profile(database: SubscriberDatabase) -> None:
+    hss = LocalHss(database, SeededEntropy(1))
+    assert hss.profile(USER.imsi) is None
+    with pytest.raises(UnknownImsi):
+        hss.authentication_vector(USER.imsi, None)
+    with pytest.raises(UnknownImsi):
+        database.change_sequence(USER.imsi, lambda seq: seq + 1)

@@ -1,0 +1,68 @@
+"""The access topology of ``lab.namespaces`` for tests: skips where it cannot be made, gone at the end.
+
+``namespaces()`` yields an ``AccessTopology`` (the drawing is in ``lab/namespaces.py``): namespaces ``ue``
+(10.77.1.2 on access A, preferred, and 10.77.2.2 on access B), ``router``, ``gateway`` (10.77.0.1, a host
+address 10.77.100.1 behind it on its ``lo``) and ``core`` (10.77.3.2). Reverse-path filters are off, the
+router and the gateway forward. ``ping`` is the traffic of the kernels' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from lab.namespaces import AccessTopology, Namespace, access_topology
+from protocols.errors import BackendError
+from protocols.path import Address
+from tests.peers.processes import require_program, require_root
+
+
+def require_namespaces() -> None:
+    """Skip the calling test without root or where network namespaces are forbidden."""
+    require_root()
+    try:
+        Namespace("probe").close()
+    except BackendError as error:
+        pytest.skip(f"network namespaces are not allowed here: {error}")
+
+
+@contextlib.contextmanager
+def namespaces() -> Iterator[AccessTopology]:
+    """The access topology; skips where ``require_namespaces`` does."""
+    require_namespaces()
+    with access_topology() as topology:
+        yield topology
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping:
+    """What iputils' ping counted."""
+
+    sent: int
+    received: int
+    output: str
+
+
+def ping(
+    namespace: Namespace,
+    destination: Address | str,
+    *,
+    count: int = 3,
+    source: Address | str | None = None,
+    interval: float = 0.05,
+    wait: float = 1.0,
+) -> Ping:
+    """Send ``count`` ICMP echo requests from inside ``namespace``, optionally from an address."""
+    require_program("ping")
+    words = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-W", str(wait)]
+    if source is not None:
+        words += ["-I", str(source)]
+    done = namespace.run([*words, str(destination)], timeout=count * (interval + wait) + 10)
+    counts = re.search(r"(\d+) packets transmitted, (\d+) received", done.stdout)
+    if counts is None:
+        return Ping(sent=0, received=0, output=done.stdout + done.stderr)
+    return Ping(sent=int(counts[1]), received=int(counts[2]), output=done.stdout + done.stderr)
