@@ -483,3 +483,10 @@ def test_gateway_address_is_the_one_the_ue_was_given() -> None:
     assert pair.seen == []
     pair.run(0.0)
     assert pair.seen[0][1].path.remote == GATEWAY
+
+
+def test_echoed_apn_needs_no_place_in_the_certificate() -> None:
+    """TS 24.302 §7.2.2.1: an APN the gateway does not know is refused by the gateway, not by its certificate."""
+    pki = make_pki((GATEWAY_FQDN,))
+    pair = Pair(initiator_config(pki), responder_config(pki)).attach()
+    assert pair.ue.live.state is SaState.ESTABLISHED

@@ -144,7 +144,9 @@ class Authentication:
         if settings.verifier is None:
             raise AuthenticationError("no trust anchor to verify the gateway by", NotifyType.AUTHENTICATION_FAILED)
         chain = tuple(cert.data for cert in message.all(CertPayload) if cert.encoding == CertEncoding.X509_SIGNATURE)
-        key = settings.verifier.verify(chain, identity, settings.gateway_names)
+        # TS 24.302 §7.2.2.1: IDr is the APN; echoed it names no host, and the configured names must do
+        echoed = identity == settings.responder_identity and bool(settings.gateway_names)
+        key = settings.verifier.verify(chain, None if echoed else identity, settings.gateway_names)
         verify_auth(key, payload, auth.signed_octets(sa, identity, original_initiator=False))
 
     def _finish(self, sa: IkeSa, message: Message, now: float) -> None:

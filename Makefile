@@ -1,0 +1,45 @@
+# make demo        attach, move and detach UEs on this machine, with the dashboard: no root, no compiler
+# make test        all suites; as root also those with Debian's programs and network namespaces
+# make test-long   soaks and broad fuzzing too
+# make lint        ruff, mypy --strict, import contracts
+# make clean       remove the virtual environment, caches and what runs have left
+
+BIN := .venv/bin
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: demo test test-long lint clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.installed
+	$(BIN)/lab demo $(DEMO_ARGS)
+
+test: .venv/.installed-test .venv/.peers
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-long: .venv/.installed-test .venv/.peers
+	$(BIN)/pytest --long $(PYTEST_ARGS)
+
+lint: .venv/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build dist run evidence *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml .ci/venv
+	@.ci/venv $@
+
+.venv/.installed-test: pyproject.toml .ci/venv
+	@.ci/venv $@ test
+
+.venv/.installed-lint: pyproject.toml .ci/venv
+	@.ci/venv $@ lint
+
+# Without root or apt-get there is no stamp, so that a later run as root installs them.
+.venv/.peers: .ci/peers.txt .ci/peers .venv/.installed-test
+	@.ci/peers $@

@@ -1,0 +1,130 @@
+"""The command ``epdg``: serve, make certificates, look at sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from epdg.config import EpdgConfiguration
+from epdg.pki import make_pki
+from epdg.runtime import EpdgNode
+from protocols.errors import ConfigurationError
+from protocols.io.configuration import exit_on_error, load
+from protocols.io.control import call_sync
+from protocols.io.logging import start_logging
+from protocols.threegpp.identity import Plmn, epdg_fqdn
+from protocols.trace.records import JsonValue
+
+app = typer.Typer(help="The ePDG: IKEv2 towards UEs, SWm towards the AAA server.", no_args_is_help=True)
+pki = typer.Typer(help="Certificates for the gateway.", no_args_is_help=True)
+app.add_typer(pki, name="pki")
+
+ConfigurationOption = Annotated[Path, typer.Option("--config", "-c", help="The gateway's configuration (YAML).")]
+
+
+@app.command()
+@exit_on_error
+def serve(configuration: ConfigurationOption) -> None:
+    """Serve UEs until SIGTERM or Ctrl-C, then let go of them (DELETE), of the AAA server (STR, DPR)."""
+    settings = load(configuration, EpdgConfiguration)
+    start_logging(settings.node)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: EpdgConfiguration) -> None:
+    node = EpdgNode(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
+    await node.run()
+
+
+@app.command()
+@exit_on_error
+def sessions(
+    configuration: ConfigurationOption,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
+    imsi: Annotated[str | None, typer.Option(help="Only this IMSI.")] = None,
+) -> None:
+    """List the sessions of the running gateway."""
+    settings = load(configuration, EpdgConfiguration)
+    params: dict[str, JsonValue] = {} if imsi is None else {"imsi": imsi}
+    answer = call_sync(settings.control, "sessions.list", **params)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    table = Table("session", "state", "IMSI", "APN", "inner address", "UE at", "moves")
+    listed = answer["sessions"] if isinstance(answer, dict) else []
+    for session in listed if isinstance(listed, list) else []:
+        if isinstance(session, dict):
+            table.add_row(*_row(session))
+    Console().print(table)
+
+
+def _row(session: dict[str, JsonValue]) -> tuple[str, ...]:
+    inner, paths, ike = session["inner_addresses"], session["paths"], session["ike"]
+    remote = ""
+    if isinstance(ike, dict) and isinstance(ike["path"], dict):
+        remote = str(ike["path"]["remote"])
+    moves = max(len(paths) - 1, 0) if isinstance(paths, list) else 0
+    return (
+        str(session["id"]),
+        str(session["state"]),
+        str(session["imsi"] or session["nai"]),
+        str(session["apn"] or ""),
+        ", ".join(map(str, inner)) if isinstance(inner, list) else "",
+        remote,
+        str(moves),
+    )
+
+
+@app.command()
+@exit_on_error
+def detach(
+    session: Annotated[str, typer.Argument(help="The session's id.")], configuration: ConfigurationOption
+) -> None:
+    """End one session of the running gateway."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.detach", id=session)
+
+
+@pki.command("init")
+@exit_on_error
+def pki_init(
+    directory: Annotated[Path, typer.Argument(help="Where to write ca.pem, gateway.pem and their keys.")],
+    mcc: Annotated[str, typer.Option(help="Mobile country code.")] = "001",
+    mnc: Annotated[str, typer.Option(help="Mobile network code.")] = "01",
+    apn: Annotated[list[str] | None, typer.Option(help="An APN to name in the certificate; may be repeated.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="A further DNS name; may be repeated.")] = None,
+    rsa: Annotated[bool, typer.Option("--rsa", help="RSA-2048 instead of ECDSA P-256.")] = False,
+) -> None:
+    """Make a CA and a gateway certificate with the ePDG FQDN and the APNs as names."""
+    try:
+        fqdn = epdg_fqdn(Plmn(mcc, mnc))
+    except ValueError as error:
+        raise ConfigurationError(
+            file="command line", key="--mcc/--mnc", value=f"{mcc}/{mnc}", expected=f"a PLMN ({error})"
+        ) from error
+    names = dict.fromkeys([fqdn, *(apn or ["internet", "ims"]), *(name or [])])
+    files = make_pki(directory, tuple(names), use_rsa=rsa)
+    typer.echo(f"CA certificate (for the UEs): {files.authority}")
+    typer.echo(f"gateway certificate and key:  {files.chain}, {files.key}")
+    typer.echo(f"names: {', '.join(names)}")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    with contextlib.suppress(KeyboardInterrupt):
+        app()
+
+
+if __name__ == "__main__":
+    main()

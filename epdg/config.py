@@ -1,0 +1,198 @@
+"""The configuration of the gateway: read once into frozen objects; ``epdg/example.yaml`` shows every key."""
+
+from __future__ import annotations
+
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from protocols.ikev2.config import (
+    HALF_OPEN_LIFETIME,
+    KEEPALIVE_INTERVAL,
+    RETRANSMIT_BASE_INTERVAL,
+    RETRANSMIT_LIMIT,
+    RETURN_ROUTABILITY_INTERVAL,
+    RetransmissionPolicy,
+    ReturnRoutability,
+)
+from protocols.ikev2.suites import EspSuite, IkeSuite
+from protocols.io.configuration import (
+    ConfigurationModel,
+    Count,
+    Digits,
+    FilePath,
+    Interval,
+    IpAddress,
+    Port,
+)
+
+DEFAULT_RING = 20_000
+DEFAULT_SUITES: dict[str, list[str]] = {
+    "suites": [
+        "aes128-sha256-x25519",
+        "aes256-sha256-x25519",
+        "aes128gcm16-prfsha256-x25519",
+        "aes256gcm16-prfsha256-ecp256",
+        "aes128-sha256-ecp256",
+        "aes256-sha256-ecp256",
+        "aes128-sha256-modp2048",
+        "aes256-sha256-modp2048",
+    ],
+    "esp_suites": ["aes128gcm16", "aes256gcm16", "aes128-sha256", "aes256-sha256"],
+}
+
+
+def _ike_suite(value: object) -> object:
+    return _suite(value, IkeSuite.of, "aes128-sha256-x25519")
+
+
+def _esp_suite(value: object) -> object:
+    return _suite(value, EspSuite.of, "aes128gcm16")
+
+
+def _suite(value: object, parse: object, example: str) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value)  # type: ignore[operator]
+    except ValueError as error:
+        raise PydanticCustomError("suite", "a suite such as {example} ({why})", {"example": example, "why": str(error)})
+
+
+IkeSuiteName = Annotated[IkeSuite, BeforeValidator(_ike_suite)]
+EspSuiteName = Annotated[EspSuite, BeforeValidator(_esp_suite)]
+
+
+class PlmnSection(ConfigurationModel):
+    """The network this gateway belongs to (TS 23.003 §12.1)."""
+
+    mcc: Digits = Field(pattern=r"^[0-9]{3}$")
+    mnc: Digits = Field(pattern=r"^[0-9]{2,3}$")
+
+
+class ListenSection(ConfigurationModel):
+    """Where IKE is served; the two ports stand for 500 and 4500."""
+
+    addresses: tuple[IpAddress, ...] = Field(min_length=1)
+    ike_port: Port = 500
+    nat_traversal_port: Port = 4500
+
+
+class CertificateSection(ConfigurationModel):
+    """PEM files that ``epdg pki init`` makes."""
+
+    chain: FilePath
+    key: FilePath
+
+
+class RetransmissionSection(ConfigurationModel):
+    """Exponential back-off of our requests (RFC 7296 §2.4)."""
+
+    base_interval: Interval = RETRANSMIT_BASE_INTERVAL
+    limit: Count = RETRANSMIT_LIMIT
+
+    def policy(self) -> RetransmissionPolicy:
+        """The machine's policy."""
+        return RetransmissionPolicy(base_interval=self.base_interval, limit=self.limit)
+
+
+class IkeSection(ConfigurationModel):
+    """What the gateway accepts and how patient it is."""
+
+    suites: tuple[IkeSuiteName, ...] = Field(min_length=1)
+    esp_suites: tuple[EspSuiteName, ...] = Field(min_length=1)
+    eap_only: bool = False
+    mobike: bool = True
+    force_encapsulation: bool = True
+    return_routability: ReturnRoutability = ReturnRoutability.BEFORE_UPDATE
+    return_routability_interval: Interval = RETURN_ROUTABILITY_INTERVAL
+    liveness_interval: Interval | None = 120.0
+    keepalive_interval: Interval | None = KEEPALIVE_INTERVAL
+    half_open_lifetime: Interval = HALF_OPEN_LIFETIME
+    cookie_threshold: Count = 64
+    half_open_limit: Count = 4096
+    child_lifetime: Interval | None = 3600.0
+    retransmission: RetransmissionSection = RetransmissionSection()
+    request_device_identity: bool = False
+
+
+class PeerSection(ConfigurationModel):
+    """A Diameter peer to connect to."""
+
+    host: str = Field(min_length=1)
+    address: IpAddress
+    port: Port = 3868
+
+
+class DiameterSection(ConfigurationModel):
+    """Who the gateway is on SWm and whom it asks."""
+
+    host: str = Field(min_length=1)
+    realm: str = Field(min_length=1)
+    destination_realm: str | None = None
+    peers: tuple[PeerSection, ...] = Field(min_length=1)
+    request_interval: Interval = 5.0
+
+
+class ApnSection(ConfigurationModel):
+    """A packet data network: its addresses and what the UE is told."""
+
+    pool: IPv4Network
+    dns: tuple[IPv4Address, ...] = ()
+    p_cscf: tuple[IPv4Address, ...] = ()
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> ApnSection:
+        if self.pool.num_addresses < 4:
+            raise PydanticCustomError("pool", "a network with room for at least two hosts, such as 10.45.0.0/24")
+        return self
+
+
+class DataPlaneKind(str, Enum):
+    """Where decapsulated packets go."""
+
+    IN_PROCESS = "in-process"
+    TUN = "tun"
+
+
+class DataPlaneSection(ConfigurationModel):
+    """``in-process``: a host inside the gateway answers echo. ``tun``: a TUN device (root)."""
+
+    kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
+    hosts: tuple[IPv4Address, ...] = ()
+    device: str = Field(default="epdg0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
+    mtu: Annotated[int, Field(ge=576, le=9000)] = 1400
+
+
+class TraceSection(ConfigurationModel):
+    """How much is kept, and whether keys may leave the process."""
+
+    export_keys: bool = False
+    ring: Annotated[int, Field(ge=100)] = DEFAULT_RING
+
+
+class EpdgConfiguration(ConfigurationModel):
+    """Everything the gateway needs to know."""
+
+    node: str = Field(default="epdg", min_length=1)
+    plmn: PlmnSection
+    listen: ListenSection
+    certificate: CertificateSection | None = None
+    ike: IkeSection = Field(default_factory=lambda: IkeSection.model_validate(DEFAULT_SUITES))
+    diameter: DiameterSection
+    apns: dict[str, ApnSection] = Field(min_length=1)
+    default_apn: str | None = None
+    data_plane: DataPlaneSection = DataPlaneSection()
+    control: FilePath
+    trace: TraceSection = TraceSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EpdgConfiguration:
+        if self.default_apn is not None and self.default_apn not in self.apns:
+            raise PydanticCustomError("default_apn", "default_apn to be one of the APNs listed under apns")
+        if self.certificate is None and not self.ike.eap_only:
+            raise PydanticCustomError("certificate", "a certificate, or ike.eap_only: true")
+        return self

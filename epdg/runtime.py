@@ -1,0 +1,532 @@
+"""The gateway in a process: sockets, SWm, data plane, control socket, recorder; carries out what sessions say."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+from collections import Counter
+from collections.abc import Coroutine
+from ipaddress import IPv4Address, IPv4Interface
+
+from epdg.config import DataPlaneKind, EpdgConfiguration
+from epdg.observation import record_esp_keys, record_ike_event, session_view
+from epdg.pdn.pool import AddressPool
+from epdg.pki import read_chain, read_key
+from epdg.session import (
+    AllocateAddress,
+    AnswerIke,
+    Command,
+    GrantedNetwork,
+    ReleaseAddress,
+    SendDer,
+    SendStr,
+    Session,
+    SessionState,
+    Tell,
+)
+from protocols.dataplane.port import ChildSaCounters
+from protocols.dataplane.userspace.engine import UserspaceDataPlane
+from protocols.dataplane.userspace.host import InProcessHost
+from protocols.dataplane.userspace.tun import TunDevice
+from protocols.diameter.swm import Dea, Der, SessionIdSource, Str, TerminalInformation
+from protocols.errors import BackendError, LocalError, RemoteError
+from protocols.ikev2.certificates import Credential
+from protocols.ikev2.config import ResponderConfig
+from protocols.ikev2.endpoint import IkeEndpoint
+from protocols.ikev2.events import ChildSaInstalled, ChildSaPathChanged, ChildSaRemoved, Closed, Event
+from protocols.ikev2.payloads import IdrPayload
+from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.ikev2.registry import IdType
+from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.io.clock import SystemClock
+from protocols.io.control import ControlError, ControlServer, Params
+from protocols.io.diameter import SWM, DiameterIdentity, DiameterNode, PeerAddress, PeerChange, Traffic
+from protocols.io.driver import Driver
+from protocols.io.entropy import SystemEntropy
+from protocols.io.tap import DatagramTap
+from protocols.io.udp import SwuPorts
+from protocols.path import Datagram, Endpoint, Path
+from protocols.threegpp.identity import Plmn, epdg_fqdn
+from protocols.threegpp.swu import GatewaySwu
+from protocols.trace.recorder import Recorder
+from protocols.trace.records import JsonValue
+
+KIND = "epdg"
+DISTRIBUTION = "epdg-emulator"
+LIST_LIMIT = 100
+LIST_LIMIT_MAXIMUM = 1000
+DETACH_INTERVAL = 2.0  # for UEs to answer DELETE when the gateway stops
+CLOSED_KEPT = 200  # ended sessions that can still be looked at
+
+_log = logging.getLogger(__name__)
+
+
+class Live:
+    """A session with the SA it belongs to and its Diameter session."""
+
+    def __init__(self, session: Session, sa: IkeSa, diameter_session_id: str) -> None:
+        self.session = session
+        self.sa = sa
+        self.diameter_session_id = diameter_session_id
+        self.last_counters: dict[bytes, ChildSaCounters] = {}
+
+
+class EpdgNode:
+    """One gateway; ``run`` serves until ``stop``."""
+
+    def __init__(self, configuration: EpdgConfiguration) -> None:
+        self._configuration = configuration
+        self._clock = SystemClock()
+        self._entropy = SystemEntropy()
+        self._started = self._clock.wall()
+        self.recorder = Recorder(
+            configuration.node,
+            monotonic=self._clock.monotonic,
+            wall=self._clock.wall,
+            export_keys=configuration.trace.export_keys,
+            ring=configuration.trace.ring,
+        )
+        plmn = Plmn(configuration.plmn.mcc, configuration.plmn.mnc)
+        self._fqdn = epdg_fqdn(plmn)
+        self._endpoint = IkeEndpoint(
+            entropy=self._entropy,
+            responder=self._responder(),
+            extension=lambda: GatewaySwu(request_device_identity=configuration.ike.request_device_identity),
+        )
+        self._ports = SwuPorts(on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(self.recorder))
+        self._data_plane = UserspaceDataPlane(
+            entropy=self._entropy, deliver=self._delivered, transmit=self._transmit_esp
+        )
+        self._hosts: dict[bytes, InProcessHost] = {}
+        self._tun: TunDevice | None = None
+        self._pools = {name: AddressPool(apn.pool) for name, apn in configuration.apns.items()}
+        diameter = configuration.diameter
+        self._diameter = DiameterNode(
+            DiameterIdentity(host=diameter.host, realm=diameter.realm, applications=(SWM,)),
+            entropy=self._entropy,
+            wall=self._clock.wall,
+        )
+        self._diameter.on_traffic(self._record_traffic)
+        self._diameter.on_peer(self._record_peer)
+        self._session_ids = SessionIdSource(diameter.host, wall=self._clock.wall())
+        self._visited_network = plmn.domain
+        self._live: dict[bytes, Live] = {}
+        self._ended: dict[str, dict[str, JsonValue]] = {}
+        self._by_diameter: dict[str, str] = {}
+        self.totals: Counter[str] = Counter()
+        self._questions: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
+        self._control = ControlServer(
+            configuration.control,
+            {
+                "node.status": self._status,
+                "sessions.list": self._list_sessions,
+                "sessions.get": self._get_session,
+                "sessions.detach": self._detach_session,
+                "peers.list": self._list_peers,
+            },
+            self.recorder,
+        )
+
+    # --- life
+
+    async def run(self) -> None:
+        """Open everything, serve until ``stop``, then let go of UEs, AAA server and sockets."""
+        configuration = self._configuration
+        self._driver = Driver(self._endpoint, on_event=self._ike_event, transmit=self._ports.send_ike)
+        try:
+            for address in configuration.listen.addresses:
+                self._ports.open(Endpoint(address, configuration.listen.ike_port), encapsulating=False)
+                self._ports.open(Endpoint(address, configuration.listen.nat_traversal_port), encapsulating=True)
+            await self._open_core()
+            for peer in configuration.diameter.peers:
+                self._diameter.add_peer(PeerAddress(host=peer.host, address=str(peer.address), port=peer.port))
+            await self._control.start()
+            listening = ", ".join(str(endpoint) for endpoint in self._ports.local_endpoints)
+            text = f"The gateway {self._fqdn} listens on {listening}."
+            _log.info("%s", text)
+            self.recorder.event("started", text, {"listen": listening})
+            await self._stopping.wait()
+            await self._let_go()
+        finally:
+            await self._close()
+
+    def stop(self) -> None:
+        """End ``run``."""
+        self._stopping.set()
+
+    async def _let_go(self) -> None:
+        """DELETE to every UE, STR for every session, a bounded wait for the answers."""
+        now = self._now()
+        self._emptied.clear()
+        for live in list(self._live.values()):
+            live.session.detach()
+            self._endpoint.initiate(live.sa, DeleteIkeSa("the gateway stops"), now)
+        self._pump()
+        if self._live:
+            try:
+                async with asyncio.timeout(DETACH_INTERVAL):
+                    await self._emptied.wait()
+            except TimeoutError:
+                _log.warning("%d UEs did not answer DELETE", len(self._live))
+        for live in list(self._live.values()):
+            self._endpoint.close(live.sa, "the gateway stops", self._now())
+        self._pump()
+        if self._questions:
+            await asyncio.wait(self._questions, timeout=DETACH_INTERVAL)
+
+    async def _close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+        for question in list(self._questions):
+            question.cancel()
+        await self._diameter.close()
+        await self._control.close()
+        self._ports.close_all()
+        if self._tun is not None:
+            self._tun.close()
+
+    async def _open_core(self) -> None:
+        plane = self._configuration.data_plane
+        if plane.kind is DataPlaneKind.IN_PROCESS:
+            hosts = [*plane.hosts, *(pool.gateway for pool in self._pools.values())]
+            for address in hosts:
+                self._hosts[address.packed] = InProcessHost(address)
+            return
+        addresses = [IPv4Interface((pool.gateway, pool.network.prefixlen)) for pool in self._pools.values()]
+        self._tun = await TunDevice.open(plane.device, addresses, plane.mtu)
+        self._tun.start(self._from_core, self._tun_failed)
+
+    def _responder(self) -> ResponderConfig:
+        configuration = self._configuration
+        ike = configuration.ike
+        credential = None
+        if configuration.certificate is not None:
+            chain, key = configuration.certificate.chain, configuration.certificate.key
+            try:
+                credential = Credential(read_chain(chain), read_key(key))
+            except LocalError as error:
+                raise BackendError(f"{chain} and {key} do not fit: {error}") from error
+        return ResponderConfig(
+            ike_policy=IkePolicy(ike.suites),
+            esp_policy=EspPolicy(ike.esp_suites),
+            retransmission=ike.retransmission.policy(),
+            mobike=ike.mobike,
+            force_encapsulation=ike.force_encapsulation,
+            nat_traversal_port=configuration.listen.nat_traversal_port,
+            remote_nat_traversal_port=configuration.listen.nat_traversal_port,
+            liveness_interval=ike.liveness_interval,
+            keepalive_interval=ike.keepalive_interval,
+            child_lifetime=ike.child_lifetime,
+            credential=credential,
+            identity=IdrPayload(id_type=IdType.ID_FQDN, data=self._fqdn.encode()),
+            eap_only=ike.eap_only,
+            return_routability=ike.return_routability,
+            return_routability_interval=ike.return_routability_interval,
+            half_open_lifetime=ike.half_open_lifetime,
+            cookie_threshold=ike.cookie_threshold,
+            half_open_limit=ike.half_open_limit,
+        )
+
+    # --- IKE
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _pump(self) -> None:
+        if self._driver is not None:
+            self._driver.pump()
+
+    def _received_ike(self, datagram: Datagram) -> None:
+        self._endpoint.receive(datagram, self._now())
+        self._pump()
+
+    def _ike_event(self, found: tuple[IkeSa, Event]) -> None:
+        sa, event = found
+        live = self._live.get(sa.local_spi)
+        if live is None:
+            live = self._begin(sa)
+        record_ike_event(self.recorder, event, live.session.identifier)
+        self._child_event(live, event)
+        self._carry_out(live, live.session.handle(event, self._clock.wall()))
+        if isinstance(event, Closed):
+            self._end(live)
+
+    def _begin(self, sa: IkeSa) -> Live:
+        session = Session(
+            sa.local_spi.hex(),
+            default_apn=self._configuration.default_apn,
+            own_names=frozenset({self._fqdn}),
+            created=self._clock.wall(),
+        )
+        live = Live(session, sa, self._session_ids.next())
+        self._live[sa.local_spi] = live
+        self._by_diameter[live.diameter_session_id] = session.identifier
+        self.totals["sessions"] += 1
+        return live
+
+    def _end(self, live: Live) -> None:
+        del self._live[live.sa.local_spi]
+        if not self._live:
+            self._emptied.set()
+        self._ended[live.session.identifier] = self._view(live)
+        while len(self._ended) > CLOSED_KEPT:
+            self._ended.pop(next(iter(self._ended)))
+
+    def _child_event(self, live: Live, event: Event) -> None:
+        session = live.session.identifier
+        if isinstance(event, ChildSaInstalled):
+            if event.replaces is None:
+                self._data_plane.install(event.spec)
+            else:
+                self._data_plane.replace(event.replaces, event.spec)
+            record_esp_keys(self.recorder, event.spec, event.spec.path, session)
+        elif isinstance(event, ChildSaPathChanged):
+            self._data_plane.update_path(event.inbound_spi, event.path, event.encapsulation)
+            child = live.sa.children.get(event.inbound_spi)
+            if child is not None:
+                record_esp_keys(self.recorder, child.spec, event.path, session)
+        elif isinstance(event, ChildSaRemoved):
+            live.last_counters[event.inbound_spi] = self._data_plane.counters(event.inbound_spi)
+            self._data_plane.remove(event.inbound_spi)
+
+    def _carry_out(self, live: Live, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, AnswerIke):
+                self._endpoint.answer(live.sa, command.answer, self._now())
+                self._pump()
+            elif isinstance(command, SendDer):
+                self._ask(self._send_der(live, command))
+            elif isinstance(command, SendStr):
+                self._ask(self._send_str(live, command))
+            elif isinstance(command, AllocateAddress):
+                address, network = self._allocate(command)
+                self._carry_out(live, live.session.address_allocated(address, network))
+            elif isinstance(command, ReleaseAddress):
+                pool = self._pools.get(command.apn)
+                if pool is not None:
+                    pool.release(command.address)
+            elif isinstance(command, Tell):
+                self.totals[command.name] += 1
+                self.recorder.event(command.name, command.text, command.data, live.session.identifier)
+
+    def _allocate(self, command: AllocateAddress) -> tuple[IPv4Address | None, GrantedNetwork | None]:
+        apn = self._configuration.apns.get(command.apn)
+        if apn is None:
+            return None, None
+        pool = self._pools[command.apn]
+        network = GrantedNetwork(dns=apn.dns, p_cscf=apn.p_cscf)
+        if command.static is not None:
+            return (command.static if pool.reserve(command.static) else None), network
+        return pool.allocate(command.wanted), network
+
+    # --- SWm
+
+    def _ask(self, question: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(question)
+        self._questions.add(task)
+        task.add_done_callback(self._questions.discard)
+
+    async def _send_der(self, live: Live, command: SendDer) -> None:
+        diameter = self._configuration.diameter
+        device = live.sa.extension
+        imei = device.device_identity if isinstance(device, GatewaySwu) else None
+        der = Der(
+            session_id=live.diameter_session_id,
+            origin_host=diameter.host,
+            origin_realm=diameter.realm,
+            destination_realm=diameter.destination_realm or diameter.realm,
+            destination_host=command.destination_host,
+            user_name=command.user_name,
+            eap_payload=command.eap_payload,
+            service_selection=command.apn,
+            ue_local_ip=command.ue_address.remote.address,
+            visited_network_identifier=self._visited_network,
+            terminal_information=terminal_information(imei),
+            state=command.state,
+        )
+        try:
+            answer = await self._diameter.request(der.to_message(), diameter.request_interval)
+            commands = live.session.aaa_answered(Dea.from_message(answer))
+        except BackendError as error:
+            self.recorder.event("aaa-unreachable", f"SWm: {error}.", {}, live.session.identifier)
+            commands = live.session.aaa_failed(str(error))
+        except RemoteError as error:
+            commands = live.session.aaa_failed(f"its answer cannot be used: {error}")
+        if live.session.state is not SessionState.CLOSED:
+            self._carry_out(live, commands)
+
+    async def _send_str(self, live: Live, command: SendStr) -> None:
+        diameter = self._configuration.diameter
+        request = Str(
+            session_id=live.diameter_session_id,
+            origin_host=diameter.host,
+            origin_realm=diameter.realm,
+            destination_realm=diameter.destination_realm or diameter.realm,
+            destination_host=command.destination_host,
+            user_name=command.user_name,
+            termination_cause=command.termination_cause,
+        )
+        try:
+            await self._diameter.request(request.to_message(), diameter.request_interval)
+        except BackendError as error:
+            text = f"SWm: the AAA server was not told of the session's end: {error}."
+            self.recorder.event("str-failed", text, {}, live.session.identifier)
+        finally:
+            self._by_diameter.pop(live.diameter_session_id, None)
+
+    def _record_traffic(self, traffic: Traffic) -> None:
+        session = None
+        if traffic.message is not None:
+            session = self._by_diameter.get(traffic.message.text("Session-Id") or "")
+        for kind, body in traffic.records(export_keys=self._configuration.trace.export_keys):
+            self.recorder.record(kind, body, session)
+
+    def _record_peer(self, change: PeerChange) -> None:
+        self.recorder.event("peer-up" if change.is_up else "peer-down", change.text, {"peer": change.peer})
+
+    # --- data plane
+
+    def _received_esp(self, octets: bytes, path: Path) -> None:
+        self._data_plane.receive_esp(octets, path)
+
+    def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
+        if not encapsulation:
+            self.totals["esp-without-encapsulation"] += 1
+            return
+        self._ports.send_esp(octets, path)
+
+    def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
+        del inbound_spi
+        if self._tun is not None:
+            self._tun.write(packet)
+            return
+        host = self._hosts.get(packet[16:20]) if packet[0] >> 4 == 4 else None
+        if host is None:
+            self.totals["core-no-such-host"] += 1
+            return
+        answer = host.receive(packet)
+        if answer is not None:
+            self._data_plane.send_inner(answer)
+
+    def _from_core(self, packet: bytes) -> None:
+        self._data_plane.send_inner(packet)
+
+    def _tun_failed(self, error: BackendError) -> None:
+        self.recorder.event("tun-failed", f"The TUN device failed: {error}.")
+        _log.error("%s", error)
+        self.stop()
+
+    # --- control
+
+    async def _status(self, params: Params) -> JsonValue:
+        del params
+        return {
+            "node": self._configuration.node,
+            "kind": KIND,
+            "version": importlib.metadata.version(DISTRIBUTION),
+            "started": self._started,
+            "fqdn": self._fqdn,
+            "listen": [str(endpoint) for endpoint in self._ports.local_endpoints],
+            "sessions": len(self._live),
+            "half_open": self._endpoint.half_open,
+            "totals": dict(self.totals),
+            "dropped": {
+                "ike": {str(k): v for k, v in self._dropped_ike().items()},
+                "swu": {str(k): v for k, v in self._ports.dropped.items()},
+                "esp": {str(getattr(k, "value", k)): v for k, v in self._data_plane.drops.items()},
+                "diameter": {str(k): v for k, v in self._diameter.dropped.items()},
+            },
+            "addresses_in_use": {name: pool.in_use for name, pool in self._pools.items()},
+        }
+
+    def _dropped_ike(self) -> Counter[str]:
+        dropped = Counter(self._endpoint.dropped)
+        for live in self._live.values():
+            dropped.update(live.sa.dropped)
+        return dropped
+
+    async def _list_sessions(self, params: Params) -> JsonValue:
+        limit = params.get("limit", LIST_LIMIT)
+        cursor = params.get("cursor")
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIST_LIMIT_MAXIMUM:
+            raise ControlError("bad-parameter", f"limit: a whole number from 1 to {LIST_LIMIT_MAXIMUM}")
+        if not (cursor is None or (isinstance(cursor, str) and cursor.isdecimal())):
+            raise ControlError("bad-parameter", "cursor: what a previous answer gave as next")
+        views = [self._view(live) for live in self._live.values()] + list(reversed(self._ended.values()))
+        views = [view for view in views if _matches(view, params)]
+        start = int(cursor) if cursor else 0
+        page = views[start : start + limit]
+        more = start + limit < len(views)
+        return {"sessions": list(page), "next": str(start + limit) if more else None, "total": len(views)}
+
+    async def _get_session(self, params: Params) -> JsonValue:
+        identifier = params.get("id")
+        live = self._find(identifier)
+        if live is not None:
+            return self._view(live)
+        if isinstance(identifier, str) and identifier in self._ended:
+            return self._ended[identifier]
+        raise ControlError("not-found", f"no session {identifier}")
+
+    async def _detach_session(self, params: Params) -> JsonValue:
+        live = self._find(params.get("id"))
+        if live is None:
+            raise ControlError("not-found", f"no session {params.get('id')}")
+        if live.session.state is SessionState.CLOSING:
+            return {"id": live.session.identifier, "state": live.session.state.value}
+        live.session.detach()
+        self._endpoint.initiate(live.sa, DeleteIkeSa("detached by the operator"), self._now())
+        self._pump()
+        return {"id": live.session.identifier, "state": live.session.state.value}
+
+    async def _list_peers(self, params: Params) -> JsonValue:
+        del params
+        return {"peers": [peer.to_json() for peer in self._diameter.peers()]}
+
+    def _find(self, identifier: JsonValue) -> Live | None:
+        return next((live for live in self._live.values() if live.session.identifier == identifier), None)
+
+    def _view(self, live: Live) -> dict[str, JsonValue]:
+        return session_view(
+            live.session,
+            live.sa,
+            lambda spi: self._counters(live, spi),
+            gateway=self._configuration.node,
+            diameter_session_id=live.diameter_session_id,
+        )
+
+    def _counters(self, live: Live, spi: bytes) -> ChildSaCounters | None:
+        if spi in live.sa.children:
+            try:
+                return self._data_plane.counters(spi)
+            except LocalError:
+                return None
+        return live.last_counters.get(spi)
+
+
+def terminal_information(digits: str | None) -> TerminalInformation | None:
+    """Terminal-Information from an IMEI (14 or 15 digits) or IMEISV (16: two of the software)."""
+    if digits is None:
+        return None
+    if len(digits) == 16:
+        return TerminalInformation(digits[:14], digits[14:])
+    return TerminalInformation(digits)
+
+
+def _matches(view: dict[str, JsonValue], params: Params) -> bool:
+    for name in ("imsi", "apn", "state"):
+        wanted = params.get(name)
+        if wanted is not None and view[name] != wanted:
+            return False
+    address = params.get("address")
+    if address is None:
+        return True
+    inner = view["inner_addresses"]
+    ike = view["ike"]
+    remote = ike["path"]["remote"] if isinstance(ike, dict) and isinstance(ike["path"], dict) else ""
+    return (isinstance(inner, list) and address in inner) or str(remote).rpartition(":")[0] == address

@@ -1,0 +1,413 @@
+"""A UE's session at the gateway as a pure machine: events in, commands out (TS 33.402 §8.2.2, TS 24.302 §7.4).
+
+It knows neither sockets nor SAs: the runtime carries its commands out and brings the answers back.
+Attach::
+
+    IdentityReceived   -> SendDer(EAP-Response/Identity)      EapResponseReceived -> SendDer(packet)
+    aaa_answered(DEA)  -> AnswerIke(EapReply | Refusal)       ConfigurationRequested -> AllocateAddress
+    address_allocated  -> AnswerIke(ConfigurationReply)       Closed -> SendStr, ReleaseAddress
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address
+
+from protocols.diameter.swm import ApnConfiguration, Dea, Result, ResultCode
+from protocols.eap.packet import EapCode, EapPacket, EapType
+from protocols.ikev2.events import (
+    AddressesUpdated,
+    AddressUpdateFailed,
+    Answer,
+    Closed,
+    ConfigurationReply,
+    ConfigurationRequested,
+    EapReply,
+    EapResponseReceived,
+    Established,
+    IdentityReceived,
+    Refusal,
+    Refused,
+)
+from protocols.ikev2.payloads import ConfigurationAttribute, IdrPayload, NotifyPayload
+from protocols.ikev2.registry import ConfigAttributeType, NotifyType
+from protocols.path import Path
+from protocols.selectors import TrafficSelector
+from protocols.threegpp.causes import PrivateNotify, notify_for, words
+from protocols.threegpp.identity import Apn, Imsi, Nai
+
+TERMINATION_LOGOUT = 1  # RFC 6733 §8.15
+TERMINATION_ADMINISTRATIVE = 4
+TERMINATION_LINK_BROKEN = 5
+P_CSCF_ATTRIBUTES = (20, 16384, 16389)  # RFC 7651, and what phones asked for before it
+ANY_DESTINATION = (TrafficSelector.network("0.0.0.0/0"),)
+PATHS_KEPT = 1000
+
+
+class SessionState(str, Enum):
+    """Where a session is in its life."""
+
+    ATTACHING = "attaching"
+    ESTABLISHED = "established"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+# --- commands
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendDer:
+    """Ask the AAA server; the answer comes back through ``aaa_answered`` or ``aaa_failed``."""
+
+    eap_payload: bytes
+    user_name: str
+    apn: str | None
+    ue_address: Path
+    state: tuple[bytes, ...]
+    destination_host: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendStr:
+    """Tell the AAA server that the session is over."""
+
+    user_name: str
+    termination_cause: int
+    destination_host: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocateAddress:
+    """Find an inner address; answer through ``address_allocated``."""
+
+    apn: str
+    wanted: IPv4Address | None
+    static: IPv4Address | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseAddress:
+    """Give the inner address back."""
+
+    apn: str
+    address: IPv4Address
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerIke:
+    """Answer the open question of the IKE SA."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tell:
+    """An event a person wants to know: its name, one plain sentence, data."""
+
+    name: str
+    text: str
+    data: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+Command = SendDer | SendStr | AllocateAddress | ReleaseAddress | AnswerIke | Tell
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrantedNetwork:
+    """What an APN gives to a UE."""
+
+    dns: tuple[IPv4Address, ...]
+    p_cscf: tuple[IPv4Address, ...]
+
+
+@dataclass(kw_only=True)
+class PathUse:
+    """A path the session has been on; wall-clock seconds."""
+
+    path: Path
+    since: float
+    why: str
+    validated: bool
+    until: float | None = None
+
+
+class Session:
+    """One IKE SA's worth of subscriber."""
+
+    def __init__(self, identifier: str, *, default_apn: str | None, own_names: frozenset[str], created: float) -> None:
+        """``own_names``: an IDr that names the gateway itself asks for the default APN."""
+        self.identifier = identifier
+        self.state = SessionState.ATTACHING
+        self.created = created
+        self.established: float | None = None
+        self.nai = ""
+        self.imsi: str | None = None
+        self.apn: str | None = None
+        self.inner_address: IPv4Address | None = None
+        self.paths: list[PathUse] = []
+        self.last_error: tuple[str, str] | None = None
+        self.apn_configuration: ApnConfiguration | None = None
+        self.session_timeout: int | None = None
+        self._default_apn = default_apn
+        self._own_names = own_names
+        self._path: Path | None = None
+        self._aaa_state: tuple[bytes, ...] = ()
+        self._aaa_host: str | None = None
+        self._aaa_knows = False
+        self._configuration: tuple[ConfigurationAttribute, ...] = ()
+        self._termination_cause = TERMINATION_LOGOUT
+
+    # --- events of the IKE SA
+
+    def handle(self, event: object, wall: float) -> list[Command]:
+        """Take an event of the IKE SA."""
+        if isinstance(event, IdentityReceived):
+            return self._identity(event)
+        if isinstance(event, EapResponseReceived):
+            return [self._der(event.packet)]
+        if isinstance(event, ConfigurationRequested):
+            return self._configure(event)
+        if isinstance(event, Established):
+            return self._establish(event, wall)
+        if isinstance(event, AddressesUpdated):
+            return self._moved(event, wall)
+        if isinstance(event, AddressUpdateFailed):
+            return [
+                Tell(
+                    name="address-update-failed",
+                    text=f"The UE stays at {event.old.remote}; {event.new.remote} was not adopted: {event.why}.",
+                    data={"old": str(event.old.remote), "new": str(event.new.remote), "why": event.why},
+                )
+            ]
+        if isinstance(event, Refused):
+            return self._refused(event)
+        if isinstance(event, Closed):
+            return self._closed(event, wall)
+        return []
+
+    def detach(self) -> None:
+        """The operator ends the session; the IKE SA is being deleted."""
+        self.state = SessionState.CLOSING
+        self._termination_cause = TERMINATION_ADMINISTRATIVE
+
+    # --- answers
+
+    def aaa_answered(self, dea: Dea) -> list[Command]:
+        """The AAA server's word, translated for the UE."""
+        self._aaa_host = dea.origin_host
+        self._aaa_state = dea.state
+        if dea.result == Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH):
+            self._aaa_knows = True
+            if dea.eap_payload is None:
+                return self._refuse(PrivateNotify.NETWORK_FAILURE, "the AAA server goes on without an EAP packet")
+            return [AnswerIke(answer=EapReply(packet=dea.eap_payload))]
+        if dea.result != Result(0, ResultCode.DIAMETER_SUCCESS):
+            self._aaa_knows = False
+            notify = notify_for(dea.result.vendor, dea.result.code)
+            text = words(notify) or f"the AAA server refused with result {dea.result.code}"
+            if dea.error_message:
+                text = f"{text}: {dea.error_message}"
+            return self._refuse(notify, text, dea.eap_payload)
+        self._aaa_knows = True
+        if dea.eap_payload is None or dea.master_session_key is None:
+            return self._refuse(PrivateNotify.NETWORK_FAILURE, "the AAA server succeeds without EAP packet or MSK")
+        self.apn_configuration = dea.apn_configuration
+        self.session_timeout = dea.session_timeout
+        if dea.user_name:
+            self.imsi = _imsi(dea.user_name) or self.imsi
+        if self.apn is None and dea.apn_configuration is not None:
+            self.apn = dea.apn_configuration.service_selection
+        return [AnswerIke(answer=EapReply(packet=dea.eap_payload, msk=dea.master_session_key))]
+
+    def aaa_failed(self, why: str) -> list[Command]:
+        """No answer came."""
+        return self._refuse(PrivateNotify.NETWORK_FAILURE, f"the AAA server cannot be reached: {why}")
+
+    def address_allocated(self, address: IPv4Address | None, network: GrantedNetwork | None) -> list[Command]:
+        """The pool's word; ``network`` is ``None`` when this gateway does not serve the APN."""
+        if network is None:
+            return self._refuse(PrivateNotify.PDN_CONNECTION_REJECTION, f"this gateway does not serve APN {self.apn}")
+        if address is None:
+            return self._refuse(NotifyType.INTERNAL_ADDRESS_FAILURE, f"no inner address is free in APN {self.apn}")
+        self.inner_address = address
+        asked = [int(attribute.type) for attribute in self._configuration]
+        attributes = [_attribute(ConfigAttributeType.INTERNAL_IP4_ADDRESS, address)]
+        if ConfigAttributeType.INTERNAL_IP4_DNS in asked:
+            attributes += [_attribute(ConfigAttributeType.INTERNAL_IP4_DNS, server) for server in network.dns]
+        for kind in P_CSCF_ATTRIBUTES:
+            if kind in asked:
+                attributes += [_attribute(kind, server) for server in network.p_cscf]
+        reply = ConfigurationReply(
+            attributes=tuple(attributes),
+            local_selectors=ANY_DESTINATION,
+            remote_selectors=(TrafficSelector.host(address),),
+        )
+        return [AnswerIke(answer=reply)]
+
+    # --- attach
+
+    def _identity(self, event: IdentityReceived) -> list[Command]:
+        self.nai = event.identity.data.decode("utf-8", "replace")
+        self.imsi = _imsi(self.nai)
+        asked = _apn(event.responder_identity)
+        self.apn = self._default_apn if asked is None or asked in self._own_names else asked
+        self._path = event.path
+        identity = EapPacket(
+            code=EapCode.RESPONSE, identifier=0, type=EapType.IDENTITY, data=event.identity.data
+        ).encode()
+        attach = Tell(
+            name="attach-requested",
+            text=f"{self.nai} asks for APN {self.apn or '(default)'} from {event.path.remote}.",
+            data={"nai": self.nai, "apn": self.apn, "remote": str(event.path.remote)},
+        )
+        return [attach, self._der(identity)]
+
+    def _der(self, packet: bytes) -> SendDer:
+        assert self._path is not None
+        return SendDer(
+            eap_payload=packet,
+            user_name=self.nai,
+            apn=self.apn,
+            ue_address=self._path,
+            state=self._aaa_state,
+            destination_host=self._aaa_host,
+        )
+
+    def _configure(self, event: ConfigurationRequested) -> list[Command]:
+        self._configuration = event.configuration
+        wanted: IPv4Address | None = None
+        asks_for_ipv4 = False
+        for attribute in event.configuration:
+            if attribute.type == ConfigAttributeType.INTERNAL_IP4_ADDRESS:
+                asks_for_ipv4 = True
+                if len(attribute.value) == 4:
+                    wanted = IPv4Address(attribute.value)
+        if not asks_for_ipv4:
+            return self._refuse(
+                NotifyType.INTERNAL_ADDRESS_FAILURE, "the UE asks for no IPv4 address and this gateway has only those"
+            )
+        if self.apn is None:
+            return self._refuse(PrivateNotify.NO_APN_SUBSCRIPTION, "the UE names no APN and none is the default")
+        static = None
+        if self.apn_configuration is not None:
+            fixed = [a for a in self.apn_configuration.served_party_addresses if isinstance(a, IPv4Address)]
+            static = fixed[0] if fixed else None
+        return [AllocateAddress(apn=self.apn, wanted=wanted, static=static)]
+
+    def _establish(self, event: Established, wall: float) -> list[Command]:
+        self.state = SessionState.ESTABLISHED
+        self.established = wall
+        self.paths.append(PathUse(path=event.path, since=wall, why="attach", validated=True))
+        return [
+            Tell(
+                name="attached",
+                text=f"{self.imsi or self.nai} is attached to {self.apn} with {self.inner_address} "
+                f"from {event.path.remote}.",
+                data={
+                    "imsi": self.imsi,
+                    "apn": self.apn,
+                    "inner_address": str(self.inner_address),
+                    "remote": str(event.path.remote),
+                    "seconds": round(wall - self.created, 6),
+                    "mobike": event.mobike,
+                    "nat": event.nat.remote,
+                },
+            )
+        ]
+
+    # --- life
+
+    def _moved(self, event: AddressesUpdated, wall: float) -> list[Command]:
+        self._path = event.new
+        if self.paths:
+            self.paths[-1].until = wall
+        why = "moved behind a NAT" if event.nat.remote else "moved"
+        self.paths.append(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
+        del self.paths[:-PATHS_KEPT]
+        return [
+            Tell(
+                name="moved",
+                text=f"The UE moved from {event.old.remote} to {event.new.remote}"
+                + (" behind a NAT" if event.nat.remote else "")
+                + ("; the address was checked." if event.validated else "."),
+                data={
+                    "old": str(event.old.remote),
+                    "new": str(event.new.remote),
+                    "nat": event.nat.remote,
+                    "validated": event.validated,
+                },
+            )
+        ]
+
+    def _refused(self, event: Refused) -> list[Command]:
+        cause = event.notify.type.name if event.notify is not None else "error"
+        if event.notify is not None and int(event.notify.type) in PrivateNotify._value2member_map_:
+            cause = PrivateNotify(int(event.notify.type)).name
+        self.last_error = (cause, event.text)
+        who = "The UE refused" if event.by_peer else "Refused"
+        return [
+            Tell(
+                name="refused",
+                text=f"{who} {self.imsi or self.nai or 'an unknown UE'}: {event.text}.",
+                data={"cause": cause, "text": event.text, "by_peer": event.by_peer},
+            )
+        ]
+
+    def _closed(self, event: Closed, wall: float) -> list[Command]:
+        attached = self.established is not None
+        administrative = self.state is SessionState.CLOSING
+        self.state = SessionState.CLOSED
+        commands: list[Command] = []
+        if self.paths:
+            self.paths[-1].until = wall
+        if self.inner_address is not None and self.apn is not None:
+            commands.append(ReleaseAddress(apn=self.apn, address=self.inner_address))
+        if self._aaa_knows:
+            self._aaa_knows = False
+            cause = self._termination_cause
+            if not administrative and not event.by_peer:
+                cause = TERMINATION_LINK_BROKEN
+            commands.append(SendStr(user_name=self.nai, termination_cause=cause, destination_host=self._aaa_host))
+        commands.append(
+            Tell(
+                name="detached" if attached else "attach-ended",
+                text=f"{self.imsi or self.nai or 'An unknown UE'} is gone: {event.why}.",
+                data={"why": event.why, "by_peer": event.by_peer},
+            )
+        )
+        return commands
+
+    def _refuse(self, notify: int, text: str, eap_packet: bytes | None = None) -> list[Command]:
+        payload = NotifyPayload(type=NotifyType(notify))
+        return [AnswerIke(answer=Refusal(notify=payload, text=text, eap_packet=eap_packet))]
+
+
+def _attribute(kind: int, address: IPv4Address) -> ConfigurationAttribute:
+    return ConfigurationAttribute(type=ConfigAttributeType(kind), value=address.packed)
+
+
+def _imsi(text: str) -> str | None:
+    """The IMSI in an NAI or standing alone, ``None`` when there is none (a UE that is no 3GPP device)."""
+    try:
+        imsi = Nai.parse(text).imsi
+    except ValueError:
+        imsi = None
+    if imsi is not None:
+        return imsi.digits
+    try:
+        return Imsi(text).digits
+    except ValueError:
+        return None
+
+
+def _apn(identity: IdrPayload | None) -> str | None:
+    """The APN's network identifier in IDr, which is ID_FQDN or ID_KEY_ID (TS 24.302 §7.2.2.1)."""
+    if identity is None or not identity.data:
+        return None
+    text = identity.data.decode("utf-8", "replace")
+    try:
+        return Apn(text).network_identifier
+    except ValueError:
+        return text.lower()

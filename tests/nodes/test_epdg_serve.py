@@ -1,0 +1,377 @@
+"""``epdg serve`` as a process beside the real ``aaa serve``: attach, traffic, moves, refusals, bad input, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from aaa.subscribers.laboratory import laboratory_subscriber
+from protocols.dataplane.userspace.host import EchoClient, FlowKind
+from protocols.ikev2.events import (
+    AddressesUpdated,
+    ChildSaInstalled,
+    ChildSaRemoved,
+    Closed,
+    Established,
+    Refused,
+)
+from protocols.ikev2.tasks.child import RekeyChild
+from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
+from protocols.secret import Secret
+from protocols.threegpp.causes import PrivateNotify
+from tests.harness.aka_user import AkaUser, aka_user
+from tests.peers.aaa_node import AaaProcess, free_port
+from tests.peers.epdg_node import CORE_HOST, EpdgProcess, Phone
+from tests.peers.processes import wait_until
+
+USER, OTHER, BARRED = (laboratory_subscriber(number) for number in (1, 2, 3))
+UNKNOWN = laboratory_subscriber(99)
+A, B, C = "127.0.31.21", "127.0.31.31", "127.0.31.41"
+
+
+@pytest.fixture(scope="module")
+def aaa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AaaProcess]:
+    node = AaaProcess(tmp_path_factory.mktemp("aaa"))
+    node.provision(USER, OTHER, replace(BARRED, non_3gpp_allowed=False))
+    with node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def epdg(aaa: AaaProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EpdgProcess]:
+    with EpdgProcess(tmp_path_factory.mktemp("epdg"), aaa.port) as node:
+        yield node
+
+
+def with_phone(
+    gateway: EpdgProcess, user: AkaUser, story: Callable[[Phone], Awaitable[None]], *, apn: str = "internet"
+) -> None:
+    async def run() -> None:
+        phone = Phone(gateway, user, apn=apn)
+        try:
+            phone.attach(A)
+            await story(phone)
+        finally:
+            phone.close()
+
+    asyncio.run(run())
+
+
+async def ping(phone: Phone, installed: ChildSaInstalled, kind: FlowKind = FlowKind.ICMP) -> None:
+    """One echo to the host in the core and back through the tunnel."""
+    source = IPv4Address(str(installed.spec.local_selectors[0].start))
+    client = EchoClient(source=source, destination=IPv4Address(CORE_HOST), kind=kind, interval=1.0)
+    client.start(0.0)
+    client.handle_timeout(0.0)
+    packet = client.poll_packet()
+    assert packet is not None
+    assert phone.plane.send_inner(packet)
+    async with asyncio.timeout(3):
+        assert client.receive(await phone.packets.get(), 0.1)
+
+
+def test_attach_traffic_move_rekey_and_detach(epdg: EpdgProcess, aaa: AaaProcess) -> None:
+    async def story(phone: Phone) -> None:
+        up = await phone.wait(Established)
+        assert up.mobike
+        assert up.requests == 4  # IKE_SA_INIT, identities, EAP-AKA challenge, AUTH
+        child = await phone.wait(ChildSaInstalled)
+        await ping(phone, child)
+        await ping(phone, child, FlowKind.UDP)
+        (session,) = epdg.sessions(state="established")
+        assert session["imsi"] == str(USER.imsi)
+        assert session["apn"] == "internet"
+        assert session["inner_addresses"] == [str(child.spec.local_selectors[0])]
+
+        phone.leave(A)
+        phone.open(B)
+        phone.move(B)
+        await phone.wait(AddressesUpdated)
+        moved = await asyncio.to_thread(
+            wait_until, lambda: next((s for s in epdg.sessions() if len(s["paths"]) == 2), None), timeout=10, what="the move"
+        )
+        assert [p["remote"] for p in moved["paths"]] == [f"{A}:14500", f"{B}:14500"]
+        assert moved["paths"][1]["validated"] is True
+        assert moved["child_sas"][0]["inbound_spi"] == session["child_sas"][0]["inbound_spi"]
+        await ping(phone, child)
+
+        phone.initiate(RekeyChild(child.spec.inbound_spi))
+        rekeyed = await phone.wait(ChildSaInstalled)
+        await phone.wait(ChildSaRemoved)
+        await ping(phone, rekeyed)
+        counters = epdg.sessions(state="established")[0]["child_sas"][0]["counters"]
+        assert counters["inbound_packets"] == counters["outbound_packets"] == 1
+
+        phone.initiate(DeleteIkeSa("done"))
+        await phone.wait(Closed)
+
+    with_phone(epdg, aka_user(USER), story)
+    ended = wait_until(lambda: next(iter(epdg.sessions(state="closed")), None), timeout=10, what="the session's end")
+    assert ended["inner_addresses"]
+    assert wait_until(lambda: epdg.call("node.status")["addresses_in_use"] == {"internet": 0} or None, timeout=10, what="release")
+    wait_until(lambda: _aaa_sessions(aaa) == 0 or None, timeout=10, what="STR at the AAA server")
+
+
+def _aaa_sessions(aaa: AaaProcess) -> int:
+    from protocols.io.control import call_sync
+
+    answer = call_sync(aaa.control, "sessions.list")
+    assert isinstance(answer, dict)
+    sessions = answer["sessions"]
+    assert isinstance(sessions, list)
+    return sum(isinstance(session, dict) and session["state"] == "established" for session in sessions)
+
+
+@pytest.mark.parametrize(
+    ("user", "apn", "notify", "words"),
+    [
+        (aka_user(UNKNOWN), "internet", PrivateNotify.USER_UNKNOWN, "does not know this IMSI"),
+        (aka_user(USER), "nowhere", PrivateNotify.NO_APN_SUBSCRIPTION, "does not include this APN"),
+        (aka_user(BARRED), "internet", PrivateNotify.NON_3GPP_ACCESS_TO_EPC_NOT_ALLOWED, "non-3GPP"),
+        (aka_user(USER, k=Secret(bytes(16))), "internet", 24, "authentication rejected"),
+        (aka_user(USER), "ims", PrivateNotify.PDN_CONNECTION_REJECTION, "refuses this PDN"),
+    ],
+)
+def test_refusals_reach_the_ue_by_their_own_notify(
+    epdg: EpdgProcess, user: AkaUser, apn: str, notify: int, words: str
+) -> None:
+    """TS 24.302 §8.1.2: the phone's user learns why, and so does the dashboard."""
+
+    async def story(phone: Phone) -> None:
+        refused = await phone.wait(Refused)
+        assert refused.by_peer
+        assert refused.notify is not None
+        assert int(refused.notify.type) == notify
+        assert words in refused.text
+
+    with_phone(epdg, user, story, apn=apn)
+    newest = wait_until(lambda: next(iter(epdg.sessions(state="closed")), None), timeout=10, what="the refused session")
+    assert newest["last_error"] is not None
+
+
+def test_hundred_phones_at_once(epdg: EpdgProcess) -> None:
+    """No session disturbs another: half have the wrong K."""
+
+    async def run() -> list[bool]:
+        async def one(number: int) -> bool:
+            user = aka_user(USER if number % 2 else OTHER, k=None if number % 2 else Secret(bytes(16)))
+            phone = Phone(epdg, user)
+            try:
+                phone.attach(f"127.0.32.{number + 1}")
+                for _ in range(2):
+                    done, pending = await asyncio.wait(
+                        [asyncio.create_task(phone.wait(Established)), asyncio.create_task(phone.wait(Refused))],
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    for task in pending:
+                        task.cancel()
+                    outcome = done.pop().result()
+                    if isinstance(outcome, Established):
+                        phone.initiate(DeleteIkeSa("done"))
+                        await phone.wait(Closed)
+                    return isinstance(outcome, Established)
+                return False
+            finally:
+                phone.close()
+
+        return await asyncio.gather(*(one(number) for number in range(40)))
+
+    outcomes = asyncio.run(run())
+    assert outcomes == [bool(number % 2) for number in range(40)]
+
+
+def test_random_and_truncated_datagrams_are_dropped_and_counted(epdg: EpdgProcess) -> None:
+    """Established sessions go on; nothing is logged as a traceback."""
+    generator = random.Random(4)
+
+    async def story(phone: Phone) -> None:
+        await phone.wait(Established)
+        child = await phone.wait(ChildSaInstalled)
+        assert phone.sa is not None
+        before = epdg.call("node.status")["dropped"]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
+            for number in range(400):
+                octets = generator.randbytes(generator.randrange(0, 200))
+                if number % 4 == 1:
+                    octets = bytes(4) + octets
+                if number % 4 == 2:  # a header that could be the session's
+                    octets = bytes(4) + phone.sa.spi_i + phone.sa.spi_r + octets
+                if number % 4 == 3:
+                    octets = child.spec.outbound_spi + octets
+                noise.sendto(octets, ("127.0.31.1", 15000 if number % 2 else 14500))
+        phone.initiate(Liveness())
+        await ping(phone, child)
+        dropped = epdg.call("node.status")["dropped"]
+        assert dropped["ike"]["malformed"] > before["ike"].get("malformed", 0) + 100
+        assert sum(dropped["esp"].values()) > sum(before["esp"].values())
+        assert len(epdg.sessions(state="established")) == 1
+        phone.initiate(DeleteIkeSa("done"))
+        await phone.wait(Closed)
+
+    with_phone(epdg, aka_user(USER), story)
+    assert "Traceback" not in epdg.log()
+
+
+def test_forged_inner_source_is_dropped(epdg: EpdgProcess) -> None:
+    """RFC 4301 §5.2: a UE sends from its own inner address only."""
+
+    async def story(phone: Phone) -> None:
+        await phone.wait(Established)
+        child = await phone.wait(ChildSaInstalled)
+        forger = EchoClient(
+            source=IPv4Address("10.45.0.200"), destination=IPv4Address(CORE_HOST), kind=FlowKind.ICMP, interval=1.0
+        )
+        forger.start(0.0)
+        forger.handle_timeout(0.0)
+        packet = forger.poll_packet()
+        assert packet is not None
+        inner = phone.plane.child_sa(child.spec.inbound_spi)
+        phone.plane._transmit(inner.seal(packet, 4), child.spec.path, True)  # past our own selectors
+        await ping(phone, child)
+        counters = epdg.sessions(state="established")[0]["child_sas"][0]["counters"]
+        assert counters["bad_selector"] == 1
+        phone.initiate(DeleteIkeSa("done"))
+        await phone.wait(Closed)
+
+    with_phone(epdg, aka_user(USER), story)
+
+
+def test_aaa_down_is_a_network_failure_and_sessions_go_on(tmp_path: Path) -> None:
+    aaa_directory, epdg_directory = tmp_path / "aaa", tmp_path / "epdg"
+    aaa_directory.mkdir()
+    epdg_directory.mkdir()
+    with AaaProcess(aaa_directory) as server:
+        server.provision(USER)
+        with EpdgProcess(epdg_directory, server.port, address="127.0.31.2") as gateway:
+
+            async def story(phone: Phone) -> None:
+                await phone.wait(Established)
+                child = await phone.wait(ChildSaInstalled)
+                server.stop(signal.SIGKILL)
+                second = Phone(gateway, aka_user(OTHER))
+                second.attach(C)
+                refused = await second.wait(Refused)
+                second.close()
+                assert refused.notify is not None
+                assert int(refused.notify.type) == PrivateNotify.NETWORK_FAILURE
+                await ping(phone, child)
+
+            with_phone(gateway, aka_user(USER), story)
+
+
+def test_sigterm_says_goodbye_to_everybody(tmp_path: Path, aaa: AaaProcess) -> None:
+    """DELETE to UEs, STR to the AAA server, DPR to peers, exit 0."""
+    with EpdgProcess(tmp_path, aaa.port, address="127.0.31.3") as gateway:
+
+        async def story(phone: Phone) -> None:
+            await phone.wait(Established)
+            stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+            assert (await phone.wait(Closed)).by_peer
+            assert await stopping == 0
+
+        with_phone(gateway, aka_user(USER), story)
+    assert _aaa_sessions(aaa) == 0
+    assert "Traceback" not in gateway.log()
+    assert not gateway.control.exists()
+
+
+def test_operator_detaches_a_session(epdg: EpdgProcess) -> None:
+    async def story(phone: Phone) -> None:
+        await phone.wait(Established)
+        (session,) = epdg.sessions(state="established")
+        epdg.call("sessions.detach", id=session["id"])
+        assert (await phone.wait(Closed)).by_peer
+
+    with_phone(epdg, aka_user(USER), story)
+
+
+def run_epdg(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "epdg", *map(str, words)], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_port_in_use_is_one_line(tmp_path: Path) -> None:
+    node = EpdgProcess(tmp_path, free_port(), address="127.0.31.4")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.31.4", 14500))
+        result = run_epdg("serve", "-c", node.write_configuration())
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].endswith("cannot use UDP 127.0.31.4:14500: the port is in use")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may bind ports below 1024")
+def test_low_port_without_root_is_one_line(tmp_path: Path) -> None:
+    node = EpdgProcess(tmp_path, free_port(), address="127.0.31.4", ike_port=500)
+    result = run_epdg("serve", "-c", node.write_configuration())
+    assert result.returncode == 1
+    assert "need root" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "expected"),
+    [
+        (lambda v: v["listen"].update(ike_port="x"), "listen.ike_port", "a whole number"),
+        (lambda v: v["listen"].update(addresses=["nowhere"]), "listen.addresses", "address"),
+        (lambda v: v["apns"]["internet"].update(pool="10.0.0.0/31"), "apns.internet", "room for at least two"),
+        (lambda v: v.update(ike={"suites": ["des-md5"], "esp_suites": ["aes128gcm16"]}), "ike.suites", "aes128-sha256"),
+        (lambda v: v.update(colour="blue"), "colour", "known keys are"),
+        (lambda v: v.pop("diameter"), "diameter", ""),
+        (lambda v: v.update(default_apn="x"), "", "default_apn"),
+    ],
+)
+def test_bad_configuration_is_one_line(
+    tmp_path: Path, change: Callable[[dict[str, object]], None], key: str, expected: str
+) -> None:
+    node = EpdgProcess(tmp_path, free_port(), changes=change)
+    result = run_epdg("serve", "-c", node.write_configuration())
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert "epdg.yaml" in line
+    assert key in line
+    assert expected in line
+
+
+def test_certificate_that_does_not_fit_its_key_is_one_line(tmp_path: Path) -> None:
+    node = EpdgProcess(tmp_path, free_port())
+    path = node.write_configuration()
+    other = EpdgProcess(tmp_path / "other", free_port())
+    other.directory.mkdir()
+    other.write_configuration()
+    (tmp_path / "pki" / "gateway.key").write_bytes((other.directory / "pki" / "gateway.key").read_bytes())
+    result = run_epdg("serve", "-c", path)
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "do not fit" in result.stderr
+
+
+def test_pki_init(tmp_path: Path) -> None:
+    result = run_epdg("pki", "init", tmp_path / "pki", "--mcc", "262", "--mnc", "02", "--apn", "ims")
+    assert result.returncode == 0
+    assert "epdg.epc.mnc002.mcc262.pub.3gppnetwork.org, ims" in result.stdout
+    assert oct((tmp_path / "pki" / "gateway.key").stat().st_mode)[-3:] == "600"
+    again = run_epdg("pki", "init", tmp_path / "pki")
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+    bad = run_epdg("pki", "init", tmp_path / "x", "--mcc", "26")
+    assert bad.returncode == 2
+
+
+def test_commands_of_a_gateway_that_does_not_run(tmp_path: Path) -> None:
+    node = EpdgProcess(tmp_path, free_port())
+    result = run_epdg("sessions", "-c", node.write_configuration())
+    assert result.returncode == 1
+    assert "no node is running there" in result.stderr
+    assert run_epdg("--help").returncode == 0
