@@ -147,7 +147,7 @@ class EpdgProcess:
                 assert isinstance(peers, dict)
                 listed = peers["peers"]
                 assert isinstance(listed, list)
-                if not with_peer or any(isinstance(p, dict) and str(p["state"]).lower().endswith("open") for p in listed):
+                if not with_peer or any(isinstance(peer, dict) and peer["state"] == "Open" for peer in listed):
                     return True
             return None
 
