@@ -454,9 +454,9 @@ class EpdgNode:
         limit = params.get("limit", LIST_LIMIT)
         cursor = params.get("cursor")
         if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIST_LIMIT_MAXIMUM:
-            raise ControlError("bad-parameter", f"limit: a whole number from 1 to {LIST_LIMIT_MAXIMUM}")
+            raise ControlError("bad-params", f"limit: a whole number from 1 to {LIST_LIMIT_MAXIMUM}")
         if not (cursor is None or (isinstance(cursor, str) and cursor.isdecimal())):
-            raise ControlError("bad-parameter", "cursor: what a previous answer gave as next")
+            raise ControlError("bad-params", "cursor: what a previous answer gave as next")
         views = [self._view(live) for live in self._live.values()] + list(reversed(self._ended.values()))
         views = [view for view in views if _matches(view, params)]
         start = int(cursor) if cursor else 0

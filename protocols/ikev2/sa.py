@@ -8,8 +8,6 @@ belongs to the task.
 from __future__ import annotations
 
 from collections import Counter, deque
-from enum import Enum
-from typing import Protocol
 
 from protocols.entropy import Entropy
 from protocols.errors import AuthenticationError, DecodeError, LocalError, RemoteError
@@ -33,49 +31,18 @@ from protocols.ikev2.message import Header, Message, decode_header, decode_messa
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
+from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, eap, informational, init
+from protocols.ikev2.tasks import auth, child, eap, informational, init, rekey_child
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
+from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import Disposition, Window
 from protocols.path import Datagram, Path
-from protocols.timers import TimerTable
 
 NO_SPI = bytes(8)
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
-
-
-class Timer(Enum):
-    """All timers of an IKE SA."""
-
-    RETRANSMIT = "retransmit"
-    SETUP = "setup"
-    LIVENESS = "liveness"
-    KEEPALIVE = "keepalive"
-    CHILD_LIFETIME = "child-lifetime"
-    RETURN_ROUTABILITY = "return-routability"
-
-
-class SpiAllocator(Protocol):
-    """Where SPIs come from, so that workers can own a part of the space."""
-
-    def child_spi(self) -> bytes:
-        """Four octets, unique at this end."""
-
-
-class RandomSpis:
-    """SPIs from the entropy source; the reserved values up to 255 are left out (RFC 4303 §2.1)."""
-
-    def __init__(self, entropy: Entropy) -> None:
-        self._entropy = entropy
-
-    def child_spi(self) -> bytes:
-        """Four random octets."""
-        while True:
-            spi = self._entropy.octets(4)
-            if int.from_bytes(spi, "big") > 255:
-                return spi
 
 
 class IkeSa:
@@ -116,7 +83,7 @@ class IkeSa:
         self.children: dict[bytes, child.ChildSa] = {}
         self.mobility = Mobility(path)
         self.window = Window(config.retransmission)
-        self.timers: TimerTable[Timer] = TimerTable()
+        self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
         self.deferred: Deferred | None = None
         self.authenticator: eap.Authenticator | None = None
@@ -214,9 +181,9 @@ class IkeSa:
                 self._probe(now)
             elif timer is Timer.KEEPALIVE:
                 self._transmits.append(Datagram(self.path, KEEPALIVE))
-                self.arm_keepalive(now)
+                self.timers.arm_keepalive(now, behind_nat=self.nat.local)
             elif timer is Timer.CHILD_LIFETIME:
-                child.rekey_due(self, now)
+                rekey_child.rekey_due(self, now)
             elif timer is Timer.RETURN_ROUTABILITY:
                 self.mobility.check_expired(self, now)
         self._pump(now)
@@ -285,40 +252,6 @@ class IkeSa:
             self._transmits.append(Datagram(self.path, again[0]))
             self.timers.set(Timer.RETRANSMIT, now + again[1])
 
-    def arm_setup(self, now: float, lifetime: float | None) -> None:
-        """Give the set-up ``lifetime`` seconds, or (``None``) as long as it likes."""
-        if lifetime is None:
-            self.timers.cancel(Timer.SETUP)
-        else:
-            self.timers.set(Timer.SETUP, now + lifetime)
-
-    def arm_child_lifetime(self, deadline: float) -> None:
-        """Look at the child SAs' lifetimes at ``deadline``, or earlier if something is due earlier."""
-        armed = self.timers.get(Timer.CHILD_LIFETIME)
-        if armed is None or deadline < armed:
-            self.timers.set(Timer.CHILD_LIFETIME, deadline)
-
-    def arm_return_routability(self, now: float) -> None:
-        """The peer has this long to answer the check of its new address."""
-        interval = self.responder_config.return_routability_interval
-        self.timers.set(Timer.RETURN_ROUTABILITY, now + interval)
-
-    def disarm_return_routability(self) -> None:
-        """The check is over."""
-        self.timers.cancel(Timer.RETURN_ROUTABILITY)
-
-    def arm_liveness(self, now: float) -> None:
-        """The peer was heard: the next probe is an interval away (§2.4)."""
-        if self.config.liveness_interval is not None and self.state is SaState.ESTABLISHED:
-            self.timers.set(Timer.LIVENESS, now + self.config.liveness_interval)
-
-    def arm_keepalive(self, now: float) -> None:
-        """Keep the mapping of a NAT before us alive (RFC 3948 §4); off when there is none."""
-        if self.nat.local and self.config.keepalive_interval is not None:
-            self.timers.set(Timer.KEEPALIVE, now + self.config.keepalive_interval)
-        else:
-            self.timers.cancel(Timer.KEEPALIVE)
-
     def close(self, why: str, now: float, *, by_peer: bool = False) -> None:
         """End the SA and all its child SAs without another word."""
         del now
@@ -375,7 +308,7 @@ class IkeSa:
                 return
             self.window.begin()
             self._request_exchange = message.exchange
-            self.arm_liveness(now)
+            self._heard(now)
             response = self._process(procedure, message, datagram, now)
         except RemoteError as error:
             if not self.window.in_progress:
@@ -392,7 +325,7 @@ class IkeSa:
         if procedure is Procedure.INFORMATIONAL:
             return informational.process_request(self, message, path, now)
         if procedure is Procedure.CREATE_CHILD:
-            return child.process_request(self, message, path, now)
+            return rekey_child.process_request(self, message, path, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
         eap.process_request(self, procedure, message, now)
@@ -411,7 +344,7 @@ class IkeSa:
         self._task = None
         if message.exchange == ExchangeType.IKE_SA_INIT:
             self.init_response = datagram.payload
-        self.arm_liveness(now)
+        self._heard(now)
         try:
             task.process_response(self, message, datagram.path, now)
         except RemoteError as error:
@@ -494,7 +427,11 @@ class IkeSa:
         self._transmits.append(Datagram(self.path, octets))
         self.emit(MessageSent(message=self._sent, path=self.path, retransmission=True))
 
+    def _heard(self, now: float) -> None:
+        if self.state is SaState.ESTABLISHED:
+            self.timers.arm_liveness(now)
+
     def _probe(self, now: float) -> None:
-        self.arm_liveness(now)
+        self._heard(now)
         if self.window.outstanding is None and not self._queue:
             self._queue.append(informational.Liveness())

@@ -28,8 +28,8 @@ from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.registry import HashAlgorithmId, KeGroup, NotifyType
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.suites import EspSuite, IkeSuite
-from protocols.ikev2.tasks.child import RekeyChild
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
+from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.path import Datagram
 from protocols.secret import Secret
 from tests.harness.certificates import GATEWAY_FQDN, MOMENT, make_pki

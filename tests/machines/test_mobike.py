@@ -21,8 +21,8 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sealer import Sealer
-from protocols.ikev2.tasks.child import RekeyChild
 from protocols.ikev2.tasks.informational import Liveness
+from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.path import Datagram, Endpoint
 from tests.harness.pair import ACCESS_A, ACCESS_B, Pair, initiator_config, responder_config
 

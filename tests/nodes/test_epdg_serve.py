@@ -28,8 +28,8 @@ from protocols.ikev2.events import (
     Established,
     Refused,
 )
-from protocols.ikev2.tasks.child import RekeyChild
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
+from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.io.control import call_sync
 from protocols.secret import Secret
 from protocols.threegpp.causes import PrivateNotify

@@ -42,9 +42,9 @@ def establish(
     """The SA is up: both AUTH payloads verified."""
     sa.authenticator = None
     sa.enter(SaState.ESTABLISHED, "both ends are authenticated")
-    sa.arm_setup(now, None)
-    sa.arm_liveness(now)
-    sa.arm_keepalive(now)
+    sa.timers.arm_setup(now, None)
+    sa.timers.arm_liveness(now)
+    sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
     sa.emit(
         Established(
             identity=identity,

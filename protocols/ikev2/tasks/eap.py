@@ -270,7 +270,7 @@ def process_request(sa: IkeSa, procedure: Procedure, message: Message, now: floa
         authenticator = Authenticator(sa, message)
         sa.authenticator = authenticator
         sa.enter(SaState.AUTHENTICATING, "IKE_AUTH request received")
-        sa.arm_setup(now, sa.responder_config.setup_lifetime)
+        sa.timers.arm_setup(now, sa.responder_config.setup_lifetime)
         sa.deferred = authenticator
         first = message.first(IdiPayload)
         if first is not None:

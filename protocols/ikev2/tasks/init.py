@@ -109,7 +109,7 @@ class Init:
             )
         sa.mobility.validated = sa.path
         sa.enter(SaState.HALF_OPEN, "IKE_SA_INIT done")
-        sa.arm_keepalive(now)
+        sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
         sa.initiate(eap.Authentication(), now)
 
     def _exchange(self) -> KeyExchange:
@@ -160,7 +160,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
         forced=config.force_encapsulation
     )
     sa.enter(SaState.HALF_OPEN, "IKE_SA_INIT answered")
-    sa.arm_setup(now, config.half_open_lifetime)
+    sa.timers.arm_setup(now, config.half_open_lifetime)
     return Response(
         payloads=(
             SaPayload(proposals=(answer,)),

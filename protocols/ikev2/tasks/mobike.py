@@ -130,7 +130,7 @@ class UpdateAddresses:
                 return
         sa.nat = natd.evaluate(message, path, sa.config.force_encapsulation) or sa.nat
         adopt(sa, self._path)
-        sa.arm_keepalive(now)
+        sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
         move_children(sa, self._path)
         sa.emit(AddressesUpdated(old=self._old, new=self._path, nat=sa.nat, validated=True))
 
@@ -152,7 +152,7 @@ class ReturnRoutabilityCheck:
         if self.superseded:
             return None
         self._cookie = sa.entropy.octets(COOKIE2_LENGTH)
-        sa.arm_return_routability(now)
+        sa.timers.arm_return_routability(now, sa.responder_config.return_routability_interval)
         return (NotifyPayload(type=NotifyType.COOKIE2, data=self._cookie),)
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
@@ -164,7 +164,7 @@ class ReturnRoutabilityCheck:
         if self.superseded:
             return
         sa.mobility.check = None
-        sa.disarm_return_routability()
+        sa.timers.disarm_return_routability()
         adopt(sa, self._path)
         sa.emit(PathValidated(path=self._path))
         move_children(sa, self._path)
@@ -205,11 +205,11 @@ def take_update(sa: IkeSa, message: Message, path: Path, now: float) -> list[Pay
     if mobility.check is not None:
         mobility.check.superseded = True
         mobility.check = None
-        sa.disarm_return_routability()
+        sa.timers.disarm_return_routability()
     sa.emit(AddressUpdateStarted(old=mobility.validated, new=path, nat=nat))
     sa.nat = nat
     sa.change_path(path, now)
-    sa.arm_keepalive(now)
+    sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
     policy = sa.responder_config.return_routability
     if policy is not ReturnRoutability.BEFORE_UPDATE:
         move_children(sa, path)

@@ -1,0 +1,61 @@
+"""All timers of an IKE SA, and when each is armed."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from protocols.ikev2.config import IkeConfig
+from protocols.timers import TimerTable
+
+
+class Timer(Enum):
+    """What an IKE SA may wait for."""
+
+    RETRANSMIT = "retransmit"
+    SETUP = "setup"
+    LIVENESS = "liveness"
+    KEEPALIVE = "keepalive"
+    CHILD_LIFETIME = "child-lifetime"
+    RETURN_ROUTABILITY = "return-routability"
+
+
+class SaTimers(TimerTable[Timer]):
+    """The table with the configured intervals."""
+
+    def __init__(self, config: IkeConfig) -> None:
+        super().__init__()
+        self._liveness_interval = config.liveness_interval
+        self._keepalive_interval = config.keepalive_interval
+
+    def arm_setup(self, now: float, lifetime: float | None) -> None:
+        """Give the set-up ``lifetime`` seconds, or (``None``) as long as it likes."""
+        if lifetime is None:
+            self.cancel(Timer.SETUP)
+        else:
+            self.set(Timer.SETUP, now + lifetime)
+
+    def arm_liveness(self, now: float) -> None:
+        """The peer was heard: the next probe is an interval away (RFC 7296 §2.4)."""
+        if self._liveness_interval is not None:
+            self.set(Timer.LIVENESS, now + self._liveness_interval)
+
+    def arm_keepalive(self, now: float, *, behind_nat: bool) -> None:
+        """Keep the mapping of a NAT before us alive (RFC 3948 §4); off when there is none."""
+        if behind_nat and self._keepalive_interval is not None:
+            self.set(Timer.KEEPALIVE, now + self._keepalive_interval)
+        else:
+            self.cancel(Timer.KEEPALIVE)
+
+    def arm_child_lifetime(self, deadline: float) -> None:
+        """Look at the child SAs' lifetimes at ``deadline``, or earlier if something is due earlier."""
+        armed = self.get(Timer.CHILD_LIFETIME)
+        if armed is None or deadline < armed:
+            self.set(Timer.CHILD_LIFETIME, deadline)
+
+    def arm_return_routability(self, now: float, interval: float) -> None:
+        """The peer has this long to answer the check of its new address (RFC 4555 §3.7)."""
+        self.set(Timer.RETURN_ROUTABILITY, now + interval)
+
+    def disarm_return_routability(self) -> None:
+        """The check is over."""
+        self.cancel(Timer.RETURN_ROUTABILITY)
