@@ -1,0 +1,61 @@
+"""Configuration of the dashboard: where it listens, which nodes it shows, and the operator's token."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from protocols.io.configuration import (
+    ConfigurationModel,
+    Count,
+    Endpoint,
+    FilePath,
+    Interval,
+    TextSecret,
+)
+
+NodeKind = Literal["epdg", "aaa", "ue"]
+TOKEN_CHARACTERS = 16  # the fewest a configured token may have
+
+
+def _long_enough(value: TextSecret | None) -> TextSecret | None:
+    if value is not None and len(value.reveal().decode()) < TOKEN_CHARACTERS:
+        raise PydanticCustomError("token", f"at least {TOKEN_CHARACTERS} characters")
+    return value
+
+
+class NodeConfig(ConfigurationModel):
+    """One node: the name people see, what it is, and its control socket."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    kind: NodeKind
+    control: FilePath
+
+
+def _names_differ(value: tuple[NodeConfig, ...]) -> tuple[NodeConfig, ...]:
+    names = [node.name for node in value]
+    if len(set(names)) != len(names):
+        raise PydanticCustomError("names", "nodes with names that differ from one another")
+    return value
+
+
+class DashboardsConfig(ConfigurationModel):
+    """What ``dashboards serve -c`` reads."""
+
+    listen: Endpoint = Field(default="127.0.0.1:8080", validate_default=True)
+    nodes: Annotated[tuple[NodeConfig, ...], Field(min_length=1), AfterValidator(_names_differ)]
+    token: Annotated[TextSecret | None, AfterValidator(_long_enough)] = None
+    hosts: tuple[str, ...] = ()
+    poll_interval: Interval = 2.0
+    call_timeout: Interval = 5.0
+    heartbeat_interval: Interval = 15.0
+    event_ring: Annotated[Count, Field(ge=16, le=1 << 18)] = 4096
+    event_readers: Annotated[Count, Field(ge=1, le=4096)] = 64
+    trace_ring: Annotated[Count, Field(ge=100, le=1 << 21)] = 50_000
+
+    @property
+    def open_to_read(self) -> bool:
+        """Whether anybody may read: only while none but this machine can connect."""
+        return self.listen.address.is_loopback

@@ -1,0 +1,47 @@
+"""What routes are given: the nodes, the event hub, and the checks of who is asking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from dashboards.config import DashboardsConfig
+from dashboards.links import Fleet
+from dashboards.security import Security
+from dashboards.stream import EventHub
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Everything one application shares."""
+
+    config: DashboardsConfig
+    hub: EventHub
+    fleet: Fleet
+    security: Security
+
+
+def services(request: Request) -> Services:
+    """The application's services."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+
+
+def reader(request: Request, given: ServicesDep) -> None:
+    """Refuse who may not read."""
+    given.security.check_reader(request)
+
+
+def operator(request: Request, given: ServicesDep) -> None:
+    """Refuse who may not change anything."""
+    given.security.check_operator(request)
+
+
+Reader = Depends(reader)
+Operator = Depends(operator)

@@ -1,0 +1,264 @@
+"""The dashboard's side of the nodes: is each one there, what has it recorded, and what does it answer.
+
+A link asks its node for its status at an interval, follows its trace, and comes back by itself when the
+control socket went away. Keys and raw datagrams are never subscribed to: the page has no use for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from http import HTTPStatus
+
+from pydantic import ValidationError
+
+from dashboards.config import DashboardsConfig, NodeConfig
+from dashboards.ladder import Trace
+from dashboards.problems import Problem
+from dashboards.redaction import redacted
+from dashboards.schemas import SessionView
+from dashboards.stream import EventHub
+from protocols.errors import BackendError, DecodeError
+from protocols.io.control import ControlClient, ControlError
+from protocols.trace.records import JsonValue, Kind, TraceRecord
+
+FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
+REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
+RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
+
+logger = logging.getLogger("dashboards")
+
+
+class NodeLink:
+    """One node as the dashboard sees it."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        settings: DashboardsConfig,
+        hub: EventHub,
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = config.name
+        self.kind = config.kind
+        self.reachable = False
+        self.since = wall()
+        self.why: str | None = "not asked yet"
+        self.status: dict[str, JsonValue] = {}
+        self.peers: list[JsonValue] = []
+        self.sessions: dict[str, int] = {}
+        self.tally = {"messages": 0, "retransmissions": 0, "moves": 0, "refusals": 0}
+        self.trace = Trace(ring=settings.trace_ring)
+        self._client = ControlClient(config.control, answer_interval=settings.call_timeout)
+        self._poll_interval = settings.poll_interval
+        self._hub = hub
+        self._wall = wall
+        self._started: JsonValue = None
+        self._last_sequence = 0
+        self._changed_sessions: set[str] = set()
+        self._changed = asyncio.Event()
+
+    async def call(self, method: str, **params: JsonValue) -> JsonValue:
+        """Ask the node; ``Problem`` 503 when it cannot be reached, ``ControlError`` as the node says."""
+        try:
+            return await self._client.call(method, **params)
+        except (BackendError, DecodeError) as error:
+            raise self._unreachable(str(error)) from None
+
+    def describe(self) -> dict[str, JsonValue]:
+        """The node's health, as ``GET /nodes`` and the ``node`` event carry it."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "reachable": self.reachable,
+            "since": self.since,
+            "why": self.why,
+            "version": _text(self.status.get("version")),
+            "started": _number(self.status.get("started")),
+            "sessions": dict(self.sessions) if self.kind == "epdg" else None,
+            "tally": dict(self.tally),
+            "peers": redacted(list(self.peers)),
+            "status": redacted(dict(self.status)),
+        }
+
+    async def run(self) -> None:
+        """Watch the node until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._follow())
+            if self.kind == "epdg":
+                tasks.create_task(self._refresh())
+
+    async def _watch(self) -> None:
+        shown: dict[str, JsonValue] | None = None
+        while True:
+            try:
+                await self._poll()
+            except Exception:  # top loop: a surprising answer must not end the watch
+                logger.exception("asking %s failed", self.name)
+            description = self.describe()
+            if description != shown:
+                self._hub.publish("node", description)
+                shown = description
+            await asyncio.sleep(self._poll_interval)
+
+    async def _poll(self) -> None:
+        try:
+            status = await self.call("node.status")
+            if self.kind == "epdg":
+                for state in ("attaching", "established"):
+                    page = await self.call("sessions.list", state=state, limit=1)
+                    self.sessions[state] = _total(page)
+                self.peers = await self._ask_peers()
+        except Problem as problem:
+            self._set_reachable(False, str(problem.members["why"]))
+        except ControlError as error:
+            self._set_reachable(False, f"answers with an error: {error}")
+        else:
+            self.status = status if isinstance(status, dict) else {}
+            self._notice_restart(self.status.get("started"))
+            self._set_reachable(True, None)
+
+    async def _ask_peers(self) -> list[JsonValue]:
+        try:
+            return _list(await self.call("peers.list"), "peers")
+        except ControlError as error:
+            if error.code == "unknown-method":
+                return []
+            raise
+
+    def _set_reachable(self, reachable: bool, why: str | None) -> None:
+        if reachable != self.reachable:
+            self.reachable = reachable
+            self.since = self._wall()
+            logger.info("node %s is %s", self.name, "reachable" if reachable else f"unreachable: {why}")
+        self.why = why
+
+    def _notice_restart(self, started: JsonValue) -> None:
+        """A node that was started anew counts its records from 1 again and knows none of the old sessions."""
+        if self._started is not None and started != self._started:
+            self.trace.clear()
+            self._last_sequence = 0
+            self._hub.publish("restarted", {"name": self.name, "kind": self.kind})
+        self._started = started
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                status = await self._client.call("node.status")
+                self._notice_restart(status.get("started") if isinstance(status, dict) else None)
+                records = self._client.subscribe(self._last_sequence, FOLLOWED)
+                assert isinstance(records, AsyncGenerator)
+                async with aclosing(records):
+                    async for record in records:
+                        self._take(record)
+            except (BackendError, DecodeError, ControlError) as error:
+                logger.debug("trace of %s: %s", self.name, error)
+            except Exception:  # top loop: a surprising record must not end the trace
+                logger.exception("following the trace of %s failed", self.name)
+            await asyncio.sleep(RETRY_INTERVAL)
+
+    def _take(self, record: TraceRecord) -> None:
+        if record.sequence <= self._last_sequence or record.kind not in FOLLOWED:
+            return
+        self._last_sequence = record.sequence
+        body = redacted(record.body)
+        assert isinstance(body, dict)
+        record = replace(record, node=self.name, body=body)  # by the name people know it by
+        self.trace.append(record)
+        self._count(record)
+        self._hub.publish("record", record.to_json(), record.session)
+        if self.kind == "epdg" and record.session is not None and record.kind is not Kind.MESSAGE:
+            self._changed_sessions.add(record.session)
+            self._changed.set()
+
+    def _count(self, record: TraceRecord) -> None:
+        if record.kind is Kind.MESSAGE:
+            self.tally["messages"] += 1
+            if record.body.get("retransmission") is True:
+                self.tally["retransmissions"] += 1
+        elif record.kind is Kind.EVENT:
+            if record.body.get("name") == "moved":
+                self.tally["moves"] += 1
+            elif record.body.get("name") == "refused":
+                self.tally["refusals"] += 1
+
+    async def _refresh(self) -> None:
+        """Publish sessions that changed, each as it is now."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(REFRESH_INTERVAL)
+            self._changed.clear()
+            changed, self._changed_sessions = self._changed_sessions, set()
+            for session in changed:
+                try:
+                    value = await self.call("sessions.get", id=session)
+                except ControlError as error:
+                    if error.code == "not-found":
+                        self._hub.publish("session-gone", {"id": session}, session)
+                except Problem:
+                    break  # away: the page asks for everything when it is back
+                else:
+                    self._publish_session(session, value)
+
+    def _publish_session(self, session: str, value: JsonValue) -> None:
+        try:
+            view = SessionView.model_validate(value)
+        except ValidationError as error:
+            members = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+            logger.warning("%s describes session %s in an unknown way: %s", self.name, session, members)
+            return
+        view.gateway = view.gateway or self.name
+        self._hub.publish("session", view.model_dump(mode="json"), session)
+
+    def _unreachable(self, why: str) -> Problem:
+        return Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "node-unreachable",
+            f"The node {self.name} cannot be reached ({why}).",
+            headers={"Retry-After": "2"},
+            node=self.name,
+            why=why,
+        )
+
+
+class Fleet:
+    """All links, in the order of the configuration."""
+
+    def __init__(self, config: DashboardsConfig, hub: EventHub) -> None:
+        self.links = tuple(NodeLink(node, config, hub) for node in config.nodes)
+
+    @property
+    def gateways(self) -> tuple[NodeLink, ...]:
+        """The links to ePDGs: they own the sessions."""
+        return tuple(link for link in self.links if link.kind == "epdg")
+
+    async def run(self) -> None:
+        """Watch all nodes until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for link in self.links:
+                tasks.create_task(link.run())
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: JsonValue) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _total(page: JsonValue) -> int:
+    total = page.get("total") if isinstance(page, dict) else None
+    return total if isinstance(total, int) else 0
+
+
+def _list(value: JsonValue, member: str) -> list[JsonValue]:
+    if isinstance(value, dict):
+        value = value.get(member)
+    return value if isinstance(value, list) else []

@@ -1,0 +1,145 @@
+"""Errors as problem details (RFC 9457): one exception, and handlers that leave no other shape of error."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+PROBLEM_JSON = "application/problem+json"
+_TYPE = "urn:epdg-emulator:problem:"
+
+logger = logging.getLogger("dashboards")
+
+
+class Problem(Exception):
+    """A refusal: an HTTP status, a problem type, one plain sentence, and members of its own."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        code: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **members: object,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers or {}
+        self.members = members
+
+
+def problem_response(
+    status: int,
+    code: str | None,
+    detail: str,
+    *,
+    instance: str,
+    headers: dict[str, str] | None = None,
+    members: dict[str, object] | None = None,
+) -> JSONResponse:
+    """Build the answer (RFC 9457 §3); without a code the type is ``about:blank`` (§4.2.1)."""
+    phrase = HTTPStatus(status).phrase
+    body: dict[str, object] = {
+        "type": _TYPE + code if code else "about:blank",
+        "title": code.replace("-", " ").capitalize() if code else phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        **(members or {}),
+    }
+    return JSONResponse(body, status_code=status, media_type=PROBLEM_JSON, headers=headers)
+
+
+def unauthorized(detail: str) -> Problem:
+    """401 with the challenge that RFC 9110 §11.6.1 requires."""
+    return Problem(
+        HTTPStatus.UNAUTHORIZED,
+        "not-signed-in",
+        detail,
+        headers={"WWW-Authenticate": 'Bearer realm="epdg-dashboard"'},
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, error: Problem) -> JSONResponse:
+        return problem_response(
+            error.status,
+            error.code,
+            error.detail,
+            instance=request.url.path,
+            headers=error.headers,
+            members=dict(error.members),
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [
+            {"in": str(item["loc"][0]), "name": ".".join(map(str, item["loc"][1:])), "detail": item["msg"]}
+            for item in error.errors()
+        ]
+        return problem_response(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "invalid-request",
+            "; ".join(f"{item['name'] or item['in']}: {item['detail']}" for item in errors),
+            instance=request.url.path,
+            members={"errors": errors},
+        )
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            detail = f"There is nothing at {request.url.path}."
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"{request.method} is not possible at {request.url.path}."
+        else:
+            detail = str(error.detail)
+        headers = dict(error.headers) if error.headers else None
+        return problem_response(error.status_code, None, detail, instance=request.url.path, headers=headers)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.error("unexpected error at %s %s", request.method, request.url.path, exc_info=error)
+        return problem_response(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            None,
+            "The dashboard made a mistake; its log says more.",
+            instance=request.url.path,
+        )
+
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "type": "object",
+    "description": "Problem details (RFC 9457)",
+    "required": ["type", "title", "status", "detail", "instance"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+    },
+}
+
+
+def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route for OpenAPI: which problems it answers."""
+    return {
+        int(status): {
+            "description": status.phrase,
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }

@@ -1,0 +1,326 @@
+"""Sessions: list, detail, detach, ladder, messages."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import ValidationError
+
+from dashboards import ladder
+from dashboards.deps import Operator, Reader, Services, ServicesDep
+from dashboards.links import NodeLink
+from dashboards.problems import Problem, documented
+from dashboards.redaction import redacted
+from dashboards.schemas import (
+    Detached,
+    Ladder,
+    LadderEntry,
+    MessagePage,
+    MessageView,
+    SessionPage,
+    SessionState,
+    SessionView,
+    TraceName,
+)
+from protocols.io.control import ControlError
+from protocols.trace.records import JsonValue, Kind
+
+PAGE = 50
+PAGE_LIMIT = 500
+
+router = APIRouter(prefix="/sessions", tags=["sessions"])
+
+Identifier = Annotated[str, Path(min_length=1, max_length=256, description="session identifier")]
+Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="entries on a page")]
+Cursor = Annotated[str | None, Query(max_length=1024, description="`next` of the page before")]
+
+
+@router.get(
+    "",
+    dependencies=[Reader],
+    responses=documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+async def list_sessions(
+    given: ServicesDep,
+    imsi: Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$")] = None,
+    apn: Annotated[str | None, Query(min_length=1, max_length=100)] = None,
+    state: SessionState | None = None,
+    address: Annotated[str | None, Query(min_length=2, max_length=64, description="inner or outer address")] = None,
+    limit: Limit = PAGE,
+    cursor: Cursor = None,
+) -> SessionPage:
+    """The sessions of all gateways, gateway by gateway, filtered and paged."""
+    filters: dict[str, JsonValue] = {"imsi": imsi, "apn": apn, "state": state, "address": address}
+    filters = {key: value for key, value in filters.items() if value is not None}
+    start, inner = _decode_cursor(cursor, given)
+    page = SessionPage(sessions=[], next=None, total=0, unreachable=[])
+    problem: Problem | None = None
+    for index, link in enumerate(given.fleet.gateways):
+        room = limit - len(page.sessions)
+        wanted = index >= start and room > 0
+        params: dict[str, JsonValue] = {**filters, "limit": room if wanted else 1}
+        if wanted and index == start and inner is not None:
+            params["cursor"] = inner
+        try:
+            answer = await _ask(link, "sessions.list", **params)
+        except Problem as refused:
+            if refused.status is not HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            page.unreachable.append(link.name)
+            problem = refused
+            continue
+        sessions, following, total = _list_answer(link, answer)
+        page.total += total
+        if wanted:
+            page.sessions += [_view(link, session) for session in sessions]
+            if following is not None:
+                page.next = _encode_cursor(link, following)
+        elif index >= start and total and page.next is None:
+            page.next = _encode_cursor(link, None)
+    if problem is not None and len(page.unreachable) == len(given.fleet.gateways):
+        raise problem
+    return page
+
+
+@router.get(
+    "/{identifier}",
+    dependencies=[Reader],
+    responses=documented(
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+)
+async def get_session(given: ServicesDep, identifier: Identifier) -> SessionView:
+    """One session: identity, addresses, SAs with counters, and every path it has been on."""
+    link, session = await _find(given, identifier)
+    return _view(link, session)
+
+
+@router.delete(
+    "/{identifier}",
+    status_code=HTTPStatus.ACCEPTED,
+    dependencies=[Operator],
+    responses=documented(
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+)
+async def detach_session(given: ServicesDep, identifier: Identifier) -> Detached:
+    """Detach: the gateway deletes the SAs towards the UE and ends the Diameter session."""
+    link, _ = await _find(given, identifier)
+    await _ask(link, "sessions.detach", id=identifier)
+    return Detached(id=identifier, gateway=link.name)
+
+
+@router.get(
+    "/{identifier}/ladder",
+    dependencies=[Reader],
+    responses=documented(
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+)
+async def get_ladder(given: ServicesDep, identifier: Identifier) -> Ladder:
+    """The messages and events of one session, merged from what all nodes recorded."""
+    sources = _sources(given)
+    identifiers = await _identifiers(given, identifier, sources)
+    entries, names, left_out = ladder.build(sources, identifiers, now=time.time())
+    columns = ["UE", "ePDG", "AAA"]
+    if any("HSS" in (entry.source, entry.target) for entry in entries):
+        columns.append("HSS")
+    return Ladder(
+        session=identifier,
+        columns=columns,
+        entries=[LadderEntry.model_validate(entry.to_json()) for entry in entries],
+        names=[TraceName(node=node, session=name) for node, name in names],
+        left_out=left_out,
+        silent=[link.name for link in given.fleet.links if not link.reachable],
+    )
+
+
+@router.get(
+    "/{identifier}/messages",
+    dependencies=[Reader],
+    responses=documented(
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+)
+async def get_messages(
+    given: ServicesDep,
+    identifier: Identifier,
+    node: Annotated[str | None, Query(max_length=64, description="only as this node saw them")] = None,
+    protocol: Annotated[str | None, Query(max_length=32, description="ikev2, diameter or eap")] = None,
+    limit: Limit = PAGE,
+    cursor: Cursor = None,
+) -> MessagePage:
+    """The trace records of a session's messages, decoded, oldest first, each as its node saw it."""
+    sources = _sources(given)
+    identifiers = await _identifiers(given, identifier, sources)
+    found = [
+        (record.wall, source.name, record)
+        for source, record in ladder.select(sources, identifiers)
+        if record.kind is Kind.MESSAGE
+        and (node is None or source.name == node)
+        and (protocol is None or record.body.get("protocol") == protocol)
+    ]
+    found.sort(key=lambda item: (item[0], item[1], item[2].sequence))
+    after = _decode_place(cursor)
+    rest = [item for item in found if after is None or (item[0], item[1], item[2].sequence) > after]
+    shown = rest[:limit]
+    return MessagePage(
+        messages=[
+            MessageView(
+                id=f"{name}:{record.sequence}",
+                node=name,
+                sequence=record.sequence,
+                wall=wall,
+                session=record.session,
+                body=record.body,
+            )
+            for wall, name, record in shown
+        ],
+        next=_encode([shown[-1][0], shown[-1][1], shown[-1][2].sequence]) if len(rest) > limit else None,
+        total=len(found),
+    )
+
+
+def _sources(given: Services) -> list[ladder.Source]:
+    return [ladder.Source(link.name, link.kind, link.trace) for link in given.fleet.links]
+
+
+async def _identifiers(given: Services, identifier: str, sources: list[ladder.Source]) -> ladder.Identifiers:
+    """What the session is called; a session the gateway has forgotten lives on in the trace."""
+    try:
+        _, session = await _find(given, identifier)
+    except Problem as problem:
+        identifiers = ladder.Identifiers.of(identifier, None)
+        if not any(source.trace.records(identifier) for source in sources):
+            raise problem
+        return identifiers
+    return ladder.Identifiers.of(identifier, session)
+
+
+async def _find(given: Services, identifier: str) -> tuple[NodeLink, dict[str, JsonValue]]:
+    """The gateway that has the session, and the session."""
+    problem: Problem | None = None
+    for link in given.fleet.gateways:
+        try:
+            session = await _ask(link, "sessions.get", id=identifier)
+        except Problem as refused:
+            if refused.status is HTTPStatus.SERVICE_UNAVAILABLE or problem is None:
+                problem = refused
+            continue
+        if isinstance(session, dict):
+            return link, session
+        raise _unexpected(link)
+    raise problem or Problem(HTTPStatus.NOT_FOUND, "not-found", f"There is no session {identifier}.")
+
+
+_STATUS = {
+    "not-found": HTTPStatus.NOT_FOUND,
+    "bad-params": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "bad-parameter": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "refused": HTTPStatus.CONFLICT,
+}
+
+
+async def _ask(link: NodeLink, method: str, **params: JsonValue) -> JsonValue:
+    """Call a node; its refusals become problems."""
+    try:
+        return await link.call(method, **params)
+    except ControlError as error:
+        status = _STATUS.get(error.code, HTTPStatus.BAD_GATEWAY)
+        code = error.code if error.code in _STATUS else "node-failed"
+        raise Problem(status, code, f"{link.name}: {error.message}", node=link.name) from None
+
+
+def _view(link: NodeLink, session: JsonValue) -> SessionView:
+    try:
+        view = SessionView.model_validate(redacted(session))
+    except ValidationError:
+        raise _unexpected(link) from None
+    if not view.gateway:
+        view.gateway = link.name
+    return view
+
+
+def _unexpected(link: NodeLink) -> Problem:
+    return Problem(
+        HTTPStatus.BAD_GATEWAY,
+        "node-failed",
+        f"{link.name} described a session in a way this dashboard does not understand.",
+        node=link.name,
+    )
+
+
+def _list_answer(link: NodeLink, answer: JsonValue) -> tuple[list[JsonValue], JsonValue, int]:
+    if isinstance(answer, dict):
+        sessions, total = answer.get("sessions"), answer.get("total")
+        if isinstance(sessions, list) and isinstance(total, int):
+            return sessions, answer.get("next"), total
+    raise _unexpected(link)
+
+
+def _encode(value: list[JsonValue]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> list[JsonValue]:
+    try:
+        octets = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        value = json.loads(octets)
+    except (ValueError, binascii.Error):
+        raise _bad_cursor() from None
+    if not isinstance(value, list):
+        raise _bad_cursor()
+    return value
+
+
+def _encode_cursor(link: NodeLink, inner: JsonValue) -> str:
+    return _encode([link.name, inner])
+
+
+def _decode_cursor(cursor: str | None, given: Services) -> tuple[int, JsonValue]:
+    """Which gateway to go on with, and its own cursor."""
+    if cursor is None:
+        return 0, None
+    match _decode(cursor):
+        case [str(name), (str() | int() | None) as inner]:
+            for index, link in enumerate(given.fleet.gateways):
+                if link.name == name:
+                    return index, inner
+    raise _bad_cursor()
+
+
+def _decode_place(cursor: str | None) -> tuple[float, str, int] | None:
+    if cursor is None:
+        return None
+    match _decode(cursor):
+        case [float() | int() as wall, str(name), int(sequence)]:
+            return float(wall), name, sequence
+    raise _bad_cursor()
+
+
+def _bad_cursor() -> Problem:
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid-request",
+        "cursor: not one that this server gave out",
+        errors=[{"in": "query", "name": "cursor", "detail": "not one that this server gave out"}],
+    )

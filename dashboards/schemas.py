@@ -1,0 +1,225 @@
+"""What the API says, as types: an allow-list, so that nothing a node tells leaves unless it is named here.
+
+Times are seconds since 1970-01-01 UTC, SPIs and other octets lower-case hexadecimal, outer end points
+``address:port``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SessionState = Literal["attaching", "established", "closing", "closed"]
+
+
+class Answer(BaseModel):
+    """Base: members a node adds and this version does not know are left out."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class OuterPath(Answer):
+    """Where the gateway and the UE are, as the gateway sees it."""
+
+    local: str
+    remote: str
+
+
+class PathSpan(OuterPath):
+    """A path the session has been on: from when, until when (null: still), why, whether it was checked."""
+
+    since: float
+    until: float | None = None
+    why: str = ""
+    validated: bool = Field(default=False, description="return routability was shown (RFC 4555 §3.7)")
+
+
+class Nat(Answer):
+    """NAT detection (RFC 7296 §2.23): which end is behind one."""
+
+    local: bool = False
+    remote: bool = False
+
+
+class IkeSaView(Answer):
+    """The IKE SA."""
+
+    spi_i: str
+    spi_r: str
+    suite: str | None = None
+    state: str | None = None
+    nat: Nat = Nat()
+    mobike: bool = False
+    path: OuterPath | None = None
+    established: float | bool | None = None
+    rekeys: int | None = None
+    requests_sent: int | None = None
+    retransmissions_sent: int | None = None
+
+
+class ChildCounters(Answer):
+    """What one child SA carried and refused; octets are inner IP octets."""
+
+    inbound_packets: int = 0
+    inbound_octets: int = 0
+    outbound_packets: int = 0
+    outbound_octets: int = 0
+    replayed: int = 0
+    bad_icv: int = 0
+    bad_selector: int = 0
+    malformed: int = 0
+
+
+class ChildSaView(Answer):
+    """A pair of ESP SAs."""
+
+    inbound_spi: str
+    outbound_spi: str
+    suite: str | None = None
+    local_selectors: list[str] = []
+    remote_selectors: list[str] = []
+    path: OuterPath | None = None
+    encapsulation: bool | str = False
+    counters: ChildCounters | None = Field(default=None, description="null when the data plane has none")
+
+
+class LastError(Answer):
+    """Why the last thing that failed did."""
+
+    cause: str
+    text: str = ""
+
+
+class SessionView(Answer):
+    """A session: one UE's connection to one APN."""
+
+    id: str
+    state: SessionState
+    imsi: str | None = None
+    nai: str | None = None
+    apn: str | None = None
+    inner_addresses: list[str] = []
+    created: float
+    established: float | None = None
+    gateway: str = ""
+    ike: IkeSaView | None = None
+    child_sas: list[ChildSaView] = []
+    paths: list[PathSpan] = []
+    diameter_session_id: str | None = None
+    last_error: LastError | None = None
+
+
+class SessionPage(Answer):
+    """One page of sessions; ``next`` is the cursor of the next one, null on the last."""
+
+    sessions: list[SessionView]
+    next: str | None
+    total: int
+    unreachable: list[str] = Field(description="gateways that could not be asked")
+
+
+class NodeView(Answer):
+    """A node's health; ``since`` is when it became reachable or unreachable, ``why`` the trouble."""
+
+    name: str
+    kind: Literal["epdg", "aaa", "ue"]
+    reachable: bool
+    since: float
+    why: str | None
+    version: str | None
+    started: float | None
+    sessions: dict[str, int] | None = Field(description="sessions by state; gateways only")
+    tally: dict[str, int] = Field(description="what its trace told since this dashboard follows it")
+    peers: list[Any] = Field(description="Diameter peers, as the node describes them")
+    status: dict[str, Any] = Field(description="the node's own status")
+
+
+class NodeList(Answer):
+    """All configured nodes."""
+
+    nodes: list[NodeView]
+
+
+class LadderEntry(Answer):
+    """A message (an arrow), an event (a band) or a change of state."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    id: str
+    kind: Literal["message", "event", "state"]
+    wall: float
+    node: str
+    name: str
+    text: str = Field(description="RFC notation for messages, one sentence for events")
+    detail: Any = None
+    seen_by: list[str]
+    source: str | None = Field(default=None, alias="from")
+    target: str | None = Field(default=None, alias="to")
+    interface: str | None = None
+    protocol: str | None = None
+    peer: str | None = None
+    retransmission: bool = False
+    arrived: bool | None = Field(
+        default=None, description="false: the receiver never recorded it; null: nobody can tell"
+    )
+    transit: float | None = Field(default=None, description="seconds from sending to arrival")
+
+
+class TraceName(Answer):
+    """What a node calls the session in its trace."""
+
+    node: str
+    session: str
+
+
+class Ladder(Answer):
+    """A session's message ladder."""
+
+    session: str
+    columns: list[str]
+    entries: list[LadderEntry]
+    names: list[TraceName]
+    left_out: int = Field(description="older entries that were left out")
+    silent: list[str] = Field(description="nodes that cannot be reached: their part may be missing")
+
+
+class MessageView(Answer):
+    """One trace record of a protocol message, as one node saw it."""
+
+    id: str
+    node: str
+    sequence: int
+    wall: float
+    session: str | None
+    body: dict[str, Any]
+
+
+class MessagePage(Answer):
+    """One page of messages, oldest first."""
+
+    messages: list[MessageView]
+    next: str | None
+    total: int
+
+
+class SignIn(BaseModel):
+    """The operator's token."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: str = Field(min_length=1, max_length=512)
+
+
+class Standing(Answer):
+    """Who is asking, and what the server allows."""
+
+    signed_in: bool
+    open_to_read: bool
+
+
+class Detached(Answer):
+    """The gateway has begun to detach the session."""
+
+    id: str
+    gateway: str

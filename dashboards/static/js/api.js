@@ -1,0 +1,49 @@
+// The REST interface. A refusal is a Problem with the members of RFC 9457.
+
+export class Problem extends Error {
+  constructor(body) {
+    super(body.detail ?? body.title ?? "The server refused.");
+    this.status = body.status ?? 0;
+    this.type = body.type ?? "about:blank";
+    this.node = body.node;
+  }
+}
+
+async function request(method, path, body) {
+  let response;
+  try {
+    response = await fetch(`/api/v1${path}`, {
+      method,
+      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+      cache: "no-store",
+    });
+  } catch {
+    throw new Problem({ status: 0, detail: "The dashboard's server cannot be reached." });
+  }
+  const text = await response.text();
+  let value = {};
+  try {
+    value = text ? JSON.parse(text) : {};
+  } catch {
+    value = { detail: `The server answered ${response.status}.` };
+  }
+  if (!response.ok) throw new Problem({ status: response.status, ...value });
+  return value;
+}
+
+const query = (parameters) => {
+  const set = Object.entries(parameters ?? {}).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  return set.length ? `?${new URLSearchParams(set)}` : "";
+};
+
+export const api = {
+  me: () => request("GET", "/me"),
+  signIn: (token) => request("POST", "/sign-in", { token }),
+  signOut: () => request("POST", "/sign-out"),
+  nodes: () => request("GET", "/nodes"),
+  sessions: (parameters) => request("GET", `/sessions${query(parameters)}`),
+  session: (id) => request("GET", `/sessions/${encodeURIComponent(id)}`),
+  ladder: (id) => request("GET", `/sessions/${encodeURIComponent(id)}/ladder`),
+  detach: (id) => request("DELETE", `/sessions/${encodeURIComponent(id)}`),
+};

@@ -1,0 +1,143 @@
+// The bar on top: the nodes' health, what happens in numbers, theme, signing in; and the notices below it.
+
+import { h, icon, replace, setText } from "./dom.js";
+import { clock, count, duration, plural } from "./format.js";
+import { askToSignIn } from "./signin.js";
+import { state } from "./state.js";
+
+const KINDS = { epdg: "gateway", aaa: "AAA", ue: "UE emulator" };
+
+export function mountTopbar(bar, notices) {
+  const nodes = h("ul", { class: "nodes", "aria-label": "Nodes" });
+  const figures = {
+    established: figure("sessions"),
+    attaching: figure("attaching"),
+    messages: figure("messages"),
+    moves: figure("moves"),
+    refusals: figure("refused"),
+  };
+  const account = h("button", { class: "button ghost account", id: "account", type: "button" });
+  account.addEventListener("click", () =>
+    state.signedIn ? state.signOut().catch(() => state.refresh()) : askToSignIn("The token lets you change things: detach sessions."),
+  );
+  const theme = h("button", { class: "button ghost square", type: "button", id: "theme", onclick: switchTheme });
+  replace(
+    bar,
+    h("a", { class: "brand", href: "#/" }, h("img", { src: "/static/icon.svg", alt: "", width: "28", height: "28" }), h("span", {}, "ePDG")),
+    nodes,
+    h("dl", { class: "figures", "aria-label": "Live counters" }, Object.values(figures).map((item) => item.element)),
+    h("div", { class: "bar-actions" }, h("a", { class: "button ghost api", href: "/docs" }, "API"), theme, account),
+  );
+  showTheme(theme);
+
+  const show = () => {
+    replace(nodes, state.nodes.map(nodeChip));
+    const totals = sum(state.nodes);
+    for (const [name, item] of Object.entries(figures)) item.set(totals[name]);
+    figures.refusals.element.classList.toggle("bad", totals.refusals > 0);
+    replace(account, icon(state.signedIn ? "out" : "key"), h("span", {}, state.signedIn ? "Sign out" : "Sign in"));
+    showNotices(notices);
+  };
+  state.addEventListener("changed", show);
+  show();
+}
+
+function figure(label) {
+  const value = h("dd", {}, "–");
+  return {
+    element: h("div", { class: "figure", dataset: { figure: label } }, h("dt", {}, label), value),
+    set: (number) => setText(value, number === undefined ? "–" : count(number)),
+  };
+}
+
+/** Messages are counted where every one of them passes: at the gateways. */
+function sum(nodes) {
+  const totals = {};
+  const add = (name, number) => {
+    totals[name] = (totals[name] ?? 0) + (number ?? 0);
+  };
+  for (const node of nodes.filter((each) => each.kind === "epdg")) {
+    if (node.reachable) {
+      add("established", node.sessions?.established);
+      add("attaching", node.sessions?.attaching);
+    }
+    for (const name of ["messages", "moves", "refusals"]) add(name, node.tally[name]);
+  }
+  return totals;
+}
+
+function nodeChip(node) {
+  const since = `${node.reachable ? "up" : "away"} since ${clock(node.since)}`;
+  const version = node.version ? `, version ${node.version}` : "";
+  const peers = node.peers.length ? `, ${plural(node.peers.length, "Diameter peer")}` : "";
+  const title = `${KINDS[node.kind]} ${node.name}: ${since}${version}${peers}${node.reachable ? "" : `. ${node.why}`}`;
+  return h(
+    "li",
+    { class: `node ${node.reachable ? "up" : "down"}`, title, dataset: { node: node.name } },
+    h("span", { class: "dot", "aria-hidden": "true" }),
+    h("span", { class: "node-name" }, node.name),
+    h("span", { class: "node-state" }, node.reachable ? upFor(node) : "away"),
+  );
+}
+
+function upFor(node) {
+  return node.started ? duration(Date.now() / 1000 - node.started).replace(/ \d+ s$/, "") : "up";
+}
+
+function showNotices(place) {
+  const shown = [];
+  if (state.feed.started && !state.feed.connected) {
+    shown.push(notice("bad", "plug", "server-away", "No connection to the dashboard's server.", "Trying again by itself; what you see may be old."));
+  }
+  if (!state.mayRead) {
+    shown.push(
+      notice(
+        "info", "key", "sign-in-needed", "This server can be reached from other machines.", "Sign in to see its sessions.",
+        h("button", { class: "button", type: "button", onclick: () => askToSignIn("Reading needs the token here.") }, "Sign in"),
+      ),
+    );
+  }
+  if (location.pathname === "/sign-in") {
+    shown.push(
+      notice("bad", "key", "link-wrong", "This sign-in link is not valid.", "Use the one that the server printed when it was last started.",
+        h("a", { class: "button", href: "/" }, "Continue without")),
+    );
+  }
+  for (const node of state.nodes.filter((each) => !each.reachable)) {
+    const gateway = node.kind === "epdg";
+    shown.push(
+      notice(
+        gateway ? "bad" : "warn", "plug", `away-${node.name}`,
+        `The ${KINDS[node.kind]} ${node.name} cannot be reached.`,
+        gateway ? `Sessions are shown as they were at ${clock(node.since)}; this page goes on by itself when it is back.` : "Its part of the ladders is missing until it is back.",
+      ),
+    );
+  }
+  const signature = shown.map((element) => element.textContent).join("\n");
+  if (place.dataset.signature !== signature) {
+    place.dataset.signature = signature;
+    replace(place, shown);
+  }
+}
+
+function notice(tone, mark, name, title, text, action) {
+  return h("div", { class: `notice ${tone}`, dataset: { notice: name } }, icon(mark), h("p", {}, h("strong", {}, title), " ", text), action);
+}
+
+function currentTheme() {
+  return document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+}
+
+function switchTheme(event) {
+  const theme = currentTheme() === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  localStorage.setItem("theme", theme);
+  showTheme(event.currentTarget);
+}
+
+function showTheme(button) {
+  const other = currentTheme() === "dark" ? "light" : "dark";
+  button.setAttribute("aria-label", `Switch to ${other} colours`);
+  button.setAttribute("title", `Switch to ${other} colours`);
+  replace(button, icon(other === "dark" ? "moon" : "sun"));
+}

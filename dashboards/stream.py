@@ -1,0 +1,190 @@
+"""Server-sent events (WHATWG HTML §9.2): one bounded ring that every reader follows at its own pace.
+
+A reader is a cursor into the ring, never a queue of its own: one that is too slow finds that its place
+has gone and is told to read everything anew (``reset``). Identifiers are ``<epoch>-<sequence>``, the
+epoch drawn at start, so that a number from an earlier run is recognised and not mistaken for a place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+RETRY_INTERVAL_MS = 1500  # what a browser waits before it comes back
+SEND_TIMEOUT = 30.0  # a reader that takes nothing for so long is let go
+BATCH = 128  # events written at once
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its place, its name, its JSON, and what it is about."""
+
+    sequence: int
+    name: str
+    data: str
+    session: str | None
+
+
+Filter = Callable[[Event], bool]
+
+
+class EventHub:
+    """The ring. ``publish`` never waits; ``wait`` returns when there is something after a cursor."""
+
+    def __init__(self, *, ring: int) -> None:
+        self.epoch = secrets.token_hex(4)
+        self.readers = 0
+        self.closed = False
+        self._events: deque[Event] = deque(maxlen=ring)
+        self._sequence = 0
+        self._wake = asyncio.Event()
+
+    @property
+    def sequence(self) -> int:
+        """The number of the newest event, 0 before the first."""
+        return self._sequence
+
+    def publish(self, name: str, data: object, session: str | None = None) -> None:
+        """Append an event and wake the readers."""
+        self._sequence += 1
+        text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+        self._events.append(Event(self._sequence, name, text, session))
+        self._wake_readers()
+
+    def close(self) -> None:
+        """End every stream (the server is stopping)."""
+        self.closed = True
+        self._wake_readers()
+
+    def resume(self, last_event_id: str | None) -> tuple[int, bool]:
+        """The cursor that an identifier stands for, and whether what came after it is still all there."""
+        if not last_event_id:
+            return self._sequence, True
+        epoch, _, number = last_event_id.rpartition("-")
+        if epoch != self.epoch or not (number.isascii() and number.isdigit()):
+            return self._sequence, False
+        cursor = int(number)
+        if cursor > self._sequence or cursor < self._oldest() - 1:
+            return self._sequence, False
+        return cursor, True
+
+    def after(self, cursor: int) -> tuple[list[Event], bool]:
+        """Up to ``BATCH`` events after a cursor; False when some of them have been dropped."""
+        oldest = self._oldest()
+        if cursor < oldest - 1:
+            return [], False
+        first = cursor - oldest + 1
+        last = min(first + BATCH, len(self._events))
+        return [self._events[index] for index in range(first, last)], True
+
+    async def wait(self, cursor: int, timeout: float) -> bool:
+        """Wait for an event after the cursor; False when ``timeout`` seconds passed without one."""
+        while self._sequence <= cursor and not self.closed:
+            wake = self._wake
+            try:
+                async with asyncio.timeout(timeout):
+                    await wake.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    @contextmanager
+    def reader(self) -> Iterator[None]:
+        """Count an open stream."""
+        self.readers += 1
+        try:
+            yield
+        finally:
+            self.readers -= 1
+
+    def _oldest(self) -> int:
+        return self._events[0].sequence if self._events else self._sequence + 1
+
+    def _wake_readers(self) -> None:
+        self._wake.set()
+        self._wake = asyncio.Event()
+
+
+class EventStream(Response):
+    """A ``text/event-stream`` answer that follows the hub until reader or hub is gone."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        hub: EventHub,
+        *,
+        last_event_id: str | None,
+        wanted: Filter,
+        heartbeat_interval: float,
+        send_timeout: float = SEND_TIMEOUT,
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._hub = hub
+        self._last_event_id = last_event_id
+        self._wanted = wanted
+        self._heartbeat_interval = heartbeat_interval
+        self._send_timeout = send_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._hub.reader():
+            pump = asyncio.create_task(self._pump(send))
+            gone = asyncio.create_task(_disconnected(receive))
+            try:
+                await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (pump, gone):
+                    task.cancel()
+                outcomes = await asyncio.gather(pump, gone, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception) and not isinstance(outcome, TimeoutError | OSError):
+                raise outcome
+
+    async def _pump(self, send: Send) -> None:
+        await self._send(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        cursor, whole = self._hub.resume(self._last_event_id)
+        opening = f"retry: {RETRY_INTERVAL_MS}\n\n"
+        opening += self._control(cursor, "hello" if whole else "reset")
+        await self._write(send, opening)
+        while not self._hub.closed:
+            if not await self._hub.wait(cursor, self._heartbeat_interval):
+                await self._write(send, ": heartbeat\n\n")
+                continue
+            events, whole = self._hub.after(cursor)
+            if not whole:
+                cursor = self._hub.sequence
+                await self._write(send, self._control(cursor, "reset"))
+                continue
+            if events:
+                cursor = events[-1].sequence
+                text = "".join(self._format(event) for event in events if self._wanted(event))
+                if text:
+                    await self._write(send, text)
+        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _control(self, cursor: int, name: str) -> str:
+        return f'id: {self._hub.epoch}-{cursor}\nevent: {name}\ndata: {{"epoch":"{self._hub.epoch}"}}\n\n'
+
+    def _format(self, event: Event) -> str:
+        return f"id: {self._hub.epoch}-{event.sequence}\nevent: {event.name}\ndata: {event.data}\n\n"
+
+    async def _write(self, send: Send, text: str) -> None:
+        await self._send(send, {"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+    async def _send(self, send: Send, message: Message) -> None:
+        async with asyncio.timeout(self._send_timeout):
+            await send(message)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
