@@ -32,7 +32,8 @@ class Machine(Protocol[EventT, TransmitT]):
 class Driver(Generic[EventT, TransmitT]):
     """Drives one machine on the running loop, whose clock is the machine's ``now``.
 
-    Events go out before datagrams: what an event installs is there when the peer answers.
+    Datagrams go out before events: the answer to a DELETE leaves before its event closes the port it leaves
+    by. What events install is there in time all the same, since nothing is received in between.
     """
 
     def __init__(
@@ -64,12 +65,12 @@ class Driver(Generic[EventT, TransmitT]):
             busy = True
             while busy:
                 busy = False
-                while (event := self._machine.poll_event()) is not None:
-                    busy = True
-                    self._on_event(event)
                 while (sending := self._machine.poll_transmit()) is not None:
                     busy = True
                     self._transmit(sending)
+                if (event := self._machine.poll_event()) is not None:
+                    busy = True
+                    self._on_event(event)
         finally:
             self._pumping = False
         self._arm()
