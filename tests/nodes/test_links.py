@@ -1,0 +1,273 @@
+"""Links, ports 500 and 4500 and the driver on real loopback sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+
+import pytest
+
+from protocols.errors import BackendError, LocalError
+from protocols.io.driver import Driver
+from protocols.io.link import LossyLink, NextHopLink, Receiver, UdpLink
+from protocols.io.udp import SwuPorts
+from protocols.path import Datagram, Endpoint, Path
+
+HERE, THERE, HOP = (Endpoint.of(f"127.0.33.{number}", 0) for number in (1, 2, 3))
+
+
+class Inbox:
+    """What arrived."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[tuple[bytes, Path]] = asyncio.Queue()
+
+    def __call__(self, octets: bytes, path: Path) -> None:
+        self.queue.put_nowait((octets, path))
+
+    async def next(self) -> tuple[bytes, Path]:
+        async with asyncio.timeout(5):
+            return await self.queue.get()
+
+
+def run(story: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await story()
+
+    asyncio.run(main())
+
+
+def test_udp_link_both_ways() -> None:
+    async def story() -> None:
+        left, right = Inbox(), Inbox()
+        a, b = UdpLink(HERE, left), UdpLink(THERE, right)
+        try:
+            a.send(b"hello", b.local)
+            octets, path = await right.next()
+            assert (octets, path) == (b"hello", Path(b.local, a.local))
+            b.send(b"back", path.remote)
+            assert await left.next() == (b"back", Path(a.local, b.local))
+        finally:
+            a.close()
+            b.close()
+            b.close()
+
+    run(story)
+
+
+def test_unusable_addresses_are_one_line() -> None:
+    async def story() -> None:
+        taken = UdpLink(HERE, Inbox())
+        try:
+            with pytest.raises(BackendError, match="the port is in use"):
+                UdpLink(taken.local, Inbox())
+            with pytest.raises(BackendError, match="does not have the address"):
+                UdpLink(Endpoint.of("192.0.2.1", 0), Inbox())
+        finally:
+            taken.close()
+
+    run(story)
+
+
+def test_refused_datagrams_are_counted_and_harm_nothing() -> None:
+    """An ICMP error of an earlier datagram is reported on a later call: neither may raise."""
+
+    async def story() -> None:
+        inbox = Inbox()
+        gone = UdpLink(THERE, Inbox())
+        gone.close()
+        a, b = UdpLink(HERE, inbox), UdpLink(THERE, Inbox())
+        try:
+            a.send(b"to nobody", gone.local)
+            a.send(b"x" * 70000, b.local)
+            assert a.dropped["send-EMSGSIZE"] == 1
+            b.send(b"still here", a.local)
+            assert (await inbox.next())[0] == b"still here"
+        finally:
+            a.close()
+            b.close()
+
+    run(story)
+
+
+def test_next_hop_is_on_the_path_and_not_at_its_end() -> None:
+    async def story() -> None:
+        inbox, hop_inbox = Inbox(), Inbox()
+        hop = UdpLink(HOP, hop_inbox)
+        far = Endpoint(THERE.address, hop.local.port)
+
+        def opener(receive: Receiver) -> UdpLink:
+            return UdpLink(HERE, receive)
+
+        link = NextHopLink(opener, hop.local.address, inbox)
+        stranger = UdpLink(THERE, Inbox())
+        try:
+            link.send(b"out", far)
+            octets, path = await hop_inbox.next()
+            assert (octets, path.remote) == (b"out", link.local)
+            hop.send(b"in", link.local)
+            assert await inbox.next() == (b"in", Path(link.local, far))
+            stranger.send(b"forged", link.local)
+            hop.send(b"more", link.local)
+            assert (await inbox.next())[0] == b"more"
+            assert link.dropped["not-from-the-hop"] == 1
+        finally:
+            link.close()
+            hop.close()
+            stranger.close()
+
+    run(story)
+
+
+def test_lossy_link_loses_by_its_seed() -> None:
+    async def story() -> None:
+        inbox = Inbox()
+        far = UdpLink(THERE, inbox)
+        arrived = asyncio.Event()
+
+        def opener(receive: Receiver) -> UdpLink:
+            def watched(octets: bytes, path: Path) -> None:
+                receive(octets, path)
+                arrived.set()
+
+            return UdpLink(HERE, watched)
+
+        link = LossyLink(opener, Inbox(), send_loss=0.5, receive_loss=1.0, seed=1)
+        try:
+            for number in range(100):
+                link.send(bytes([number]), far.local)
+            far.send(b"never heard", link.local)
+            lost = link.dropped["lost-outbound"]
+            assert 30 < lost < 70
+            for _ in range(100 - lost):
+                await inbox.next()
+            assert inbox.queue.empty()
+            async with asyncio.timeout(5):
+                await arrived.wait()
+            assert link.dropped["lost-inbound"] == 1
+        finally:
+            link.close()
+            far.close()
+
+    run(story)
+
+
+def test_ports_tell_ike_from_esp() -> None:
+    """RFC 3948 §2.2, §2.3: the marker, ESP, keepalives, and what is too short for either."""
+
+    async def story() -> None:
+        ike: asyncio.Queue[Datagram] = asyncio.Queue()
+        esp: asyncio.Queue[tuple[bytes, Path]] = asyncio.Queue()
+        ports = SwuPorts(on_ike=ike.put_nowait, on_esp=lambda octets, path: esp.put_nowait((octets, path)))
+        plain = ports.open(HERE, encapsulating=False)
+        natt = ports.open(HERE, encapsulating=True)
+        inbox = Inbox()
+        far = UdpLink(THERE, inbox)
+        try:
+            far.send(b"init", plain)
+            far.send(b"\xff", natt)
+            far.send(b"short", natt)
+            far.send(bytes(4) + b"auth", natt)
+            far.send(b"\0\0\1\0" + bytes(8), natt)
+            async with asyncio.timeout(5):
+                assert (await ike.get()).payload == b"init"
+                assert (await ike.get()).payload == b"auth"
+                assert (await esp.get())[0] == b"\0\0\1\0" + bytes(8)
+            assert ports.dropped["short"] == 1
+            ports.send_ike(Datagram(Path(natt, far.local), b"answer"))
+            assert (await inbox.next())[0] == bytes(4) + b"answer"
+            ports.send_ike(Datagram(Path(natt, far.local), b"\xff"))
+            assert (await inbox.next())[0] == b"\xff"
+            ports.send_ike(Datagram(Path(plain, far.local), b"init"))
+            assert (await inbox.next())[0] == b"init"
+            ports.send_esp(b"esp" * 4, Path(plain, far.local))
+            ports.send_ike(Datagram(Path(Endpoint.of("127.0.33.9", 1), far.local), b"x"))
+            assert (ports.dropped["no-port-for-esp"], ports.dropped["no-port"]) == (1, 1)
+            with pytest.raises(BackendError):
+                ports.open(natt, encapsulating=True)
+            ports.close(natt)
+            assert ports.local_endpoints == (plain,)
+        finally:
+            ports.close_all()
+            far.close()
+
+    run(story)
+
+
+class Countdown:
+    """A machine that says a number, sends it, and wants to be woken for the next."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self._due: list[int] = []
+        self._sent: list[int] = []
+        self._deadline: float | None = 0.0
+
+    def poll_event(self) -> int | None:
+        return self._due.pop() if self._due else None
+
+    def poll_transmit(self) -> int | None:
+        return self._sent.pop() if self._sent else None
+
+    def next_deadline(self) -> float | None:
+        return self._deadline
+
+    def handle_timeout(self, now: float) -> None:
+        self.left -= 1
+        self._due.append(self.left + 1)
+        self._sent.append(self.left + 1)
+        self._deadline = now + 0.001 if self.left else None
+
+
+def test_driver_carries_out_and_wakes() -> None:
+    async def story() -> None:
+        log: list[str] = []
+        done = asyncio.Event()
+        driver: Driver[int, int]
+
+        def event(number: int) -> None:
+            log.append(f"event {number}")
+            driver.pump()  # folds
+            if number == 1:
+                done.set()
+
+        driver = Driver(Countdown(3), on_event=event, transmit=lambda number: log.append(f"send {number}"))
+        driver.pump()
+        async with asyncio.timeout(5):
+            await done.wait()
+        assert log == ["send 3", "event 3", "send 2", "event 2", "send 1", "event 1"]
+        driver.close()
+        driver.pump()
+
+    run(story)
+
+
+def test_closing_twice_and_opening_twice() -> None:
+    async def story() -> None:
+        ports = SwuPorts(on_ike=lambda d: None, on_esp=lambda o, p: None)
+        local = ports.open(HERE, encapsulating=False)
+        with pytest.raises(LocalError, match="open already"):
+            ports.open(local, encapsulating=False, opener=lambda receive: _Same(local))
+        ports.close(local)
+        ports.close(local)
+        ports.close_all()
+        assert ip_address("127.0.33.1") == local.address
+
+    run(story)
+
+
+class _Same:
+    """A link that claims an end point."""
+
+    def __init__(self, local: Endpoint) -> None:
+        from collections import Counter
+
+        self.local = local
+        self.dropped: Counter[str] = Counter()
+
+    def send(self, octets: bytes, remote: Endpoint) -> None:
+        """Nowhere."""
+
+    def close(self) -> None:
+        """Nothing to close."""
