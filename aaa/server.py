@@ -23,17 +23,18 @@ from aaa.events import (
     VectorRequested,
 )
 from aaa.hss.port import SubscriberProfile
-from aaa.observation import eap_body
 from aaa.sessions import Sessions
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Avp, DiameterMessage
 from protocols.diameter.swm import Der, Str
+from protocols.eap.observation import eap_body
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 
 Respond = Callable[[DiameterMessage], None]
 Question = ProfileRequested | VectorRequested
 MACHINE = "swm-session"
+INTERFACE = "SWm"
 
 
 class SwmServer:
@@ -191,4 +192,6 @@ class SwmServer:
     def _record_eap(self, session_id: str, packet: bytes, direction: str) -> None:
         session = self._sessions.get(session_id)
         peer = "" if session is None else session.origin_host
-        self._recorder.record(Kind.MESSAGE, eap_body(packet, direction=direction, peer=peer), session_id)
+        self._recorder.record(
+            Kind.MESSAGE, eap_body(packet, direction=direction, interface=INTERFACE, peer=peer), session_id
+        )

@@ -1,4 +1,4 @@
-"""What the gateway's IKE SAs say, as trace records and as the session view of the control interface."""
+"""A session of the gateway as the control interface shows it."""
 
 from __future__ import annotations
 
@@ -7,86 +7,9 @@ from collections.abc import Callable
 from epdg.session import Session
 from protocols.dataplane.port import ChildSaCounters
 from protocols.esp.sa import ChildSaSpec
-from protocols.ikev2.events import (
-    Event,
-    IkeKeysDerived,
-    MessageReceived,
-    MessageSent,
-    StateChanged,
-)
-from protocols.ikev2.registry import EncryptionId, IntegrityId
 from protocols.ikev2.sa import IkeSa
 from protocols.path import Path
-from protocols.threegpp.causes import NOTIFY_NAMES
-from protocols.trace.keys import EspKeysRecord, IkeKeysRecord
-from protocols.trace.recorder import Recorder
-from protocols.trace.records import JsonValue, Kind
-
-
-def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
-    """Messages, state changes and keys of an IKE SA, for the trace."""
-    if isinstance(event, (MessageSent, MessageReceived)):
-        message = event.message
-        recorder.record(
-            Kind.MESSAGE,
-            {
-                "protocol": "ikev2",
-                "direction": "out" if isinstance(event, MessageSent) else "in",
-                "interface": "SWu",
-                "peer": str(event.path.remote),
-                "name": message.name,
-                "summary": message.summary(NOTIFY_NAMES),
-                "detail": {
-                    "spi_i": message.spi_i.hex(),
-                    "spi_r": message.spi_r.hex(),
-                    "message_id": message.message_id,
-                    "local": str(event.path.local),
-                    "remote": str(event.path.remote),
-                },
-                "retransmission": event.retransmission,
-            },
-            session,
-        )
-    elif isinstance(event, StateChanged):
-        recorder.record(
-            Kind.STATE,
-            {"machine": "ike-sa", "old": event.old.value, "new": event.new.value, "why": event.why},
-            session,
-        )
-    elif isinstance(event, IkeKeysDerived):
-        keys, suite = event.keys, event.suite
-        record = IkeKeysRecord(
-            spi_i=event.spi_i,
-            spi_r=event.spi_r,
-            sk_ei=keys.sk_ei.reveal(),
-            sk_er=keys.sk_er.reveal(),
-            sk_ai=keys.sk_ai.reveal(),
-            sk_ar=keys.sk_ar.reveal(),
-            encryption=EncryptionId(suite.encryption).name,
-            encryption_key_bits=suite.encryption_key_bits,
-            integrity=None if suite.integrity is None else IntegrityId(suite.integrity).name,
-        )
-        recorder.record(Kind.KEYS, record.to_body(), session)
-
-
-def record_esp_keys(recorder: Recorder, spec: ChildSaSpec, path: Path, session: str) -> None:
-    """Both directions of a child SA on a path: a new row on every move."""
-    integrity = None if spec.suite.integrity is None else IntegrityId(spec.suite.integrity).name
-    encryption = EncryptionId(spec.suite.encryption).name
-    for spi, source, destination, key, integrity_key in (
-        (spec.inbound_spi, path.remote, path.local, spec.inbound_encryption_key, spec.inbound_integrity_key),
-        (spec.outbound_spi, path.local, path.remote, spec.outbound_encryption_key, spec.outbound_integrity_key),
-    ):
-        record = EspKeysRecord(
-            spi=spi,
-            source=source,
-            destination=destination,
-            encryption=encryption,
-            encryption_key=key.reveal(),
-            integrity=integrity,
-            integrity_key=integrity_key.reveal(),
-        )
-        recorder.record(Kind.KEYS, record.to_body(), session)
+from protocols.trace.records import JsonValue
 
 
 def session_view(

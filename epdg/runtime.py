@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from ipaddress import IPv4Address, IPv4Interface
 
 from epdg.config import DataPlaneKind, EpdgConfiguration
-from epdg.observation import record_esp_keys, record_ike_event, session_view
+from epdg.observation import session_view
 from epdg.pdn.pool import AddressPool
 from epdg.pki import read_chain, read_key
 from epdg.session import (
@@ -49,6 +49,7 @@ from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Datagram, Endpoint, Path
 from protocols.threegpp.identity import Plmn, epdg_fqdn
+from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import GatewaySwu
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -273,6 +274,8 @@ class EpdgNode:
         del self._live[live.sa.local_spi]
         if not self._live:
             self._emptied.set()
+        if not live.session.nai and live.session.last_error is None:
+            return  # nobody yet: another group was asked for, or nothing more came
         self._ended[live.session.identifier] = self._view(live)
         while len(self._ended) > CLOSED_KEPT:
             self._ended.pop(next(iter(self._ended)))

@@ -10,13 +10,13 @@ from protocols.errors import DecodeError
 from protocols.trace.records import JsonValue
 
 
-def eap_body(octets: bytes, *, direction: str, peer: str) -> dict[str, JsonValue]:
-    """The body of a ``message`` record of protocol ``eap`` on SWm; never raises on bad octets."""
+def eap_body(octets: bytes, *, direction: str, interface: str, peer: str) -> dict[str, JsonValue]:
+    """The body of a ``message`` record of protocol ``eap`` on SWu or SWm; never raises on bad octets."""
     name, summary, detail = _described(octets)
     return {
         "protocol": "eap",
         "direction": direction,
-        "interface": "SWm",
+        "interface": interface,
         "peer": peer,
         "name": name,
         "summary": summary,
