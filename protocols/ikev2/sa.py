@@ -364,9 +364,11 @@ class IkeSa:
 
     def _respond(self, response: Response, now: float) -> None:
         message_id = self.window.begin()
+        # §2.6: "the responder's SPI will be zero" where IKE_SA_INIT does not make an SA
+        no_sa = response.close is not None and self._request_exchange == ExchangeType.IKE_SA_INIT
         message = Message(
             spi_i=self.spi_i,
-            spi_r=self.spi_r,
+            spi_r=NO_SPI if no_sa else self.spi_r,
             exchange=self._request_exchange,
             original_initiator=self.original_initiator,
             response=True,

@@ -20,11 +20,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from protocols.errors import BackendError
 from protocols.io.link import UdpLink
 from protocols.path import Address, Endpoint, Path
 
 IDLE_INTERVAL = 300.0  # RFC 4787 §4.3 REQ-5: five minutes are recommended, two at the least
-MAPPINGS_MAXIMUM = 1024  # open sockets; a further inside end point is refused
+MAPPINGS_MAXIMUM = 256  # each is an open socket; a further inside end point is refused
 
 
 @dataclass(kw_only=True)
@@ -52,6 +53,7 @@ class UdpNat:
         server: Address,
         ports: Sequence[int],
         idle_interval: float = IDLE_INTERVAL,
+        mappings_maximum: int = MAPPINGS_MAXIMUM,
         monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,6 +61,7 @@ class UdpNat:
         self._outside = outside
         self._server = server
         self._idle_interval = idle_interval
+        self._mappings_maximum = mappings_maximum
         self._mappings: dict[Endpoint, Mapping] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.forwarded: Counter[str] = Counter()
@@ -102,16 +105,20 @@ class UdpNat:
     def _from_inside(self, octets: bytes, path: Path) -> None:
         mapping = self._mappings.get(path.remote) or self._map(path.remote)
         if mapping is None:
-            self.dropped["no-room"] += 1
             return
         mapping.used = self._monotonic()
         self.forwarded["outbound"] += 1
         mapping.link.send(octets, Endpoint(self._server, path.local.port))
 
     def _map(self, inside: Endpoint) -> Mapping | None:
-        if len(self._mappings) >= MAPPINGS_MAXIMUM:
+        if len(self._mappings) >= self._mappings_maximum:
+            self.dropped["no-room"] += 1
             return None
-        link = UdpLink(Endpoint(self._outside, 0), lambda octets, path: self._from_outside(inside, octets, path))
+        try:
+            link = UdpLink(Endpoint(self._outside, 0), lambda octets, path: self._from_outside(inside, octets, path))
+        except BackendError:
+            self.dropped["no-socket"] += 1
+            return None
         mapping = Mapping(inside=inside, link=link, used=self._monotonic())
         self._mappings[inside] = mapping
         self.mappings_made += 1

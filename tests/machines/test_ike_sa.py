@@ -22,15 +22,16 @@ from protocols.ikev2.events import (
     Refused,
     SaState,
 )
-from protocols.ikev2.message import decode_message
+from protocols.ikev2.message import Message, decode_message
 from protocols.ikev2.payloads import AuthPayload, CertPayload, KePayload, NotifyPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
-from protocols.ikev2.registry import HashAlgorithmId, KeGroup, NotifyType
+from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType
+from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
-from protocols.path import Datagram
+from protocols.path import Datagram, Path
 from protocols.secret import Secret
 from tests.harness.certificates import GATEWAY_FQDN, MOMENT, make_pki
 from tests.harness.pair import (
@@ -443,9 +444,6 @@ def test_authentic_request_that_does_not_parse_is_answered_invalid_syntax() -> N
         def encode(self) -> bytes:
             return b"\x03\xff"
 
-    from protocols.ikev2.message import Message
-    from protocols.ikev2.registry import ExchangeType
-
     message = Message(
         spi_i=sa.spi_i,
         spi_r=sa.spi_r,
@@ -490,3 +488,44 @@ def test_echoed_apn_needs_no_place_in_the_certificate() -> None:
     pki = make_pki((GATEWAY_FQDN,))
     pair = Pair(initiator_config(pki), responder_config(pki)).attach()
     assert pair.ue.live.state is SaState.ESTABLISHED
+
+
+def test_a_certificate_that_the_peer_refuses_in_informational_is_a_refusal() -> None:
+    """§2.21.2: strongSwan says so with N(AUTHENTICATION_FAILED) in an exchange of its own, and is gone."""
+
+    class Complaint:
+        exchange = ExchangeType.INFORMATIONAL
+
+        def build_request(self, sa: IkeSa, now: float) -> tuple[NotifyPayload, ...]:
+            return (NotifyPayload(type=NotifyType.AUTHENTICATION_FAILED),)
+
+        def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
+            sa.close("we complained", now)
+
+    pair = Pair().attach()
+    pair.ue.endpoint.initiate(pair.ue.live, Complaint(), pair.now)
+    pair.run(0.1)
+    refused = pair.epdg.take(Refused)
+    assert refused.by_peer
+    assert refused.notify is not None
+    assert refused.notify.type == NotifyType.AUTHENTICATION_FAILED
+    assert pair.epdg.take(Closed).by_peer
+    assert pair.wire[-1].startswith("<-- INFORMATIONAL response")
+
+
+@pytest.mark.parametrize("group", ["x25519", "modp2048"])
+def test_an_ike_sa_init_that_makes_no_sa_is_answered_with_spi_zero(group: str) -> None:
+    """§2.6: INVALID_KE_PAYLOAD and NO_PROPOSAL_CHOSEN carry a responder's SPI of zero."""
+    suites = IkePolicy((IkeSuite.of("aes128-sha256-ecp256"), IkeSuite.of("aes128-sha256-x25519")))
+    ours = IkePolicy((IkeSuite.of(f"aes128-sha256-{group}"),))
+    pair = Pair(initiator_config(ike_policy=suites), responder_config(ike_policy=ours))
+    pair.start()
+    pair.run(0.015)
+    sender, refusal = pair.seen[1]
+    assert sender == "epdg"
+    message = decode_message(refusal.payload)
+    assert message.spi_r == bytes(8)
+    expected = NotifyType.INVALID_KE_PAYLOAD if group == "x25519" else NotifyType.NO_PROPOSAL_CHOSEN
+    assert message.notify(expected) is not None
+    pair.run(5.0)
+    assert pair.ue.has(Established) is (group == "x25519")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.ikev2.events import SaState
+from protocols.ikev2.events import Refused, SaState
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
@@ -85,7 +85,10 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
         payloads.append(DeletePayload(protocol=ProtocolId.ESP, spis=tuple(closed)))
     failed = message.notify(NotifyType.AUTHENTICATION_FAILED)
     if failed is not None:
-        return Response(close="the peer does not accept our authentication", by_peer=True)  # §2.21.2
+        # §2.21.2: an initiator that cannot verify us says so in an exchange of its own
+        why = "the peer does not accept our authentication"
+        sa.emit(Refused(text=why, notify=failed))
+        return Response(close=why, by_peer=True)
     payloads += mobike.process_request(sa, message, path, now)
     return Response(payloads=tuple(payloads))
 

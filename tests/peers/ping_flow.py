@@ -1,0 +1,87 @@
+"""iputils' ping as a steady flow, and when its answers came: what a move or a rekeying costs."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+
+from lab.namespaces import Namespace
+from protocols.path import Address
+from tests.peers.processes import require_program, wait_until
+
+ANSWERS_TIMEOUT = 15.0
+END_TIMEOUT = 10.0
+_ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .*icmp_seq=(\d+) ", re.MULTILINE)
+_SENT = re.compile(r"(\d+) packets transmitted, (\d+) received")
+
+
+class PingFlow:
+    """Echo requests every ``interval`` seconds as long as the context lasts, from inside ``namespace``."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        destination: Address | str,
+        *,
+        source: Address | str | None = None,
+        interval: float = 0.02,
+    ) -> None:
+        require_program("ping", "stdbuf")
+        self.interval = interval
+        self.output = ""
+        self.lost = 0
+        """Requests without an answer; known at the end."""
+        self._namespace = namespace
+        self._words = ["ping", "-n", "-D", "-i", str(interval), "-W", "1"]
+        if source is not None:
+            self._words += ["-I", str(source)]
+        self._words.append(str(destination))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._directory = tempfile.TemporaryDirectory(prefix="ping-")
+        self._file = Path(self._directory.name) / "output"
+
+    def __enter__(self) -> PingFlow:
+        with self._file.open("wb") as output:
+            self._process = self._namespace.popen(["stdbuf", "-oL", *self._words], stdout=output, stderr=output)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)  # it prints its counts
+        self._process.wait(END_TIMEOUT)
+        self.output = self._file.read_text()
+        self._directory.cleanup()
+        counts = _SENT.search(self.output)
+        if counts is not None:
+            self.lost = int(counts[1]) - int(counts[2])
+
+    @property
+    def answers(self) -> list[tuple[int, float]]:
+        """Sequence number and time of every answer so far, in the order they came."""
+        text = self.output or self._file.read_text()
+        return [(int(number), float(moment)) for moment, number in _ANSWER.findall(text)]
+
+    def wait_answers(self, count: int) -> None:
+        """Wait for so many answers more."""
+        wanted = len(self.answers) + count
+        wait_until(
+            lambda: len(self.answers) >= wanted,
+            what=f"{count} answers to ping",
+            timeout=ANSWERS_TIMEOUT,
+            process=self._process,
+            log=self._file.read_text,
+        )
+
+    def outages(self, count: int) -> list[float]:
+        """The ``count`` longest silences beyond the interval, in the order they came; seconds."""
+        moments = [moment for _, moment in self.answers]
+        silences = [max(0.0, later - earlier - self.interval) for earlier, later in pairwise(moments)]
+        longest = sorted(range(len(silences)), key=silences.__getitem__)[-count:]
+        return [silences[index] for index in sorted(longest)]
