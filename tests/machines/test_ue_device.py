@@ -44,7 +44,7 @@ from protocols.threegpp.identity import Nai
 from protocols.threegpp.swu import DeviceSwu, GatewaySwu
 from tests.harness.certificates import make_pki
 from tests.harness.pair import initiator_config, responder_config
-from ue.device import (
+from ue.commands import (
     AccessPorts,
     AnswerIke,
     AskUsim,
@@ -52,12 +52,8 @@ from ue.device import (
     Command,
     Connect,
     DeleteSa,
-    Device,
-    DeviceState,
     Finished,
     InstallChildSa,
-    Move,
-    MoveOutcome,
     MoveSa,
     OpenAccess,
     RemoveChildSa,
@@ -66,6 +62,8 @@ from ue.device import (
     Tell,
     UpdateChildSa,
 )
+from ue.connection import Move, MoveOutcome
+from ue.device import Device, DeviceState
 from ue.usim import MemorySqnStore, SoftwareUsim
 
 USER = laboratory_subscriber(1)

@@ -1,0 +1,101 @@
+"""``ue`` with a TUN device: the kernel's own traffic through the tunnel, and nothing left behind (root)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from aaa.subscribers import SubscriberDatabase
+from aaa.subscribers.laboratory import provision
+from epdg.pki import make_pki
+from lab.namespaces import Namespace
+from protocols.io.control import ControlError
+from tests.peers.aaa_node import HOST, REALM
+from tests.peers.epdg_node import CORE_HOST, FQDN
+from tests.peers.namespaces import ping, require_namespaces
+from tests.peers.node_process import NodeProcess
+from tests.peers.processes import wait_until
+
+pytestmark = pytest.mark.root
+
+GATEWAY = "127.0.1.1"
+PORTS = {"ike_port": 500, "nat_traversal_port": 4500}
+TIMEOUT = 20.0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[tuple[Namespace, NodeProcess]]:
+    """AAA, gateway and UE (not attached yet) on the loopback of a namespace of their own."""
+    require_namespaces()
+    database = SubscriberDatabase(f"sqlite:///{tmp_path / 'aaa.db'}")
+    database.migrate()
+    (user,) = provision(database, [1])
+    database.close()
+    assert user.opc is not None
+    make_pki(tmp_path / "pki", (FQDN, "internet"))
+    with ExitStack() as stack:
+        namespace = stack.enter_context(Namespace("tun"))
+        aaa = {"identity": {"host": HOST, "realm": REALM}, "database": "sqlite:///aaa.db"}
+        epdg = {
+            "plmn": {"mcc": "001", "mnc": "01"},
+            "listen": {"addresses": [GATEWAY]},
+            "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
+            "diameter": {
+                "host": f"epdg.{REALM}",
+                "realm": REALM,
+                "peers": [{"host": HOST, "address": "127.0.0.1"}],
+            },
+            "apns": {"internet": {"pool": "10.45.0.0/24"}},
+            "data_plane": {"hosts": [CORE_HOST]},
+        }
+        ue = {
+            "imsi": str(user.imsi),
+            "plmn": {"mcc": "001", "mnc": "01"},
+            "usim": {"k": user.k.reveal().hex(), "opc": user.opc.reveal().hex()},
+            "apn": "internet",
+            "gateway": {"address": GATEWAY, "ca": "pki/ca.pem"},
+            "accesses": {"a": {"address": "127.0.2.1"}, "b": {"address": "127.0.3.1"}},
+            "data_plane": {"kind": "tun", "device": "ue0", "routes": [f"{CORE_HOST}/32"]},
+        }
+        stack.enter_context(NodeProcess(namespace, "aaa", tmp_path, aaa))
+        gateway = stack.enter_context(NodeProcess(namespace, "epdg", tmp_path, epdg))
+        wait_until(lambda: _has_peer(gateway), what="the gateway's AAA server", timeout=TIMEOUT, log=gateway.log)
+        yield namespace, stack.enter_context(NodeProcess(namespace, "ue", tmp_path, ue, verb="run"))
+
+
+def _has_peer(gateway: NodeProcess) -> bool:
+    peers = gateway.call("peers.list")["peers"]
+    assert isinstance(peers, list)
+    return any(isinstance(peer, dict) and str(peer["state"]).lower().endswith("open") for peer in peers)
+
+
+def test_the_kernel_pings_through_the_tunnel_before_and_after_a_move(world: tuple[Namespace, NodeProcess]) -> None:
+    namespace, ue = world
+    (inner,) = ue.call("ue.attach")["inner_addresses"]  # type: ignore[misc]
+    assert f"{inner}/32" in namespace.addresses()
+    assert ping(namespace, CORE_HOST).received == 3
+    ue.call("ue.move", to="b")
+    assert ping(namespace, CORE_HOST).received == 3
+    ue.call("ue.detach")
+    assert f"{inner}/32" not in namespace.addresses()
+    assert ping(namespace, CORE_HOST, count=1).received == 0
+
+
+def test_sigterm_takes_device_and_address_away(world: tuple[Namespace, NodeProcess]) -> None:
+    namespace, ue = world
+    (inner,) = ue.call("ue.attach")["inner_addresses"]  # type: ignore[misc]
+    assert f"{inner}/32" in namespace.addresses()
+    assert ue.stop() == 0
+    assert f"{inner}/32" not in namespace.addresses()
+
+
+def test_a_device_that_exists_already_ends_the_attach_in_one_sentence(world: tuple[Namespace, NodeProcess]) -> None:
+    namespace, ue = world
+    with Namespace("neighbour") as neighbour:
+        namespace.connect("ue0", neighbour, "other")
+        with pytest.raises(ControlError, match="TUN device ue0: "):
+            ue.call("ue.attach")
+    assert ue.call("ue.status")["state"] in ("closing", "closed")

@@ -1,0 +1,208 @@
+"""``ue``: the emulated UE. Attaches in the foreground, or serves as a node that is told what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protocols.dataplane.userspace.host import FlowKind
+from protocols.errors import ConfigurationError
+from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
+from protocols.io.control import call_sync
+from protocols.io.logging import start_logging
+from protocols.path import Address
+from protocols.trace.records import JsonValue
+from ue.config import UeConfiguration
+from ue.narration import Narrator
+from ue.runtime import UeNode
+
+PING_RATE = 5.0  # per second
+PING_PATIENCE = 1.0  # seconds for the last answer
+
+application = typer.Typer(
+    name="ue",
+    help="Emulated UE: attaches to an ePDG over SWu (IKEv2, EAP-AKA, MOBIKE, ESP).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
+LogJsonOption = Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log debugging detail.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@application.command()
+@exit_on_error
+def attach(
+    config: ConfigOption,
+    access: Annotated[
+        str | None, typer.Option(help="The access to attach on, by name or address; the first one by default.")
+    ] = None,
+    ping: Annotated[str | None, typer.Option(help="Send echo requests to this inner address, then detach.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many echo requests.")] = 5,
+    stay: Annotated[bool, typer.Option("--stay", help="Stay attached after the echo requests.")] = False,
+) -> None:
+    """Attach in the foreground and show every step; Ctrl-C or SIGTERM detaches.
+
+    Exit status 1: refused, or no answer to any echo request; 2: the configuration is wrong.
+    """
+    configuration = load(config, UeConfiguration)
+    destination = None if ping is None else _address(ping)
+    logging.basicConfig(level=logging.ERROR)
+    narrator = Narrator()
+
+    async def run() -> bool:
+        node = UeNode(configuration)
+        node.recorder.subscribe(narrator.take)
+        answered = True
+
+        async def work() -> None:
+            nonlocal answered
+            await node.attach(access)
+            narrator.session(node.session())
+            if destination is not None:
+                answered = await _ping(node, destination, count, narrator)
+            if destination is None or stay:
+                narrator.say("Attached; Ctrl-C detaches.")
+                await node.stopped()
+
+        await _serve(node, work)
+        return answered
+
+    if not asyncio.run(run()):
+        raise SystemExit(EXIT_REFUSED)
+
+
+@application.command("run")
+@exit_on_error
+def run_command(config: ConfigOption, log_json: LogJsonOption = False, verbose: VerboseOption = False) -> None:
+    """Be a node that waits on its control socket; attaches by itself only with attach_at_start."""
+    _node(config, log_json, verbose, attach_at_start=False)
+
+
+@application.command("serve")
+@exit_on_error
+def serve_command(config: ConfigOption, log_json: LogJsonOption = False, verbose: VerboseOption = False) -> None:
+    """As run, but attach at start, and again whenever that fails or the connection is lost."""
+    _node(config, log_json, verbose, attach_at_start=True)
+
+
+@application.command()
+@exit_on_error
+def move(
+    config: ConfigOption,
+    to: Annotated[str, typer.Option(help="The access to move to, by name or address.")],
+    keep_old: Annotated[bool, typer.Option("--keep-old", help="Keep the old access open (make before break).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Move a running, attached UE to another access (MOBIKE)."""
+    answer = _call(config, "ue.move", to=to, keep_old=keep_old)
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    done = _object(answer, "move")
+    seconds = done["update_seconds"]
+    milliseconds = f"{seconds * 1000:.0f} ms" if isinstance(seconds, int | float) else "?"
+    kept = done["inner_address_unchanged"] and done["spis_unchanged"]
+    nat = _object(done, "nat")
+    typer.echo(
+        f"moved from {done['from']} to {done['to']}{' behind a NAT' if nat.get('local') else ''} in {milliseconds}, "
+        f"{done['requests']} request(s), {done['retransmissions']} retransmission(s); "
+        f"inner address and SPIs {'unchanged' if kept else 'CHANGED'}"
+    )
+
+
+@application.command()
+@exit_on_error
+def detach(config: ConfigOption) -> None:
+    """Detach a running UE; its node goes on."""
+    _call(config, "ue.detach")
+    typer.echo("detached")
+
+
+@application.command()
+@exit_on_error
+def status(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show the connection of a running UE."""
+    answer = _call(config, "ue.status")
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    sessions = answer.get("sessions")
+    if not isinstance(sessions, list) or not sessions:
+        typer.echo(f"state: {answer.get('state')}")
+        return
+    narrator = Narrator()
+    for session in sessions:
+        narrator.session(session)
+
+
+def _node(config: Path, log_json: bool, verbose: bool, *, attach_at_start: bool) -> None:
+    configuration = load(config, UeConfiguration)
+    level = logging.DEBUG if verbose else logging.INFO
+    start_logging(configuration.node, level=level, machine_readable=log_json)
+
+    async def run() -> None:
+        node = UeNode(configuration)
+        wanted = attach_at_start or configuration.attach_at_start
+        await _serve(node, node.stay_attached if wanted else node.stopped)
+
+    asyncio.run(run())
+
+
+async def _serve(node: UeNode, work: Callable[[], Awaitable[None]]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
+    await node.run(work)
+
+
+async def _ping(node: UeNode, destination: Address, count: int, narrator: Narrator) -> bool:
+    """Echo requests one after the other; whether any was answered."""
+    flow = node.start_traffic(FlowKind.ICMP, destination, PING_RATE, count)
+    await flow.finished(PING_PATIENCE)
+    score = flow.statistics(None, None)
+    narrator.say(f"ping {destination}: {score.sent} sent, {score.received} received{_round_trip(score.rtt_average_ms)}")
+    return score.received > 0
+
+
+def _round_trip(average_ms: float | None) -> str:
+    return "" if average_ms is None else f", round trip {average_ms:.1f} ms on average"
+
+
+def _address(text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise ConfigurationError(
+            file="command line", key="--ping", value=text, expected="an IP address such as 10.45.0.1"
+        ) from None
+
+
+def _call(config: Path, method: str, **params: JsonValue) -> dict[str, JsonValue]:
+    answer = call_sync(load(config, UeConfiguration).control, method, **params)
+    return answer if isinstance(answer, dict) else {}
+
+
+def _object(value: dict[str, JsonValue], name: str) -> dict[str, JsonValue]:
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    application()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What the device tells the runtime to do; each that is answered names the method of ``Device`` for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from protocols.esp.sa import ChildSaSpec
+from protocols.ikev2.events import Answer
+from protocols.path import Address, Endpoint, Path
+from protocols.trace.records import JsonValue
+
+
+class Procedure(Enum):
+    """What somebody may be waiting for."""
+
+    ATTACH = "attach"
+    MOVE = "move"
+    DETACH = "detach"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessPorts:
+    """Where the ports on an access are bound."""
+
+    ike: Endpoint
+    nat_traversal: Endpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAccess:
+    """Open the ports on an access; answer through ``access_opened`` or ``access_failed``."""
+
+    access: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloseAccess:
+    """Close the ports on an access: what is sent or arrives there is lost from now on."""
+
+    access: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connect:
+    """Start an IKE SA from this access; answer through ``connected``."""
+
+    access: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveSa:
+    """Move the IKE SA to this access (RFC 4555 §3.5)."""
+
+    access: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteSa:
+    """Delete the IKE SA, with a word to the gateway where there are keys to say it with."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskUsim:
+    """AUTHENTICATE; answer through ``usim_answered``."""
+
+    rand: bytes
+    autn: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerIke:
+    """Answer the open question of the IKE SA."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartHost:
+    """Give the inner addresses to a host or device; answer through ``host_started`` or ``host_failed``."""
+
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopHost:
+    """Take the inner addresses away."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstallChildSa:
+    """Carry traffic by a child SA; ``replaces`` is the inbound SPI that it takes over from."""
+
+    spec: ChildSaSpec
+    replaces: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateChildSa:
+    """Send a child SA's traffic on another path."""
+
+    inbound_spi: bytes
+    path: Path
+    encapsulation: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveChildSa:
+    """Forget a child SA."""
+
+    inbound_spi: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tell:
+    """An event a person wants to know: its name, one plain sentence, data."""
+
+    name: str
+    text: str
+    data: dict[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A procedure that was asked for under ``ticket`` is over; ``failure`` is one plain sentence."""
+
+    procedure: Procedure
+    ticket: int
+    failure: str | None = None
+
+
+Command = (
+    OpenAccess
+    | CloseAccess
+    | Connect
+    | MoveSa
+    | DeleteSa
+    | AskUsim
+    | AnswerIke
+    | StartHost
+    | StopHost
+    | InstallChildSa
+    | UpdateChildSa
+    | RemoveChildSa
+    | Tell
+    | Finished
+)

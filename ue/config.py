@@ -1,0 +1,242 @@
+"""The configuration of the UE: read once into frozen objects; ``ue/example.yaml`` shows every key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from protocols.ikev2.config import (
+    KEEPALIVE_INTERVAL,
+    RETRANSMIT_BASE_INTERVAL,
+    RETRANSMIT_LIMIT,
+    RetransmissionPolicy,
+)
+from protocols.ikev2.suites import EspSuite, IkeSuite
+from protocols.io.configuration import (
+    AnyPort,
+    ConfigurationModel,
+    Count,
+    Digits,
+    FilePath,
+    Interval,
+    IpAddress,
+    IpNetwork,
+    Key128,
+    Port,
+)
+from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
+
+IKE_PORT = 500  # RFC 7296 §2.23
+NAT_TRAVERSAL_PORT = 4500  # RFC 3947
+LIVENESS_INTERVAL = 120.0  # Android's; TS 24.302 §7.2.2A leaves it to the UE or the network
+DEFAULT_RING = 20_000
+DEFAULT_IKE_SUITES = tuple(
+    IkeSuite.of(name)
+    for name in (
+        "aes128gcm16-prfsha256-x25519",
+        "aes256-sha256-x25519",
+        "aes128-sha256-x25519",
+        "aes256gcm16-prfsha256-ecp256",
+        "aes256-sha256-modp2048",
+    )
+)
+DEFAULT_ESP_SUITES = tuple(
+    EspSuite.of(name) for name in ("aes128gcm16", "aes256gcm16", "aes256-sha256", "aes128-sha256")
+)
+
+
+def _suite(parse: Callable[[str], object], example: str) -> Callable[[object], object]:
+    def convert(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse(value)
+        except ValueError as error:
+            context = {"example": example, "why": str(error)}
+            raise PydanticCustomError("suite", "algorithms such as {example} ({why})", context)
+
+    return convert
+
+
+def _imsi(value: str) -> str:
+    try:
+        return Imsi(value).digits
+    except ValueError:
+        raise PydanticCustomError("imsi", "6 to 15 digits, in quotes")
+
+
+def _apn(value: str) -> str:
+    try:
+        return Apn(value).text
+    except ValueError as error:
+        raise PydanticCustomError("apn", "an APN such as internet ({why})", {"why": str(error)})
+
+
+IkeSuiteName = Annotated[IkeSuite, BeforeValidator(_suite(IkeSuite.of, "aes128-sha256-x25519"))]
+EspSuiteName = Annotated[EspSuite, BeforeValidator(_suite(EspSuite.of, "aes128gcm16"))]
+ImsiText = Annotated[Digits, AfterValidator(_imsi)]
+ApnText = Annotated[str, AfterValidator(_apn)]
+
+
+class PlmnSection(ConfigurationModel):
+    """The home network (TS 23.003 §12.1)."""
+
+    mcc: Digits = Field(pattern=r"^[0-9]{3}$")
+    mnc: Digits = Field(pattern=r"^[0-9]{2,3}$")
+
+    @property
+    def plmn(self) -> Plmn:
+        """The network as a value."""
+        return Plmn(self.mcc, self.mnc)
+
+
+class UsimAlgorithm(str, Enum):
+    """The algorithm set of the USIM."""
+
+    MILENAGE = "milenage"
+
+
+class UsimSection(ConfigurationModel):
+    """The software USIM: K, OPc or OP, and the file with the sequence numbers it has accepted."""
+
+    algorithm: UsimAlgorithm = UsimAlgorithm.MILENAGE
+    k: Key128
+    opc: Key128 | None = None
+    op: Key128 | None = None
+    sqn: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _one_of_op_and_opc(self) -> UsimSection:
+        if (self.op is None) == (self.opc is None):
+            raise PydanticCustomError("usim", "either opc or op")
+        return self
+
+
+class GatewaySection(ConfigurationModel):
+    """The ePDG, and how it proves itself.
+
+    ``names``: its certificate must carry one of them; without any the PLMN's ePDG FQDN counts.
+    """
+
+    address: IpAddress
+    ike_port: Port = IKE_PORT
+    nat_traversal_port: Port = NAT_TRAVERSAL_PORT
+    names: tuple[str, ...] = ()
+    ca: FilePath | None = None
+    eap_only: bool = False
+
+    @model_validator(mode="after")
+    def _verifiable(self) -> GatewaySection:
+        if self.ca is None and not self.eap_only:
+            raise PydanticCustomError("gateway", "ca (a PEM file to verify the gateway by), or eap_only: true")
+        return self
+
+
+class AlgorithmsSection(ConfigurationModel):
+    """What is offered, in order of preference."""
+
+    ike: tuple[IkeSuiteName, ...] = Field(default=DEFAULT_IKE_SUITES, min_length=1)
+    esp: tuple[EspSuiteName, ...] = Field(default=DEFAULT_ESP_SUITES, min_length=1)
+
+
+class RetransmissionSection(ConfigurationModel):
+    """Exponential back-off of our requests (RFC 7296 §2.4)."""
+
+    base_interval: Interval = RETRANSMIT_BASE_INTERVAL
+    limit: Count = RETRANSMIT_LIMIT
+
+    def policy(self) -> RetransmissionPolicy:
+        """The machine's policy."""
+        return RetransmissionPolicy(base_interval=self.base_interval, limit=self.limit)
+
+
+class AccessSection(ConfigurationModel):
+    """One access network that the UE can be on; port 0 lets the system choose.
+
+    ``next_hop``: every datagram goes to this address on the gateway's port (a NAT on the way, say).
+    ``hears: false``: what arrives is lost, as on an access whose way back is broken.
+    """
+
+    address: IpAddress
+    next_hop: IpAddress | None = None
+    hears: bool = True
+    ike_port: AnyPort = IKE_PORT
+    nat_traversal_port: AnyPort = NAT_TRAVERSAL_PORT
+
+
+class DataPlaneKind(str, Enum):
+    """Where inner packets come from and go to."""
+
+    IN_PROCESS = "in-process"
+    TUN = "tun"
+
+
+class DataPlaneSection(ConfigurationModel):
+    """``in-process``: a host inside the UE. ``tun``: a TUN device (root); ``routes`` lead into it."""
+
+    kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
+    device: str = Field(default="ue0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
+    mtu: Annotated[Count, Field(ge=576, le=9000)] = 1400
+    routes: tuple[IpNetwork, ...] = ()
+
+
+class PdnType(str, Enum):
+    """Which inner addresses are asked for."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    IPV4V6 = "ipv4v6"
+
+
+class TraceSection(ConfigurationModel):
+    """How much is kept, and whether keys may leave the process."""
+
+    export_keys: bool = False
+    ring: Annotated[Count, Field(ge=100)] = DEFAULT_RING
+
+
+class UeConfiguration(ConfigurationModel):
+    """Everything a UE needs to know; the first access is where it attaches unless told otherwise."""
+
+    node: str = Field(default="ue", min_length=1)
+    imsi: ImsiText
+    plmn: PlmnSection
+    usim: UsimSection
+    imei: Digits | None = Field(default=None, pattern=r"^[0-9]{14,16}$")
+    apn: ApnText
+    pdn_type: PdnType = PdnType.IPV4
+    gateway: GatewaySection
+    algorithms: AlgorithmsSection = AlgorithmsSection()
+    retransmission: RetransmissionSection = RetransmissionSection()
+    mobike: bool = True
+    liveness_interval: Interval | None = LIVENESS_INTERVAL
+    keepalive_interval: Interval | None = KEEPALIVE_INTERVAL
+    child_lifetime: Interval | None = None
+    force_encapsulation: bool = True
+    accesses: dict[str, AccessSection] = Field(min_length=1)
+    data_plane: DataPlaneSection = DataPlaneSection()
+    attach_at_start: bool = False
+    control: FilePath
+    state: FilePath | None = None
+    trace: TraceSection = TraceSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> UeConfiguration:
+        if not Imsi(self.imsi).belongs_to(self.plmn.plmn):
+            raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
+        versions = {access.address.version for access in self.accesses.values()}
+        if versions != {self.gateway.address.version}:
+            raise PydanticCustomError("accesses", "access addresses of the gateway address's IP version")
+        hops = [access.next_hop for access in self.accesses.values() if access.next_hop is not None]
+        if any(hop.version != self.gateway.address.version for hop in hops):
+            raise PydanticCustomError("accesses", "next hops of the gateway address's IP version")
+        return self
+
+    @property
+    def gateway_names(self) -> tuple[str, ...]:
+        """The names that the gateway's certificate may carry (TS 33.402 §8.2.2)."""
+        return self.gateway.names or (epdg_fqdn(self.plmn.plmn),)

@@ -1,0 +1,125 @@
+"""What the device remembers of one attach: addresses, SAs, paths, and the measures of attach and moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from protocols.eap.aka.peer import EapAkaPeer
+from protocols.esp.sa import ChildSaSpec
+from protocols.ikev2.events import NatStatus
+from protocols.path import Address, Path
+
+
+class MoveOutcome(str, Enum):
+    """How a move ended."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+class Signalling(Protocol):
+    """The IKE SA's counters of its own requests."""
+
+    @property
+    def requests_sent(self) -> int:
+        """Requests, each counted once."""
+
+    @property
+    def retransmissions_sent(self) -> int:
+        """Datagrams that repeated a request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identifiers:
+    """What a move must leave as it is (RFC 4555 §3.5): inner addresses, the SPIs of all SAs."""
+
+    addresses: tuple[Address, ...]
+    spis: frozenset[tuple[bytes, bytes]]
+
+
+@dataclass(kw_only=True)
+class Move:
+    """One move and its measures; times are the machine's seconds.
+
+    ``update_interval`` is from the command to the gateway's answer to UPDATE_SA_ADDRESSES. ``ticket`` is
+    ``None`` for the way back that nobody asked for. ``closed_old`` says whether it broke before it made.
+    """
+
+    origin: str
+    target: str
+    old: Path
+    started: float
+    ticket: int | None
+    closed_old: bool
+    before: Identifiers
+    requests_before: int
+    retransmissions_before: int
+    new: Path | None = None
+    outcome: MoveOutcome = MoveOutcome.PENDING
+    why: str | None = None
+    update_interval: float | None = None
+    requests: int = 0
+    retransmissions: int = 0
+    nat: NatStatus | None = None
+    inner_address_unchanged: bool | None = None
+    spis_unchanged: bool | None = None
+
+
+@dataclass(kw_only=True)
+class PathUse:
+    """A path that the connection has been on; the machine's seconds."""
+
+    path: Path
+    access: str
+    since: float
+    why: str
+    until: float | None = None
+
+
+class Connection:
+    """What belongs to one attach: it begins with the command and ends when the IKE SA is gone."""
+
+    def __init__(self, access: str, ticket: int, peer: EapAkaPeer, now: float) -> None:
+        self.access = access
+        self.started = now
+        self.peer = peer
+        self.attach_ticket: int | None = ticket
+        self.detach_ticket: int | None = None
+        self.detach_requested = False
+        self.signalling: Signalling | None = None
+        self.server_authenticated = False
+        self.established: float | None = None
+        self.ended: float | None = None
+        self.attach_interval: float | None = None
+        self.attach_requests = 0
+        self.attach_retransmissions = 0
+        self.mobike = False
+        self.nat = NatStatus()
+        self.path: Path | None = None
+        self.addresses: tuple[Address, ...] = ()
+        self.dns: tuple[Address, ...] = ()
+        self.p_cscf: tuple[Address, ...] = ()
+        self.children: dict[bytes, ChildSaSpec] = {}
+        self.paths: list[PathUse] = []
+        self.moves: list[Move] = []
+        self.move: Move | None = None
+        self.last_error: tuple[str, str] | None = None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Requests and retransmissions sent so far."""
+        if self.signalling is None:
+            return 0, 0
+        return self.signalling.requests_sent, self.signalling.retransmissions_sent
+
+    @property
+    def identifiers(self) -> Identifiers:
+        """Inner addresses and SPIs now."""
+        return Identifiers(
+            addresses=self.addresses,
+            spis=frozenset((spec.inbound_spi, spec.outbound_spi) for spec in self.children.values()),
+        )

@@ -1,0 +1,558 @@
+"""The UE's PDN connection over untrusted access as a pure machine: events in, commands out (TS 24.302 §7.2).
+
+It knows neither sockets nor SAs: the runtime carries its commands out and brings the answers back.
+
+::
+
+    attach           -> OpenAccess      access_opened  -> Connect | MoveSa
+    EapRequestReceived -> AskUsim       usim_answered  -> AnswerIke(EapReply)
+    Established      -> StartHost       host_started   -> Tell, Finished
+    move             -> [CloseAccess,] OpenAccess      AddressesUpdated -> Tell, Finished
+    detach           -> DeleteSa        Closed         -> StopHost, CloseAccess, Tell, Finished
+
+A move closes the old access before it opens the new one (break before make) unless it is told to keep it:
+then the UE still hears there, and can go back when the new access turns out to be deaf. Left out: more
+than one PDN connection, choosing an access by itself, re-authentication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+
+from protocols.algorithms.usim import UsimResult, UsimSuccess
+from protocols.eap.aka import peer as aka
+from protocols.entropy import Entropy
+from protocols.errors import LocalError
+from protocols.ikev2.events import (
+    AddressesUpdated,
+    AddressUpdateFailed,
+    ChildSaInstalled,
+    ChildSaPathChanged,
+    ChildSaRemoved,
+    Closed,
+    EapReply,
+    EapRequestReceived,
+    Established,
+    Event,
+    Refused,
+)
+from protocols.ikev2.payloads import ConfigurationAttribute
+from protocols.ikev2.registry import ConfigAttributeType
+from protocols.path import Address, Endpoint, Path
+from protocols.threegpp.causes import AUTHENTICATION_FAILED, NOTIFY_NAMES
+from protocols.threegpp.identity import Imsi
+from protocols.trace.records import JsonValue
+from ue.commands import (
+    AccessPorts,
+    AnswerIke,
+    AskUsim,
+    CloseAccess,
+    Command,
+    Connect,
+    DeleteSa,
+    Finished,
+    InstallChildSa,
+    MoveSa,
+    OpenAccess,
+    Procedure,
+    RemoveChildSa,
+    StartHost,
+    StopHost,
+    Tell,
+    UpdateChildSa,
+)
+from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
+
+MOVES_KEPT = 100
+IPV6_ADDRESS_LENGTH = 16
+
+
+class DeviceState(str, Enum):
+    """Where the connection is in its life."""
+
+    IDLE = "idle"
+    ATTACHING = "attaching"
+    ESTABLISHED = "established"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Device:
+    """One UE with one PDN connection at a time."""
+
+    def __init__(self, *, imsi: Imsi, nai: str, apn: str, gateway: Endpoint, entropy: Entropy) -> None:
+        self.imsi = imsi
+        self.nai = nai
+        self.apn = apn
+        self.state = DeviceState.IDLE
+        self.connection: Connection | None = None
+        self._gateway = gateway
+        self._entropy = entropy
+        self._open: dict[str, AccessPorts] = {}
+
+    @property
+    def open_accesses(self) -> tuple[str, ...]:
+        """Accesses whose ports are open."""
+        return tuple(self._open)
+
+    @property
+    def server_authenticated(self) -> bool:
+        """Whether the USIM has accepted the network: the IMEI may be told (TS 24.302 §7.2.2.1)."""
+        return self.connection is not None and self.connection.server_authenticated
+
+    def ports(self, access: str) -> AccessPorts:
+        """Where the ports of an open access are; ``LocalError`` when it is closed."""
+        ports = self._open.get(access)
+        if ports is None:
+            raise LocalError(f"access {access} is not open")
+        return ports
+
+    # --- what a person asks for
+
+    def attach(self, access: str, ticket: int, now: float) -> list[Command]:
+        """Attach on an access."""
+        if self.state not in (DeviceState.IDLE, DeviceState.CLOSED):
+            raise LocalError(f"the UE is {_WORDS[self.state]} already")
+        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
+        self.connection = Connection(access, ticket, peer, now)
+        self.state = DeviceState.ATTACHING
+        return [OpenAccess(access=access)]
+
+    def move(self, access: str, ticket: int, now: float, *, keep_old: bool = False) -> list[Command]:
+        """Move to another access; a move that is under way is superseded."""
+        connection = self._established()
+        if not connection.mobike:
+            raise LocalError("the gateway does not support MOBIKE: the UE cannot move")
+        under_way = connection.move
+        origin = connection.access if under_way is None else under_way.target
+        if access == origin:
+            raise LocalError(f"the UE is on {access} already")
+        commands: list[Command] = []
+        if under_way is not None:
+            commands += self._end_move(under_way, MoveOutcome.SUPERSEDED, f"superseded by a move to {access}", now)
+        closes = not keep_old and origin in self._open
+        move = self._begin_move(connection, origin, access, ticket, now, closed_old=closes)
+        if closes:
+            commands += self._close_access(origin)
+        if access in self._open:
+            return commands + self._send_update(connection, move)
+        return [*commands, OpenAccess(access=access)]
+
+    def detach(self, ticket: int, now: float) -> list[Command]:
+        """End the connection."""
+        connection = self.connection
+        if connection is None or self.state not in (DeviceState.ATTACHING, DeviceState.ESTABLISHED):
+            raise LocalError("the UE is not attached")
+        connection.detach_ticket = ticket
+        connection.detach_requested = True
+        commands: list[Command] = []
+        if connection.move is not None:
+            commands += self._end_move(connection.move, MoveOutcome.FAILED, "the UE detaches", now)
+        commands += self._fail_attach(connection, "cancelled", "the UE was told to detach")
+        self.state = DeviceState.CLOSING
+        return [*commands, DeleteSa(why="the UE detaches")]
+
+    def close_access(self, access: str) -> list[Command]:
+        """Close an access that an earlier move has kept open, or cut the one in use off."""
+        if access not in self._open:
+            raise LocalError(f"access {access} is not open")
+        return [
+            *self._close_access(access),
+            Tell(name="access-closed", text=f"The ports on {access} were closed.", data={"access": access}),
+        ]
+
+    # --- answers
+
+    def access_opened(self, access: str, ports: AccessPorts, now: float) -> list[Command]:
+        """The ports are open."""
+        self._open[access] = ports
+        connection = self.connection
+        if connection is None or self.state is DeviceState.CLOSING:
+            return []
+        if self.state is DeviceState.ATTACHING:
+            return [Connect(access=access)]
+        if connection.move is not None and connection.move.target == access:
+            return self._send_update(connection, connection.move)
+        return []
+
+    def access_failed(self, access: str, why: str, now: float) -> list[Command]:
+        """The ports cannot be opened."""
+        connection = self.connection
+        if connection is None:
+            return []
+        if self.state is DeviceState.ATTACHING:
+            commands = self._fail_attach(connection, "access", why)
+            return commands + self._end(connection, now)
+        move = connection.move
+        if move is None or move.target != access:
+            return []
+        commands = self._end_move(move, MoveOutcome.FAILED, why, now)
+        return commands if move.ticket is None else commands + self._go_back(connection, move, now)
+
+    def connected(self, signalling: Signalling) -> list[Command]:
+        """The IKE SA has begun."""
+        if self.connection is not None:
+            self.connection.signalling = signalling
+        return []
+
+    def usim_answered(self, result: UsimResult) -> list[Command]:
+        """The USIM's verdict on the challenge."""
+        connection = self.connection
+        if connection is None or self.state is not DeviceState.ATTACHING:
+            return []
+        connection.peer.answer(result)
+        connection.server_authenticated = isinstance(result, UsimSuccess) and connection.peer.refusal is None
+        return self._take_from_peer(connection)
+
+    def usim_failed(self, why: str) -> list[Command]:
+        """The USIM gives no verdict (its store cannot be written, say)."""
+        connection = self.connection
+        if connection is None or self.state is not DeviceState.ATTACHING:
+            return []
+        return self._give_up(connection, "usim", f"the USIM failed: {why}")
+
+    def host_started(self, now: float) -> list[Command]:
+        """The inner addresses are in use: the UE is attached."""
+        connection = self.connection
+        if connection is None or self.state is not DeviceState.ESTABLISHED or connection.path is None:
+            return []
+        addresses = ", ".join(map(str, connection.addresses))
+        commands: list[Command] = [
+            Tell(
+                name="attached",
+                text=f"Attached to {self.apn} on {connection.access} with {addresses} "
+                f"after {(connection.attach_interval or 0.0) * 1000:.0f} ms.",
+                data={
+                    "imsi": self.imsi.digits,
+                    "apn": self.apn,
+                    "access": connection.access,
+                    "inner_addresses": [str(address) for address in connection.addresses],
+                    "local": str(connection.path.local),
+                    "seconds": round(connection.attach_interval or 0.0, 6),
+                    "requests": connection.attach_requests,
+                    "retransmissions": connection.attach_retransmissions,
+                    "mobike": connection.mobike,
+                    "nat": connection.nat.local,
+                },
+            )
+        ]
+        if connection.attach_ticket is not None:
+            commands.append(Finished(procedure=Procedure.ATTACH, ticket=connection.attach_ticket))
+            connection.attach_ticket = None
+        return commands
+
+    def host_failed(self, why: str) -> list[Command]:
+        """The inner addresses cannot be used."""
+        connection = self.connection
+        if connection is None or self.state is not DeviceState.ESTABLISHED:
+            return []
+        return self._give_up(connection, "host", why)
+
+    # --- events of the IKE SA
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take an event of the IKE SA."""
+        connection = self.connection
+        if connection is None:
+            return []
+        if isinstance(event, EapRequestReceived):
+            return self._eap_request(connection, event)
+        if isinstance(event, Established):
+            return self._establish(connection, event, now)
+        if isinstance(event, ChildSaInstalled):
+            connection.children[event.spec.inbound_spi] = event.spec
+            return [InstallChildSa(spec=event.spec, replaces=event.replaces)]
+        if isinstance(event, ChildSaPathChanged):
+            return [UpdateChildSa(inbound_spi=event.inbound_spi, path=event.path, encapsulation=event.encapsulation)]
+        if isinstance(event, ChildSaRemoved):
+            known = connection.children.pop(event.inbound_spi, None)
+            return [] if known is None else [RemoveChildSa(inbound_spi=event.inbound_spi)]
+        if isinstance(event, AddressesUpdated):
+            return self._updated(connection, event, now)
+        if isinstance(event, AddressUpdateFailed):
+            return self._update_refused(connection, event, now)
+        if isinstance(event, Refused):
+            return self._refused(connection, event)
+        if isinstance(event, Closed):
+            return self._closed(connection, event, now)
+        return []
+
+    # --- attach
+
+    def _eap_request(self, connection: Connection, event: EapRequestReceived) -> list[Command]:
+        if self.state is not DeviceState.ATTACHING:
+            return []
+        connection.peer.receive(event.packet)
+        return self._take_from_peer(connection)
+
+    def _take_from_peer(self, connection: Connection) -> list[Command]:
+        commands: list[Command] = []
+        while (event := connection.peer.poll_event()) is not None:
+            if isinstance(event, aka.ChallengeReceived):
+                commands.append(AskUsim(rand=event.rand, autn=event.autn))
+            elif isinstance(event, aka.PacketToSend):
+                commands.append(AnswerIke(answer=EapReply(packet=event.packet)))
+            elif isinstance(event, aka.Succeeded):
+                commands.append(AnswerIke(answer=EapReply(msk=event.msk)))
+            elif isinstance(event, aka.Failed):
+                commands += self._give_up(connection, event.cause.value, f"authentication rejected: {event.why}")
+            else:
+                # RFC 3748 discards in silence; inside IKE_AUTH nothing would ever follow
+                commands += self._give_up(connection, "eap", f"the EAP server breaks the rules: {event.why}")
+        return commands
+
+    def _establish(self, connection: Connection, event: Established, now: float) -> list[Command]:
+        if self.state is not DeviceState.ATTACHING:
+            return []
+        self.state = DeviceState.ESTABLISHED
+        connection.established = now
+        connection.attach_interval = now - connection.started
+        connection.attach_requests, connection.attach_retransmissions = connection.counts
+        connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
+        connection.paths.append(PathUse(path=event.path, access=connection.access, since=now, why="attach"))
+        connection.addresses = _addresses(event.configuration, _INNER)
+        connection.dns = _addresses(event.configuration, _DNS)
+        connection.p_cscf = _addresses(event.configuration, _P_CSCF)
+        if not connection.addresses:
+            return self._give_up(connection, "configuration", "the gateway assigned no inner address")
+        return [StartHost(addresses=connection.addresses)]
+
+    def _refused(self, connection: Connection, event: Refused) -> list[Command]:
+        number = None if event.notify is None else int(event.notify.type)
+        cause = "gateway refused" if number is None else NOTIFY_NAMES.get(number, f"notify {number}")
+        if self.state is DeviceState.ATTACHING:
+            text = self._refusal_text(connection, event, number)
+            commands = self._fail_attach(connection, cause, text, by_peer=event.by_peer)
+            self.state = DeviceState.CLOSING
+            return commands
+        connection.last_error = (cause, event.text)
+        return []
+
+    def _refusal_text(self, connection: Connection, event: Refused, number: int | None) -> str:
+        finding = connection.peer.refusal
+        if finding is not None:
+            return f"authentication rejected: {finding.why}"
+        if not event.by_peer:
+            return f"the gateway is not accepted: {event.text}"
+        if number == AUTHENTICATION_FAILED:
+            return "authentication rejected by the network (AUTHENTICATION_FAILED 24)"
+        return event.text
+
+    def _give_up(self, connection: Connection, cause: str, text: str) -> list[Command]:
+        """This end finds something wrong during the attach."""
+        commands = self._fail_attach(connection, cause, text, by_peer=False)
+        self.state = DeviceState.CLOSING
+        return [*commands, DeleteSa(why=text)]
+
+    def _fail_attach(self, connection: Connection, cause: str, text: str, *, by_peer: bool = False) -> list[Command]:
+        """Nothing if the attach is over already."""
+        ticket, connection.attach_ticket = connection.attach_ticket, None
+        if ticket is None:
+            return []
+        connection.last_error = (cause, text)
+        return [
+            Tell(
+                name="refused",
+                text=f"The attach to {self.apn} on {connection.access} failed: {text}.",
+                data={"cause": cause, "text": text, "by_peer": by_peer},
+            ),
+            Finished(procedure=Procedure.ATTACH, ticket=ticket, failure=text),
+        ]
+
+    # --- moves
+
+    def _begin_move(
+        self, connection: Connection, origin: str, target: str, ticket: int | None, now: float, *, closed_old: bool
+    ) -> Move:
+        assert connection.path is not None
+        requests, retransmissions = connection.counts
+        connection.move = Move(
+            origin=origin,
+            target=target,
+            old=connection.path,
+            started=now,
+            ticket=ticket,
+            closed_old=closed_old,
+            before=connection.identifiers,
+            requests_before=requests,
+            retransmissions_before=retransmissions,
+        )
+        connection.moves.append(connection.move)
+        del connection.moves[:-MOVES_KEPT]
+        return connection.move
+
+    def _send_update(self, connection: Connection, move: Move) -> list[Command]:
+        assert connection.path is not None
+        move.new = Path(self._open[move.target].nat_traversal, connection.path.remote)
+        return [MoveSa(access=move.target)]
+
+    def _updated(self, connection: Connection, event: AddressesUpdated, now: float) -> list[Command]:
+        move = connection.move
+        connection.path, connection.nat = event.new, event.nat
+        if move is None or move.new != event.new:
+            return []
+        move.nat = event.nat
+        move.update_interval = now - move.started
+        connection.access = move.target
+        if connection.paths:
+            connection.paths[-1].until = now
+        why = "moved behind a NAT" if event.nat.local else "moved"
+        connection.paths.append(PathUse(path=event.new, access=move.target, since=now, why=why))
+        del connection.paths[:-MOVES_KEPT]
+        commands = self._end_move(move, MoveOutcome.COMPLETED, None, now)
+        if move.ticket is None and move.origin in self._open:
+            commands += self._close_access(move.origin)
+        return commands
+
+    def _update_refused(self, connection: Connection, event: AddressUpdateFailed, now: float) -> list[Command]:
+        move = connection.move
+        if move is None or move.new != event.new:
+            return []
+        commands = self._end_move(move, MoveOutcome.FAILED, event.why, now)
+        return commands if move.ticket is None else commands + self._go_back(connection, move, now)
+
+    def _go_back(self, connection: Connection, failed: Move, now: float) -> list[Command]:
+        """Return to the access that the failed move came from; the gateway may have seen the other one."""
+        move = self._begin_move(connection, failed.target, failed.origin, None, now, closed_old=False)
+        if failed.origin in self._open:
+            if failed.new is None and self._open[failed.origin].nat_traversal == failed.old.local:
+                connection.moves.remove(move)  # nothing was sent from elsewhere: nothing to undo
+                connection.move = None
+                return []
+            return self._send_update(connection, move)
+        return [OpenAccess(access=failed.origin)]
+
+    def _end_move(self, move: Move, outcome: MoveOutcome, why: str | None, now: float) -> list[Command]:
+        """Take the measures and tell."""
+        connection = self.connection
+        assert connection is not None
+        connection.move = None
+        requests, retransmissions = connection.counts
+        after = connection.identifiers
+        move.outcome, move.why = outcome, why
+        move.requests = requests - move.requests_before
+        move.retransmissions = retransmissions - move.retransmissions_before
+        move.inner_address_unchanged = after.addresses == move.before.addresses
+        move.spis_unchanged = after.spis == move.before.spis
+        commands: list[Command] = [_told(move, now)]
+        if move.ticket is not None:
+            failure = None
+            if outcome is not MoveOutcome.COMPLETED:
+                failure = f"the move from {move.origin} to {move.target} failed: {why}"
+            commands.append(Finished(procedure=Procedure.MOVE, ticket=move.ticket, failure=failure))
+        return commands
+
+    # --- the end
+
+    def _closed(self, connection: Connection, event: Closed, now: float) -> list[Command]:
+        commands: list[Command] = []
+        why = event.why
+        if connection.move is not None:
+            commands += self._end_move(connection.move, MoveOutcome.FAILED, why, now)
+        if self.state is DeviceState.ATTACHING:
+            commands += self._fail_attach(
+                connection, "no response", self._unfinished(connection, event), by_peer=event.by_peer
+            )
+        if connection.established is not None:
+            name = "detached" if connection.detach_requested or event.by_peer else "connection-lost"
+            commands.append(
+                Tell(
+                    name=name,
+                    text=f"Detached from {self.apn}: {why}.",
+                    data={"why": why, "by_peer": event.by_peer, "access": connection.access},
+                )
+            )
+            if name == "connection-lost":
+                connection.last_error = (name, why)
+        return commands + self._end(connection, now)
+
+    def _unfinished(self, connection: Connection, event: Closed) -> str:
+        """Why an attach ended without a refusal."""
+        if event.by_peer:
+            return f"the gateway ended the attach: {event.why}"
+        requests, retransmissions = connection.counts
+        sent = requests + retransmissions
+        if requests > 1:
+            return f"the gateway {self._gateway} fell silent during the attach: {event.why}"
+        times = "once" if sent == 1 else f"{sent} times"
+        return f"no response from the gateway {self._gateway}, asked {times} on {connection.access}"
+
+    def _end(self, connection: Connection, now: float) -> list[Command]:
+        """Nothing of the connection is left but the memory of it."""
+        self.state = DeviceState.CLOSED
+        connection.ended = now
+        if connection.paths:
+            connection.paths[-1].until = now
+        commands: list[Command] = []
+        if connection.addresses:
+            commands.append(StopHost())
+        for access in list(self._open):
+            commands += self._close_access(access)
+        if connection.detach_ticket is not None:
+            commands.append(Finished(procedure=Procedure.DETACH, ticket=connection.detach_ticket))
+            connection.detach_ticket = None
+        return commands
+
+    # --- the rest
+
+    def _established(self) -> Connection:
+        if self.connection is None or self.state is not DeviceState.ESTABLISHED:
+            raise LocalError(f"the UE is {_WORDS[self.state]}")
+        return self.connection
+
+    def _close_access(self, access: str) -> list[Command]:
+        del self._open[access]
+        return [CloseAccess(access=access)]
+
+
+_WORDS = {
+    DeviceState.IDLE: "not attached",
+    DeviceState.ATTACHING: "attaching",
+    DeviceState.ESTABLISHED: "attached",
+    DeviceState.CLOSING: "detaching",
+    DeviceState.CLOSED: "detached",
+}
+_INNER = (ConfigAttributeType.INTERNAL_IP4_ADDRESS, ConfigAttributeType.INTERNAL_IP6_ADDRESS)
+_DNS = (ConfigAttributeType.INTERNAL_IP4_DNS, ConfigAttributeType.INTERNAL_IP6_DNS)
+_P_CSCF = (ConfigAttributeType.P_CSCF_IP4_ADDRESS, ConfigAttributeType.P_CSCF_IP6_ADDRESS)
+
+
+def _addresses(
+    attributes: Sequence[ConfigurationAttribute], kinds: tuple[ConfigAttributeType, ...]
+) -> tuple[Address, ...]:
+    """The addresses in attributes of some kinds; an IPv6 one may carry its prefix length (RFC 7296 §3.15.1)."""
+    found: list[Address] = []
+    for attribute in attributes:
+        if attribute.type not in kinds:
+            continue
+        if len(attribute.value) == 4:
+            found.append(IPv4Address(attribute.value))
+        elif len(attribute.value) in (IPV6_ADDRESS_LENGTH, IPV6_ADDRESS_LENGTH + 1):
+            found.append(IPv6Address(attribute.value[:IPV6_ADDRESS_LENGTH]))
+    return tuple(dict.fromkeys(found))
+
+
+def _told(move: Move, now: float) -> Tell:
+    data: dict[str, JsonValue] = {
+        "from": move.origin,
+        "to": move.target,
+        "old": str(move.old.local),
+        "new": None if move.new is None else str(move.new.local),
+        "seconds": round(now - move.started, 6),
+        "requests": move.requests,
+        "retransmissions": move.retransmissions,
+        "why": move.why,
+    }
+    if move.outcome is not MoveOutcome.COMPLETED:
+        return Tell(name="move-failed", text=f"The move to {move.target} failed: {move.why}.", data=data)
+    nat = move.nat is not None and move.nat.local
+    data.update(nat=nat, inner_address_unchanged=move.inner_address_unchanged, spis_unchanged=move.spis_unchanged)
+    kept = "inner address and SPIs unchanged" if move.inner_address_unchanged and move.spis_unchanged else "changed"
+    return Tell(
+        name="moved",
+        text=f"Moved from {move.origin} to {move.target}{' behind a NAT' if nat else ''} "
+        f"in {(move.update_interval or 0.0) * 1000:.0f} ms; {kept}.",
+        data=data,
+    )

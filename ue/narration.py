@@ -1,0 +1,82 @@
+"""What a person at a terminal sees of an attach: messages as arrows, events as sentences."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from protocols.trace.records import JsonValue, Kind, TraceRecord
+
+_EVENT_STYLES = {
+    "attached": "bold green",
+    "moved": "bold green",
+    "refused": "bold red",
+    "move-failed": "bold red",
+    "connection-lost": "bold red",
+}
+
+
+class Narrator:
+    """Prints records as they come; plain text where the output is no terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(soft_wrap=True, highlight=False)
+        self._first: float | None = None
+
+    def take(self, record: TraceRecord) -> None:
+        """Print a message or an event; other records are for machines."""
+        if self._first is None:
+            self._first = record.monotonic
+        at = f"{record.monotonic - self._first:8.3f}  "
+        if record.kind is Kind.MESSAGE:
+            arrow = "-->" if record.body.get("direction") == "out" else "<--"
+            again = "  (again)" if record.body.get("retransmission") is True else ""
+            inner = record.body.get("protocol") == "eap"
+            indent, style = ("      ", "dim") if inner else ("", "")
+            self._print(Text(f"{at}{arrow} {indent}{record.body.get('summary')}{again}", style=style))
+        elif record.kind is Kind.EVENT:
+            name = str(record.body.get("name"))
+            self._print(Text(f"{at}*   {record.body.get('text')}", style=_EVENT_STYLES.get(name, "")))
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        self._print(Text(text))
+
+    def session(self, session: JsonValue) -> None:
+        """Print what a connection is made of."""
+        if not isinstance(session, dict):
+            return
+        ike = session.get("ike")
+        rows: list[tuple[str, object]] = [
+            ("state", session.get("state")),
+            ("IMSI", session.get("imsi")),
+            ("APN", session.get("apn")),
+            ("access", session.get("access")),
+            ("inner address", _joined(session.get("inner_addresses"))),
+            ("DNS", _joined(session.get("dns"))),
+            ("P-CSCF", _joined(session.get("p_cscf"))),
+        ]
+        if isinstance(ike, dict):
+            path = ike.get("path")
+            rows.append(("IKE SA", f"{ike.get('spi_i')} {ike.get('spi_r')}  {ike.get('suite')}"))
+            if isinstance(path, dict):
+                rows.append(("path", f"{path.get('local')} <-> {path.get('remote')}"))
+        children = session.get("child_sas")
+        for child in children if isinstance(children, list) else []:
+            if isinstance(child, dict):
+                rows.append(
+                    ("ESP", f"{child.get('inbound_spi')} in, {child.get('outbound_spi')} out  {child.get('suite')}")
+                )
+        error = session.get("last_error")
+        if isinstance(error, dict):
+            rows.append(("last error", error.get("text")))
+        for label, value in rows:
+            if value:
+                self._print(Text.assemble((f"  {label + ':':15}", "bold"), str(value)))
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def _joined(value: JsonValue) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else ""

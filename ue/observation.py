@@ -1,0 +1,147 @@
+"""What the UE's EAP peer and device say, as trace records and as the views of the control interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from protocols.dataplane.port import ChildSaCounters
+from protocols.dataplane.userspace.host import FlowStatistics
+from protocols.eap.observation import eap_body
+from protocols.esp.sa import ChildSaSpec
+from protocols.ikev2.sa import IkeSa
+from protocols.path import Path
+from protocols.trace.recorder import Recorder
+from protocols.trace.records import JsonValue, Kind
+from ue.connection import Connection, Move
+from ue.device import Device
+
+INTERFACE = "SWu"
+
+
+# --- EAP ----------------------------------------------------------------------------------------------
+
+
+def record_eap(recorder: Recorder, octets: bytes, *, direction: str, peer: str, session: str) -> None:
+    """An EAP packet inside IKE_AUTH (RFC 7296 §2.16)."""
+    body = eap_body(octets, direction=direction, interface=INTERFACE, peer=peer)
+    recorder.record(Kind.MESSAGE, body, session)
+
+
+# --- views --------------------------------------------------------------------------------------------
+
+
+def session_view(
+    device: Device,
+    connection: Connection,
+    sa: IkeSa | None,
+    counters: Callable[[bytes], ChildSaCounters | None],
+    wall: Callable[[float], float],
+    *,
+    gateway: str,
+) -> dict[str, JsonValue]:
+    """The connection as the control interface shows it; nothing in it is secret. ``wall`` tells wall clock."""
+    children: list[JsonValue] = []
+    if sa is not None:
+        for child in sa.children.values():
+            children.append(_child_view(child.spec, counters(child.spec.inbound_spi)))
+    return {
+        "id": None if sa is None else sa.local_spi.hex(),
+        "state": device.state.value,
+        "imsi": device.imsi.digits,
+        "nai": device.nai,
+        "apn": device.apn,
+        "access": connection.access,
+        "open_accesses": list(device.open_accesses),
+        "inner_addresses": [str(address) for address in connection.addresses],
+        "dns": [str(address) for address in connection.dns],
+        "p_cscf": [str(address) for address in connection.p_cscf],
+        "created": wall(connection.started),
+        "established": None if connection.established is None else wall(connection.established),
+        "ended": None if connection.ended is None else wall(connection.ended),
+        "gateway": gateway,
+        "ike": None if sa is None else _ike_view(sa),
+        "child_sas": children,
+        "paths": [
+            {
+                **path_view(use.path),
+                "access": use.access,
+                "since": wall(use.since),
+                "until": None if use.until is None else wall(use.until),
+                "why": use.why,
+                "validated": True,
+            }
+            for use in connection.paths
+        ],
+        "attach": {
+            "seconds": connection.attach_interval,
+            "requests": connection.attach_requests,
+            "retransmissions": connection.attach_retransmissions,
+        },
+        "moves": [move_view(move, wall) for move in connection.moves],
+        "last_error": None
+        if connection.last_error is None
+        else {"cause": connection.last_error[0], "text": connection.last_error[1]},
+    }
+
+
+def _ike_view(sa: IkeSa) -> dict[str, JsonValue]:
+    return {
+        "spi_i": sa.spi_i.hex(),
+        "spi_r": sa.spi_r.hex(),
+        "suite": None if sa.suite is None else sa.suite.name,
+        "nat": {"local": sa.nat.local, "remote": sa.nat.remote},
+        "mobike": sa.mobility.negotiated,
+        "path": path_view(sa.path),
+        "state": sa.state.value,
+        "requests_sent": sa.window.requests_sent,
+        "retransmissions_sent": sa.window.retransmissions_sent,
+    }
+
+
+def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str, JsonValue]:
+    return {
+        "inbound_spi": spec.inbound_spi.hex(),
+        "outbound_spi": spec.outbound_spi.hex(),
+        "suite": spec.suite.name,
+        "local_selectors": [str(selector) for selector in spec.local_selectors],
+        "remote_selectors": [str(selector) for selector in spec.remote_selectors],
+        "path": path_view(spec.path),
+        "encapsulation": spec.encapsulation,
+        "counters": counters_view(counters),
+    }
+
+
+def move_view(move: Move, wall: Callable[[float], float]) -> dict[str, JsonValue]:
+    """A move and its measures; ``started`` is wall clock, ``update_seconds`` until the gateway's answer."""
+    return {
+        "from": move.origin,
+        "to": move.target,
+        "outcome": move.outcome.value,
+        "why": move.why,
+        "started": wall(move.started),
+        "update_seconds": move.update_interval,
+        "requests": move.requests,
+        "retransmissions": move.retransmissions,
+        "old": path_view(move.old),
+        "new": None if move.new is None else path_view(move.new),
+        "nat": None if move.nat is None else {"local": move.nat.local, "remote": move.nat.remote},
+        "kept_old": not move.closed_old,
+        "inner_address_unchanged": move.inner_address_unchanged,
+        "spis_unchanged": move.spis_unchanged,
+    }
+
+
+def path_view(path: Path) -> dict[str, JsonValue]:
+    """A path as two end points."""
+    return {"local": str(path.local), "remote": str(path.remote)}
+
+
+def counters_view(counters: ChildSaCounters | None) -> dict[str, JsonValue] | None:
+    """A child SA's counters by name."""
+    return None if counters is None else dict(asdict(counters))
+
+
+def statistics_view(statistics: FlowStatistics) -> dict[str, JsonValue]:
+    """A flow's score by name."""
+    return dict(asdict(statistics))

@@ -1,0 +1,588 @@
+"""The UE in a process: sockets on its accesses, USIM, data plane, control socket, recorder.
+
+It carries out what the device says and brings the answers back. Inner packets go to an in-process host or
+a TUN device. ESP always goes in UDP, NAT or not: a peer on port 4500 must understand it (RFC 7296 §2.23).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, summarize_address_range
+from itertools import count
+
+from protocols.dataplane.port import ChildSaCounters
+from protocols.dataplane.userspace.engine import UserspaceDataPlane
+from protocols.dataplane.userspace.host import FlowKind, InProcessHost
+from protocols.dataplane.userspace.tun import TunDevice
+from protocols.errors import BackendError, LocalError, StackError
+from protocols.ikev2.endpoint import IkeEndpoint
+from protocols.ikev2.events import EapReply, EapRequestReceived, Event, SaState
+from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.io.clock import SystemClock
+from protocols.io.control import ControlError, ControlServer
+from protocols.io.driver import Driver
+from protocols.io.entropy import SystemEntropy
+from protocols.io.link import Link, LossyLink, NextHopLink, Opener, Receiver, UdpLink
+from protocols.io.tap import DatagramTap
+from protocols.io.udp import SwuPorts
+from protocols.path import Address, Datagram, Endpoint, Path
+from protocols.selectors import TrafficSelector
+from protocols.threegpp.identity import Imsi
+from protocols.threegpp.observation import record_esp_keys, record_ike_event
+from protocols.threegpp.swu import DeviceSwu
+from protocols.trace.recorder import Recorder
+from protocols.trace.records import JsonValue
+from ue.commands import (
+    AccessPorts,
+    AnswerIke,
+    AskUsim,
+    CloseAccess,
+    Command,
+    Connect,
+    DeleteSa,
+    Finished,
+    InstallChildSa,
+    MoveSa,
+    OpenAccess,
+    RemoveChildSa,
+    StartHost,
+    StopHost,
+    Tell,
+    UpdateChildSa,
+)
+from ue.config import AccessSection, DataPlaneKind, UeConfiguration
+from ue.connection import Move, MoveOutcome
+from ue.control import control_methods
+from ue.device import Device, DeviceState
+from ue.observation import counters_view, record_eap, session_view
+from ue.profile import initiator_config, root_nai, software_usim, state_directory
+from ue.traffic import DEFAULT_RATE, Flow, Flows
+
+KIND = "ue"
+DISTRIBUTION = "epdg-emulator"
+DETACH_INTERVAL = 2.0  # for the gateway to answer DELETE when the UE stops
+RETRY_INTERVALS = (5.0, 10.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 1800.0, 3600.0)  # Android's
+
+Network = IPv4Network | IPv6Network
+
+_log = logging.getLogger(__name__)
+
+
+class UeNode:
+    """One UE; ``run`` serves until ``stop`` or until the work it was given is done."""
+
+    def __init__(self, configuration: UeConfiguration) -> None:
+        self.configuration = configuration
+        self._clock = SystemClock()
+        self.wall_offset = self._clock.wall() - self._clock.monotonic()
+        self._entropy = SystemEntropy()
+        try:
+            state_directory(configuration).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise BackendError(f"state directory {state_directory(configuration)}: {error.strerror}") from error
+        self._ike_config = initiator_config(configuration, self._clock.moment)
+        self._usim = software_usim(configuration)
+        self.recorder = Recorder(
+            configuration.node,
+            monotonic=self._clock.monotonic,
+            wall=self._clock.wall,
+            export_keys=configuration.trace.export_keys,
+            ring=configuration.trace.ring,
+        )
+        gateway = configuration.gateway
+        self._gateway_ike = Endpoint(gateway.address, gateway.ike_port)
+        self._gateway_natt = Endpoint(gateway.address, gateway.nat_traversal_port)
+        self.device = Device(
+            imsi=Imsi(configuration.imsi),
+            nai=root_nai(configuration),
+            apn=configuration.apn,
+            gateway=self._gateway_ike,
+            entropy=self._entropy,
+        )
+        self._endpoint = IkeEndpoint(
+            entropy=self._entropy,
+            extension=lambda: DeviceSwu(
+                imei=configuration.imei, server_authenticated=lambda: self.device.server_authenticated
+            ),
+        )
+        self._ports = SwuPorts(on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(self.recorder))
+        self._data_plane = UserspaceDataPlane(
+            entropy=self._entropy, deliver=self._delivered, transmit=self._transmit_esp
+        )
+        self.flows = Flows(self._data_plane.send_inner)
+        self._host: InProcessHost | None = None
+        self._tun: TunDevice | None = None
+        self._sa: IkeSa | None = None
+        self._accesses_open: dict[str, AccessPorts] = {}
+        self._last_counters: dict[bytes, ChildSaCounters] = {}
+        self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
+        self._commands: deque[Command] = deque()
+        self._carrying_out = False
+        self._tickets = count(1)
+        self._waiting: dict[int, asyncio.Future[str | None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._control = ControlServer(configuration.control, control_methods(self), self.recorder)
+
+    # --- life
+
+    async def run(self, work: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Serve the control socket and do ``work``; without any until ``stop``. Detaches at the end."""
+        failure: StackError | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._driver = Driver(self._endpoint, on_event=self._ike_event, transmit=self._ports.send_ike)
+                try:
+                    await self._control.start()
+                    self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
+                    await self._until_stopped(work or self._stopping.wait)
+                except StackError as error:
+                    failure = error  # raised inside the group it would leave as an ExceptionGroup
+                finally:
+                    await self._leave()
+        finally:
+            await self._close()
+        if failure is not None:
+            raise failure
+
+    def stop(self) -> None:
+        """End ``run``: the gateway is told and may answer; a second call does not wait for that."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    async def stopped(self) -> None:
+        """Return when the node is told to stop."""
+        await self._stopping.wait()
+
+    async def stay_attached(self) -> None:
+        """Attach, and try again after a while when that fails or the connection is lost (Android's pace)."""
+        failures = 0
+        while True:
+            try:
+                await self.attach()
+                failures = 0
+            except StackError as error:
+                _log.error("%s", error)
+            await self._idle.wait()
+            if self.device.connection is not None and self.device.connection.detach_requested:
+                await self.stopped()  # somebody detached the UE: it stays so until it is told otherwise
+                return
+            interval = RETRY_INTERVALS[min(failures, len(RETRY_INTERVALS) - 1)]
+            failures += 1
+            _log.info("attaching again in %g s", interval)
+            await asyncio.sleep(interval)
+            await self._idle.wait()
+
+    async def _until_stopped(self, work: Callable[[], Awaitable[object]]) -> None:
+        async def done() -> None:
+            await work()
+
+        working = asyncio.ensure_future(done())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in (working, stopping):
+                each.cancel()
+            await asyncio.wait((working, stopping))
+        if not working.cancelled():
+            working.result()
+
+    async def _leave(self) -> None:
+        """DELETE to the gateway, a bounded wait for its answer."""
+        if self.device.state in (DeviceState.ATTACHING, DeviceState.ESTABLISHED):
+            self._carry_out(self.device.detach(next(self._tickets), self._now()))
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._idle, self._hurry)]
+        try:
+            await asyncio.wait(waits, timeout=DETACH_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._sa is not None and self._sa.state is not SaState.CLOSED:
+            self._endpoint.close(self._sa, "the UE stops", self._now())
+            self._pump()
+
+    async def _close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+        self.flows.stop_all()
+        await self._control.close()
+        self._ports.close_all()
+        self._stop_host()
+
+    # --- what a person asks for
+
+    async def attach(self, access: str | None = None) -> None:
+        """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not."""
+        name = self._access_name(access) if access is not None else next(iter(self.configuration.accesses))
+        await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now()))
+
+    async def move(self, to: str, *, keep_old: bool = False) -> Move:
+        """Move to an access, named or by its address; returns the measures when the gateway has agreed."""
+        name = self._access_name(to)
+        connection = self.device.connection
+        await self._wait_for(
+            "move-failed", lambda ticket: self.device.move(name, ticket, self._now(), keep_old=keep_old)
+        )
+        assert connection is not None  # or the move had been refused
+        return next(move for move in reversed(connection.moves) if move.outcome is MoveOutcome.COMPLETED)
+
+    async def detach(self) -> None:
+        """Detach; returns when the gateway has answered or is given up."""
+        await self._wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
+
+    def close_access(self, name: str) -> None:
+        """Close an access that a move has kept open, or cut the one in use off."""
+        self._carry_out(self.device.close_access(self._access_name(name)))
+
+    async def _wait_for(self, code: str, begin: Callable[[int], list[Command]]) -> None:
+        ticket = next(self._tickets)
+        outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        commands = begin(ticket)  # LocalError: not possible now
+        self._waiting[ticket] = outcome
+        try:
+            self._carry_out(commands)
+            failure = await outcome
+        finally:
+            self._waiting.pop(ticket, None)
+        if failure is not None:
+            raise ControlError(code, failure)
+
+    def _access_name(self, text: str) -> str:
+        """An access by name or by address."""
+        accesses = self.configuration.accesses
+        if text in accesses:
+            return text
+        with contextlib.suppress(ValueError):
+            address = ip_address(text)
+            for name, access in accesses.items():
+                if access.address == address:
+                    return name
+        raise ControlError("not-found", f"there is no access {text}; known are {', '.join(accesses)}")
+
+    # --- IKE
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+    def wall(self, moment: float) -> float:
+        """The wall clock at a moment of the monotonic one."""
+        return moment + self.wall_offset
+
+    def _pump(self) -> None:
+        if self._driver is not None:
+            self._driver.pump()
+
+    def _received_ike(self, datagram: Datagram) -> None:
+        self._endpoint.receive(datagram, self._now())
+        self._pump()
+
+    def _ike_event(self, found: tuple[IkeSa, Event]) -> None:
+        sa, event = found
+        session = sa.local_spi.hex()
+        record_ike_event(self.recorder, event, session)
+        if isinstance(event, EapRequestReceived):
+            record_eap(self.recorder, event.packet, direction="in", peer=str(sa.path.remote), session=session)
+        if sa is self._sa:
+            self._carry_out(self.device.handle(event, self._now()))
+
+    # --- what the device says
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        """In order; what a command brings forth comes before what stands behind it."""
+        self._commands.extendleft(reversed(commands))
+        if self._carrying_out:
+            return
+        self._carrying_out = True
+        try:
+            while self._commands:
+                self._carry_out_one(self._commands.popleft())
+        finally:
+            self._carrying_out = False
+        if self.device.state in (DeviceState.IDLE, DeviceState.CLOSED):
+            self._idle.set()
+        else:
+            self._idle.clear()
+        self._pump()
+
+    def _carry_out_one(self, command: Command) -> None:
+        match command:
+            case OpenAccess():
+                self._open_access(command.access)
+            case CloseAccess():
+                self._close_access(command.access)
+            case Connect():
+                self._connect(command.access)
+            case MoveSa():
+                path = Path(self.device.ports(command.access).nat_traversal, self._gateway_natt)
+                self._endpoint.move(self._require_sa(), path, self._now())
+            case DeleteSa():
+                self._delete(command.why)
+            case AskUsim():
+                self._ask_usim(command)
+            case AnswerIke():
+                self._answer(command)
+            case InstallChildSa():
+                if command.replaces is None:
+                    self._data_plane.install(command.spec)
+                else:
+                    self._data_plane.replace(command.replaces, command.spec)
+                record_esp_keys(self.recorder, command.spec, command.spec.path, self._session())
+            case UpdateChildSa():
+                self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
+                spec = self._data_plane.child_sa(command.inbound_spi).spec
+                record_esp_keys(self.recorder, spec, command.path, self._session())
+            case RemoveChildSa():
+                self._last_counters[command.inbound_spi] = self._data_plane.counters(command.inbound_spi)
+                self._data_plane.remove(command.inbound_spi)
+            case StartHost():
+                self._start_host(command.addresses)
+            case StopHost():
+                self._stop_host()
+            case Tell():
+                _log.info("%s", command.text)
+                self.recorder.event(command.name, command.text, command.data, self._session() or None)
+            case Finished():
+                waiting = self._waiting.get(command.ticket)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(command.failure)
+
+    def _session(self) -> str:
+        return "" if self._sa is None else self._sa.local_spi.hex()
+
+    def _require_sa(self) -> IkeSa:
+        if self._sa is None:
+            raise LocalError("there is no IKE SA")
+        return self._sa
+
+    def _connect(self, access: str) -> None:
+        ports = self.device.ports(access)
+        config = replace(self._ike_config, nat_traversal_port=ports.nat_traversal.port)
+        self._sa = None
+        self._last_counters.clear()
+        sa = self._endpoint.connect(config, Path(ports.ike, self._gateway_ike), self._now())
+        self._sa = sa
+        self._carry_out(self.device.connected(sa.window))
+
+    def _delete(self, why: str) -> None:
+        sa = self._sa
+        if sa is None or sa.state is SaState.CLOSED:
+            return
+        if sa.state in (SaState.INITIAL, SaState.INIT_SENT):
+            self._endpoint.close(sa, why, self._now())
+        elif sa.state is not SaState.DELETING:
+            self._endpoint.initiate(sa, DeleteIkeSa(why), self._now())
+
+    def _ask_usim(self, command: AskUsim) -> None:
+        try:
+            verdict = self._usim.authenticate(command.rand, command.autn)
+        except StackError as error:
+            self._carry_out(self.device.usim_failed(str(error)))
+        else:
+            self._carry_out(self.device.usim_answered(verdict))
+
+    def _answer(self, command: AnswerIke) -> None:
+        sa = self._require_sa()
+        reply = command.answer
+        if isinstance(reply, EapReply) and reply.packet is not None:
+            peer, session = str(sa.path.remote), self._session()
+            record_eap(self.recorder, reply.packet, direction="out", peer=peer, session=session)
+        self._endpoint.answer(sa, reply, self._now())
+
+    # --- accesses
+
+    def _open_access(self, name: str) -> None:
+        if self.device.state is DeviceState.ATTACHING:
+            self._sa = None  # what is said from here on belongs to the new connection
+        section = self.configuration.accesses[name]
+        opened: list[Endpoint] = []
+        try:
+            for port, encapsulating in ((section.ike_port, False), (section.nat_traversal_port, True)):
+                local = Endpoint(section.address, port)
+                opened.append(self._ports.open(local, encapsulating=encapsulating, opener=_opener(section, local)))
+        except StackError as error:
+            for local in opened:
+                self._ports.close(local)
+            self._carry_out(self.device.access_failed(name, str(error), self._now()))
+            return
+        ports = AccessPorts(ike=opened[0], nat_traversal=opened[1])
+        self._accesses_open[name] = ports
+        self._carry_out(self.device.access_opened(name, ports, self._now()))
+
+    def _close_access(self, name: str) -> None:
+        ports = self._accesses_open.pop(name, None)
+        if ports is not None:
+            self._ports.close(ports.ike)
+            self._ports.close(ports.nat_traversal)
+
+    # --- inner packets
+
+    def _start_host(self, addresses: tuple[Address, ...]) -> None:
+        if self.configuration.data_plane.kind is DataPlaneKind.IN_PROCESS:
+            self._host = InProcessHost(*addresses)
+            self._carry_out(self.device.host_started(self._now()))
+            return
+        assert self._tasks is not None
+        self._tasks.create_task(self._open_tun(addresses))
+
+    async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
+        plane = self.configuration.data_plane
+        interfaces = [
+            IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
+        ]
+        try:
+            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, self._routes())
+        except StackError as error:
+            self._carry_out(self.device.host_failed(str(error)))
+            return
+        if self.device.state is not DeviceState.ESTABLISHED:
+            tun.close()
+            return
+        self._tun = tun
+        tun.start(self._data_plane.send_inner, self._tun_failed)
+        self._carry_out(self.device.host_started(self._now()))
+
+    def _routes(self) -> list[Network]:
+        """Networks to lead into the device: as configured, else as granted without the gateway's own."""
+        plane = self.configuration.data_plane
+        if plane.routes:
+            return list(plane.routes)
+        granted = [
+            network
+            for child in self._require_sa().children.values()
+            for selector in child.spec.remote_selectors
+            if not selector.contains(self._gateway_ike.address)
+            for network in _networks(selector)
+        ]
+        return list(dict.fromkeys(granted))
+
+    def _tun_failed(self, error: BackendError) -> None:
+        self.recorder.event("tun-failed", f"The TUN device failed: {error}.")
+        _log.error("%s", error)
+        self.stop()
+
+    def _stop_host(self) -> None:
+        self.flows.stop_all()
+        self._host = None
+        if self._tun is not None:
+            self._tun.close()
+            self._tun = None
+
+    def _received_esp(self, octets: bytes, path: Path) -> None:
+        self._data_plane.receive_esp(octets, path)
+
+    def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
+        del encapsulation
+        self._ports.send_esp(octets, path)
+
+    def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
+        del inbound_spi
+        if self.flows.receive(packet):
+            return
+        if self._tun is not None:
+            self._tun.write(packet)
+        elif self._host is not None:
+            answer = self._host.receive(packet)
+            if answer is not None:
+                self._data_plane.send_inner(answer)
+
+    # --- traffic
+
+    def start_traffic(
+        self, kind: FlowKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
+    ) -> Flow:
+        """Begin a flow of echo requests; ``LocalError`` when there is no inner address for it."""
+        connection = self.device.connection
+        if connection is None or self.device.state is not DeviceState.ESTABLISHED:
+            raise LocalError("the UE is not attached")
+        for source in connection.addresses:
+            if source.version == destination.version:
+                return self.flows.start(kind, source, destination, rate, limit)
+        raise LocalError(f"the UE has no IPv{destination.version} address to reach {destination} from")
+
+    # --- views
+
+    def status(self) -> dict[str, JsonValue]:
+        """The node's health."""
+        return {
+            "node": self.configuration.node,
+            "kind": KIND,
+            "version": importlib.metadata.version(DISTRIBUTION),
+            "started": self.recorder.started,
+            "imsi": self.configuration.imsi,
+            "state": self.device.state.value,
+            "listen": [str(endpoint) for endpoint in self._ports.local_endpoints],
+            "sessions": int(self.device.state is DeviceState.ESTABLISHED),
+            "accesses": {
+                name: {
+                    "address": str(access.address),
+                    "next_hop": None if access.next_hop is None else str(access.next_hop),
+                    "hears": access.hears,
+                    "open": name in self.device.open_accesses,
+                }
+                for name, access in self.configuration.accesses.items()
+            },
+            "dropped": {
+                "ike": {str(name): number for name, number in self._dropped_ike().items()},
+                "swu": {str(name): number for name, number in self._ports.dropped.items()},
+                "esp": {reason.value: number for reason, number in self._data_plane.drops.items()},
+            },
+        }
+
+    def _dropped_ike(self) -> Counter[str]:
+        dropped = self._endpoint.dropped.copy()
+        if self._sa is not None and self._sa.state is not SaState.CLOSED:
+            dropped.update(self._sa.dropped)
+        return dropped
+
+    def session(self) -> dict[str, JsonValue] | None:
+        """The present or last connection, ``None`` before the first."""
+        connection = self.device.connection
+        if connection is None:
+            return None
+        return session_view(
+            self.device, connection, self._sa, self._counters, self.wall, gateway=str(self._gateway_ike)
+        )
+
+    def child_counters(self) -> list[JsonValue]:
+        """What each child SA has carried."""
+        if self._sa is None:
+            return []
+        return [{"inbound_spi": spi.hex(), "counters": counters_view(self._counters(spi))} for spi in self._sa.children]
+
+    def _counters(self, spi: bytes) -> ChildSaCounters | None:
+        try:
+            return self._data_plane.counters(spi)
+        except LocalError:
+            return self._last_counters.get(spi)
+
+
+def _opener(section: AccessSection, local: Endpoint) -> Opener:
+    """The link of an access: a socket, by way of a hop where there is one, deaf where it is."""
+
+    def opener(receive: Receiver) -> Link:
+        return UdpLink(local, receive)
+
+    hop = section.next_hop
+    through = opener if hop is None else (lambda receive: NextHopLink(opener, hop, receive))
+    if section.hears:
+        return through
+    return lambda receive: LossyLink(through, receive, receive_loss=1.0)
+
+
+def _networks(selector: TrafficSelector) -> list[Network]:
+    """A selector's addresses as networks; ports and protocols are the data plane's business."""
+    start, end = selector.start, selector.end
+    return [*summarize_address_range(start, end)]
