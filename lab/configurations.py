@@ -1,0 +1,173 @@
+"""What the laboratory's nodes are told: configuration files, certificates and test subscribers of a run."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import yaml
+
+from aaa.subscribers import ApnSubscription, Subscriber, SubscriberDatabase
+from epdg.pki import make_pki
+from protocols.path import Address, Endpoint
+from protocols.secret import Secret
+from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
+from protocols.trace.records import JsonValue
+
+PLMN = Plmn("001", "01")
+REALM = "epc.mnc001.mcc001.3gppnetwork.org"  # TS 23.003 §19.2
+AAA_HOST = f"aaa.{REALM}"
+EPDG_HOST = f"epdg.{REALM}"
+SUBSCRIBERS = 5
+FIRST_IMSI = 1010000000001  # with the leading zeros of MCC 001
+APNS = ("internet", "ims")
+KEY_OCTETS = 16
+RING = 50_000  # records; a reader that is late by minutes still misses none
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessPlan:
+    """An access network of the UE; ``label`` is what people call it."""
+
+    name: str
+    label: str
+    address: Address
+    next_hop: Address | None = None
+    hears: bool = True
+
+    def section(self, ports: Mapping[str, int]) -> dict[str, JsonValue]:
+        """The access in the UE's configuration."""
+        section: dict[str, JsonValue] = {"address": str(self.address), **ports}
+        if self.next_hop is not None:
+            section["next_hop"] = str(self.next_hop)
+        if not self.hears:
+            section["hears"] = False
+        return section
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPlan:
+    """What a stage decides about the nodes' network.
+
+    ``aaa`` is where the AAA server listens, ``core_host`` whom the UE's traffic goes to; ``tun``: inner
+    packets go through TUN devices, else hosts inside the processes send and answer them.
+    """
+
+    aaa: Endpoint
+    gateway: IPv4Address
+    ike_port: int
+    nat_traversal_port: int
+    accesses: Sequence[AccessPlan]
+    pools: Mapping[str, IPv4Network]
+    core_host: IPv4Address
+    tun: bool
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports that stand for 500 and 4500, by their configuration keys."""
+        return {"ike_port": self.ike_port, "nat_traversal_port": self.nat_traversal_port}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """Where the pieces of a run lie."""
+
+    directory: Path
+
+    def configuration(self, node: str) -> Path:
+        """A node's configuration file."""
+        return self.directory / f"{node}.yaml"
+
+    def control(self, node: str) -> Path:
+        """A node's control socket."""
+        return self.directory / f"{node}.sock"
+
+    def log(self, node: str) -> Path:
+        """What a node printed."""
+        return self.directory / f"{node}.log"
+
+
+def new_subscribers() -> tuple[Subscriber, ...]:
+    """Subscribers of PLMN 001/01 with fresh keys, each with all APNs."""
+    apns = tuple(ApnSubscription(apn=Apn(name), is_default=name == APNS[0]) for name in APNS)
+    return tuple(
+        Subscriber(
+            imsi=Imsi(f"{FIRST_IMSI + number:015}"),
+            k=Secret(secrets.token_bytes(KEY_OCTETS)),
+            opc=Secret(secrets.token_bytes(KEY_OCTETS)),
+            apns=apns,
+        )
+        for number in range(SUBSCRIBERS)
+    )
+
+
+def prepare(files: RunFiles, plan: NetworkPlan, *, export_keys: bool, dashboard: Endpoint | None) -> Subscriber:
+    """Write everything the nodes need; the subscriber that the UE is."""
+    subscribers = new_subscribers()
+    with SubscriberDatabase(f"sqlite:///{files.directory / 'aaa.db'}") as database:
+        database.migrate()
+        for subscriber in subscribers:
+            database.add(subscriber)
+    make_pki(files.directory / "pki", (epdg_fqdn(PLMN), *APNS))
+    trace: dict[str, JsonValue] = {"export_keys": export_keys, "ring": RING}
+    _write(files, "aaa", {**_aaa(plan), "trace": trace})
+    _write(files, "epdg", {**_epdg(plan), "trace": trace})
+    _write(files, "ue", {**_ue(plan, subscribers[0]), "trace": trace})
+    if dashboard is not None:
+        nodes: list[JsonValue] = [{"name": node, "kind": node, "control": f"{node}.sock"} for node in _NODES]
+        _write(files, "dashboards", {"listen": str(dashboard), "nodes": nodes})
+    return subscribers[0]
+
+
+_NODES = ("epdg", "aaa", "ue")
+
+
+def _aaa(plan: NetworkPlan) -> dict[str, JsonValue]:
+    return {
+        "identity": {"host": AAA_HOST, "realm": REALM},
+        "listen": {"address": str(plan.aaa.address), "port": plan.aaa.port},
+        "database": "sqlite:///aaa.db",
+        "control": "aaa.sock",
+    }
+
+
+def _epdg(plan: NetworkPlan) -> dict[str, JsonValue]:
+    return {
+        "plmn": {"mcc": PLMN.mcc, "mnc": PLMN.mnc},
+        "listen": {"addresses": [str(plan.gateway)], **plan.ports},
+        "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
+        "diameter": {
+            "host": EPDG_HOST,
+            "realm": REALM,
+            "peers": [{"host": AAA_HOST, "address": str(plan.aaa.address), "port": plan.aaa.port}],
+        },
+        "apns": {name: {"pool": str(pool), "dns": [str(pool[1])]} for name, pool in plan.pools.items()},
+        "data_plane": {"kind": "tun"} if plan.tun else {"kind": "in-process", "hosts": [str(plan.core_host)]},
+        "control": "epdg.sock",
+    }
+
+
+def _ue(plan: NetworkPlan, subscriber: Subscriber) -> dict[str, JsonValue]:
+    assert subscriber.opc is not None
+    return {
+        "imsi": str(subscriber.imsi),
+        "plmn": {"mcc": PLMN.mcc, "mnc": PLMN.mnc},
+        "usim": {"k": subscriber.k.reveal().hex(), "opc": subscriber.opc.reveal().hex()},
+        "apn": APNS[0],
+        "gateway": {"address": str(plan.gateway), **plan.ports, "ca": "pki/ca.pem"},
+        # the truth about NATs: the gateway's pretence alone puts ESP into UDP
+        "force_encapsulation": False,
+        "accesses": {access.name: access.section(plan.ports) for access in plan.accesses},
+        "data_plane": {"kind": "tun", "routes": [f"{plan.core_host}/32"]} if plan.tun else {"kind": "in-process"},
+        "control": "ue.sock",
+        "state": "ue-state",
+    }
+
+
+def _write(files: RunFiles, node: str, configuration: Mapping[str, JsonValue]) -> None:
+    path = files.configuration(node)
+    path.touch(mode=0o600)  # the UE's holds the keys of its USIM
+    path.write_text(yaml.safe_dump(dict(configuration), sort_keys=False), encoding="utf-8")
