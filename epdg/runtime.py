@@ -286,7 +286,7 @@ class EpdgNode:
             if event.replaces is None:
                 self._data_plane.install(event.spec)
             else:
-                self._data_plane.replace(event.replaces, event.spec)
+                self._data_plane.replace(event.replaces, event.spec, send_at_once=event.send_at_once)
             record_esp_keys(self.recorder, event.spec, event.spec.path, session)
         elif isinstance(event, ChildSaPathChanged):
             self._data_plane.update_path(event.inbound_spi, event.path, event.encapsulation)

@@ -321,15 +321,19 @@ class Session:
 
     def _moved(self, event: AddressesUpdated, wall: float) -> list[Command]:
         self._path = event.new
-        if self.paths:
-            self.paths[-1].until = wall
-        why = "moved behind a NAT" if event.nat.remote else "moved"
-        self.paths.append(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
-        del self.paths[:-PATHS_KEPT]
+        if not self.paths or self.paths[-1].path != event.new:
+            if self.paths:
+                self.paths[-1].until = wall
+            why = "moved behind a NAT" if event.nat.remote else "moved"
+            self.paths.append(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
+            del self.paths[:-PATHS_KEPT]
+        went = f"moved from {event.old.remote} to {event.new.remote}"
+        if event.old == event.new:
+            went = f"says again that it is at {event.new.remote}"
         return [
             Tell(
                 name="moved",
-                text=f"The UE moved from {event.old.remote} to {event.new.remote}"
+                text=f"The UE {went}"
                 + (" behind a NAT" if event.nat.remote else "")
                 + ("; the address was checked." if event.validated else "."),
                 data={

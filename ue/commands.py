@@ -95,6 +95,7 @@ class InstallChildSa:
 
     spec: ChildSaSpec
     replaces: bytes | None
+    send_at_once: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -263,7 +263,7 @@ class Device:
             return self._establish(connection, event, now)
         if isinstance(event, ChildSaInstalled):
             connection.children[event.spec.inbound_spi] = event.spec
-            return [InstallChildSa(spec=event.spec, replaces=event.replaces)]
+            return [InstallChildSa(spec=event.spec, replaces=event.replaces, send_at_once=event.send_at_once)]
         if isinstance(event, ChildSaPathChanged):
             return [UpdateChildSa(inbound_spi=event.inbound_spi, path=event.path, encapsulation=event.encapsulation)]
         if isinstance(event, ChildSaRemoved):

@@ -338,7 +338,7 @@ class UeNode:
                 if command.replaces is None:
                     self._data_plane.install(command.spec)
                 else:
-                    self._data_plane.replace(command.replaces, command.spec)
+                    self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
                 record_esp_keys(self.recorder, command.spec, command.spec.path, self._session())
             case UpdateChildSa():
                 self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)

@@ -54,8 +54,12 @@ class DataPlane(Protocol):
     def install(self, spec: ChildSaSpec) -> None:
         """Carry traffic by ``spec`` in both directions from now on (as the newest SA of its selectors)."""
 
-    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec) -> None:
-        """Install ``spec`` and send by it; the old SA still receives until it is removed (rekey)."""
+    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
+        """Install ``spec`` and send by it; the old SA still receives until it is removed (rekey).
+
+        Without ``send_at_once`` the old SA sends until the new one has received a packet or the old one is
+        removed, whichever comes first (RFC 7296 §2.8).
+        """
 
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
         """Send on another path; keys, sequence numbers and the replay window stay (RFC 4555 §3.5)."""

@@ -24,6 +24,7 @@ class Replaced:
 
     old_inbound_spi: bytes
     spec: ChildSaSpec
+    send_at_once: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,11 @@ class RecordingDataPlane:
         self._add(spec)
         self.calls.append(Installed(spec))
 
-    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec) -> None:
+    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
         """Record; see ``DataPlane.replace``."""
         self._require(old_inbound_spi)
         self._add(spec)
-        self.calls.append(Replaced(old_inbound_spi, spec))
+        self.calls.append(Replaced(old_inbound_spi, spec, send_at_once))
 
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
         """Record; see ``DataPlane.update_path``."""

@@ -106,10 +106,15 @@ class Established:
 
 @dataclass(frozen=True, kw_only=True)
 class ChildSaInstalled:
-    """A child SA is to carry traffic; ``replaces`` is the inbound SPI it takes over from (rekey)."""
+    """A child SA is to carry traffic; ``replaces`` is the inbound SPI it takes over from (rekey).
+
+    Without ``send_at_once`` the replaced one goes on sending until the peer shows that it has the new one
+    (RFC 7296 §2.8).
+    """
 
     spec: ChildSaSpec
     replaces: bytes | None = None
+    send_at_once: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

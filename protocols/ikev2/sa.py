@@ -90,6 +90,7 @@ class IkeSa:
         self.created = now
         self._queue: deque[Task] = deque()
         self._task: Task | None = None
+        self._answered: Message | None = None
         self._request_path = path
         self._request_exchange = ExchangeType.IKE_SA_INIT
         self._transmits: deque[Datagram] = deque()
@@ -241,16 +242,7 @@ class IkeSa:
         self.path = path
         again = self.window.restart_retransmission()
         if again is not None:
-            octets, interval = again
-            self._transmits.append(Datagram(path, octets))
-            self.timers.set(Timer.RETRANSMIT, now + interval)
-
-    def resume_retransmission(self, now: float) -> None:
-        """Send the outstanding request again at once and afresh on the path in use."""
-        again = self.window.restart_retransmission()
-        if again is not None:
-            self._transmits.append(Datagram(self.path, again[0]))
-            self.timers.set(Timer.RETRANSMIT, now + again[1])
+            self._send_again(*again, now)
 
     def close(self, why: str, now: float, *, by_peer: bool = False) -> None:
         """End the SA and all its child SAs without another word."""
@@ -298,6 +290,8 @@ class IkeSa:
         self._request_path = datagram.path
         if disposition is Disposition.ANSWERED:
             self._transmits.append(Datagram(datagram.path, self.window.cached_response()))
+            if self._answered is not None:
+                self.emit(MessageSent(message=self._answered, path=datagram.path, retransmission=True))
             return
         if disposition is Disposition.IN_PROGRESS:
             return
@@ -379,6 +373,7 @@ class IkeSa:
         if message.exchange == ExchangeType.IKE_SA_INIT:
             self.init_response = octets
         self.window.answered(octets)
+        self._answered = message
         self._transmits.append(Datagram(self._request_path, octets))
         self.emit(MessageSent(message=message, path=self._request_path))
         if response.close is not None:
@@ -424,7 +419,9 @@ class IkeSa:
         if again is None:
             self.close("no response to our request within the retransmission limit", now)
             return
-        octets, interval = again
+        self._send_again(*again, now)
+
+    def _send_again(self, octets: bytes, interval: float, now: float) -> None:
         self.timers.set(Timer.RETRANSMIT, now + interval)
         self._transmits.append(Datagram(self.path, octets))
         self.emit(MessageSent(message=self._sent, path=self.path, retransmission=True))

@@ -156,6 +156,33 @@ def test_rekey_the_new_sa_sends_and_the_old_still_receives() -> None:
     assert ue.sent(UP)[:4] == new.outbound_spi
 
 
+def test_rekey_the_old_sa_sends_until_the_new_one_has_received() -> None:
+    """RFC 7296 §2.8: the responder of a rekeying waits for a packet on the new SA."""
+    ue, epdg, old = ends()
+    new = ue_spec(number=2)
+    epdg.plane.replace(mirrored(old).inbound_spi, mirrored(new), send_at_once=False)
+    assert epdg.sent(DOWN)[:4] == old.inbound_spi
+    ue.plane.replace(old.inbound_spi, new)
+    forged = bytearray(ue.sent(UP))
+    forged[-1] ^= 1
+    epdg.plane.receive_esp(bytes(forged), GATEWAY_PATH)
+    assert epdg.sent(DOWN)[:4] == old.inbound_spi
+    epdg.plane.receive_esp(ue.sent(UP), GATEWAY_PATH)
+    assert epdg.sent(DOWN)[:4] == new.inbound_spi
+
+
+def test_rekey_the_new_sa_sends_when_the_old_one_is_removed() -> None:
+    """RFC 7296 §2.8: the peer's DELETE says as well that it has the new SA; a successor may go first."""
+    _, epdg, old = ends()
+    second, third = ue_spec(number=2), ue_spec(number=3)
+    epdg.plane.replace(mirrored(old).inbound_spi, mirrored(third), send_at_once=False)
+    epdg.plane.remove(mirrored(third).inbound_spi)
+    assert epdg.sent(DOWN)[:4] == old.inbound_spi
+    epdg.plane.replace(mirrored(old).inbound_spi, mirrored(second), send_at_once=False)
+    epdg.plane.remove(mirrored(old).inbound_spi)
+    assert epdg.sent(DOWN)[:4] == second.inbound_spi
+
+
 def test_when_the_newest_goes_the_one_before_sends() -> None:
     ue, _, old = ends()
     new = ue_spec(number=2)

@@ -277,6 +277,31 @@ def test_cookie2_of_the_ue_is_echoed() -> None:
     assert sum("N(COOKIE2)" in line for line in pair.wire) == 2  # the echo, and our own check as a request
 
 
+def test_refused_update_leaves_the_sa_where_it_was() -> None:
+    """U105: UNACCEPTABLE_ADDRESSES; IKE and ESP are both at the old address afterwards."""
+    pair = Pair().attach()
+    gateway = pair.epdg.live
+    suite, keys = gateway.established_keys()
+    pair.lose = lambda sender, datagram: sender == "ue"
+    pair.roam(ACCESS_B)
+    pair.run(0.001)
+    refusal = Message(
+        spi_i=gateway.spi_i,
+        spi_r=gateway.spi_r,
+        exchange=ExchangeType.INFORMATIONAL,
+        original_initiator=False,
+        response=True,
+        message_id=4,
+        payloads=(NotifyPayload(type=NotifyType.UNACCEPTABLE_ADDRESSES),),
+    )
+    octets = Sealer(suite, keys, False, SeededEntropy(9)).seal(refusal)
+    pair.ue.endpoint.receive(Datagram(pair.ue.live.path, octets), pair.now)
+    pair.run(0.001)
+    assert "UNACCEPTABLE_ADDRESSES" in pair.ue.take(AddressUpdateFailed).why
+    ue = pair.ue.live
+    assert {ue.path.local, *(child.spec.path.local for child in ue.children.values())} == {A}
+
+
 def test_without_mobike_nothing_moves() -> None:
     """§3.2: the UE may not, and a gateway ignores an update."""
     pair = Pair(epdg=responder_config(mobike=False)).attach()

@@ -283,7 +283,7 @@ class Phone:
             if event.replaces is None:
                 self.plane.install(event.spec)
             else:
-                self.plane.replace(event.replaces, event.spec)
+                self.plane.replace(event.replaces, event.spec, send_at_once=event.send_at_once)
         elif isinstance(event, ChildSaPathChanged):
             self.plane.update_path(event.inbound_spi, event.path, event.encapsulation)
         elif isinstance(event, ChildSaRemoved):

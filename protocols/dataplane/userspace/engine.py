@@ -48,6 +48,7 @@ class UserspaceDataPlane:
         # Keyed by event and SPI: one of a kind waits per SA, however fast packets come.
         self._events: dict[tuple[type[DataPlaneEvent], bytes], DataPlaneEvent] = {}
         self._observed: dict[bytes, Path] = {}
+        self._successors: dict[bytes, bytes] = {}
 
     def install(self, spec: ChildSaSpec) -> None:
         """See ``DataPlane.install``; ``LocalError``: the SPI is taken or the specification impossible."""
@@ -57,10 +58,13 @@ class UserspaceDataPlane:
         self._sas[spec.inbound_spi] = sa
         self._outbound.add(sa)
 
-    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec) -> None:
+    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
         """See ``DataPlane.replace``: the newest SA whose selectors match is the one that sends."""
         self._require(old_inbound_spi)
         self.install(spec)
+        if not send_at_once:
+            self._outbound.discard(self._sas[spec.inbound_spi])
+            self._successors[spec.inbound_spi] = old_inbound_spi
 
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
         """See ``DataPlane.update_path``."""
@@ -73,7 +77,10 @@ class UserspaceDataPlane:
     def remove(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.remove``."""
         sa = self._require(inbound_spi)
-        self._outbound.discard(sa)
+        for successor in [new for new, old in self._successors.items() if old == inbound_spi]:
+            self._take_over(successor)
+        if self._successors.pop(inbound_spi, None) is None:
+            self._outbound.discard(sa)
         del self._sas[inbound_spi]
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
@@ -122,6 +129,8 @@ class UserspaceDataPlane:
             self._observe(sa, path)
         elif spi in self._observed:
             del self._observed[spi]
+        if spi in self._successors:
+            self._take_over(spi)
         if isinstance(result, bytes):
             self._deliver(result, spi)
 
@@ -156,6 +165,11 @@ class UserspaceDataPlane:
         if known is None or known.remote != path.remote:
             self._observed[spi] = path
             self._events[PeerEndpointObserved, spi] = PeerEndpointObserved(inbound_spi=spi, path=path)
+
+    def _take_over(self, inbound_spi: bytes) -> None:
+        """A successor begins to send."""
+        del self._successors[inbound_spi]
+        self._outbound.add(self._sas[inbound_spi])
 
     def _drop(self, reason: DropReason) -> None:
         self._drops[reason] = self._drops.get(reason, 0) + 1

@@ -126,6 +126,7 @@ class UpdateAddresses:
         for refusal in message.all(NotifyPayload):
             if int(refusal.type) < ERROR_TYPES_END:
                 why = f"the gateway refused: {refusal.type.name}"
+                sa.change_path(sa.mobility.validated, now)
                 sa.emit(AddressUpdateFailed(old=self._old, new=self._path, why=why))
                 return
         sa.nat = natd.evaluate(message, path, sa.config.force_encapsulation) or sa.nat

@@ -136,7 +136,8 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
     peer_spi = offered_spi(offered.proposals, answer)
     new = add(sa, suite, spi, peer_spi, local, remote, (nonce.data, nonce_r, shared), False, now)
     old.replaced = True
-    sa.emit(ChildSaInstalled(spec=new.spec, replaces=old.spec.inbound_spi))
+    # §2.8: the initiator cannot know the new keys before our response is there
+    sa.emit(ChildSaInstalled(spec=new.spec, replaces=old.spec.inbound_spi, send_at_once=False))
     return Response(
         payloads=(
             SaPayload(proposals=(replace(answer, spi=spi),)),
