@@ -1,4 +1,4 @@
-# One image for every node; docker-compose.yml starts it four times.
+# One image for every node; docker-compose.yml starts it for each of them.
 FROM python:3.12-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/epdg
@@ -12,7 +12,11 @@ COPY lab lab
 RUN /opt/epdg/bin/pip install --no-cache-dir .
 
 FROM python:3.12-slim
+# ping is for whoever tries the tunnel; the nodes do without it.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends iputils-ping \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/epdg /opt/epdg
-COPY docker/entrypoint.py docker/credentials.py /opt/epdg/docker/
+COPY docker/entrypoint.py /opt/epdg/docker/
 ENV PATH=/opt/epdg/bin:$PATH PYTHONUNBUFFERED=1
 ENTRYPOINT ["python", "/opt/epdg/docker/entrypoint.py"]
