@@ -23,9 +23,16 @@ from protocols.io.logging import start_logging
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.trace.records import JsonValue
 
-app = typer.Typer(help="The ePDG: IKEv2 towards UEs, SWm towards the AAA server.", no_args_is_help=True)
+app = typer.Typer(
+    help="The ePDG: IKEv2 towards UEs, SWm towards the AAA server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 pki = typer.Typer(help="Certificates for the gateway.", no_args_is_help=True)
 app.add_typer(pki, name="pki")
+
+LISTING_WIDTH = 200
 
 ConfigurationOption = Annotated[Path, typer.Option("--config", "-c", help="The gateway's configuration (YAML).")]
 
@@ -61,12 +68,15 @@ def sessions(
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
         return
-    table = Table("session", "state", "IMSI", "APN", "inner address", "UE at", "moves")
+    # whole values, whatever the width: they are there to be pasted
+    table = Table(box=None, pad_edge=False)
+    for heading in ("session", "state", "IMSI", "APN", "inner address", "UE at", "moves"):
+        table.add_column(heading, no_wrap=True, overflow="ignore")
     listed = answer["sessions"] if isinstance(answer, dict) else []
     for session in listed if isinstance(listed, list) else []:
         if isinstance(session, dict):
             table.add_row(*_row(session))
-    Console().print(table)
+    Console(width=LISTING_WIDTH).print(table)
 
 
 def _row(session: dict[str, JsonValue]) -> tuple[str, ...]:

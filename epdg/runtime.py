@@ -25,7 +25,7 @@ from epdg.session import (
     SessionState,
     Tell,
 )
-from protocols.dataplane.port import ChildSaCounters
+from protocols.dataplane.port import ChildSaCounters, SequenceNumbersRunningOut
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
@@ -34,12 +34,13 @@ from protocols.errors import BackendError, LocalError, RemoteError
 from protocols.ikev2.certificates import Credential
 from protocols.ikev2.config import ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
-from protocols.ikev2.events import ChildSaInstalled, ChildSaPathChanged, ChildSaRemoved, Closed, Event
+from protocols.ikev2.events import ChildSaInstalled, ChildSaPathChanged, ChildSaRemoved, Closed, Established, Event
 from protocols.ikev2.payloads import IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.registry import IdType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer, Params
 from protocols.io.diameter import SWM, DiameterIdentity, DiameterNode, PeerAddress, PeerChange, Traffic
@@ -115,6 +116,7 @@ class EpdgNode:
         self._visited_network = plmn.domain
         self._live: dict[bytes, Live] = {}
         self._ended: dict[str, dict[str, JsonValue]] = {}
+        self._by_spi: dict[bytes, Live] = {}
         self._by_diameter: dict[str, str] = {}
         self.totals: Counter[str] = Counter()
         self._questions: set[asyncio.Task[None]] = set()
@@ -254,8 +256,17 @@ class EpdgNode:
         record_ike_event(self.recorder, event, live.session.identifier)
         self._child_event(live, event)
         self._carry_out(live, live.session.handle(event, self._clock.wall()))
+        if isinstance(event, Established) and event.initial_contact:
+            self._forget_former(live)
         if isinstance(event, Closed):
             self._end(live)
+
+    def _forget_former(self, newcomer: Live) -> None:
+        """RFC 7296 §2.4: with INITIAL_CONTACT all other SAs of that identity are dead; no DELETE is due."""
+        for former in list(self._live.values()):
+            if former is not newcomer and former.session.nai == newcomer.session.nai:
+                why = "the UE started anew (INITIAL_CONTACT)"
+                self._endpoint.close(former.sa, why, self._now())
 
     def _begin(self, sa: IkeSa) -> Live:
         session = Session(
@@ -283,6 +294,7 @@ class EpdgNode:
     def _child_event(self, live: Live, event: Event) -> None:
         session = live.session.identifier
         if isinstance(event, ChildSaInstalled):
+            self._by_spi[event.spec.inbound_spi] = live
             if event.replaces is None:
                 self._data_plane.install(event.spec)
             else:
@@ -296,6 +308,7 @@ class EpdgNode:
         elif isinstance(event, ChildSaRemoved):
             live.last_counters[event.inbound_spi] = self._data_plane.counters(event.inbound_spi)
             self._data_plane.remove(event.inbound_spi)
+            self._by_spi.pop(event.inbound_spi, None)
 
     def _carry_out(self, live: Live, commands: list[Command]) -> None:
         for command in commands:
@@ -396,6 +409,22 @@ class EpdgNode:
 
     def _received_esp(self, octets: bytes, path: Path) -> None:
         self._data_plane.receive_esp(octets, path)
+        self._data_plane_events()
+
+    def _data_plane_events(self) -> None:
+        while (event := self._data_plane.poll_event()) is not None:
+            live = self._by_spi.get(event.inbound_spi)
+            if live is None:
+                continue
+            if isinstance(event, SequenceNumbersRunningOut):
+                self._endpoint.initiate(live.sa, RekeyChild(event.inbound_spi), self._now())
+                self._pump()
+            else:
+                # authentic ESP from elsewhere moves nothing here: only UPDATE_SA_ADDRESSES does
+                text = f"ESP of {live.session.imsi or live.session.nai} comes from {event.path.remote}; not followed."
+                data: dict[str, JsonValue] = {"remote": str(event.path.remote)}
+                self.totals["esp-from-elsewhere"] += 1
+                self.recorder.event("esp-from-elsewhere", text, data, live.session.identifier)
 
     def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
         if not encapsulation:
@@ -418,6 +447,7 @@ class EpdgNode:
 
     def _from_core(self, packet: bytes) -> None:
         self._data_plane.send_inner(packet)
+        self._data_plane_events()
 
     def _tun_failed(self, error: BackendError) -> None:
         self.recorder.event("tun-failed", f"The TUN device failed: {error}.")

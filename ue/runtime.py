@@ -16,7 +16,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, summarize_address_range
 from itertools import count
 
-from protocols.dataplane.port import ChildSaCounters
+from protocols.dataplane.port import ChildSaCounters, SequenceNumbersRunningOut
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
@@ -25,6 +25,7 @@ from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import EapReply, EapRequestReceived, Event, SaState
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer
 from protocols.io.driver import Driver
@@ -116,7 +117,7 @@ class UeNode:
         self._data_plane = UserspaceDataPlane(
             entropy=self._entropy, deliver=self._delivered, transmit=self._transmit_esp
         )
-        self.flows = Flows(self._data_plane.send_inner)
+        self.flows = Flows(self._send_inner)
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
         self._sa: IkeSa | None = None
@@ -451,7 +452,7 @@ class UeNode:
             tun.close()
             return
         self._tun = tun
-        tun.start(self._data_plane.send_inner, self._tun_failed)
+        tun.start(self._send_inner, self._tun_failed)
         self._carry_out(self.device.host_started(self._now()))
 
     def _routes(self) -> list[Network]:
@@ -482,6 +483,20 @@ class UeNode:
 
     def _received_esp(self, octets: bytes, path: Path) -> None:
         self._data_plane.receive_esp(octets, path)
+        self._data_plane_events()
+
+    def _send_inner(self, packet: bytes) -> bool:
+        sent = self._data_plane.send_inner(packet)
+        self._data_plane_events()
+        return sent
+
+    def _data_plane_events(self) -> None:
+        """Rekey in time before sequence numbers run out; ESP from elsewhere than the gateway moves nothing."""
+        while (event := self._data_plane.poll_event()) is not None:
+            sa = self._sa
+            if isinstance(event, SequenceNumbersRunningOut) and sa is not None and sa.state is SaState.ESTABLISHED:
+                self._endpoint.initiate(sa, RekeyChild(event.inbound_spi), self._now())
+                self._pump()
 
     def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
         del encapsulation

@@ -93,7 +93,10 @@ class IkeKeysDerived:
 
 @dataclass(frozen=True, kw_only=True)
 class Established:
-    """The IKE SA is up; what the peer was given or we were given."""
+    """The IKE SA is up; what the peer was given or we were given.
+
+    ``initial_contact``: the peer has no other SA with us (RFC 7296 §2.4), whatever we may think.
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None
@@ -102,6 +105,7 @@ class Established:
     nat: NatStatus
     path: Path
     requests: int
+    initial_contact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

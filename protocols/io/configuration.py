@@ -373,7 +373,9 @@ def _section(annotation: object) -> type[BaseModel] | None:
 
 
 def _refuse(problem: ValidationError, model: type[BaseModel], data: object, file: str) -> NoReturn:
-    error = problem.errors(include_url=False)[0]
+    errors = problem.errors(include_url=False)
+    # a misspelt key is both unknown and missing: the unknown one is what the user can see in the file
+    error = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     keys = _dotted(error["loc"], data)
     value: object = _Words("nothing") if error["type"] == "missing" else _shown(error["input"], keys)
     if error["type"] in ("hex_secret", "secret_text"):

@@ -40,6 +40,7 @@ from tests.peers.processes import wait_until
 
 USER, OTHER, BARRED = (laboratory_subscriber(number) for number in (1, 2, 3))
 UNKNOWN = laboratory_subscriber(99)
+MANY = [laboratory_subscriber(200 + number) for number in range(40)]
 T = TypeVar("T")
 A, B, C = "127.0.31.21", "127.0.31.31", "127.0.31.41"
 
@@ -47,7 +48,7 @@ A, B, C = "127.0.31.21", "127.0.31.31", "127.0.31.41"
 @pytest.fixture(scope="module")
 def aaa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AaaProcess]:
     node = AaaProcess(tmp_path_factory.mktemp("aaa"))
-    node.provision(USER, OTHER, replace(BARRED, non_3gpp_allowed=False))
+    node.provision(USER, OTHER, *MANY, replace(BARRED, non_3gpp_allowed=False))
     with node:
         yield node
 
@@ -167,12 +168,33 @@ def test_refusals_reach_the_ue_by_their_own_notify(
     assert newest["last_error"] is not None
 
 
-def test_hundred_phones_at_once(epdg: EpdgProcess) -> None:
+def test_initial_contact_ends_what_the_ue_had_before(epdg: EpdgProcess, aaa: AaaProcess) -> None:
+    """RFC 7296 §2.4, G26: a phone that was switched off without a word comes back."""
+
+    async def story(phone: Phone) -> None:
+        await phone.wait(Established)
+        phone.close()
+        again = Phone(epdg, aka_user(USER, seq_ms=0))
+        try:
+            again.attach(B)
+            await again.wait(Established)
+            (session,) = epdg.sessions(state="established")
+            assert session["paths"][0]["remote"] == f"{B}:14500"
+            await eventually("STR for the former session", lambda: _aaa_sessions(aaa) == 1 or None)
+            again.initiate(DeleteIkeSa("done"))
+            await again.wait(Closed)
+        finally:
+            again.close()
+
+    with_phone(epdg, aka_user(USER), story)
+
+
+def test_forty_phones_at_once(epdg: EpdgProcess) -> None:
     """No session disturbs another: half have the wrong K."""
 
     async def run() -> list[bool]:
         async def one(number: int) -> bool:
-            user = aka_user(USER if number % 2 else OTHER, k=None if number % 2 else Secret(bytes(16)))
+            user = aka_user(MANY[number], k=None if number % 2 else Secret(bytes(16)))
             phone = Phone(epdg, user)
             try:
                 phone.attach(f"127.0.32.{number + 1}")
@@ -337,6 +359,7 @@ def test_low_port_without_root_is_one_line(tmp_path: Path) -> None:
         (lambda v: v.update(ike={"suites": ["des-md5"], "esp_suites": ["aes128gcm16"]}), "ike.suites", "aes128-sha256"),
         (lambda v: v.update(colour="blue"), "colour", "known keys are"),
         (lambda v: v.pop("diameter"), "diameter", ""),
+        (lambda v: v.update(plnm=v.pop("plmn")), "plnm: got an unknown key", "known keys are node, plmn"),
         (lambda v: v.update(default_apn="x"), "", "default_apn"),
     ],
 )

@@ -175,6 +175,7 @@ class Authenticator:
         self._configuration = config.requested(message)
         self._child = child.Request.of(sa, message)
         self._mobike = mobike.announced(message)
+        self._initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
         self._eap_only = message.notify(NotifyType.EAP_ONLY_AUTHENTICATION) is not None
         self._msk: Secret | None = None
         self._step = Step.IDENTITY_RESPONSE
@@ -257,7 +258,7 @@ class Authenticator:
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         ]
-        auth.establish(sa, self._identity, identity, reply.attributes, now)
+        auth.establish(sa, self._identity, identity, reply.attributes, now, initial_contact=self._initial_contact)
         return Response(payloads=tuple(payloads))
 
 
