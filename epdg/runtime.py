@@ -73,6 +73,7 @@ class Live:
         self.sa = sa
         self.diameter_session_id = diameter_session_id
         self.last_counters: dict[bytes, ChildSaCounters] = {}
+        self.expiry: asyncio.TimerHandle | None = None
 
 
 class EpdgNode:
@@ -256,10 +257,23 @@ class EpdgNode:
         record_ike_event(self.recorder, event, live.session.identifier)
         self._child_event(live, event)
         self._carry_out(live, live.session.handle(event, self._clock.wall()))
-        if isinstance(event, Established) and event.initial_contact:
-            self._forget_former(live)
+        if isinstance(event, Established):
+            self._granted_time(live)
+            if event.initial_contact:
+                self._forget_former(live)
         if isinstance(event, Closed):
             self._end(live)
+
+    def _granted_time(self, live: Live) -> None:
+        """Session-Timeout of the DEA (RFC 6733 §8.13)."""
+        if live.session.session_timeout:
+            loop = asyncio.get_running_loop()
+            live.expiry = loop.call_later(live.session.session_timeout, self._session_expired, live)
+
+    def _session_expired(self, live: Live) -> None:
+        live.session.expire()
+        self._endpoint.initiate(live.sa, DeleteIkeSa("the session time granted by the AAA server is over"), self._now())
+        self._pump()
 
     def _forget_former(self, newcomer: Live) -> None:
         """RFC 7296 §2.4: with INITIAL_CONTACT all other SAs of that identity are dead; no DELETE is due."""
@@ -283,6 +297,8 @@ class EpdgNode:
 
     def _end(self, live: Live) -> None:
         del self._live[live.sa.local_spi]
+        if live.expiry is not None:
+            live.expiry.cancel()
         if not self._live:
             self._emptied.set()
         if not live.session.nai and live.session.last_error is None:

@@ -40,6 +40,7 @@ from protocols.threegpp.identity import Apn, Imsi, Nai
 TERMINATION_LOGOUT = 1  # RFC 6733 §8.15
 TERMINATION_ADMINISTRATIVE = 4
 TERMINATION_LINK_BROKEN = 5
+TERMINATION_SESSION_TIMEOUT = 8
 P_CSCF_ATTRIBUTES = (20, 16384, 16389)  # RFC 7651, and what phones asked for before it
 ANY_DESTINATION = (TrafficSelector.network("0.0.0.0/0"),)
 PATHS_KEPT = 1000
@@ -191,6 +192,11 @@ class Session:
         """The operator ends the session; the IKE SA is being deleted."""
         self.state = SessionState.CLOSING
         self._termination_cause = TERMINATION_ADMINISTRATIVE
+
+    def expire(self) -> None:
+        """The time the AAA server granted is over; the IKE SA is being deleted (RFC 6733 §8.13)."""
+        self.state = SessionState.CLOSING
+        self._termination_cause = TERMINATION_SESSION_TIMEOUT
 
     # --- answers
 

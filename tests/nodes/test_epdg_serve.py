@@ -299,6 +299,25 @@ def test_aaa_down_is_a_network_failure_and_sessions_go_on(tmp_path: Path) -> Non
             with_phone(gateway, aka_user(USER), story)
 
 
+def test_session_timeout_of_the_aaa_server(tmp_path: Path) -> None:
+    """RFC 6733 §8.13: the granted time over, the UE gets DELETE and the AAA server STR."""
+    aaa_directory, epdg_directory = tmp_path / "aaa", tmp_path / "epdg"
+    aaa_directory.mkdir()
+    epdg_directory.mkdir()
+    with AaaProcess(aaa_directory, extra="sessions: {timeout: 1}\n") as server:
+        server.provision(USER)
+        with EpdgProcess(epdg_directory, server.port, address="127.0.31.5") as gateway:
+
+            async def story(phone: Phone) -> None:
+                await phone.wait(Established)
+                assert (await phone.wait(Closed)).by_peer
+                await eventually("STR", lambda: _aaa_sessions(server) == 0 or None)
+
+            with_phone(gateway, aka_user(USER), story)
+            (ended,) = gateway.sessions(state="closed")
+            assert ended["session_timeout"] == 1
+
+
 def test_sigterm_says_goodbye_to_everybody(tmp_path: Path, aaa: AaaProcess) -> None:
     """DELETE to UEs, STR to the AAA server, DPR to peers, exit 0."""
     with EpdgProcess(tmp_path, aaa.port, address="127.0.31.3") as gateway:
@@ -359,7 +378,7 @@ def test_low_port_without_root_is_one_line(tmp_path: Path) -> None:
         (lambda v: v.update(ike={"suites": ["des-md5"], "esp_suites": ["aes128gcm16"]}), "ike.suites", "aes128-sha256"),
         (lambda v: v.update(colour="blue"), "colour", "known keys are"),
         (lambda v: v.pop("diameter"), "diameter", ""),
-        (lambda v: v.update(plnm=v.pop("plmn")), "plnm: got an unknown key", "known keys are node, plmn"),
+        (lambda v: v.update(plnm=v.pop("plmn")), "plnm", "no such key (did you mean plmn?)"),
         (lambda v: v.update(default_apn="x"), "", "default_apn"),
     ],
 )
