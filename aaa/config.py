@@ -35,7 +35,7 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     """A URL that SQLAlchemy understands; a relative SQLite file lies beside the configuration file."""
     try:
         url = make_url(value)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a ValueError's text may hold a part of the password
         raise PydanticCustomError("database_url", "an SQLAlchemy URL such as sqlite:///aaa.db")
     directory = info.context.get("directory") if isinstance(info.context, Mapping) else None
     file = url.database

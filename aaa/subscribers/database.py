@@ -6,7 +6,6 @@ Every call blocks; a node calls it through one bridge (``aaa.runtime``). Databas
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -17,13 +16,11 @@ import alembic.command
 import alembic.config
 import alembic.util
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, create_engine, event, func, select, update
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session, selectinload
 
+from aaa.subscribers.engines import lock_for_migration, one_line, open_engine, writing
 from aaa.subscribers.schema import ApnRow, SubscriberRow
 from aaa.subscribers.subscriber import Algorithm, ApnSubscription, PdnType, Subscriber
 from protocols.errors import BackendError, LocalError
@@ -31,7 +28,6 @@ from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-SQLITE_BUSY_TIMEOUT_INTERVAL = 10.0  # how long a writer waits for another process's write
 
 
 class SubscriberExists(LocalError):
@@ -47,18 +43,8 @@ class SubscriberDatabase:
 
     def __init__(self, url: str) -> None:
         """``ValueError`` when ``url`` is no database URL or its driver is not installed."""
-        try:
-            parsed = make_url(url)
-            self._engine = create_engine(parsed, **_options(parsed))
-        except (ArgumentError, SQLAlchemyError, ImportError) as error:
-            raise ValueError(f"not a usable database URL: {_one_line(error)}") from error
-        if parsed.get_backend_name() == "sqlite":
-            file = _sqlite_file(parsed)
-            if file is not None:
-                event.listen(self._engine, "do_connect", lambda *_: _owner_only(file))
-            event.listen(self._engine, "connect", _sqlite_connected)
-            event.listen(self._engine, "begin", _sqlite_begin)
-        self._writing: Engine = self._engine.execution_options(sqlite_begin="IMMEDIATE")
+        self._engine = open_engine(url)
+        self._writing = writing(self._engine)
 
     def close(self) -> None:
         """Close every connection."""
@@ -77,6 +63,7 @@ class SubscriberDatabase:
     def migrate(self) -> str:
         """Bring the schema to the newest revision, which is returned; safe to run from several processes."""
         with self._mapped("migrate"), self._writing.begin() as connection:
+            lock_for_migration(connection)
             configuration = alembic.config.Config()
             configuration.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             configuration.attributes["connection"] = connection
@@ -107,20 +94,29 @@ class SubscriberDatabase:
         SEQ only moves forward (TS 33.102 §C.1.1.1), unless K or the algorithm's constants change: then it is
         another USIM, whose sequence numbers start anew.
         """
-        with self._mapped("replace a subscriber"), Session(self._writing) as session, session.begin():
+        with self._mapped("replace a subscriber"):
+            try:
+                self._put(subscriber)
+            except IntegrityError:  # another process added the IMSI in between: now it is there to be replaced
+                self._put(subscriber)
+
+    def _put(self, subscriber: Subscriber) -> None:
+        with Session(self._writing) as session, session.begin():
             row = _row(subscriber)
-            old = session.get(SubscriberRow, row.imsi)
-            if old is not None:
-                if (old.k, old.op, old.opc, old.algorithm) == (row.k, row.op, row.opc, row.algorithm):
-                    row.sequence = max(row.sequence, old.sequence)
-                session.delete(old)
-                session.flush()
-            session.add(row)
+            old = _locked(session, subscriber.imsi)
+            if old is None:
+                session.add(row)
+                return
+            if (old.k, old.op, old.opc, old.algorithm) == (row.k, row.op, row.opc, row.algorithm):
+                row.sequence = max(row.sequence, old.sequence)
+            old.apns.clear()
+            session.flush()  # the old APNs go before new ones of the same name come
+            session.merge(row)
 
     def remove(self, imsi: Imsi) -> bool:
         """Remove; whether there was such a subscriber."""
         with self._mapped("remove a subscriber"), Session(self._writing) as session, session.begin():
-            row = session.get(SubscriberRow, str(imsi))
+            row = _locked(session, imsi)
             if row is None:
                 return False
             session.delete(row)
@@ -138,7 +134,7 @@ class SubscriberDatabase:
         if after is not None:
             statement = statement.where(SubscriberRow.imsi > str(after))
         with self._mapped("list subscribers"), Session(self._engine) as session:
-            return tuple(_subscriber(row) for row in session.scalars(statement))
+            return tuple(_subscriber(row) for row in session.scalars(statement).unique())
 
     def all(self, *, size: int = 1000) -> Iterator[Subscriber]:
         """Every subscriber by ascending IMSI, read page by page."""
@@ -157,8 +153,8 @@ class SubscriberDatabase:
     def change_sequence(self, imsi: Imsi, transition: Callable[[int], int]) -> int:
         """Store ``transition(SEQ_HE)``, durably before this returns; the value it was applied to.
 
-        Compare-and-swap on the stored value, so that it is right at every isolation level and with many
-        processes; ``transition`` may therefore be called more than once. ``UnknownImsi``.
+        Compare-and-swap on the stored value, so that it is right with many processes; ``transition`` may
+        therefore be called more than once. ``UnknownImsi``.
         """
         with self._mapped("store a sequence number"):
             while True:
@@ -179,43 +175,16 @@ class SubscriberDatabase:
             yield
         except (SQLAlchemyError, alembic.util.CommandError, OSError) as error:
             self._engine.dispose()
-            raise BackendError(f"the subscriber database could not {what}: {_one_line(error)}") from error
-
-
-def _options(url: URL) -> dict[str, object]:
-    if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_INTERVAL}}
-    return {"pool_pre_ping": True}
-
-
-def _sqlite_file(url: URL) -> Path | None:
-    if url.database in (None, "", ":memory:") or str(url.database).startswith("file:"):
-        return None
-    return Path(str(url.database))
-
-
-def _owner_only(file: Path) -> None:
-    """The file holds K: it is made with mode 0600 before SQLite would make it with another."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-
-
-def _sqlite_connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    """Foreign keys on; transactions are begun by ``_sqlite_begin``, also around DDL."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _sqlite_begin(connection: Connection) -> None:
-    """A writer takes the lock first: a reader that upgrades later could only fail."""
-    mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
-    connection.exec_driver_sql(f"BEGIN {mode}")
+            raise BackendError(f"the subscriber database could not {what}: {one_line(error)}") from error
 
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def _locked(session: Session, imsi: Imsi) -> SubscriberRow | None:
+    """The row, which nobody else changes before the transaction ends; its APNs are read once it is locked."""
+    return session.get(SubscriberRow, str(imsi), with_for_update=True, options=[selectinload(SubscriberRow.apns)])
 
 
 def _sequence(connection: Connection, imsi: Imsi) -> int:
@@ -286,9 +255,3 @@ def _subscriber(row: SubscriberRow) -> Subscriber:
         )
     except ValueError as error:
         raise BackendError(f"the database row of IMSI {row.imsi} is not valid: {error}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    cause = getattr(error, "orig", None) or error
-    lines = str(cause).strip().splitlines()
-    return lines[0] if lines else type(cause).__name__

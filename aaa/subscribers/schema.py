@@ -50,7 +50,7 @@ class SubscriberRow(Base):
         back_populates="subscriber",
         cascade="all, delete-orphan",
         order_by="ApnRow.position",
-        lazy="selectin",
+        lazy="joined",  # one statement, so that a reader never sees APNs of another moment
     )
 
 

@@ -341,6 +341,7 @@ def test_control_socket_in_use_is_one_line(tmp_path: Path) -> None:
         (("control: aaa.sock", "control: aaa.sock\nsessions: {timeout: 0}"), "sessions.timeout", "at least 1"),
         (("control: aaa.sock", "control: aaa.sock\ncontrol: b.sock"), "control", "once"),
         (("identity: {", "identity: {{"), "(syntax)", "YAML"),
+        (("sqlite:///aaa.db", "postgresql+psycopg://u:p@q:secretword@host/db"), "database", "SQLAlchemy URL"),
     ],
 )
 def test_bad_configuration_is_one_line(tmp_path: Path, change: tuple[str, str], named: str, expected: str) -> None:
@@ -355,6 +356,7 @@ def test_bad_configuration_is_one_line(tmp_path: Path, change: tuple[str, str], 
     assert line.startswith(str(file))
     assert named in line
     assert expected in line
+    assert "secretword" not in line
 
 
 def test_missing_configuration_file_is_one_line(tmp_path: Path) -> None:
