@@ -9,7 +9,7 @@ COPY aaa aaa
 COPY ue ue
 COPY dashboards dashboards
 COPY lab lab
-RUN /opt/epdg/bin/pip install --no-cache-dir .
+RUN /opt/epdg/bin/pip install --no-cache-dir ".[postgresql]"
 
 FROM python:3.12-slim
 # ping is for whoever tries the tunnel; the nodes do without it.
