@@ -142,26 +142,49 @@ class Avp:
         return header + data + b"\x00" * padding if padding else header + data
 
 
-def decode_avps(reader: Reader) -> tuple[Avp, ...]:
-    """All AVPs until the reader is empty; ``DecodeError`` on a length that does not fit."""
+def decode_avps(octets: bytes, offset: int = 0) -> tuple[Avp, ...]:
+    """All AVPs from ``offset`` to the end; ``DecodeError`` on a length that does not fit."""
     avps: list[Avp] = []
-    append, take = avps.append, reader.take
+    append, unpack, new = avps.append, _AVP_HEADER.unpack_from, object.__new__
+    end = len(octets)
+    vendor: int
+    while offset < end:
+        if end - offset < 8:
+            raise _length_error(octets, offset)
+        code, word = unpack(octets, offset)
+        length = word & 0xFFFFFF
+        following = offset + (length + 3 & -4)
+        start = offset + (12 if word & 0x80000000 else 8)
+        # The one check of bounds: header, data and padding
+        if following > end or offset + length < start:
+            raise _length_error(octets, offset)
+        vendor = _U32.unpack_from(octets, offset + 8)[0] if word & 0x80000000 else 0
+        # Avp(…) assigns field by field past its own guard, which costs more than all the rest here
+        avp = new(Avp)
+        fields = avp.__dict__
+        fields["code"] = code
+        fields["vendor"] = vendor
+        fields["mandatory"] = word & 0x40000000 != 0
+        fields["data"] = octets[start : offset + length]
+        append(avp)
+        offset = following
+    return tuple(avps)
+
+
+def _length_error(octets: bytes, offset: int) -> _AvpLengthError:
+    """What does not fit of the AVP at ``offset``: it is read again, piece by piece."""
+    reader = Reader(octets, offset)
     code = vendor = 0
     try:
-        while reader.remaining:
-            code = vendor = 0
-            code, word = _AVP_HEADER.unpack(take(8))
-            size = (word & 0xFFFFFF) - 8
-            if word & 0x80000000:
-                vendor = _U32.unpack(take(4))[0]
-                size -= 4
-            data = take(size)
-            if size & 3:
-                take(-size % 4)
-            append(Avp(code=code, vendor=vendor, mandatory=bool(word & 0x40000000), data=data))
+        code, word = _AVP_HEADER.unpack(reader.take(8))
+        if word & 0x80000000:
+            vendor = reader.u32()
+        size = (word & 0xFFFFFF) - (reader.offset - offset)
+        reader.take(size)
+        reader.take(-size % 4)
     except DecodeError as error:
-        raise _AvpLengthError(f"AVP {code}: {error}", code=code, vendor=vendor) from error
-    return tuple(avps)
+        return _AvpLengthError(f"AVP {code}: {error}", code=code, vendor=vendor)
+    raise AssertionError(f"the AVP at offset {offset} fits")
 
 
 class _AvpLengthError(DecodeError):
@@ -269,7 +292,7 @@ def _decode_address(definition: AvpDefinition, avp: Avp) -> AvpValue:
 def decode_group(definition: AvpDefinition, avp: Avp) -> tuple[Avp, ...]:
     """Members of a grouped AVP (RFC 6733 §4.4); ``RequestError`` 5014 when they do not fit."""
     try:
-        return decode_avps(Reader(avp.data))
+        return decode_avps(avp.data)
     except DecodeError as error:
         raise RequestError(
             ResultCode.DIAMETER_INVALID_AVP_LENGTH, f"{definition.name}: {error}", replace(avp, data=b"")
@@ -386,18 +409,18 @@ class DiameterMessage(AvpContainer):
 
 def decode_message(octets: bytes) -> DiameterMessage:
     """Decode one whole message; ``DecodeError`` on a bad header, ``MalformedMessage`` on bad AVPs."""
-    reader = Reader(octets)
-    version_length, flags_command, application, hop_by_hop, end_to_end = _HEADER.unpack(reader.take(HEADER_LENGTH))
+    header = Reader(octets).take(HEADER_LENGTH)
+    version_length, flags_command, application, hop_by_hop, end_to_end = _HEADER.unpack(header)
     if version_length >> 24 != VERSION:
         raise DecodeError(f"Diameter version {version_length >> 24}")
     if version_length & 0xFFFFFF != len(octets) or len(octets) % 4:
         raise DecodeError(f"message length {version_length & 0xFFFFFF} of {len(octets)} octets")
     flags = flags_command >> 24
     avps: tuple[Avp, ...] = ()
-    failure: DecodeError | None = None
+    failure: _AvpLengthError | None = None
     try:
-        avps = decode_avps(reader)
-    except DecodeError as error:
+        avps = decode_avps(octets, HEADER_LENGTH)
+    except _AvpLengthError as error:
         failure = error
     message = DiameterMessage(
         command=flags_command & 0xFFFFFF,
@@ -411,11 +434,9 @@ def decode_message(octets: bytes) -> DiameterMessage:
         avps=avps,
     )
     if failure is not None:
-        failed = None
-        if isinstance(failure, _AvpLengthError):
-            definition = BY_CODE.get((failure.vendor, failure.code))
-            size = 0 if definition is None else definition.minimum_length
-            failed = Avp(code=failure.code, vendor=failure.vendor, data=bytes(size))
+        definition = BY_CODE.get((failure.vendor, failure.code))
+        size = 0 if definition is None else definition.minimum_length
+        failed = Avp(code=failure.code, vendor=failure.vendor, data=bytes(size))
         raise MalformedMessage(str(failure), header=message, failed=failed) from failure
     return message
 
@@ -590,21 +611,50 @@ def check_request(message: DiameterMessage) -> None:
         _check_members(message.avps, rules, ())
 
 
-_Rules = dict[tuple[int, int], Occurrence]
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """How often an AVP may stand there, and what its octets must fit; ``length`` zero where it varies."""
+
+    definition: AvpDefinition
+    maximum: int | None
+    length: int
+    is_text: bool
+    is_anything: bool
+    members: _Rules | None
 
 
-def _by_code(rules: tuple[Occurrence, ...]) -> _Rules:
-    return {(d.vendor, d.code): rule for rule in rules for d in (BY_NAME[rule.name],)}
+@dataclass(frozen=True, kw_only=True)
+class _Rules:
+    """A Command Code Format, or the members of a group."""
+
+    by_code: dict[tuple[int, int], _Rule]
+    required: tuple[Occurrence, ...]
 
 
-_REQUEST_RULES = {key: _by_code(rules) for key, rules in REQUEST_FORMATS.items()}
-_GROUP_RULES = {name: _by_code(rules) for name, rules in GROUP_FORMATS.items()}
+def _rules_of(occurrences: tuple[Occurrence, ...]) -> _Rules:
+    by_code: dict[tuple[int, int], _Rule] = {}
+    for occurrence in occurrences:
+        definition = BY_NAME[occurrence.name]
+        members = GROUP_FORMATS.get(occurrence.name)
+        by_code[definition.vendor, definition.code] = _Rule(
+            definition=definition,
+            maximum=occurrence.maximum,
+            length=0 if definition.type is AvpType.ADDRESS else definition.minimum_length,
+            is_text=definition.type in (AvpType.UTF8_STRING, AvpType.DIAMETER_IDENTITY),
+            is_anything=definition.type is AvpType.OCTET_STRING,
+            members=None if members is None else _rules_of(members),
+        )
+    return _Rules(by_code=by_code, required=tuple(occurrence for occurrence in occurrences if occurrence.minimum))
 
 
-def _check_members(avps: tuple[Avp, ...], known: _Rules, path: tuple[Avp, ...]) -> None:
+_REQUEST_RULES = {key: _rules_of(occurrences) for key, occurrences in REQUEST_FORMATS.items()}
+
+
+def _check_members(avps: tuple[Avp, ...], rules: _Rules, path: tuple[Avp, ...]) -> None:
     counts: dict[str, int] = {}
+    by_code = rules.by_code
     for avp in avps:
-        rule = known.get((avp.vendor, avp.code))
+        rule = by_code.get((avp.vendor, avp.code))
         if rule is None:
             # RFC 6733 §4.1: an AVP with the M flag that is not understood MUST be refused
             if avp.mandatory:
@@ -612,24 +662,25 @@ def _check_members(avps: tuple[Avp, ...], known: _Rules, path: tuple[Avp, ...]) 
                     ResultCode.DIAMETER_AVP_UNSUPPORTED, f"{avp.name} is not supported", _inside(path, avp)
                 )
             continue
-        counts[rule.name] = counts.get(rule.name, 0) + 1
-        if rule.maximum is not None and counts[rule.name] > rule.maximum:
+        name = rule.definition.name
+        counts[name] = count = counts.get(name, 0) + 1
+        if rule.maximum is not None and count > rule.maximum:
             raise RequestError(
                 ResultCode.DIAMETER_AVP_OCCURS_TOO_MANY_TIMES,
-                f"{rule.name} occurs more than {rule.maximum} times",
+                f"{name} occurs more than {rule.maximum} times",
                 _inside(path, avp),
             )
-        value = avp.value
-        members = _GROUP_RULES.get(rule.name)
-        if members is not None and isinstance(value, tuple):
-            _check_members(value, members, (*path, avp))
-    for rule in known.values():
-        if counts.get(rule.name, 0) < rule.minimum:
-            raise RequestError(
-                ResultCode.DIAMETER_MISSING_AVP,
-                f"{rule.name} is missing",
-                _inside(path, example_of(rule.name)),
-            )
+        # Octets that are known to fit are not made a value; all others are, and say what is wrong with them
+        data = avp.data
+        if rule.is_anything or (data.isascii() if rule.is_text else len(data) == rule.length != 0):
+            continue
+        value = decode_value(rule.definition, avp)
+        if rule.members is not None and isinstance(value, tuple):
+            _check_members(value, rule.members, (*path, avp))
+    for required in rules.required:
+        name = required.name
+        if counts.get(name, 0) < required.minimum:
+            raise RequestError(ResultCode.DIAMETER_MISSING_AVP, f"{name} is missing", _inside(path, example_of(name)))
 
 
 def example_of(name: str) -> Avp:

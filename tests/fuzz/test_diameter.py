@@ -25,7 +25,9 @@ from protocols.diameter.codec import (
     redact,
 )
 from protocols.diameter.dictionary import BY_CODE, REQUEST_FORMATS, SWM_APPLICATION, DisconnectCause
-from protocols.diameter.peer import DiameterIdentity, IdentifierSource, PeerMachine, PeerState
+from protocols.diameter.events import PeerState
+from protocols.diameter.identity import DiameterIdentity, IdentifierSource
+from protocols.diameter.peer import PeerMachine
 from protocols.diameter.swm import Dea, Der, Str
 from protocols.entropy import SeededEntropy
 from protocols.errors import DecodeError, RemoteError

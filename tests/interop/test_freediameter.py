@@ -11,7 +11,7 @@ import pytest
 from lab.namespaces import Namespace
 from protocols.diameter.codec import DiameterMessage, Result
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode, ExperimentalResultCode
-from protocols.diameter.peer import DiameterIdentity
+from protocols.diameter.identity import DiameterIdentity
 from protocols.diameter.swm import (
     Ambr,
     ApnConfiguration,

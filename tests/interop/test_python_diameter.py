@@ -16,7 +16,7 @@ from diameter.node.peer import Peer
 
 from protocols.diameter.codec import DiameterMessage, Result
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
-from protocols.diameter.peer import DiameterIdentity
+from protocols.diameter.identity import DiameterIdentity
 from protocols.diameter.swm import ApnConfiguration, Dea, Der
 from protocols.io.diameter import DiameterNode, PeerAddress
 from protocols.secret import Secret

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 
+from protocols.diameter.capabilities import Admission, Capabilities, admit_all
 from protocols.diameter.codec import (
     Avp,
     DiameterMessage,
@@ -27,23 +28,14 @@ from protocols.diameter.dictionary import (
     DisconnectCause,
     ResultCode,
 )
-from protocols.diameter.peer import (
-    CLOSING_INTERVAL,
-    HANDSHAKE_INTERVAL,
-    WATCHDOG_JITTER,
-    Admission,
+from protocols.diameter.events import (
     AnswerReceived,
-    Application,
-    Capabilities,
     CloseReason,
     ConnectionEnded,
-    DiameterIdentity,
     DropReason,
-    IdentifierSource,
     MessageSeen,
     OctetsDropped,
     PeerEvent,
-    PeerMachine,
     PeerOpened,
     PeerState,
     RequestFailed,
@@ -51,10 +43,11 @@ from protocols.diameter.peer import (
     RequestReceived,
     ServiceChanged,
     StateChanged,
-    WatchdogState,
-    admit_all,
 )
+from protocols.diameter.identity import Application, DiameterIdentity, IdentifierSource
+from protocols.diameter.peer import CLOSING_INTERVAL, HANDSHAKE_INTERVAL, PeerMachine
 from protocols.diameter.swm import Dea, Der, Str
+from protocols.diameter.watchdog import WATCHDOG_JITTER, WatchdogState
 from protocols.entropy import SeededEntropy
 from protocols.errors import LocalError
 

@@ -12,7 +12,8 @@ import pytest
 
 from protocols.diameter.codec import Avp, DiameterMessage, Framer, RequestError, Result, decode_message, encode_message
 from protocols.diameter.dictionary import SWM_APPLICATION, SWX_APPLICATION, CommandCode, ResultCode
-from protocols.diameter.peer import CloseReason, DiameterIdentity, Direction, DropReason
+from protocols.diameter.events import CloseReason, Direction, DropReason
+from protocols.diameter.identity import DiameterIdentity
 from protocols.diameter.swm import Dea, Der
 from protocols.errors import BackendError, RemoteError
 from protocols.io.diameter import DiameterNode, PeerAddress, PeerChange, Traffic

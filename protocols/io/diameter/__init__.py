@@ -1,0 +1,24 @@
+"""Diameter over TCP with asyncio (RFC 6733 §2.1, §5, §6): a node with its peers, requests and handlers.
+
+The node connects to configured peers and connects again when a connection ends, accepts peers, routes
+requests and serves received ones. Left out: TLS, SCTP, redirects.
+"""
+
+from protocols.diameter.dictionary import DisconnectCause
+from protocols.diameter.identity import SWM, Application, DiameterIdentity
+from protocols.io.diameter.link import PORT, PeerAddress
+from protocols.io.diameter.node import DiameterNode
+from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
+
+__all__ = [
+    "PORT",
+    "SWM",
+    "Application",
+    "DiameterIdentity",
+    "DiameterNode",
+    "DisconnectCause",
+    "PeerAddress",
+    "PeerChange",
+    "PeerStatus",
+    "Traffic",
+]
