@@ -34,7 +34,15 @@ from protocols.errors import BackendError, LocalError, RemoteError
 from protocols.ikev2.certificates import Credential
 from protocols.ikev2.config import ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
-from protocols.ikev2.events import ChildSaInstalled, ChildSaPathChanged, ChildSaRemoved, Closed, Established, Event
+from protocols.ikev2.events import (
+    ChildSaInstalled,
+    ChildSaPathChanged,
+    ChildSaRemoved,
+    Closed,
+    ConfigurationRequested,
+    Established,
+    Event,
+)
 from protocols.ikev2.payloads import IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.registry import IdType
@@ -72,8 +80,8 @@ class Live:
         self.session = session
         self.sa = sa
         self.diameter_session_id = diameter_session_id
-        self.last_counters: dict[bytes, ChildSaCounters] = {}
         self.expiry: asyncio.TimerHandle | None = None
+        self.questions: set[asyncio.Task[None]] = set()
 
 
 class EpdgNode:
@@ -256,11 +264,11 @@ class EpdgNode:
             live = self._begin(sa)
         record_ike_event(self.recorder, event, live.session.identifier)
         self._child_event(live, event)
+        if isinstance(event, ConfigurationRequested) and event.initial_contact:
+            self._forget_former(live)
         self._carry_out(live, live.session.handle(event, self._clock.wall()))
         if isinstance(event, Established):
             self._granted_time(live)
-            if event.initial_contact:
-                self._forget_former(live)
         if isinstance(event, Closed):
             self._end(live)
 
@@ -276,11 +284,17 @@ class EpdgNode:
         self._pump()
 
     def _forget_former(self, newcomer: Live) -> None:
-        """RFC 7296 §2.4: with INITIAL_CONTACT all other SAs of that identity are dead; no DELETE is due."""
+        """RFC 7296 §2.4: with INITIAL_CONTACT all other SAs of that identity are dead; no DELETE is due.
+
+        Only what was authenticated counts: a second tunnel that the UE sets up meanwhile goes on. Their end
+        is carried out at once, so that the newcomer can have the address of a former session.
+        """
         for former in list(self._live.values()):
-            if former is not newcomer and former.session.nai == newcomer.session.nai:
-                why = "the UE started anew (INITIAL_CONTACT)"
-                self._endpoint.close(former.sa, why, self._now())
+            known = former.session.established is not None and former.session.subscriber == newcomer.session.subscriber
+            if known and former is not newcomer:
+                self._endpoint.close(former.sa, "the UE started anew (INITIAL_CONTACT)", self._now())
+        while (found := self._endpoint.poll_event()) is not None:
+            self._ike_event(found)
 
     def _begin(self, sa: IkeSa) -> Live:
         session = Session(
@@ -299,6 +313,7 @@ class EpdgNode:
         del self._live[live.sa.local_spi]
         if live.expiry is not None:
             live.expiry.cancel()
+        self._forget_diameter(live)
         if not self._live:
             self._emptied.set()
         if not live.session.nai and live.session.last_error is None:
@@ -322,7 +337,6 @@ class EpdgNode:
             if child is not None:
                 record_esp_keys(self.recorder, child.spec, event.path, session)
         elif isinstance(event, ChildSaRemoved):
-            live.last_counters[event.inbound_spi] = self._data_plane.counters(event.inbound_spi)
             self._data_plane.remove(event.inbound_spi)
             self._by_spi.pop(event.inbound_spi, None)
 
@@ -332,9 +346,9 @@ class EpdgNode:
                 self._endpoint.answer(live.sa, command.answer, self._now())
                 self._pump()
             elif isinstance(command, SendDer):
-                self._ask(self._send_der(live, command))
+                self._ask(live, self._send_der(live, command))
             elif isinstance(command, SendStr):
-                self._ask(self._send_str(live, command))
+                self._ask(live, self._send_str(live, command))
             elif isinstance(command, AllocateAddress):
                 address, network = self._allocate(command)
                 self._carry_out(live, live.session.address_allocated(address, network))
@@ -358,10 +372,21 @@ class EpdgNode:
 
     # --- SWm
 
-    def _ask(self, question: Coroutine[None, None, None]) -> None:
+    def _ask(self, live: Live, question: Coroutine[None, None, None]) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            self._questions.discard(task)
+            live.questions.discard(task)
+            self._forget_diameter(live)
+
         task = asyncio.get_running_loop().create_task(question)
         self._questions.add(task)
-        task.add_done_callback(self._questions.discard)
+        live.questions.add(task)
+        task.add_done_callback(done)
+
+    def _forget_diameter(self, live: Live) -> None:
+        """Of a session that has ended and waits for no answer no Diameter message will come any more."""
+        if live.session.state is SessionState.CLOSED and not live.questions:
+            self._by_diameter.pop(live.diameter_session_id, None)
 
     async def _send_der(self, live: Live, command: SendDer) -> None:
         diameter = self._configuration.diameter
@@ -389,8 +414,7 @@ class EpdgNode:
             commands = live.session.aaa_failed(str(error))
         except RemoteError as error:
             commands = live.session.aaa_failed(f"its answer cannot be used: {error}")
-        if live.session.state is not SessionState.CLOSED:
-            self._carry_out(live, commands)
+        self._carry_out(live, commands)
 
     async def _send_str(self, live: Live, command: SendStr) -> None:
         diameter = self._configuration.diameter
@@ -408,8 +432,6 @@ class EpdgNode:
         except BackendError as error:
             text = f"SWm: the AAA server was not told of the session's end: {error}."
             self.recorder.event("str-failed", text, {}, live.session.identifier)
-        finally:
-            self._by_diameter.pop(live.diameter_session_id, None)
 
     def _record_traffic(self, traffic: Traffic) -> None:
         session = None
@@ -544,18 +566,16 @@ class EpdgNode:
         return session_view(
             live.session,
             live.sa,
-            lambda spi: self._counters(live, spi),
+            self._counters,
             gateway=self._configuration.node,
             diameter_session_id=live.diameter_session_id,
         )
 
-    def _counters(self, live: Live, spi: bytes) -> ChildSaCounters | None:
-        if spi in live.sa.children:
-            try:
-                return self._data_plane.counters(spi)
-            except LocalError:
-                return None
-        return live.last_counters.get(spi)
+    def _counters(self, spi: bytes) -> ChildSaCounters | None:
+        try:
+            return self._data_plane.counters(spi)
+        except LocalError:
+            return None
 
 
 def terminal_information(digits: str | None) -> TerminalInformation | None:

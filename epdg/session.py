@@ -157,8 +157,14 @@ class Session:
         self._aaa_state: tuple[bytes, ...] = ()
         self._aaa_host: str | None = None
         self._aaa_knows = False
+        self._user_name: str | None = None
         self._configuration: tuple[ConfigurationAttribute, ...] = ()
         self._termination_cause = TERMINATION_LOGOUT
+
+    @property
+    def subscriber(self) -> str:
+        """Whose session it is: as the AAA server says it, since IDi is only what the UE says (RFC 7296 §2.16)."""
+        return self._user_name or self.nai
 
     # --- events of the IKE SA
 
@@ -204,6 +210,8 @@ class Session:
         """The AAA server's word, translated for the UE."""
         self._aaa_host = dea.origin_host
         self._aaa_state = dea.state
+        if self.state is SessionState.CLOSED:
+            return self._answered_too_late(dea)
         if dea.result == Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH):
             self._aaa_knows = True
             if dea.eap_payload is None:
@@ -222,6 +230,7 @@ class Session:
         self.apn_configuration = dea.apn_configuration
         self.session_timeout = dea.session_timeout
         if dea.user_name:
+            self._user_name = dea.user_name
             self.imsi = _imsi(dea.user_name) or self.imsi
         if self.apn is None and dea.apn_configuration is not None:
             self.apn = dea.apn_configuration.service_selection
@@ -229,6 +238,8 @@ class Session:
 
     def aaa_failed(self, why: str) -> list[Command]:
         """No answer came."""
+        if self.state is SessionState.CLOSED:
+            return []
         return self._refuse(PrivateNotify.NETWORK_FAILURE, f"the AAA server cannot be reached: {why}")
 
     def address_allocated(self, address: IPv4Address | None, network: GrantedNetwork | None) -> list[Command]:
@@ -388,6 +399,13 @@ class Session:
             )
         )
         return commands
+
+    def _answered_too_late(self, dea: Dea) -> list[Command]:
+        """The UE has gone meanwhile: a session that the AAA server holds since is ended there."""
+        if dea.result not in (Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH), Result(0, ResultCode.DIAMETER_SUCCESS)):
+            return []
+        cause = TERMINATION_LINK_BROKEN
+        return [SendStr(user_name=self.nai, termination_cause=cause, destination_host=self._aaa_host)]
 
     def _refuse(self, notify: int, text: str, eap_packet: bytes | None = None) -> list[Command]:
         payload = NotifyPayload(type=NotifyType(notify))

@@ -5,6 +5,7 @@ Sans-IO like ``IkeSa`` and the same for both ends. Events come with the SA they 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import hmac
 from collections import Counter, deque
@@ -13,18 +14,21 @@ from collections.abc import Callable
 from protocols.entropy import Entropy
 from protocols.errors import LocalError, RemoteError
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
-from protocols.ikev2.events import Answer, Closed, Event, OriginalRole, SaState
+from protocols.ikev2.events import Answer, ChildSaInstalled, ChildSaRemoved, Event, OriginalRole, SaState
 from protocols.ikev2.extension import Extension, NoExtension
 from protocols.ikev2.message import Header, Message, decode_header, decode_message, encode_message
 from protocols.ikev2.payloads import NoncePayload, NotifyPayload
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sa import NO_SPI, IkeSa
+from protocols.ikev2.spi import RandomSpis
 from protocols.ikev2.task import Task
 from protocols.ikev2.tasks.init import Init
+from protocols.ikev2.window import Disposition
 from protocols.path import Datagram, Endpoint, Path
 
 COOKIE_SECRET_LIFETIME = 60.0  # §2.6 leaves it to us
 COOKIE_SECRET_LENGTH = 32
+DEPARTED_KEPT = 256  # ended SAs whose last response may have to be sent again
 
 
 class IkeEndpoint:
@@ -46,7 +50,12 @@ class IkeEndpoint:
         self._initial_keys: dict[bytes, tuple[bytes, Endpoint]] = {}
         self._transmits: deque[Datagram] = deque()
         self._events: deque[tuple[IkeSa, Event]] = deque()
+        # One entry of the heap is an SA's own, that in ``_armed``; what is left of earlier ones is passed over.
         self._deadlines: list[tuple[float, bytes]] = []
+        self._armed: dict[bytes, float] = {}
+        self._departed: dict[bytes, IkeSa] = {}
+        self._child_spis: set[bytes] = set()
+        self._spis = RandomSpis(entropy, self._child_spis)
         self._secrets: deque[tuple[int, bytes]] = deque(maxlen=2)
         self._secret_made = float("-inf")
 
@@ -65,10 +74,12 @@ class IkeEndpoint:
         while self._deadlines:
             at, spi = self._deadlines[0]
             sa = self.sas.get(spi)
-            if sa is not None and sa.next_deadline() == at:
+            own = sa is not None and self._armed.get(spi) == at
+            if sa is not None and own and sa.next_deadline() == at:
                 return at
             heapq.heappop(self._deadlines)
-            if sa is not None:
+            if sa is not None and own:
+                del self._armed[spi]
                 self._arm(sa)
         return None
 
@@ -83,6 +94,7 @@ class IkeEndpoint:
             path=path,
             entropy=self._entropy,
             now=now,
+            spis=self._spis,
             extension=self._extension(),
         )
         self.sas[sa.local_spi] = sa
@@ -120,7 +132,7 @@ class IkeEndpoint:
             self._reject(datagram, error)
             return
         spi = header.spi_r if header.original_initiator else header.spi_i
-        sa = self.sas.get(spi)
+        sa = self.sas.get(spi) or self._departed.get(spi)
         if sa is None and header.exchange == ExchangeType.IKE_SA_INIT and header.original_initiator:
             self._receive_initial(header, datagram, now)
             return
@@ -130,6 +142,9 @@ class IkeEndpoint:
         if sa.original_initiator == header.original_initiator or not self._belongs(sa, header):
             self.dropped["wrong-spi"] += 1
             return
+        if sa.state is SaState.CLOSED:
+            self._answer_again(sa, header, datagram)
+            return
         sa.receive(datagram, now)
         self._drain(sa)
 
@@ -137,6 +152,7 @@ class IkeEndpoint:
         """Run what is due."""
         while (at := self.next_deadline()) is not None and at <= now:
             _, spi = heapq.heappop(self._deadlines)
+            del self._armed[spi]
             sa = self.sas[spi]
             sa.handle_timeout(now)
             self._drain(sa)
@@ -183,6 +199,7 @@ class IkeEndpoint:
             path=datagram.path,
             entropy=self._entropy,
             now=now,
+            spis=self._spis,
             extension=self._extension(),
         )
         self.sas[sa.local_spi] = sa
@@ -228,6 +245,16 @@ class IkeEndpoint:
         exchange = ExchangeType(datagram.payload[18])
         self._answer_statelessly(datagram.payload[:8], message_id, exchange, notify, datagram.path)
 
+    def _answer_again(self, sa: IkeSa, header: Header, datagram: Datagram) -> None:
+        """The response that ended an SA may have been lost: its request is answered again (§2.1)."""
+        again = not header.response and sa.window.classify(header.message_id) is Disposition.ANSWERED
+        if again and sa.sealer is not None:
+            with contextlib.suppress(RemoteError):
+                sa.sealer.open(datagram.payload, header)
+                self._transmits.append(Datagram(datagram.path, sa.window.cached_response()))
+                return
+        self.dropped["closed"] += 1
+
     def _answer_statelessly(
         self, spi_i: bytes, message_id: int, exchange: ExchangeType, notify: NotifyPayload, path: Path
     ) -> None:
@@ -258,17 +285,27 @@ class IkeEndpoint:
     def _drain(self, sa: IkeSa) -> None:
         while (datagram := sa.poll_transmit()) is not None:
             self._transmits.append(datagram)
-        closed = False
         while (event := sa.poll_event()) is not None:
             self._events.append((sa, event))
-            closed = closed or isinstance(event, Closed)
-        if sa.state not in (SaState.INITIAL, SaState.HALF_OPEN, SaState.AUTHENTICATING) or closed:
+            if isinstance(event, ChildSaInstalled):
+                self._child_spis.add(event.spec.inbound_spi)
+            elif isinstance(event, ChildSaRemoved):
+                self._child_spis.discard(event.inbound_spi)
+        if sa.state not in (SaState.INITIAL, SaState.HALF_OPEN, SaState.AUTHENTICATING):
             self._forget_initial(sa)
-        if closed:
-            self.sas.pop(sa.local_spi, None)
-            self.dropped.update(sa.dropped)
-            return
-        self._arm(sa)
+        if sa.state is not SaState.CLOSED:
+            self._arm(sa)
+        elif self.sas.pop(sa.local_spi, None) is not None:
+            self._depart(sa)
+
+    def _depart(self, sa: IkeSa) -> None:
+        self.dropped.update(sa.dropped)
+        self._armed.pop(sa.local_spi, None)
+        first = 0 if sa.original_initiator else 1  # the first request of the peer's that is protected
+        if sa.window.classify(first) in (Disposition.ANSWERED, Disposition.OUT_OF_WINDOW):
+            self._departed[sa.local_spi] = sa
+            if len(self._departed) > DEPARTED_KEPT:
+                del self._departed[next(iter(self._departed))]
 
     def _forget_initial(self, sa: IkeSa) -> None:
         key = self._initial_keys.pop(sa.local_spi, None)
@@ -277,7 +314,8 @@ class IkeEndpoint:
 
     def _arm(self, sa: IkeSa) -> None:
         deadline = sa.next_deadline()
-        if deadline is not None:
+        if deadline is not None and deadline < self._armed.get(sa.local_spi, float("inf")):
+            self._armed[sa.local_spi] = deadline
             heapq.heappush(self._deadlines, (deadline, sa.local_spi))
 
     def sa_by_spi(self, spi: bytes) -> IkeSa:

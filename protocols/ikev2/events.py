@@ -93,10 +93,7 @@ class IkeKeysDerived:
 
 @dataclass(frozen=True, kw_only=True)
 class Established:
-    """The IKE SA is up; what the peer was given or we were given.
-
-    ``initial_contact``: the peer has no other SA with us (RFC 7296 §2.4), whatever we may think.
-    """
+    """The IKE SA is up; what the peer was given or we were given."""
 
     identity: IdiPayload
     responder_identity: IdrPayload | None
@@ -105,7 +102,6 @@ class Established:
     nat: NatStatus
     path: Path
     requests: int
-    initial_contact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,11 +215,15 @@ class EapRequestReceived:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationRequested:
-    """Gateway: the UE is authenticated and wants addresses; answer ``ConfigurationReply`` or ``Refusal``."""
+    """Gateway: the UE is authenticated and wants addresses; answer ``ConfigurationReply`` or ``Refusal``.
+
+    ``initial_contact``: the UE has no other SA with us (RFC 7296 §2.4), whatever we may think.
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None
     configuration: tuple[ConfigurationAttribute, ...]
+    initial_contact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

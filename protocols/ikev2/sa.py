@@ -145,7 +145,7 @@ class IkeSa:
         try:
             response = deferred.answer(self, answer, now)
         except RemoteError as error:
-            response = self._refuse(error, now)
+            response = self._refuse(error)
         if response is not None:
             self._respond(response, now)
         self._pump(now)
@@ -157,7 +157,7 @@ class IkeSa:
             return
         try:
             header = decode_header(datagram.payload)
-            message = self._open(header, datagram.payload, now)
+            message = self._open(header, datagram, now)
         except RemoteError as error:
             self.dropped["bad-icv" if isinstance(error, AuthenticationError) else "malformed"] += 1
             return
@@ -187,6 +187,8 @@ class IkeSa:
                 rekey_child.rekey_due(self, now)
             elif timer is Timer.RETURN_ROUTABILITY:
                 self.mobility.check_expired(self, now)
+            elif timer is Timer.CHECK_AGAIN:
+                self.mobility.check_again(self)
         self._pump(now)
 
     # --- for tasks
@@ -231,18 +233,13 @@ class IkeSa:
             raise LocalError("no keys before IKE_SA_INIT is done")
         return self.suite, self.keys
 
-    def restart_initial(self) -> None:
-        """IKE_SA_INIT begins anew."""
-        self.window.restart_initial()
-
     def change_path(self, path: Path, now: float) -> None:
-        """Send from and to other addresses; an outstanding request goes there at once."""
+        """Send from and to other addresses; an outstanding request follows at once, after what is being built."""
         if path == self.path:
             return
         self.path = path
-        again = self.window.restart_retransmission()
-        if again is not None:
-            self._send_again(*again, now)
+        if self.window.restart_retransmission():
+            self.timers.set(Timer.RETRANSMIT, now)
 
     def close(self, why: str, now: float, *, by_peer: bool = False) -> None:
         """End the SA and all its child SAs without another word."""
@@ -260,8 +257,11 @@ class IkeSa:
 
     # --- receiving
 
-    def _open(self, header: Header, octets: bytes, now: float) -> Message | None:
+    def _open(self, header: Header, datagram: Datagram, now: float) -> Message | None:
+        octets = datagram.payload
         if header.exchange == ExchangeType.IKE_SA_INIT:
+            if not header.response and self.state is not SaState.INITIAL and octets != self.init_request:
+                raise DecodeError("an unprotected request is taken as a retransmission only")
             return decode_message(octets)
         if self.sealer is None:
             raise DecodeError("protected message before keys")
@@ -269,16 +269,19 @@ class IkeSa:
             return self.sealer.open(octets, header)
         except DecodeError as error:
             if error.notify_type is not None and not header.response:
-                self._refuse_undecodable(header, error, now)
+                self._refuse_undecodable(header, error, datagram.path, now)
             raise
 
-    def _refuse_undecodable(self, header: Header, error: RemoteError, now: float) -> None:
+    def _refuse_undecodable(self, header: Header, error: RemoteError, path: Path, now: float) -> None:
         """An authentic request that does not parse is answered, and fatal (§2.21.3) but for §2.5's case."""
-        if self.window.classify(header.message_id) is not Disposition.NEW:
-            return
-        self.window.begin()
-        self._request_exchange = header.exchange
-        self._respond(self._refuse(error, now), now)
+        disposition = self.window.classify(header.message_id)
+        if disposition is Disposition.ANSWERED:
+            self._respond_again(path)
+        elif disposition is Disposition.NEW:
+            self.window.begin()
+            self._request_exchange = header.exchange
+            self._request_path = path
+            self._respond(self._refuse(error), now)
 
     def _receive_request(self, message: Message, datagram: Datagram, now: float) -> None:
         disposition = self.window.classify(message.message_id)
@@ -287,12 +290,10 @@ class IkeSa:
             return
         again = disposition is not Disposition.NEW
         self.emit(MessageReceived(message=message, path=datagram.path, retransmission=again))
-        self._request_path = datagram.path
         if disposition is Disposition.ANSWERED:
-            self._transmits.append(Datagram(datagram.path, self.window.cached_response()))
-            if self._answered is not None:
-                self.emit(MessageSent(message=self._answered, path=datagram.path, retransmission=True))
+            self._respond_again(datagram.path)
             return
+        self._request_path = datagram.path
         if disposition is Disposition.IN_PROGRESS:
             return
         try:
@@ -308,7 +309,7 @@ class IkeSa:
             if not self.window.in_progress:
                 self.window.begin()
                 self._request_exchange = message.exchange
-            response = self._refuse(error, now)
+            response = self._refuse(error)
         if response is not None:
             self._respond(response, now)
 
@@ -346,9 +347,8 @@ class IkeSa:
 
     # --- sending
 
-    def _refuse(self, error: RemoteError, now: float) -> Response:
+    def _refuse(self, error: RemoteError) -> Response:
         """The error response of §2.21: before the SA is up it ends the SA, and so does INVALID_SYNTAX."""
-        del now
         notify = NotifyType(error.notify_type or NotifyType.INVALID_SYNTAX)
         payload = NotifyPayload(type=notify, data=error.notify_data)
         fatal = self.state not in (SaState.ESTABLISHED, SaState.DELETING) or notify == NotifyType.INVALID_SYNTAX
@@ -378,6 +378,11 @@ class IkeSa:
         self.emit(MessageSent(message=message, path=self._request_path))
         if response.close is not None:
             self.close(response.close, now, by_peer=response.by_peer)
+
+    def _respond_again(self, path: Path) -> None:
+        self._transmits.append(Datagram(path, self.window.cached_response()))
+        if self._answered is not None:
+            self.emit(MessageSent(message=self._answered, path=path, retransmission=True))
 
     def _pump(self, now: float) -> None:
         while self._queue and self.window.outstanding is None and self.state is not SaState.CLOSED:
@@ -416,12 +421,13 @@ class IkeSa:
 
     def _retransmit(self, now: float) -> None:
         again = self.window.retransmit()
+        if again is None and self.mobility.in_doubt:
+            self.mobility.check_expired(self, now)  # the address may be to blame, not the peer
+            return
         if again is None:
             self.close("no response to our request within the retransmission limit", now)
             return
-        self._send_again(*again, now)
-
-    def _send_again(self, octets: bytes, interval: float, now: float) -> None:
+        octets, interval = again
         self.timers.set(Timer.RETRANSMIT, now + interval)
         self._transmits.append(Datagram(self.path, octets))
         self.emit(MessageSent(message=self._sent, path=self.path, retransmission=True))

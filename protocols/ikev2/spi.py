@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Protocol
 
 from protocols.entropy import Entropy
+
+RESERVED_MAXIMUM = 255
 
 
 class SpiAllocator(Protocol):
@@ -15,14 +18,15 @@ class SpiAllocator(Protocol):
 
 
 class RandomSpis:
-    """SPIs from the entropy source; the reserved values up to 255 are left out (RFC 4303 §2.1)."""
+    """SPIs from the entropy source, without those in use and the reserved ones up to 255 (RFC 4303 §2.1)."""
 
-    def __init__(self, entropy: Entropy) -> None:
+    def __init__(self, entropy: Entropy, in_use: Container[bytes] = ()) -> None:
         self._entropy = entropy
+        self._in_use = in_use
 
     def child_spi(self) -> bytes:
         """Four random octets."""
         while True:
             spi = self._entropy.octets(4)
-            if int.from_bytes(spi, "big") > 255:
+            if int.from_bytes(spi, "big") > RESERVED_MAXIMUM and spi not in self._in_use:
                 return spi

@@ -17,6 +17,7 @@ class Timer(Enum):
     KEEPALIVE = "keepalive"
     CHILD_LIFETIME = "child-lifetime"
     RETURN_ROUTABILITY = "return-routability"
+    CHECK_AGAIN = "check-again"
 
 
 class SaTimers(TimerTable[Timer]):
@@ -57,5 +58,6 @@ class SaTimers(TimerTable[Timer]):
         self.set(Timer.RETURN_ROUTABILITY, now + interval)
 
     def disarm_return_routability(self) -> None:
-        """The check is over."""
+        """The check is over, or has yet to be sent again."""
         self.cancel(Timer.RETURN_ROUTABILITY)
+        self.cancel(Timer.CHECK_AGAIN)

@@ -69,14 +69,12 @@ class Window:
         self.retransmissions_sent += 1
         return request.octets, self._retransmission.interval(request.attempt)
 
-    def restart_retransmission(self) -> tuple[bytes, float] | None:
-        """Send the outstanding request at once and afresh: the path changed (RFC 4555 §3.5)."""
-        request = self.outstanding
-        if request is None:
-            return None
-        request.attempt = 0
-        self.retransmissions_sent += 1
-        return request.octets, self._retransmission.interval(0)
+    def restart_retransmission(self) -> bool:
+        """The next ``retransmit`` is the first again: the path changed (RFC 4555 §3.5). Is there a request?"""
+        if self.outstanding is None:
+            return False
+        self.outstanding.attempt = -1
+        return True
 
     def accept_response(self, message_id: int) -> bool:
         """Whether this response answers the outstanding request; if so it is outstanding no more."""

@@ -6,8 +6,11 @@ Machines are known by their shape only, so that a node reaches no protocol throu
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
+
+_log = logging.getLogger(__name__)
 
 EventT = TypeVar("EventT", covariant=True)
 TransmitT = TypeVar("TransmitT", covariant=True)
@@ -95,5 +98,8 @@ class Driver(Generic[EventT, TransmitT]):
 
     def _expire(self) -> None:
         self._timer = None
-        self._machine.handle_timeout(self.now())
+        try:
+            self._machine.handle_timeout(self.now())
+        except Exception:  # noqa: BLE001 - top loop: a defect in one SA must not stop the others' timers
+            _log.exception("a timer's work failed")
         self.pump()

@@ -298,3 +298,22 @@ def test_pool() -> None:
     assert not pool.reserve(IPv4Address("10.0.0.4"))
     assert pool.reserve(IPv4Address("192.0.2.9"))
     assert pool.in_use == 6
+
+
+@pytest.mark.parametrize(("code", "told"), [(1001, True), (2001, True), (4001, False)])
+def test_an_answer_that_comes_after_the_end_leaves_no_session_at_the_aaa_server(code: int, told: bool) -> None:
+    """RFC 6733 §8.4: the UE went while the AAA server made up its mind."""
+    session = new()
+    session.handle(identity(), 0.0)
+    assert not [c for c in session.handle(Closed(why="over", by_peer=True), 9.0) if isinstance(c, SendStr)]
+    late = session.aaa_answered(dea(0, code, eap_payload=b"\3\1\0\4", master_session_key=Secret(bytes(64))))
+    assert [type(command) for command in late] == ([SendStr] if told else [])
+    assert session.aaa_failed("no answer") == []
+
+
+def test_a_session_is_the_subscribers_that_the_aaa_server_names() -> None:
+    """RFC 7296 §2.16: IDi is what the UE says; what EAP authenticated may be another."""
+    honest = authenticated(new(), user_name="001010000000001")
+    liar = authenticated(new(), user_name="001010000000002")
+    assert honest.nai == liar.nai
+    assert honest.subscriber != liar.subscriber

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,25 +19,40 @@ from protocols.ikev2.events import (
     EapResponseReceived,
     Established,
     Event,
+    IdentityReceived,
     IkeKeysDerived,
     Refused,
     SaState,
 )
-from protocols.ikev2.message import Message, decode_message
-from protocols.ikev2.payloads import AuthPayload, CertPayload, KePayload, NotifyPayload
+from protocols.ikev2.message import Message, decode_message, encode_message
+from protocols.ikev2.payloads import (
+    AuthPayload,
+    CertPayload,
+    KePayload,
+    NoncePayload,
+    NotifyPayload,
+    Payload,
+    SaPayload,
+    TsiPayload,
+    TsrPayload,
+    UnknownPayload,
+)
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
-from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType
+from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType, PayloadType, ProtocolId
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import Sealer
+from protocols.ikev2.spi import RandomSpis
 from protocols.ikev2.suites import EspSuite, IkeSuite
-from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
+from protocols.ikev2.tasks.informational import DeleteChildSa, DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
-from protocols.path import Datagram, Path
+from protocols.path import Datagram, Endpoint, Path
 from protocols.secret import Secret
+from protocols.selectors import TrafficSelector
 from tests.harness.certificates import GATEWAY_FQDN, MOMENT, make_pki
 from tests.harness.pair import (
     ACCESS_A,
     GATEWAY,
+    INNER,
     MSK,
     Pair,
     answer_as_gateway,
@@ -206,7 +222,7 @@ def test_half_open_sas_expire() -> None:
     assert pair.epdg.endpoint.half_open == 1
     pair.run(3.0)
     assert pair.epdg.endpoint.half_open == 0
-    assert pair.epdg.endpoint.sas == {}
+    assert pair.epdg.endpoint.sas == pair.epdg.endpoint._departed == {}
 
 
 @pytest.mark.parametrize(
@@ -529,3 +545,267 @@ def test_an_ike_sa_init_that_makes_no_sa_is_answered_with_spi_zero(group: str) -
     assert message.notify(expected) is not None
     pair.run(5.0)
     assert pair.ue.has(Established) is (group == "x25519")
+
+
+def forge(
+    pair: Pair,
+    sender: str,
+    exchange: ExchangeType,
+    *payloads: Payload,
+    message_id: int,
+    response: bool = False,
+    at: Endpoint | None = None,
+) -> Datagram:
+    """A message under the SA's keys that the machine of ``sender`` would not send, as the other end sees it."""
+    sa = pair.ue.live if sender == "ue" else pair.epdg.live
+    suite, keys = sa.established_keys()
+    message = Message(
+        spi_i=sa.spi_i,
+        spi_r=sa.spi_r,
+        exchange=exchange,
+        original_initiator=sender == "ue",
+        response=response,
+        message_id=message_id,
+        payloads=payloads,
+    )
+    path = sa.path.reversed()
+    octets = Sealer(suite, keys, sender == "ue", SeededEntropy(3)).seal(message)
+    return Datagram(Path(path.local, at or path.remote), octets)
+
+
+def test_forged_ike_sa_init_moves_no_response() -> None:
+    """Who has seen the SPIs cannot have the deferred response, or the cached one, sent to himself."""
+    pair = Pair()
+    pair.epdg.answers = lambda event: None if isinstance(event, EapResponseReceived) else answer_as_gateway(event)
+    pair.start()
+    pair.run(1.0)
+    sa = pair.epdg.live
+    init = decode_message(pair.seen[0][1].payload)
+    elsewhere = Path(sa.path.local, Endpoint.of("203.0.113.66", 500))
+    count = len(pair.seen)
+    for message_id in (0, 1, 2, 3):
+        forged = encode_message(replace(init, spi_r=sa.spi_r, message_id=message_id))
+        pair.epdg.endpoint.receive(Datagram(elsewhere, forged), pair.now)
+    pair.run(0.0)
+    assert len(pair.seen) == count
+    pair.epdg.endpoint.answer(sa, EapReply(packet=eap(3, b""), msk=MSK), pair.now)
+    pair.run(1.0)
+    assert all(d.path.remote != elsewhere.remote for _, d in pair.seen)
+    assert pair.ue.live.state is SaState.ESTABLISHED
+
+
+def test_late_ike_sa_init_leaves_the_deferred_response_on_its_path() -> None:
+    """A duplicate of the first datagram, from port 500, comes while IKE_AUTH on 4500 waits for the AAA server."""
+    pair = Pair()
+    pair.epdg.answers = lambda event: None
+    pair.start()
+    pair.run(0.1)
+    first = pair.seen[0][1]
+    pair.epdg.endpoint.receive(Datagram(first.path.reversed(), first.payload), pair.now)
+    pair.epdg.endpoint.answer(pair.epdg.live, EapReply(packet=eap(1, b"request")), pair.now)
+    pair.run(0.005)
+    duplicate, response = [d for s, d in pair.seen if s == "epdg"][-2:]
+    assert duplicate.path.local.port == 500
+    assert response.path.local.port == response.path.remote.port == 4500
+
+
+def critical(pair: Pair, sender: str, message_id: int, at: Endpoint | None = None) -> Datagram:
+    """A request whose only payload is critical and unknown."""
+    payload = UnknownPayload(PayloadType.of(200), True, b"")
+    return forge(pair, sender, ExchangeType.INFORMATIONAL, payload, message_id=message_id, at=at)
+
+
+@pytest.mark.parametrize("sender", ["ue", "epdg"])
+def test_unsupported_critical_payload_is_answered_where_it_came_from_as_often_as_it_comes(sender: str) -> None:
+    """§2.5, §2.1: the response may be lost, and the peer may probe from another address."""
+    pair = Pair().attach()
+    node = pair.epdg if sender == "ue" else pair.ue
+    elsewhere = Endpoint.of("203.0.113.66", 4500)
+    message_id = 4 if sender == "ue" else 0
+    for at in (None, elsewhere):
+        datagram = critical(pair, sender, message_id, at)
+        node.endpoint.receive(datagram, pair.now)
+        pair.run(0.0)
+        assert pair.seen[-1][0] == node.name
+        assert pair.seen[-1][1].path == datagram.path
+        assert "UNSUPPORTED_CRITICAL_PAYLOAD" in pair.wire[-1]
+    assert node.live.state is SaState.ESTABLISHED
+
+
+@pytest.mark.parametrize("lost", ["refusal", "delete"])
+def test_the_last_response_may_be_lost(lost: str) -> None:
+    """§2.1: the SA has gone at this end, its last response is sent again all the same."""
+    pair = Pair()
+    if lost == "refusal":
+        pair.epdg.answers = refuse_with(NotifyPayload(type=NotifyType(9002)), "no such APN")
+        pair.start()
+        pair.run(0.065)  # three round trips, and the fourth request is on its way
+        pair.lose_next("epdg")
+        pair.run(2.0)
+        refused = pair.ue.take(Refused)
+        assert refused.notify is not None
+        assert int(refused.notify.type) == 9002
+    else:
+        pair.attach()
+        pair.ue.endpoint.initiate(pair.ue.live, DeleteIkeSa("done"), pair.now)
+        pair.lose_next("epdg")
+        pair.run(2.0)
+        assert pair.ue.take(Closed).why == "done"
+    assert len([e for e in pair.epdg.events if isinstance(e, Closed)]) == 1
+    assert isinstance(pair.epdg.events[-1], Closed)
+    assert pair.epdg.endpoint.sas == {}
+
+
+def test_only_the_last_request_of_a_closed_sa_is_answered() -> None:
+    pair = Pair().attach()
+    pair.ue.endpoint.initiate(pair.ue.live, DeleteIkeSa("done"), pair.now)
+    pair.run(1.0)
+    count = len(pair.seen)
+    forged = forge(pair, "ue", ExchangeType.INFORMATIONAL, message_id=5)
+    tampered = forge(pair, "ue", ExchangeType.INFORMATIONAL, message_id=4)
+    for datagram in (forged, Datagram(tampered.path, tampered.payload[:-1] + b"\0")):
+        pair.epdg.endpoint.receive(datagram, pair.now)
+    pair.run(0.0)
+    assert len(pair.seen) == count
+    assert pair.epdg.endpoint.dropped["closed"] == 2
+
+
+def test_datagrams_leave_nothing_behind_in_the_table_of_deadlines() -> None:
+    """Forged ones, retransmissions and our own exchanges: one entry or two for an SA, not one for each."""
+    pair = Pair(epdg=responder_config(liveness_interval=50.0, child_lifetime=86400.0)).attach()
+    endpoint = pair.epdg.endpoint
+    junk = forge(pair, "ue", ExchangeType.INFORMATIONAL, message_id=4)
+    for _ in range(500):
+        endpoint.receive(Datagram(junk.path, junk.payload[:-1] + b"\0"), pair.now)
+    assert len(endpoint._deadlines) <= 3
+    pair.run(5000.0)
+    assert len(endpoint._deadlines) <= 6
+    assert pair.epdg.live.window.requests_sent > 90
+
+
+def test_gateway_without_certificate_refuses_a_ue_that_does_not_offer_eap_only() -> None:
+    """RFC 5998 §3: the answer is a refusal at once, and nobody is asked about the UE."""
+    pair = Pair(epdg=responder_config(credential=None, eap_only=True)).attach()
+    refused = pair.ue.take(Refused)
+    assert refused.notify is not None
+    assert refused.notify.type == NotifyType.AUTHENTICATION_FAILED
+    assert not pair.epdg.has(IdentityReceived)
+    assert pair.epdg.endpoint.sas == {}
+
+
+def ports(first: int, last: int) -> TrafficSelector:
+    """The UE's inner address with a range of ports."""
+    return replace(TrafficSelector.host(INNER), start_port=first, end_port=last)
+
+
+def test_more_selectors_than_a_payload_can_hold() -> None:
+    """§2.9, §3.13: 255 by 255 that all differ; the answer narrows further."""
+    offered = tuple(ports(low, 65535) for low in range(255))
+    pair = Pair(initiator_config(local_selectors=offered)).attach()
+    old = pair.epdg.take(ChildSaInstalled).spec
+    assert len(old.remote_selectors) == 255
+    request = forge(
+        pair,
+        "ue",
+        ExchangeType.CREATE_CHILD_SA,
+        NotifyPayload(type=NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=old.outbound_spi),
+        SaPayload(EspPolicy((EspSuite.of("aes128gcm16"),)).proposals(b"\1\2\3\4")),
+        NoncePayload(bytes(32)),
+        TsiPayload(tuple(ports(0, 60000 + high) for high in range(255))),
+        TsrPayload((TrafficSelector.network("0.0.0.0/0"),)),
+        message_id=4,
+    )
+    pair.epdg.endpoint.receive(request, pair.now)
+    pair.run(0.0)
+    assert pair.wire[-1].startswith("<-- CREATE_CHILD_SA response 4 [ SA, Nr, TSi, TSr ]")
+    assert len(pair.epdg.take(ChildSaInstalled).spec.remote_selectors) == 255
+
+
+def test_reserved_esp_spi_of_the_peer_is_refused() -> None:
+    """RFC 4303 §2.1: 0 to 255 are no SPIs; the data plane would not take them."""
+
+    class Reserved:
+        def child_spi(self) -> bytes:
+            return bytes([0, 0, 0, 7])
+
+    pair = Pair()
+    pair.start()
+    pair.ue.live.spis = Reserved()
+    pair.run(2.0)
+    refused = pair.ue.take(Refused)
+    assert refused.notify is not None
+    assert refused.notify.type == NotifyType.NO_PROPOSAL_CHOSEN
+    assert not pair.epdg.has(ChildSaInstalled)
+
+
+def test_inbound_spis_are_unique_across_the_sas_of_an_endpoint() -> None:
+    """RFC 4303 §4.1: an SPI alone finds the SA; an entropy source that repeats itself is asked again."""
+
+    class Repeating:
+        def __init__(self) -> None:
+            self._other = SeededEntropy(5)
+            self._count = 0
+
+        def octets(self, length: int) -> bytes:
+            if length != 4:
+                return self._other.octets(length)
+            self._count += 1
+            return bytes([9, 9, 9, self._count // 3])
+
+    spis = RandomSpis(Repeating(), in_use := set[bytes]())
+    for _ in range(4):
+        in_use.add(spis.child_spi())
+    assert len(in_use) == 4
+    pair = Pair().attach()
+    (spi,) = pair.epdg.live.children
+    assert spi in pair.epdg.endpoint._child_spis
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyChild(next(iter(pair.ue.live.children))), pair.now)
+    pair.run(1.0)
+    assert pair.epdg.endpoint._child_spis == set(pair.epdg.live.children)
+    pair.ue.endpoint.initiate(pair.ue.live, DeleteIkeSa("done"), pair.now)
+    pair.run(1.0)
+    assert pair.epdg.endpoint._child_spis == set()
+
+
+def test_delete_of_the_old_child_overtakes_the_response_to_its_rekey() -> None:
+    """§2.8: the new SA exists at the peer; it is installed though the old one has gone already."""
+    pair = Pair().attach()
+    old = pair.ue.take(ChildSaInstalled).spec
+    pair.lose = lambda sender, datagram: sender == "epdg" and datagram.payload[18] == ExchangeType.CREATE_CHILD_SA
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyChild(old.inbound_spi), pair.now)
+    pair.run(0.1)
+    pair.epdg.endpoint.initiate(pair.epdg.live, DeleteChildSa(old.outbound_spi), pair.now)
+    pair.run(0.1)
+    assert pair.ue.live.children == {}
+    pair.lose = lambda sender, datagram: False
+    pair.run(2.0)
+    new = pair.ue.take(ChildSaInstalled)
+    assert new.replaces is None
+    assert list(pair.epdg.live.children) == [new.spec.outbound_spi]
+
+
+@pytest.mark.parametrize("esp", ["aes128gcm16", "aes128gcm16-x25519"])
+def test_rekeys_by_both_ends_at_once_lose_nothing(esp: str) -> None:
+    """§2.8.1 in its least form: both are refused for the moment, and the child SA carries on."""
+    policy = {"esp_policy": EspPolicy((EspSuite.of(esp),))}
+    pair = Pair(initiator_config(**policy), responder_config(**policy)).attach()
+    for node in (pair.ue, pair.epdg):
+        node.endpoint.initiate(node.live, RekeyChild(next(iter(node.live.children))), pair.now)
+    pair.run(2.0)
+    (ue,), (epdg,) = pair.ue.live.children.values(), pair.epdg.live.children.values()
+    assert (ue.spec.inbound_spi, ue.spec.outbound_spi) == (epdg.spec.outbound_spi, epdg.spec.inbound_spi)
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyChild(ue.spec.inbound_spi), pair.now)
+    pair.run(2.0)
+    assert len(pair.ue.live.children) == len(pair.epdg.live.children) == 1
+    assert pair.ue.live.children.keys() != {ue.spec.inbound_spi}
+
+
+def test_deletes_of_the_ike_sa_cross() -> None:
+    """§1.4.1: both answer, both are gone, nobody waits."""
+    pair = Pair().attach()
+    for node in (pair.ue, pair.epdg):
+        node.endpoint.initiate(node.live, DeleteIkeSa("done"), pair.now)
+    pair.run(0.1)
+    assert pair.ue.endpoint.sas == pair.epdg.endpoint.sas == {}
+    pair.run(60.0)
+    assert pair.ue.endpoint.next_deadline() is pair.epdg.endpoint.next_deadline() is None

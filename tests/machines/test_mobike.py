@@ -6,7 +6,7 @@ import pytest
 
 from protocols.entropy import SeededEntropy
 from protocols.errors import LocalError
-from protocols.ikev2.config import ReturnRoutability
+from protocols.ikev2.config import RetransmissionPolicy, ReturnRoutability
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
@@ -14,11 +14,12 @@ from protocols.ikev2.events import (
     ChildSaPathChanged,
     Closed,
     Established,
+    NatStatus,
     PathValidated,
     SaState,
 )
 from protocols.ikev2.message import Message
-from protocols.ikev2.payloads import NotifyPayload
+from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.tasks.informational import Liveness
@@ -322,3 +323,177 @@ def test_a_hundred_moves_leak_nothing() -> None:
     assert spis(pair) == before
     assert len([e for e in pair.epdg.events if isinstance(e, AddressesUpdated)]) == 100
     assert pair.epdg.live.window.outstanding is pair.ue.live.window.outstanding is None
+
+
+def forge(pair: Pair, sender: str, message_id: int, *payloads: Payload, response: bool = False) -> Datagram:
+    """A message under the SA's keys that the machine of ``sender`` would not send, as the other end sees it."""
+    sa = pair.ue.live if sender == "ue" else pair.epdg.live
+    suite, keys = sa.established_keys()
+    message = Message(
+        spi_i=sa.spi_i,
+        spi_r=sa.spi_r,
+        exchange=ExchangeType.INFORMATIONAL,
+        original_initiator=sender == "ue",
+        response=response,
+        message_id=message_id,
+        payloads=payloads,
+    )
+    octets = Sealer(suite, keys, sender == "ue", SeededEntropy(9)).seal(message)
+    return Datagram(sa.path.reversed(), octets)
+
+
+class BusyUe:
+    """Answers the gateway's requests with TEMPORARY_FAILURE, as Android does while its update is outstanding."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self.checks = 0
+        pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[19] & 0x20 != 0
+
+    def run(self, seconds: float) -> None:
+        pair = self._pair
+        end = pair.now + seconds
+        while pair.now < end:
+            outstanding = pair.epdg.live.window.outstanding
+            if outstanding is not None and pair.epdg.live.state is SaState.ESTABLISHED:
+                self.checks += 1
+                busy = NotifyPayload(type=NotifyType.TEMPORARY_FAILURE)
+                answer = forge(pair, "ue", outstanding.message_id, busy, response=True)
+                pair.epdg.endpoint.receive(answer, pair.now)
+            pair.run(0.05)
+
+    def relent(self) -> None:
+        self._pair.lose = lambda sender, datagram: False
+
+
+def test_temporary_failure_postpones_the_check() -> None:
+    """Android answers it as long as it has not seen our response to its update: nothing is wrong with the SA."""
+    pair = Pair().attach()
+    ue = BusyUe(pair)
+    pair.roam(ACCESS_B)
+    ue.run(1.0)
+    assert remote(pair) == [B, A]
+    assert ue.checks == 2
+    cookies = [line for line in pair.wire if "<-- INFORMATIONAL request" in line and "again" not in line]
+    assert len(cookies) == len(set(cookies)) == 2  # fresh ones, each a request of its own
+    ue.relent()
+    pair.run(2.0)
+    assert remote(pair) == [B, B]
+    assert pair.epdg.take(AddressesUpdated).validated
+
+
+def test_temporary_failure_for_ever_is_no_answer() -> None:
+    pair = Pair().attach()
+    ue = BusyUe(pair)
+    pair.roam(ACCESS_B)
+    ue.run(20.0)
+    assert "not answered" in pair.epdg.take(AddressUpdateFailed).why
+    assert remote(pair) == [A, A]
+    ue.run(60.0)
+    assert ue.checks == 12  # six for the new address, six for the one returned to
+    assert pair.epdg.live.state is SaState.ESTABLISHED
+
+
+def test_newer_update_supersedes_a_postponed_check() -> None:
+    pair = Pair().attach()
+    ue = BusyUe(pair)
+    pair.roam(ACCESS_B)
+    ue.run(0.1)
+    ue.relent()
+    pair.roam(ACCESS_A)
+    pair.run(0.1)
+    assert pair.epdg.take(AddressesUpdated).new.remote == A
+    count = len(pair.wire)
+    pair.run(30.0)
+    assert len(pair.wire) == count
+
+
+def test_answer_to_the_check_after_a_roll_back_does_not_end_a_newer_one() -> None:
+    """Checks of A (returned to) and of C cross: C is not adopted before its own check, and is rolled back."""
+    pair = Pair().attach()
+    gateway = pair.epdg.live
+    other = Endpoint.of("198.51.100.99", 4500)
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(3.535)  # rolled back; the old check is answered from A, the fresh one is on its way
+    assert gateway.window.outstanding is not None
+    fresh = gateway.window.outstanding.message_id
+    assert fresh == 1
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[19] & 0x20 != 0
+    pair.deaf = set()
+    pair.translate = {other: NAT_OUTSIDE}
+    pair.roam(other)
+    pair.run(0.1)
+    assert gateway.path.remote == NAT_OUTSIDE
+    pair.deaf = {other}
+    pair.lose = lambda sender, datagram: False
+    cookie = next(d for s, d in reversed(pair.seen) if s == "ue" and d.payload[20:24] == bytes([0, 0, 0, fresh]))
+    pair.epdg.endpoint.receive(Datagram(gateway.path, cookie.payload), pair.now)
+    pair.run(0.05)
+    assert remote(pair) == [NAT_OUTSIDE, A]
+    assert not next(iter(gateway.children.values())).spec.encapsulation
+    pair.run(5.0)
+    assert remote(pair) == [A, A]
+    assert not gateway.nat.encapsulation
+    assert not next(iter(gateway.children.values())).spec.encapsulation
+
+
+def test_response_to_the_update_leaves_before_anything_else() -> None:
+    """What was outstanding is sent again after it: a UE with its update outstanding takes no request."""
+    pair = Pair().attach()
+    pair.lose_next("epdg")
+    pair.epdg.endpoint.initiate(pair.epdg.live, Liveness(), pair.now)
+    pair.run(0.1)
+    count = len(pair.wire)
+    pair.roam(ACCESS_B)
+    pair.run(0.1)
+    assert [line.split(" [")[0] for line in pair.wire[count:]] == [
+        "--> INFORMATIONAL request 4",
+        "<-- INFORMATIONAL response 4",
+        "<-- INFORMATIONAL request 0",
+        "--> INFORMATIONAL response 0",
+        "<-- INFORMATIONAL request 1",
+        "--> INFORMATIONAL response 1",
+    ]
+    assert remote(pair) == [B, B]
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_retransmission_limit_at_a_new_address_rolls_back(limit: int) -> None:
+    """A limit that is reached before the check's interval is over blames the address, not the peer."""
+    pair = Pair(epdg=responder_config(retransmission=RetransmissionPolicy(limit=limit))).attach()
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(3.6)
+    assert pair.epdg.take(AddressUpdateFailed).new.remote == B
+    assert pair.epdg.live.state is SaState.ESTABLISHED
+    assert remote(pair) == [A, A]
+
+
+def test_request_that_blocks_the_check_rolls_back_at_its_limit() -> None:
+    """The check never left, since a liveness request waits for its answer from an address that is deaf."""
+    pair = Pair().attach()
+    pair.lose_next("epdg")
+    pair.epdg.endpoint.initiate(pair.epdg.live, Liveness(), pair.now)
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(31.0)
+    assert remote(pair) == [B, A]
+    pair.run(1.0)
+    assert remote(pair) == [A, A]
+    assert pair.epdg.take(AddressUpdateFailed)
+    assert pair.epdg.live.state is SaState.ESTABLISHED
+
+
+def test_roll_back_restores_keepalives() -> None:
+    """RFC 3948 §4: a gateway behind a NAT goes on with them when it is back on the path that has the NAT."""
+    pair = Pair().attach()
+    gateway = pair.epdg.live
+    gateway.nat = gateway.mobility.validated_nat = NatStatus(local=True)
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(3.6)
+    assert gateway.nat.local
+    count = len(pair.seen)
+    pair.run(25.0)
+    assert [d for s, d in pair.seen[count:] if s == "epdg" and d.payload == b"\xff"]

@@ -19,21 +19,32 @@ from typing import TypeVar
 import pytest
 
 from aaa.subscribers.laboratory import laboratory_subscriber
+from epdg.config import EpdgConfiguration
+from epdg.runtime import EpdgNode
 from protocols.dataplane.userspace.host import EchoClient, FlowKind
+from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
     AddressesUpdated,
     ChildSaInstalled,
     ChildSaRemoved,
     Closed,
+    EapRequestReceived,
     Established,
     Refused,
 )
+from protocols.ikev2.proposals import IkePolicy
+from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
+from protocols.io.configuration import load
 from protocols.io.control import call_sync
+from protocols.io.entropy import SystemEntropy
+from protocols.path import Endpoint
+from protocols.path import Path as NetworkPath
 from protocols.secret import Secret
 from protocols.threegpp.causes import PrivateNotify
 from tests.harness.aka_user import AkaUser, aka_user
+from tests.harness.pair import initiator_config
 from tests.peers.aaa_node import AaaProcess, free_port
 from tests.peers.epdg_node import CORE_HOST, EpdgProcess, Phone
 from tests.peers.processes import wait_until
@@ -41,6 +52,7 @@ from tests.peers.processes import wait_until
 USER, OTHER, BARRED = (laboratory_subscriber(number) for number in (1, 2, 3))
 UNKNOWN = laboratory_subscriber(99)
 MANY = [laboratory_subscriber(200 + number) for number in range(40)]
+REFUSED = initiator_config(ike_policy=IkePolicy((IkeSuite.of("aes256gcm16-prfsha256-modp2048"),)))
 T = TypeVar("T")
 A, B, C = "127.0.31.21", "127.0.31.31", "127.0.31.41"
 
@@ -425,3 +437,56 @@ def test_commands_of_a_gateway_that_does_not_run(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "no node is running there" in result.stderr
     assert run_epdg("--help").returncode == 0
+
+
+def test_initial_contact_frees_the_address_and_spares_a_second_tunnel(tmp_path: Path, aaa: AaaProcess) -> None:
+    """RFC 7296 §2.4: the static address is the newcomer's; a set-up of the same UE that goes on is not touched."""
+    plain = laboratory_subscriber(5)
+    fixed = replace(plain, apns=(replace(plain.apns[0], static_ipv4=IPv4Address("10.45.0.77")),))
+    aaa.provision(fixed)
+    with EpdgProcess(tmp_path, aaa.port, address="127.0.31.6") as gateway:
+
+        async def story(phone: Phone) -> None:
+            await phone.wait(Established)
+            phone.close()
+            second, again = Phone(gateway, aka_user(fixed, seq_ms=1)), Phone(gateway, aka_user(fixed, seq_ms=2))
+            try:
+                second.attach(B)
+                await second.wait(EapRequestReceived)
+                second.close()
+                again.attach(C)
+                child = await again.wait(ChildSaInstalled)
+                assert str(child.spec.local_selectors[0]) == "10.45.0.77"
+                assert len(gateway.sessions(state="established")) == 1
+                assert len(gateway.sessions(state="attaching")) == 1
+            finally:
+                again.close()
+
+        with_phone(gateway, aka_user(fixed), story)
+
+
+def test_sessions_that_come_to_nothing_are_forgotten(tmp_path: Path) -> None:
+    """Anybody can send IKE_SA_INIT: what is kept for one attempt is gone when it has been refused."""
+    settings = EpdgProcess(tmp_path, free_port(), address="127.0.31.7").write_configuration()
+
+    async def story() -> None:
+        node = EpdgNode(load(settings, EpdgConfiguration))
+        serving = asyncio.create_task(node.run())
+        try:
+            await eventually("the node's ports", lambda: len(node._ports.local_endpoints) == 2 or None)
+            stranger = IkeEndpoint(entropy=SystemEntropy())
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for _ in range(20):
+                    path = NetworkPath(Endpoint.of("127.0.0.1", 500), Endpoint.of("127.0.31.7", 15000))
+                    stranger.connect(REFUSED, path, 0.0)
+                    datagram = stranger.poll_transmit()
+                    assert datagram is not None
+                    sender.sendto(datagram.payload, ("127.0.31.7", 15000))
+            await eventually("the attempts", lambda: node.totals["sessions"] == 20 or None)
+            assert node._live == {}
+            assert node._by_diameter == {}
+        finally:
+            node.stop()
+            await serving
+
+    asyncio.run(story())

@@ -38,8 +38,6 @@ def establish(
     identity_r: IdrPayload | None,
     configuration: tuple[ConfigurationAttribute, ...],
     now: float,
-    *,
-    initial_contact: bool = False,
 ) -> None:
     """The SA is up: both AUTH payloads verified."""
     sa.authenticator = None
@@ -56,7 +54,6 @@ def establish(
             nat=sa.nat,
             path=sa.path,
             requests=sa.window.requests_sent,
-            initial_contact=initial_contact,
         )
     )
     child.announce_installed(sa)

@@ -19,6 +19,7 @@ from protocols.ikev2.payloads import (
 )
 from protocols.ikev2.proposals import check_answer_esp, select_esp
 from protocols.ikev2.registry import NotifyType
+from protocols.ikev2.spi import RESERVED_MAXIMUM
 from protocols.ikev2.suites import EspSuite, Prf
 from protocols.path import Path
 from protocols.selectors import TrafficSelector
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 NONCE_LENGTH = 32
 SPI_LENGTH = 4
+SELECTORS_MAXIMUM = 255  # §3.13: the number of selectors is one octet
 Selectors = tuple[TrafficSelector, ...]
 
 
@@ -196,7 +198,7 @@ def narrow(offered: Selectors, allowed: Selectors) -> Selectors:
             f"selectors {', '.join(map(str, offered))} lie outside {', '.join(map(str, allowed))}",
             NotifyType.TS_UNACCEPTABLE,
         )
-    return tuple(dict.fromkeys(common))
+    return tuple(dict.fromkeys(common))[:SELECTORS_MAXIMUM]
 
 
 def narrowed(answer: Selectors, offered: Selectors, name: str) -> None:
@@ -208,6 +210,6 @@ def narrowed(answer: Selectors, offered: Selectors, name: str) -> None:
 def offered_spi(proposals: tuple[Proposal, ...], answer: Proposal) -> bytes:
     """The peer's inbound SPI: that of the proposal we chose."""
     spi = next((p.spi for p in proposals if p.number == answer.number), b"")
-    if len(spi) != SPI_LENGTH:
-        raise NegotiationError(f"an ESP SPI of {len(spi)} octets", NotifyType.NO_PROPOSAL_CHOSEN)
+    if len(spi) != SPI_LENGTH or int.from_bytes(spi, "big") <= RESERVED_MAXIMUM:
+        raise NegotiationError(f"{spi.hex() or 'nothing'} is no ESP SPI", NotifyType.NO_PROPOSAL_CHOSEN)
     return spi

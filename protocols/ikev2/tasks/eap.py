@@ -177,6 +177,10 @@ class Authenticator:
         self._mobike = mobike.announced(message)
         self._initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
         self._eap_only = message.notify(NotifyType.EAP_ONLY_AUTHENTICATION) is not None
+        if sa.responder_config.credential is None and not self._eap_only:
+            raise AuthenticationError(
+                "no certificate, and the peer did not offer EAP-only authentication", NotifyType.AUTHENTICATION_FAILED
+            )
         self._msk: Secret | None = None
         self._step = Step.IDENTITY_RESPONSE
 
@@ -221,6 +225,7 @@ class Authenticator:
                 identity=self._identity,
                 responder_identity=self._requested,
                 configuration=self._configuration,
+                initial_contact=self._initial_contact,
             )
         )
 
@@ -229,8 +234,6 @@ class Authenticator:
         settings = sa.responder_config
         identity = self._responder_identity()
         if settings.credential is None or (self._eap_only and settings.eap_only):
-            if not self._eap_only:
-                raise LocalError("no certificate, and the peer did not offer EAP-only authentication")
             return [identity]
         octets = auth.signed_octets(sa, identity, original_initiator=False)
         return [
@@ -258,7 +261,7 @@ class Authenticator:
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         ]
-        auth.establish(sa, self._identity, identity, reply.attributes, now, initial_contact=self._initial_contact)
+        auth.establish(sa, self._identity, identity, reply.attributes, now)
         return Response(payloads=tuple(payloads))
 
 

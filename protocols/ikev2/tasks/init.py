@@ -121,7 +121,7 @@ class Init:
         self._attempts += 1
         if self._attempts > sa.initiator_config.init_retries:
             raise RemoteError(why)
-        sa.restart_initial()
+        sa.window.restart_initial()
         sa.initiate(self, now, urgent=True)
 
     def _change_group(self, sa: IkeSa, notify: NotifyPayload, config: InitiatorConfig) -> None:

@@ -10,7 +10,8 @@
 
 No answer to the check in time: IKE returns to the last validated path, where the child SAs still are; the
 same request goes on being retransmitted there, a late answer proves nothing, and a fresh check follows. A
-newer update supersedes an older one. A wrong COOKIE2 closes the IKE SA (§3.7). By policy the child SAs
+newer update supersedes an older one. A wrong COOKIE2 closes the IKE SA (§3.7); TEMPORARY_FAILURE, which a
+UE answers while it has not seen our response to its update, postpones the check. By policy the child SAs
 follow before the check (``after-update``) or without one (``never``).
 
 Left out here: additional addresses, NO_NATS_ALLOWED, path testing, moves by ESP alone (§3.8).
@@ -35,6 +36,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.tasks import natd
+from protocols.ikev2.timing import Timer
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -48,7 +50,8 @@ ERROR_TYPES_END = 16384
 class Mobility:
     """Where the SA is: the path in use is ``sa.path``; ``validated`` is the last one known to be good.
 
-    ``esp_path`` is where the child SAs are. ``check`` is the return-routability check under way, if any.
+    ``esp_path`` is where the child SAs are. ``check`` is the return-routability check of the path in use,
+    queued or under way, if any.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,16 +73,20 @@ class Mobility:
         """Whether child SAs made now are in UDP: as the path they are on asks for."""
         return (sa.nat if self.esp_path in (None, sa.path) else self.validated_nat).encapsulation
 
+    def supersede_check(self, sa: IkeSa) -> None:
+        """The path in use is another one: the check of the old one proves nothing any more."""
+        self.check = None
+        sa.timers.disarm_return_routability()
+
     def check_expired(self, sa: IkeSa, now: float) -> None:
         """No answer in time: back to the last validated path; the request goes on, as a formality."""
-        check = self.check
-        if check is None:
+        if self.check is None:
             return
-        check.superseded = True
-        self.check = None
+        self.supersede_check(sa)
         failed = sa.path
         sa.nat = self.validated_nat
         sa.change_path(self.validated, now)
+        sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
         move_children(sa, self.validated)
         if failed != self.validated:
             sa.emit(
@@ -89,7 +96,17 @@ class Mobility:
                     why="the return-routability check was not answered: address not adopted",
                 )
             )
-        start_check(sa, now, back=True)
+        start_check(sa, back=True)
+
+    def check_again(self, sa: IkeSa) -> None:
+        """The check that the peer was too busy for."""
+        if self.check is not None:
+            sa.enqueue(self.check)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a path that was never validated is in use and waits for its check."""
+        return self.check is not None and self.check.path != self.validated
 
 
 class UpdateAddresses:
@@ -137,40 +154,62 @@ class UpdateAddresses:
 
 
 class ReturnRoutabilityCheck:
-    """N(COOKIE2) to the new address as a request of its own (§3.7); the answer must carry the same octets."""
+    """N(COOKIE2) to the new address as a request of its own (§3.7); the answer must carry the same octets.
+
+    ``back``: after a roll-back, of the path returned to. There is nowhere to go from there, so that only
+    the retransmission limit ends it.
+    """
 
     exchange = ExchangeType.INFORMATIONAL
 
-    def __init__(self, old: Path, path: Path, *, report: bool) -> None:
+    def __init__(self, old: Path, path: Path, *, back: bool) -> None:
         self._old = old
-        self._path = path
-        self._report = report
+        self._back = back
         self._cookie = b""
-        self.superseded = False
+        self._postponed = 0
+        self.path = path
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...] | None:
         """A fresh unpredictable cookie; nothing when the path is no longer in question."""
-        if self.superseded:
+        if sa.mobility.check is not self:
             return None
         self._cookie = sa.entropy.octets(COOKIE2_LENGTH)
-        sa.timers.arm_return_routability(now, sa.responder_config.return_routability_interval)
+        if not self._back:
+            sa.timers.arm_return_routability(now, sa.responder_config.return_routability_interval)
         return (NotifyPayload(type=NotifyType.COOKIE2, data=self._cookie),)
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Adopt the path; a wrong cookie closes the SA, a late answer proves nothing."""
         cookie = message.notify(NotifyType.COOKIE2)
+        if cookie is None and message.notify(NotifyType.TEMPORARY_FAILURE) is not None:
+            self._postpone(sa, now)
+            return
         if cookie is None or Secret(cookie.data) != Secret(self._cookie):
             # RFC 4555 §3.7: "the IKE_SA MUST be closed"
             raise RemoteError("COOKIE2 came back wrong")
-        if self.superseded:
+        if sa.mobility.check is not self:
             return
         sa.mobility.check = None
         sa.timers.disarm_return_routability()
-        adopt(sa, self._path)
-        sa.emit(PathValidated(path=self._path))
-        move_children(sa, self._path)
-        if self._report:
-            sa.emit(AddressesUpdated(old=self._old, new=self._path, nat=sa.nat, validated=True))
+        adopt(sa, self.path)
+        sa.emit(PathValidated(path=self.path))
+        move_children(sa, self.path)
+        if not self._back:
+            sa.emit(AddressesUpdated(old=self._old, new=self.path, nat=sa.nat, validated=True))
+
+    def _postpone(self, sa: IkeSa, now: float) -> None:
+        """A fresh check as often and as late as a request is sent again, then it counts as unanswered."""
+        if sa.mobility.check is not self:
+            return
+        sa.timers.disarm_return_routability()
+        policy = sa.config.retransmission
+        if self._postponed < policy.limit:
+            sa.timers.set(Timer.CHECK_AGAIN, now + policy.interval(self._postponed))
+            self._postponed += 1
+        elif self._back:
+            sa.mobility.check = None
+        else:
+            sa.mobility.check_expired(sa, now)
 
 
 def announce(sa: IkeSa) -> tuple[NotifyPayload, ...]:
@@ -203,10 +242,7 @@ def take_update(sa: IkeSa, message: Message, path: Path, now: float) -> list[Pay
     """IKE goes to where the request came from; the child SAs by policy."""
     mobility = sa.mobility
     nat = natd.evaluate(message, path, sa.config.force_encapsulation) or sa.nat
-    if mobility.check is not None:
-        mobility.check.superseded = True
-        mobility.check = None
-        sa.timers.disarm_return_routability()
+    mobility.supersede_check(sa)
     sa.emit(AddressUpdateStarted(old=mobility.validated, new=path, nat=nat))
     sa.nat = nat
     sa.change_path(path, now)
@@ -219,18 +255,16 @@ def take_update(sa: IkeSa, message: Message, path: Path, now: float) -> list[Pay
         adopt(sa, path)
         sa.emit(AddressesUpdated(old=old, new=path, nat=nat, validated=False))
     else:
-        start_check(sa, now)
+        start_check(sa)
     return list(natd.build(sa.spi_i, sa.spi_r, path, sa.config.force_encapsulation))
 
 
-def start_check(sa: IkeSa, now: float, *, back: bool = False) -> None:
+def start_check(sa: IkeSa, *, back: bool = False) -> None:
     """Check the path in use, after the response that is being built."""
     if sa.state is not SaState.ESTABLISHED:
         return
-    check = ReturnRoutabilityCheck(sa.mobility.validated, sa.path, report=not back)
-    if not back:
-        sa.mobility.check = check
-    sa.enqueue(check)
+    sa.mobility.check = ReturnRoutabilityCheck(sa.mobility.validated, sa.path, back=back)
+    sa.enqueue(sa.mobility.check)
 
 
 def adopt(sa: IkeSa, path: Path) -> None:

@@ -78,13 +78,15 @@ class RekeyChild:
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Take over to the new SA and delete the old; a refusal leaves the old one in use."""
-        old = sa.children.get(self._old_spi)
-        if old is None or self._offer is None:
+        if self._offer is None:
             return
-        old.rekeying = False
+        old = sa.children.get(self._old_spi)
+        if old is not None:
+            old.rekeying = False
         refused = [n for n in message.all(NotifyPayload) if int(n.type) < informational.ERROR_TYPES_END]
         if refused:
-            arm_rekey(sa, old, now)
+            if old is not None:
+                arm_rekey(sa, old, now)
             return
         nonce, ke = message.first(NoncePayload), message.first(KePayload)
         if nonce is None:
@@ -97,6 +99,10 @@ class RekeyChild:
             shared = self._key_exchange.shared(ke.data)
         nonces = (self._nonce, nonce.data, shared)
         new = add(sa, suite, self._offer.spi, spi, local, remote, nonces, True, now)
+        if old is None:
+            # the peer's DELETE overtook its response: the new SA is all there is
+            sa.emit(ChildSaInstalled(spec=new.spec))
+            return
         old.replaced = True
         sa.emit(ChildSaInstalled(spec=new.spec, replaces=self._old_spi))
         sa.initiate(informational.DeleteChildSa(self._old_spi), now)
