@@ -254,6 +254,7 @@ class AaaNode:
             "listen": None if self._listening is None else str(self._listening),
             "sessions": len(self._server),
             "subscribers": await self._bridge.run(self._database.count),
+            "dropped": {"diameter": {str(why): count for why, count in self._diameter.dropped.items()}},
         }
 
     async def _list_sessions(self, params: Params) -> JsonValue:

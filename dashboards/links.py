@@ -183,7 +183,7 @@ class NodeLink:
             if record.body.get("retransmission") is True:
                 self.tally["retransmissions"] += 1
         elif record.kind is Kind.EVENT:
-            if record.body.get("name") == "moved":
+            if _is_move(record):
                 self.tally["moves"] += 1
             elif record.body.get("name") == "refused":
                 self.tally["refusals"] += 1
@@ -243,6 +243,14 @@ class Fleet:
         async with asyncio.TaskGroup() as tasks:
             for link in self.links:
                 tasks.create_task(link.run())
+
+
+def _is_move(record: TraceRecord) -> bool:
+    """Whether a gateway adopted another address; an update that names the present one again is none."""
+    if record.body.get("name") != "moved":
+        return False
+    where = record.body.get("data")
+    return not isinstance(where, dict) or where.get("old") is None or where.get("old") != where.get("new")
 
 
 def _text(value: JsonValue) -> str | None:

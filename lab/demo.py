@@ -88,9 +88,9 @@ async def _run(stage: Stage, options: DemoOptions, console: Console) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    dashboard = _dashboard_endpoint(options, console)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stage.open())
+        dashboard = _dashboard_endpoint(options, console)
         directory = Path(stack.enter_context(_run_directory()))
         evidence = None if options.output is None else stack.enter_context(EvidenceWriter(options.output))
         demo = Demo(
@@ -332,7 +332,8 @@ class Demo:
         dns = ", ".join(self.result.attach.dns)
         self._narrator.say(
             f"Inner address {granted}, DNS {dns}; IKE {self.result.attach.ike_suite}, "
-            f"ESP {self.result.attach.esp_suite}."
+            f"ESP {self.result.attach.esp_suite}.",
+            follows_ue=True,
         )
 
     async def _start_traffic(self, rate: float) -> None:
@@ -524,12 +525,29 @@ class Demo:
     def _show_result(self) -> None:
         self._narrator.flush()
         self._console.print()
-        self._console.print(self.result.table(lambda access: self._labels.get(access, access)))
+        self._print_figures()
         failures = self.result.failures()
         for failure in failures:
             self._console.print(f"✗ {failure}", style="bold red", soft_wrap=True)
         if not failures:
             self._console.print("✓ Everything held that was expected.", style="bold green")
+
+    def _print_figures(self) -> None:
+        """The table; sentences where the terminal is too narrow for it, no blanks at line ends in a file."""
+        table = self.result.table(self._label)
+        boundless = self._console.options.update(max_width=sys.maxsize)
+        if self._console.measure(table, options=boundless).maximum > self._console.width:
+            table = self.result.listing(self._label)
+        if self._console.is_terminal:
+            self._console.print(table)
+            return
+        with self._console.capture() as captured:
+            self._console.print(table)
+        for line in captured.get().splitlines():
+            self._console.print(line.rstrip(), soft_wrap=True)
+
+    def _label(self, access: str) -> str:
+        return self._labels.get(access, access)
 
     def conclude(self) -> int:
         """Write ``result.json``, say where the evidence lies; the exit status."""

@@ -18,12 +18,17 @@ from rich.text import Text
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 HOLD_INTERVAL = 0.15  # seconds a record waits for earlier ones of other nodes
+# The gateway records a message after what it answers has left: on one machine the UE, which only has to
+# receive that, may say what has become of it a moment earlier.
+UE_LAG = 0.003
 SHOWN_AS = {"ue": "UE", "epdg": "ePDG", "aaa": "AAA"}
 UNSHOWN_MESSAGES = ("DWR", "DWA")  # watchdogs tell nothing of the story
 UNSHOWN_EVENTS = ("started",)
 GOOD = ("attached", "moved", "authenticated", "peer-up")
 BAD = ("refused", "address-update-failed", "move-failed", "connection-lost", "peer-down", "aaa-unreachable")
 ROUTE_WIDTH = 40
+NARROW_WIDTH = 120  # columns of a terminal that leave too little for the payloads behind a whole route
+NARROW_ROUTE_WIDTH = 22
 
 
 class Narrator:
@@ -36,6 +41,7 @@ class Narrator:
         self._places = places
         self._held: list[tuple[float, int, Text, bool]] = []
         self._numbers = count()
+        self._narrow = console.is_terminal and console.width < NARROW_WIDTH
         self._started: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -43,15 +49,18 @@ class Narrator:
         """Show a record, if it is one for people."""
         line = self._line(record)
         if line is not None:
-            self._hold(record.wall, line, may_be_cut=record.kind is Kind.MESSAGE)
+            if self._started is None:
+                self._started = record.wall
+            lag = UE_LAG if record.node == "ue" else 0.0
+            self._hold(record.wall + lag, line, may_be_cut=record.kind is Kind.MESSAGE)
 
     def heading(self, title: str) -> None:
         """A new chapter."""
         self._hold(self._wall(), Text(f"\n── {title}", style="bold cyan"))
 
-    def say(self, text: str, style: str = "") -> None:
-        """A sentence of the laboratory's own."""
-        self._hold(self._wall(), Text(f"{'':9}     {text}", style=style))
+    def say(self, text: str, style: str = "", *, follows_ue: bool = False) -> None:
+        """A sentence of the laboratory's own; ``follows_ue``: about what the UE has just said."""
+        self._hold(self._wall() + (UE_LAG if follows_ue else 0.0), Text(f"{'':9}     {text}", style=style))
 
     def flush(self) -> None:
         """Print everything that is held back."""
@@ -109,12 +118,17 @@ class Narrator:
         else:
             return None
         route = f"{near} → {far}" if outgoing else f"{far} → {near}"
-        again = "  (again)" if body.get("retransmission") is True else ""
-        return Text.assemble((at, "dim"), f"  {route:{ROUTE_WIDTH}} ", (f"{summary}{again}", style))
+        if body.get("retransmission") is True:
+            # first where the end of the line will be cut off
+            summary = f"(again) {summary}" if self._narrow else f"{summary}  (again)"
+        width = NARROW_ROUTE_WIDTH if self._narrow else ROUTE_WIDTH
+        return Text.assemble((at, "dim"), f"  {route:{width}} ", (summary, style))
 
     def _place(self, peer: str) -> str:
         place = self._places.get(peer.rpartition(":")[0])
-        return f"({peer})" if place is None else f"({place}, {peer})"
+        if place is None:
+            return f"({peer})"
+        return f"({place})" if self._narrow else f"({place}, {peer})"
 
 
 def _with_result(summary: str, detail: JsonValue) -> str:

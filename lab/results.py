@@ -17,6 +17,7 @@ from protocols.trace.records import JsonValue
 
 SCHEMA = 1  # of result.json; docs/demo.md describes it
 RESULT_FILE = "result.json"
+TITLE = "What it took"
 OUTAGE_MAXIMUM_MS = 1000.0  # what a call survives; redirected traffic is gone for longer than that
 
 
@@ -195,13 +196,14 @@ class DemoResult:
         """Write ``result.json``."""
         path = directory / RESULT_FILE
         try:
+            path.touch(mode=0o600)
             path.write_text(json.dumps(self.to_json(), indent=2) + os.linesep, encoding="utf-8")
         except OSError as error:
             raise BackendError(f"{path}: {error.strerror}") from error
 
     def table(self, label: Callable[[str], str]) -> Table:
         """The figures for people; ``label`` is what they call an access."""
-        table = Table(title="What it took", title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+        table = Table(title=TITLE, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
         table.add_column("", no_wrap=True)
         for heading in ("time", "IKE requests", "outage", "lost", "inner IP kept", "SPIs kept"):
             table.add_column(heading, justify="right")
@@ -224,6 +226,33 @@ class DemoResult:
                 "" if not move.adopted else "found" if move.nat_detected else "none",
                 "answered" if move.address_checked else "no answer",
                 "traffic follows" if move.adopted else f"{move.redirected} packets",
+                style="red" if list(move.failures()) else None,
+            )
+        return table
+
+    def listing(self, label: Callable[[str], str]) -> Table:
+        """The same figures in sentences, for a terminal that is too narrow for the table."""
+        table = Table(title=TITLE, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column()
+        if self.attach is not None:
+            attach = self.attach
+            requests = _requests(attach.ike_requests, attach.ike_retransmissions)
+            words = [f"{attach.seconds * 1000:.0f} ms", f"requests {requests}", *attach.inner_addresses[:1]]
+            table.add_row(f"attach on {label(attach.access)}", ", ".join(words))
+        for move in self.moves:
+            requests = _requests(move.ike_requests, move.ike_retransmissions)
+            cost = [] if move.update_ms is None else [f"{move.update_ms:.0f} ms"]
+            cost += [f"requests {requests}", f"outage {move.outage_ms:.0f} ms"]
+            cost += [f"lost {move.packets_lost} of {move.packets_sent}"]
+            kept = [f"inner IP {'kept' if move.inner_addresses_unchanged else 'NOT KEPT'}"]
+            kept += [f"SPIs {'kept' if move.spis_unchanged else 'NOT KEPT'}"]
+            kept += [] if not move.adopted else ["NAT found" if move.nat_detected else "no NAT"]
+            checked = [f"COOKIE2 {'answered' if move.address_checked else 'not answered'}"]
+            checked += ["traffic follows" if move.adopted else f"{move.redirected} packets redirected"]
+            table.add_row(
+                f"{label(move.origin)} → {label(move.target)}",
+                "\n".join(", ".join(words) for words in (cost, kept, checked)),
                 style="red" if list(move.failures()) else None,
             )
         return table

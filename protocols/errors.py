@@ -45,7 +45,8 @@ class ConfigurationError(StackError):
     """A user's configuration is wrong; its text is one line naming file, key, value and expectation."""
 
     def __init__(self, *, file: str, key: str, value: object, expected: str) -> None:
-        super().__init__(f"{file}: {key}: got {value!r}, expected {expected}")
+        got = "nothing" if value is None else repr(value)
+        super().__init__(f"{file}: {key}: got {got}, expected {expected}")
         self.file = file
         self.key = key
         self.value = value

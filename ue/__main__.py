@@ -58,6 +58,8 @@ def attach(
     """
     configuration = load(config, UeConfiguration)
     destination = None if ping is None else _address(ping)
+    if access is not None:
+        _check_access(configuration, "--access", access)
     logging.basicConfig(level=logging.ERROR)
     narrator = Narrator()
 
@@ -106,7 +108,9 @@ def move(
     as_json: JsonOption = False,
 ) -> None:
     """Move a running, attached UE to another access (MOBIKE)."""
-    answer = _call(config, "ue.move", to=to, keep_old=keep_old)
+    configuration = load(config, UeConfiguration)
+    _check_access(configuration, "--to", to)
+    answer = _call(configuration, "ue.move", to=to, keep_old=keep_old)
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -126,7 +130,7 @@ def move(
 @exit_on_error
 def detach(config: ConfigOption) -> None:
     """Detach a running UE; its node goes on."""
-    _call(config, "ue.detach")
+    _call(load(config, UeConfiguration), "ue.detach")
     typer.echo("detached")
 
 
@@ -134,7 +138,7 @@ def detach(config: ConfigOption) -> None:
 @exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the connection of a running UE."""
-    answer = _call(config, "ue.status")
+    answer = _call(load(config, UeConfiguration), "ue.status")
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -189,8 +193,14 @@ def _address(text: str) -> Address:
         ) from None
 
 
-def _call(config: Path, method: str, **params: JsonValue) -> dict[str, JsonValue]:
-    answer = call_sync(load(config, UeConfiguration).control, method, **params)
+def _check_access(configuration: UeConfiguration, option: str, text: str) -> None:
+    if configuration.access_named(text) is None:
+        expected = f"an access or its address; known are {', '.join(configuration.accesses)}"
+        raise ConfigurationError(file="command line", key=option, value=text, expected=expected)
+
+
+def _call(configuration: UeConfiguration, method: str, **params: JsonValue) -> dict[str, JsonValue]:
+    answer = call_sync(configuration.control, method, **params)
     return answer if isinstance(answer, dict) else {}
 
 

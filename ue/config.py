@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from enum import Enum
+from ipaddress import ip_address
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -240,3 +242,12 @@ class UeConfiguration(ConfigurationModel):
     def gateway_names(self) -> tuple[str, ...]:
         """The names that the gateway's certificate may carry (TS 33.402 §8.2.2)."""
         return self.gateway.names or (epdg_fqdn(self.plmn.plmn),)
+
+    def access_named(self, text: str) -> str | None:
+        """The name of the access that ``text`` names, by its name or its address."""
+        if text in self.accesses:
+            return text
+        with contextlib.suppress(ValueError):
+            address = ip_address(text)
+            return next((name for name, access in self.accesses.items() if access.address == address), None)
+        return None

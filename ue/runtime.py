@@ -7,13 +7,12 @@ a TUN device. ESP always goes in UDP, NAT or not: a peer on port 4500 must under
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.metadata
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, summarize_address_range
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, summarize_address_range
 from itertools import count
 
 from protocols.dataplane.port import ChildSaCounters, SequenceNumbersRunningOut
@@ -263,15 +262,11 @@ class UeNode:
 
     def _access_name(self, text: str) -> str:
         """An access by name or by address."""
-        accesses = self.configuration.accesses
-        if text in accesses:
-            return text
-        with contextlib.suppress(ValueError):
-            address = ip_address(text)
-            for name, access in accesses.items():
-                if access.address == address:
-                    return name
-        raise ControlError("not-found", f"there is no access {text}; known are {', '.join(accesses)}")
+        name = self.configuration.access_named(text)
+        if name is None:
+            known = ", ".join(self.configuration.accesses)
+            raise ControlError("not-found", f"there is no access {text}; known are {known}")
+        return name
 
     # --- IKE
 

@@ -118,6 +118,11 @@ def test_sessions_appear_and_change_by_themselves(page: Page) -> None:
     page.site.do(page.site.world.move, "s000002", NAT_OUTSIDE)
     page.see("tr[data-session=s000002] .cell-outer", "127.0.6.1:40961")
     page.see("[data-figure=moves] dd", "1")
+    page.site.do(
+        page.site.world.event, "epdg", "moved", "The UE says again.", None, {"old": NAT_OUTSIDE, "new": NAT_OUTSIDE}
+    )
+    page.site.do(page.site.world.move, "s000002", ACCESS_B)
+    page.see("[data-figure=moves] dd", "2")
     search = page.see("#search")
     for text, shown in (
         ("ims", {"s000002"}),
@@ -223,6 +228,28 @@ def test_phone_width_needs_no_sideways_scrolling(page: Page, path: str) -> None:
         assert width == 360
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_phone_width_keeps_what_a_row_says_in_order(page: Page) -> None:
+    page.site.do(page.site.world.attach, 1)
+    page.site.do(page.site.world.refuse, 2)
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
+    )
+    try:
+        page.open()
+        badge = page.see("tr[data-session=s000002] .badge.bad", "USER_UNKNOWN")
+        assert page.driver.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", badge)
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_refused_session_says_why_when_and_from_where(page: Page) -> None:
+    page.site.do(page.site.world.refuse, 2)
+    page.open("/#/sessions/s000002")
+    page.see(".page-head", "USER_UNKNOWN: the home AAA does not know this subscriber · began")
+    page.see("[data-card=addresses]", "asked from 127.0.2.1:4500")
 
 
 def test_documentation_page_renders_without_internet(page: Page) -> None:

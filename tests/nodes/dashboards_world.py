@@ -380,6 +380,7 @@ class World:
         self.say("aaa", "epdg", "DEA", "DIAMETER_ERROR_USER_UNKNOWN", session=s)
         self.say("epdg", "ue", "IKE_AUTH response 1", "IDr, N(USER_UNKNOWN)", session=s)
         s["state"] = "closed"
+        s["paths"] = []  # it never was on one
         s["last_error"] = {"cause": "USER_UNKNOWN", "text": "the home AAA does not know this subscriber"}
         self.event("epdg", "refused", f"{s['imsi']} refused: user unknown (9001).", s, {"notify": 9001})
         return s

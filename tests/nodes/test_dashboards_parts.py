@@ -76,6 +76,7 @@ def test_print_link(tmp_path: Path) -> None:
     answer = CliRunner().invoke(application, ["serve", "-c", str(path), "--print-link"])
     assert answer.exit_code == 2
     assert answer.stdout == ""
+    assert "token: got nothing, expected a token" in answer.stderr
 
 
 def test_sign_in_link_of_every_address_names_loopback() -> None:
@@ -338,8 +339,10 @@ def test_process_prints_a_link_that_works_and_stops_with_a_stream_open(tmp_path:
                 lines = stream.iter_lines()
                 assert next(lines).startswith("retry:")
                 process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)  # an impatient Ctrl-C breaks nothing
                 assert any("hello" in line for line in lines)  # the stream ends properly
         _, errors = process.communicate(timeout=10)
     token = link.partition("token=")[2]
     assert token not in errors
     assert "Traceback" not in errors
+    assert process.returncode == 0

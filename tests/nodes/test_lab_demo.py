@@ -207,6 +207,7 @@ def test_a_story_that_broke_off_is_no_success() -> None:
 def test_the_result_file(tmp_path: Path) -> None:
     result(MOVE, VAIN).write(tmp_path)
     found = json.loads((tmp_path / "result.json").read_text())
+    assert (tmp_path / "result.json").stat().st_mode & 0o077 == 0
     assert (found["schema"], found["ok"], found["failures"]) == (SCHEMA, True, [])
     assert found["attach"]["inner_addresses"] == ["10.45.0.2"]
     assert [move["packets_lost"] for move in found["moves"]] == [1, 0]
@@ -222,6 +223,18 @@ def test_the_table_marks_what_failed() -> None:
     assert any("WIFI-A → WIFI-B" in line and "1 of 50" in line and "40 ms" in line for line in lines)
     assert any("WIFI-DEAF" in line and "no answer" in line and "0 packets" in line for line in lines)
     assert sum(" NO " in line for line in lines) == 1
+
+
+def test_a_narrow_terminal_gets_the_figures_in_sentences() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=80)
+    failed = replace(MOVE, esp_spis_unchanged=False)
+    console.print(result(MOVE, VAIN, failed).listing({"wifi-a": "Wi-Fi A", "wifi-b": "Wi-Fi B"}.get))
+    assert "…" not in text.getvalue()
+    words = " ".join(text.getvalue().split())
+    assert "outage 40 ms, lost 1 of 50 inner IP kept, SPIs kept, no NAT COOKIE2 answered, traffic follows" in words
+    assert "COOKIE2 not answered, 0 packets redirected" in words
+    assert words.count("NOT KEPT") == 1
 
 
 # --- Traces and narration ---------------------------------------------------------------------------
@@ -274,6 +287,40 @@ def test_the_steps_of_several_nodes_in_order_of_time() -> None:
         "+0.400 ePDG → UE (Wi-Fi A, 127.0.2.1:15000) IKE_SA_INIT response 0 [ … ]",
         "+0.500 UE (127.0.6.1:4444) → ePDG INFORMATIONAL request 1 [ … ]",
     ]
+
+
+def test_what_the_ue_says_of_a_message_follows_the_message() -> None:
+    # the gateway records a message a moment after it has left
+    assert told(
+        record("ue", 1.0, Kind.EVENT, name="moved", text="Moved from wifi-a to wifi-b."),
+        ike(1.001, "INFORMATIONAL request 4", "in", "127.0.3.1:14500"),
+    ) == [
+        "+0.001 UE (127.0.3.1:14500) → ePDG INFORMATIONAL request 4 [ … ]",
+        "+0.000 UE: Moved from wifi-a to wifi-b.",
+    ]
+
+
+def test_a_narrow_terminal_still_shows_what_a_message_carries() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=80, force_terminal=True, color_system=None, highlight=False, markup=False)
+    update: dict[str, JsonValue] = {
+        "protocol": "ikev2",
+        "direction": "in",
+        "peer": "127.0.2.1:14500",
+        "summary": "INFORMATIONAL request 4 [ N(UPDATE_SA_ADDRESSES), N(NAT_DETECTION_SOURCE_IP) ]",
+        "retransmission": True,
+    }
+
+    async def scenario() -> None:
+        narrator = Narrator(console, wall=lambda: 10.0, places={"127.0.2.1": "Wi-Fi A"})
+        narrator.take(record("epdg", 1.0, Kind.MESSAGE, **update))
+        narrator.flush()
+
+    run(scenario)
+    (line,) = text.getvalue().splitlines()
+    assert len(line) <= 80
+    assert "UE (Wi-Fi A) → ePDG" in line
+    assert "(again) INFORMATIONAL request 4 [ N(UPDATE" in line
 
 
 def test_what_two_nodes_saw_is_told_once_and_watchdogs_not_at_all() -> None:

@@ -308,6 +308,15 @@ def test_an_unusable_configuration_is_exit_2(tmp_path: Path, verb: str) -> None:
     assert "gateway.ca: got 'No such file or directory'" in done.stderr
 
 
+@pytest.mark.parametrize("words", [("attach", "--access", "cellular"), ("move", "--to", "127.9.9.9")])
+def test_an_access_that_is_not_configured_is_exit_2(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = Ue(tmp_path, tmp_path / "ca.pem").command(*words)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert f"command line: {words[1]}: got '{words[2]}'" in done.stderr
+    assert "known are wifi-a" in done.stderr
+
+
 def test_the_example_configuration_is_complete_and_valid() -> None:
     file = ROOT / "ue" / "example.yaml"
     load(file, UeConfiguration)
@@ -413,9 +422,9 @@ def test_refusals_and_bad_parameters_are_plain_sentences(ue: Ue) -> None:
             with pytest.raises(ControlError) as refused:
                 ue.call("ue.traffic.start", **params)  # type: ignore[arg-type]
             assert refused.value.code == code, (params, str(refused.value))
-        for verb in (("move", "--to", "wifi-a"), ("move", "--to", "cellular")):
-            done = ue.command(*verb)
-            assert done.returncode == 1
+        for to, status in (("wifi-a", 1), ("cellular", 2)):  # refused; no such thing to ask for
+            done = ue.command("move", "--to", to)
+            assert done.returncode == status
             assert len(done.stderr.splitlines()) == 1
 
 

@@ -41,6 +41,11 @@ export const plural = (number, one, many = `${one}s`) => `${count(number)} ${num
 /** `001 01 0000000001`: MCC, MNC guess left out; only grouped so that it can be read aloud. */
 export const imsi = (text) => (text ? `${text.slice(0, 3)} ${text.slice(3, 5)} ${text.slice(5)}` : "not known yet");
 
+/** A traffic selector that names every address as the network that it is. */
+export function selector(text) {
+  return text.replace(/^0\.0\.0\.0-255\.255\.255\.255/, "0.0.0.0/0").replace(/^::-(?:ffff:){7}ffff/i, "::/0");
+}
+
 /** Why a path was taken, in words; a path that was only tried was asked for. */
 export function reason(path) {
   if (path.why === "UPDATE_SA_ADDRESSES") return path.validated ? "moved by UPDATE_SA_ADDRESSES" : "asked for by UPDATE_SA_ADDRESSES";

@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { h, icon, replace, setText } from "./dom.js";
-import { clock, count, duration, imsi, moment, octets, reason } from "./format.js";
+import { clock, count, duration, imsi, moment, octets, reason, selector } from "./format.js";
 import { mountLadder } from "./ladder.js";
 import { statePill } from "./sessions.js";
 import { askToSignIn, confirmAction } from "./signin.js";
@@ -125,7 +125,7 @@ export function mountSession(main, id) {
     document.title = `${session.imsi ?? session.id} · ePDG dashboard`;
     setText(title, imsi(session.imsi));
     replace(pills, statePill(session.state), session.apn && h("span", { class: "badge" }, session.apn), session.ike?.nat?.remote && h("span", { class: "badge" }, "behind NAT"));
-    replace(subtitle, session.last_error ? h("span", { class: "bad-text" }, `${session.last_error.cause}: ${session.last_error.text}`) : lived(session));
+    replace(subtitle, session.last_error && h("span", { class: "bad-text" }, `${session.last_error.cause}: ${session.last_error.text} · `), lived(session));
     showIdentity(cards.identity.body, session);
     showPaths(cards.paths.body, session);
     showSas(cards.sas.body, session);
@@ -236,7 +236,8 @@ function showPaths(place, session) {
     );
   });
   const local = session.ike?.path?.local ?? session.paths.at(-1)?.local;
-  update(place, h("div", {}, session.paths.length > 1 && bar, h("ol", { class: "path-steps" }, steps.reverse()), local && h("p", { class: "hint" }, "The gateway's end: ", h("span", { class: "mono" }, local))));
+  const asked = session.paths.length === 0 && session.ike?.path?.remote; // refused, or not that far yet
+  update(place, h("div", {}, session.paths.length > 1 && bar, asked && h("p", { class: "asked-from" }, "asked from ", h("span", { class: "mono" }, asked)), h("ol", { class: "path-steps" }, steps.reverse()), local && h("p", { class: "hint" }, "The gateway's end: ", h("span", { class: "mono" }, local))));
 }
 
 /** Return routability (RFC 4555 §3.7): shown, not yet, or never. */
@@ -264,8 +265,8 @@ function showSas(place, session) {
         ["SPIs in / out", `${child.inbound_spi} / ${child.outbound_spi}`, "mono"],
         ["Path", child.path ? child.path.remote : "", "mono"],
         ["Encapsulation", typeof child.encapsulation === "string" ? child.encapsulation : child.encapsulation ? "ESP in UDP" : "plain ESP"],
-        ["Gateway side", child.local_selectors.join(", "), "mono break"],
-        ["UE side", child.remote_selectors.join(", "), "mono break"],
+        ["Gateway side", child.local_selectors.map(selector).join(", "), "mono break"],
+        ["UE side", child.remote_selectors.map(selector).join(", "), "mono break"],
       )),
     ),
     !ike && session.child_sas.length === 0 && h("p", { class: "muted" }, "None yet."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -98,7 +99,9 @@ class DiameterNode:
         try:
             server = await loop.create_server(lambda: Connection(self, None), address, port, reuse_address=True)
         except OSError as error:
-            raise BackendError(f"cannot listen on {address} port {port}: {error.strerror or error}") from error
+            # asyncio puts a sentence of its own in front of the system's
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise BackendError(f"cannot listen on {address} port {port}: {why}") from error
         self._servers.append(server)
         bound = server.sockets[0].getsockname()
         return Endpoint.of(bound[0], bound[1])
