@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,7 @@ pki = typer.Typer(help="Certificates for the gateway.", no_args_is_help=True)
 app.add_typer(pki, name="pki")
 
 LISTING_WIDTH = 200
+DNS_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*\Z")
 
 ConfigurationOption = Annotated[Path, typer.Option("--config", "-c", help="The gateway's configuration (YAML).")]
 
@@ -123,6 +125,14 @@ def pki_init(
         raise ConfigurationError(
             file="command line", key="--mcc/--mnc", value=f"{mcc}/{mnc}", expected=f"a PLMN ({error})"
         ) from error
+    for each in [*(apn or []), *(name or [])]:
+        if not DNS_NAME.match(each):
+            raise ConfigurationError(
+                file="command line",
+                key="--apn/--name",
+                value=each,
+                expected="a DNS name, such as internet or epdg.example",
+            )
     names = dict.fromkeys([fqdn, *(apn or ["internet", "ims"]), *(name or [])])
     files = make_pki(directory, tuple(names), use_rsa=rsa)
     typer.echo(f"CA certificate (for the UEs): {files.authority}")

@@ -67,6 +67,7 @@ KIND = "epdg"
 DISTRIBUTION = "epdg-emulator"
 LIST_LIMIT = 100
 LIST_LIMIT_MAXIMUM = 1000
+LOGGED = frozenset({"attached", "moved", "refused", "address-update-failed", "detached"})
 DETACH_INTERVAL = 2.0  # for UEs to answer DELETE when the gateway stops
 CLOSED_KEPT = 200  # ended sessions that can still be looked at
 
@@ -358,6 +359,8 @@ class EpdgNode:
                     pool.release(command.address)
             elif isinstance(command, Tell):
                 self.totals[command.name] += 1
+                if command.name in LOGGED:
+                    _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, live.session.identifier)
 
     def _allocate(self, command: AllocateAddress) -> tuple[IPv4Address | None, GrantedNetwork | None]:

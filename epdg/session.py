@@ -371,7 +371,7 @@ class Session:
         return [
             Tell(
                 name="refused",
-                text=f"{who} {self.imsi or self.nai or 'an unknown UE'}: {event.text}.",
+                text=f"{who} {self.imsi or self.nai or 'an unknown UE'}: {event.text.rstrip('.')}.",
                 data={"cause": cause, "text": event.text, "by_peer": event.by_peer},
             )
         ]

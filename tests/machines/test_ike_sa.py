@@ -249,6 +249,8 @@ def test_gateway_certificate_of_another_authority_is_refused() -> None:
     pair = Pair(initiator_config(verifier=verifier)).attach()
     assert not pair.ue.take(Refused).by_peer
     assert pair.ue.endpoint.sas == {}
+    assert pair.wire[-2] == "--> INFORMATIONAL request 2 [ N(AUTHENTICATION_FAILED), D ]"  # §2.21.2
+    assert "does not accept our authentication" in pair.epdg.take(Refused).text
 
 
 def test_gateway_that_signs_with_another_key_is_refused() -> None:

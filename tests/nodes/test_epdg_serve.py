@@ -427,8 +427,10 @@ def test_pki_init(tmp_path: Path) -> None:
     again = run_epdg("pki", "init", tmp_path / "pki")
     assert again.returncode == 1
     assert "exists already" in again.stderr
-    bad = run_epdg("pki", "init", tmp_path / "x", "--mcc", "26")
-    assert bad.returncode == 2
+    for words in (("--mcc", "26"), ("--apn", "a b"), ("--name", "")):
+        bad = run_epdg("pki", "init", tmp_path / "x", *words)
+        assert bad.returncode == 2
+        assert len(bad.stderr.strip().splitlines()) == 1
 
 
 def test_commands_of_a_gateway_that_does_not_run(tmp_path: Path) -> None:

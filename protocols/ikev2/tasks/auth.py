@@ -67,7 +67,10 @@ def fail(sa: IkeSa, error: RemoteError, now: float) -> None:
     notify = error.notify if isinstance(error, PeerRefusal) else None
     sa.emit(Refused(text=str(error), notify=notify, by_peer=isinstance(error, PeerRefusal)))
     if peer_is_up and sa.sealer is not None:
-        sa.initiate(informational.DeleteIkeSa(str(error)), now, urgent=True)
+        complaint: tuple[NotifyPayload, ...] = ()
+        if isinstance(error, AuthenticationError):
+            complaint = (NotifyPayload(type=NotifyType.AUTHENTICATION_FAILED),)  # §2.21.2
+        sa.initiate(informational.DeleteIkeSa(str(error), complaint), now, urgent=True)
     else:
         sa.close(str(error), now, by_peer=isinstance(error, PeerRefusal))
 

@@ -74,6 +74,12 @@ class DeleteChildSa:
 
 def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Response:
     """Take everything an INFORMATIONAL request carries, answer all of it at once."""
+    failed = message.notify(NotifyType.AUTHENTICATION_FAILED)
+    if failed is not None:
+        # §2.21.2: an initiator that cannot verify us says so in an exchange of its own
+        why = "the peer does not accept our authentication"
+        sa.emit(Refused(text=why, notify=failed))
+        return Response(close=why, by_peer=True)
     payloads: list[Payload] = []
     closed: list[bytes] = []
     for delete in message.all(DeletePayload):
@@ -83,12 +89,6 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
             closed += _delete_children(sa, delete.spis)
     if closed:
         payloads.append(DeletePayload(protocol=ProtocolId.ESP, spis=tuple(closed)))
-    failed = message.notify(NotifyType.AUTHENTICATION_FAILED)
-    if failed is not None:
-        # §2.21.2: an initiator that cannot verify us says so in an exchange of its own
-        why = "the peer does not accept our authentication"
-        sa.emit(Refused(text=why, notify=failed))
-        return Response(close=why, by_peer=True)
     payloads += mobike.process_request(sa, message, path, now)
     return Response(payloads=tuple(payloads))
 

@@ -93,7 +93,7 @@ class Mobility:
                 AddressUpdateFailed(
                     old=self.validated,
                     new=failed,
-                    why="the return-routability check was not answered: address not adopted",
+                    why="the return-routability check was not answered",
                 )
             )
         start_check(sa, back=True)
