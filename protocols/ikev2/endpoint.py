@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from protocols.entropy import Entropy
-from protocols.errors import LocalError, RemoteError
+from protocols.errors import RemoteError
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.events import Answer, ChildSaInstalled, ChildSaRemoved, Event, OriginalRole, SaState
 from protocols.ikev2.extension import Extension, NoExtension
@@ -317,13 +317,6 @@ class IkeEndpoint:
         if deadline is not None and deadline < self._armed.get(sa.local_spi, float("inf")):
             self._armed[sa.local_spi] = deadline
             heapq.heappush(self._deadlines, (deadline, sa.local_spi))
-
-    def sa_by_spi(self, spi: bytes) -> IkeSa:
-        """The SA with this local SPI; ``LocalError`` when there is none."""
-        sa = self.sas.get(spi)
-        if sa is None:
-            raise LocalError(f"no IKE SA with SPI {spi.hex()}")
-        return sa
 
 
 def _cookie(version: int, secret: bytes, material: bytes) -> bytes:

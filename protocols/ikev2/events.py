@@ -145,7 +145,10 @@ class AddressUpdateStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class AddressesUpdated:
-    """The SA and all its child SAs are on the new path (RFC 4555 §3.5); ``validated``: COOKIE2 came back."""
+    """The SA and all its child SAs are on the new path (RFC 4555 §3.5).
+
+    ``validated``: it is known to work both ways: COOKIE2 came back or, at the end that moved, the response did.
+    """
 
     old: Path
     new: Path

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
 EAP_FAILURE = 4  # RFC 3748 §4.2
-ERROR_TYPES_END = 16384  # RFC 7296 §3.10.1: below are errors, from here on status types
 
 
 def establish(
@@ -86,7 +85,7 @@ class PeerRefusal(RemoteError):
 def raise_on_error(sa: IkeSa, message: Message) -> None:
     """Raise ``PeerRefusal`` for the first error Notify (§3.10.1) and for EAP-Failure alone."""
     for notify in message.all(NotifyPayload):
-        if int(notify.type) < ERROR_TYPES_END:
+        if notify.type.is_error:
             text = sa.extension.explain(notify) or f"the peer refused: {notify.type.name}"
             raise PeerRefusal(text, notify)
     eap = message.first(EapPayload)

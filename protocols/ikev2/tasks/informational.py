@@ -18,8 +18,6 @@ from protocols.path import Path
 if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
-ERROR_TYPES_END = 16384  # RFC 7296 §3.10.1
-
 
 class Liveness:
     """An empty request: the peer's response proves that it lives (§2.4)."""

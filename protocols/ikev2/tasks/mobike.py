@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
 COOKIE2_LENGTH = 16  # §4.2.5: 8 to 64 octets
-ERROR_TYPES_END = 16384
 
 
 class Mobility:
@@ -141,7 +140,7 @@ class UpdateAddresses:
             return
         sa.mobility.update = None
         for refusal in message.all(NotifyPayload):
-            if int(refusal.type) < ERROR_TYPES_END:
+            if refusal.type.is_error:
                 why = f"the gateway refused: {refusal.type.name}"
                 sa.change_path(sa.mobility.validated, now)
                 sa.emit(AddressUpdateFailed(old=self._old, new=self._path, why=why))

@@ -83,7 +83,7 @@ class RekeyChild:
         old = sa.children.get(self._old_spi)
         if old is not None:
             old.rekeying = False
-        refused = [n for n in message.all(NotifyPayload) if int(n.type) < informational.ERROR_TYPES_END]
+        refused = [n for n in message.all(NotifyPayload) if n.type.is_error]
         if refused:
             if old is not None:
                 arm_rekey(sa, old, now)
