@@ -59,17 +59,9 @@ class Reader:
         """Two octets, network order."""
         return int.from_bytes(self.take(2), "big")
 
-    def u24(self) -> int:
-        """Three octets, network order."""
-        return int.from_bytes(self.take(3), "big")
-
     def u32(self) -> int:
         """Four octets, network order."""
         return int.from_bytes(self.take(4), "big")
-
-    def u64(self) -> int:
-        """Eight octets, network order."""
-        return int.from_bytes(self.take(8), "big")
 
     def finish(self, what: str) -> None:
         """Raise ``DecodeError`` unless everything was read."""
