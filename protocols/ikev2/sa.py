@@ -126,8 +126,8 @@ class IkeSa:
         """Send from and to other addresses from now on and tell the peer (RFC 4555 §3.5)."""
         if self.state is not SaState.ESTABLISHED:
             raise LocalError(f"cannot move in state {self.state.value}")
-        if not self.original_initiator:
-            raise LocalError("only the original initiator moves an IKE SA (RFC 4555 §3.5)")
+        if not self.first_initiator:
+            raise LocalError("only the first initiator moves an IKE SA (RFC 4555 §1.3, §3.5)")
         if not self.mobility.negotiated:
             raise LocalError("the peer does not support MOBIKE")
         UpdateAddresses(path).start(self, now)
@@ -195,8 +195,13 @@ class IkeSa:
 
     @property
     def original_initiator(self) -> bool:
-        """Whether this end started the SA."""
+        """Whether this end started the SA: order of SPIs, direction of keys, flags."""
         return self.role is OriginalRole.INITIATOR
+
+    @property
+    def first_initiator(self) -> bool:
+        """Whether this end started the first of the SAs that rekeying has made of one another (RFC 4555 §1.3)."""
+        return isinstance(self.config, InitiatorConfig)
 
     @property
     def initiator_config(self) -> InitiatorConfig:

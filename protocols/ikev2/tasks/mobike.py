@@ -225,8 +225,8 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> list
     """COOKIE2 is echoed at any time (§3.7); UPDATE_SA_ADDRESSES moves the SA if its initiator asks."""
     payloads: list[Payload] = []
     update = message.notify(NotifyType.UPDATE_SA_ADDRESSES)
-    if update is not None and sa.mobility.negotiated and not sa.original_initiator:
-        # §3.5: "If the endpoint is the original responder": the initiator decides, nobody else
+    if update is not None and sa.mobility.negotiated and not sa.first_initiator:
+        # §1.3, §3.5: who started the first IKE SA decides, whoever has rekeyed it since
         payloads += take_update(sa, message, path, now)
     elif message.notify(NotifyType.NAT_DETECTION_SOURCE_IP) is not None:
         # a liveness check with NAT detection (§3.8) is answered in kind
