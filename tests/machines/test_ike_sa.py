@@ -446,7 +446,7 @@ def test_tampered_and_truncated_datagrams_are_dropped_and_counted() -> None:
 
 def test_a_moving_responder_is_a_local_error() -> None:
     pair = Pair().attach()
-    with pytest.raises(LocalError, match="original initiator"):
+    with pytest.raises(LocalError, match="first initiator"):
         pair.epdg.live.move(pair.epdg.live.path, pair.now)
     with pytest.raises(LocalError, match="no question"):
         pair.epdg.live.answer(EapReply(packet=b""), pair.now)
