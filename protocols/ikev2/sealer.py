@@ -148,6 +148,10 @@ def _gcm(suite: IkeSuite, keys: IkeKeys, original_initiator: bool, entropy: Entr
 _PROTECTIONS = {EncryptionId.ENCR_AES_CBC: _cbc, EncryptionId.ENCR_AES_GCM_16: _gcm}
 
 
+def protection_of(suite: IkeSuite, keys: IkeKeys, original_initiator: bool, entropy: Entropy) -> Protection:
+    return _PROTECTIONS[suite.encryption](suite, keys, original_initiator, entropy)
+
+
 class Sealer:
     """Seals what this end of an IKE SA sends and opens what it receives."""
 
