@@ -7,6 +7,7 @@ tested here is IKE. The wire is kept in RFC notation.
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -23,6 +24,7 @@ from protocols.ikev2.events import (
     EapResponseReceived,
     Event,
     IdentityReceived,
+    IkeKeysDerived,
     MessageReceived,
     MessageSent,
     Refusal,
@@ -46,6 +48,8 @@ MSK = Secret(bytes(range(64)))
 
 E = TypeVar("E")
 _PKI = make_pki()
+PAIRS: list[Pair] = []
+"""Every pair of the running test, for the suite's capture."""
 
 
 def eap(code: int, text: bytes) -> bytes:
@@ -114,13 +118,20 @@ def responder_config(pki: Pki = _PKI, **changes: object) -> ResponderConfig:
 class Pair:
     """A UE and a gateway; time stands still unless it is advanced."""
 
-    def __init__(self, ue: InitiatorConfig | None = None, epdg: ResponderConfig | None = None, seed: int = 1) -> None:
+    def __init__(
+        self, ue: InitiatorConfig | None = None, epdg: ResponderConfig | None = None, seed: int | None = None
+    ) -> None:
         self.now = 0.0
         self.ue_config = ue or initiator_config()
-        self.ue = Node("ue", IkeEndpoint(entropy=SeededEntropy(f"ue {seed}")), answers=answer_as_ue)
+        # each pair of each test has SPIs of its own, the same in every run
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        source = f"{test} {seed if seed is not None else -1 - len(PAIRS)}"
+        PAIRS.append(self)
+        self.keys: list[IkeKeysDerived] = []
+        self.ue = Node("ue", IkeEndpoint(entropy=SeededEntropy(f"ue {source}")), answers=answer_as_ue)
         self.epdg = Node(
             "epdg",
-            IkeEndpoint(entropy=SeededEntropy(f"epdg {seed}"), responder=epdg or responder_config()),
+            IkeEndpoint(entropy=SeededEntropy(f"epdg {source}"), responder=epdg or responder_config()),
             answers=answer_as_gateway,
         )
         self.wire: list[str] = []
@@ -203,6 +214,8 @@ class Pair:
                     self._carry(node.name, datagram)
 
     def _narrate(self, node: Node, event: Event) -> None:
+        if isinstance(event, IkeKeysDerived):
+            self.keys.append(event)
         if isinstance(event, MessageSent):
             arrow = "-->" if node is self.ue else "<--"
             again = " (again)" if event.retransmission else ""
