@@ -1,33 +1,21 @@
 """The Encrypted payload (RFC 7296 §3.14, AEAD by RFC 5282): sealing and opening of messages.
 
-Fragments (RFC 7383) are left out. Contexts are keyed once for an SA and kept.
+Fragments (RFC 7383) are left out. Ciphers and their keys: ``protection``.
 """
 
 from __future__ import annotations
 
-import hmac
-from typing import Final, Protocol
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CBC
+from typing import Protocol
 
 from protocols.buffer import Reader
 from protocols.entropy import Entropy
-from protocols.errors import AuthenticationError, DecodeError, LocalError
+from protocols.errors import DecodeError
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import HEADER_LENGTH, Header, Message, encode_header, message_of
 from protocols.ikev2.payloads import GENERIC_HEADER_LENGTH, decode_payloads, encode_payloads
-from protocols.ikev2.registry import EncryptionId, NotifyType, PayloadType
-from protocols.ikev2.suites import INTEGRITY, IkeSuite
-from protocols.secret import Secret
-
-BLOCK_LENGTH: Final = 16
-GCM_SALT_LENGTH: Final = 4
-GCM_IV_LENGTH: Final = 8
-GCM_ICV_LENGTH: Final = 16
+from protocols.ikev2.protection import protection_of
+from protocols.ikev2.registry import NotifyType, PayloadType
+from protocols.ikev2.suites import IkeSuite
 
 
 class MessageSealer(Protocol):
@@ -40,123 +28,11 @@ class MessageSealer(Protocol):
         """The message in a protected datagram; ``RemoteError`` when it is not genuine or does not parse."""
 
 
-class Protection(Protocol):
-    """A cipher with its keys: protects plaintext under a clear header of known length."""
-
-    overhead: int
-    """Octets besides plaintext and padding: IV and ICV."""
-
-    def padding(self, length: int) -> int:
-        """Octets of padding for a plaintext of ``length`` octets and its Pad Length octet."""
-
-    def protect(self, clear: bytes, plaintext: bytes) -> bytes:
-        """``clear``, IV, ciphertext, ICV."""
-
-    def unprotect(self, octets: bytes, clear_length: int) -> bytes:
-        """The padded plaintext; ``AuthenticationError`` unless the ICV is right."""
-
-
-class CbcProtection:
-    """AES-CBC with an HMAC over everything before the ICV (RFC 7296 §3.14)."""
-
-    def __init__(
-        self, suite: IkeSuite, entropy: Entropy, send: tuple[Secret, Secret], receive: tuple[Secret, Secret]
-    ) -> None:
-        if suite.integrity is None:
-            raise LocalError(f"{suite.name} has no integrity algorithm")
-        row = INTEGRITY[suite.integrity]
-        self._entropy = entropy
-        self._icv_length = row.icv_length
-        self.overhead = BLOCK_LENGTH + row.icv_length
-        # One encryptor for the SA: a random block goes through it first, and what comes out is the IV, which
-        # nobody can predict (RFC 7296 §3.14). The chain goes on from there as CBC wants it. Decryption of a
-        # block needs only the block before it, so that the decryptor need not be keyed again either.
-        self._encryptor = Cipher(AES(send[0].reveal()), CBC(bytes(BLOCK_LENGTH))).encryptor()
-        self._decryptor = Cipher(AES(receive[0].reveal()), CBC(bytes(BLOCK_LENGTH))).decryptor()
-        self._send_hmac = hmac.new(send[1].reveal(), digestmod=row.digest)
-        self._receive_hmac = hmac.new(receive[1].reveal(), digestmod=row.digest)
-
-    def padding(self, length: int) -> int:
-        """Up to the next whole block."""
-        return -(length + 1) % BLOCK_LENGTH
-
-    def protect(self, clear: bytes, plaintext: bytes) -> bytes:
-        """``clear``, IV, ciphertext, ICV."""
-        octets = clear + self._encryptor.update(self._entropy.octets(BLOCK_LENGTH) + plaintext)
-        context = self._send_hmac.copy()
-        context.update(octets)
-        return octets + context.digest()[: self._icv_length]
-
-    def unprotect(self, octets: bytes, clear_length: int) -> bytes:
-        """The padded plaintext; the ICV is checked before anything is decrypted."""
-        end = len(octets) - self._icv_length
-        length = end - clear_length
-        if length < 2 * BLOCK_LENGTH or length % BLOCK_LENGTH:
-            raise DecodeError(f"{length} octets of IV and ciphertext in blocks of {BLOCK_LENGTH}")
-        context = self._receive_hmac.copy()
-        context.update(octets[:end])
-        if not hmac.compare_digest(context.digest()[: self._icv_length], octets[end:]):
-            raise AuthenticationError("the integrity check value is wrong")
-        return self._decryptor.update(octets[clear_length:end])[BLOCK_LENGTH:]
-
-
-class GcmProtection:
-    """AES-GCM with a 16-octet ICV (RFC 5282): the clear octets are the associated data (§5.1)."""
-
-    overhead = GCM_IV_LENGTH + GCM_ICV_LENGTH
-
-    def __init__(self, send: Secret, receive: Secret) -> None:
-        # RFC 5282 §7.1: the salt is the last four octets of the key material.
-        self._send = AESGCM(send.reveal()[:-GCM_SALT_LENGTH])
-        self._send_salt = send.reveal()[-GCM_SALT_LENGTH:]
-        self._receive = AESGCM(receive.reveal()[:-GCM_SALT_LENGTH])
-        self._receive_salt = receive.reveal()[-GCM_SALT_LENGTH:]
-        self._counter = 0
-
-    def padding(self, length: int) -> int:
-        """None is needed (RFC 5282 §3)."""
-        return 0
-
-    def protect(self, clear: bytes, plaintext: bytes) -> bytes:
-        """``clear``, IV, ciphertext, ICV; the IV counts, so that it never comes twice (RFC 5282 §3.1)."""
-        self._counter += 1
-        iv = self._counter.to_bytes(GCM_IV_LENGTH, "big")
-        return clear + iv + self._send.encrypt(self._send_salt + iv, plaintext, clear)
-
-    def unprotect(self, octets: bytes, clear_length: int) -> bytes:
-        """The padded plaintext."""
-        start = clear_length + GCM_IV_LENGTH
-        if len(octets) < start + GCM_ICV_LENGTH:
-            raise DecodeError(f"{len(octets) - clear_length} octets have no room for IV and ICV")
-        nonce = self._receive_salt + octets[clear_length:start]
-        try:
-            return self._receive.decrypt(nonce, octets[start:], octets[:clear_length])
-        except InvalidTag as error:
-            raise AuthenticationError("the integrity check value is wrong") from error
-
-
-def _cbc(suite: IkeSuite, keys: IkeKeys, original_initiator: bool, entropy: Entropy) -> Protection:
-    i, r = (keys.sk_ei, keys.sk_ai), (keys.sk_er, keys.sk_ar)
-    return CbcProtection(suite, entropy, i, r) if original_initiator else CbcProtection(suite, entropy, r, i)
-
-
-def _gcm(suite: IkeSuite, keys: IkeKeys, original_initiator: bool, entropy: Entropy) -> Protection:
-    i, r = keys.sk_ei, keys.sk_er
-    return GcmProtection(i, r) if original_initiator else GcmProtection(r, i)
-
-
-_PROTECTIONS = {EncryptionId.ENCR_AES_CBC: _cbc, EncryptionId.ENCR_AES_GCM_16: _gcm}
-
-
-def protection_of(suite: IkeSuite, keys: IkeKeys, original_initiator: bool, entropy: Entropy) -> Protection:
-    return _PROTECTIONS[suite.encryption](suite, keys, original_initiator, entropy)
-
-
 class Sealer:
     """Seals what this end of an IKE SA sends and opens what it receives."""
 
     def __init__(self, suite: IkeSuite, keys: IkeKeys, original_initiator: bool, entropy: Entropy) -> None:
-        self._protection = _PROTECTIONS[suite.encryption](suite, keys, original_initiator, entropy)
+        self._protection = protection_of(suite, keys, original_initiator, entropy)
 
     def seal(self, message: Message) -> bytes:
         """The datagram: header and one SK payload with all of the message's payloads inside."""

@@ -150,8 +150,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
         why = f"KE of group {int(ke.group)}, group {int(suite.group)} was asked for"
         return Response(payloads=(group,), close=why)
     sa.extension.take(Step.INIT_REQUEST, message)
-    exchange = KeyExchange.generate(suite.group, sa.entropy)
-    shared = exchange.shared(ke.data)
+    public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
     sa.nonce_i, sa.nonce_r = nonce.data, sa.entropy.octets(NONCE_LENGTH)
     sa.init_request = datagram.payload
     derive(sa, suite, shared)
@@ -164,7 +163,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
     return Response(
         payloads=(
             SaPayload(proposals=(answer,)),
-            KePayload(group=exchange.group, data=exchange.public),
+            KePayload(group=suite.group, data=public),
             NoncePayload(data=sa.nonce_r),
             *natd.build(sa.spi_i, sa.spi_r, datagram.path, config.force_encapsulation),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
