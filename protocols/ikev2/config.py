@@ -21,6 +21,9 @@ RETRANSMIT_CAP = 30.0
 HALF_OPEN_LIFETIME = 30.0
 RETURN_ROUTABILITY_INTERVAL = 3.5  # three retransmissions of the check
 KEEPALIVE_INTERVAL = 20.0  # RFC 3948 §4
+FRAGMENT_SIZE = 1280  # RFC 7383 §2.5.1 for IPv6; Android's value for IPv4 too. Smaller ones are tried (§2.5.2)
+FRAGMENTS_MAXIMUM = 64
+REASSEMBLED_MAXIMUM = 32768  # what a half-open SA may make us keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,9 @@ class IkeConfig:
     ``nat_traversal_port`` and ``remote_nat_traversal_port`` are the ports that take the place of 4500 on
     each side. ``force_encapsulation`` announces a NAT in front of ourselves, whatever the addresses are,
     for data planes that cannot carry bare ESP (as Android and strongSwan's kernel-libipsec do).
+    ``fragment_size`` is that of an IP datagram in octets; what arrives in fragments is taken up to
+    ``fragments_maximum`` and ``reassembled_maximum`` octets (RFC 7383). ``window_size`` is the number of
+    the peer's requests that may be outstanding (RFC 7296 §2.3).
     """
 
     ike_policy: IkePolicy
@@ -64,6 +70,11 @@ class IkeConfig:
     liveness_interval: float | None = None
     keepalive_interval: float | None = KEEPALIVE_INTERVAL
     child_lifetime: float | None = None
+    fragmentation: bool = True
+    fragment_size: int = FRAGMENT_SIZE
+    fragments_maximum: int = FRAGMENTS_MAXIMUM
+    reassembled_maximum: int = REASSEMBLED_MAXIMUM
+    window_size: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

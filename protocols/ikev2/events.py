@@ -53,20 +53,25 @@ class NatStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class MessageSent:
-    """A message left, in the clear; ``retransmission`` when the same octets had left before."""
+    """A message left, in the clear, in so many datagrams; ``retransmission`` when it had left before."""
 
     message: Message
     path: Path
     retransmission: bool = False
+    fragments: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class MessageReceived:
-    """A message arrived and was authentic (or belongs to IKE_SA_INIT), in the clear."""
+    """A message arrived and was authentic (or belongs to IKE_SA_INIT), in the clear.
+
+    Of a fragmented message that comes again only the first fragment is told of (RFC 7383 §2.6.1).
+    """
 
     message: Message
     path: Path
     retransmission: bool = False
+    fragments: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,7 @@ class Init:
             KePayload(group=self._key_exchange.group, data=self._key_exchange.public),
             NoncePayload(data=self._nonce),
             *natd.build(sa.spi_i, sa.spi_r, sa.path, config.force_encapsulation),
+            *sa.fragmentation.announce(),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *sa.extension.payloads(Step.INIT_REQUEST),
         )
@@ -98,6 +99,7 @@ class Init:
         sa.nonce_i, sa.nonce_r = self._nonce, nonce.data
         derive(sa, suite, exchange.shared(ke.data))
         sa.peer_hashes = signature_hashes(message)
+        sa.fragmentation.agree(message)
         sa.nat = natd.evaluate(message, path, config.force_encapsulation) or NatStatus(
             forced=config.force_encapsulation
         )
@@ -155,6 +157,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
     sa.init_request = datagram.payload
     derive(sa, suite, shared)
     sa.peer_hashes = signature_hashes(message)
+    sa.fragmentation.agree(message)
     sa.nat = natd.evaluate(message, datagram.path, config.force_encapsulation) or NatStatus(
         forced=config.force_encapsulation
     )
@@ -166,6 +169,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
             KePayload(group=suite.group, data=public),
             NoncePayload(data=sa.nonce_r),
             *natd.build(sa.spi_i, sa.spi_r, datagram.path, config.force_encapsulation),
+            *(sa.fragmentation.announce() if sa.fragmentation.negotiated else ()),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *sa.extension.payloads(Step.INIT_RESPONSE),
         )
