@@ -217,11 +217,11 @@ class EpdgNode:
     def _responder(self) -> ResponderConfig:
         configuration = self._configuration
         ike = configuration.ike
-        credential = None
+        credentials: tuple[Credential, ...] = ()
         if configuration.certificate is not None:
             chain, key = configuration.certificate.chain, configuration.certificate.key
             try:
-                credential = Credential(read_chain(chain), read_key(key))
+                credentials = (Credential(read_chain(chain), read_key(key)),)
             except LocalError as error:
                 raise BackendError(f"{chain} and {key} do not fit: {error}") from error
         return ResponderConfig(
@@ -235,7 +235,7 @@ class EpdgNode:
             liveness_interval=ike.liveness_interval,
             keepalive_interval=ike.keepalive_interval,
             child_lifetime=ike.child_lifetime,
-            credential=credential,
+            credentials=credentials,
             identity=IdrPayload(id_type=IdType.ID_FQDN, data=self._fqdn.encode()),
             eap_only=ike.eap_only,
             return_routability=ike.return_routability,

@@ -35,7 +35,7 @@ from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, eap, informational, init, rekey_child
+from protocols.ikev2.tasks import auth, child, ike_auth, informational, init, rekey_child
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import Disposition, Window
@@ -86,7 +86,7 @@ class IkeSa:
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
         self.deferred: Deferred | None = None
-        self.authenticator: eap.Authenticator | None = None
+        self.authenticator: ike_auth.Authenticator | None = None
         self.created = now
         self._queue: deque[Task] = deque()
         self._task: Task | None = None
@@ -328,7 +328,7 @@ class IkeSa:
             return rekey_child.process_request(self, message, path, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
-        eap.process_request(self, procedure, message, now)
+        ike_auth.process_request(self, procedure, message, now)
         return None
 
     def _receive_response(self, message: Message, datagram: Datagram, now: float) -> None:

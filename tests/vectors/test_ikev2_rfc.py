@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from protocols.ikev2.certificates import verify_auth
 from protocols.ikev2.payloads import AuthPayload, KePayload, decode_payloads, encode_payloads
 from protocols.ikev2.registry import AuthMethod, KeGroup, PayloadType
+from protocols.ikev2.signatures import verify_auth
 from protocols.ikev2.suites import INTEGRITY, KEY_EXCHANGES, PRFS, EcpMethod, KeyExchange
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "rfc_ipsec.json").read_text())
