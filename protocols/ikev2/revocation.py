@@ -120,9 +120,9 @@ class Revocation:
         good = False
         doubts: list[str] = []
         for crl in crls:
-            if crl.issuer != issuer.subject:
-                continue
             try:
+                if crl.issuer != issuer.subject:
+                    continue
                 _check_crl(crl, certificate, issuer, moment)
                 good = True
             except _Unusable as doubt:

@@ -399,7 +399,7 @@ def test_certificates(der: bytes, at: int, cut: int, put: bytes, identity: IdrPa
 
 @often
 @given(
-    st.sampled_from(["gateway", "p384", "rsa"]),
+    st.sampled_from(["gateway", "p384", "p521", "rsa", "ed25519", "ed448"]),
     st.sampled_from(list(AuthMethod)),
     st.sampled_from([b"", bytes.fromhex("0c300a06082a8648ce3d040302"), b"\xff", b"\x00"]),
     st.binary(max_size=100),

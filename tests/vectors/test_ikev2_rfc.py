@@ -83,6 +83,7 @@ def test_x25519() -> None:
 CURVES = {
     AuthMethod.ECDSA_WITH_SHA_256_ON_P_256: ec.SECP256R1(),
     AuthMethod.ECDSA_WITH_SHA_384_ON_P_384: ec.SECP384R1(),
+    AuthMethod.ECDSA_WITH_SHA_512_ON_P_521: ec.SECP521R1(),
 }
 
 
