@@ -22,6 +22,14 @@ class OriginalRole(Enum):
     RESPONDER = "responder"
 
 
+class AuthenticationKind(Enum):
+    """How an end proves itself in IKE_AUTH (RFC 7296 §2.15, §2.16)."""
+
+    EAP = "eap"
+    PSK = "psk"
+    CERTIFICATE = "certificate"
+
+
 class SaState(Enum):
     """States of an IKE SA, named by procedure."""
 
@@ -199,12 +207,16 @@ class Closed:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityReceived:
-    """Gateway: a UE presents itself; answer with ``EapReply`` or ``Refusal``."""
+    """Gateway: a UE presents itself; with EAP answer with ``EapReply`` or ``Refusal``.
+
+    With a pre-shared key or a certificate the UE has proved itself: the question is ``ConfigurationRequested``.
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None
     configuration: tuple[ConfigurationAttribute, ...]
     path: Path
+    authentication: AuthenticationKind = AuthenticationKind.EAP
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, eap, informational, init, rekey_child
+from protocols.ikev2.tasks import auth, child, ike_auth, informational, init, rekey_child
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent, Window
@@ -91,7 +91,7 @@ class IkeSa:
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
         self.deferred: Deferred | None = None
-        self.authenticator: eap.Authenticator | None = None
+        self.authenticator: ike_auth.Authenticator | None = None
         self.created = now
         self._queue: deque[Task] = deque()
         self._deferred_id: int | None = None
@@ -391,7 +391,7 @@ class IkeSa:
             return rekey_child.process_request(self, message, path, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
-        eap.process_request(self, procedure, message, now)
+        ike_auth.process_request(self, procedure, message, now)
         return None
 
     def _receive_response(self, received: Received, datagram: Datagram, now: float) -> None:

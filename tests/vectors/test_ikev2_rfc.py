@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from protocols.ikev2.certificates import verify_auth
 from protocols.ikev2.payloads import AuthPayload, KePayload, decode_payloads, encode_payloads
 from protocols.ikev2.registry import AuthMethod, KeGroup, PayloadType
+from protocols.ikev2.signatures import verify_auth
 from protocols.ikev2.suites import INTEGRITY, KEY_EXCHANGES, PRFS, EcpMethod, KeyExchange
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "rfc_ipsec.json").read_text())
@@ -82,6 +82,7 @@ def test_x25519() -> None:
 CURVES = {
     AuthMethod.ECDSA_WITH_SHA_256_ON_P_256: ec.SECP256R1(),
     AuthMethod.ECDSA_WITH_SHA_384_ON_P_384: ec.SECP384R1(),
+    AuthMethod.ECDSA_WITH_SHA_512_ON_P_521: ec.SECP521R1(),
 }
 
 
