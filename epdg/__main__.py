@@ -108,6 +108,30 @@ def detach(
     call_sync(settings.control, "sessions.detach", id=session)
 
 
+@app.command("rekey-ike")
+@exit_on_error
+def rekey_ike(
+    session: Annotated[str, typer.Argument(help="The session's id.")], configuration: ConfigurationOption
+) -> None:
+    """Rekey the IKE SA of one session of the running gateway."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.rekey-ike", id=session)
+
+
+@app.command("rekey-child")
+@exit_on_error
+def rekey_child(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    configuration: ConfigurationOption,
+    inbound_spi: Annotated[
+        str | None, typer.Option("--spi", help="The gateway's inbound SPI in hexadecimal; all child SAs without.")
+    ] = None,
+) -> None:
+    """Rekey the ESP SAs of one session of the running gateway."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.rekey-child", id=session, inbound_spi=inbound_spi)
+
+
 @pki.command("init")
 @exit_on_error
 def pki_init(

@@ -25,7 +25,7 @@ from epdg.session import (
     SessionState,
     Tell,
 )
-from protocols.dataplane.port import ChildSaCounters, SequenceNumbersRunningOut
+from protocols.dataplane.port import ChildSaCounters, LifetimeReached, SequenceNumbersRunningOut
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
@@ -42,6 +42,8 @@ from protocols.ikev2.events import (
     ConfigurationRequested,
     Established,
     Event,
+    IkeSaRekeyed,
+    SuccessorCreated,
 )
 from protocols.ikev2.payloads import IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
@@ -49,11 +51,13 @@ from protocols.ikev2.registry import IdType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
+from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer, Params
 from protocols.io.diameter import SWM, DiameterIdentity, DiameterNode, PeerAddress, PeerChange, Traffic
 from protocols.io.driver import Driver
 from protocols.io.entropy import SystemEntropy
+from protocols.io.lifetime import machine_lifetime
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Datagram, Endpoint, Path
@@ -79,7 +83,8 @@ class Live:
 
     def __init__(self, session: Session, sa: IkeSa, diameter_session_id: str) -> None:
         self.session = session
-        self.sa = sa
+        self.sa = sa  # the present one: rekeying replaces it
+        self.first_spi = sa.local_spi
         self.diameter_session_id = diameter_session_id
         self.expiry: asyncio.TimerHandle | None = None
         self.questions: set[asyncio.Task[None]] = set()
@@ -126,6 +131,7 @@ class EpdgNode:
         self._visited_network = plmn.domain
         self._live: dict[bytes, Live] = {}
         self._ended: dict[str, dict[str, JsonValue]] = {}
+        self._by_successor: dict[bytes, Live] = {}
         self._by_spi: dict[bytes, Live] = {}
         self._by_diameter: dict[str, str] = {}
         self.totals: Counter[str] = Counter()
@@ -140,6 +146,8 @@ class EpdgNode:
                 "sessions.list": self._list_sessions,
                 "sessions.get": self._get_session,
                 "sessions.detach": self._detach_session,
+                "sessions.rekey-ike": self._rekey_ike,
+                "sessions.rekey-child": self._rekey_child,
                 "peers.list": self._list_peers,
             },
             self.recorder,
@@ -234,7 +242,9 @@ class EpdgNode:
             remote_nat_traversal_port=configuration.listen.nat_traversal_port,
             liveness_interval=ike.liveness_interval,
             keepalive_interval=ike.keepalive_interval,
-            child_lifetime=ike.child_lifetime,
+            child_lifetime=machine_lifetime(ike.child_lifetime),
+            ike_lifetime=machine_lifetime(ike.ike_lifetime),
+            additional_children=ike.additional_children,
             credential=credential,
             identity=IdrPayload(id_type=IdType.ID_FQDN, data=self._fqdn.encode()),
             eap_only=ike.eap_only,
@@ -260,10 +270,17 @@ class EpdgNode:
 
     def _ike_event(self, found: tuple[IkeSa, Event]) -> None:
         sa, event = found
-        live = self._live.get(sa.local_spi)
+        live = self._live.get(sa.local_spi) or self._by_successor.get(sa.local_spi)
         if live is None:
             live = self._begin(sa)
         record_ike_event(self.recorder, event, live.session.identifier)
+        if isinstance(event, SuccessorCreated):
+            self._by_successor[event.successor.local_spi] = live
+        elif isinstance(event, IkeSaRekeyed):
+            live.sa = event.successor
+        elif isinstance(event, Closed) and sa is not live.sa:
+            self._by_successor.pop(sa.local_spi, None)
+            return  # rekeyed: the session goes on under another SA
         self._child_event(live, event)
         if isinstance(event, ConfigurationRequested) and event.initial_contact:
             self._forget_former(live)
@@ -311,7 +328,8 @@ class EpdgNode:
         return live
 
     def _end(self, live: Live) -> None:
-        del self._live[live.sa.local_spi]
+        del self._live[live.first_spi]
+        self._by_successor.pop(live.sa.local_spi, None)
         if live.expiry is not None:
             live.expiry.cancel()
         self._forget_diameter(live)
@@ -458,7 +476,10 @@ class EpdgNode:
             if live is None:
                 continue
             if isinstance(event, SequenceNumbersRunningOut):
-                self._endpoint.initiate(live.sa, RekeyChild(event.inbound_spi), self._now())
+                self._endpoint.limit_reached(live.sa, event.inbound_spi, self._now(), hard=event.exhausted)
+                self._pump()
+            elif isinstance(event, LifetimeReached):
+                self._endpoint.limit_reached(live.sa, event.inbound_spi, self._now(), hard=event.hard)
                 self._pump()
             else:
                 # authentic ESP from elsewhere moves nothing here: only UPDATE_SA_ADDRESSES does
@@ -557,6 +578,33 @@ class EpdgNode:
         self._endpoint.initiate(live.sa, DeleteIkeSa("detached by the operator"), self._now())
         self._pump()
         return {"id": live.session.identifier, "state": live.session.state.value}
+
+    async def _rekey_ike(self, params: Params) -> JsonValue:
+        """RFC 7296 §1.3.2; the answer says that it has begun."""
+        live = self._established(params)
+        self._endpoint.initiate(live.sa, RekeyIke(), self._now())
+        self._pump()
+        return {"id": live.session.identifier}
+
+    async def _rekey_child(self, params: Params) -> JsonValue:
+        """RFC 7296 §1.3.3: the child SA with this inbound SPI, without one all of them."""
+        live = self._established(params)
+        wanted = params.get("inbound_spi")
+        spis = [spi for spi, child in live.sa.children.items() if not child.replaced and wanted in (None, spi.hex())]
+        if not spis:
+            raise ControlError("not-found", f"no child SA {wanted} in session {live.session.identifier}")
+        for spi in spis:
+            self._endpoint.initiate(live.sa, RekeyChild(spi), self._now())
+        self._pump()
+        return {"id": live.session.identifier, "inbound_spis": [spi.hex() for spi in spis]}
+
+    def _established(self, params: Params) -> Live:
+        live = self._find(params.get("id"))
+        if live is None:
+            raise ControlError("not-found", f"no session {params.get('id')}")
+        if live.session.state is not SessionState.ESTABLISHED:
+            raise ControlError("not-now", f"session {live.session.identifier} is {live.session.state.value}")
+        return live
 
     async def _list_peers(self, params: Params) -> JsonValue:
         del params

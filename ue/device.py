@@ -32,10 +32,12 @@ from protocols.ikev2.events import (
     ChildSaPathChanged,
     ChildSaRemoved,
     Closed,
+    CreateChildSaRefused,
     EapReply,
     EapRequestReceived,
     Established,
     Event,
+    IkeSaRekeyed,
     Refused,
 )
 from protocols.ikev2.payloads import ConfigurationAttribute
@@ -273,6 +275,11 @@ class Device:
             return self._updated(connection, event, now)
         if isinstance(event, AddressUpdateFailed):
             return self._update_refused(connection, event, now)
+        if isinstance(event, IkeSaRekeyed):
+            connection.continued(event.successor.window)
+            return [Tell(name="ike-rekeyed", text="The IKE SA was rekeyed.")]
+        if isinstance(event, CreateChildSaRefused):
+            return [_told_refusal(event)]
         if isinstance(event, Refused):
             return self._refused(connection, event)
         if isinstance(event, Closed):
@@ -532,6 +539,12 @@ def _addresses(
         elif len(attribute.value) in (IPV6_ADDRESS_LENGTH, IPV6_ADDRESS_LENGTH + 1):
             found.append(IPv6Address(attribute.value[:IPV6_ADDRESS_LENGTH]))
     return tuple(dict.fromkeys(found))
+
+
+def _told_refusal(event: CreateChildSaRefused) -> Tell:
+    cause = NOTIFY_NAMES.get(int(event.notify.type), f"notify {int(event.notify.type)}")
+    who = "the gateway" if event.by_peer else "the UE"
+    return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
 
 
 def _told(move: Move, now: float) -> Tell:

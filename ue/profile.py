@@ -16,6 +16,7 @@ from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.registry import ConfigAttributeType, IdType
+from protocols.io.lifetime import machine_lifetime
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi, Nai
 from ue.config import PdnType, UeConfiguration
@@ -56,7 +57,9 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         remote_nat_traversal_port=gateway.nat_traversal_port,
         liveness_interval=configuration.liveness_interval,
         keepalive_interval=configuration.keepalive_interval,
-        child_lifetime=configuration.child_lifetime,
+        child_lifetime=machine_lifetime(configuration.child_lifetime),
+        ike_lifetime=machine_lifetime(configuration.ike_lifetime),
+        additional_children=configuration.additional_children,
         identity=IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=root_nai(configuration).encode()),
         responder_identity=IdrPayload(id_type=IdType.ID_FQDN, data=configuration.apn.encode()),
         verifier=None if gateway.ca is None else CertificateVerifier(_anchors(gateway.ca), moment),

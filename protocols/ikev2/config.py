@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from protocols.esp.sa import UsageLimits
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
@@ -21,6 +22,10 @@ RETRANSMIT_CAP = 30.0
 HALF_OPEN_LIFETIME = 30.0
 RETURN_ROUTABILITY_INTERVAL = 3.5  # three retransmissions of the check
 KEEPALIVE_INTERVAL = 20.0  # RFC 3948 §4
+LIFETIME_JITTER = 0.1  # RFC 7296 §2.8.1: "the timing of rekeying requests SHOULD be jittered"
+HARD_MARGIN = 0.25
+HARD_MARGIN_MINIMUM = 60.0  # a rekey may need all its retransmissions
+ADDITIONAL_CHILDREN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,45 @@ class RetransmissionPolicy:
     def interval(self, attempt: int) -> float:
         """Seconds to wait after transmission number ``attempt`` (0 is the first)."""
         return min(self.base_interval * self.factor**attempt, self.cap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifetime:
+    """When an SA is rekeyed (*soft*) and when it must not be used any more (*hard*): RFC 7296 §2.8, RFC 4301 §4.4.2.1.
+
+    ``soft`` and ``hard`` are seconds; octets and packets are of inner IP, each direction by itself, and mean
+    something for child SAs only. A hard limit that is not given follows from the soft one: a quarter more,
+    and at least a minute more. ``jitter`` is the share of ``soft`` by which a rekey may come earlier.
+    """
+
+    soft: float | None = None
+    hard: float | None = None
+    jitter: float = LIFETIME_JITTER
+    soft_octets: int | None = None
+    hard_octets: int | None = None
+    soft_packets: int | None = None
+    hard_packets: int | None = None
+
+    @property
+    def hard_seconds(self) -> float | None:
+        """The hard limit in seconds, given or derived."""
+        if self.hard is not None or self.soft is None:
+            return self.hard
+        return self.soft + max(self.soft * HARD_MARGIN, HARD_MARGIN_MINIMUM)
+
+    @property
+    def usage(self) -> UsageLimits:
+        """What the data plane has to watch."""
+        return UsageLimits(
+            soft_octets=self.soft_octets,
+            hard_octets=_hard(self.soft_octets, self.hard_octets),
+            soft_packets=self.soft_packets,
+            hard_packets=_hard(self.soft_packets, self.hard_packets),
+        )
+
+
+def _hard(soft: int | None, hard: int | None) -> int | None:
+    return hard if hard is not None or soft is None else int(soft * (1 + HARD_MARGIN)) + 1
 
 
 class ReturnRoutability(Enum):
@@ -52,6 +96,7 @@ class IkeConfig:
     ``nat_traversal_port`` and ``remote_nat_traversal_port`` are the ports that take the place of 4500 on
     each side. ``force_encapsulation`` announces a NAT in front of ourselves, whatever the addresses are,
     for data planes that cannot carry bare ESP (as Android and strongSwan's kernel-libipsec do).
+    ``additional_children`` is how many child SAs the peer may have beside the first (RFC 7296 §1.3.1).
     """
 
     ike_policy: IkePolicy
@@ -63,7 +108,9 @@ class IkeConfig:
     remote_nat_traversal_port: int = 4500
     liveness_interval: float | None = None
     keepalive_interval: float | None = KEEPALIVE_INTERVAL
-    child_lifetime: float | None = None
+    child_lifetime: Lifetime | None = None
+    ike_lifetime: Lifetime | None = None
+    additional_children: int = ADDITIONAL_CHILDREN
 
 
 @dataclass(frozen=True, kw_only=True)

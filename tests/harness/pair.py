@@ -23,6 +23,7 @@ from protocols.ikev2.events import (
     EapResponseReceived,
     Event,
     IdentityReceived,
+    IkeSaRekeyed,
     MessageReceived,
     MessageSent,
     Refusal,
@@ -191,8 +192,10 @@ class Pair:
                 while (found := node.endpoint.poll_event()) is not None:
                     busy = True
                     sa, event = found
-                    if node.sa is None or node is self.epdg:
+                    if node.sa is None or (node is self.epdg and sa.init_request and sa.heir is None):
                         node.sa = sa
+                    if isinstance(event, IkeSaRekeyed) and sa is node.sa:
+                        node.sa = event.successor
                     self._narrate(node, event)
                     node.events.append(event)
                     reply = node.answers(event)
