@@ -115,7 +115,11 @@ class IkeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InitiatorConfig(IkeConfig):
-    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry."""
+    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry.
+
+    ``initial_contact``: this is our only SA with the gateway (RFC 7296 §2.4), which is untrue of the one that
+    repeats the authentication of another.
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None = None
@@ -126,11 +130,15 @@ class InitiatorConfig(IkeConfig):
     local_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
+    initial_contact: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponderConfig(IkeConfig):
-    """The gateway's end. ``credential`` signs; ``eap_only`` allows RFC 5998 to peers that offer it."""
+    """The gateway's end. ``credential`` signs; ``eap_only`` allows RFC 5998 to peers that offer it.
+
+    ``authentication_lifetime``: seconds after which a peer has to authenticate anew (RFC 4478).
+    """
 
     credential: Credential | None = None
     identity: IdrPayload | None = None
@@ -141,3 +149,4 @@ class ResponderConfig(IkeConfig):
     setup_lifetime: float = 60.0
     cookie_threshold: int = 64
     half_open_limit: int = 4096
+    authentication_lifetime: float | None = None

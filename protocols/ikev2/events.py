@@ -153,6 +153,13 @@ class IkeSaRekeyed:
     successor: IkeSa
 
 
+@dataclass(frozen=True)
+class ReauthenticationDue:
+    """Authenticate anew, by another IKE SA, before ``until`` (RFC 4478 §2); then delete this one."""
+
+    until: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class CreateChildSaRefused:
     """A CREATE_CHILD_SA came to nothing and ended nothing; ``again_at``: when it is tried again."""
@@ -295,6 +302,7 @@ Event = (
     | ChildSaRemoved
     | SuccessorCreated
     | IkeSaRekeyed
+    | ReauthenticationDue
     | CreateChildSaRefused
     | AddressUpdateStarted
     | AddressesUpdated

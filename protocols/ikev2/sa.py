@@ -35,7 +35,18 @@ from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, create_child, eap, informational, init, lifetime, rekey_child, rekey_ike
+from protocols.ikev2.tasks import (
+    auth,
+    child,
+    create_child,
+    eap,
+    informational,
+    init,
+    lifetime,
+    reauthentication,
+    rekey_child,
+    rekey_ike,
+)
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import Disposition, Window
@@ -85,6 +96,7 @@ class IkeSa:
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
+        self.authenticated_until = float("inf")
         self.granted: tuple[child.Selectors, child.Selectors] | None = None
         self.rekeying = rekey_ike.Rekeying()
         self.successors: list[IkeSa] = []
@@ -205,6 +217,8 @@ class IkeSa:
                 lifetime.expire(self, "the hard lifetime of the IKE SA is over and no rekey replaced it", now)
             elif timer is Timer.SUPERSEDED:
                 self.close("it was over and nobody deleted it", now)
+            elif timer is Timer.AUTHENTICATION:
+                reauthentication.due(self, now)
             elif timer is Timer.RETRY:
                 self._retry(now)
             elif timer is Timer.RETURN_ROUTABILITY:
@@ -289,6 +303,7 @@ class IkeSa:
         self.children, old.children = old.children, {}
         self.path, self.nat, self.mobility = old.path, old.nat, old.mobility
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
+        self.authenticated_until = old.authenticated_until
         self._queue.extend(old._queue)
         self._delayed += old._delayed
         old._queue.clear()

@@ -22,6 +22,7 @@ class Timer(Enum):
     IKE_EXPIRY = "ike-expiry"
     SUPERSEDED = "superseded"
     RETRY = "retry"
+    AUTHENTICATION = "authentication"
 
 
 OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})

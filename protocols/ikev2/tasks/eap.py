@@ -44,7 +44,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, CertEncoding, ExchangeType, NotifyType
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, config, mobike
+from protocols.ikev2.tasks import auth, child, config, mobike, reauthentication
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -78,7 +78,8 @@ class Authentication:
             payloads.append(CertreqPayload(encoding=CertEncoding.X509_SIGNATURE, authorities=authorities))
         if settings.responder_identity is not None:
             payloads.append(settings.responder_identity)
-        payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
+        if settings.initial_contact:
+            payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
         if settings.eap_only:
             payloads.append(NotifyPayload(type=NotifyType.EAP_ONLY_AUTHENTICATION))
         payloads += mobike.announce(sa)
@@ -159,6 +160,7 @@ class Authentication:
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
         self._offer.accept(sa, message, now)
+        reauthentication.take(sa, message, now)
         auth.establish(sa, auth.settings_identity(sa), self._identity_r, config.granted(message), now)
 
 
@@ -259,6 +261,7 @@ class Authenticator:
             *config.build_reply(reply),
             *granted,
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
+            *reauthentication.announce(sa, now),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         ]
         auth.establish(sa, self._identity, identity, reply.attributes, now)

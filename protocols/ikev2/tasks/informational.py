@@ -12,7 +12,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child, mobike, rekey_ike
+from protocols.ikev2.tasks import child, mobike, reauthentication, rekey_ike
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
             closed += _delete_children(sa.heir or sa, delete.spis)
     if closed:
         payloads.append(DeletePayload(protocol=ProtocolId.ESP, spis=tuple(closed)))
+    reauthentication.take(sa, message, now)
     payloads += mobike.process_request(sa, message, path, now)
     return Response(payloads=tuple(payloads))
 
