@@ -132,6 +132,18 @@ def rekey_child(
     call_sync(settings.control, "sessions.rekey-child", id=session, inbound_spi=inbound_spi)
 
 
+@app.command()
+@exit_on_error
+def reauthenticate(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    configuration: ConfigurationOption,
+    lifetime: Annotated[float, typer.Option(min=0, help="How many seconds the UE has; 0: it begins at once.")] = 0,
+) -> None:
+    """Have one UE of the running gateway authenticate anew (AUTH_LIFETIME)."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.reauthenticate", id=session, lifetime=lifetime)
+
+
 @pki.command("init")
 @exit_on_error
 def pki_init(

@@ -119,6 +119,7 @@ class IkeSection(ConfigurationModel):
     child_lifetime: ChildLifetime | None = ChildLifetimeSection(soft=3600.0)
     ike_lifetime: IkeLifetime | None = IkeLifetimeSection(soft=86400.0)
     additional_children: Count = ADDITIONAL_CHILDREN
+    authentication_lifetime: Interval | None = None
     retransmission: RetransmissionSection = RetransmissionSection()
     request_device_identity: bool = False
 

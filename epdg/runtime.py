@@ -50,6 +50,7 @@ from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.registry import IdType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.clock import SystemClock
@@ -148,6 +149,7 @@ class EpdgNode:
                 "sessions.detach": self._detach_session,
                 "sessions.rekey-ike": self._rekey_ike,
                 "sessions.rekey-child": self._rekey_child,
+                "sessions.reauthenticate": self._reauthenticate,
                 "peers.list": self._list_peers,
             },
             self.recorder,
@@ -253,6 +255,7 @@ class EpdgNode:
             half_open_lifetime=ike.half_open_lifetime,
             cookie_threshold=ike.cookie_threshold,
             half_open_limit=ike.half_open_limit,
+            authentication_lifetime=ike.authentication_lifetime,
         )
 
     # --- IKE
@@ -369,11 +372,11 @@ class EpdgNode:
             elif isinstance(command, SendStr):
                 self._ask(live, self._send_str(live, command))
             elif isinstance(command, AllocateAddress):
-                address, network = self._allocate(command)
+                address, network = self._allocate(live, command)
                 self._carry_out(live, live.session.address_allocated(address, network))
             elif isinstance(command, ReleaseAddress):
                 pool = self._pools.get(command.apn)
-                if pool is not None:
+                if pool is not None and not self._held_by_another(live, command.apn, (command.address,)):
                     pool.release(command.address)
             elif isinstance(command, Tell):
                 self.totals[command.name] += 1
@@ -381,12 +384,26 @@ class EpdgNode:
                     _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, live.session.identifier)
 
-    def _allocate(self, command: AllocateAddress) -> tuple[IPv4Address | None, GrantedNetwork | None]:
+    def _held_by_another(self, live: Live, apn: str, addresses: tuple[IPv4Address | None, ...]) -> IPv4Address | None:
+        """Which of these addresses another session of the same subscriber has, one that is authenticated anew."""
+        for other in self._live.values():
+            session = other.session
+            same = session.subscriber == live.session.subscriber and session.apn == apn
+            if other is live or not same or session.state is SessionState.CLOSED:
+                continue
+            if session.inner_address is not None and session.inner_address in addresses:
+                return session.inner_address
+        return None
+
+    def _allocate(self, live: Live, command: AllocateAddress) -> tuple[IPv4Address | None, GrantedNetwork | None]:
         apn = self._configuration.apns.get(command.apn)
         if apn is None:
             return None, None
         pool = self._pools[command.apn]
         network = GrantedNetwork(dns=apn.dns, p_cscf=apn.p_cscf)
+        held = self._held_by_another(live, command.apn, (command.static or command.wanted,))
+        if held is not None:
+            return held, network  # it goes with the newer of the two sessions (RFC 7296 §2.8.3)
         if command.static is not None:
             return (command.static if pool.reserve(command.static) else None), network
         return pool.allocate(command.wanted), network
@@ -597,6 +614,15 @@ class EpdgNode:
             self._endpoint.initiate(live.sa, RekeyChild(spi), self._now())
         self._pump()
         return {"id": live.session.identifier, "inbound_spis": [spi.hex() for spi in spis]}
+
+    async def _reauthenticate(self, params: Params) -> JsonValue:
+        """RFC 4478 §2: the UE has so many seconds to authenticate anew, none: it is to begin at once."""
+        live, lifetime = self._established(params), params.get("lifetime", 0)
+        if not isinstance(lifetime, int | float) or isinstance(lifetime, bool) or lifetime < 0:
+            raise ControlError("bad-params", "lifetime is a number of seconds")
+        self._endpoint.initiate(live.sa, AuthenticationLifetime(lifetime), self._now())
+        self._pump()
+        return {"id": live.session.identifier}
 
     def _established(self, params: Params) -> Live:
         live = self._find(params.get("id"))

@@ -21,7 +21,17 @@ from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.endpoint import IkeEndpoint
-from protocols.ikev2.events import Closed, EapReply, EapRequestReceived, Event, IkeSaRekeyed, SaState, SuccessorCreated
+from protocols.ikev2.events import (
+    ChildSaRemoved,
+    Closed,
+    EapReply,
+    EapRequestReceived,
+    Event,
+    IkeSaRekeyed,
+    SaState,
+    SuccessorCreated,
+)
+from protocols.ikev2.registry import ConfigAttributeType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
@@ -42,12 +52,16 @@ from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 from ue.commands import (
     AccessPorts,
+    AdoptSuccessor,
     AnswerIke,
+    AnswerSuccessor,
     AskUsim,
     CloseAccess,
     Command,
     Connect,
+    ConnectSuccessor,
     DeleteSa,
+    DropSuccessor,
     Finished,
     InstallChildSa,
     MoveSa,
@@ -121,6 +135,7 @@ class UeNode:
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
         self._sa: IkeSa | None = None
+        self._successor: IkeSa | None = None  # authenticates anew
         self._sessions: dict[bytes, str] = {}
         self._accesses_open: dict[str, AccessPorts] = {}
         self._last_counters: dict[bytes, ChildSaCounters] = {}
@@ -316,7 +331,13 @@ class UeNode:
             record_eap(self.recorder, event.packet, direction="in", peer=str(sa.path.remote), session=session)
         if isinstance(event, SuccessorCreated):
             self._sessions[event.successor.local_spi] = session
-        if sa is not self._sa:
+        if sa is self._successor:
+            self._carry_out(self.device.handle_successor(event))
+            if isinstance(event, Closed):
+                self._successor = None
+                self._sessions.pop(sa.local_spi, None)
+            return
+        if sa is not self._sa and not isinstance(event, ChildSaRemoved):
             if isinstance(event, Closed):
                 self._sessions.pop(sa.local_spi, None)
             return
@@ -351,11 +372,21 @@ class UeNode:
                 self._close_access(command.access)
             case Connect():
                 self._connect(command.access)
+            case ConnectSuccessor():
+                self._connect_successor(command)
+            case AnswerSuccessor():
+                if self._successor is not None:
+                    self._endpoint.answer(self._successor, command.answer, self._now())
+            case AdoptSuccessor():
+                self._adopt_successor()
+            case DropSuccessor():
+                self._delete(command.why, self._successor)
+                self._successor = None
             case MoveSa():
                 path = Path(self.device.ports(command.access).nat_traversal, self._gateway_natt)
                 self._endpoint.move(self._require_sa(), path, self._now())
             case DeleteSa():
-                self._delete(command.why)
+                self._delete(command.why, self._sa)
             case AskUsim():
                 self._ask_usim(command)
             case AnswerIke():
@@ -406,8 +437,29 @@ class UeNode:
         self._sa = sa
         self._carry_out(self.device.connected(sa.window))
 
-    def _delete(self, why: str) -> None:
-        sa = self._sa
+    def _connect_successor(self, command: ConnectSuccessor) -> None:
+        """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
+        ports = self.device.ports(command.access)
+        wanted: dict[int | None, Address] = {address.version: address for address in command.addresses}
+        request = tuple(
+            replace(attribute, value=_requested(wanted.get(_INNER_ADDRESS.get(attribute.type))))
+            for attribute in self._ike_config.configuration_request
+        )
+        config = replace(
+            self._ike_config,
+            nat_traversal_port=ports.nat_traversal.port,
+            initial_contact=False,
+            configuration_request=request,
+        )
+        self._successor = self._endpoint.connect(config, Path(ports.ike, self._gateway_ike), self._now())
+        self._sessions[self._successor.local_spi] = self._session()
+
+    def _adopt_successor(self) -> None:
+        former, self._sa, self._successor = self._sa, self._successor, None
+        self._carry_out(self.device.adopted(self._require_sa().window))
+        self._delete("replaced by one that was authenticated anew", former)
+
+    def _delete(self, why: str, sa: IkeSa | None) -> None:
         if sa is None or sa.state is SaState.CLOSED:
             return
         if sa.state in (SaState.INITIAL, SaState.INIT_SENT):
@@ -632,6 +684,20 @@ def _opener(section: AccessSection, local: Endpoint) -> Opener:
     if section.hears:
         return through
     return lambda receive: LossyLink(through, receive, receive_loss=1.0)
+
+
+_INNER_ADDRESS = {
+    ConfigAttributeType.INTERNAL_IP4_ADDRESS: 4,
+    ConfigAttributeType.INTERNAL_IP6_ADDRESS: 6,
+}
+_PREFIX_LENGTH = bytes([64])  # RFC 7296 §3.15.1: an IPv6 address is asked for with one
+
+
+def _requested(address: Address | None) -> bytes:
+    """An address to ask for; nothing leaves it to the gateway."""
+    if address is None:
+        return b""
+    return address.packed if address.version == 4 else address.packed + _PREFIX_LENGTH
 
 
 def _networks(selector: TrafficSelector) -> list[Network]:
