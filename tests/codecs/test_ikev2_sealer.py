@@ -35,6 +35,16 @@ SUITES = [
     "aes128-sha1-x25519",
     "aes128gcm16-prfsha256-x25519",
     "aes256gcm16-prfsha384-x25519",
+    "3des-sha1-modp1024",
+    "aes192ctr-sha256-x25519",
+    "aes128-aesxcbc-x25519",
+    "aes256ctr-aescmac-x25519",
+    "aes128gcm8-prfaesxcbc-x25519",
+    "aes256gcm12-prfsha256-x25519",
+    "aes128ccm8-prfaescmac-x25519",
+    "aes192ccm12-prfsha256-x25519",
+    "aes256ccm16-prfsha512-x25519",
+    "chacha20poly1305-prfsha256-x25519",
 ]
 CBC_SUITE = IkeSuite.of("aes128-sha256-x25519")
 GCM_SUITE = IkeSuite.of("aes128gcm16-prfsha256-x25519")
