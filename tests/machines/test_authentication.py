@@ -9,6 +9,7 @@ import hashlib
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import ocsp
@@ -434,6 +435,15 @@ RESPONDER = ROOT.issue(["ocsp.example"], usage=ExtendedKeyUsageOID.OCSP_SIGNING)
 STRANGER = Authority("stranger").issue(["ocsp.example"], usage=ExtendedKeyUsageOID.OCSP_SIGNING)
 CLERK = ROOT.issue(["clerk.example"])  # of the same authority, without id-kp-OCSPSigning
 LATE = ROOT.issue(["ocsp.example"], usage=ExtendedKeyUsageOID.OCSP_SIGNING, begin=MOMENT - 2 * DAY, end=MOMENT - DAY)
+INDIRECT = x509.IssuingDistributionPoint(
+    full_name=None,
+    relative_name=None,
+    only_contains_user_certs=False,
+    only_contains_ca_certs=False,
+    only_some_reasons=None,
+    indirect_crl=True,
+    only_contains_attribute_certs=False,
+)
 REQUIRED, IF_PRESENT = RevocationPolicy.REQUIRED, RevocationPolicy.IF_PRESENT
 
 
@@ -498,10 +508,24 @@ def test_ocsp_is_asked_for_and_stapled() -> None:
         (ROOT.ocsp(SERVED.certificate, signer=STRANGER), "is not signed by 'CN=root'"),
         (ROOT.ocsp(SERVED.certificate, signer=CLERK), "is not signed by 'CN=root'"),
         (ROOT.ocsp(SERVED.certificate, signer=LATE), "is not signed by 'CN=root'"),
+        (ROOT.ocsp(SERVED.certificate, digest=hashes.SHA224()), "is signed with another hash"),
         (ROOT.ocsp(SERVED.certificate)[:-1], "does not parse"),
         (bytes.fromhex("30030a0103"), "an error of the responder (TRY_LATER)"),
     ],
-    ids=["revoked", "revoked-old", "unknown", "stale", "old", "future", "stranger", "clerk", "late", "cut", "error"],
+    ids=[
+        "revoked",
+        "revoked-old",
+        "unknown",
+        "stale",
+        "old",
+        "future",
+        "stranger",
+        "clerk",
+        "late",
+        "hash",
+        "cut",
+        "error",
+    ],
 )
 def test_ocsp_responses_that_refuse_a_gateway(policy: RevocationPolicy, response: bytes, why: str) -> None:
     """RFC 6960 §3.2, §4.2.2.2; one plain reason."""
@@ -540,14 +564,24 @@ def test_what_is_required_and_missing() -> None:
         (ROOT.crl(made=MOMENT - DAY, until=MOMENT - HOUR), "out of date"),
         (ROOT.crl(made=MOMENT + HOUR), "of the future"),
         (ROOT.crl(signer=Authority("stranger")), "is not signed by it"),
+        (ROOT.crl(digest=hashes.SHA224()), "is signed with another hash"),
+        (ROOT.crl(extension=INDIRECT), "is of a special kind"),
         (ROOT.crl()[:-1], "does not parse"),
     ],
-    ids=["stale", "future", "forged", "cut"],
+    ids=["stale", "future", "forged", "hash", "indirect", "cut"],
 )
 def test_crls_that_cannot_be_relied_on(crl: bytes, why: str) -> None:
     assert why in refused_by_ue(attach_with(Revocation(IF_PRESENT), crls=(crl,)))
     if why != "does not parse":  # other evidence that is good makes up for it
         assert established(attach_with(Revocation(REQUIRED), ROOT.ocsp(SERVED.certificate), crls=(crl,)))
+
+
+def test_an_authority_that_may_not_sign_crls() -> None:
+    """RFC 5280 §6.3.3 (f)."""
+    clerical = Authority("clerical", above=ROOT, signs_crls=False)
+    crls = (clerical.crl(), ROOT.crl())
+    pair = attach_with(Revocation(IF_PRESENT, crls=crls), served=clerical.issue())
+    assert "may not sign CRLs" in refused_by_ue(pair)
 
 
 def test_every_certificate_below_the_anchor_is_checked() -> None:
