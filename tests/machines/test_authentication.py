@@ -6,6 +6,7 @@ RFC 7296 §2.15, §2.16, §3.6 to §3.8; RFC 4806, RFC 5998, RFC 7427, RFC 8420.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -32,6 +33,7 @@ from protocols.ikev2.events import (
     Refused,
     SaState,
 )
+from protocols.ikev2.message import decode_message, encode_message
 from protocols.ikev2.payloads import (
     AuthPayload,
     CertPayload,
@@ -47,6 +49,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, CertEncoding, ExchangeType, IdType, NotifyType
 from protocols.ikev2.revocation import Revocation, RevocationPolicy
 from protocols.ikev2.signatures import library_pss
+from protocols.path import Datagram
 from protocols.secret import Secret
 from tests.harness.certificates import GATEWAY_FQDN, MOMENT, Authority, Issued
 from tests.harness.pair import MSK, Pair, answer_as_gateway, eap, initiator_config, responder_config
@@ -359,6 +362,27 @@ def test_a_gateway_that_takes_certificates_and_trusts_nobody() -> None:
     pair = Pair(by_certificate(), gateway(ROOT.issue(), verifier=None)).attach()
     assert "CERTREQ" not in pair.wire[1]
     assert refused_by_gateway(pair) == "no trust anchor to verify the UE by"
+
+
+def test_a_gateway_that_does_not_take_the_ues_only_kind_of_signature() -> None:
+    """RFC 8420 §2: without "Identity" in SIGNATURE_HASH_ALGORITHMS there is nothing to sign with Ed25519."""
+    own = UE_ROOT.issue([UE], usage=CLIENT_AUTH, kind="ed25519")
+    pair = Pair(by_certificate(own), gateway(ROOT.issue()))
+    pair.lose = lambda sender, datagram: sender == "epdg"
+    pair.start()
+    pair.run(0.1)
+    pair.lose = lambda sender, datagram: False
+    answered = decode_message(next(d.payload for s, d in pair.seen if s == "epdg"))
+    sha2 = NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, bytes.fromhex("000200030004"))
+    payloads = tuple(
+        sha2 if isinstance(one, NotifyPayload) and one.type == sha2.type else one for one in answered.payloads
+    )
+    octets = encode_message(replace(answered, payloads=payloads))
+    pair.ue.endpoint.receive(Datagram(pair.ue.live.path, octets), pair.now)
+    pair.run(1.0)
+    refused = pair.ue.take(Refused)
+    assert refused.text == "no certificate of ours has a key whose signatures the peer takes"
+    assert pair.epdg.endpoint.sas == pair.ue.endpoint.sas == {}
 
 
 # -- chains, and the choice of a certificate --------------------------------------------------------------
