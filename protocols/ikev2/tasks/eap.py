@@ -111,8 +111,9 @@ class Authentication:
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Every response: refusals first, then what the step is about."""
-        auth.raise_on_error(sa, message)
-        if self._answered is Step.FINAL_REQUEST:
+        final = self._answered is Step.FINAL_REQUEST
+        auth.raise_on_error(sa, message, but=child.refused(message) if final else None)
+        if final:
             self._finish(sa, message, now)
             return
         if self._answered is Step.IDENTITY_REQUEST:
@@ -156,6 +157,10 @@ class Authentication:
             raise AuthenticationError("no final AUTH from the gateway", NotifyType.AUTHENTICATION_FAILED)
         expected = auth.msk_auth(sa, self._msk, self._identity_r, original_initiator=False)
         auth.verify_msk_auth(payload, expected, "gateway")
+        refused = child.refused(message)
+        if refused is not None:
+            auth.close_without_child(sa, refused, now)
+            return
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
         self._offer.accept(sa, message, now)
@@ -253,11 +258,9 @@ class Authenticator:
         identity = self._responder_identity()
         sa.mobility.negotiated = sa.config.mobike and self._mobike
         data = auth.msk_auth(sa, self._msk, identity, original_initiator=False)
-        granted = self._child.grant(sa, reply, now)
         payloads: list[Payload] = [
             AuthPayload(method=AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE, data=data),
-            *config.build_reply(reply),
-            *granted,
+            *child.grant_or_refuse(sa, self._child, reply, now),
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         ]

@@ -30,7 +30,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.proposals import select_esp
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.suites import KeyExchange
-from protocols.ikev2.task import Response
+from protocols.ikev2.task import Concurrent, Response
 from protocols.ikev2.tasks import informational
 from protocols.ikev2.tasks.child import Offer, add, arm_rekey, narrow, offered_spi
 from protocols.path import Path
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 NONCE_LENGTH = 32
 
 
-class RekeyChild:
+class RekeyChild(Concurrent):
     """Replace a child SA by a fresh one with the same selectors (§2.8), then delete the old one."""
 
     exchange = ExchangeType.CREATE_CHILD_SA
