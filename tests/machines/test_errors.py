@@ -204,7 +204,7 @@ def test_an_unprotected_notify_is_a_hint_and_no_more(kind: NotifyType, response:
     count = len(pair.wire)
     for _ in range(20):
         receive(pair, pair.ue, hint)
-    pair.run(1.0)
+        pair.run(0.1)
     assert pair.wire[count:] == ["--> INFORMATIONAL request 4 [ ]", "<-- INFORMATIONAL response 4 [ ]"]
     assert pair.ue.live.dropped["unprotected"] == 20
     assert pair.ue.live.state is SaState.ESTABLISHED
