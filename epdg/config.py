@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
+    FRAGMENT_SIZE,
     HALF_OPEN_LIFETIME,
     KEEPALIVE_INTERVAL,
     RETRANSMIT_BASE_INTERVAL,
@@ -117,6 +118,9 @@ class IkeSection(ConfigurationModel):
     child_lifetime: Interval | None = 3600.0
     retransmission: RetransmissionSection = RetransmissionSection()
     request_device_identity: bool = False
+    fragmentation: bool = True
+    fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
+    window_size: Annotated[Count, Field(ge=1, le=255)] = 1
 
 
 class PeerSection(ConfigurationModel):

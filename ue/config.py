@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
+    FRAGMENT_SIZE,
     KEEPALIVE_INTERVAL,
     RETRANSMIT_BASE_INTERVAL,
     RETRANSMIT_LIMIT,
@@ -219,6 +220,9 @@ class UeConfiguration(ConfigurationModel):
     keepalive_interval: Interval | None = KEEPALIVE_INTERVAL
     child_lifetime: Interval | None = None
     force_encapsulation: bool = True
+    fragmentation: bool = True
+    fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
+    window_size: Annotated[Count, Field(ge=1, le=255)] = 1
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False
