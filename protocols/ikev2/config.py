@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.path import Address
 from protocols.selectors import TrafficSelector
 
 RETRANSMIT_BASE_INTERVAL = 0.5  # RFC 7296 §2.4 leaves it to us; Android's value
@@ -21,6 +23,7 @@ RETRANSMIT_CAP = 30.0
 HALF_OPEN_LIFETIME = 30.0
 RETURN_ROUTABILITY_INTERVAL = 3.5  # three retransmissions of the check
 KEEPALIVE_INTERVAL = 20.0  # RFC 3948 §4
+PATH_TEST_AFTER = 0.5  # RFC 4555 §3.10 leaves it to us
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,11 @@ class IkeConfig:
     ``nat_traversal_port`` and ``remote_nat_traversal_port`` are the ports that take the place of 4500 on
     each side. ``force_encapsulation`` announces a NAT in front of ourselves, whatever the addresses are,
     for data planes that cannot carry bare ESP (as Android and strongSwan's kernel-libipsec do).
+    ``nats_allowed``: without, there is no NAT traversal, and MOBIKE protects addresses (RFC 4555 §3.9).
+    ``additional_addresses`` are this end's others (§3.4). ``path_test_after``: so long after its first
+    retransmission a request is tried on other address pairs (§3.10); ``None``: never. ``follow_esp``: send ESP to
+    where that of a peer behind a NAT comes from (§3.8); without MOBIKE, IKE too (RFC 7296 §2.23).
+    ``hold_lifetime``: silence of the peer shorter than that does not end the SA (§3.11).
     """
 
     ike_policy: IkePolicy
@@ -64,11 +72,20 @@ class IkeConfig:
     liveness_interval: float | None = None
     keepalive_interval: float | None = KEEPALIVE_INTERVAL
     child_lifetime: float | None = None
+    nats_allowed: bool = True
+    additional_addresses: tuple[Address, ...] = ()
+    path_test_after: float | None = PATH_TEST_AFTER
+    follow_esp: bool = True
+    hold_lifetime: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitiatorConfig(IkeConfig):
-    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry."""
+    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry.
+
+    ``update_cookie``: COOKIE2 goes with every update, as strongSwan does it. ``detect_mapping_changes``: behind a
+    NAT liveness checks carry NAT detection (RFC 4555 §3.8).
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None = None
@@ -79,17 +96,25 @@ class InitiatorConfig(IkeConfig):
     local_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
+    update_cookie: bool = False
+    detect_mapping_changes: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponderConfig(IkeConfig):
-    """The gateway's end. ``credential`` signs; ``eap_only`` allows RFC 5998 to peers that offer it."""
+    """The gateway's end. ``credential`` signs; ``eap_only`` allows RFC 5998 to peers that offer it.
+
+    ``acceptable_addresses``: where a UE may move to (RFC 4555 §3.5), anywhere when empty. ``move_by_rekey``: a
+    rekey from another address is a move, where MOBIKE was not negotiated (Android).
+    """
 
     credential: Credential | None = None
     identity: IdrPayload | None = None
     eap_only: bool = False
     return_routability: ReturnRoutability = ReturnRoutability.BEFORE_UPDATE
     return_routability_interval: float = RETURN_ROUTABILITY_INTERVAL
+    acceptable_addresses: tuple[IPv4Network | IPv6Network, ...] = ()
+    move_by_rekey: bool = True
     half_open_lifetime: float = HALF_OPEN_LIFETIME
     setup_lifetime: float = 60.0
     cookie_threshold: int = 64

@@ -8,6 +8,7 @@ belongs to the task.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 
 from protocols.entropy import Entropy
 from protocols.errors import AuthenticationError, DecodeError, LocalError, RemoteError
@@ -35,11 +36,10 @@ from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, eap, informational, init, rekey_child
-from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
+from protocols.ikev2.tasks import auth, child, eap, informational, init, mobike, rekey_child
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import Disposition, Window
-from protocols.path import Datagram, Path
+from protocols.path import Datagram, Endpoint, Path
 
 NO_SPI = bytes(8)
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
@@ -81,7 +81,7 @@ class IkeSa:
         self.init_response = b""
         self.peer_hashes: frozenset[HashAlgorithmId] = frozenset()
         self.children: dict[bytes, child.ChildSa] = {}
-        self.mobility = Mobility(path)
+        self.mobility = mobike.Mobility(path)
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
@@ -130,11 +130,44 @@ class IkeSa:
             raise LocalError("only the first initiator moves an IKE SA (RFC 4555 §1.3, §3.5)")
         if not self.mobility.negotiated:
             raise LocalError("the peer does not support MOBIKE")
-        UpdateAddresses(path).start(self, now)
+        mobike.UpdateAddresses(path).start(self, now)
+        self._pump(now)
 
-    def enqueue(self, task: Task) -> None:
+    def set_addresses(
+        self, addresses: Iterable[Endpoint], now: float, *, tell: bool = True, prefer: bool = False
+    ) -> None:
+        """This end has these addresses from now on, in order of preference (RFC 4555 §3.6)."""
+        mobike.set_addresses(self, addresses, now, tell=tell, prefer=prefer)
+        self._pump(now)
+
+    def suspend(self, now: float) -> None:
+        """This end has no address: nothing is sent until the next ``move`` (RFC 4621 §5.4)."""
+        del now
+        if not self.first_initiator:
+            raise LocalError("only the first initiator suspends an IKE SA")
+        mobike.suspend(self)
+
+    def suspect(self, now: float) -> None:
+        """A hint that the path is bad: ask the peer (RFC 4555 §3.5)."""
+        mobike.suspect(self, now)
+        self._pump(now)
+
+    def esp_heard_from(self, inbound_spi: bytes, path: Path, now: float) -> bool:
+        """Authentic, replay-fresh ESP came on another path; whether ours follows it (RFC 4555 §3.8)."""
+        return mobike.esp_heard_from(self, inbound_spi, path, now)
+
+    def enqueue(self, task: Task, *, urgent: bool = False) -> None:
         """Queue a request from inside a task: it leaves after what is being built now."""
-        self._queue.append(task)
+        if urgent:
+            self._queue.appendleft(task)
+        else:
+            self._queue.append(task)
+
+    def repeat_on(self, path: Path) -> None:
+        """Send the outstanding request on this path as well, with the same Message ID (RFC 4555 §3.10)."""
+        if self.window.outstanding is not None:
+            self._transmits.append(Datagram(path, self.window.outstanding.octets))
+            self.emit(MessageSent(message=self._sent, path=path, retransmission=True))
 
     def answer(self, answer: Answer, now: float) -> None:
         """Answer the question that is open (``LocalError`` when none is)."""
@@ -154,6 +187,9 @@ class IkeSa:
         """Take a datagram for this SA; hostile octets are dropped and counted in ``dropped``."""
         if self.state is SaState.CLOSED:
             self.dropped["closed"] += 1
+            return
+        if self.mobility.suspended:
+            self.dropped["suspended"] += 1
             return
         try:
             header = decode_header(datagram.payload)
@@ -186,9 +222,11 @@ class IkeSa:
             elif timer is Timer.CHILD_LIFETIME:
                 rekey_child.rekey_due(self, now)
             elif timer is Timer.RETURN_ROUTABILITY:
-                self.mobility.check_expired(self, now)
+                mobike.check_expired(self, now)
             elif timer is Timer.CHECK_AGAIN:
-                self.mobility.check_again(self)
+                mobike.check_again(self)
+            elif timer is Timer.PATH_TEST:
+                mobike.probe_next(self, now)
         self._pump(now)
 
     # --- for tasks
@@ -297,6 +335,7 @@ class IkeSa:
         self.emit(MessageReceived(message=message, path=datagram.path, retransmission=again))
         if disposition is Disposition.ANSWERED:
             self._respond_again(datagram.path)
+            mobike.heard_again(self, message, datagram.path, now)
             return
         self._request_path = datagram.path
         if disposition is Disposition.IN_PROGRESS:
@@ -309,6 +348,7 @@ class IkeSa:
             self.window.begin()
             self._request_exchange = message.exchange
             self._heard(now)
+            mobike.heard_from(self, datagram.path, now)
             response = self._process(procedure, message, datagram, now)
         except RemoteError as error:
             if not self.window.in_progress:
@@ -325,6 +365,7 @@ class IkeSa:
         if procedure is Procedure.INFORMATIONAL:
             return informational.process_request(self, message, path, now)
         if procedure is Procedure.CREATE_CHILD:
+            mobike.rekeyed_from(self, message, path, now)
             return rekey_child.process_request(self, message, path, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
@@ -345,6 +386,8 @@ class IkeSa:
         if message.exchange == ExchangeType.IKE_SA_INIT:
             self.init_response = datagram.payload
         self._heard(now)
+        mobike.answered(self, datagram.path, now)
+        mobike.heard_from(self, datagram.path, now)
         try:
             task.process_response(self, message, datagram.path, now)
         except RemoteError as error:
@@ -389,8 +432,12 @@ class IkeSa:
         if self._answered is not None:
             self.emit(MessageSent(message=self._answered, path=path, retransmission=True))
 
+    @property
+    def _sends(self) -> bool:
+        return self.state is not SaState.CLOSED and not self.mobility.suspended
+
     def _pump(self, now: float) -> None:
-        while self._queue and self.window.outstanding is None and self.state is not SaState.CLOSED:
+        while self._queue and self.window.outstanding is None and self._sends:
             task = self._queue.popleft()
             payloads = task.build_request(self, now)
             if payloads is None:
@@ -427,7 +474,10 @@ class IkeSa:
     def _retransmit(self, now: float) -> None:
         again = self.window.retransmit()
         if again is None and self.mobility.in_doubt:
-            self.mobility.check_expired(self, now)  # the address may be to blame, not the peer
+            mobike.check_expired(self, now)  # the address may be to blame, not the peer
+            return
+        if again is None and mobike.hold(self, now):
+            mobike.unanswered(self, now)
             return
         if again is None:
             self.close("no response to our request within the retransmission limit", now)
@@ -436,8 +486,10 @@ class IkeSa:
         self.timers.set(Timer.RETRANSMIT, now + interval)
         self._transmits.append(Datagram(self.path, octets))
         self.emit(MessageSent(message=self._sent, path=self.path, retransmission=True))
+        mobike.unanswered(self, now)
 
     def _heard(self, now: float) -> None:
+        self.mobility.heard_at = now
         if self.state is SaState.ESTABLISHED:
             self.timers.arm_liveness(now)
 

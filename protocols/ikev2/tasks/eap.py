@@ -158,6 +158,7 @@ class Authentication:
         auth.verify_msk_auth(payload, expected, "gateway")
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
+        mobike.take_announcement(sa, message)
         self._offer.accept(sa, message, now)
         auth.establish(sa, auth.settings_identity(sa), self._identity_r, config.granted(message), now)
 
@@ -175,6 +176,7 @@ class Authenticator:
         self._configuration = config.requested(message)
         self._child = child.Request.of(sa, message)
         self._mobike = mobike.announced(message)
+        mobike.take_announcement(sa, message)
         self._initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
         self._eap_only = message.notify(NotifyType.EAP_ONLY_AUTHENTICATION) is not None
         if sa.responder_config.credential is None and not self._eap_only:
