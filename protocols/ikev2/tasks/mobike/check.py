@@ -61,9 +61,15 @@ class ReturnRoutabilityCheck:
             return
         sa.mobility.check = None
         sa.timers.disarm_return_routability()
+        followed = sa.mobility.followed if self._back else None
         adopt(sa, self.path)
+        sa.mobility.followed = followed
+        if sa.mobility.failed == self.path:
+            sa.mobility.failed = None
+        if not self._back:
+            sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
         sa.emit(PathValidated(path=self.path))
-        move_children(sa, self.path)
+        move_children(sa, followed or self.path)
         if not self._back:
             sa.emit(updated(sa, self._old, validated=True))
 
@@ -112,7 +118,8 @@ def check_expired(sa: IkeSa, now: float) -> None:
     failed, failed_nat = sa.path, sa.nat
     sa.nat = mobility.validated_nat
     sa.change_path(mobility.validated, now)
-    sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
+    if not sa.nat.local or sa.timers.get(Timer.KEEPALIVE) is None:
+        sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
     move_children(sa, mobility.followed or mobility.validated)
     if failed != mobility.validated:
         mobility.failed, mobility.failed_nat = failed, failed_nat
@@ -138,5 +145,4 @@ def heard_again(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     sa.emit(AddressUpdateStarted(old=mobility.validated, new=path, nat=mobility.failed_nat))
     sa.nat = mobility.failed_nat
     sa.change_path(path, now)
-    sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
     start_check(sa)

@@ -118,7 +118,7 @@ def adopt(sa: IkeSa, path: Path) -> None:
     """This path is good."""
     sa.mobility.validated = path
     sa.mobility.validated_nat = sa.nat
-    sa.mobility.failed = sa.mobility.followed = None
+    sa.mobility.followed = None
 
 
 def move_children(sa: IkeSa, path: Path) -> None:
