@@ -113,7 +113,7 @@ class IkeEndpoint:
         self._drain(sa)
 
     def set_addresses(
-        self, sa: IkeSa, addresses: Iterable[Endpoint], now: float, *, tell: bool = True, prefer: bool = False
+        self, sa: IkeSa, addresses: Iterable[Endpoint] | None, now: float, *, tell: bool = True, prefer: bool = False
     ) -> None:
         """Change what an SA knows of this end's addresses (RFC 4555 §3.6)."""
         sa.set_addresses(addresses, now, tell=tell, prefer=prefer)

@@ -167,7 +167,7 @@ class AddressUpdateFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class PathValidated:
-    """A return-routability check of the path in use was answered (RFC 4555 §3.7)."""
+    """A check of the path in use was answered: return routability (RFC 4555 §3.7), or a path test (§3.10)."""
 
     path: Path
 

@@ -134,7 +134,7 @@ class IkeSa:
         self._pump(now)
 
     def set_addresses(
-        self, addresses: Iterable[Endpoint], now: float, *, tell: bool = True, prefer: bool = False
+        self, addresses: Iterable[Endpoint] | None, now: float, *, tell: bool = True, prefer: bool = False
     ) -> None:
         """This end has these addresses from now on, in order of preference (RFC 4555 §3.6)."""
         mobike.set_addresses(self, addresses, now, tell=tell, prefer=prefer)

@@ -83,6 +83,15 @@ def test_pairs_in_order_of_preference_and_of_one_version() -> None:
     assert pair.ue.live.mobility.pairs(pair.ue.live) == [Path(A, R2), Path(B, R1), Path(B, R2), Path(C6, R6)]
 
 
+def test_address_that_the_peer_has_no_more_is_not_tried() -> None:
+    pair = gateway_lists(R6).attach()
+    alone = forge(pair, "epdg", 0, NotifyPayload(type=NotifyType.NO_ADDITIONAL_ADDRESSES))
+    pair.ue.endpoint.receive(Datagram(Path(A, R6), alone.payload), pair.now)  # nothing to go there by
+    pair.ue.endpoint.set_addresses(pair.ue.live, [A, B], pair.now, tell=False)
+    assert pair.ue.live.mobility.pairs(pair.ue.live) == []
+    assert gateway_addresses(pair) == [R1, R1]
+
+
 def test_silence_over_ipv4_is_left_by_ipv6() -> None:
     pair = gateway_lists(R6).attach()
     pair.ue.endpoint.set_addresses(pair.ue.live, [A, C6], pair.now, tell=False)
@@ -158,7 +167,9 @@ def test_hint_is_not_asked_twice() -> None:
     for _ in range(3):
         pair.ue.endpoint.suspect(pair.ue.live, pair.now)
     pair.run(0.1)
-    assert sum("--> INFORMATIONAL" in line for line in pair.wire) == 1
+    pair.lose = lambda sender, datagram: False
+    pair.run(3.0)
+    assert sum("--> INFORMATIONAL" in line and "again" not in line for line in pair.wire) == 1
 
 
 # --- the UE's own COOKIE2 (§3.7)
@@ -308,6 +319,9 @@ def test_esp_is_not_followed_where_it_must_not() -> None:
     assert moving.epdg.take(AddressUpdateFailed)
     assert not esp_from(moving, REBOUND)  # the path that was found wanting
     assert remote(moving)[1] == NAT_OUTSIDE
+    moving.roam(ACCESS_A)
+    moving.run(4.0)
+    assert esp_from(moving, REBOUND)  # it has been elsewhere since
     assert not esp_from(behind_nat(), Endpoint.of("224.0.0.1", 4500))
     assert not behind_nat().epdg.live.esp_heard_from(b"none", Path(R1, REBOUND), 9.0)
 
@@ -320,6 +334,9 @@ def test_roll_back_returns_esp_to_where_it_had_followed() -> None:
     pair.deaf = {B}
     pair.roam(ACCESS_B)
     pair.run(4.0)
+    assert pair.epdg.take(AddressUpdateFailed)
+    assert remote(pair) == [NAT_OUTSIDE, REBOUND]
+    pair.run(8.0)  # the repeated update is checked once more, and rolled back once more
     assert pair.epdg.take(AddressUpdateFailed)
     assert remote(pair) == [NAT_OUTSIDE, REBOUND]
 
@@ -431,6 +448,20 @@ def test_request_that_was_outstanding_goes_on_after_the_pause() -> None:
     pair.run(1.0)
     assert pair.ue.live.window.outstanding is None
     assert pair.ue.take(AddressesUpdated).new.local == A
+
+
+def test_pause_is_silence_in_both_directions() -> None:
+    pair = Pair().attach()
+    pair.ue.endpoint.suspend(pair.ue.live, pair.now)
+    count = len(pair.seen)
+    pair.epdg.endpoint.initiate(pair.epdg.live, Liveness(), pair.now)
+    probe(pair, 1.0)
+    assert {s for s, _ in pair.seen[count:]} == {"epdg"}
+    assert pair.ue.live.dropped["suspended"] == 2
+    pair.roam(ACCESS_B)
+    pair.run(2.0)
+    assert remote(pair) == [B, B]
+    assert pair.ue.live.window.outstanding is pair.epdg.live.window.outstanding is None
 
 
 def test_setting_no_address_is_a_pause() -> None:

@@ -68,16 +68,19 @@ class AnnounceAddresses:
         sa.mobility.announcing = None
 
 
-def set_addresses(sa: IkeSa, own: Iterable[Endpoint], now: float, *, tell: bool = True, prefer: bool = False) -> None:
+def set_addresses(
+    sa: IkeSa, own: Iterable[Endpoint] | None, now: float, *, tell: bool = True, prefer: bool = False
+) -> None:
     """This end has these addresses from now on, in order of preference; the peer is told if ``tell``.
 
-    At the initiator: none at all suspends the SA, and losing the one in use moves it. At the responder:
-    ``prefer`` asks the peer to use the first one.
+    ``None``: the one in use and the configured ones, as at the start. At the initiator: none at all suspends
+    the SA, and losing the one in use moves it. At the responder: ``prefer`` asks the peer to use the first one.
     """
     mobility = sa.mobility
+    if own is None:
+        mobility.own = None
+        return
     addresses = tuple(dict.fromkeys(own))
-    if not sa.first_initiator:
-        addresses = tuple(Endpoint(each.address, sa.path.local.port) for each in addresses)
     if len(addresses) > ADDRESSES_MAXIMUM:
         raise LocalError(f"{len(addresses)} addresses; an end has at most {ADDRESSES_MAXIMUM}")
     if not addresses and not sa.first_initiator:
@@ -89,7 +92,7 @@ def set_addresses(sa: IkeSa, own: Iterable[Endpoint], now: float, *, tell: bool 
         patience.suspend(sa)
         return
     mobility.preferred = addresses[0].address if prefer and not sa.first_initiator else None
-    lost = sa.path.local not in addresses
+    lost = sa.path.local not in mobility.own_addresses(sa)
     if sa.first_initiator and lost:
         candidates = mobility.pairs(sa)
         if candidates:

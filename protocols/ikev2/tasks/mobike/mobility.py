@@ -78,9 +78,12 @@ class Mobility:
 
     def own_addresses(self, sa: IkeSa) -> tuple[Endpoint, ...]:
         """This end's addresses in order of preference: as set, else the one in use and the configured ones."""
-        if self.own is not None:
-            return self.own
         here = sa.path.local
+        if self.own is not None and sa.first_initiator:
+            return self.own
+        if self.own is not None:
+            # a responder has all its addresses on the port that the SA uses
+            return tuple(Endpoint(each.address, here.port) for each in self.own)
         others = (Endpoint(address, here.port) for address in sa.config.additional_addresses)
         return tuple(dict.fromkeys((here, *others)))
 

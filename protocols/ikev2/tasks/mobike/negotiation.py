@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.errors import RemoteError
+from protocols.ikev2.events import PeerAddressesChanged
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import NotifyType
@@ -41,3 +42,5 @@ def take_announcement(sa: IkeSa, message: Message) -> None:
     if not sa.first_initiator and nats_prohibited(message, sa.path):
         raise RemoteError("the peer allows no NAT, and there is one", NotifyType.UNEXPECTED_NAT_DETECTED)
     sa.mobility.peer_addresses = peer_set(sa, message, sa.path)
+    if len(sa.mobility.peer_addresses) > 1:
+        sa.emit(PeerAddressesChanged(addresses=sa.mobility.peer_addresses))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from protocols.ikev2.events import PathSuspected, SaState
+from protocols.ikev2.events import PathSuspected, PathValidated, SaState
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import Payload
 from protocols.ikev2.tasks import informational, natd
@@ -77,9 +77,11 @@ def answered(sa: IkeSa, path: Path, now: float) -> None:
     """A response came on ``path``: during a test the initiator moves there, before anything else (§3.10)."""
     testing = sa.mobility.testing is not None
     stop(sa)
-    if not testing or path == sa.path or not sa.first_initiator or sa.state is not SaState.ESTABLISHED:
+    if not testing or not sa.first_initiator or sa.state is not SaState.ESTABLISHED:
         return
-    if path in sa.mobility.pairs(sa):
+    if path == sa.path:
+        sa.emit(PathValidated(path=path))
+    elif path in sa.mobility.pairs(sa):
         update.UpdateAddresses(path).start(sa, now)
 
 
