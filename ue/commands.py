@@ -53,6 +53,14 @@ class MoveSa:
     """Move the IKE SA to this access (RFC 4555 §3.5)."""
 
     access: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseAddresses:
+    """These are the UE's addresses, for path tests (RFC 4555 §3.10); ``None``: the one in use."""
+
+    addresses: tuple[Endpoint, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +145,7 @@ Command = (
     | CloseAccess
     | Connect
     | MoveSa
+    | UseAddresses
     | DeleteSa
     | AskUsim
     | AnswerIke

@@ -100,6 +100,8 @@ class Connection:
         self.mobike = False
         self.nat = NatStatus()
         self.path: Path | None = None
+        self.gateway_addresses: tuple[Address, ...] = ()
+        self.testing: set[str] = set()
         self.addresses: tuple[Address, ...] = ()
         self.dns: tuple[Address, ...] = ()
         self.p_cscf: tuple[Address, ...] = ()
