@@ -433,7 +433,7 @@ class Device:
         connection.testing = set(others)
         text = f"Nothing is heard on {connection.access}; other paths are being tried."
         tell = Tell(name="path-suspected", text=text, data={"access": connection.access})
-        return [tell, *(OpenAccess(access=access) for access in others), self._use_open(connection)]
+        return [tell, self._use_open(connection), *(OpenAccess(access=access) for access in others)]
 
     def _use_open(self, connection: Connection) -> Command:
         """The addresses of all open accesses, in the order of the configuration, that in use first."""
