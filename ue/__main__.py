@@ -136,6 +136,14 @@ def detach(config: ConfigOption) -> None:
 
 @application.command()
 @exit_on_error
+def suspend(config: ConfigOption) -> None:
+    """Leave every access of a running UE without a word; `ue move` brings it back."""
+    _call(load(config, UeConfiguration), "ue.suspend")
+    typer.echo("suspended")
+
+
+@application.command()
+@exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the connection of a running UE."""
     answer = _call(load(config, UeConfiguration), "ue.status")

@@ -57,6 +57,11 @@ class MoveSa:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuspendSa:
+    """Send nothing until the next ``MoveSa``: the UE has no address (RFC 4621 §5.4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UseAddresses:
     """These are the UE's addresses, for path tests (RFC 4555 §3.10); ``None``: the one in use."""
 
@@ -146,6 +151,7 @@ Command = (
     | Connect
     | MoveSa
     | UseAddresses
+    | SuspendSa
     | DeleteSa
     | AskUsim
     | AnswerIke

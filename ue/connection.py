@@ -102,6 +102,7 @@ class Connection:
         self.path: Path | None = None
         self.gateway_addresses: tuple[Address, ...] = ()
         self.testing: set[str] = set()
+        self.suspended = False
         self.addresses: tuple[Address, ...] = ()
         self.dns: tuple[Address, ...] = ()
         self.p_cscf: tuple[Address, ...] = ()

@@ -63,6 +63,7 @@ from ue.commands import (
     RemoveChildSa,
     StartHost,
     StopHost,
+    SuspendSa,
     Tell,
     UpdateChildSa,
     UseAddresses,
@@ -142,7 +143,7 @@ class Device:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot move")
         under_way = connection.move
         origin = connection.access if under_way is None else under_way.target
-        if access == origin:
+        if access == origin and not connection.suspended:
             raise LocalError(f"the UE is on {access} already")
         commands: list[Command] = []
         if under_way is not None:
@@ -154,6 +155,24 @@ class Device:
         if access in self._open:
             return commands + self._send_update(connection, move, now)
         return [*commands, OpenAccess(access=access)]
+
+    def suspend(self, now: float) -> list[Command]:
+        """Leave every access and be nowhere; ``move`` comes back, to the same access or another one."""
+        connection = self._established()
+        if not connection.mobike:
+            raise LocalError("the gateway does not support MOBIKE: the UE cannot come back from a pause")
+        if connection.suspended:
+            raise LocalError("the UE is suspended already")
+        commands: list[Command] = []
+        if connection.move is not None:
+            commands += self._end_move(connection.move, MoveOutcome.FAILED, "the UE has no access any more", now)
+        connection.suspended = True
+        connection.testing = set()
+        commands.append(SuspendSa())
+        for access in list(self._open):
+            commands += self._close_access(access)
+        text = f"Suspended: no access any more; it was {connection.access}."
+        return [*commands, Tell(name="suspended", text=text, data={"access": connection.access})]
 
     def detach(self, ticket: int, now: float) -> list[Command]:
         """End the connection."""
@@ -482,6 +501,7 @@ class Device:
         return self._complete(connection, move, event, now)
 
     def _complete(self, connection: Connection, move: Move, event: AddressesUpdated, now: float) -> list[Command]:
+        connection.suspended = False
         move.nat = event.nat
         move.update_interval = now - move.started
         connection.access = move.target
@@ -506,6 +526,8 @@ class Device:
 
     def _go_back(self, connection: Connection, failed: Move, now: float) -> list[Command]:
         """Return to the access that the failed move came from; the gateway may have seen the other one."""
+        if connection.suspended:
+            return []  # there is nowhere to go back to
         move = self._begin_move(connection, failed.target, failed.origin, None, now, closed_old=False)
         if failed.origin in self._open:
             if failed.new is None and self._open[failed.origin].nat_traversal == failed.old.local:

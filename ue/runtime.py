@@ -54,6 +54,7 @@ from ue.commands import (
     RemoveChildSa,
     StartHost,
     StopHost,
+    SuspendSa,
     Tell,
     UpdateChildSa,
     UseAddresses,
@@ -274,6 +275,10 @@ class UeNode:
         """Detach; returns when the gateway has answered or is given up."""
         await self._wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
 
+    def suspend(self) -> None:
+        """Leave every access; the next move brings the UE back (RFC 4621 §5.4)."""
+        self._carry_out(self.device.suspend(self._now()))
+
     def close_access(self, name: str) -> None:
         """Close an access that a move has kept open, or cut the one in use off."""
         self._carry_out(self.device.close_access(self._access_name(name)))
@@ -354,6 +359,8 @@ class UeNode:
                 self._connect(command.access)
             case MoveSa():
                 self._endpoint.move(self._require_sa(), command.path, self._now())
+            case SuspendSa():
+                self._endpoint.suspend(self._require_sa(), self._now())
             case UseAddresses():
                 self._endpoint.set_addresses(self._require_sa(), command.addresses, self._now(), tell=False)
             case DeleteSa():
@@ -410,7 +417,7 @@ class UeNode:
         sa = self._sa
         if sa is None or sa.state is SaState.CLOSED:
             return
-        if sa.state in (SaState.INITIAL, SaState.INIT_SENT):
+        if sa.state in (SaState.INITIAL, SaState.INIT_SENT) or sa.mobility.suspended:
             self._endpoint.close(sa, why, self._now())
         elif sa.state is not SaState.DELETING:
             self._endpoint.initiate(sa, DeleteIkeSa(why), self._now())

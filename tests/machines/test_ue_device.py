@@ -59,6 +59,7 @@ from ue.commands import (
     RemoveChildSa,
     StartHost,
     StopHost,
+    SuspendSa,
     Tell,
     UpdateChildSa,
     UseAddresses,
@@ -263,12 +264,15 @@ class World:
             case MoveSa():
                 assert self.sa is not None
                 self.ue.move(self.sa, command.path, self.now)
+            case SuspendSa():
+                assert self.sa is not None
+                self.ue.suspend(self.sa, self.now)
             case UseAddresses():
                 assert self.sa is not None
                 self.ue.set_addresses(self.sa, command.addresses, self.now, tell=False)
             case DeleteSa():
                 assert self.sa is not None
-                if self.sa.sealer is None:
+                if self.sa.sealer is None or self.sa.mobility.suspended:
                     self.ue.close(self.sa, command.why, self.now)
                 else:
                     self.ue.initiate(self.sa, DeleteIkeSa(command.why), self.now)
@@ -686,6 +690,28 @@ def test_a_deaf_target_is_left_for_the_path_that_answers() -> None:
     assert world.device.connection is not None
     assert world.device.connection.access == "a"
     assert {path.local for path in world.installed.values()} == {own[1]}
+
+
+def test_a_ue_that_is_nowhere_for_a_weekend_comes_back() -> None:
+    """RFC 4621 §5.4: no access at all, then a move, to the same access here; addresses and SPIs are the same."""
+    world = attached(World(gateway_config=responder_config(liveness_interval=120.0, hold_lifetime=7 * 86400.0)))
+    world.carry_out(world.device.suspend(world.now))
+    assert world.device.open_accesses == ()
+    with pytest.raises(LocalError, match="suspended already"):
+        world.device.suspend(world.now)
+    world.run(2.5 * 86400)
+    assert world.move("a") is None
+    (move,) = _moves(world)
+    assert move.outcome is MoveOutcome.COMPLETED
+    assert move.spis_unchanged
+    assert world.move("b") is None
+
+
+def test_a_suspended_ue_detaches_alone() -> None:
+    world = attached()
+    world.carry_out(world.device.suspend(world.now))
+    assert world.detach() is None
+    assert world.device.state is DeviceState.CLOSED
 
 
 # --- the end ------------------------------------------------------------------------------------------
