@@ -298,6 +298,7 @@ def test_refused_ue_without_any_other_address_ends() -> None:
     pair.run(1.0)
     assert "no other address" in pair.ue.take(Closed).why
     assert sum("UPDATE_SA_ADDRESSES" in line for line in pair.wire) == 2
+    assert pair.epdg.live.state is SaState.CLOSED  # it was told
 
 
 # --- NO_NATS_ALLOWED

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from protocols.dataplane.userspace.host import EchoClient, FlowKind
+from protocols.ikev2.events import ChildSaInstalled
 from protocols.io.control import ControlError, call_sync
+from protocols.path import Endpoint
+from protocols.path import Path as NetworkPath
 from protocols.trace.records import JsonValue
-from tests.nodes.test_ue_node import ADDRESSES, GATEWAY, IKE_PORT, NATT_PORT, Ue, section, session
+from tests.harness.aka_user import aka_user
+from tests.nodes.test_ue_node import ADDRESSES, GATEWAY, IKE_PORT, NATT_PORT, USER, Ue, section, session
 from tests.nodes.test_ue_node import aaa as aaa
 from tests.peers.aaa_node import AaaProcess
-from tests.peers.epdg_node import CORE_HOST, EpdgProcess
+from tests.peers.epdg_node import CORE_HOST, EpdgProcess, Phone
 from tests.peers.processes import wait_until
 
 FIRST, SECOND = GATEWAY, "127.0.41.2"
@@ -90,6 +98,45 @@ def test_silent_loss_is_recovered_within_three_seconds(epdg: EpdgProcess, ue: Ue
     assert time.monotonic() - start < 6.0  # three seconds of virtual time in tests/machines; the machine here is busy
     names = [record.body.get("name") for record in ue.records()]
     assert "path-suspected" in names
+
+
+def test_esp_of_a_ue_behind_a_nat_is_followed(epdg: EpdgProcess) -> None:
+    """RFC 4555 §3.8: a mapping changes and ESP alone shows it; the answers go where it came from, IKE stays."""
+    other = "127.0.41.77"
+
+    async def story() -> None:
+        phone = Phone(epdg, aka_user(USER))
+        phone.config = replace(phone.config, force_encapsulation=True)  # to the gateway it is behind a NAT
+        try:
+            phone.attach(ADDRESSES["wifi-b"])
+            child = await phone.wait(ChildSaInstalled)
+            await echo(phone, child)
+            phone.open(other)
+            phone.leave(ADDRESSES["wifi-b"])
+            moved = NetworkPath(Endpoint.of(other, NATT_PORT), child.spec.path.remote)
+            phone.plane.update_path(child.spec.inbound_spi, moved, True)
+            with contextlib.suppress(TimeoutError):
+                await echo(phone, child)  # its answer was on the way before the gateway had noticed
+            await echo(phone, child)
+        finally:
+            phone.close()
+
+    asyncio.run(story())
+    (one,) = epdg.sessions(state="established")
+    assert section(section(one, "ike"), "path")["remote"] == f"{ADDRESSES['wifi-b']}:{NATT_PORT}"
+
+
+async def echo(phone: Phone, installed: ChildSaInstalled) -> None:
+    """One echo to the host in the core and back through the tunnel."""
+    source = IPv4Address(str(installed.spec.local_selectors[0].start))
+    client = EchoClient(source=source, destination=IPv4Address(CORE_HOST), kind=FlowKind.ICMP, interval=1.0)
+    client.start(0.0)
+    client.handle_timeout(0.0)
+    packet = client.poll_packet()
+    assert packet is not None
+    assert phone.plane.send_inner(packet)
+    async with asyncio.timeout(3):
+        assert client.receive(await phone.packets.get(), 0.1)
 
 
 def test_the_last_address_stays(epdg: EpdgProcess) -> None:

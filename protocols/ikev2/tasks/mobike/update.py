@@ -18,7 +18,7 @@ from protocols.ikev2.events import AddressUpdateFailed, AddressUpdateStarted, Na
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType
-from protocols.ikev2.tasks import natd
+from protocols.ikev2.tasks import informational, natd
 from protocols.ikev2.tasks.mobike import addresses, patience, probe
 from protocols.ikev2.tasks.mobike.check import COOKIE2_LENGTH, start_check, supersede_check, verify_cookie
 from protocols.ikev2.tasks.mobike.mobility import Mobility, adopt, move_children, updated, usable
@@ -110,7 +110,8 @@ class UpdateAddresses:
         if usable_pairs:
             UpdateAddresses(usable_pairs[0], refused).start(sa, now)
         else:
-            sa.close(f"{why}, and there is no other address", now)
+            # the responder answers where a request comes from: it can be told
+            sa.enqueue(informational.DeleteIkeSa(f"{why}, and there is no other address"), urgent=True)
 
 
 def take_update(sa: IkeSa, message: Message, path: Path, now: float) -> list[Payload]:
