@@ -236,6 +236,19 @@ def test_replayed_updates_start_a_bounded_number_of_checks() -> None:
     assert NAT_OUTSIDE not in remote(pair)
 
 
+def test_only_a_repeated_update_starts_another_check() -> None:
+    """§3.8: another repeated request from the path that was given up moves nothing."""
+    pair = Pair().attach()
+    pair.deaf = {B}
+    pair.roam(ACCESS_B)
+    pair.run(4.0)
+    for _ in range(2):
+        pair.epdg.endpoint.receive(Datagram(Path(R1, B), forge(pair, "ue", 5).payload), pair.now)
+        pair.run(0.1)
+    assert pair.epdg.live.mobility.rechecks == 0
+    assert remote(pair) == [A, A]
+
+
 # --- NAT mappings (§3.8)
 
 
