@@ -30,12 +30,14 @@ from protocols.io.configuration import (
     FilePath,
     Interval,
     IpAddress,
+    IpNetwork,
     Port,
     TextSecret,
 )
 from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
 
 DEFAULT_RING = 20_000
+HOLD_LIFETIME = 300.0  # RFC 4555 §3.11: "at least five minutes before giving up"
 DEFAULT_SUITES: dict[str, list[str]] = {
     "suites": [
         "aes128-sha256-x25519",
@@ -150,6 +152,10 @@ class IkeSection(ConfigurationModel):
     force_encapsulation: bool = True
     return_routability: ReturnRoutability = ReturnRoutability.BEFORE_UPDATE
     return_routability_interval: Interval = RETURN_ROUTABILITY_INTERVAL
+    acceptable_addresses: tuple[IpNetwork, ...] = ()
+    follow_esp: bool = True
+    move_by_rekey: bool = True
+    hold_lifetime: Interval | None = HOLD_LIFETIME
     liveness_interval: Interval | None = 120.0
     keepalive_interval: Interval | None = KEEPALIVE_INTERVAL
     half_open_lifetime: Interval = HALF_OPEN_LIFETIME

@@ -8,6 +8,7 @@ belongs to the task.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 
 from protocols.entropy import Entropy
 from protocols.errors import AuthenticationError, LocalError, RemoteError
@@ -45,14 +46,14 @@ from protocols.ikev2.tasks import (
     informational,
     init,
     lifetime,
+    mobike,
     reauthentication,
     rekey_child,
     rekey_ike,
 )
-from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent, Window
-from protocols.path import Datagram, Path
+from protocols.path import Datagram, Endpoint, Path
 
 NO_SPI = bytes(8)
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
@@ -97,7 +98,7 @@ class IkeSa:
         self.init_response = b""
         self.peer_hashes: frozenset[HashAlgorithmId] = frozenset()
         self.children: dict[bytes, child.ChildSa] = {}
-        self.mobility = Mobility(path)
+        self.mobility = mobike.Mobility(path)
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
@@ -155,11 +156,43 @@ class IkeSa:
             raise LocalError("only the first initiator moves an IKE SA (RFC 4555 §1.3, §3.5)")
         if not self.mobility.negotiated:
             raise LocalError("the peer does not support MOBIKE")
-        UpdateAddresses(path).start(self, now)
+        mobike.UpdateAddresses(path).start(self, now)
+        self._pump(now)
 
-    def enqueue(self, task: Task) -> None:
+    def set_addresses(
+        self, addresses: Iterable[Endpoint] | None, now: float, *, tell: bool = True, prefer: bool = False
+    ) -> None:
+        """This end has these addresses from now on, in order of preference (RFC 4555 §3.6)."""
+        mobike.set_addresses(self, addresses, now, tell=tell, prefer=prefer)
+        self._pump(now)
+
+    def suspend(self, now: float) -> None:
+        """This end has no address: nothing is sent until the next ``move`` (RFC 4621 §5.4)."""
+        del now
+        if not self.first_initiator:
+            raise LocalError("only the first initiator suspends an IKE SA")
+        mobike.suspend(self)
+
+    def suspect(self, now: float) -> None:
+        """A hint that the path is bad: ask the peer (RFC 4555 §3.5)."""
+        mobike.suspect(self, now)
+        self._pump(now)
+
+    def esp_heard_from(self, inbound_spi: bytes, path: Path, now: float) -> bool:
+        """Authentic, replay-fresh ESP came on another path; whether ours follows it (RFC 4555 §3.8)."""
+        return mobike.esp_heard_from(self, inbound_spi, path, now)
+
+    def enqueue(self, task: Task, *, urgent: bool = False) -> None:
         """Queue a request from inside a task: it leaves after what is being built now."""
-        self._queue.append(task)
+        if urgent:
+            self._queue.appendleft(task)
+        else:
+            self._queue.append(task)
+
+    def repeat_on(self, path: Path) -> None:
+        """Send the oldest outstanding request on this path as well, with the same Message ID (RFC 4555 §3.10)."""
+        if self.window.outstanding is not None:
+            self._transmit(self.window.outstanding.sent, path, retransmission=True)
 
     def later(self, task: Task, at: float) -> None:
         """Queue a request at a later moment."""
@@ -186,6 +219,9 @@ class IkeSa:
         """Take a datagram for this SA; hostile octets are dropped and counted in ``dropped``."""
         if self.state is SaState.CLOSED:
             self.dropped["closed"] += 1
+            return
+        if self.mobility.suspended:
+            self.dropped["suspended"] += 1
             return
         try:
             header = decode_header(datagram.payload)
@@ -245,9 +281,11 @@ class IkeSa:
             elif timer is Timer.RETRY:
                 self._retry(now)
             elif timer is Timer.RETURN_ROUTABILITY:
-                self.mobility.check_expired(self, now)
+                mobike.check_expired(self, now)
             elif timer is Timer.CHECK_AGAIN:
-                self.mobility.check_again(self)
+                mobike.check_again(self)
+            elif timer is Timer.PATH_TEST:
+                mobike.probe_next(self, now)
             elif timer is Timer.INIT_REFUSED and self._init_error is not None:
                 auth.fail(self, self._init_error, now)
         self._pump(now)
@@ -326,7 +364,7 @@ class IkeSa:
     def inherit(self, old: IkeSa, now: float) -> None:
         """Take over child SAs, addresses and everything that waits from the SA that this one replaces (§2.8)."""
         self.children, old.children = old.children, {}
-        self.path, self.nat, self.mobility = old.path, old.nat, old.mobility
+        mobike.succeed(old, self)
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
         self.authenticated_until = old.authenticated_until
         self._queue.extend(old._queue)
@@ -400,6 +438,7 @@ class IkeSa:
         )
         if disposition is Disposition.ANSWERED:
             self._respond_again(received)
+            mobike.heard_again(self, message, received.path, now)
             return
         if disposition is Disposition.IN_PROGRESS:
             self.window.begin(received)
@@ -411,6 +450,7 @@ class IkeSa:
                 return
             self.window.begin(received)
             self._heard(message, now)
+            mobike.heard_from(self, received.path, now)
             response = self._process(procedure, message, datagram, now)
         except RemoteError as error:
             self.window.begin(received)
@@ -429,6 +469,7 @@ class IkeSa:
             return informational.process_request(self, message, path, now)
         if procedure is Procedure.CREATE_CHILD:
             rekey_ike.used_by_peer(self, message, now)
+            mobike.rekeyed_from(self, message, path, now)
             return create_child.process_request(self, message, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
@@ -447,6 +488,8 @@ class IkeSa:
         if initial:
             self.init_response = datagram.payload
         self._heard(message, now)
+        mobike.answered(self, received.path, now)
+        mobike.heard_from(self, received.path, now)
         try:
             request.task.process_response(self, message, received.path, now)
         except RemoteError as error:
@@ -518,11 +561,15 @@ class IkeSa:
             known.response = smaller or known.response
         self._transmit(known.response, request.path, retransmission=True)
 
+    @property
+    def _sends(self) -> bool:
+        return self.state is not SaState.CLOSED and not self.mobility.suspended
+
     def _pump(self, now: float) -> None:
         if self.window.exhausted and self.state is SaState.ESTABLISHED:
             self._queue.clear()
             self._queue.append(informational.DeleteIkeSa("its Message IDs are used up"))  # §2.2
-        while self._queue and self.window.may_send(self._queue[0]) and self.state is not SaState.CLOSED:
+        while self._queue and self.window.may_send(self._queue[0]) and self._sends:
             task = self._queue.popleft()
             payloads = task.build_request(self, now)
             if payloads is not None:
@@ -566,12 +613,16 @@ class IkeSa:
                     request.sent, request.attempt = smaller, -1
             if not self.window.retransmit(request, now):
                 if self.mobility.in_doubt:
-                    self.mobility.check_expired(self, now)  # the address may be to blame, not the peer
-                else:
+                    mobike.check_expired(self, now)  # the address may be to blame, not the peer
+                    return
+                again = mobike.held_until(self, now)
+                if again is None:
                     self.close("no response to our request within the retransmission limit", now)
-                return
+                    return
+                request.due = again
             self._transmit(request.sent, self.path, retransmission=True)
         self._arm_retransmission()
+        mobike.unanswered(self, now)
 
     def _retry(self, now: float) -> None:
         for at, task in sorted(self._delayed, key=lambda waiting: waiting[0]):
@@ -583,6 +634,7 @@ class IkeSa:
 
     def heard(self, now: float) -> None:
         """The peer lives: the next probe is an interval away (§2.4)."""
+        self.mobility.heard_at = now
         if self.state is SaState.ESTABLISHED:
             self.timers.arm_liveness(now)
 

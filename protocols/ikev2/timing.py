@@ -24,6 +24,7 @@ class Timer(Enum):
     SUPERSEDED = "superseded"
     RETRY = "retry"
     AUTHENTICATION = "authentication"
+    PATH_TEST = "path-test"
 
 
 OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})

@@ -368,7 +368,8 @@ def test_rekeying_by_the_gateway_costs_packets_of_milliseconds(network: Open, au
 
 
 def test_liveness_is_answered_and_a_dead_ue_is_let_go(network: Open, authority: CertificateAuthority) -> None:
-    net = network(ike={"liveness_interval": 0.5, "retransmission": {"base_interval": 0.1, "limit": 2}})
+    patience = {"retransmission": {"base_interval": 0.1, "limit": 2}, "hold_lifetime": None}
+    net = network(ike={"liveness_interval": 0.5, **patience})
     with Charon(net.stage.ue, client(authority)) as ue:
         ue.initiate()
         ue.wait_for_log(r"generating INFORMATIONAL response 1 \[ \]")

@@ -209,6 +209,7 @@ class Authentication:
             return
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
+        mobike.take_announcement(sa, message)
         self._offer.accept(sa, message, now)
         reauthentication.take(sa, message, now)
         auth.establish(sa, sa.initiator_config.identity, self._identity_r, config.granted(message), now)
@@ -227,6 +228,7 @@ class Authenticator:
         self._configuration = config.requested(message)
         self._child = child.Request.of(sa, message)
         self._mobike = mobike.announced(message)
+        mobike.take_announcement(sa, message)
         self._initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
         self._eap_only = message.notify(NotifyType.EAP_ONLY_AUTHENTICATION) is not None
         self._certificates = Requested.of(message)

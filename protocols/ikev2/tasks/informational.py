@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
 
 class Liveness(Concurrent):
-    """An empty request: the peer's response proves that it lives (§2.4)."""
+    """The peer's response proves that it lives (§2.4); with NAT detection where MOBIKE wants it (RFC 4555 §3.8)."""
 
     exchange = ExchangeType.INFORMATIONAL
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...]:
-        """Nothing inside."""
-        return ()
+        """Nothing inside, or how we see the path."""
+        return mobike.mapping_probe(sa)
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
-        """That it came is all."""
+        """That it came is all, unless it says that a NAT on the way has changed."""
+        mobike.compare_mapping(sa, message, now)
 
 
 class DeleteIkeSa:

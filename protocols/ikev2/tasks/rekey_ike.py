@@ -27,7 +27,7 @@ from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType, ProtocolId
 from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child_exchange, informational, lifetime
+from protocols.ikev2.tasks import child_exchange, informational, lifetime, mobike
 from protocols.ikev2.timing import Timer
 from protocols.path import Path
 
@@ -168,7 +168,7 @@ def succeed(
         spis=sa.spis,
         extension=sa.extension,
     )
-    new.nat, new.mobility, new.peer_hashes = sa.nat, sa.mobility, sa.peer_hashes
+    new.nat, new.mobility, new.peer_hashes = sa.nat, mobike.Mobility.inherit(sa.mobility), sa.peer_hashes
     new.nonce_i, new.nonce_r = nonces
     sa.emit(SuccessorCreated(successor=new))
     sa.successors.append(new)
