@@ -12,6 +12,7 @@ from enum import Enum
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
 
 RETRANSMIT_BASE_INTERVAL = 0.5  # RFC 7296 §2.4 leaves it to us; Android's value
@@ -19,6 +20,11 @@ RETRANSMIT_FACTOR = 2.0
 RETRANSMIT_LIMIT = 5  # 0.5 + 1 + 2 + 4 + 8 = 15.5 s in all, as Android
 RETRANSMIT_CAP = 30.0
 HALF_OPEN_LIFETIME = 30.0
+COOKIE_THRESHOLD = 64  # half-open SAs; RFC 7296 §2.6 leaves it to us
+COOKIE_RATE = 200.0  # IKE_SA_INIT requests a second
+HALF_OPEN_LIMIT = 4096
+HALF_OPEN_LIMIT_PER_SOURCE = 256  # RFC 8019 §4.2; many UEs may be behind one NAT
+UNPROTECTED_RATE = 100.0  # RFC 7296 §2.21.4: "needs to limit the rate"
 RETURN_ROUTABILITY_INTERVAL = 3.5  # three retransmissions of the check
 KEEPALIVE_INTERVAL = 20.0  # RFC 3948 §4
 
@@ -64,11 +70,15 @@ class IkeConfig:
     liveness_interval: float | None = None
     keepalive_interval: float | None = KEEPALIVE_INTERVAL
     child_lifetime: float | None = None
+    crash_secrets: tuple[Secret, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitiatorConfig(IkeConfig):
-    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry."""
+    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry.
+
+    ``initial_contact``: this is the only IKE SA with that gateway (RFC 7296 §2.4).
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None = None
@@ -79,11 +89,17 @@ class InitiatorConfig(IkeConfig):
     local_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
+    initial_contact: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponderConfig(IkeConfig):
-    """The gateway's end. ``credential`` signs; ``eap_only`` allows RFC 5998 to peers that offer it."""
+    """The gateway's end. ``credential`` signs; ``eap_only`` allows RFC 5998 to peers that offer it.
+
+    A COOKIE is demanded from ``cookie_threshold`` half-open SAs on (0: always), or when more than
+    ``cookie_rate`` requests arrive in a second. ``unprotected_rate`` is how many answers a second go
+    without protection to what belongs to no SA (§2.21.4).
+    """
 
     credential: Credential | None = None
     identity: IdrPayload | None = None
@@ -92,5 +108,8 @@ class ResponderConfig(IkeConfig):
     return_routability_interval: float = RETURN_ROUTABILITY_INTERVAL
     half_open_lifetime: float = HALF_OPEN_LIFETIME
     setup_lifetime: float = 60.0
-    cookie_threshold: int = 64
-    half_open_limit: int = 4096
+    cookie_threshold: int = COOKIE_THRESHOLD
+    cookie_rate: float = COOKIE_RATE
+    half_open_limit: int = HALF_OPEN_LIMIT
+    half_open_limit_per_source: int = HALF_OPEN_LIMIT_PER_SOURCE
+    unprotected_rate: float = UNPROTECTED_RATE

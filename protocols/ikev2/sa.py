@@ -31,17 +31,16 @@ from protocols.ikev2.message import Header, Message, decode_header, decode_messa
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
-from protocols.ikev2.spi import RandomSpis, SpiAllocator
+from protocols.ikev2.spi import NO_SPI, RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, eap, informational, init, rekey_child
+from protocols.ikev2.tasks import auth, child, crash_detection, eap, informational, init, rekey_child
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import Disposition, Window
 from protocols.path import Datagram, Path
 
-NO_SPI = bytes(8)
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
 
 
@@ -82,6 +81,7 @@ class IkeSa:
         self.peer_hashes: frozenset[HashAlgorithmId] = frozenset()
         self.children: dict[bytes, child.ChildSa] = {}
         self.mobility = Mobility(path)
+        self.crash = crash_detection.CrashDetection()
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
@@ -190,6 +190,11 @@ class IkeSa:
             elif timer is Timer.CHECK_AGAIN:
                 self.mobility.check_again(self)
         self._pump(now)
+
+    def heard(self, now: float) -> None:
+        """Something fresh and protected came, on this SA or one of its child SAs: the peer lives (§2.4)."""
+        if self.state is SaState.ESTABLISHED:
+            self.timers.arm_liveness(now)
 
     # --- for tasks
 
@@ -308,7 +313,8 @@ class IkeSa:
                 return
             self.window.begin()
             self._request_exchange = message.exchange
-            self._heard(now)
+            self.heard(now)
+            crash_detection.take(self, message)
             response = self._process(procedure, message, datagram, now)
         except RemoteError as error:
             if not self.window.in_progress:
@@ -344,7 +350,8 @@ class IkeSa:
         self._task = None
         if message.exchange == ExchangeType.IKE_SA_INIT:
             self.init_response = datagram.payload
-        self._heard(now)
+        self.heard(now)
+        crash_detection.take(self, message)
         try:
             task.process_response(self, message, datagram.path, now)
         except RemoteError as error:
@@ -437,11 +444,7 @@ class IkeSa:
         self._transmits.append(Datagram(self.path, octets))
         self.emit(MessageSent(message=self._sent, path=self.path, retransmission=True))
 
-    def _heard(self, now: float) -> None:
-        if self.state is SaState.ESTABLISHED:
-            self.timers.arm_liveness(now)
-
     def _probe(self, now: float) -> None:
-        self._heard(now)
+        self.timers.arm_liveness(now)
         if self.window.outstanding is None and not self._queue:
             self._queue.append(informational.Liveness())

@@ -44,7 +44,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, CertEncoding, ExchangeType, NotifyType
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, config, mobike
+from protocols.ikev2.tasks import auth, child, config, crash_detection, mobike
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -78,7 +78,9 @@ class Authentication:
             payloads.append(CertreqPayload(encoding=CertEncoding.X509_SIGNATURE, authorities=authorities))
         if settings.responder_identity is not None:
             payloads.append(settings.responder_identity)
-        payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
+        if settings.initial_contact:
+            payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
+        payloads += crash_detection.announce(sa)
         if settings.eap_only:
             payloads.append(NotifyPayload(type=NotifyType.EAP_ONLY_AUTHENTICATION))
         payloads += mobike.announce(sa)
@@ -256,6 +258,7 @@ class Authenticator:
         granted = self._child.grant(sa, reply, now)
         payloads: list[Payload] = [
             AuthPayload(method=AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE, data=data),
+            *crash_detection.announce(sa),
             *config.build_reply(reply),
             *granted,
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
