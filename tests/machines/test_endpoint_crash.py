@@ -237,10 +237,17 @@ def test_an_unprotected_notify_is_a_hint_and_no_more(kind: NotifyType) -> None:
     assert pair.wire[wire:] == ["--> INFORMATIONAL request 4 [ ]", "<-- INFORMATIONAL response 4 [ ]"]
     assert pair.ue.live.state is SaState.ESTABLISHED
     assert pair.ue.live.dropped["unprotected-notify"] == 20
-    pair.run(10.0)
+    pair.ue.endpoint.receive(in_clear(pair, NotifyPayload(kind)), pair.now)
+    pair.run(9.0)
+    assert len(pair.wire) == wire + 2
     pair.ue.endpoint.receive(in_clear(pair, NotifyPayload(kind)), pair.now)
     pair.run(1.0)
     assert len(pair.wire) == wire + 4
+    pair.run(10.0)
+    pair.ue.endpoint.initiate(pair.ue.live, Liveness(), pair.now)
+    pair.ue.endpoint.receive(in_clear(pair, NotifyPayload(kind)), pair.now)
+    pair.run(1.0)
+    assert len(pair.wire) == wire + 6  # a request is on its way already
 
 
 def test_unprotected_delete_is_dropped() -> None:
