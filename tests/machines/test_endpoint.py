@@ -117,7 +117,9 @@ def test_cookie_comes_first_and_all_else_is_unchanged() -> None:
     first = peer.requests[0]
     assert retry.payloads == (cookie(b"one"), *first.payloads)
     assert (retry.spi_i, retry.spi_r, retry.message_id) == (first.spi_i, bytes(8), 0)
-    assert peer.answer(cookie(b"two")).payloads == (cookie(b"two"), *first.payloads)
+    again = peer.answer(cookie(b"two"), spi_r=b"not zero")  # "should not reject the response for only that reason"
+    assert again.payloads == (cookie(b"two"), *first.payloads)
+    assert again.spi_r == bytes(8)
 
 
 def test_cookie_is_kept_when_another_group_is_asked_for() -> None:
@@ -131,6 +133,22 @@ def test_cookie_is_kept_when_another_group_is_asked_for() -> None:
     ke = retry.first(KePayload)
     assert ke is not None
     assert ke.group == KeGroup.CURVE25519
+
+
+def test_cookie_then_invalid_ke_payload_takes_three_round_trips() -> None:
+    """§2.6.1: the shorter exchange, which SHOULD be supported: one cookie serves both retries."""
+    pair = Pair(initiator_config(ike_policy=TWO_GROUPS), responder_config(ike_policy=FIRST_ONLY, cookie_threshold=0))
+    pair.attach()
+    assert pair.ue.take(Established).requests == 6
+    assert pair.epdg.endpoint.dropped["cookie-demanded"] == 1
+    assert pair.epdg.endpoint.dropped["cookie-wrong"] == 0
+
+
+def test_invalid_ke_payload_then_cookie() -> None:
+    """§2.6.1 the other way round: the group stays, the cookie comes first."""
+    peer = liar()
+    other = peer.answer(invalid_ke(KeGroup.CURVE25519))
+    assert peer.answer(cookie(b"one")).payloads == (cookie(b"one"), *other.payloads)
 
 
 @pytest.mark.parametrize("length", [0, 65])

@@ -48,11 +48,12 @@ class CrashDetection:
         self.verifications = TokenBucket(VERIFICATION_RATE, VERIFICATION_BURST)
         self.hints = TokenBucket(HINT_RATE, HINT_BURST)
 
-    def keep(self, notify: NotifyPayload) -> None:
-        """A token that came protected (§4.2–§4.4); of no legal length it is passed over."""
-        token = Secret(notify.data)
-        if TOKEN_LENGTH_MINIMUM <= len(notify.data) <= TOKEN_LENGTH_MAXIMUM and token not in self.tokens:
-            self.tokens.append(token)
+    def take(self, message: Message) -> None:
+        """Keep the tokens of a protected message (§4.2–§4.4); those of no legal length are passed over."""
+        for notify in message.notifies(NotifyType.QUICK_CRASH_DETECTION):
+            token = Secret(notify.data)
+            if TOKEN_LENGTH_MINIMUM <= len(notify.data) <= TOKEN_LENGTH_MAXIMUM and token not in self.tokens:
+                self.tokens.append(token)
 
     def verify(self, tokens: tuple[NotifyPayload, ...]) -> bool:
         """Whether one of the first four is one of ours (§4.5)."""
@@ -91,16 +92,9 @@ def present(secrets: tuple[Secret, ...], spi_i: bytes, spi_r: bytes) -> tuple[No
 
 
 def take(sa: IkeSa, message: Message) -> None:
-    """Keep the peer's token from a protected message; one in CREATE_CHILD_SA belongs to the new SA (§4.3)."""
+    """The peer's token of this SA; what CREATE_CHILD_SA carries is the new SA's, whose ``crash`` takes it (§4.3)."""
     if message.exchange in (ExchangeType.IKE_AUTH, ExchangeType.INFORMATIONAL):
-        for notify in message.notifies(NotifyType.QUICK_CRASH_DETECTION):
-            sa.crash.keep(notify)
-
-
-def take_successor(sa: IkeSa, message: Message) -> None:
-    """The token that the response to a rekey carries, for the new IKE SA ``sa`` (§4.3)."""
-    for notify in message.notifies(NotifyType.QUICK_CRASH_DETECTION):
-        sa.crash.keep(notify)
+        sa.crash.take(message)
 
 
 def unprotected(sa: IkeSa, message: Message, now: float) -> None:
