@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -328,7 +328,7 @@ def flood(endpoint: IkeEndpoint, count: int, *, start: float = 0.0, spacing: flo
         now += spacing
         spi = (0x5A << 56 | number).to_bytes(8, "big")
         octets = spi + request[8:at] + spi * 4 + request[at + 32 :]
-        source = Endpoint.of(f"100.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 500)
+        source = Endpoint(IPv4Address(100 << 24 | number), 500)
         endpoint.receive(Datagram(Path(GATEWAY, source), octets), now)
         while endpoint.poll_transmit() is not None or endpoint.poll_event() is not None:
             pass
