@@ -11,12 +11,17 @@ from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
+    COOKIE_RATE,
+    COOKIE_THRESHOLD,
     FRAGMENT_SIZE,
     HALF_OPEN_LIFETIME,
+    HALF_OPEN_LIMIT,
+    HALF_OPEN_LIMIT_PER_SOURCE,
     KEEPALIVE_INTERVAL,
     RETRANSMIT_BASE_INTERVAL,
     RETRANSMIT_LIMIT,
     RETURN_ROUTABILITY_INTERVAL,
+    UNPROTECTED_RATE,
     RetransmissionPolicy,
     ReturnRoutability,
 )
@@ -71,6 +76,8 @@ def _suite(value: object, parse: object, example: str) -> object:
 
 
 IkeSuiteName = Annotated[IkeSuite, BeforeValidator(_ike_suite)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Limit = Annotated[Count, Field(ge=1)]
 EspSuiteName = Annotated[EspSuite, BeforeValidator(_esp_suite)]
 
 
@@ -159,8 +166,12 @@ class IkeSection(ConfigurationModel):
     liveness_interval: Interval | None = 120.0
     keepalive_interval: Interval | None = KEEPALIVE_INTERVAL
     half_open_lifetime: Interval = HALF_OPEN_LIFETIME
-    cookie_threshold: Count = 64
-    half_open_limit: Count = 4096
+    cookie_threshold: Count = COOKIE_THRESHOLD
+    cookie_rate: Rate = COOKIE_RATE
+    half_open_limit: Limit = HALF_OPEN_LIMIT
+    half_open_limit_per_source: Limit = HALF_OPEN_LIMIT_PER_SOURCE
+    unprotected_rate: Rate = UNPROTECTED_RATE
+    qcd_secret: FilePath | None = None
     child_lifetime: ChildLifetime | None = ChildLifetimeSection(soft=3600.0)
     ike_lifetime: IkeLifetime | None = IkeLifetimeSection(soft=86400.0)
     additional_children: Count = ADDITIONAL_CHILDREN

@@ -14,6 +14,7 @@ from epdg.authentication import own_credentials, ue_verifier
 from epdg.config import DataPlaneKind, EpdgConfiguration
 from epdg.observation import session_view
 from epdg.pdn.pool import AddressPool
+from epdg.qcd import read_secrets
 from epdg.session import (
     AllocateAddress,
     AnswerIke,
@@ -113,6 +114,7 @@ class EpdgNode:
             entropy=self._entropy,
             responder=self._responder(),
             extension=lambda: GatewaySwu(request_device_identity=configuration.ike.request_device_identity),
+            inbound_packets=self._inbound_packets,
         )
         self._ports = SwuPorts(on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(self.recorder))
         self._data_plane = UserspaceDataPlane(
@@ -274,8 +276,12 @@ class EpdgNode:
             return_routability_interval=ike.return_routability_interval,
             half_open_lifetime=ike.half_open_lifetime,
             cookie_threshold=ike.cookie_threshold,
+            cookie_rate=ike.cookie_rate,
             half_open_limit=ike.half_open_limit,
             authentication_lifetime=ike.authentication_lifetime,
+            half_open_limit_per_source=ike.half_open_limit_per_source,
+            unprotected_rate=ike.unprotected_rate,
+            crash_secrets=() if ike.qcd_secret is None else read_secrets(ike.qcd_secret, self._entropy),
         )
 
     # --- IKE
@@ -727,6 +733,10 @@ class EpdgNode:
             gateway=self._configuration.node,
             diameter_session_id=live.diameter_session_id,
         )
+
+    def _inbound_packets(self, spi: bytes) -> int:
+        counters = self._counters(spi)
+        return 0 if counters is None else counters.inbound_packets
 
     def _counters(self, spi: bytes) -> ChildSaCounters | None:
         try:

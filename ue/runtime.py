@@ -129,6 +129,7 @@ class UeNode:
             extension=lambda: DeviceSwu(
                 imei=configuration.imei, server_authenticated=lambda: self.device.server_authenticated
             ),
+            inbound_packets=self._inbound_packets,
         )
         self._ports = SwuPorts(on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(self.recorder))
         self._data_plane = UserspaceDataPlane(
@@ -471,12 +472,22 @@ class UeNode:
 
     def _connect(self, access: str) -> None:
         ports = self.device.ports(access)
-        config = replace(self._ike_config, nat_traversal_port=ports.nat_traversal.port)
+        config = replace(
+            self._ike_config,
+            nat_traversal_port=ports.nat_traversal.port,
+            initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
+        )
         self._sa = None
         self._last_counters.clear()
         sa = self._endpoint.connect(config, Path(ports.ike, self._gateway_ike), self._now())
         self._sa = sa
         self._carry_out(self.device.connected(sa.window))
+
+    def _inbound_packets(self, spi: bytes) -> int:
+        try:
+            return self._data_plane.counters(spi).inbound_packets
+        except LocalError:
+            return 0
 
     def _connect_successor(self, command: ConnectSuccessor) -> None:
         """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""

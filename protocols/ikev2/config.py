@@ -26,6 +26,11 @@ RETRANSMIT_FACTOR = 2.0
 RETRANSMIT_LIMIT = 5  # 0.5 + 1 + 2 + 4 + 8 = 15.5 s in all, as Android
 RETRANSMIT_CAP = 30.0
 HALF_OPEN_LIFETIME = 30.0
+COOKIE_THRESHOLD = 64  # half-open SAs; RFC 7296 §2.6 leaves it to us
+COOKIE_RATE = 200.0  # IKE_SA_INIT requests a second
+HALF_OPEN_LIMIT = 4096
+HALF_OPEN_LIMIT_PER_SOURCE = 256  # RFC 8019 §4.2; many UEs may be behind one NAT
+UNPROTECTED_RATE = 100.0  # RFC 7296 §2.21.4: "needs to limit the rate"
 RETURN_ROUTABILITY_INTERVAL = 3.5  # three retransmissions of the check
 KEEPALIVE_INTERVAL = 20.0  # RFC 3948 §4
 FRAGMENT_SIZE = 1280  # RFC 7383 §2.5.1 for IPv6; Android's value for IPv4 too. Smaller ones are tried (§2.5.2)
@@ -139,6 +144,7 @@ class IkeConfig:
     path_test_after: float | None = PATH_TEST_AFTER
     follow_esp: bool = True
     hold_lifetime: float | None = None
+    crash_secrets: tuple[Secret, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +190,10 @@ class ResponderConfig(IkeConfig):
     ``acceptable_addresses``: where a UE may move to (RFC 4555 §3.5), anywhere when empty. ``move_by_rekey``: a
     rekey from another address is a move, where MOBIKE was not negotiated (Android).
 
+    A COOKIE is demanded from ``cookie_threshold`` half-open SAs on (0: always), or when more than
+    ``cookie_rate`` requests arrive in a second. ``unprotected_rate`` is how many answers a second go
+    without protection to what belongs to no SA (§2.21.4).
+
     One of ``credentials`` signs, chosen by CERTREQ; the first is the default. ``authentications`` are the ways UEs
     may prove themselves; ``shared_keys`` are by identity as ``identity_text`` has it, ``verifier`` is for the
     certificates of UEs. ``own_authentication`` is how the gateway proves itself to UEs without EAP, by default as
@@ -203,6 +213,9 @@ class ResponderConfig(IkeConfig):
     move_by_rekey: bool = True
     half_open_lifetime: float = HALF_OPEN_LIFETIME
     setup_lifetime: float = 60.0
-    cookie_threshold: int = 64
-    half_open_limit: int = 4096
+    cookie_threshold: int = COOKIE_THRESHOLD
+    cookie_rate: float = COOKIE_RATE
+    half_open_limit: int = HALF_OPEN_LIMIT
+    half_open_limit_per_source: int = HALF_OPEN_LIMIT_PER_SOURCE
+    unprotected_rate: float = UNPROTECTED_RATE
     authentication_lifetime: float | None = None

@@ -1,19 +1,22 @@
-"""One socket's worth of IKE SAs: SPI demultiplexing, COOKIE, half-open limit (RFC 7296 §2.1, §2.4, §2.6).
+"""One socket's worth of IKE SAs: SPI demultiplexing, COOKIE, half-open limits (RFC 7296 §2.1, §2.4, §2.6).
 
-Sans-IO like ``IkeSa`` and the same for both ends. Events come with the SA they belong to.
+Sans-IO like ``IkeSa`` and the same for both ends. Events come with the SA they belong to. What belongs to
+no SA is answered without protection where the standards ask for it, and not too often (§1.5, §2.21.4;
+RFC 6290). Left out: INVALID_SPI for ESP (§1.5), several answers to one IKE_SA_INIT request (§2.4).
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-import hmac
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from protocols.entropy import Entropy
 from protocols.errors import RemoteError
-from protocols.ikev2.config import InitiatorConfig, ResponderConfig
+from protocols.ikev2.admission import CookieDemand, HalfOpenSas
+from protocols.ikev2.config import COOKIE_RATE, COOKIE_THRESHOLD, UNPROTECTED_RATE, InitiatorConfig, ResponderConfig
+from protocols.ikev2.cookie import Cookies, read_request
 from protocols.ikev2.events import (
     Answer,
     ChildSaInstalled,
@@ -24,24 +27,39 @@ from protocols.ikev2.events import (
     SuccessorCreated,
 )
 from protocols.ikev2.extension import Extension, NoExtension
-from protocols.ikev2.message import Header, Message, decode_header, decode_message, encode_message
-from protocols.ikev2.payloads import NoncePayload, NotifyPayload
-from protocols.ikev2.registry import ExchangeType, NotifyType
-from protocols.ikev2.sa import NO_SPI, IkeSa
-from protocols.ikev2.spi import RandomSpis
+from protocols.ikev2.message import (
+    HEADER_LENGTH,
+    INITIATOR_FLAG,
+    RESPONSE_FLAG,
+    Header,
+    Message,
+    decode_header,
+    decode_message,
+    encode_message,
+)
+from protocols.ikev2.payloads import NotifyPayload
+from protocols.ikev2.rate import TokenBucket
+from protocols.ikev2.registry import ExchangeType, NotifyType, PayloadType
+from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.spi import NO_SPI, RandomSpis
 from protocols.ikev2.task import Task
-from protocols.ikev2.tasks import rekey_child
+from protocols.ikev2.tasks import crash_detection, rekey_child
 from protocols.ikev2.tasks.init import Init
+from protocols.ikev2.timing import Timer
 from protocols.ikev2.window import Disposition
 from protocols.path import Datagram, Endpoint, Path
+from protocols.secret import Secret
 
-COOKIE_SECRET_LIFETIME = 60.0  # §2.6 leaves it to us
-COOKIE_SECRET_LENGTH = 32
 DEPARTED_KEPT = 256  # ended SAs whose last response may have to be sent again
 
 
 class IkeEndpoint:
-    """All IKE SAs behind one address (or, at a UE, one device)."""
+    """All IKE SAs behind one address (or, at a UE, one device).
+
+    ``inbound_packets`` asks the data plane how many authentic packets a child SA has received, so that a
+    peer that is heard there is not probed (§2.4). ``crash_secrets`` are the responder's where there is one.
+    ``worker`` is the first octet of all SPIs, for workers that share an address.
+    """
 
     def __init__(
         self,
@@ -49,14 +67,16 @@ class IkeEndpoint:
         entropy: Entropy,
         responder: ResponderConfig | None = None,
         extension: Callable[[], Extension] = NoExtension,
+        inbound_packets: Callable[[bytes], int] | None = None,
+        crash_secrets: tuple[Secret, ...] = (),
+        worker: int | None = None,
     ) -> None:
         self._entropy = entropy
         self._responder = responder
         self._extension = extension
         self.sas: dict[bytes, IkeSa] = {}
         self.dropped: Counter[str] = Counter()
-        self._initial: dict[tuple[bytes, Endpoint], IkeSa] = {}
-        self._initial_keys: dict[bytes, tuple[bytes, Endpoint]] = {}
+        self._half_open = HalfOpenSas()
         self._transmits: deque[Datagram] = deque()
         self._events: deque[tuple[IkeSa, Event]] = deque()
         # One entry of the heap is an SA's own, that in ``_armed``; what is left of earlier ones is passed over.
@@ -64,9 +84,17 @@ class IkeEndpoint:
         self._armed: dict[bytes, float] = {}
         self._departed: dict[bytes, IkeSa] = {}
         self._child_spis: set[bytes] = set()
-        self._spis = RandomSpis(entropy, self._child_spis, self.sas)
-        self._secrets: deque[tuple[int, bytes]] = deque(maxlen=2)
-        self._secret_made = float("-inf")
+        self._spis = RandomSpis(entropy, self._child_spis, self.sas, worker)
+        self._inbound_packets = inbound_packets
+        self._inbound_seen: dict[bytes, dict[bytes, int]] = {}
+        self._crash_secrets = crash_secrets or (responder.crash_secrets if responder else ())
+        self._cookies = Cookies(entropy)
+        self._demand = CookieDemand(
+            responder.cookie_threshold if responder else COOKIE_THRESHOLD,
+            responder.cookie_rate if responder else COOKIE_RATE,
+        )
+        rate = responder.unprotected_rate if responder else UNPROTECTED_RATE
+        self._unprotected = TokenBucket(rate, max(1.0, rate))
 
     # --- outputs
 
@@ -156,6 +184,12 @@ class IkeEndpoint:
         rekey_child.limit_reached(sa, inbound_spi, now, hard=hard)
         self._drain(sa)
 
+    def set_liveness_interval(self, sa: IkeSa, interval: float | None, now: float) -> None:
+        """Probe the peer after this much silence from now on (§2.4); ``None``: never."""
+        sa.timers.set_liveness_interval(interval)
+        sa.heard(now)
+        self._drain(sa)
+
     def close(self, sa: IkeSa, why: str, now: float) -> None:
         """Forget an SA without a word to the peer."""
         sa.close(why, now)
@@ -166,7 +200,7 @@ class IkeEndpoint:
         try:
             header = decode_header(datagram.payload)
         except RemoteError as error:
-            self._reject(datagram, error)
+            self._reject(datagram, error, now)
             return
         spi = header.spi_r if header.original_initiator else header.spi_i
         sa = self.sas.get(spi) or self._departed.get(spi)
@@ -174,7 +208,7 @@ class IkeEndpoint:
             self._receive_initial(header, datagram, now)
             return
         if sa is None:
-            self.dropped["unknown-spi"] += 1
+            self._receive_unknown(header, datagram, now)
             return
         if sa.original_initiator == header.original_initiator or not self._belongs(sa, header):
             self.dropped["wrong-spi"] += 1
@@ -191,13 +225,14 @@ class IkeEndpoint:
             _, spi = heapq.heappop(self._deadlines)
             del self._armed[spi]
             sa = self.sas[spi]
+            self._ask_data_plane(sa, now)
             sa.handle_timeout(now)
             self._drain(sa)
 
     @property
     def half_open(self) -> int:
         """Responder SAs whose set-up is not finished."""
-        return len(self._initial)
+        return len(self._half_open)
 
     # --- IKE_SA_INIT requests
 
@@ -206,8 +241,10 @@ class IkeEndpoint:
         if config is None or header.response or header.spi_r != NO_SPI or header.spi_i == NO_SPI:
             self.dropped["unknown-spi"] += 1
             return
-        key = (header.spi_i, datagram.path.remote)
-        known = self._initial.get(key)
+        if header.spi_i in self.sas:
+            self.dropped["reflected"] += 1  # our own request: its SPIi is one that we gave
+            return
+        known = self._half_open.find(header.spi_i, datagram.path.remote)
         if known is not None:
             if datagram.payload == known.init_request:
                 known.receive(datagram, now)  # a retransmission: the same answer (§2.1)
@@ -215,22 +252,15 @@ class IkeEndpoint:
             else:
                 self.dropped["initial-mismatch"] += 1
             return
-        try:
-            message = decode_message(datagram.payload)
-        except RemoteError as error:
-            if error.notify_type == NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD:
-                # §2.5: "the message MUST be rejected", and the answer names the type
-                notify = NotifyPayload(type=NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, data=error.notify_data)
-                self._answer_statelessly(header.spi_i, header.message_id, header.exchange, notify, datagram.path)
-            self._reject(datagram, error)
-            return
         if header.message_id != 0:
             self.dropped["malformed"] += 1
             return
-        if self.half_open >= config.half_open_limit:
-            self.dropped["half-open-limit"] += 1
+        if not self._admitted(config, header, datagram, now):
             return
-        if self.half_open >= config.cookie_threshold and not self._cookie_ok(message, datagram, now):
+        try:
+            decode_message(datagram.payload)
+        except RemoteError as error:
+            self._reject_initial(header, datagram, error, now)
             return
         sa = IkeSa(
             config,
@@ -244,47 +274,90 @@ class IkeEndpoint:
             extension=self._extension(),
         )
         self.sas[sa.local_spi] = sa
-        self._initial[key] = sa
-        self._initial_keys[sa.local_spi] = key
+        self._half_open.add(sa, datagram.path.remote)
         sa.receive(datagram, now)
         self._drain(sa)
 
-    def _cookie_ok(self, message: Message, datagram: Datagram, now: float) -> bool:
-        """Whether the request returns a cookie of ours; if not it is asked for one, statelessly (§2.6)."""
-        nonce = message.first(NoncePayload)
-        if nonce is None:
-            self.dropped["malformed"] += 1
+    def _admitted(self, config: ResponderConfig, header: Header, datagram: Datagram, now: float) -> bool:
+        """Whether a request may make an SA; if it has to return a cookie first it is asked to, statelessly (§2.6).
+
+        The half of a source's share may be taken by whoever forges its address, the rest only with a cookie.
+        """
+        if self.half_open >= config.half_open_limit:
+            self.dropped["half-open-limit"] += 1
             return False
-        if now - self._secret_made >= COOKIE_SECRET_LIFETIME:
-            version = (self._secrets[-1][0] + 1) % 256 if self._secrets else 0
-            self._secrets.append((version, self._entropy.octets(COOKIE_SECRET_LENGTH)))
-            self._secret_made = now
-        source = datagram.path.remote
-        material = nonce.data + source.address.packed + message.spi_i
-        returned = message.notify(NotifyType.COOKIE)
-        if returned is not None:
-            for version, secret in self._secrets:
-                if hmac.compare_digest(returned.data, _cookie(version, secret, material)):
-                    return True
-        self.dropped["cookie-demanded"] += 1
-        version, secret = self._secrets[-1]
-        cookie = NotifyPayload(type=NotifyType.COOKIE, data=_cookie(version, secret, material))
-        self._answer_statelessly(message.spi_i, 0, ExchangeType.IKE_SA_INIT, cookie, datagram.path)
-        return False
+        source = datagram.path.remote.address
+        of_source = self._half_open.from_source(source)
+        crowded = of_source and 2 * of_source >= config.half_open_limit_per_source
+        if self._demand.wanted(self.half_open, now) or crowded:
+            try:
+                nonce, returned = read_request(datagram.payload)
+            except RemoteError:
+                self.dropped["malformed"] += 1
+                return False
+            spi_i = header.spi_i
+            if returned is None or not self._cookies.verify(returned, spi_i, nonce, source, now):
+                self.dropped["cookie-demanded" if returned is None else "cookie-wrong"] += 1
+                cookie = self._cookies.make(spi_i, nonce, source, now)
+                self._refuse_initial(header, NotifyPayload(NotifyType.COOKIE, cookie), datagram.path)
+                return False
+        if of_source >= config.half_open_limit_per_source:
+            self.dropped["half-open-limit-per-source"] += 1
+            return False
+        return True
 
     # --- the rest
 
-    def _reject(self, datagram: Datagram, error: RemoteError) -> None:
+    def _reject(self, datagram: Datagram, error: RemoteError, now: float) -> None:
         self.dropped["malformed"] += 1
-        if error.notify_type != NotifyType.INVALID_MAJOR_VERSION or len(datagram.payload) < 28:
+        octets = datagram.payload
+        if error.notify_type != NotifyType.INVALID_MAJOR_VERSION or len(octets) < HEADER_LENGTH:
             return
-        if datagram.payload[19] & 0x20:
-            return  # a response: never answered
-        # §2.5: the answer to a higher major version names ours
-        message_id = int.from_bytes(datagram.payload[20:24], "big")
-        notify = NotifyPayload(type=NotifyType.INVALID_MAJOR_VERSION)
-        exchange = ExchangeType(datagram.payload[18])
-        self._answer_statelessly(datagram.payload[:8], message_id, exchange, notify, datagram.path)
+        flags = octets[19]
+        if flags & RESPONSE_FLAG:
+            return  # never answered
+        # §1.5, §2.5: the answer to a higher major version names ours, with SPIs, exchange and Message ID as they came
+        message = Message(
+            spi_i=octets[:8],
+            spi_r=octets[8:16],
+            exchange=ExchangeType.of(octets[18]),
+            original_initiator=not flags & INITIATOR_FLAG,
+            response=True,
+            message_id=int.from_bytes(octets[20:24], "big"),
+            payloads=(NotifyPayload(NotifyType.INVALID_MAJOR_VERSION),),
+        )
+        self._answer_unprotected(message, datagram.path, now)
+
+    def _reject_initial(self, header: Header, datagram: Datagram, error: RemoteError, now: float) -> None:
+        """A request that does not parse makes no SA; its sender is told why (§2.5, §2.21.1)."""
+        self.dropped["malformed"] += 1
+        if error.notify_type is not None and self._unprotected.take(now):
+            notify = NotifyPayload(NotifyType.of(error.notify_type), error.notify_data)
+            self._refuse_initial(header, notify, datagram.path)
+
+    def _receive_unknown(self, header: Header, datagram: Datagram, now: float) -> None:
+        """A protected request of an SA that we do not have is answered so; nothing else is (§1.5, §2.21.4)."""
+        self.dropped["unknown-spi"] += 1
+        protected = header.next_payload in (PayloadType.SK, PayloadType.SKF)
+        if header.response or not protected or NO_SPI in (header.spi_i, header.spi_r):
+            return
+        if header.spi_i in self.sas or header.spi_r in self.sas:
+            return  # RFC 6290 §9.2: never a valid token for an SA that exists, whatever the flags say
+        ours = header.spi_r if header.original_initiator else header.spi_i
+        secrets = self._crash_secrets if self._spis.owns(ours) else ()
+        message = Message(
+            spi_i=header.spi_i,
+            spi_r=header.spi_r,
+            exchange=header.exchange,
+            original_initiator=not header.original_initiator,
+            response=True,
+            message_id=header.message_id,
+            payloads=(
+                NotifyPayload(NotifyType.INVALID_IKE_SPI),
+                *crash_detection.present(secrets, header.spi_i, header.spi_r),
+            ),
+        )
+        self._answer_unprotected(message, datagram.path, now)
 
     def _answer_again(self, sa: IkeSa, datagram: Datagram) -> None:
         """The response that ended an SA may have been lost: its request is answered again (§2.1)."""
@@ -295,16 +368,22 @@ class IkeEndpoint:
         if not again:
             self.dropped["closed"] += 1
 
-    def _answer_statelessly(
-        self, spi_i: bytes, message_id: int, exchange: ExchangeType, notify: NotifyPayload, path: Path
-    ) -> None:
+    def _answer_unprotected(self, message: Message, path: Path, now: float) -> None:
+        # §2.21.4: "A node needs to limit the rate at which it will send messages in response to unprotected messages"
+        if self._unprotected.take(now):
+            self._transmits.append(Datagram(path, encode_message(message)))
+        else:
+            self.dropped["unprotected-rate"] += 1
+
+    def _refuse_initial(self, header: Header, notify: NotifyPayload, path: Path) -> None:
+        """IKE_SA_INIT that makes no SA: SPIr stays zero (§2.6)."""
         message = Message(
-            spi_i=spi_i,
+            spi_i=header.spi_i,
             spi_r=NO_SPI,
-            exchange=exchange,
+            exchange=ExchangeType.IKE_SA_INIT,
             original_initiator=False,
             response=True,
-            message_id=message_id,
+            message_id=0,
             payloads=(notify,),
         )
         self._transmits.append(Datagram(path, encode_message(message)))
@@ -315,6 +394,17 @@ class IkeEndpoint:
         if header.exchange == ExchangeType.IKE_SA_INIT and not header.response:
             return header.spi_i == sa.spi_i
         return header.spi_i == sa.spi_i and header.spi_r == sa.spi_r
+
+    def _ask_data_plane(self, sa: IkeSa, now: float) -> None:
+        """Before a probe: packets of the peer's since the last look show that it lives (§2.4)."""
+        due = sa.timers.get(Timer.LIVENESS)
+        if self._inbound_packets is None or due is None or due > now:
+            return
+        seen = self._inbound_seen.get(sa.local_spi, {})
+        counts = {spi: self._inbound_packets(spi) for spi in sa.children}
+        self._inbound_seen[sa.local_spi] = counts
+        if any(count > seen.get(spi, 0) for spi, count in counts.items()):
+            sa.heard(now)
 
     def _drain(self, sa: IkeSa) -> None:
         for one in sa.family():
@@ -331,8 +421,7 @@ class IkeEndpoint:
                 self._child_spis.discard(event.inbound_spi)
             elif isinstance(event, SuccessorCreated):
                 self.sas[event.successor.local_spi] = event.successor
-        if sa.state not in (SaState.INITIAL, SaState.HALF_OPEN, SaState.AUTHENTICATING):
-            self._forget_initial(sa)
+        self._follow_half_open(sa)
         if sa.state is not SaState.CLOSED:
             self._arm(sa)
         elif self.sas.pop(sa.local_spi, None) is not None:
@@ -341,6 +430,7 @@ class IkeEndpoint:
     def _depart(self, sa: IkeSa) -> None:
         self.dropped.update(sa.dropped)
         self._armed.pop(sa.local_spi, None)
+        self._inbound_seen.pop(sa.local_spi, None)
         for made in sa.successors:
             made.predecessor = None
         # the first request of the peer's that is protected
@@ -350,18 +440,21 @@ class IkeEndpoint:
             if len(self._departed) > DEPARTED_KEPT:
                 del self._departed[next(iter(self._departed))]
 
-    def _forget_initial(self, sa: IkeSa) -> None:
-        key = self._initial_keys.pop(sa.local_spi, None)
-        if key is not None:
-            del self._initial[key]
+    def _follow_half_open(self, sa: IkeSa) -> None:
+        entry = self._half_open.of(sa.local_spi)
+        if entry is None:
+            return
+        if not entry.came_back and sa.state in (SaState.AUTHENTICATING, SaState.ESTABLISHED):
+            entry.came_back = True
+            self._demand.learn(came_back=True)
+        if sa.state in (SaState.INITIAL, SaState.HALF_OPEN, SaState.AUTHENTICATING):
+            return
+        if not entry.came_back and sa.keys is not None:
+            self._demand.learn(came_back=False)
+        self._half_open.remove(entry)
 
     def _arm(self, sa: IkeSa) -> None:
         deadline = sa.next_deadline()
         if deadline is not None and deadline < self._armed.get(sa.local_spi, float("inf")):
             self._armed[sa.local_spi] = deadline
             heapq.heappush(self._deadlines, (deadline, sa.local_spi))
-
-
-def _cookie(version: int, secret: bytes, material: bytes) -> bytes:
-    """Version octet and a MAC over Ni, the source address and SPIi (§2.6)."""
-    return bytes([version]) + hmac.digest(secret, material, "sha256")

@@ -34,13 +34,14 @@ from protocols.ikev2.opening import UnprotectedMessage, open_datagram, repeats_a
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
-from protocols.ikev2.spi import RandomSpis, SpiAllocator
+from protocols.ikev2.spi import NO_SPI, RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
 from protocols.ikev2.tasks import (
     auth,
     child,
+    crash_detection,
     create_child,
     ike_auth,
     informational,
@@ -55,10 +56,8 @@ from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent, Window
 from protocols.path import Datagram, Endpoint, Path
 
-NO_SPI = bytes(8)
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
 INIT_REFUSAL_INTERVAL = 1.5  # §2.21.1: "continue trying for some time": two retransmissions by default
-HINT_INTERVAL = 10.0  # §2.21.4: liveness checks because of unprotected messages are limited
 
 
 class IkeSa:
@@ -99,6 +98,7 @@ class IkeSa:
         self.peer_hashes: frozenset[HashAlgorithmId] = frozenset()
         self.children: dict[bytes, child.ChildSa] = {}
         self.mobility = mobike.Mobility(path)
+        self.crash = crash_detection.CrashDetection()
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
@@ -114,7 +114,6 @@ class IkeSa:
         self._queue: deque[Task] = deque()
         self._deferred_id: int | None = None
         self._init_error: RemoteError | None = None
-        self._hint_after = now
         self._delayed: list[tuple[float, Task]] = []
         self._transmits: deque[Datagram] = deque()
         self._events: deque[Event] = deque()
@@ -290,6 +289,12 @@ class IkeSa:
                 auth.fail(self, self._init_error, now)
         self._pump(now)
 
+    def heard(self, now: float) -> None:
+        """Something fresh and protected came, on this SA or one of its child SAs: the peer lives (§2.4)."""
+        self.mobility.heard_at = now
+        if self.state is SaState.ESTABLISHED:
+            self.timers.arm_liveness(now)
+
     # --- for tasks
 
     @property
@@ -415,13 +420,10 @@ class IkeSa:
             self._respond(self._refuse(error), request_again, now)
 
     def _take_hint(self, message: Message, now: float) -> None:
-        """What is not protected changes nothing; at most it is a reason to look whether the peer lives (§2.21.4)."""
+        """What is not protected changes nothing; at most it is a hint, unless it carries the peer's token."""
         self.dropped["unprotected"] += 1
-        hints = (NotifyType.INVALID_IKE_SPI, NotifyType.INVALID_SPI)
-        if self.state is SaState.ESTABLISHED and now >= self._hint_after and any(map(message.notify, hints)):
-            self._hint_after = now + HINT_INTERVAL
-            self._probe(now)
-            self._pump(now)
+        crash_detection.unprotected(self, message, now)
+        self._pump(now)
 
     def _receive_request(self, received: Received, datagram: Datagram, now: float) -> None:
         message = received.message
@@ -632,14 +634,9 @@ class IkeSa:
             else:
                 self.timers.set_earlier(Timer.RETRY, at)
 
-    def heard(self, now: float) -> None:
-        """The peer lives: the next probe is an interval away (§2.4)."""
-        self.mobility.heard_at = now
-        if self.state is SaState.ESTABLISHED:
-            self.timers.arm_liveness(now)
-
     def _heard(self, message: Message, now: float) -> None:
         self.heard(now)
+        crash_detection.take(self, message)
         announced = message.notify(NotifyType.SET_WINDOW_SIZE)
         if announced is not None and message.exchange != ExchangeType.IKE_SA_INIT and len(announced.data) == 4:
             # §2.3: it can only be increased

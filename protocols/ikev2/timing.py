@@ -45,6 +45,12 @@ class SaTimers(TimerTable[Timer]):
         else:
             self.set(Timer.SETUP, now + lifetime)
 
+    def set_liveness_interval(self, interval: float | None) -> None:
+        """Probe after this much silence, counted from when the peer is heard next; ``None``: never."""
+        self._liveness_interval = interval
+        if interval is None:
+            self.cancel(Timer.LIVENESS)
+
     def arm_liveness(self, now: float) -> None:
         """The peer was heard: the next probe is an interval away (RFC 7296 §2.4)."""
         if self._liveness_interval is not None:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.entropy import SeededEntropy
+from protocols.ikev2.endpoint import DEPARTED_KEPT, IkeEndpoint
 from protocols.ikev2.events import SaState
-from protocols.ikev2.message import Message
+from protocols.ikev2.message import Message, decode_message, encode_header
 from protocols.ikev2.payloads import (
     ConfigurationPayload,
     DeletePayload,
@@ -22,9 +23,10 @@ from protocols.ikev2.payloads import (
 )
 from protocols.ikev2.registry import ConfigType, ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.sealer import Sealer
-from protocols.path import Datagram
+from protocols.path import Datagram, Endpoint, Path
+from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
-from tests.harness.pair import Pair, initiator_config
+from tests.harness.pair import ACCESS_A, GATEWAY, Pair, initiator_config, responder_config
 
 SETTINGS = settings(max_examples=60, deadline=None)
 
@@ -119,3 +121,79 @@ def test_authentic_nonsense(requests: list[tuple[ExchangeType, list[NotifyPayloa
         pair.epdg.endpoint.receive(Datagram(sa.path.reversed(), sealer.seal(message)), pair.now)
         pair.run(0.001)
     assert pair.epdg.live.state in (SaState.ESTABLISHED, SaState.CLOSED)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flood_of_headers(seed: int) -> None:
+    """A gateway and a UE under arbitrary headers, with SPIs of theirs among them: nothing raises, nothing grows."""
+    generator = random.Random(seed)
+    config = responder_config(half_open_limit=20, half_open_limit_per_source=5, crash_secrets=(Secret(bytes(32)),))
+    pair = Pair(initiator_config(crash_secrets=(Secret(bytes(32)),)), config, seed=seed).attach()
+    genuine = [datagram for _, datagram in pair.seen]
+    sa, spis = pair.ue.live, [pair.ue.live.spi_i, pair.ue.live.spi_r, bytes(8)]
+    now, sent = pair.now, 0
+    for number in range(3000):
+        now += generator.random() * 0.01
+        octets = generator.choice(genuine).payload
+        if generator.random() < 0.8:
+            body = octets[28:] if generator.random() < 0.5 else generator.randbytes(generator.randrange(60))
+            octets = (
+                encode_header(
+                    spi_i=generator.choice([*spis, generator.randbytes(8)]),
+                    spi_r=generator.choice([*spis, generator.randbytes(8)]),
+                    next_payload=generator.choice([0, 33, 34, 40, 41, 42, 46, 53, 200]),
+                    version=generator.choice([0x20, 0x20, 0x20, 0x2F, 0x30, 0x10]),
+                    exchange=generator.choice([34, 34, 35, 36, 37, 38, 43, 255]),
+                    original_initiator=generator.random() < 0.5,
+                    response=generator.random() < 0.5,
+                    message_id=generator.choice([0, 1, 4, 5, 0xFFFFFFFF]),
+                    length=28 + len(body),
+                )
+                + body
+            )
+        elif generator.random() < 0.5:
+            octets = generator.randbytes(8) + octets[8:]
+        source = Endpoint.of(f"192.0.2.{generator.randrange(256)}", generator.choice([500, 4500, number + 1]))
+        for endpoint in (pair.ue.endpoint, pair.epdg.endpoint):
+            endpoint.receive(Datagram(Path(GATEWAY, source), octets), now)
+            endpoint.handle_timeout(now)
+            while endpoint.poll_event() is not None:
+                pass
+            while endpoint.poll_transmit() is not None:
+                sent += 1
+            assert endpoint.half_open <= 20
+            assert len(endpoint.sas) <= 21
+            assert len(endpoint._deadlines) <= 4 * 21
+            assert len(endpoint._departed) <= DEPARTED_KEPT
+    assert sa.state is SaState.ESTABLISHED
+    assert pair.epdg.live.state is SaState.ESTABLISHED
+    for endpoint in (pair.ue.endpoint, pair.epdg.endpoint):
+        endpoint.handle_timeout(now + 40.0)
+        assert endpoint.half_open == 0
+        assert len(endpoint._half_open._sources) == 0
+
+
+@SETTINGS
+@given(st.binary(max_size=80), st.integers(0, 255))
+def test_ike_sa_init_with_any_payloads(octets: bytes, first: int) -> None:
+    """With and without a demand for cookies: an answer that decodes and names no SA, or a counted drop."""
+    for threshold in (0, 64):
+        config = responder_config(cookie_threshold=threshold)
+        endpoint = IkeEndpoint(entropy=SeededEntropy(1), responder=config)
+        header = encode_header(
+            spi_i=b"initiatr",
+            spi_r=bytes(8),
+            next_payload=first,
+            exchange=ExchangeType.IKE_SA_INIT,
+            original_initiator=True,
+            response=False,
+            message_id=0,
+            length=28 + len(octets),
+        )
+        endpoint.receive(Datagram(Path(GATEWAY, ACCESS_A), header + octets), 0.0)
+        answer = endpoint.poll_transmit()
+        if answer is None:
+            assert sum(endpoint.dropped.values()) == 1
+        else:
+            assert decode_message(answer.payload).spi_r == bytes(8)
+        assert endpoint.sas == {}

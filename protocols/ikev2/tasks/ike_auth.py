@@ -50,7 +50,7 @@ from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.signatures import refused
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, config, eap_rounds, mobike, reauthentication
+from protocols.ikev2.tasks import auth, child, config, crash_detection, eap_rounds, mobike, reauthentication
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -91,6 +91,7 @@ class Authentication:
         payloads += proof
         if settings.initial_contact:
             payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
+        payloads += crash_detection.announce(sa)
         if settings.eap_only and settings.authentication is AuthenticationKind.EAP:
             payloads.append(NotifyPayload(type=NotifyType.EAP_ONLY_AUTHENTICATION))
         payloads += mobike.announce(sa)
@@ -366,6 +367,7 @@ class Authenticator:
         sa.mobility.negotiated = sa.config.mobike and self._mobike
         payloads: list[Payload] = [
             *proof,
+            *crash_detection.announce(sa),
             *child.grant_or_refuse(sa, self._child, reply, now),
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
             *reauthentication.announce(sa, now),

@@ -24,7 +24,8 @@ from protocols.ikev2.payloads import KePayload, NoncePayload, NotifyPayload, Pay
 from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType
 from protocols.ikev2.signatures import decode_hash_algorithms, encode_hash_algorithms
-from protocols.ikev2.suites import IkeSuite, KeyExchange
+from protocols.ikev2.spi import NO_SPI
+from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import auth, ike_auth, natd
 from protocols.path import Datagram, Endpoint, Path
@@ -95,6 +96,11 @@ class Init:
         exchange = self._exchange()
         if ke.group != exchange.group or suite.group != exchange.group:
             raise NegotiationError("the responder's KE is of another group", NotifyType.INVALID_SYNTAX)
+        if message.spi_r == NO_SPI:
+            raise RemoteError("the responder accepts with an SPI of zero", NotifyType.INVALID_SYNTAX)  # §2.6
+        check_nonce(suite, nonce)
+        if nonce.data == self._nonce or ke.data == exchange.public:
+            raise RemoteError("our own nonce or public value came back", NotifyType.INVALID_SYNTAX)
         sa.extension.take(Step.INIT_RESPONSE, message)
         sa.spi_r = message.spi_r
         sa.nonce_i, sa.nonce_r = self._nonce, nonce.data
@@ -126,7 +132,11 @@ class Init:
         sa.initiate(self, now, urgent=True)
 
     def _change_group(self, sa: IkeSa, notify: NotifyPayload, config: InitiatorConfig) -> None:
-        """Obey only a group that we offered (§2.7), never the one just sent."""
+        """Obey only a group that we offered (§2.7), never the one just sent.
+
+        The Notify may be forged, and name the weakest group offered: what a group is worth is for the policy
+        to say. A genuine responder that prefers another asks for it again, and may have it again.
+        """
         group = int.from_bytes(notify.data, "big") if len(notify.data) == 2 else -1
         offered = {int(suite.group) for suite in config.ike_policy.suites}
         if group not in offered or group == self._exchange().group:
@@ -150,6 +160,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
         group = NotifyPayload(type=NotifyType.INVALID_KE_PAYLOAD, data=int(suite.group).to_bytes(2, "big"))
         why = f"KE of group {int(ke.group)}, group {int(suite.group)} was asked for"
         return Response(payloads=(group,), close=why)
+    check_nonce(suite, nonce)
     sa.extension.take(Step.INIT_REQUEST, message)
     public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
     sa.nonce_i, sa.nonce_r = nonce.data, sa.entropy.octets(NONCE_LENGTH)
@@ -172,6 +183,12 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
             *sa.extension.payloads(Step.INIT_RESPONSE),
         )
     )
+
+
+def check_nonce(suite: IkeSuite, nonce: NoncePayload) -> None:
+    """Nonces MUST be at least half the key size of the PRF that was chosen (§2.10)."""
+    if 2 * len(nonce.data) < Prf.of(suite.prf).key_length:
+        raise RemoteError(f"a nonce of {len(nonce.data)} octets for {suite.prf.name}", NotifyType.INVALID_SYNTAX)
 
 
 def derive(sa: IkeSa, suite: IkeSuite, shared: bytes) -> None:

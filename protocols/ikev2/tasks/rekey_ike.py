@@ -27,7 +27,7 @@ from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType, ProtocolId
 from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child_exchange, informational, lifetime, mobike
+from protocols.ikev2.tasks import child_exchange, crash_detection, informational, lifetime, mobike
 from protocols.ikev2.timing import Timer
 from protocols.path import Path
 
@@ -93,12 +93,15 @@ class RekeyIke:
                 lifetime.refused(sa, self, self._back_off, "the rekey of the IKE SA", notify, now)
             return
         made = self._take(sa, message, now)
+        made.successor.crash.take(message)
         if rival is not None and made.lowest_nonce < rival.lowest_nonce:
             # §2.8.2: "the new IKE SA containing the lowest nonce SHOULD be deleted by the node that created it"
             made.successor.initiate(informational.DeleteIkeSa("both ends rekeyed the IKE SA at once"), now)
             settle(sa, rival.successor, now)
             return
         settle(sa, made.successor, now)
+        if sa.config.crash_secrets:
+            made.successor.initiate(crash_detection.RenewToken(), now)  # RFC 6290 §4.4
         # §2.8: "the Delete payload to delete itself MUST be the last request sent over the old IKE SA"
         sa.enqueue(informational.DeleteIkeSa("replaced by rekeying"))
 
@@ -143,6 +146,7 @@ def process_request(sa: IkeSa, message: Message, now: float) -> Response:
             SaPayload(proposals=(answer,)),
             NoncePayload(data=nonces[1]),
             KePayload(group=suite.group, data=public),
+            *crash_detection.announce(new),
         )
     )
 
