@@ -12,6 +12,14 @@ from enum import Enum
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.ikev2.redirection import (
+    MAX_REDIRECTS,
+    REDIRECT_LOOP_DETECT_PERIOD,
+    REDIRECTED_LIFETIME,
+    InitialRedirect,
+    RedirectObedience,
+    RedirectTrail,
+)
 from protocols.selectors import TrafficSelector
 
 RETRANSMIT_BASE_INTERVAL = 0.5  # RFC 7296 §2.4 leaves it to us; Android's value
@@ -68,7 +76,10 @@ class IkeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InitiatorConfig(IkeConfig):
-    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry."""
+    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry.
+
+    ``redirected`` comes with the event ``Redirected`` and goes into the configuration of the next attempt.
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None = None
@@ -79,6 +90,10 @@ class InitiatorConfig(IkeConfig):
     local_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
+    redirect: RedirectObedience = RedirectObedience.NEVER
+    redirected: RedirectTrail | None = None
+    redirect_limit: int = MAX_REDIRECTS
+    redirect_period: float = REDIRECT_LOOP_DETECT_PERIOD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +109,5 @@ class ResponderConfig(IkeConfig):
     setup_lifetime: float = 60.0
     cookie_threshold: int = 64
     half_open_limit: int = 4096
+    redirect: InitialRedirect | None = None
+    redirected_lifetime: float = REDIRECTED_LIFETIME

@@ -22,6 +22,7 @@ from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sa import NO_SPI, IkeSa
 from protocols.ikev2.spi import RandomSpis
 from protocols.ikev2.task import Task
+from protocols.ikev2.tasks import redirect
 from protocols.ikev2.tasks.init import Init
 from protocols.ikev2.window import Disposition
 from protocols.path import Datagram, Endpoint, Path
@@ -185,6 +186,11 @@ class IkeEndpoint:
             return
         if header.message_id != 0:
             self.dropped["malformed"] += 1
+            return
+        elsewhere = redirect.initial_answer(config, message, datagram.path, len(self.sas))
+        if elsewhere is not None:
+            self.dropped["redirected"] += 1
+            self._answer_statelessly(header.spi_i, 0, header.exchange, elsewhere, datagram.path)
             return
         if self.half_open >= config.half_open_limit:
             self.dropped["half-open-limit"] += 1

@@ -9,6 +9,7 @@ from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
+from protocols.ikev2.redirection import Gateway, RedirectStage, RedirectTrail
 from protocols.ikev2.suites import IkeSuite
 from protocols.path import Path
 from protocols.secret import Secret
@@ -189,17 +190,49 @@ class Closed:
     by_peer: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Redirected:
+    """UE: the gateway sends us to another one (RFC 5685); connect there with ``trail`` in the configuration.
+
+    Before the SA was established it ends by itself; later it is for the owner to delete it (§5).
+    """
+
+    gateway: Gateway
+    stage: RedirectStage
+    trail: RedirectTrail
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedirectIgnored:
+    """A redirect was not obeyed; ``gateway`` is ``None`` when its kind of identity is unknown."""
+
+    gateway: Gateway | None
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerRedirected:
+    """Gateway: the peer was told to go elsewhere (RFC 5685 §5, §6)."""
+
+    gateway: Gateway
+    stage: RedirectStage
+
+
 # --- questions and answers ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityReceived:
-    """Gateway: a UE presents itself; answer with ``EapReply`` or ``Refusal``."""
+    """Gateway: a UE presents itself; answer with ``EapReply``, ``RedirectReply`` or ``Refusal``.
+
+    ``redirectable``: the UE has announced REDIRECT (RFC 5685 §3).
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None
     configuration: tuple[ConfigurationAttribute, ...]
     path: Path
+    redirectable: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +251,8 @@ class EapRequestReceived:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationRequested:
-    """Gateway: the UE is authenticated and wants addresses; answer ``ConfigurationReply`` or ``Refusal``.
+    """Gateway: the UE is authenticated and wants addresses; answer ``ConfigurationReply``,
+    ``RedirectReply`` (when ``redirectable``) or ``Refusal``.
 
     ``initial_contact``: the UE has no other SA with us (RFC 7296 §2.4), whatever we may think.
     """
@@ -227,6 +261,7 @@ class ConfigurationRequested:
     responder_identity: IdrPayload | None
     configuration: tuple[ConfigurationAttribute, ...]
     initial_contact: bool = False
+    redirectable: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +279,13 @@ class ConfigurationReply:
     attributes: tuple[ConfigurationAttribute, ...]
     local_selectors: tuple[TrafficSelector, ...]
     remote_selectors: tuple[TrafficSelector, ...]
+
+
+@dataclass(frozen=True)
+class RedirectReply:
+    """Send the peer to another gateway instead of serving it (RFC 5685 §6)."""
+
+    gateway: Gateway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,10 +311,13 @@ Event = (
     | AddressUpdateFailed
     | PathValidated
     | Refused
+    | Redirected
+    | RedirectIgnored
+    | PeerRedirected
     | Closed
     | IdentityReceived
     | EapResponseReceived
     | EapRequestReceived
     | ConfigurationRequested
 )
-Answer = EapReply | ConfigurationReply | Refusal
+Answer = EapReply | ConfigurationReply | RedirectReply | Refusal

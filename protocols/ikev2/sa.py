@@ -35,7 +35,7 @@ from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, eap, informational, init, rekey_child
+from protocols.ikev2.tasks import auth, child, eap, informational, init, redirect, rekey_child
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import Disposition, Window
@@ -82,6 +82,7 @@ class IkeSa:
         self.peer_hashes: frozenset[HashAlgorithmId] = frozenset()
         self.children: dict[bytes, child.ChildSa] = {}
         self.mobility = Mobility(path)
+        self.redirect_supported = False
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
@@ -189,6 +190,8 @@ class IkeSa:
                 self.mobility.check_expired(self, now)
             elif timer is Timer.CHECK_AGAIN:
                 self.mobility.check_again(self)
+            elif timer is Timer.REDIRECTED:
+                redirect.overdue(self, now)
         self._pump(now)
 
     # --- for tasks
@@ -323,6 +326,7 @@ class IkeSa:
         if procedure is Procedure.INIT:
             return init.process_request(self, message, datagram, now)
         if procedure is Procedure.INFORMATIONAL:
+            redirect.process_request(self, message, now)
             return informational.process_request(self, message, path, now)
         if procedure is Procedure.CREATE_CHILD:
             return rekey_child.process_request(self, message, path, now)
@@ -335,6 +339,8 @@ class IkeSa:
         task = self._task
         if task is None or task.exchange != message.exchange:
             self.dropped["unexpected-response"] += 1
+            return
+        if redirect.to_be_discarded(self, self._sent, message):
             return
         if not self.window.accept_response(message.message_id):
             self.dropped["unexpected-response"] += 1

@@ -26,6 +26,7 @@ from protocols.ikev2.events import (
     EapRequestReceived,
     EapResponseReceived,
     IdentityReceived,
+    RedirectReply,
     Refusal,
     SaState,
 )
@@ -44,7 +45,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, CertEncoding, ExchangeType, NotifyType
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, config, mobike
+from protocols.ikev2.tasks import auth, child, config, mobike, redirect
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -118,6 +119,8 @@ class Authentication:
         if self._answered is Step.IDENTITY_REQUEST:
             sa.extension.take(Step.IDENTITY_RESPONSE, message)
             self._verify_gateway(sa, message)
+            if redirect.obey_first(sa, message, now):
+                return
         else:
             sa.extension.take(Step.EAP_RESPONSE, message)
         eap = message.first(EapPayload)
@@ -156,6 +159,8 @@ class Authentication:
             raise AuthenticationError("no final AUTH from the gateway", NotifyType.AUTHENTICATION_FAILED)
         expected = auth.msk_auth(sa, self._msk, self._identity_r, original_initiator=False)
         auth.verify_msk_auth(payload, expected, "gateway")
+        if redirect.obey_final(sa, message, now):
+            return
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
         self._offer.accept(sa, message, now)
@@ -192,6 +197,8 @@ class Authenticator:
             return Response(payloads=(*eap, answer.notify), close=answer.text)
         if isinstance(answer, ConfigurationReply):
             return self._build_final(sa, answer, now)
+        if isinstance(answer, RedirectReply):
+            return self._redirect(sa, answer, now)
         if answer.packet is None:
             raise LocalError("the gateway needs an EAP packet to pass on")
         self._msk = answer.msk
@@ -226,6 +233,7 @@ class Authenticator:
                 responder_identity=self._requested,
                 configuration=self._configuration,
                 initial_contact=self._initial_contact,
+                redirectable=sa.redirect_supported,
             )
         )
 
@@ -241,6 +249,29 @@ class Authenticator:
             *settings.credential.cert_payloads(),
             settings.credential.sign(octets, sa.peer_hashes),
         ]
+
+    def _redirect(self, sa: IkeSa, reply: RedirectReply, now: float) -> Response:
+        """N(REDIRECT) in the first or the last response, with AUTH and without a child SA (RFC 5685 §6)."""
+        why = f"redirected to {reply.gateway}"
+        identity = self._responder_identity()
+        if self._step is Step.IDENTITY_RESPONSE:
+            credential = sa.responder_config.credential
+            if credential is None:
+                raise LocalError("a redirect in the first response needs a certificate (RFC 5685 §6)")
+            octets = auth.signed_octets(sa, identity, original_initiator=False)
+            signature = credential.sign(octets, sa.peer_hashes)
+            notify = redirect.tell(sa, reply.gateway)
+            return Response(payloads=(identity, *credential.cert_payloads(), signature, notify), close=why)
+        if self._msk is None:
+            raise LocalError("no redirect in an intermediate response (RFC 5685 §6)")
+        data = auth.msk_auth(sa, self._msk, identity, original_initiator=False)
+        payload = AuthPayload(method=AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE, data=data)
+        notify = redirect.tell(sa, reply.gateway)
+        sa.authenticator = None
+        sa.enter(SaState.ESTABLISHED, why)
+        sa.timers.arm_setup(now, None)
+        redirect.expect_delete(sa, now)
+        return Response(payloads=(payload, notify))
 
     def _responder_identity(self) -> IdrPayload:
         if self._identity_r is None:
@@ -284,6 +315,7 @@ def process_request(sa: IkeSa, procedure: Procedure, message: Message, now: floa
                     responder_identity=message.first(IdrPayload),
                     configuration=config.requested(message),
                     path=sa.path,
+                    redirectable=sa.redirect_supported,
                 )
             )
         return

@@ -25,7 +25,7 @@ from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType
 from protocols.ikev2.suites import IkeSuite, KeyExchange
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, eap, natd
+from protocols.ikev2.tasks import auth, eap, natd, redirect
 from protocols.path import Datagram, Endpoint, Path
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Init:
             NoncePayload(data=self._nonce),
             *natd.build(sa.spi_i, sa.spi_r, sa.path, config.force_encapsulation),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
+            *redirect.announce(sa),
             *sa.extension.payloads(Step.INIT_REQUEST),
         )
         return tuple(payloads)
@@ -82,6 +83,8 @@ class Init:
         if invalid_ke is not None:
             self._change_group(sa, invalid_ke, config)
             self._again(sa, "INVALID_KE_PAYLOAD again and again", now)
+            return
+        if redirect.obey_initial(sa, message, now):
             return
         auth.raise_on_error(sa, message)
         offered, ke, nonce = message.first(SaPayload), message.first(KePayload), message.first(NoncePayload)
@@ -150,6 +153,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
         why = f"KE of group {int(ke.group)}, group {int(suite.group)} was asked for"
         return Response(payloads=(group,), close=why)
     sa.extension.take(Step.INIT_REQUEST, message)
+    redirect.note(sa, message)
     exchange = KeyExchange.generate(suite.group, sa.entropy)
     shared = exchange.shared(ke.data)
     sa.nonce_i, sa.nonce_r = nonce.data, sa.entropy.octets(NONCE_LENGTH)
