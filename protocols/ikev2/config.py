@@ -78,6 +78,7 @@ class IkeConfig:
 class InitiatorConfig(IkeConfig):
     """The UE's end. ``gateway_names`` are the names the gateway certificate may carry.
 
+    ``childless`` leaves the child SA out where the responder allows it (RFC 6023).
     ``redirected`` comes with the event ``Redirected`` and goes into the configuration of the next attempt.
     """
 
@@ -90,6 +91,7 @@ class InitiatorConfig(IkeConfig):
     local_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
+    childless: bool = False
     redirect: RedirectObedience = RedirectObedience.NEVER
     redirected: RedirectTrail | None = None
     redirect_limit: int = MAX_REDIRECTS
@@ -109,5 +111,6 @@ class ResponderConfig(IkeConfig):
     setup_lifetime: float = 60.0
     cookie_threshold: int = 64
     half_open_limit: int = 4096
+    childless: bool = False
     redirect: InitialRedirect | None = None
     redirected_lifetime: float = REDIRECTED_LIFETIME

@@ -83,6 +83,7 @@ class IkeSa:
         self.children: dict[bytes, child.ChildSa] = {}
         self.mobility = Mobility(path)
         self.redirect_supported = False
+        self.childless = False
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()

@@ -20,8 +20,6 @@ from protocols.ikev2.payloads import (
     NoncePayload,
     Payload,
     SaPayload,
-    TsiPayload,
-    TsrPayload,
 )
 from protocols.ikev2.registry import ExchangeType, NotifyType
 
@@ -62,7 +60,7 @@ REQUESTS: tuple[Rule, ...] = (
         exchange=ExchangeType.IKE_AUTH,
         role=OriginalRole.RESPONDER,
         states=frozenset({SaState.HALF_OPEN}),
-        required=(IdiPayload, SaPayload, TsiPayload, TsrPayload),
+        required=(IdiPayload,),  # SA, TSi, TSr: all or none (RFC 6023), as ``childless`` has it
         procedure=Procedure.IDENTITY,
     ),
     Rule(

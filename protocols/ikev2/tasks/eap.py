@@ -45,7 +45,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, CertEncoding, ExchangeType, NotifyType
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, config, mobike, redirect
+from protocols.ikev2.tasks import auth, child, childless, config, mobike, redirect
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -72,7 +72,7 @@ class Authentication:
         if self._next is not None:
             return self._next
         settings = sa.initiator_config
-        self._offer = child.Offer.make(sa)
+        self._offer = childless.offer(sa)
         payloads: list[Payload] = [settings.identity]
         if settings.verifier is not None:
             authorities = settings.verifier.authorities()
@@ -84,7 +84,7 @@ class Authentication:
             payloads.append(NotifyPayload(type=NotifyType.EAP_ONLY_AUTHENTICATION))
         payloads += mobike.announce(sa)
         payloads += config.build_request(sa)
-        payloads += self._offer.payloads()
+        payloads += () if self._offer is None else self._offer.payloads()
         payloads += sa.extension.payloads(Step.IDENTITY_REQUEST)
         sa.enter(SaState.AUTHENTICATING, "IKE_AUTH request sent")
         return tuple(payloads)
@@ -155,7 +155,7 @@ class Authentication:
     def _finish(self, sa: IkeSa, message: Message, now: float) -> None:
         """The gateway's AUTH from the MSK, then what it grants."""
         payload = message.first(AuthPayload)
-        if payload is None or self._msk is None or self._identity_r is None or self._offer is None:
+        if payload is None or self._msk is None or self._identity_r is None:
             raise AuthenticationError("no final AUTH from the gateway", NotifyType.AUTHENTICATION_FAILED)
         expected = auth.msk_auth(sa, self._msk, self._identity_r, original_initiator=False)
         auth.verify_msk_auth(payload, expected, "gateway")
@@ -163,7 +163,8 @@ class Authentication:
             return
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
-        self._offer.accept(sa, message, now)
+        if self._offer is not None:
+            self._offer.accept(sa, message, now)
         auth.establish(sa, auth.settings_identity(sa), self._identity_r, config.granted(message), now)
 
 
@@ -178,7 +179,7 @@ class Authenticator:
         self._requested = message.first(IdrPayload)
         self._identity_r = self._requested or sa.responder_config.identity
         self._configuration = config.requested(message)
-        self._child = child.Request.of(sa, message)
+        self._child = childless.request(sa, message)
         self._mobike = mobike.announced(message)
         self._initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
         self._eap_only = message.notify(NotifyType.EAP_ONLY_AUTHENTICATION) is not None
@@ -284,7 +285,7 @@ class Authenticator:
         identity = self._responder_identity()
         sa.mobility.negotiated = sa.config.mobike and self._mobike
         data = auth.msk_auth(sa, self._msk, identity, original_initiator=False)
-        granted = self._child.grant(sa, reply, now)
+        granted = () if self._child is None else self._child.grant(sa, reply, now)
         payloads: list[Payload] = [
             AuthPayload(method=AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE, data=data),
             *config.build_reply(reply),

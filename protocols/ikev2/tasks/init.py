@@ -25,7 +25,7 @@ from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType
 from protocols.ikev2.suites import IkeSuite, KeyExchange
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, eap, natd, redirect
+from protocols.ikev2.tasks import auth, childless, eap, natd, redirect
 from protocols.path import Datagram, Endpoint, Path
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Init:
         if ke.group != exchange.group or suite.group != exchange.group:
             raise NegotiationError("the responder's KE is of another group", NotifyType.INVALID_SYNTAX)
         sa.extension.take(Step.INIT_RESPONSE, message)
+        childless.note(sa, message)
         sa.spi_r = message.spi_r
         sa.nonce_i, sa.nonce_r = self._nonce, nonce.data
         derive(sa, suite, exchange.shared(ke.data))
@@ -172,6 +173,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
             NoncePayload(data=sa.nonce_r),
             *natd.build(sa.spi_i, sa.spi_r, datagram.path, config.force_encapsulation),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
+            *childless.announce(sa),
             *sa.extension.payloads(Step.INIT_RESPONSE),
         )
     )
