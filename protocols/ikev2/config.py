@@ -20,6 +20,7 @@ from protocols.ikev2.redirection import (
     RedirectObedience,
     RedirectTrail,
 )
+from protocols.ikev2.ticket import ResumableSession, TicketOffice
 from protocols.selectors import TrafficSelector
 
 RETRANSMIT_BASE_INTERVAL = 0.5  # RFC 7296 §2.4 leaves it to us; Android's value
@@ -79,6 +80,7 @@ class InitiatorConfig(IkeConfig):
     """The UE's end. ``gateway_names`` are the names the gateway certificate may carry.
 
     ``childless`` leaves the child SA out where the responder allows it (RFC 6023).
+    ``resumption`` asks for tickets; ``session`` comes with the event ``TicketReceived`` and is resumed (RFC 5723).
     ``redirected`` comes with the event ``Redirected`` and goes into the configuration of the next attempt.
     """
 
@@ -94,6 +96,8 @@ class InitiatorConfig(IkeConfig):
     childless: bool = False
     redirect: RedirectObedience = RedirectObedience.NEVER
     redirected: RedirectTrail | None = None
+    resumption: bool = False
+    session: ResumableSession | None = None
     redirect_limit: int = MAX_REDIRECTS
     redirect_period: float = REDIRECT_LOOP_DETECT_PERIOD
 
@@ -112,5 +116,6 @@ class ResponderConfig(IkeConfig):
     cookie_threshold: int = 64
     half_open_limit: int = 4096
     childless: bool = False
+    tickets: TicketOffice | None = None
     redirect: InitialRedirect | None = None
     redirected_lifetime: float = REDIRECTED_LIFETIME

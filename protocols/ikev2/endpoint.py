@@ -18,12 +18,11 @@ from protocols.ikev2.events import Answer, ChildSaInstalled, ChildSaRemoved, Eve
 from protocols.ikev2.extension import Extension, NoExtension
 from protocols.ikev2.message import Header, Message, decode_header, decode_message, encode_message
 from protocols.ikev2.payloads import NoncePayload, NotifyPayload
-from protocols.ikev2.registry import ExchangeType, NotifyType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, ExchangeType, NotifyType
 from protocols.ikev2.sa import NO_SPI, IkeSa
 from protocols.ikev2.spi import RandomSpis
 from protocols.ikev2.task import Task
-from protocols.ikev2.tasks import redirect
-from protocols.ikev2.tasks.init import Init
+from protocols.ikev2.tasks import redirect, resume
 from protocols.ikev2.window import Disposition
 from protocols.path import Datagram, Endpoint, Path
 
@@ -99,7 +98,7 @@ class IkeEndpoint:
             extension=self._extension(),
         )
         self.sas[sa.local_spi] = sa
-        sa.initiate(Init(), now)
+        sa.initiate(resume.opening(config, path, now), now)
         self._drain(sa)
         return sa
 
@@ -134,7 +133,7 @@ class IkeEndpoint:
             return
         spi = header.spi_r if header.original_initiator else header.spi_i
         sa = self.sas.get(spi) or self._departed.get(spi)
-        if sa is None and header.exchange == ExchangeType.IKE_SA_INIT and header.original_initiator:
+        if sa is None and header.exchange in INITIAL_EXCHANGES and header.original_initiator:
             self._receive_initial(header, datagram, now)
             return
         if sa is None:
@@ -147,6 +146,9 @@ class IkeEndpoint:
             self._answer_again(sa, header, datagram)
             return
         sa.receive(datagram, now)
+        former = resume.superseded(sa, self.sas)
+        if former is not None:
+            self.close(former, "the peer has resumed it in a new SA", now)
         self._drain(sa)
 
     def handle_timeout(self, now: float) -> None:
@@ -169,6 +171,9 @@ class IkeEndpoint:
         config = self._responder
         if config is None or header.response or header.spi_r != NO_SPI or header.spi_i == NO_SPI:
             self.dropped["unknown-spi"] += 1
+            return
+        if header.exchange == ExchangeType.IKE_SESSION_RESUME and config.tickets is None:
+            self.dropped["resumption-off"] += 1
             return
         key = (header.spi_i, datagram.path.remote)
         known = self._initial.get(key)
@@ -234,7 +239,7 @@ class IkeEndpoint:
         self.dropped["cookie-demanded"] += 1
         version, secret = self._secrets[-1]
         cookie = NotifyPayload(type=NotifyType.COOKIE, data=_cookie(version, secret, material))
-        self._answer_statelessly(message.spi_i, 0, ExchangeType.IKE_SA_INIT, cookie, datagram.path)
+        self._answer_statelessly(message.spi_i, 0, message.exchange, cookie, datagram.path)
         return False
 
     # --- the rest
@@ -278,7 +283,7 @@ class IkeEndpoint:
     def _belongs(self, sa: IkeSa, header: Header) -> bool:
         if sa.original_initiator and sa.state is SaState.INIT_SENT:
             return header.spi_i == sa.spi_i
-        if header.exchange == ExchangeType.IKE_SA_INIT and not header.response:
+        if header.exchange in INITIAL_EXCHANGES and not header.response:
             return header.spi_i == sa.spi_i
         return header.spi_i == sa.spi_i and header.spi_r == sa.spi_r
 

@@ -11,6 +11,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
 from protocols.ikev2.redirection import Gateway, RedirectStage, RedirectTrail
 from protocols.ikev2.suites import IkeSuite
+from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Path
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
@@ -218,6 +219,27 @@ class PeerRedirected:
     stage: RedirectStage
 
 
+@dataclass(frozen=True)
+class TicketReceived:
+    """UE: what resumes this SA should it be lost (RFC 5723 §4.2); to be forgotten when the SA is deleted (§6.2)."""
+
+    session: ResumableSession
+
+
+@dataclass(frozen=True)
+class TicketRejected:
+    """UE: the gateway does not accept the ticket (TICKET_NACK); a full exchange follows by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Gateway: the peer has proved that the ticket of this former SA is its own (RFC 5723 §4.3.4)."""
+
+    identity: IdiPayload
+    former_spi_i: bytes
+    former_spi_r: bytes
+
+
 # --- questions and answers ----------------------------------------------------------------------------
 
 
@@ -254,6 +276,7 @@ class ConfigurationRequested:
     """Gateway: the UE is authenticated and wants addresses; answer ``ConfigurationReply``,
     ``RedirectReply`` (when ``redirectable``) or ``Refusal``.
 
+    ``resumed``: the UE was authenticated before; what ``ConfigurationReply.session`` said then (RFC 5723).
     ``initial_contact``: the UE has no other SA with us (RFC 7296 §2.4), whatever we may think.
     """
 
@@ -262,6 +285,7 @@ class ConfigurationRequested:
     configuration: tuple[ConfigurationAttribute, ...]
     initial_contact: bool = False
     redirectable: bool = False
+    resumed: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,11 +298,15 @@ class EapReply:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationReply:
-    """What the UE gets: attributes and the selectors its child SA may use (remote: the UE's side)."""
+    """What the UE gets: attributes and the selectors its child SA may use (remote: the UE's side).
+
+    ``session`` goes into a ticket, sealed, for the question after a resumption; ``None`` refuses one.
+    """
 
     attributes: tuple[ConfigurationAttribute, ...]
     local_selectors: tuple[TrafficSelector, ...]
     remote_selectors: tuple[TrafficSelector, ...]
+    session: bytes | None = b""
 
 
 @dataclass(frozen=True)
@@ -314,6 +342,9 @@ Event = (
     | Redirected
     | RedirectIgnored
     | PeerRedirected
+    | TicketReceived
+    | TicketRejected
+    | Resumed
     | Closed
     | IdentityReceived
     | EapResponseReceived

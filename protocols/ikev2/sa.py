@@ -29,13 +29,13 @@ from protocols.ikev2.extension import Extension, NoExtension
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Header, Message, decode_header, decode_message, encode_message
 from protocols.ikev2.payloads import NotifyPayload, Payload
-from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, ExchangeType, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
 from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, eap, informational, init, redirect, rekey_child
+from protocols.ikev2.tasks import auth, child, eap, informational, init, redirect, rekey_child, resume, tickets
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import Disposition, Window
@@ -83,6 +83,7 @@ class IkeSa:
         self.children: dict[bytes, child.ChildSa] = {}
         self.mobility = Mobility(path)
         self.redirect_supported = False
+        self.resumption = tickets.Resumption()
         self.childless = False
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
@@ -193,6 +194,8 @@ class IkeSa:
                 self.mobility.check_again(self)
             elif timer is Timer.REDIRECTED:
                 redirect.overdue(self, now)
+            elif timer is Timer.TICKET:
+                tickets.refresh_due(self)
         self._pump(now)
 
     # --- for tasks
@@ -255,6 +258,8 @@ class IkeSa:
         del now
         if self.state is SaState.CLOSED:
             return
+        if by_peer:
+            tickets.revoke(self)
         for spi in list(self.children):
             del self.children[spi]
             self.emit(ChildSaRemoved(inbound_spi=spi, why=why))
@@ -268,7 +273,7 @@ class IkeSa:
 
     def _open(self, header: Header, datagram: Datagram, now: float) -> Message | None:
         octets = datagram.payload
-        if header.exchange == ExchangeType.IKE_SA_INIT:
+        if header.exchange in INITIAL_EXCHANGES:
             if not header.response and self.state is not SaState.INITIAL and octets != self.init_request:
                 raise DecodeError("an unprotected request is taken as a retransmission only")
             return decode_message(octets)
@@ -326,6 +331,8 @@ class IkeSa:
         path = datagram.path
         if procedure is Procedure.INIT:
             return init.process_request(self, message, datagram, now)
+        if procedure is Procedure.RESUME:
+            return resume.process_request(self, message, datagram, now)
         if procedure is Procedure.INFORMATIONAL:
             redirect.process_request(self, message, now)
             return informational.process_request(self, message, path, now)
@@ -333,6 +340,9 @@ class IkeSa:
             return rekey_child.process_request(self, message, path, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
+        if self.resumption.presented is not None:
+            resume.process_auth(self, message, now)
+            return None
         eap.process_request(self, procedure, message, now)
         return None
 
@@ -349,7 +359,7 @@ class IkeSa:
         self.emit(MessageReceived(message=message, path=datagram.path))
         self.timers.cancel(Timer.RETRANSMIT)
         self._task = None
-        if message.exchange == ExchangeType.IKE_SA_INIT:
+        if message.exchange in INITIAL_EXCHANGES:
             self.init_response = datagram.payload
         self._heard(now)
         try:
@@ -371,7 +381,7 @@ class IkeSa:
     def _respond(self, response: Response, now: float) -> None:
         message_id = self.window.begin()
         # §2.6: "the responder's SPI will be zero" where IKE_SA_INIT does not make an SA
-        no_sa = response.close is not None and self._request_exchange == ExchangeType.IKE_SA_INIT
+        no_sa = response.close is not None and self._request_exchange in INITIAL_EXCHANGES
         message = Message(
             spi_i=self.spi_i,
             spi_r=NO_SPI if no_sa else self.spi_r,
@@ -382,7 +392,7 @@ class IkeSa:
             payloads=response.payloads,
         )
         octets = self._encode(message)
-        if message.exchange == ExchangeType.IKE_SA_INIT:
+        if message.exchange in INITIAL_EXCHANGES:
             self.init_response = octets
         self.window.answered(octets)
         self._answered = message
@@ -416,7 +426,7 @@ class IkeSa:
             payloads=payloads,
         )
         octets = self._encode(message)
-        if exchange == ExchangeType.IKE_SA_INIT:
+        if exchange in INITIAL_EXCHANGES:
             self.init_request = octets
         interval = self.window.send(octets)
         self.timers.set(Timer.RETRANSMIT, now + interval)
@@ -425,7 +435,7 @@ class IkeSa:
         self._sent = message
 
     def _encode(self, message: Message) -> bytes:
-        if message.exchange == ExchangeType.IKE_SA_INIT:
+        if message.exchange in INITIAL_EXCHANGES:
             return encode_message(message)
         if self.sealer is None:
             raise LocalError("no keys to protect a message with")

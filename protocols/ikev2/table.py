@@ -28,6 +28,7 @@ class Procedure(Enum):
     """What takes a legal request."""
 
     INIT = "init"
+    RESUME = "resume"
     IDENTITY = "identity"
     EAP = "eap"
     FINAL = "final"
@@ -55,6 +56,13 @@ REQUESTS: tuple[Rule, ...] = (
         states=frozenset({SaState.INITIAL}),
         required=(SaPayload, KePayload, NoncePayload),
         procedure=Procedure.INIT,
+    ),
+    Rule(
+        exchange=ExchangeType.IKE_SESSION_RESUME,
+        role=OriginalRole.RESPONDER,
+        states=frozenset({SaState.INITIAL}),
+        required=(NoncePayload,),
+        procedure=Procedure.RESUME,
     ),
     Rule(
         exchange=ExchangeType.IKE_AUTH,

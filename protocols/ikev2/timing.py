@@ -19,6 +19,7 @@ class Timer(Enum):
     RETURN_ROUTABILITY = "return-routability"
     CHECK_AGAIN = "check-again"
     REDIRECTED = "redirected"
+    TICKET = "ticket"
 
 
 class SaTimers(TimerTable[Timer]):

@@ -45,7 +45,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, CertEncoding, ExchangeType, NotifyType
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, childless, config, mobike, redirect
+from protocols.ikev2.tasks import auth, child, childless, config, mobike, redirect, tickets
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -82,6 +82,7 @@ class Authentication:
         payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
         if settings.eap_only:
             payloads.append(NotifyPayload(type=NotifyType.EAP_ONLY_AUTHENTICATION))
+        payloads += tickets.ask(sa)
         payloads += mobike.announce(sa)
         payloads += config.build_request(sa)
         payloads += () if self._offer is None else self._offer.payloads()
@@ -166,6 +167,7 @@ class Authentication:
         if self._offer is not None:
             self._offer.accept(sa, message, now)
         auth.establish(sa, auth.settings_identity(sa), self._identity_r, config.granted(message), now)
+        tickets.receive(sa, message, self._identity_r, now)
 
 
 class Authenticator:
@@ -180,6 +182,7 @@ class Authenticator:
         self._identity_r = self._requested or sa.responder_config.identity
         self._configuration = config.requested(message)
         self._child = childless.request(sa, message)
+        tickets.note(sa, message)
         self._mobike = mobike.announced(message)
         self._initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
         self._eap_only = message.notify(NotifyType.EAP_ONLY_AUTHENTICATION) is not None
@@ -291,6 +294,7 @@ class Authenticator:
             *config.build_reply(reply),
             *granted,
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
+            *tickets.grant(sa, self._identity, identity, reply.session),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         ]
         auth.establish(sa, self._identity, identity, reply.attributes, now)
