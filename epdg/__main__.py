@@ -108,6 +108,18 @@ def detach(
     call_sync(settings.control, "sessions.detach", id=session)
 
 
+@app.command()
+@exit_on_error
+def redirect(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    gateway: Annotated[str, typer.Argument(help="Address or name of the gateway that the UE is sent to.")],
+    configuration: ConfigurationOption,
+) -> None:
+    """Send the UE of one session to another gateway (RFC 5685)."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.redirect", id=session, gateway=gateway)
+
+
 @pki.command("init")
 @exit_on_error
 def pki_init(

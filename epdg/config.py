@@ -18,7 +18,9 @@ from protocols.ikev2.config import (
     RetransmissionPolicy,
     ReturnRoutability,
 )
+from protocols.ikev2.redirection import REDIRECTED_LIFETIME
 from protocols.ikev2.suites import EspSuite, IkeSuite
+from protocols.ikev2.ticket import TICKET_KEY_INTERVAL, TICKET_LIFETIME
 from protocols.io.configuration import (
     ConfigurationModel,
     Count,
@@ -99,6 +101,39 @@ class RetransmissionSection(ConfigurationModel):
         return RetransmissionPolicy(base_interval=self.base_interval, limit=self.limit)
 
 
+class RedirectPoint(str, Enum):
+    """When UEs are redirected: before anything is computed, or once the AAA server has accepted them."""
+
+    INIT = "init"
+    AUTHENTICATION = "authentication"
+
+
+class RedirectSection(ConfigurationModel):
+    """Send UEs that can be redirected to another gateway (RFC 5685) from ``threshold`` sessions on.
+
+    IKE_SA_INIT requests to one of the ``anycast`` addresses are redirected always (§4).
+    """
+
+    gateway: IpAddress | Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,255}$")]
+    stage: RedirectPoint = RedirectPoint.INIT
+    threshold: Count = 0
+    anycast: tuple[IpAddress, ...] = ()
+
+
+class ResumptionSection(ConfigurationModel):
+    """Tickets for session resumption (RFC 5723), sealed by a secret that outlives the process."""
+
+    secret_file: FilePath
+    lifetime: Interval = TICKET_LIFETIME
+    key_interval: Interval = TICKET_KEY_INTERVAL
+
+    @model_validator(mode="after")
+    def _outlived(self) -> ResumptionSection:
+        if self.lifetime > self.key_interval:
+            raise PydanticCustomError("lifetime", "a lifetime of at most key_interval")
+        return self
+
+
 class IkeSection(ConfigurationModel):
     """What the gateway accepts and how patient it is."""
 
@@ -117,6 +152,10 @@ class IkeSection(ConfigurationModel):
     child_lifetime: Interval | None = 3600.0
     retransmission: RetransmissionSection = RetransmissionSection()
     request_device_identity: bool = False
+    childless: bool = False
+    redirect: RedirectSection | None = None
+    redirected_lifetime: Interval = REDIRECTED_LIFETIME
+    resumption: ResumptionSection | None = None
 
 
 class PeerSection(ConfigurationModel):

@@ -17,6 +17,7 @@ from protocols.ikev2.config import (
     RETRANSMIT_LIMIT,
     RetransmissionPolicy,
 )
+from protocols.ikev2.redirection import RedirectObedience
 from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.io.configuration import (
     AnyPort,
@@ -194,6 +195,13 @@ class PdnType(str, Enum):
     IPV4V6 = "ipv4v6"
 
 
+class RedirectSection(ConfigurationModel):
+    """Which redirects are obeyed (RFC 5685); ``names``: addresses of gateways that are redirected to by name."""
+
+    obey: RedirectObedience = RedirectObedience.NEVER
+    names: dict[str, IpAddress] = {}
+
+
 class TraceSection(ConfigurationModel):
     """How much is kept, and whether keys may leave the process."""
 
@@ -219,6 +227,9 @@ class UeConfiguration(ConfigurationModel):
     keepalive_interval: Interval | None = KEEPALIVE_INTERVAL
     child_lifetime: Interval | None = None
     force_encapsulation: bool = True
+    childless: bool = False
+    redirect: RedirectSection = RedirectSection()
+    resumption: bool = False
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False

@@ -105,6 +105,7 @@ class UeNode:
             apn=configuration.apn,
             gateway=self._gateway_ike,
             entropy=self._entropy,
+            gateways=configuration.redirect.names,
         )
         self._endpoint = IkeEndpoint(
             entropy=self._entropy,
@@ -320,7 +321,7 @@ class UeNode:
             case CloseAccess():
                 self._close_access(command.access)
             case Connect():
-                self._connect(command.access)
+                self._connect(command)
             case MoveSa():
                 path = Path(self.device.ports(command.access).nat_traversal, self._gateway_natt)
                 self._endpoint.move(self._require_sa(), path, self._now())
@@ -363,9 +364,17 @@ class UeNode:
             raise LocalError("there is no IKE SA")
         return self._sa
 
-    def _connect(self, access: str) -> None:
-        ports = self.device.ports(access)
-        config = replace(self._ike_config, nat_traversal_port=ports.nat_traversal.port)
+    def _connect(self, command: Connect) -> None:
+        ports = self.device.ports(command.access)
+        gateway = command.gateway or self.configuration.gateway.address
+        self._gateway_ike = Endpoint(gateway, self._gateway_ike.port)
+        self._gateway_natt = Endpoint(gateway, self._gateway_natt.port)
+        config = replace(
+            self._ike_config,
+            nat_traversal_port=ports.nat_traversal.port,
+            redirected=command.trail,
+            session=command.session,
+        )
         self._sa = None
         self._last_counters.clear()
         sa = self._endpoint.connect(config, Path(ports.ike, self._gateway_ike), self._now())

@@ -185,10 +185,11 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """The IKE SA is gone, with all child SAs."""
+    """The IKE SA is gone, with all child SAs; ``resumed``: in favour of one that ``Resumed`` is about."""
 
     why: str
     by_peer: bool = False
+    resumed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

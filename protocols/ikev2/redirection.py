@@ -99,13 +99,13 @@ class RedirectTrail:
 class InitialRedirect:
     """A responder's policy for IKE_SA_INIT: send peers to ``gateway`` from ``threshold`` IKE SAs on.
 
-    A request to one of the ``anycast`` addresses is redirected always (RFC 5685 §4).
+    Without a threshold only those to one of the ``anycast`` addresses are, which always is (RFC 5685 §4).
     """
 
     gateway: Gateway
-    threshold: int = 0
+    threshold: int | None = 0
     anycast: frozenset[Address] = frozenset()
 
     def due(self, address: Address, sas: int) -> bool:
         """Whether a request to ``address`` is redirected while there are ``sas`` IKE SAs."""
-        return address in self.anycast or sas >= self.threshold
+        return address in self.anycast or (self.threshold is not None and sas >= self.threshold)

@@ -267,7 +267,7 @@ class IkeSa:
         self._queue.clear()
         self.deferred = None
         self.enter(SaState.CLOSED, why)
-        self.emit(Closed(why=why, by_peer=by_peer))
+        self.emit(Closed(why=why, by_peer=by_peer, resumed=self.resumption.superseded))
 
     # --- receiving
 

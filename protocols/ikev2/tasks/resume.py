@@ -264,7 +264,10 @@ def superseded(sa: IkeSa, sas: Mapping[bytes, IkeSa]) -> IkeSa | None:
         return None
     sa.resumption.supersedes = False
     former = sas.get(contents.spi_r)
-    return former if former is not None and former.spi_i == contents.spi_i else None
+    if former is None or former.spi_i != contents.spi_i:
+        return None
+    former.resumption.superseded = True
+    return former
 
 
 def _derive(sa: IkeSa, suite: IkeSuite, old_sk_d: Secret) -> None:

@@ -35,6 +35,7 @@ class Resumption:
     requested: bool = False
     presented: TicketContents | None = None
     supersedes: bool = False
+    superseded: bool = False
     issued: bytes | None = None
     holder: tuple[IdiPayload, IdrPayload, bytes | None] | None = None
     responder_identity: IdrPayload | None = None
