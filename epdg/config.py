@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -32,6 +34,7 @@ from protocols.io.configuration import (
 )
 
 DEFAULT_RING = 20_000
+DOMAIN_NAME = re.compile(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
 DEFAULT_SUITES: dict[str, list[str]] = {
     "suites": [
         "aes128-sha256-x25519",
@@ -64,6 +67,17 @@ def _suite(value: object, parse: object, example: str) -> object:
         raise PydanticCustomError("suite", "a suite such as {example} ({why})", {"example": example, "why": str(error)})
 
 
+def _gateway(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    with contextlib.suppress(ValueError):
+        return ip_address(value)
+    if DOMAIN_NAME.fullmatch(value) is None:
+        raise PydanticCustomError("gateway", "an address or a domain name such as epdg2.example")
+    return value
+
+
+GatewayName = Annotated[IPv4Address | IPv6Address | str, BeforeValidator(_gateway)]
 IkeSuiteName = Annotated[IkeSuite, BeforeValidator(_ike_suite)]
 EspSuiteName = Annotated[EspSuite, BeforeValidator(_esp_suite)]
 
@@ -114,7 +128,7 @@ class RedirectSection(ConfigurationModel):
     IKE_SA_INIT requests to one of the ``anycast`` addresses are redirected always (§4).
     """
 
-    gateway: IpAddress | Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,255}$")]
+    gateway: GatewayName
     stage: RedirectPoint = RedirectPoint.INIT
     threshold: Count = 0
     anycast: tuple[IpAddress, ...] = ()

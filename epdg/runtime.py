@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.metadata
 import logging
-import re
 from collections import Counter
 from collections.abc import Coroutine
-from ipaddress import IPv4Address, IPv4Interface, ip_address
+from ipaddress import IPv4Address, IPv4Interface
 
-from epdg.config import DataPlaneKind, EpdgConfiguration, RedirectPoint
+from epdg.config import DataPlaneKind, EpdgConfiguration, RedirectPoint, RedirectSection
 from epdg.observation import session_view
 from epdg.pdn.pool import AddressPool
 from epdg.pki import read_chain, read_key
@@ -609,13 +607,12 @@ class EpdgNode:
         if live is None:
             raise ControlError("not-found", f"no session {params.get('id')}")
         gateway = params.get("gateway")
-        if not isinstance(gateway, str) or not re.fullmatch(r"[A-Za-z0-9.:-]{1,255}", gateway):
-            raise ControlError("bad-params", "gateway: an address or a domain name")
+        try:
+            target = RedirectSection.model_validate({"gateway": gateway}).gateway
+        except ValueError:
+            raise ControlError("bad-params", "gateway: an address or a domain name") from None
         if live.session.state is not SessionState.ESTABLISHED:
             raise ControlError("not-possible", f"the session is {live.session.state.value}")
-        target: Gateway = gateway
-        with contextlib.suppress(ValueError):
-            target = ip_address(gateway)
         try:
             task = RedirectPeer(live.sa, target)
         except LocalError as error:
