@@ -171,6 +171,18 @@ def addresses(
             typer.echo(f"{each['address']}{'' if each['present'] else '  (withdrawn)'}")
 
 
+@app.command()
+@exit_on_error
+def redirect(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    gateway: Annotated[str, typer.Argument(help="Address or name of the gateway that the UE is sent to.")],
+    configuration: ConfigurationOption,
+) -> None:
+    """Send the UE of one session to another gateway (RFC 5685)."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.redirect", id=session, gateway=gateway)
+
+
 @pki.command("init")
 @exit_on_error
 def pki_init(

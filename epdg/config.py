@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -26,8 +28,10 @@ from protocols.ikev2.config import (
     ReturnRoutability,
 )
 from protocols.ikev2.events import AuthenticationKind
+from protocols.ikev2.redirection import REDIRECTED_LIFETIME
 from protocols.ikev2.revocation import RevocationPolicy
 from protocols.ikev2.suites import EspSuite, IkeSuite
+from protocols.ikev2.ticket import TICKET_KEY_INTERVAL, TICKET_LIFETIME
 from protocols.io.configuration import (
     ConfigurationModel,
     Count,
@@ -43,6 +47,7 @@ from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifeti
 
 DEFAULT_RING = 20_000
 HOLD_LIFETIME = 300.0  # RFC 4555 §3.11: "at least five minutes before giving up"
+DOMAIN_NAME = re.compile(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
 DEFAULT_SUITES: dict[str, list[str]] = {
     "suites": [
         "aes128-sha256-x25519",
@@ -75,6 +80,17 @@ def _suite(value: object, parse: object, example: str) -> object:
         raise PydanticCustomError("suite", "a suite such as {example} ({why})", {"example": example, "why": str(error)})
 
 
+def _gateway(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    with contextlib.suppress(ValueError):
+        return ip_address(value)
+    if DOMAIN_NAME.fullmatch(value) is None:
+        raise PydanticCustomError("gateway", "an address or a domain name such as epdg2.example")
+    return value
+
+
+GatewayName = Annotated[IPv4Address | IPv6Address | str, BeforeValidator(_gateway)]
 IkeSuiteName = Annotated[IkeSuite, BeforeValidator(_ike_suite)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Limit = Annotated[Count, Field(ge=1)]
@@ -149,6 +165,39 @@ class RetransmissionSection(ConfigurationModel):
         return RetransmissionPolicy(base_interval=self.base_interval, limit=self.limit)
 
 
+class RedirectPoint(str, Enum):
+    """When UEs are redirected: before anything is computed, or once the AAA server has accepted them."""
+
+    INIT = "init"
+    AUTHENTICATION = "authentication"
+
+
+class RedirectSection(ConfigurationModel):
+    """Send UEs that can be redirected to another gateway (RFC 5685) from ``threshold`` sessions on.
+
+    IKE_SA_INIT requests to one of the ``anycast`` addresses are redirected always (§4).
+    """
+
+    gateway: GatewayName
+    stage: RedirectPoint = RedirectPoint.INIT
+    threshold: Count = 0
+    anycast: tuple[IpAddress, ...] = ()
+
+
+class ResumptionSection(ConfigurationModel):
+    """Tickets for session resumption (RFC 5723), sealed by a secret that outlives the process."""
+
+    secret_file: FilePath
+    lifetime: Interval = TICKET_LIFETIME
+    key_interval: Interval = TICKET_KEY_INTERVAL
+
+    @model_validator(mode="after")
+    def _outlived(self) -> ResumptionSection:
+        if self.lifetime > self.key_interval:
+            raise PydanticCustomError("lifetime", "a lifetime of at most key_interval")
+        return self
+
+
 class IkeSection(ConfigurationModel):
     """What the gateway accepts and how patient it is."""
 
@@ -181,6 +230,10 @@ class IkeSection(ConfigurationModel):
     fragmentation: bool = True
     fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
     window_size: Annotated[Count, Field(ge=1, le=255)] = 1
+    childless: bool = False
+    redirect: RedirectSection | None = None
+    redirected_lifetime: Interval = REDIRECTED_LIFETIME
+    resumption: ResumptionSection | None = None
 
 
 class PeerSection(ConfigurationModel):

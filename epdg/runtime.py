@@ -11,10 +11,11 @@ from ipaddress import IPv4Address, IPv4Interface
 
 from epdg.addresses import GatewayAddresses
 from epdg.authentication import own_credentials, ue_verifier
-from epdg.config import DataPlaneKind, EpdgConfiguration
+from epdg.config import DataPlaneKind, EpdgConfiguration, RedirectPoint, RedirectSection
 from epdg.observation import session_view
 from epdg.pdn.pool import AddressPool
 from epdg.qcd import read_secrets
+from epdg.resumption import ticket_office
 from epdg.session import (
     AllocateAddress,
     AnswerIke,
@@ -44,14 +45,17 @@ from protocols.ikev2.events import (
     Established,
     Event,
     IkeSaRekeyed,
+    Resumed,
     SuccessorCreated,
 )
 from protocols.ikev2.payloads import IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.ikev2.redirection import Gateway, InitialRedirect
 from protocols.ikev2.registry import IdType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
+from protocols.ikev2.tasks.redirect import RedirectPeer
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.clock import SystemClock
@@ -73,7 +77,7 @@ KIND = "epdg"
 DISTRIBUTION = "epdg-emulator"
 LIST_LIMIT = 100
 LIST_LIMIT_MAXIMUM = 1000
-LOGGED = frozenset({"attached", "moved", "refused", "address-update-failed", "detached"})
+LOGGED = frozenset({"attached", "moved", "redirected", "refused", "address-update-failed", "detached"})
 DETACH_INTERVAL = 2.0  # for UEs to answer DELETE when the gateway stops
 CLOSED_KEPT = 200  # ended sessions that can still be looked at
 
@@ -134,6 +138,7 @@ class EpdgNode:
         self._session_ids = SessionIdSource(diameter.host, wall=self._clock.wall())
         self._visited_network = plmn.domain
         self._live: dict[bytes, Live] = {}
+        self._superseded: Live | None = None
         self._ended: dict[str, dict[str, JsonValue]] = {}
         self._by_successor: dict[bytes, Live] = {}
         self._by_spi: dict[bytes, Live] = {}
@@ -153,6 +158,7 @@ class EpdgNode:
                 "sessions.rekey-ike": self._rekey_ike,
                 "sessions.rekey-child": self._rekey_child,
                 "sessions.reauthenticate": self._reauthenticate,
+                "sessions.redirect": self._redirect_session,
                 "peers.list": self._list_peers,
                 "addresses.list": self._list_addresses,
                 "addresses.withdraw": self._withdraw_address,
@@ -244,6 +250,18 @@ class EpdgNode:
         configuration = self._configuration
         ike = configuration.ike
         authentication = configuration.authentication
+        redirect, resumption = ike.redirect, ike.resumption
+        initial = None
+        if redirect is not None and (redirect.stage is RedirectPoint.INIT or redirect.anycast):
+            threshold = redirect.threshold if redirect.stage is RedirectPoint.INIT else None
+            initial = InitialRedirect(
+                gateway=redirect.gateway, threshold=threshold, anycast=frozenset(redirect.anycast)
+            )
+        tickets = None
+        if resumption is not None:
+            tickets = ticket_office(
+                resumption.secret_file, resumption.lifetime, resumption.key_interval, self._clock.wall
+            )
         return ResponderConfig(
             ike_policy=IkePolicy(ike.suites),
             esp_policy=EspPolicy(ike.esp_suites),
@@ -282,6 +300,10 @@ class EpdgNode:
             half_open_limit_per_source=ike.half_open_limit_per_source,
             unprotected_rate=ike.unprotected_rate,
             crash_secrets=() if ike.qcd_secret is None else read_secrets(ike.qcd_secret, self._entropy),
+            childless=ike.childless,
+            redirect=initial,
+            redirected_lifetime=ike.redirected_lifetime,
+            tickets=tickets,
         )
 
     # --- IKE
@@ -313,11 +335,31 @@ class EpdgNode:
         self._child_event(live, event)
         if isinstance(event, ConfigurationRequested) and event.initial_contact:
             self._forget_former(live)
+        if isinstance(event, Resumed):
+            self._inherit(live)
         self._carry_out(live, live.session.handle(event, self._clock.wall()))
         if isinstance(event, Established):
             self._granted_time(live)
         if isinstance(event, Closed):
+            self._superseded = live if event.resumed else None
             self._end(live)
+
+    def _inherit(self, heir: Live) -> None:
+        """The former SA of a resumed one has just ended: its Diameter session goes on under the new one."""
+        former, self._superseded = self._superseded, None
+        if former is None:
+            return  # it was lost before, and the AAA server was told so
+        heir.session.inherit(former.session)
+        self._by_diameter.pop(heir.diameter_session_id, None)
+        heir.diameter_session_id = former.diameter_session_id
+        self._by_diameter[heir.diameter_session_id] = heir.session.identifier
+
+    def _elsewhere(self) -> Gateway | None:
+        """Where a UE that comes now is sent when it is authenticated (RFC 5685 §6)."""
+        redirect = self._configuration.ike.redirect
+        if redirect is None or redirect.stage is not RedirectPoint.AUTHENTICATION:
+            return None
+        return redirect.gateway if len(self._live) >= redirect.threshold else None
 
     def _granted_time(self, live: Live) -> None:
         """Session-Timeout of the DEA (RFC 6733 §8.13)."""
@@ -349,6 +391,7 @@ class EpdgNode:
             default_apn=self._configuration.default_apn,
             own_names=frozenset({self._fqdn}),
             created=self._clock.wall(),
+            elsewhere=self._elsewhere(),
         )
         live = Live(session, sa, self._session_ids.next())
         self._live[sa.local_spi] = live
@@ -717,6 +760,26 @@ class EpdgNode:
         port = self._configuration.listen.nat_traversal_port
         endpoints = [Endpoint(address, port) for address in self._addresses.present(prefer)]
         self._endpoint.set_addresses(live.sa, endpoints, self._now(), prefer=prefer is not None)
+
+    async def _redirect_session(self, params: Params) -> JsonValue:
+        """RFC 5685 §5: the UE is told to go to another gateway, and deletes the session itself."""
+        live = self._find(params.get("id"))
+        if live is None:
+            raise ControlError("not-found", f"no session {params.get('id')}")
+        gateway = params.get("gateway")
+        try:
+            target = RedirectSection.model_validate({"gateway": gateway}).gateway
+        except ValueError:
+            raise ControlError("bad-params", "gateway: an address or a domain name") from None
+        if live.session.state is not SessionState.ESTABLISHED:
+            raise ControlError("not-possible", f"the session is {live.session.state.value}")
+        try:
+            task = RedirectPeer(live.sa, target)
+        except LocalError as error:
+            raise ControlError("not-possible", str(error)) from error
+        self._endpoint.initiate(live.sa, task, self._now())
+        self._pump()
+        return {"id": live.session.identifier, "gateway": str(target)}
 
     async def _list_peers(self, params: Params) -> JsonValue:
         del params

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address
 
+from epdg.resumption import ResumedSubscriber
 from protocols.diameter.swm import ApnConfiguration, Dea, Result, ResultCode
 from protocols.eap.packet import EapCode, EapPacket, EapType
+from protocols.errors import RemoteError
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
@@ -32,11 +34,14 @@ from protocols.ikev2.events import (
     Established,
     IdentityReceived,
     IkeSaRekeyed,
+    PeerRedirected,
+    RedirectReply,
     Refusal,
     Refused,
 )
 from protocols.ikev2.identity import identity_text
 from protocols.ikev2.payloads import ConfigurationAttribute, IdrPayload, NotifyPayload
+from protocols.ikev2.redirection import Gateway
 from protocols.ikev2.registry import ConfigAttributeType, NotifyType
 from protocols.path import Path
 from protocols.selectors import TrafficSelector
@@ -143,8 +148,19 @@ class PathUse:
 class Session:
     """One IKE SA's worth of subscriber."""
 
-    def __init__(self, identifier: str, *, default_apn: str | None, own_names: frozenset[str], created: float) -> None:
-        """``own_names``: an IDr that names the gateway itself asks for the default APN."""
+    def __init__(
+        self,
+        identifier: str,
+        *,
+        default_apn: str | None,
+        own_names: frozenset[str],
+        created: float,
+        elsewhere: Gateway | None = None,
+    ) -> None:
+        """``own_names``: an IDr that names the gateway itself asks for the default APN.
+
+        ``elsewhere``: the gateway that serves the UE in our place once it is authenticated (RFC 5685 §6).
+        """
         self.identifier = identifier
         self.state = SessionState.ATTACHING
         self.created = created
@@ -159,6 +175,8 @@ class Session:
         self.session_timeout: int | None = None
         self._default_apn = default_apn
         self._own_names = own_names
+        self._elsewhere = elsewhere
+        self._resumed_address: IPv4Address | None = None
         self._path: Path | None = None
         self._aaa_state: tuple[bytes, ...] = ()
         self._aaa_host: str | None = None
@@ -181,7 +199,7 @@ class Session:
         if isinstance(event, EapResponseReceived):
             return [self._der(event.packet)]
         if isinstance(event, ConfigurationRequested):
-            return self._configure(event)
+            return self._configure(event, wall)
         if isinstance(event, Established):
             return self._establish(event, wall)
         if isinstance(event, AddressesUpdated):
@@ -202,6 +220,8 @@ class Session:
             return [Tell(name="rekey-refused", text=text, data={"cause": cause})]
         if isinstance(event, Refused):
             return self._refused(event)
+        if isinstance(event, PeerRedirected):
+            return self._redirected(event)
         if isinstance(event, Closed):
             return self._closed(event, wall)
         return []
@@ -272,6 +292,7 @@ class Session:
             attributes=tuple(attributes),
             local_selectors=ANY_DESTINATION,
             remote_selectors=(TrafficSelector.host(address),),
+            session=self._ticket(address),
         )
         return [AnswerIke(answer=reply)]
 
@@ -311,9 +332,47 @@ class Session:
             destination_host=self._aaa_host,
         )
 
-    def _configure(self, event: ConfigurationRequested) -> list[Command]:
+    def inherit(self, former: Session) -> None:
+        """The UE resumed a session that was still here: what the AAA server knows of it goes on in this one."""
+        self._aaa_knows, self._aaa_host, self._aaa_state = former._aaa_knows, former._aaa_host, former._aaa_state
+        self.apn_configuration = former.apn_configuration
+
+    def _ticket(self, address: IPv4Address) -> bytes | None:
+        """What a ticket says of the session (RFC 5723 §6.1); the AAA server's time bounds it."""
+        if self.apn is None:
+            return None
+        return ResumedSubscriber(
+            nai=self.nai,
+            user_name=self._user_name,
+            imsi=self.imsi,
+            apn=self.apn,
+            address=str(address),
+            until=None if self.session_timeout is None else self.created + self.session_timeout,
+        ).encode()
+
+    def _resume(self, octets: bytes, wall: float) -> str | None:
+        """Take the session out of a ticket; why it cannot be used."""
+        try:
+            known = ResumedSubscriber.decode(octets)
+        except RemoteError as error:
+            return str(error)
+        if known.until is not None:
+            if known.until <= wall:
+                return "the session time granted by the AAA server is over"
+            self.session_timeout = max(1, int(known.until - wall))
+        self.nai, self._user_name, self.imsi, self.apn = known.nai, known.user_name, known.imsi, known.apn
+        self._resumed_address = IPv4Address(known.address)
+        return None
+
+    def _configure(self, event: ConfigurationRequested, wall: float) -> list[Command]:
+        if event.resumed is not None:
+            why = self._resume(event.resumed, wall)
+            if why is not None:
+                return self._refuse(NotifyType.AUTHENTICATION_FAILED, why)
+        elif self._elsewhere is not None and event.redirectable:
+            return [AnswerIke(answer=RedirectReply(self._elsewhere))]
         self._configuration = event.configuration
-        wanted: IPv4Address | None = None
+        wanted = self._resumed_address
         asks_for_ipv4 = False
         for attribute in event.configuration:
             if attribute.type == ConfigAttributeType.INTERNAL_IP4_ADDRESS:
@@ -383,6 +442,15 @@ class Session:
             )
         ]
 
+    def _redirected(self, event: PeerRedirected) -> list[Command]:
+        return [
+            Tell(
+                name="redirected",
+                text=f"{self.imsi or self.nai} was told to go to the gateway {event.gateway} ({event.stage.value}).",
+                data={"gateway": str(event.gateway), "stage": event.stage.value},
+            )
+        ]
+
     def _refused(self, event: Refused) -> list[Command]:
         cause = event.notify.type.name if event.notify is not None else "error"
         if event.notify is not None and int(event.notify.type) in PrivateNotify._value2member_map_:
@@ -406,7 +474,7 @@ class Session:
             self.paths[-1].until = wall
         if self.inner_address is not None and self.apn is not None:
             commands.append(ReleaseAddress(apn=self.apn, address=self.inner_address))
-        if self._aaa_knows:
+        if self._aaa_knows and not event.resumed:
             self._aaa_knows = False
             cause = self._termination_cause
             if not administrative and not event.by_peer:

@@ -7,6 +7,8 @@ from enum import Enum
 
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.events import Answer
+from protocols.ikev2.redirection import RedirectTrail
+from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
 from protocols.trace.records import JsonValue
 
@@ -43,9 +45,16 @@ class CloseAccess:
 
 @dataclass(frozen=True, kw_only=True)
 class Connect:
-    """Start an IKE SA from this access; answer through ``connected``."""
+    """Start an IKE SA from this access; answer through ``connected``.
+
+    ``gateway`` when a redirect, which ``trail`` tells of, leads to another than the configured one (RFC 5685).
+    ``session`` is resumed where it can be (RFC 5723).
+    """
 
     access: str
+    gateway: Address | None = None
+    trail: RedirectTrail | None = None
+    session: ResumableSession | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

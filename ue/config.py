@@ -21,6 +21,7 @@ from protocols.ikev2.config import (
     RetransmissionPolicy,
 )
 from protocols.ikev2.events import AuthenticationKind
+from protocols.ikev2.redirection import RedirectObedience
 from protocols.ikev2.revocation import RevocationPolicy
 from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.io.configuration import (
@@ -208,6 +209,13 @@ class PdnType(str, Enum):
     IPV4V6 = "ipv4v6"
 
 
+class RedirectSection(ConfigurationModel):
+    """Which redirects are obeyed (RFC 5685); ``names``: addresses of gateways that are redirected to by name."""
+
+    obey: RedirectObedience = RedirectObedience.NEVER
+    names: dict[str, IpAddress] = {}
+
+
 class TraceSection(ConfigurationModel):
     """How much is kept, and whether keys may leave the process."""
 
@@ -246,6 +254,9 @@ class UeConfiguration(ConfigurationModel):
     silence_interval: Interval | None = SILENCE_INTERVAL
     update_cookie: bool = False
     hold_lifetime: Interval | None = None
+    childless: bool = False
+    redirect: RedirectSection = RedirectSection()
+    resumption: bool = False
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False

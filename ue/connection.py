@@ -9,6 +9,7 @@ from typing import Protocol
 from protocols.eap.aka.peer import EapAkaPeer
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.events import NatStatus
+from protocols.ikev2.redirection import RedirectTrail
 from protocols.path import Address, Path
 
 
@@ -81,13 +82,19 @@ class PathUse:
 
 
 class Connection:
-    """What belongs to one attach: it begins with the command and ends when the IKE SA is gone."""
+    """What belongs to one attach: it begins with the command and ends when the IKE SA is gone.
 
-    def __init__(self, access: str, ticket: int, peer: EapAkaPeer, now: float) -> None:
+    ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on.
+    """
+
+    def __init__(self, access: str, ticket: int | None, peer: EapAkaPeer, now: float) -> None:
         self.access = access
         self.started = now
         self.peer = peer
         self.attach_ticket: int | None = ticket
+        self.gateway: Address | None = None
+        self.trail: RedirectTrail | None = None
+        self.redirect: tuple[Address, RedirectTrail] | None = None
         self.detach_ticket: int | None = None
         self.detach_requested = False
         self.signalling: Signalling | None = None

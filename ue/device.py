@@ -18,7 +18,7 @@ is in ``ue.reauthentication``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
@@ -43,10 +43,16 @@ from protocols.ikev2.events import (
     PathValidated,
     PeerAddressesChanged,
     ReauthenticationDue,
+    Redirected,
+    RedirectIgnored,
     Refused,
+    TicketReceived,
+    TicketRejected,
 )
 from protocols.ikev2.payloads import ConfigurationAttribute
+from protocols.ikev2.redirection import RedirectStage
 from protocols.ikev2.registry import ConfigAttributeType
+from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
 from protocols.threegpp.causes import AUTHENTICATION_FAILED, NOTIFY_NAMES
 from protocols.threegpp.identity import Imsi
@@ -101,14 +107,18 @@ class Device:
         gateway: Endpoint,
         entropy: Entropy,
         accesses: tuple[str, ...] = (),
+        gateways: Mapping[str, Address] | None = None,
     ) -> None:
-        """``accesses``: those to look for another path on when the one in use fails."""
+        """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
+        those that a redirect may name."""
         self.imsi = imsi
         self.nai = nai
         self.apn = apn
         self.state = DeviceState.IDLE
         self.connection: Connection | None = None
         self._gateway = gateway
+        self._gateways = gateways or {}
+        self._session: ResumableSession | None = None
         self._entropy = entropy
         self._accesses = accesses
         self._open: dict[str, AccessPorts] = {}
@@ -213,7 +223,7 @@ class Device:
         if connection is None or self.state is DeviceState.CLOSING:
             return []
         if self.state is DeviceState.ATTACHING:
-            return [Connect(access=access)]
+            return [self._connect(connection)]
         if connection.move is not None and connection.move.target == access:
             return self._send_update(connection, connection.move, now)
         if access in connection.testing:
@@ -339,6 +349,17 @@ class Device:
             return self._end_test(connection)
         if isinstance(event, Refused):
             return self._refused(connection, event)
+        if isinstance(event, Redirected):
+            return self._redirected(connection, event)
+        if isinstance(event, RedirectIgnored):
+            text = f"A redirect to {event.gateway or 'an unknown kind of gateway'} was not obeyed: {event.why}."
+            return [Tell(name="redirect-ignored", text=text, data={"why": event.why})]
+        if isinstance(event, TicketReceived):
+            self._session = event.session
+            return []
+        if isinstance(event, TicketRejected):
+            text = "The gateway does not resume the session: it is set up anew."
+            return [Tell(name="ticket-rejected", text=text, data={})]
         if isinstance(event, Closed):
             return self._closed(connection, event, now)
         return []
@@ -449,7 +470,10 @@ class Device:
     def _fail_attach(self, connection: Connection, cause: str, text: str, *, by_peer: bool = False) -> list[Command]:
         """Nothing if the attach is over already."""
         ticket, connection.attach_ticket = connection.attach_ticket, None
-        if ticket is None:
+        if ticket is None and connection.trail is None:
+            return []
+        followed = connection.last_error is not None  # told already
+        if ticket is None and followed:
             return []
         connection.last_error = (cause, text)
         return [
@@ -458,7 +482,7 @@ class Device:
                 text=f"The attach to {self.apn} on {connection.access} failed: {text}.",
                 data={"cause": cause, "text": text, "by_peer": by_peer},
             ),
-            Finished(procedure=Procedure.ATTACH, ticket=ticket, failure=text),
+            *(() if ticket is None else (Finished(procedure=Procedure.ATTACH, ticket=ticket, failure=text),)),
         ]
 
     # --- moves
@@ -611,13 +635,55 @@ class Device:
             commands.append(Finished(procedure=Procedure.MOVE, ticket=move.ticket, failure=failure))
         return commands
 
+    # --- redirects (RFC 5685)
+
+    def _redirected(self, connection: Connection, event: Redirected) -> list[Command]:
+        where = self._gateway if connection.gateway is None else connection.gateway
+        target = self._gateways.get(event.gateway) if isinstance(event.gateway, str) else event.gateway
+        data: dict[str, JsonValue] = {"gateway": str(event.gateway), "stage": event.stage.value}
+        version = self._gateway.address.version
+        if target is None or target.version != version:
+            why = "its address is not known" if target is None else f"the UE has no IPv{target.version} access"
+            text = f"The gateway {where} sends the UE to {event.gateway}, but {why}."
+            return [Tell(name="redirect-ignored", text=text, data={**data, "why": why})]
+        connection.redirect = (target, event.trail)
+        text = f"The gateway {where} sends the UE to {event.gateway} ({event.stage.value})."
+        commands: list[Command] = [Tell(name="redirected", text=text, data=data)]
+        if event.stage is RedirectStage.ESTABLISHED:
+            commands.append(DeleteSa(why=f"redirected to {event.gateway}"))  # §5: SHOULD
+        return commands
+
+    def _follow(self, former: Connection, now: float) -> list[Command]:
+        """The SA with the redirecting gateway is gone: the attach goes on, or begins anew, at the other one."""
+        assert former.redirect is not None
+        former.ended = now
+        commands: list[Command] = [StopHost()] if former.addresses else []
+        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
+        connection = Connection(former.access, former.attach_ticket, peer, now)
+        connection.gateway, connection.trail = former.redirect
+        self.connection = connection
+        self._session = None
+        self.state = DeviceState.ATTACHING
+        if former.access not in self._open:
+            return [*commands, OpenAccess(access=former.access)]
+        return [*commands, self._connect(connection)]
+
+    def _connect(self, connection: Connection) -> Connect:
+        """Start the SA; a ticket is presented once (RFC 5723 §4.3.1)."""
+        session, self._session = self._session, None
+        return Connect(access=connection.access, gateway=connection.gateway, trail=connection.trail, session=session)
+
     # --- the end
 
     def _closed(self, connection: Connection, event: Closed, now: float) -> list[Command]:
         commands: list[Command] = []
         why = event.why
+        if event.by_peer or connection.detach_requested:
+            self._session = None  # RFC 5723 §6.2: the ticket goes with an SA that was deleted
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, why, now)
+        if connection.redirect is not None and not connection.detach_requested:
+            return commands + self._follow(connection, now)
         if self.state is DeviceState.ATTACHING:
             commands += self._fail_attach(
                 connection, "no response", self._unfinished(connection, event), by_peer=event.by_peer

@@ -78,6 +78,9 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         configuration_request=tuple(
             ConfigurationAttribute(type=kind, value=b"") for version in versions for kind in _WANTED[version]
         ),
+        childless=configuration.childless,
+        redirect=configuration.redirect.obey,
+        resumption=configuration.resumption,
         local_selectors=selectors,
         remote_selectors=selectors,
     )

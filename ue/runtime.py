@@ -123,6 +123,7 @@ class UeNode:
             gateway=self._gateway_ike,
             entropy=self._entropy,
             accesses=tuple(configuration.accesses),
+            gateways=configuration.redirect.names,
         )
         self._endpoint = IkeEndpoint(
             entropy=self._entropy,
@@ -408,7 +409,7 @@ class UeNode:
             case CloseAccess():
                 self._close_access(command.access)
             case Connect():
-                self._connect(command.access)
+                self._connect(command)
             case ConnectSuccessor():
                 self._connect_successor(command)
             case AnswerSuccessor():
@@ -470,12 +471,16 @@ class UeNode:
             raise LocalError("there is no IKE SA")
         return self._sa
 
-    def _connect(self, access: str) -> None:
-        ports = self.device.ports(access)
+    def _connect(self, command: Connect) -> None:
+        ports = self.device.ports(command.access)
+        gateway = command.gateway or self.configuration.gateway.address
+        self._gateway_ike = Endpoint(gateway, self._gateway_ike.port)
         config = replace(
             self._ike_config,
             nat_traversal_port=ports.nat_traversal.port,
             initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
+            redirected=command.trail,
+            session=command.session,
         )
         self._sa = None
         self._last_counters.clear()

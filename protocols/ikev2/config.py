@@ -17,6 +17,15 @@ from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.events import AuthenticationKind
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.ikev2.redirection import (
+    MAX_REDIRECTS,
+    REDIRECT_LOOP_DETECT_PERIOD,
+    REDIRECTED_LIFETIME,
+    InitialRedirect,
+    RedirectObedience,
+    RedirectTrail,
+)
+from protocols.ikev2.ticket import ResumableSession, TicketOffice
 from protocols.path import Address
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
@@ -157,6 +166,9 @@ class InitiatorConfig(IkeConfig):
     repeats the authentication of another.
     ``update_cookie``: COOKIE2 goes with every update, as strongSwan does it. ``detect_mapping_changes``: behind a
     NAT liveness checks carry NAT detection (RFC 4555 §3.8).
+    ``childless`` leaves the child SA out where the responder allows it (RFC 6023).
+    ``resumption`` asks for tickets; ``session`` comes with the event ``TicketReceived`` and is resumed (RFC 5723).
+    ``redirected`` comes with the event ``Redirected`` and goes into the configuration of the next attempt.
     """
 
     identity: IdiPayload
@@ -174,6 +186,13 @@ class InitiatorConfig(IkeConfig):
     initial_contact: bool = True
     update_cookie: bool = False
     detect_mapping_changes: bool = True
+    childless: bool = False
+    redirect: RedirectObedience = RedirectObedience.NEVER
+    redirected: RedirectTrail | None = None
+    resumption: bool = False
+    session: ResumableSession | None = None
+    redirect_limit: int = MAX_REDIRECTS
+    redirect_period: float = REDIRECT_LOOP_DETECT_PERIOD
 
     def __post_init__(self) -> None:
         """What ``authentication`` needs has to be there."""
@@ -219,3 +238,7 @@ class ResponderConfig(IkeConfig):
     half_open_limit_per_source: int = HALF_OPEN_LIMIT_PER_SOURCE
     unprotected_rate: float = UNPROTECTED_RATE
     authentication_lifetime: float | None = None
+    childless: bool = False
+    tickets: TicketOffice | None = None
+    redirect: InitialRedirect | None = None
+    redirected_lifetime: float = REDIRECTED_LIFETIME

@@ -39,12 +39,11 @@ from protocols.ikev2.message import (
 )
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.rate import TokenBucket
-from protocols.ikev2.registry import ExchangeType, NotifyType, PayloadType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, ExchangeType, NotifyType, PayloadType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.spi import NO_SPI, RandomSpis
 from protocols.ikev2.task import Task
-from protocols.ikev2.tasks import crash_detection, rekey_child
-from protocols.ikev2.tasks.init import Init
+from protocols.ikev2.tasks import crash_detection, redirect, rekey_child, resume
 from protocols.ikev2.timing import Timer
 from protocols.ikev2.window import Disposition
 from protocols.path import Datagram, Endpoint, Path
@@ -135,7 +134,7 @@ class IkeEndpoint:
             extension=self._extension(),
         )
         self.sas[sa.local_spi] = sa
-        sa.initiate(Init(), now)
+        sa.initiate(resume.opening(config, path, now), now)
         self._drain(sa)
         return sa
 
@@ -204,7 +203,7 @@ class IkeEndpoint:
             return
         spi = header.spi_r if header.original_initiator else header.spi_i
         sa = self.sas.get(spi) or self._departed.get(spi)
-        if sa is None and header.exchange == ExchangeType.IKE_SA_INIT and header.original_initiator:
+        if sa is None and header.exchange in INITIAL_EXCHANGES and header.original_initiator:
             self._receive_initial(header, datagram, now)
             return
         if sa is None:
@@ -217,6 +216,9 @@ class IkeEndpoint:
             self._answer_again(sa, datagram)
             return
         sa.receive(datagram, now)
+        former = resume.superseded(sa, self.sas)
+        if former is not None:
+            self.close(former, "the peer has resumed it in a new SA", now)
         self._drain(sa)
 
     def handle_timeout(self, now: float) -> None:
@@ -241,6 +243,9 @@ class IkeEndpoint:
         if config is None or header.response or header.spi_r != NO_SPI or header.spi_i == NO_SPI:
             self.dropped["unknown-spi"] += 1
             return
+        if header.exchange == ExchangeType.IKE_SESSION_RESUME and config.tickets is None:
+            self.dropped["resumption-off"] += 1
+            return
         if header.spi_i in self.sas:
             self.dropped["reflected"] += 1  # our own request: its SPIi is one that we gave
             return
@@ -258,9 +263,14 @@ class IkeEndpoint:
         if not self._admitted(config, header, datagram, now):
             return
         try:
-            decode_message(datagram.payload)
+            message = decode_message(datagram.payload)
         except RemoteError as error:
             self._reject_initial(header, datagram, error, now)
+            return
+        elsewhere = redirect.initial_answer(config, message, datagram.path, len(self.sas))
+        if elsewhere is not None:
+            self.dropped["redirected"] += 1
+            self._refuse_initial(header, elsewhere, datagram.path)
             return
         sa = IkeSa(
             config,
@@ -376,11 +386,11 @@ class IkeEndpoint:
             self.dropped["unprotected-rate"] += 1
 
     def _refuse_initial(self, header: Header, notify: NotifyPayload, path: Path) -> None:
-        """IKE_SA_INIT that makes no SA: SPIr stays zero (§2.6)."""
+        """A first request that makes no SA: SPIr stays zero (§2.6)."""
         message = Message(
             spi_i=header.spi_i,
             spi_r=NO_SPI,
-            exchange=ExchangeType.IKE_SA_INIT,
+            exchange=header.exchange,
             original_initiator=False,
             response=True,
             message_id=0,
@@ -391,7 +401,7 @@ class IkeEndpoint:
     def _belongs(self, sa: IkeSa, header: Header) -> bool:
         if sa.original_initiator and sa.state is SaState.INIT_SENT:
             return header.spi_i == sa.spi_i
-        if header.exchange == ExchangeType.IKE_SA_INIT and not header.response:
+        if header.exchange in INITIAL_EXCHANGES and not header.response:
             return header.spi_i == sa.spi_i
         return header.spi_i == sa.spi_i and header.spi_r == sa.spi_r
 

@@ -10,7 +10,9 @@ from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
+from protocols.ikev2.redirection import Gateway, RedirectStage, RedirectTrail
 from protocols.ikev2.suites import IkeSuite
+from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Path
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
@@ -261,10 +263,60 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """The IKE SA is gone, with all child SAs."""
+    """The IKE SA is gone, with all child SAs; ``resumed``: in favour of one that ``Resumed`` is about."""
 
     why: str
     by_peer: bool = False
+    resumed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redirected:
+    """UE: the gateway sends us to another one (RFC 5685); connect there with ``trail`` in the configuration.
+
+    Before the SA was established it ends by itself; later it is for the owner to delete it (§5).
+    """
+
+    gateway: Gateway
+    stage: RedirectStage
+    trail: RedirectTrail
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedirectIgnored:
+    """A redirect was not obeyed; ``gateway`` is ``None`` when its kind of identity is unknown."""
+
+    gateway: Gateway | None
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerRedirected:
+    """Gateway: the peer was told to go elsewhere (RFC 5685 §5, §6)."""
+
+    gateway: Gateway
+    stage: RedirectStage
+
+
+@dataclass(frozen=True)
+class TicketReceived:
+    """UE: what resumes this SA should it be lost (RFC 5723 §4.2); to be forgotten when the SA is deleted (§6.2)."""
+
+    session: ResumableSession
+
+
+@dataclass(frozen=True)
+class TicketRejected:
+    """UE: the gateway does not accept the ticket (TICKET_NACK); a full exchange follows by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Gateway: the peer has proved that the ticket of this former SA is its own (RFC 5723 §4.3.4)."""
+
+    identity: IdiPayload
+    former_spi_i: bytes
+    former_spi_r: bytes
 
 
 # --- questions and answers ----------------------------------------------------------------------------
@@ -272,9 +324,10 @@ class Closed:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityReceived:
-    """Gateway: a UE presents itself; with EAP answer with ``EapReply`` or ``Refusal``.
+    """Gateway: a UE presents itself; with EAP answer with ``EapReply``, ``RedirectReply`` or ``Refusal``.
 
     With a pre-shared key or a certificate the UE has proved itself: the question is ``ConfigurationRequested``.
+    ``redirectable``: the UE has announced REDIRECT (RFC 5685 §3).
     """
 
     identity: IdiPayload
@@ -282,6 +335,7 @@ class IdentityReceived:
     configuration: tuple[ConfigurationAttribute, ...]
     path: Path
     authentication: AuthenticationKind = AuthenticationKind.EAP
+    redirectable: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,8 +354,10 @@ class EapRequestReceived:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationRequested:
-    """Gateway: the UE is authenticated and wants addresses; answer ``ConfigurationReply`` or ``Refusal``.
+    """Gateway: the UE is authenticated and wants addresses; answer ``ConfigurationReply``,
+    ``RedirectReply`` (when ``redirectable``) or ``Refusal``.
 
+    ``resumed``: the UE was authenticated before; what ``ConfigurationReply.session`` said then (RFC 5723).
     ``initial_contact``: the UE has no other SA with us (RFC 7296 §2.4), whatever we may think.
     """
 
@@ -309,6 +365,8 @@ class ConfigurationRequested:
     responder_identity: IdrPayload | None
     configuration: tuple[ConfigurationAttribute, ...]
     initial_contact: bool = False
+    redirectable: bool = False
+    resumed: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,11 +379,22 @@ class EapReply:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationReply:
-    """What the UE gets: attributes and the selectors its child SA may use (remote: the UE's side)."""
+    """What the UE gets: attributes and the selectors its child SA may use (remote: the UE's side).
+
+    ``session`` goes into a ticket, sealed, for the question after a resumption; ``None`` refuses one.
+    """
 
     attributes: tuple[ConfigurationAttribute, ...]
     local_selectors: tuple[TrafficSelector, ...]
     remote_selectors: tuple[TrafficSelector, ...]
+    session: bytes | None = b""
+
+
+@dataclass(frozen=True)
+class RedirectReply:
+    """Send the peer to another gateway instead of serving it (RFC 5685 §6)."""
+
+    gateway: Gateway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,10 +428,16 @@ Event = (
     | EspFollowed
     | Suspended
     | Refused
+    | Redirected
+    | RedirectIgnored
+    | PeerRedirected
+    | TicketReceived
+    | TicketRejected
+    | Resumed
     | Closed
     | IdentityReceived
     | EapResponseReceived
     | EapRequestReceived
     | ConfigurationRequested
 )
-Answer = EapReply | ConfigurationReply | Refusal
+Answer = EapReply | ConfigurationReply | RedirectReply | Refusal

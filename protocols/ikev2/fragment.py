@@ -19,7 +19,7 @@ from protocols.errors import DecodeError, LocalError
 from protocols.ikev2.config import IkeConfig
 from protocols.ikev2.message import HEADER_LENGTH, Header, Message, encode_message, message_of
 from protocols.ikev2.payloads import GENERIC_HEADER_LENGTH, NotifyPayload, decode_payloads
-from protocols.ikev2.registry import ExchangeType, NotifyType, PayloadType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, NotifyType, PayloadType
 from protocols.ikev2.window import Disposition, Received, Sent, Window
 from protocols.path import Datagram, Path
 
@@ -143,7 +143,7 @@ class Fragmentation:
 
     def encode(self, sealer: MessageSealer | None, message: Message, path: Path, size: int) -> Sent:
         """The datagrams of a message: fragments where it is too long and the peer takes them."""
-        if message.exchange == ExchangeType.IKE_SA_INIT:
+        if message.exchange in INITIAL_EXCHANGES:
             return Sent(message=message, datagrams=(encode_message(message),), size=size)
         if sealer is None:
             raise LocalError("no keys to protect a message with")

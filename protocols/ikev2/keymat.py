@@ -58,6 +58,14 @@ def derive_rekeyed_ike_keys(
     return _ike_keys(suite, Prf.of(suite.prf), skeyseed, ni, nr, spi_i, spi_r)
 
 
+def derive_resumed_ike_keys(
+    suite: IkeSuite, old_sk_d: Secret, ni: bytes, nr: bytes, spi_i: bytes, spi_r: bytes
+) -> IkeKeys:
+    """The keys of a resumed IKE SA (RFC 5723 §5.1): SKEYSEED = prf(SK_d (old), "Resumption" | Ni | Nr)."""
+    prf = Prf.of(suite.prf)
+    return _ike_keys(suite, prf, prf(old_sk_d.reveal(), b"Resumption" + ni + nr), ni, nr, spi_i, spi_r)
+
+
 def _ike_keys(suite: IkeSuite, prf: Prf, skeyseed: bytes, ni: bytes, nr: bytes, spi_i: bytes, spi_r: bytes) -> IkeKeys:
     """{SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)."""
     d, a, e = prf.key_length, suite.integrity_key_length, suite.encryption_key_length

@@ -13,7 +13,7 @@ from protocols.errors import DecodeError
 from protocols.ikev2.events import SaState
 from protocols.ikev2.fragment import find_encrypted, find_fragment
 from protocols.ikev2.message import Header, Message, decode_message
-from protocols.ikev2.registry import ExchangeType, PayloadType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, PayloadType
 from protocols.ikev2.sealer import MessageSealer
 from protocols.ikev2.window import Received
 from protocols.path import Datagram
@@ -33,7 +33,7 @@ class UnprotectedMessage(DecodeError):
 def open_datagram(sa: IkeSa, header: Header, datagram: Datagram, now: float) -> Received | None:
     """The message; ``None`` while fragments are missing or when a fragment is dropped and counted."""
     octets = datagram.payload
-    if header.exchange == ExchangeType.IKE_SA_INIT:
+    if header.exchange in INITIAL_EXCHANGES:
         if not header.response and sa.state is not SaState.INITIAL and octets != sa.init_request:
             raise DecodeError("an unprotected request is taken as a retransmission only")
         return Received(message=_decode_unprotected(octets), path=datagram.path)

@@ -52,6 +52,9 @@ class ExchangeType(Registry):
     IKE_FOLLOWUP_KE = 44
 
 
+INITIAL_EXCHANGES = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME})  # RFC 5723 §4.3.2
+
+
 class PayloadType(Registry):
     """Payload types (RFC 7296 §3.2), by their notation."""
 

@@ -32,7 +32,7 @@ from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Header, Message, decode_header, message_of
 from protocols.ikev2.opening import UnprotectedMessage, open_datagram, repeats_answered
 from protocols.ikev2.payloads import NotifyPayload, Payload
-from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
 from protocols.ikev2.spi import NO_SPI, RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
@@ -49,8 +49,11 @@ from protocols.ikev2.tasks import (
     lifetime,
     mobike,
     reauthentication,
+    redirect,
     rekey_child,
     rekey_ike,
+    resume,
+    tickets,
 )
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent, Window
@@ -99,6 +102,9 @@ class IkeSa:
         self.children: dict[bytes, child.ChildSa] = {}
         self.mobility = mobike.Mobility(path)
         self.crash = crash_detection.CrashDetection()
+        self.redirect_supported = False
+        self.resumption = tickets.Resumption()
+        self.childless = False
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
@@ -287,6 +293,10 @@ class IkeSa:
                 mobike.probe_next(self, now)
             elif timer is Timer.INIT_REFUSED and self._init_error is not None:
                 auth.fail(self, self._init_error, now)
+            elif timer is Timer.REDIRECTED:
+                redirect.overdue(self, now)
+            elif timer is Timer.TICKET:
+                tickets.refresh_due(self)
         self._pump(now)
 
     def heard(self, now: float) -> None:
@@ -372,6 +382,8 @@ class IkeSa:
         mobike.succeed(old, self)
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
         self.authenticated_until = old.authenticated_until
+        self.redirect_supported, self.childless = old.redirect_supported, old.childless
+        tickets.succeed(old, self)
         self._queue.extend(old._queue)
         self._delayed += old._delayed
         old._queue.clear()
@@ -391,6 +403,8 @@ class IkeSa:
         if self.heir is None:
             for made in self.successors:
                 made.close(why, now, by_peer=by_peer)
+        if by_peer:
+            tickets.revoke(self)
         for spi in list(self.children):
             del self.children[spi]
             self.emit(ChildSaRemoved(inbound_spi=spi, why=why))
@@ -399,7 +413,7 @@ class IkeSa:
         self._delayed.clear()
         self.deferred = None
         self.enter(SaState.CLOSED, why)
-        self.emit(Closed(why=why, by_peer=by_peer))
+        self.emit(Closed(why=why, by_peer=by_peer, resumed=self.resumption.superseded))
 
     # --- receiving
 
@@ -466,8 +480,11 @@ class IkeSa:
         path = datagram.path
         if procedure is Procedure.INIT:
             return init.process_request(self, message, datagram, now)
+        if procedure is Procedure.RESUME:
+            return resume.process_request(self, message, datagram, now)
         if procedure is Procedure.INFORMATIONAL:
             rekey_ike.used_by_peer(self, message, now)
+            redirect.process_request(self, message, now)
             return informational.process_request(self, message, path, now)
         if procedure is Procedure.CREATE_CHILD:
             rekey_ike.used_by_peer(self, message, now)
@@ -475,6 +492,9 @@ class IkeSa:
             return create_child.process_request(self, message, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
+        if self.resumption.presented is not None:
+            resume.process_auth(self, message, now)
+            return None
         ike_auth.process_request(self, procedure, message, now)
         return None
 
@@ -484,9 +504,11 @@ class IkeSa:
         if request is None:
             self.dropped["unexpected-response"] += 1
             return
+        if redirect.to_be_discarded(self, request.sent.message, message):
+            return
         self.emit(MessageReceived(message=message, path=received.path, fragments=received.fragments))
         self._complete(request)
-        initial = message.exchange == ExchangeType.IKE_SA_INIT
+        initial = message.exchange in INITIAL_EXCHANGES
         if initial:
             self.init_response = datagram.payload
         self._heard(message, now)
@@ -533,7 +555,7 @@ class IkeSa:
     def _respond(self, response: Response, request: Received, now: float) -> None:
         exchange = request.message.exchange
         # §2.6: "the responder's SPI will be zero" where IKE_SA_INIT does not make an SA
-        no_sa = response.close is not None and exchange == ExchangeType.IKE_SA_INIT
+        no_sa = response.close is not None and exchange in INITIAL_EXCHANGES
         message = Message(
             spi_i=self.spi_i,
             spi_r=NO_SPI if no_sa else self.spi_r,
@@ -545,7 +567,7 @@ class IkeSa:
         )
         size = self.fragmentation.response_size(request)
         sent = self.fragmentation.encode(self.sealer, message, request.path, size)
-        if exchange == ExchangeType.IKE_SA_INIT:
+        if exchange in INITIAL_EXCHANGES:
             self.init_response = sent.datagrams[0]
         self.window.answered(request, sent)
         self._transmit(sent, request.path)
@@ -588,7 +610,7 @@ class IkeSa:
             payloads=payloads,
         )
         sent = self.fragmentation.encode(self.sealer, message, self.path, self.fragmentation.size)
-        if task.exchange == ExchangeType.IKE_SA_INIT:
+        if task.exchange in INITIAL_EXCHANGES:
             self.init_request = sent.datagrams[0]
         self.window.send(task, sent, now)
         self._arm_retransmission()
@@ -638,7 +660,7 @@ class IkeSa:
         self.heard(now)
         crash_detection.take(self, message)
         announced = message.notify(NotifyType.SET_WINDOW_SIZE)
-        if announced is not None and message.exchange != ExchangeType.IKE_SA_INIT and len(announced.data) == 4:
+        if announced is not None and message.exchange not in INITIAL_EXCHANGES and len(announced.data) == 4:
             # §2.3: it can only be increased
             size = min(int.from_bytes(announced.data, "big"), PEER_SIZE_MAXIMUM)
             self.window.peer_size = max(self.window.peer_size, size)

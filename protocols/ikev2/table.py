@@ -20,8 +20,6 @@ from protocols.ikev2.payloads import (
     NoncePayload,
     Payload,
     SaPayload,
-    TsiPayload,
-    TsrPayload,
 )
 from protocols.ikev2.registry import ExchangeType, NotifyType
 
@@ -30,6 +28,7 @@ class Procedure(Enum):
     """What takes a legal request."""
 
     INIT = "init"
+    RESUME = "resume"
     IDENTITY = "identity"
     EAP = "eap"
     FINAL = "final"
@@ -59,10 +58,17 @@ REQUESTS: tuple[Rule, ...] = (
         procedure=Procedure.INIT,
     ),
     Rule(
+        exchange=ExchangeType.IKE_SESSION_RESUME,
+        role=OriginalRole.RESPONDER,
+        states=frozenset({SaState.INITIAL}),
+        required=(NoncePayload,),
+        procedure=Procedure.RESUME,
+    ),
+    Rule(
         exchange=ExchangeType.IKE_AUTH,
         role=OriginalRole.RESPONDER,
         states=frozenset({SaState.HALF_OPEN}),
-        required=(IdiPayload, SaPayload, TsiPayload, TsrPayload),
+        required=(IdiPayload,),  # SA, TSi, TSr: all or none (RFC 6023), as ``childless`` has it
         procedure=Procedure.IDENTITY,
     ),
     Rule(

@@ -25,6 +25,8 @@ class Timer(Enum):
     RETRY = "retry"
     AUTHENTICATION = "authentication"
     PATH_TEST = "path-test"
+    REDIRECTED = "redirected"
+    TICKET = "ticket"
 
 
 OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})

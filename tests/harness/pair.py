@@ -30,6 +30,7 @@ from protocols.ikev2.events import (
     IkeSaRekeyed,
     MessageReceived,
     MessageSent,
+    RedirectReply,
     Refusal,
 )
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
@@ -155,9 +156,9 @@ class Pair:
         self.run(5.0)
         return self
 
-    def start(self, at: Endpoint = ACCESS_A) -> None:
+    def start(self, at: Endpoint = ACCESS_A, gateway: Endpoint = GATEWAY) -> None:
         """Send the first datagram."""
-        self.ue.sa = self.ue.endpoint.connect(self.ue_config, Path(at, GATEWAY), self.now)
+        self.ue.sa = self.ue.endpoint.connect(self.ue_config, Path(at, gateway), self.now)
 
     def roam(self, to: Endpoint) -> None:
         """Move the UE and let everything settle."""
@@ -214,7 +215,7 @@ class Pair:
                     self._narrate(node, event)
                     node.events.append(event)
                     reply = node.answers(event)
-                    if isinstance(reply, (EapReply, ConfigurationReply, Refusal)):
+                    if isinstance(reply, (EapReply, ConfigurationReply, RedirectReply, Refusal)):
                         node.endpoint.answer(sa, reply, self.now)
                 while (datagram := node.endpoint.poll_transmit()) is not None:
                     busy = True

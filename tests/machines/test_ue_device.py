@@ -72,6 +72,8 @@ from ue.usim import MemorySqnStore, SoftwareUsim
 USER = laboratory_subscriber(1)
 NAI = str(Nai.root(USER.imsi, USER.imsi.plmn(2)))
 GATEWAY = Endpoint.of("203.0.113.1", 500)
+GATEWAY_NATT = Endpoint.of("203.0.113.1", 4500)
+OTHER_GATEWAY = IPv4Address("203.0.113.2")
 INNER, DNS, P_CSCF = IPv4Address("10.45.0.2"), IPv4Address("10.45.0.1"), IPv4Address("10.45.0.3")
 ACCESSES = {
     "a": "192.0.2.1",
@@ -137,6 +139,7 @@ class World:
             gateway=GATEWAY,
             entropy=SeededEntropy("device"),
             accesses=self.accesses,
+            gateways={"gw.example": OTHER_GATEWAY},
         )
         self.config = self.ue_config or initiator_config(
             identity=IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=NAI.encode())
@@ -265,8 +268,10 @@ class World:
             case CloseAccess():
                 self.open -= {Endpoint.of(ACCESSES[command.access], port) for port in (500, 4500)}
             case Connect():
-                path = Path(device.ports(command.access).ike, GATEWAY)
-                self.sa = self.ue.connect(self.config, path, self.now)
+                gateway = GATEWAY if command.gateway is None else Endpoint(command.gateway, 500)
+                path = Path(device.ports(command.access).ike, gateway)
+                config = replace(self.config, redirected=command.trail, session=command.session)
+                self.sa = self.ue.connect(config, path, self.now)
                 self.carry_out(device.connected(self.sa.window))
             case MoveSa():
                 assert self.sa is not None

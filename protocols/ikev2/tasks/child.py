@@ -208,8 +208,19 @@ def allowed(sa: IkeSa) -> tuple[Selectors, Selectors]:
     return sa.granted
 
 
-def grant_or_refuse(sa: IkeSa, request: Request, reply: ConfigurationReply, now: float) -> tuple[Payload, ...]:
+def accept(sa: IkeSa, offer: Offer | None, message: Message, now: float) -> None:
+    """Install the child SA that the last IKE_AUTH response grants; none was asked for in a childless SA."""
+    if offer is not None:
+        offer.accept(sa, message, now)
+    else:
+        sa.granted = (sa.initiator_config.local_selectors, sa.initiator_config.remote_selectors)
+
+
+def grant_or_refuse(sa: IkeSa, request: Request | None, reply: ConfigurationReply, now: float) -> tuple[Payload, ...]:
     """CP, SA, TSi, TSr; or an error Notify, which refuses the child SA and leaves the IKE SA (§1.2, §2.21.2)."""
+    if request is None:
+        sa.granted = (reply.local_selectors, reply.remote_selectors)  # for child SAs to come (RFC 6023)
+        return config.build_reply(reply)
     try:
         granted = request.grant(sa, reply, now)
     except NegotiationError as error:

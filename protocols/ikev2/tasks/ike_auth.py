@@ -32,6 +32,7 @@ from protocols.ikev2.events import (
     EapRequestReceived,
     EapResponseReceived,
     IdentityReceived,
+    RedirectReply,
     Refusal,
     SaState,
 )
@@ -50,7 +51,18 @@ from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.signatures import refused
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, config, crash_detection, eap_rounds, mobike, reauthentication
+from protocols.ikev2.tasks import (
+    auth,
+    child,
+    childless,
+    config,
+    crash_detection,
+    eap_rounds,
+    mobike,
+    reauthentication,
+    redirect,
+    tickets,
+)
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -81,7 +93,7 @@ class Authentication:
         if self._next is not None:
             return self._next
         settings = sa.initiator_config
-        self._offer = child.Offer.make(sa)
+        self._offer = childless.offer(sa)
         certificates, proof = self._prove(sa)
         payloads: list[Payload] = [settings.identity, *certificates]
         if settings.verifier is not None:
@@ -94,9 +106,10 @@ class Authentication:
         payloads += crash_detection.announce(sa)
         if settings.eap_only and settings.authentication is AuthenticationKind.EAP:
             payloads.append(NotifyPayload(type=NotifyType.EAP_ONLY_AUTHENTICATION))
+        payloads += tickets.ask(sa)
         payloads += mobike.announce(sa)
         payloads += config.build_request(sa)
-        payloads += self._offer.payloads()
+        payloads += () if self._offer is None else self._offer.payloads()
         payloads += sa.extension.payloads(Step.IDENTITY_REQUEST)
         sa.enter(SaState.AUTHENTICATING, "IKE_AUTH request sent")
         return tuple(payloads)
@@ -146,6 +159,8 @@ class Authentication:
                 if message.first(EapPayload) is not None:
                     raise RemoteError("EAP, which this UE did not ask for", NotifyType.INVALID_SYNTAX)
                 self._finish(sa, message, now)
+                return
+            if redirect.obey_first(sa, message, now):
                 return
             sa.extension.take(Step.IDENTITY_RESPONSE, message)
         else:
@@ -202,8 +217,10 @@ class Authentication:
 
     def _finish(self, sa: IkeSa, message: Message, now: float) -> None:
         """What the gateway grants, in the one response that is the last."""
-        if self._offer is None:
+        if self._identity_r is None:
             raise LocalError("an IKE_AUTH response before the request")
+        if redirect.obey_final(sa, message, now):
+            return
         no_child = child.refused(message)
         if no_child is not None:
             auth.close_without_child(sa, no_child, now)
@@ -211,9 +228,10 @@ class Authentication:
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
         mobike.take_announcement(sa, message)
-        self._offer.accept(sa, message, now)
+        child.accept(sa, self._offer, message, now)
         reauthentication.take(sa, message, now)
         auth.establish(sa, sa.initiator_config.identity, self._identity_r, config.granted(message), now)
+        tickets.receive(sa, message, self._identity_r, now)
 
 
 class Authenticator:
@@ -227,7 +245,8 @@ class Authenticator:
         self._requested = message.first(IdrPayload)
         self._identity_r = self._requested or sa.responder_config.identity
         self._configuration = config.requested(message)
-        self._child = child.Request.of(sa, message)
+        self._child = childless.request(sa, message)
+        tickets.note(sa, message)
         self._mobike = mobike.announced(message)
         mobike.take_announcement(sa, message)
         self._initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
@@ -266,6 +285,7 @@ class Authenticator:
                 configuration=self._configuration,
                 path=sa.path,
                 authentication=self._kind,
+                redirectable=sa.redirect_supported,
             )
         )
         if self._kind is not AuthenticationKind.EAP:
@@ -279,6 +299,8 @@ class Authenticator:
             return Response(payloads=(*eap, answer.notify), close=answer.text)
         if isinstance(answer, ConfigurationReply):
             return self._build_final(sa, answer, now)
+        if isinstance(answer, RedirectReply):
+            return self._redirect(sa, answer, now)
         if answer.packet is None:
             raise LocalError("the gateway needs an EAP packet to pass on")
         if self._kind is not AuthenticationKind.EAP:
@@ -322,6 +344,7 @@ class Authenticator:
                 responder_identity=self._requested,
                 configuration=self._configuration,
                 initial_contact=self._initial_contact,
+                redirectable=sa.redirect_supported,
             )
         )
 
@@ -356,6 +379,21 @@ class Authenticator:
             raise refused(f"there is no pre-shared key for {name}")
         return key
 
+    def _redirect(self, sa: IkeSa, reply: RedirectReply, now: float) -> Response:
+        """N(REDIRECT) in the first or the last response, with AUTH and without a child SA (RFC 5685 §6)."""
+        why = f"redirected to {reply.gateway}"
+        identity = self._responder_identity()
+        if self._step is Step.IDENTITY_RESPONSE and self._kind is AuthenticationKind.EAP:
+            proof = self._prove_by_certificate(sa, identity)
+            return Response(payloads=(identity, *proof, redirect.tell(sa, reply.gateway)), close=why)
+        proof = self._prove(sa, identity)
+        notify = redirect.tell(sa, reply.gateway)
+        sa.authenticator = None
+        sa.enter(SaState.ESTABLISHED, why)
+        sa.timers.arm_setup(now, None)
+        redirect.expect_delete(sa, now)
+        return Response(payloads=(*proof, notify))
+
     def _responder_identity(self) -> IdrPayload:
         if self._identity_r is None:
             raise RemoteError("no IDr asked for and none configured", NotifyType.AUTHENTICATION_FAILED)
@@ -371,6 +409,7 @@ class Authenticator:
             *child.grant_or_refuse(sa, self._child, reply, now),
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
             *reauthentication.announce(sa, now),
+            *tickets.grant(sa, self._identity, identity, reply.session),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         ]
         auth.establish(sa, self._identity, identity, reply.attributes, now)

@@ -12,7 +12,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Concurrent, Response
-from protocols.ikev2.tasks import child, mobike, reauthentication, rekey_ike
+from protocols.ikev2.tasks import child, mobike, reauthentication, rekey_ike, tickets
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class DeleteIkeSa:
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...]:
         """D(IKE)."""
         sa.enter(SaState.DELETING, self._why)
+        tickets.revoke(sa)
         return (*self._notifies, DeletePayload(protocol=ProtocolId.IKE, spis=()))
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
@@ -102,6 +103,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
     if closed:
         payloads.append(DeletePayload(protocol=ProtocolId.ESP, spis=tuple(closed)))
     reauthentication.take(sa, message, now)
+    payloads += tickets.process_request(sa, message)
     payloads += mobike.process_request(sa, message, path, now)
     return Response(payloads=tuple(payloads))
 

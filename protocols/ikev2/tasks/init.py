@@ -27,7 +27,7 @@ from protocols.ikev2.signatures import decode_hash_algorithms, encode_hash_algor
 from protocols.ikev2.spi import NO_SPI
 from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, ike_auth, natd
+from protocols.ikev2.tasks import auth, childless, ike_auth, natd, redirect
 from protocols.path import Datagram, Endpoint, Path
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Init:
             *natd.offer(sa, sa.path),
             *sa.fragmentation.announce(),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
+            *redirect.announce(sa),
             *sa.extension.payloads(Step.INIT_REQUEST),
         )
         return tuple(payloads)
@@ -86,6 +87,8 @@ class Init:
             self._change_group(sa, invalid_ke, config)
             self._again(sa, "INVALID_KE_PAYLOAD again and again", now)
             return
+        if redirect.obey_initial(sa, message, now):
+            return
         auth.raise_on_error(sa, message)
         offered, ke, nonce = message.first(SaPayload), message.first(KePayload), message.first(NoncePayload)
         if offered is None or ke is None or nonce is None:
@@ -102,6 +105,7 @@ class Init:
         if nonce.data == self._nonce or ke.data == exchange.public:
             raise RemoteError("our own nonce or public value came back", NotifyType.INVALID_SYNTAX)
         sa.extension.take(Step.INIT_RESPONSE, message)
+        childless.note(sa, message)
         sa.spi_r = message.spi_r
         sa.nonce_i, sa.nonce_r = self._nonce, nonce.data
         derive(sa, suite, exchange.shared(ke.data))
@@ -162,6 +166,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
         return Response(payloads=(group,), close=why)
     check_nonce(suite, nonce)
     sa.extension.take(Step.INIT_REQUEST, message)
+    redirect.note(sa, message)
     public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
     sa.nonce_i, sa.nonce_r = nonce.data, sa.entropy.octets(NONCE_LENGTH)
     sa.init_request = datagram.payload
@@ -180,6 +185,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
             *natd.offer(sa, datagram.path),
             *(sa.fragmentation.announce() if sa.fragmentation.negotiated else ()),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
+            *childless.announce(sa),
             *sa.extension.payloads(Step.INIT_RESPONSE),
         )
     )
