@@ -1,14 +1,16 @@
 # make demo        attach, move and detach UEs on this machine, with the dashboard: no root, no compiler
 # make test        all suites; as root also those with Debian's programs and network namespaces
 # make test-long   soaks and broad fuzzing too
+# make fuzz        coverage-guided fuzzing of every decoder and machine, FUZZ_SECONDS for each target (60)
 # make lint        ruff, mypy --strict, import contracts
 # make clean       remove the virtual environment, caches and what runs have left
 
 BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long fuzz lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -19,6 +21,9 @@ test: .venv/.installed-test .venv/.peers
 
 test-long: .venv/.installed-test .venv/.peers
 	$(BIN)/pytest --long $(PYTEST_ARGS)
+
+fuzz: .venv/.installed-test
+	$(BIN)/python -m tests.fuzz.guided --seconds $(FUZZ_SECONDS)
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff check .

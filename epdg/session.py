@@ -6,6 +6,8 @@ Attach::
     IdentityReceived   -> SendDer(EAP-Response/Identity)      EapResponseReceived -> SendDer(packet)
     aaa_answered(DEA)  -> AnswerIke(EapReply | Refusal)       ConfigurationRequested -> AllocateAddress
     address_allocated  -> AnswerIke(ConfigurationReply)       Closed -> SendStr, ReleaseAddress
+
+A UE that authenticates by a pre-shared key or a certificate gets its address without SWm.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
     Answer,
+    AuthenticationKind,
     Closed,
     ConfigurationReply,
     ConfigurationRequested,
@@ -32,6 +35,7 @@ from protocols.ikev2.events import (
     Refusal,
     Refused,
 )
+from protocols.ikev2.identity import identity_text
 from protocols.ikev2.payloads import ConfigurationAttribute, IdrPayload, NotifyPayload
 from protocols.ikev2.registry import ConfigAttributeType, NotifyType
 from protocols.path import Path
@@ -274,7 +278,7 @@ class Session:
     # --- attach
 
     def _identity(self, event: IdentityReceived) -> list[Command]:
-        self.nai = event.identity.data.decode("utf-8", "replace")
+        self.nai = identity_text(event.identity)
         self.imsi = _imsi(self.nai)
         asked = _apn(event.responder_identity)
         self.apn = self._default_apn if asked is None or asked in self._own_names else asked
@@ -285,8 +289,15 @@ class Session:
         attach = Tell(
             name="attach-requested",
             text=f"{self.nai} asks for APN {self.apn or '(default)'} from {event.path.remote}.",
-            data={"nai": self.nai, "apn": self.apn, "remote": str(event.path.remote)},
+            data={
+                "nai": self.nai,
+                "apn": self.apn,
+                "remote": str(event.path.remote),
+                "authentication": event.authentication.value,
+            },
         )
+        if event.authentication is not AuthenticationKind.EAP:
+            return [attach]  # it has proved itself to IKE: no AAA server is asked
         return [attach, self._der(identity)]
 
     def _der(self, packet: bytes) -> SendDer:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-BUDGETS = {  # seconds on two cores; all of them together are twelve minutes
+BUDGETS = {  # seconds on two cores; all of them together are thirteen minutes
     "codecs": 40.0,
     "dataplane": 20.0,
-    "fuzz": 60.0,
+    "fuzz": 120.0,
     "interop": 300.0,
     "machines": 30.0,
     "nodes": 240.0,
@@ -25,7 +25,7 @@ BUDGETS = {  # seconds on two cores; all of them together are twelve minutes
 DEFAULT_BUDGET = 20.0
 
 
-@dataclass
+@dataclass(eq=False)  # plugins are hashed
 class SuiteTimes:
     """Durations and outcomes per suite, gathered from the reports."""
 

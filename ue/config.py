@@ -18,6 +18,8 @@ from protocols.ikev2.config import (
     RETRANSMIT_LIMIT,
     RetransmissionPolicy,
 )
+from protocols.ikev2.events import AuthenticationKind
+from protocols.ikev2.revocation import RevocationPolicy
 from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.io.configuration import (
     AnyPort,
@@ -30,6 +32,7 @@ from protocols.io.configuration import (
     IpNetwork,
     Key128,
     Port,
+    TextSecret,
 )
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
@@ -120,6 +123,15 @@ class UsimSection(ConfigurationModel):
         return self
 
 
+class CertificateSection(ConfigurationModel):
+    """The UE's own certificate, for authentication by certificate; ``ocsp``: responses in DER to staple."""
+
+    chain: FilePath
+    key: FilePath
+    ocsp: tuple[FilePath, ...] = ()
+    pss: bool = False
+
+
 class GatewaySection(ConfigurationModel):
     """The ePDG, and how it proves itself.
 
@@ -132,12 +144,9 @@ class GatewaySection(ConfigurationModel):
     names: tuple[str, ...] = ()
     ca: FilePath | None = None
     eap_only: bool = False
-
-    @model_validator(mode="after")
-    def _verifiable(self) -> GatewaySection:
-        if self.ca is None and not self.eap_only:
-            raise PydanticCustomError("gateway", "ca (a PEM file to verify the gateway by), or eap_only: true")
-        return self
+    revocation: RevocationPolicy = RevocationPolicy.OFF
+    crls: tuple[FilePath, ...] = ()
+    ocsp_responders: tuple[FilePath, ...] = ()
 
 
 class AlgorithmsSection(ConfigurationModel):
@@ -209,7 +218,11 @@ class UeConfiguration(ConfigurationModel):
     node: str = Field(default="ue", min_length=1)
     imsi: ImsiText
     plmn: PlmnSection
-    usim: UsimSection
+    usim: UsimSection | None = None
+    authentication: AuthenticationKind = AuthenticationKind.EAP
+    psk: TextSecret | None = None
+    certificate: CertificateSection | None = None
+    identity: str | None = Field(default=None, min_length=1)
     imei: Digits | None = Field(default=None, pattern=r"^[0-9]{14,16}$")
     apn: ApnText
     pdn_type: PdnType = PdnType.IPV4
@@ -232,6 +245,7 @@ class UeConfiguration(ConfigurationModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> UeConfiguration:
+        self._can_authenticate()
         if not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
         versions = {access.address.version for access in self.accesses.values()}
@@ -241,6 +255,20 @@ class UeConfiguration(ConfigurationModel):
         if any(hop.version != self.gateway.address.version for hop in hops):
             raise PydanticCustomError("accesses", "next hops of the gateway address's IP version")
         return self
+
+    def _can_authenticate(self) -> None:
+        needed = {
+            AuthenticationKind.EAP: (self.usim, "usim (k and opc or op), or authentication by psk or certificate"),
+            AuthenticationKind.PSK: (self.psk, "psk, which authentication: psk needs"),
+            AuthenticationKind.CERTIFICATE: (self.certificate, "certificate, which authentication: certificate needs"),
+        }
+        found, expected = needed[self.authentication]
+        if found is None:
+            raise PydanticCustomError("authentication", "{expected}", {"expected": expected})
+        eap_only = self.gateway.eap_only and self.authentication is AuthenticationKind.EAP
+        by_key = self.psk is not None and self.authentication is not AuthenticationKind.EAP
+        if self.gateway.ca is None and not eap_only and not by_key:
+            raise PydanticCustomError("gateway", "gateway.ca (a PEM file to verify the gateway by), or eap_only: true")
 
     @property
     def gateway_names(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ class Timer(Enum):
     SUPERSEDED = "superseded"
     RETRY = "retry"
     AUTHENTICATION = "authentication"
+    INIT_REFUSED = "init-refused"
 
 
 OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})

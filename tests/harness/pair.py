@@ -7,15 +7,18 @@ tested here is IKE. The wire is kept in RFC notation.
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from protocols.eap.packet import EapCode, EapType
 from protocols.entropy import SeededEntropy
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    AuthenticationKind,
     ConfigurationReply,
     ConfigurationRequested,
     EapReply,
@@ -23,6 +26,7 @@ from protocols.ikev2.events import (
     EapResponseReceived,
     Event,
     IdentityReceived,
+    IkeKeysDerived,
     IkeSaRekeyed,
     MessageReceived,
     MessageSent,
@@ -47,11 +51,14 @@ MSK = Secret(bytes(range(64)))
 
 E = TypeVar("E")
 _PKI = make_pki()
+PAIRS: list[Pair] = []
+"""Every pair of the running test, for the suite's capture."""
 
 
 def eap(code: int, text: bytes) -> bytes:
-    """An EAP packet with opaque contents."""
-    return bytes([code, 1]) + (4 + len(text)).to_bytes(2, "big") + text
+    """An EAP packet with opaque contents; requests and responses say that they are of EAP-AKA."""
+    body = text if code > EapCode.RESPONSE else bytes([EapType.AKA]) + text
+    return bytes([code, 1]) + (4 + len(body)).to_bytes(2, "big") + body
 
 
 @dataclass
@@ -105,7 +112,7 @@ def responder_config(pki: Pki = _PKI, **changes: object) -> ResponderConfig:
     values: dict[str, object] = {
         "ike_policy": IkePolicy((IkeSuite.of("aes128-sha256-x25519"), IkeSuite.of("aes256gcm16-prfsha256-ecp256"))),
         "esp_policy": EspPolicy((EspSuite.of("aes128gcm16"), EspSuite.of("aes256-sha256"))),
-        "credential": Credential(pki.chain, pki.key),
+        "credentials": (Credential(pki.chain, pki.key),),
         "identity": IdrPayload(id_type=IdType.ID_FQDN, data=GATEWAY_FQDN.encode()),
     }
     values.update(changes)
@@ -115,13 +122,20 @@ def responder_config(pki: Pki = _PKI, **changes: object) -> ResponderConfig:
 class Pair:
     """A UE and a gateway; time stands still unless it is advanced."""
 
-    def __init__(self, ue: InitiatorConfig | None = None, epdg: ResponderConfig | None = None, seed: int = 1) -> None:
+    def __init__(
+        self, ue: InitiatorConfig | None = None, epdg: ResponderConfig | None = None, seed: int | None = None
+    ) -> None:
         self.now = 0.0
         self.ue_config = ue or initiator_config()
-        self.ue = Node("ue", IkeEndpoint(entropy=SeededEntropy(f"ue {seed}")), answers=answer_as_ue)
+        # each pair of each test has SPIs of its own, the same in every run
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        source = f"{test} {seed if seed is not None else -1 - len(PAIRS)}"
+        PAIRS.append(self)
+        self.keys: list[IkeKeysDerived] = []
+        self.ue = Node("ue", IkeEndpoint(entropy=SeededEntropy(f"ue {source}")), answers=answer_as_ue)
         self.epdg = Node(
             "epdg",
-            IkeEndpoint(entropy=SeededEntropy(f"epdg {seed}"), responder=epdg or responder_config()),
+            IkeEndpoint(entropy=SeededEntropy(f"epdg {source}"), responder=epdg or responder_config()),
             answers=answer_as_gateway,
         )
         self.wire: list[str] = []
@@ -206,6 +220,8 @@ class Pair:
                     self._carry(node.name, datagram)
 
     def _narrate(self, node: Node, event: Event) -> None:
+        if isinstance(event, IkeKeysDerived):
+            self.keys.append(event)
         if isinstance(event, MessageSent):
             arrow = "-->" if node is self.ue else "<--"
             again = " (again)" if event.retransmission else ""
@@ -238,7 +254,7 @@ def answer_as_ue(event: Event) -> object:
 
 def answer_as_gateway(event: Event) -> object:
     """Two rounds of a script instead of an AAA server, one address instead of a pool."""
-    if isinstance(event, IdentityReceived):
+    if isinstance(event, IdentityReceived) and event.authentication is AuthenticationKind.EAP:
         return EapReply(packet=eap(1, b"request"))
     if isinstance(event, EapResponseReceived):
         return EapReply(packet=eap(3, b""), msk=MSK)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
 from protocols.ikev2.events import CreateChildSaRefused
+from protocols.ikev2.key_exchange import KeyExchange
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
     KePayload,
@@ -23,7 +24,6 @@ from protocols.ikev2.payloads import (
 )
 from protocols.ikev2.proposals import select_esp
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType
-from protocols.ikev2.suites import KeyExchange
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import child, informational, lifetime
 
@@ -146,9 +146,8 @@ def grant(
     if suite.group is not None:
         if ke is None or ke.group != suite.group:
             return invalid_ke(suite.group)
-        exchange = KeyExchange.generate(suite.group, sa.entropy)
-        shared = exchange.shared(ke.data)
-        ke_answer = (KePayload(group=suite.group, data=exchange.public),)
+        public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
+        ke_answer = (KePayload(group=suite.group, data=public),)
     nonce_r, spi = sa.entropy.octets(NONCE_LENGTH), sa.spis.child_spi()
     secrets = (nonce.data, nonce_r, shared)
     made = child.add(sa, suite, spi, peer_spi, granted_local, granted_remote, secrets, False, now)

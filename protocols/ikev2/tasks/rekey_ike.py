@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
 from protocols.ikev2.events import IkeSaRekeyed, OriginalRole, SaState, SuccessorCreated
+from protocols.ikev2.key_exchange import KeyExchange
 from protocols.ikev2.keymat import derive_rekeyed_ike_keys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, KePayload, NoncePayload, Payload, SaPayload
 from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType, ProtocolId
-from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
+from protocols.ikev2.suites import IkeSuite, Prf
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import child_exchange, informational, lifetime
 from protocols.ikev2.timing import Timer
@@ -129,9 +130,8 @@ def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     peer_spi = _spi(next(proposal.spi for proposal in offered.proposals if proposal.number == answer.number))
     if ke is None or ke.group != suite.group:
         return Response(payloads=(child_exchange.invalid_ke(suite.group),))
-    exchange = KeyExchange.generate(suite.group, sa.entropy)
+    public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
     nonces = (nonce.data, sa.entropy.octets(child_exchange.NONCE_LENGTH))
-    shared = exchange.shared(ke.data)
     new = succeed(sa, OriginalRole.RESPONDER, (spi, peer_spi), suite, shared, nonces, now)
     if sa.rekeying.own is not None:
         # §2.25.2: we are rekeying it too: answer as usual, compare the nonces when our response is there
@@ -142,7 +142,7 @@ def process_request(sa: IkeSa, message: Message, now: float) -> Response:
         payloads=(
             SaPayload(proposals=(answer,)),
             NoncePayload(data=nonces[1]),
-            KePayload(group=exchange.group, data=exchange.public),
+            KePayload(group=suite.group, data=public),
         )
     )
 
@@ -169,6 +169,7 @@ def succeed(
         extension=sa.extension,
     )
     new.nat, new.mobility, new.peer_hashes = sa.nat, sa.mobility, sa.peer_hashes
+    new.fragmentation.succeed(sa.fragmentation)
     new.nonce_i, new.nonce_r = nonces
     sa.emit(SuccessorCreated(successor=new))
     sa.successors.append(new)

@@ -1,0 +1,386 @@
+"""Invariant: whatever octets a target is given, it returns; an exception from it is a defect of the product.
+
+Targets of the coverage-guided fuzzer (``python -m tests.fuzz.guided``). Each takes octets and feeds one room: a
+decoder (what decodes must encode and decode to itself), a machine with octets from the network, or a machine
+with the plaintext of a peer that holds the right keys. ``SEEDS`` are where the search starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from scapy.utils import RawPcapReader
+
+from protocols.buffer import Reader
+from protocols.diameter.codec import RequestError, check_request, encode_message, redact
+from protocols.diameter.codec import decode_message as decode_diameter
+from protocols.diameter.swm import Dea, Der, Str
+from protocols.eap.aka.attributes import decode_attributes, encode_attributes
+from protocols.eap.packet import EapPacket
+from protocols.entropy import SeededEntropy
+from protocols.errors import DecodeError, RemoteError
+from protocols.esp.packet import sealer_of
+from protocols.esp.sa import ChildSa
+from protocols.ikev2.events import SaState
+from protocols.ikev2.message import HEADER_LENGTH, decode_header, decode_message, encode_header
+from protocols.ikev2.message import encode_message as encode_ikev2
+from protocols.ikev2.payloads import decode_payloads, encode_payloads
+from protocols.ikev2.protection import protection_of
+from protocols.ikev2.registry import ExchangeType, PayloadType
+from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.task import Task
+from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
+from protocols.ikev2.tasks.rekey_child import RekeyChild
+from protocols.ikev2.window import Disposition
+from protocols.ip import IcmpEcho, IpPacket, UdpDatagram, flow_of
+from protocols.path import Datagram
+from protocols.threegpp.identity import Apn, Imsi, Nai
+from protocols.threegpp.swu import decode_device_identity
+from tests.dataplane.pairs import SUITES, mirrored, ue_spec
+from tests.fuzz import test_diameter, test_eap
+from tests.harness.material import SHARED
+from tests.harness.pair import ACCESS_A, Node, Pair
+
+EXCHANGES = (
+    ExchangeType.IKE_AUTH,
+    ExchangeType.CREATE_CHILD_SA,
+    ExchangeType.INFORMATIONAL,
+    ExchangeType.IKE_SA_INIT,
+)
+INPUTS_PER_PAIR = 64
+MALFORMED = SHARED / "captures" / "malformed"
+
+
+# --- decoders
+
+
+def ikev2_message(octets: bytes) -> None:
+    """A datagram; what decodes is the same after a round trip."""
+    try:
+        message = decode_message(octets)
+    except RemoteError:
+        return
+    assert decode_message(encode_ikev2(message)) == message
+    message.summary()
+
+
+def ikev2_payloads(octets: bytes) -> None:
+    """A chain of payloads, its first type in front: what a decrypted message is."""
+    if not octets:
+        return
+    try:
+        payloads = decode_payloads(PayloadType.of(octets[0]), octets[1:])
+    except RemoteError:
+        return
+    first, body = encode_payloads(payloads)
+    assert decode_payloads(PayloadType.of(first), body) == payloads
+
+
+def eap(octets: bytes) -> None:
+    """An EAP packet, and AKA's attributes."""
+    with contextlib.suppress(DecodeError):
+        packet = EapPacket.decode(octets)
+        assert EapPacket.decode(packet.encode()) == packet
+    with contextlib.suppress(DecodeError):
+        attributes = decode_attributes(Reader(octets))
+        assert decode_attributes(Reader(encode_attributes(attributes))) == attributes
+
+
+def diameter(octets: bytes) -> None:
+    """A Diameter message and the typed commands."""
+    assert len(redact(octets)) == len(octets)
+    try:
+        message = decode_diameter(octets)
+    except DecodeError:
+        return
+    assert decode_diameter(encode_message(message)) == message
+    with contextlib.suppress(RequestError):
+        check_request(message)
+    for value in (Der, Dea, Str):
+        with contextlib.suppress(RemoteError):
+            value.from_message(message)
+
+
+def ip(octets: bytes) -> None:
+    """An IP packet out of a tunnel."""
+    with contextlib.suppress(DecodeError):
+        flow_of(octets)
+    with contextlib.suppress(DecodeError):
+        packet = IpPacket.decode(octets)
+        for kind in (UdpDatagram, IcmpEcho):
+            with contextlib.suppress(DecodeError):
+                kind.decode(packet)
+
+
+def identities(octets: bytes) -> None:
+    """Identities as a peer writes them."""
+    text = octets.decode("utf-8", "replace")
+    for parse in (Nai.parse, Apn, Imsi):
+        with contextlib.suppress(ValueError):
+            parse(text)
+    with contextlib.suppress(RemoteError):
+        decode_device_identity(octets)
+
+
+# --- machines and the network
+
+
+def ikev2_endpoint(octets: bytes) -> None:
+    """Datagrams for a gateway and a UE that have an SA; nothing that is not authentic changes it."""
+    pair = _established()
+    sa, ue = pair.epdg.live, pair.ue.live
+    for data in (octets, sa.spi_i + sa.spi_r + octets, sa.spi_i + bytes(8) + octets):
+        for node, path in ((pair.epdg, sa.path), (pair.ue, ue.path)):
+            node.endpoint.receive(Datagram(path, data), pair.now)
+            _drain(node)
+    assert sa.state is ue.state is SaState.ESTABLISHED
+
+
+def ikev2_init_response(octets: bytes) -> None:
+    """What answers an IKE_SA_INIT request; no keys protect it."""
+    pair = Pair()
+    pair.start(ACCESS_A)
+    _drain(pair.ue)
+    sa = pair.ue.live
+    head = sa.spi_i + octets[:8].ljust(8, b"\x01")
+    body = octets[8:]
+    first = body[:1] or b"\0"
+    length = (28 + max(0, len(body) - 1)).to_bytes(4, "big")
+    datagram = head + first + b"\x20\x22\x20" + bytes(4) + length + body[1:]
+    pair.ue.endpoint.receive(Datagram(sa.path, datagram), pair.now)
+    _drain(pair.ue)
+
+
+def diameter_machine(octets: bytes) -> None:
+    """A Diameter connection's octets, before and after the capabilities are exchanged."""
+    fresh = test_diameter.machine()
+    fresh.start_responder(0.0)
+    opened, _ = test_diameter.opened()
+    opened.send_request(test_diameter.valid_der(), 0.0)
+    for machine in (fresh, opened):
+        machine.receive(octets, 0.0)
+        test_diameter.drain(machine)
+        machine.handle_timeout(60.0)
+        test_diameter.drain(machine)
+        machine.disconnected(61.0)
+        test_diameter.drain(machine)
+
+
+def eap_machines(octets: bytes) -> None:
+    """EAP packets for a peer and a server in the middle of their exchange; neither believes them."""
+    if not octets:
+        return
+    step = octets[0] % 3
+    peer = test_eap.advanced_peer(step)
+    peer.receive(octets[1:])
+    heard = test_eap.drain_peer(peer)
+    genuine = octets[1:] in test_eap.recorded()[0]
+    assert genuine or not any(test_eap.accepts(event) for event in heard)
+    server = test_eap.advanced_server(step % 2)
+    server.receive(octets[1:])
+    told = test_eap.drain_server(server)
+    genuine = octets[1:] in test_eap.recorded()[1]
+    assert genuine or not any(test_eap.accepts(event) for event in told)
+
+
+# --- a peer with the right keys
+
+
+def ikev2_plaintext_for_gateway(octets: bytes) -> None:
+    """The decrypted requests and responses of a UE."""
+    _plaintext(octets, "ue")
+
+
+def ikev2_plaintext_for_ue(octets: bytes) -> None:
+    """The decrypted requests and responses of a gateway."""
+    _plaintext(octets, "epdg")
+
+
+def ikev2_auth(octets: bytes) -> None:
+    """The plaintext of the first IKE_AUTH request, at a half-open gateway."""
+    pair = Pair()
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[18] == ExchangeType.IKE_AUTH
+    pair.start(ACCESS_A)
+    pair.run(0.1)
+    _inject(pair, "ue", ExchangeType.IKE_AUTH, octets, response=False, message_id=1)
+
+
+def esp(octets: bytes) -> None:
+    """An inner packet under the right keys, and octets under none."""
+    spec = ue_spec(SUITES[0])
+    peer = mirrored(spec)
+    sealer = sealer_of(
+        spec.suite, peer.outbound_spi, peer.outbound_encryption_key, peer.outbound_integrity_key, SeededEntropy(2)
+    )
+    sa = ChildSa(spec, SeededEntropy(1))
+    sa.open(sealer.seal(1, octets[1:], octets[0] if octets else 4))
+    sa.open(spec.inbound_spi + octets)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (
+        ikev2_message,
+        ikev2_payloads,
+        ikev2_endpoint,
+        ikev2_init_response,
+        ikev2_auth,
+        ikev2_plaintext_for_gateway,
+        ikev2_plaintext_for_ue,
+        eap,
+        eap_machines,
+        diameter,
+        diameter_machine,
+        esp,
+        ip,
+        identities,
+    )
+}
+
+
+def defective(octets: bytes) -> None:
+    """Not of the product: shows in a test that coverage leads to a finding and that it is reported."""
+    try:
+        decode_header(octets.ljust(28, b"\0"))
+    except RemoteError as error:
+        if octets[:1] == b"\x45" and error.notify_type is not None:
+            raise AssertionError("a defect on purpose") from error
+
+
+# --- how machines are kept
+
+
+class _Kept:
+    """An established pair serves many inputs; the fuzzer is deterministic, so a finding can be repeated."""
+
+    pair: Pair | None = None
+    inputs = 0
+
+
+def _established() -> Pair:
+    pair = _Kept.pair
+    usable = pair is not None and all(node.live.state is SaState.ESTABLISHED for node in (pair.ue, pair.epdg))
+    if pair is None or not usable or _Kept.inputs >= INPUTS_PER_PAIR:
+        pair = _Kept.pair = Pair().attach()
+        _Kept.inputs = 0
+    _Kept.inputs += 1
+    return pair
+
+
+def _plaintext(octets: bytes, sender: str) -> None:
+    """A request of ``sender``'s, or its response to one of three requests of the receiver's."""
+    if len(octets) < 2:
+        return
+    pair = _established()
+    choice, rest = octets[0], octets[1:]
+    receiver = pair.epdg if sender == "ue" else pair.ue
+    sa = receiver.live
+    if choice & 4:
+        pair.lose = lambda who, datagram: True
+        tasks: tuple[Task, ...] = (Liveness(), RekeyChild(next(iter(sa.children), b"")), DeleteIkeSa("fuzzing"))
+        task = tasks[(choice >> 3) % len(tasks)]
+        receiver.endpoint.initiate(sa, task, pair.now)
+        pair.run(0.01)
+        message_id = sa.window.next_request_id - 1
+        _inject(pair, sender, task.exchange, rest, response=True, message_id=message_id)
+        _Kept.pair = None
+    else:
+        _inject(pair, sender, EXCHANGES[choice & 3], rest, response=False, message_id=_next_expected(sa))
+
+
+def _next_expected(sa: IkeSa) -> int:
+    """The Message ID that the SA takes for a new request."""
+    return next(number for number in range(1 << 16) if sa.window.classify(number) is Disposition.NEW)
+
+
+def _inject(pair: Pair, sender: str, exchange: ExchangeType, octets: bytes, *, response: bool, message_id: int) -> None:
+    """Seal a plaintext (its first payload type in front) as ``sender`` and hand it to the other end."""
+    receiver = pair.epdg if sender == "ue" else pair.ue
+    sa = receiver.live
+    suite, keys = sa.established_keys()
+    protection = protection_of(suite, keys, not sa.original_initiator, SeededEntropy(7))
+    plaintext = octets[1:]
+    padding = protection.padding(len(plaintext))
+    length = 4 + len(plaintext) + padding + 1 + protection.overhead
+    clear = encode_header(
+        spi_i=sa.spi_i,
+        spi_r=sa.spi_r,
+        next_payload=PayloadType.SK,
+        exchange=exchange,
+        original_initiator=not sa.original_initiator,
+        response=response,
+        message_id=message_id,
+        length=HEADER_LENGTH + length,
+    )
+    clear += bytes((octets[0] if octets else 0, 0)) + length.to_bytes(2, "big")
+    datagram = protection.protect(clear, plaintext + bytes(padding) + bytes((padding,)))
+    receiver.endpoint.receive(Datagram(sa.path, datagram), pair.now)
+    pair.run(0.05)
+
+
+def _drain(node: Node) -> None:
+    while node.endpoint.poll_transmit() is not None:
+        continue
+    while node.endpoint.poll_event() is not None:
+        continue
+
+
+# --- where the search starts
+
+
+@functools.cache
+def _conversation() -> tuple[Pair, ...]:
+    pair = Pair().attach()
+    return (pair,)
+
+
+def seeds(name: str) -> Iterator[bytes]:
+    """Octets that reach far into a target: a real attach, real exchanges, and the malformed captures."""
+    pair = _conversation()[0]
+    datagrams = [datagram.payload for _, datagram in pair.seen]
+    if name in ("ikev2_message", "ikev2_endpoint"):
+        yield from datagrams
+        yield from malformed(MALFORMED)
+    elif name == "ikev2_init_response":
+        answer = next(d.payload for who, d in pair.seen if who == "epdg")
+        yield answer[8:17] + answer[28:]
+    elif name.startswith("ikev2"):
+        from tests.codecs.test_ikev2_payloads import TABLE
+
+        for payload, _, _ in TABLE:
+            first, body = encode_payloads((payload,))
+            chain = bytes([first]) + body
+            if name.startswith("ikev2_plaintext"):
+                yield bytes([len(chain) & 7]) + chain
+            else:
+                yield chain
+    elif name.startswith("eap"):
+        for packets in test_eap.recorded():
+            for step, packet in enumerate(packets):
+                yield packet if name == "eap" else bytes([step]) + packet
+                yield packet[8:]
+    elif name.startswith("diameter"):
+        yield encode_message(test_diameter.valid_der())
+        one = test_diameter.machine()
+        one.start_initiator(0.0)
+        yield one.poll_transmit() or b""
+    elif name == "identities":
+        yield test_eap.NAI.encode()
+        yield b"ims.mnc001.mcc001.gprs"
+        yield bytes.fromhex("010821436587092143f5")
+    else:
+        yield bytes.fromhex("45000054000040004001000a0a2d00020a2d0001")
+        yield bytes.fromhex("0445000054000040004001000a0a2d00020a2d0001") + bytes(64)
+
+
+def malformed(directory: Path) -> Iterator[bytes]:
+    """The UDP payloads (and what else there is) of captures of malformed messages, where they are at hand."""
+    if not directory.is_dir():
+        return
+    for file in sorted(directory.iterdir()):
+        with RawPcapReader(str(file)) as reader:
+            for packet, _ in reader:
+                yield bytes(packet)[42:]
