@@ -146,6 +146,31 @@ def reauthenticate(
     call_sync(settings.control, "sessions.reauthenticate", id=session, lifetime=lifetime)
 
 
+@app.command()
+@exit_on_error
+def addresses(
+    configuration: ConfigurationOption,
+    withdraw: Annotated[str | None, typer.Option(help="Lose this address.")] = None,
+    silently: Annotated[bool, typer.Option("--silently", help="Lose it without telling the UEs.")] = False,
+    restore: Annotated[str | None, typer.Option(help="Have this address again.")] = None,
+    prefer: Annotated[str | None, typer.Option(help="Ask UEs to use this address.")] = None,
+    session: Annotated[str | None, typer.Option(help="With --prefer: only this session.")] = None,
+) -> None:
+    """Show or change the addresses of the running gateway (RFC 4555 §3.6)."""
+    control = load(configuration, EpdgConfiguration).control
+    if withdraw is not None:
+        call_sync(control, "addresses.withdraw", address=withdraw, silently=silently)
+    if restore is not None:
+        call_sync(control, "addresses.restore", address=restore)
+    if prefer is not None:
+        call_sync(control, "addresses.prefer", address=prefer, id=session)
+    answer = call_sync(control, "addresses.list")
+    listed = answer["addresses"] if isinstance(answer, dict) else []
+    for each in listed if isinstance(listed, list) else []:
+        if isinstance(each, dict):
+            typer.echo(f"{each['address']}{'' if each['present'] else '  (withdrawn)'}")
+
+
 @pki.command("init")
 @exit_on_error
 def pki_init(

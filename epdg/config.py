@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
+    FRAGMENT_SIZE,
     HALF_OPEN_LIFETIME,
     KEEPALIVE_INTERVAL,
     RETRANSMIT_BASE_INTERVAL,
@@ -29,12 +30,14 @@ from protocols.io.configuration import (
     FilePath,
     Interval,
     IpAddress,
+    IpNetwork,
     Port,
     TextSecret,
 )
 from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
 
 DEFAULT_RING = 20_000
+HOLD_LIFETIME = 300.0  # RFC 4555 §3.11: "at least five minutes before giving up"
 DEFAULT_SUITES: dict[str, list[str]] = {
     "suites": [
         "aes128-sha256-x25519",
@@ -149,6 +152,10 @@ class IkeSection(ConfigurationModel):
     force_encapsulation: bool = True
     return_routability: ReturnRoutability = ReturnRoutability.BEFORE_UPDATE
     return_routability_interval: Interval = RETURN_ROUTABILITY_INTERVAL
+    acceptable_addresses: tuple[IpNetwork, ...] = ()
+    follow_esp: bool = True
+    move_by_rekey: bool = True
+    hold_lifetime: Interval | None = HOLD_LIFETIME
     liveness_interval: Interval | None = 120.0
     keepalive_interval: Interval | None = KEEPALIVE_INTERVAL
     half_open_lifetime: Interval = HALF_OPEN_LIFETIME
@@ -160,6 +167,9 @@ class IkeSection(ConfigurationModel):
     authentication_lifetime: Interval | None = None
     retransmission: RetransmissionSection = RetransmissionSection()
     request_device_identity: bool = False
+    fragmentation: bool = True
+    fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
+    window_size: Annotated[Count, Field(ge=1, le=255)] = 1
 
 
 class PeerSection(ConfigurationModel):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from ipaddress import IPv4Address, IPv4Interface
 
+from epdg.addresses import GatewayAddresses
 from epdg.authentication import own_credentials, ue_verifier
 from epdg.config import DataPlaneKind, EpdgConfiguration
 from epdg.observation import session_view
@@ -60,7 +61,7 @@ from protocols.io.entropy import SystemEntropy
 from protocols.io.lifetime import machine_lifetime
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
-from protocols.path import Datagram, Endpoint, Path
+from protocols.path import Address, Datagram, Endpoint, Path
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import GatewaySwu
@@ -107,6 +108,7 @@ class EpdgNode:
         )
         plmn = Plmn(configuration.plmn.mcc, configuration.plmn.mnc)
         self._fqdn = epdg_fqdn(plmn)
+        self._addresses = GatewayAddresses(configuration.listen.addresses)
         self._endpoint = IkeEndpoint(
             entropy=self._entropy,
             responder=self._responder(),
@@ -150,6 +152,10 @@ class EpdgNode:
                 "sessions.rekey-child": self._rekey_child,
                 "sessions.reauthenticate": self._reauthenticate,
                 "peers.list": self._list_peers,
+                "addresses.list": self._list_addresses,
+                "addresses.withdraw": self._withdraw_address,
+                "addresses.restore": self._restore_address,
+                "addresses.prefer": self._prefer_address,
             },
             self.recorder,
         )
@@ -162,8 +168,7 @@ class EpdgNode:
         self._driver = Driver(self._endpoint, on_event=self._ike_event, transmit=self._ports.send_ike)
         try:
             for address in configuration.listen.addresses:
-                self._ports.open(Endpoint(address, configuration.listen.ike_port), encapsulating=False)
-                self._ports.open(Endpoint(address, configuration.listen.nat_traversal_port), encapsulating=True)
+                self._open_ports(address)
             await self._open_core()
             for peer in configuration.diameter.peers:
                 self._diameter.add_peer(PeerAddress(host=peer.host, address=str(peer.address), port=peer.port))
@@ -223,6 +228,16 @@ class EpdgNode:
         self._tun = await TunDevice.open(plane.device, addresses, plane.mtu)
         self._tun.start(self._from_core, self._tun_failed)
 
+    def _open_ports(self, address: Address) -> None:
+        listen = self._configuration.listen
+        self._ports.open(Endpoint(address, listen.ike_port), encapsulating=False)
+        self._ports.open(Endpoint(address, listen.nat_traversal_port), encapsulating=True)
+
+    def _close_ports(self, address: Address) -> None:
+        listen = self._configuration.listen
+        self._ports.close(Endpoint(address, listen.ike_port))
+        self._ports.close(Endpoint(address, listen.nat_traversal_port))
+
     def _responder(self) -> ResponderConfig:
         configuration = self._configuration
         ike = configuration.ike
@@ -232,6 +247,9 @@ class EpdgNode:
             esp_policy=EspPolicy(ike.esp_suites),
             retransmission=ike.retransmission.policy(),
             mobike=ike.mobike,
+            fragmentation=ike.fragmentation,
+            fragment_size=ike.fragment_size,
+            window_size=ike.window_size,
             force_encapsulation=ike.force_encapsulation,
             nat_traversal_port=configuration.listen.nat_traversal_port,
             remote_nat_traversal_port=configuration.listen.nat_traversal_port,
@@ -247,6 +265,11 @@ class EpdgNode:
             own_authentication=authentication.gateway,
             identity=IdrPayload(id_type=IdType.ID_FQDN, data=self._fqdn.encode()),
             eap_only=ike.eap_only,
+            additional_addresses=self._addresses.usable,
+            acceptable_addresses=ike.acceptable_addresses,
+            follow_esp=ike.follow_esp,
+            move_by_rekey=ike.move_by_rekey,
+            hold_lifetime=ike.hold_lifetime,
             return_routability=ike.return_routability,
             return_routability_interval=ike.return_routability_interval,
             half_open_lifetime=ike.half_open_lifetime,
@@ -323,6 +346,8 @@ class EpdgNode:
         )
         live = Live(session, sa, self._session_ids.next())
         self._live[sa.local_spi] = live
+        if self._addresses.withdrawn:
+            self._tell_addresses(live)
         self._by_diameter[live.diameter_session_id] = session.identifier
         self.totals["sessions"] += 1
         return live
@@ -495,8 +520,12 @@ class EpdgNode:
             elif isinstance(event, LifetimeReached):
                 self._endpoint.limit_reached(live.sa, event.inbound_spi, self._now(), hard=event.hard)
                 self._pump()
+            elif self._endpoint.esp_heard_from(live.sa, event.inbound_spi, event.path, self._now()):
+                text = f"ESP of {live.session.imsi or live.session.nai} comes from {event.path.remote}; ours follows."
+                moved: dict[str, JsonValue] = {"remote": str(event.path.remote)}
+                self.recorder.event("esp-followed", text, moved, live.session.identifier)
+                self._pump()
             else:
-                # authentic ESP from elsewhere moves nothing here: only UPDATE_SA_ADDRESSES does
                 text = f"ESP of {live.session.imsi or live.session.nai} comes from {event.path.remote}; not followed."
                 data: dict[str, JsonValue] = {"remote": str(event.path.remote)}
                 self.totals["esp-from-elsewhere"] += 1
@@ -628,6 +657,60 @@ class EpdgNode:
         if live.session.state is not SessionState.ESTABLISHED:
             raise ControlError("not-now", f"session {live.session.identifier} is {live.session.state.value}")
         return live
+
+    async def _list_addresses(self, params: Params) -> JsonValue:
+        del params
+        return self._addresses.view()
+
+    async def _withdraw_address(self, params: Params) -> JsonValue:
+        """Lose an address: its ports close; UEs are told, or with ``silently`` have to find out."""
+        address = self._addresses.named(params)
+        silently = params.get("silently", False)
+        if not isinstance(silently, bool):
+            raise ControlError("bad-params", "silently is true or false")
+        self._addresses.withdraw(address)
+        self._close_ports(address)
+        text = f"The gateway has lost {address}{' without a word' if silently else ''}."
+        self.recorder.event("address-withdrawn", text, {"address": str(address), "silently": silently})
+        if not silently:
+            self._tell_everybody()
+        return self._addresses.view()
+
+    async def _restore_address(self, params: Params) -> JsonValue:
+        """Have an address again."""
+        address = self._addresses.named(params)
+        if address in self._addresses.withdrawn:
+            self._open_ports(address)
+            self._addresses.restore(address)
+            self.recorder.event("address-restored", f"The gateway has {address} again.", {"address": str(address)})
+            self._tell_everybody()
+        return self._addresses.view()
+
+    async def _prefer_address(self, params: Params) -> JsonValue:
+        """Ask one session, or all of them, to use an address (RFC 4555 §3.6)."""
+        address = self._addresses.named(params)
+        if address in self._addresses.withdrawn:
+            raise ControlError("not-found", f"the gateway has lost {address}")
+        chosen = list(self._live.values())
+        if params.get("id") is not None:
+            one = self._find(params.get("id"))
+            if one is None:
+                raise ControlError("not-found", f"no session {params.get('id')}")
+            chosen = [one]
+        for live in chosen:
+            self._tell_addresses(live, prefer=address)
+        self._pump()
+        return self._addresses.view()
+
+    def _tell_everybody(self) -> None:
+        for live in list(self._live.values()):
+            self._tell_addresses(live)
+        self._pump()
+
+    def _tell_addresses(self, live: Live, prefer: Address | None = None) -> None:
+        port = self._configuration.listen.nat_traversal_port
+        endpoints = [Endpoint(address, port) for address in self._addresses.present(prefer)]
+        self._endpoint.set_addresses(live.sa, endpoints, self._now(), prefer=prefer is not None)
 
     async def _list_peers(self, params: Params) -> JsonValue:
         del params

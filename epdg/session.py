@@ -366,6 +366,8 @@ class Session:
         went = f"moved from {event.old.remote} to {event.new.remote}"
         if event.old == event.new:
             went = f"says again that it is at {event.new.remote}"
+        elif event.old.remote == event.new.remote:
+            went = f"at {event.new.remote} goes to {event.new.local} now, no longer to {event.old.local}"
         return [
             Tell(
                 name="moved",

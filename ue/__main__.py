@@ -158,6 +158,14 @@ def rekey_child(
 
 @application.command()
 @exit_on_error
+def suspend(config: ConfigOption) -> None:
+    """Leave every access of a running UE without a word; `ue move` brings it back."""
+    _call(load(config, UeConfiguration), "ue.suspend")
+    typer.echo("suspended")
+
+
+@application.command()
+@exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the connection of a running UE."""
     answer = _call(load(config, UeConfiguration), "ue.status")

@@ -80,6 +80,19 @@ class MoveSa:
     """Move the IKE SA to this access (RFC 4555 §3.5)."""
 
     access: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspendSa:
+    """Send nothing until the next ``MoveSa``: the UE has no address (RFC 4621 §5.4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseAddresses:
+    """These are the UE's addresses, for path tests (RFC 4555 §3.10); ``None``: the one in use."""
+
+    addresses: tuple[Endpoint, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +181,8 @@ Command = (
     | AdoptSuccessor
     | DropSuccessor
     | MoveSa
+    | UseAddresses
+    | SuspendSa
     | DeleteSa
     | AskUsim
     | AnswerIke

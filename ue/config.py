@@ -13,7 +13,9 @@ from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
+    FRAGMENT_SIZE,
     KEEPALIVE_INTERVAL,
+    PATH_TEST_AFTER,
     RETRANSMIT_BASE_INTERVAL,
     RETRANSMIT_LIMIT,
     RetransmissionPolicy,
@@ -40,6 +42,7 @@ from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
 LIVENESS_INTERVAL = 120.0  # Android's; TS 24.302 §7.2.2A leaves it to the UE or the network
+SILENCE_INTERVAL = 1.0  # RFC 4555 §3.5 leaves it to us
 DEFAULT_RING = 20_000
 DEFAULT_IKE_SUITES = tuple(
     IkeSuite.of(name)
@@ -236,6 +239,13 @@ class UeConfiguration(ConfigurationModel):
     ike_lifetime: IkeLifetime | None = None
     additional_children: Count = ADDITIONAL_CHILDREN
     force_encapsulation: bool = True
+    fragmentation: bool = True
+    fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
+    window_size: Annotated[Count, Field(ge=1, le=255)] = 1
+    path_test_after: Interval | None = PATH_TEST_AFTER
+    silence_interval: Interval | None = SILENCE_INTERVAL
+    update_cookie: bool = False
+    hold_lifetime: Interval | None = None
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False
@@ -248,12 +258,12 @@ class UeConfiguration(ConfigurationModel):
         self._can_authenticate()
         if not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
-        versions = {access.address.version for access in self.accesses.values()}
-        if versions != {self.gateway.address.version}:
+        versions = [access.address.version for access in self.accesses.values()]
+        if versions[0] != self.gateway.address.version or (not self.mobike and len(set(versions)) > 1):
             raise PydanticCustomError("accesses", "access addresses of the gateway address's IP version")
-        hops = [access.next_hop for access in self.accesses.values() if access.next_hop is not None]
-        if any(hop.version != self.gateway.address.version for hop in hops):
-            raise PydanticCustomError("accesses", "next hops of the gateway address's IP version")
+        through = [access for access in self.accesses.values() if access.next_hop is not None]
+        if any(access.next_hop.version != access.address.version for access in through if access.next_hop):
+            raise PydanticCustomError("accesses", "next hops of their access address's IP version")
         return self
 
     def _can_authenticate(self) -> None:

@@ -101,6 +101,9 @@ class Connection:
         self.mobike = False
         self.nat = NatStatus()
         self.path: Path | None = None
+        self.gateway_addresses: tuple[Address, ...] = ()
+        self.testing: set[str] = set()
+        self.suspended = False
         self.addresses: tuple[Address, ...] = ()
         self.dns: tuple[Address, ...] = ()
         self.p_cscf: tuple[Address, ...] = ()

@@ -28,6 +28,7 @@ def control_methods(node: UeNode) -> Mapping[str, Handler]:
         "ue.status": methods.status,
         "ue.attach": methods.attach,
         "ue.move": methods.move,
+        "ue.suspend": methods.suspend,
         "ue.detach": methods.detach,
         "ue.rekey-ike": methods.rekey_ike,
         "ue.rekey-child": methods.rekey_child,
@@ -69,6 +70,11 @@ class _Methods:
             raise ControlError("bad-params", "keep_old is true or false")
         move = await self._node.move(to, keep_old=keep_old or False)
         return {"move": move_view(move, self._node.wall), "session": self._node.session()}
+
+    async def suspend(self, params: Params) -> JsonValue:
+        del params
+        self._node.suspend()
+        return self._node.session()
 
     async def detach(self, params: Params) -> JsonValue:
         del params

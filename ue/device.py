@@ -12,7 +12,8 @@ It knows neither sockets nor SAs: the runtime carries its commands out and bring
 
 A move closes the old access before it opens the new one (break before make) unless it is told to keep it:
 then the UE still hears there, and can go back when the new access turns out to be deaf. Left out: more
-than one PDN connection, choosing an access by itself. Authenticating anew is in ``ue.reauthentication``.
+than one PDN connection, choosing an access by itself unless the one in use falls silent. Authenticating anew
+is in ``ue.reauthentication``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from protocols.ikev2.events import (
     Established,
     Event,
     IkeSaRekeyed,
+    PathSuspected,
+    PathValidated,
+    PeerAddressesChanged,
     ReauthenticationDue,
     Refused,
 )
@@ -63,8 +67,10 @@ from ue.commands import (
     RemoveChildSa,
     StartHost,
     StopHost,
+    SuspendSa,
     Tell,
     UpdateChildSa,
+    UseAddresses,
 )
 from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
 from ue.reauthentication import Reauthentication
@@ -86,7 +92,17 @@ class DeviceState(str, Enum):
 class Device:
     """One UE with one PDN connection at a time."""
 
-    def __init__(self, *, imsi: Imsi, nai: str, apn: str, gateway: Endpoint, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        *,
+        imsi: Imsi,
+        nai: str,
+        apn: str,
+        gateway: Endpoint,
+        entropy: Entropy,
+        accesses: tuple[str, ...] = (),
+    ) -> None:
+        """``accesses``: those to look for another path on when the one in use fails."""
         self.imsi = imsi
         self.nai = nai
         self.apn = apn
@@ -94,6 +110,7 @@ class Device:
         self.connection: Connection | None = None
         self._gateway = gateway
         self._entropy = entropy
+        self._accesses = accesses
         self._open: dict[str, AccessPorts] = {}
         self._reauthentication: Reauthentication | None = None
 
@@ -132,7 +149,7 @@ class Device:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot move")
         under_way = connection.move
         origin = connection.access if under_way is None else under_way.target
-        if access == origin:
+        if access == origin and not connection.suspended:
             raise LocalError(f"the UE is on {access} already")
         commands: list[Command] = []
         if under_way is not None:
@@ -142,8 +159,26 @@ class Device:
         if closes:
             commands += self._close_access(origin)
         if access in self._open:
-            return commands + self._send_update(connection, move)
+            return commands + self._send_update(connection, move, now)
         return [*commands, OpenAccess(access=access)]
+
+    def suspend(self, now: float) -> list[Command]:
+        """Leave every access and be nowhere; ``move`` comes back, to the same access or another one."""
+        connection = self._established()
+        if not connection.mobike:
+            raise LocalError("the gateway does not support MOBIKE: the UE cannot come back from a pause")
+        if connection.suspended:
+            raise LocalError("the UE is suspended already")
+        commands: list[Command] = []
+        if connection.move is not None:
+            commands += self._end_move(connection.move, MoveOutcome.FAILED, "the UE has no access any more", now)
+        connection.suspended = True
+        connection.testing = set()
+        commands.append(SuspendSa())
+        for access in list(self._open):
+            commands += self._close_access(access)
+        text = f"Suspended: no access any more; it was {connection.access}."
+        return [*commands, Tell(name="suspended", text=text, data={"access": connection.access})]
 
     def detach(self, ticket: int, now: float) -> list[Command]:
         """End the connection."""
@@ -180,7 +215,9 @@ class Device:
         if self.state is DeviceState.ATTACHING:
             return [Connect(access=access)]
         if connection.move is not None and connection.move.target == access:
-            return self._send_update(connection, connection.move)
+            return self._send_update(connection, connection.move, now)
+        if access in connection.testing:
+            return [self._use_open(connection)]
         return []
 
     def access_failed(self, access: str, why: str, now: float) -> list[Command]:
@@ -188,6 +225,7 @@ class Device:
         connection = self.connection
         if connection is None:
             return []
+        connection.testing.discard(access)
         if self.state is DeviceState.ATTACHING:
             commands = self._fail_attach(connection, "access", why)
             return commands + self._end(connection, now)
@@ -290,6 +328,15 @@ class Device:
             return [Tell(name="ike-rekeyed", text="The IKE SA was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
             return [_told_refusal(event)]
+        if isinstance(event, PeerAddressesChanged):
+            connection.gateway_addresses = event.addresses
+            listed = ", ".join(map(str, event.addresses))
+            text = f"The gateway's addresses are {listed}."
+            return [Tell(name="gateway-addresses", text=text, data={"addresses": [*map(str, event.addresses)]})]
+        if isinstance(event, PathSuspected):
+            return self._suspected(connection)
+        if isinstance(event, PathValidated):
+            return self._end_test(connection)
         if isinstance(event, Refused):
             return self._refused(connection, event)
         if isinstance(event, Closed):
@@ -436,16 +483,79 @@ class Device:
         del connection.moves[:-MOVES_KEPT]
         return connection.move
 
-    def _send_update(self, connection: Connection, move: Move) -> list[Command]:
+    def _send_update(self, connection: Connection, move: Move, now: float) -> list[Command]:
+        """To the gateway's address in use, or to one that it has told of in the access's IP version."""
         assert connection.path is not None
-        move.new = Path(self._open[move.target].nat_traversal, connection.path.remote)
-        return [MoveSa(access=move.target)]
+        local, remote = self._open[move.target].nat_traversal, connection.path.remote
+        addresses = (remote.address, *connection.gateway_addresses)
+        fitting = [address for address in addresses if address.version == local.address.version]
+        if not fitting:
+            why = f"the gateway has told of no IPv{local.address.version} address"
+            commands = self._end_move(move, MoveOutcome.FAILED, why, now)
+            return commands if move.ticket is None else commands + self._go_back(connection, move, now)
+        move.new = Path(local, Endpoint(fitting[0], remote.port))
+        return [MoveSa(access=move.target, path=move.new)]
+
+    # --- paths that fail and paths that are found (RFC 4555 §3.10)
+
+    def _suspected(self, connection: Connection) -> list[Command]:
+        """The path is silent: open what else there is, unless somebody is moving the UE already."""
+        if connection.move is not None or self.state is not DeviceState.ESTABLISHED:
+            return []
+        others = [access for access in self._accesses if access not in self._open]
+        connection.testing = set(others)
+        text = f"Nothing is heard on {connection.access}; other paths are being tried."
+        tell = Tell(name="path-suspected", text=text, data={"access": connection.access})
+        return [tell, self._use_open(connection), *(OpenAccess(access=access) for access in others)]
+
+    def _use_open(self, connection: Connection) -> Command:
+        """The addresses of all open accesses, in the order of the configuration, that in use first."""
+        assert connection.path is not None
+        order = [access for access in self._accesses if access in self._open]
+        endpoints = [self._open[access].nat_traversal for access in order]
+        return UseAddresses(addresses=tuple(dict.fromkeys((connection.path.local, *endpoints))))
+
+    def _end_test(self, connection: Connection) -> list[Command]:
+        """A path is found, or the old one answers again: close what was opened for the test only."""
+        tested, connection.testing = connection.testing, set()
+        commands: list[Command] = [] if not self._accesses else [UseAddresses(addresses=None)]
+        for access in tested:
+            if access != connection.access and access in self._open:
+                commands += self._close_access(access)
+        return commands
+
+    def _found(self, connection: Connection, event: AddressesUpdated, now: float) -> list[Command]:
+        """The IKE SA has moved by itself: to another access, or to another address of the gateway."""
+        access = next((name for name, ports in self._open.items() if ports.nat_traversal == event.new.local), None)
+        if connection.move is not None:
+            why = f"another path answered: {event.new}"
+            ended = self._end_move(connection.move, MoveOutcome.FAILED, why, now)
+            return ended + self._found(connection, event, now)
+        if access is not None and access != connection.access:
+            move = self._begin_move(connection, connection.access, access, None, now, closed_old=False)
+            move.old, move.new = event.old, event.new
+            return self._complete(connection, move, event, now)
+        if event.new.remote == event.old.remote:
+            return []  # the same addresses, told again because a NAT has changed
+        if connection.paths:
+            connection.paths[-1].until = now
+        connection.paths.append(PathUse(path=event.new, access=connection.access, since=now, why="gateway address"))
+        del connection.paths[:-MOVES_KEPT]
+        text = f"The gateway is used at {event.new.remote} now, no longer at {event.old.remote}."
+        data: dict[str, JsonValue] = {"old": str(event.old.remote), "new": str(event.new.remote)}
+        return [Tell(name="gateway-address-changed", text=text, data=data), *self._end_test(connection)]
 
     def _updated(self, connection: Connection, event: AddressesUpdated, now: float) -> list[Command]:
         move = connection.move
         connection.path, connection.nat = event.new, event.nat
+        if move is not None and move.new is None:
+            return []  # its access is being opened: the update will follow
         if move is None or move.new != event.new:
-            return []
+            return self._found(connection, event, now)
+        return self._complete(connection, move, event, now)
+
+    def _complete(self, connection: Connection, move: Move, event: AddressesUpdated, now: float) -> list[Command]:
+        connection.suspended = False
         move.nat = event.nat
         move.update_interval = now - move.started
         connection.access = move.target
@@ -457,6 +567,8 @@ class Device:
         commands = self._end_move(move, MoveOutcome.COMPLETED, None, now)
         if move.ticket is None and move.origin in self._open:
             commands += self._close_access(move.origin)
+        if connection.testing:
+            commands += self._end_test(connection)
         return commands
 
     def _update_refused(self, connection: Connection, event: AddressUpdateFailed, now: float) -> list[Command]:
@@ -468,13 +580,15 @@ class Device:
 
     def _go_back(self, connection: Connection, failed: Move, now: float) -> list[Command]:
         """Return to the access that the failed move came from; the gateway may have seen the other one."""
+        if connection.suspended:
+            return []  # there is nowhere to go back to
         move = self._begin_move(connection, failed.target, failed.origin, None, now, closed_old=False)
         if failed.origin in self._open:
             if failed.new is None and self._open[failed.origin].nat_traversal == failed.old.local:
                 connection.moves.remove(move)  # nothing was sent from elsewhere: nothing to undo
                 connection.move = None
                 return []
-            return self._send_update(connection, move)
+            return self._send_update(connection, move, now)
         return [OpenAccess(access=failed.origin)]
 
     def _end_move(self, move: Move, outcome: MoveOutcome, why: str | None, now: float) -> list[Command]:

@@ -69,8 +69,10 @@ from ue.commands import (
     RemoveChildSa,
     StartHost,
     StopHost,
+    SuspendSa,
     Tell,
     UpdateChildSa,
+    UseAddresses,
 )
 from ue.config import AccessSection, DataPlaneKind, UeConfiguration
 from ue.connection import Move, MoveOutcome
@@ -82,6 +84,7 @@ from ue.traffic import DEFAULT_RATE, Flow, Flows
 
 KIND = "ue"
 DISTRIBUTION = "epdg-emulator"
+SILENCE_PATIENCE = 64  # intervals between two hints at most
 DETACH_INTERVAL = 2.0  # for the gateway to answer DELETE when the UE stops
 RETRY_INTERVALS = (5.0, 10.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 1800.0, 3600.0)  # Android's
 
@@ -113,13 +116,13 @@ class UeNode:
         )
         gateway = configuration.gateway
         self._gateway_ike = Endpoint(gateway.address, gateway.ike_port)
-        self._gateway_natt = Endpoint(gateway.address, gateway.nat_traversal_port)
         self.device = Device(
             imsi=Imsi(configuration.imsi),
             nai=root_nai(configuration),
             apn=configuration.apn,
             gateway=self._gateway_ike,
             entropy=self._entropy,
+            accesses=tuple(configuration.accesses),
         )
         self._endpoint = IkeEndpoint(
             entropy=self._entropy,
@@ -139,6 +142,7 @@ class UeNode:
         self._sessions: dict[bytes, str] = {}
         self._accesses_open: dict[str, AccessPorts] = {}
         self._last_counters: dict[bytes, ChildSaCounters] = {}
+        self._installed: set[bytes] = set()
         self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
         self._commands: deque[Command] = deque()
         self._carrying_out = False
@@ -156,18 +160,23 @@ class UeNode:
     async def run(self, work: Callable[[], Awaitable[None]] | None = None) -> None:
         """Serve the control socket and do ``work``; without any until ``stop``. Detaches at the end."""
         failure: StackError | None = None
+        watching: asyncio.Task[None] | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 self._driver = Driver(self._endpoint, on_event=self._ike_event, transmit=self._ports.send_ike)
                 try:
                     await self._control.start()
+                    if self.configuration.silence_interval is not None:
+                        watching = tasks.create_task(self._watch_silence(self.configuration.silence_interval))
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
                     await self._until_stopped(work or self._stopping.wait)
                 except StackError as error:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
                 finally:
                     await self._leave()
+                    if watching is not None:
+                        watching.cancel()
         finally:
             await self._close()
         if failure is not None:
@@ -201,6 +210,27 @@ class UeNode:
             _log.info("attaching again in %g s", interval)
             await asyncio.sleep(interval)
             await self._idle.wait()
+
+    async def _watch_silence(self, interval: float) -> None:
+        """Much is sent and nothing comes back: a hint that the path is bad (RFC 4555 §3.5, §3.12).
+
+        Asked at once, then ever more rarely for as long as the silence lasts: traffic may have one direction.
+        """
+        received, sent, quiet, patience = 0, 0, 0, 1
+        while True:
+            await asyncio.sleep(interval)
+            counters = [self._data_plane.counters(spi) for spi in self._installed]
+            inbound = sum(each.inbound_packets for each in counters)
+            outbound = sum(each.outbound_packets for each in counters)
+            if inbound != received or outbound < sent:
+                quiet, patience = 0, 1
+            elif outbound > sent:
+                quiet += 1
+            received, sent = inbound, outbound
+            if quiet >= patience and self._sa is not None:
+                quiet, patience = 0, min(2 * patience, SILENCE_PATIENCE)
+                self._endpoint.suspect(self._sa, self._now())
+                self._pump()
 
     async def _until_stopped(self, work: Callable[[], Awaitable[object]]) -> None:
         async def done() -> None:
@@ -244,6 +274,8 @@ class UeNode:
     async def attach(self, access: str | None = None) -> None:
         """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not."""
         name = self._access_name(access) if access is not None else next(iter(self.configuration.accesses))
+        if self.configuration.accesses[name].address.version != self._gateway_ike.address.version:
+            raise ControlError("refused", f"the gateway {self._gateway_ike} cannot be reached from access {name}")
         await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now()))
 
     async def move(self, to: str, *, keep_old: bool = False) -> Move:
@@ -280,6 +312,10 @@ class UeNode:
         if self.device.state is not DeviceState.ESTABLISHED:
             raise LocalError("the UE is not attached")
         return self._require_sa()
+
+    def suspend(self) -> None:
+        """Leave every access; the next move brings the UE back (RFC 4621 §5.4)."""
+        self._carry_out(self.device.suspend(self._now()))
 
     def close_access(self, name: str) -> None:
         """Close an access that a move has kept open, or cut the one in use off."""
@@ -383,8 +419,11 @@ class UeNode:
                 self._delete(command.why, self._successor)
                 self._successor = None
             case MoveSa():
-                path = Path(self.device.ports(command.access).nat_traversal, self._gateway_natt)
-                self._endpoint.move(self._require_sa(), path, self._now())
+                self._endpoint.move(self._require_sa(), command.path, self._now())
+            case SuspendSa():
+                self._endpoint.suspend(self._require_sa(), self._now())
+            case UseAddresses():
+                self._endpoint.set_addresses(self._require_sa(), command.addresses, self._now(), tell=False)
             case DeleteSa():
                 self._delete(command.why, self._sa)
             case AskUsim():
@@ -396,6 +435,7 @@ class UeNode:
                     self._data_plane.install(command.spec)
                 else:
                     self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
+                self._installed.add(command.spec.inbound_spi)
                 record_esp_keys(self.recorder, command.spec, command.spec.path, self._session())
             case UpdateChildSa():
                 self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
@@ -404,6 +444,7 @@ class UeNode:
             case RemoveChildSa():
                 self._last_counters[command.inbound_spi] = self._data_plane.counters(command.inbound_spi)
                 self._data_plane.remove(command.inbound_spi)
+                self._installed.discard(command.inbound_spi)
             case StartHost():
                 self._start_host(command.addresses)
             case StopHost():
@@ -462,7 +503,7 @@ class UeNode:
     def _delete(self, why: str, sa: IkeSa | None) -> None:
         if sa is None or sa.state is SaState.CLOSED:
             return
-        if sa.state in (SaState.INITIAL, SaState.INIT_SENT):
+        if sa.state in (SaState.INITIAL, SaState.INIT_SENT) or sa.mobility.suspended:
             self._endpoint.close(sa, why, self._now())
         elif sa.state is not SaState.DELETING:
             self._endpoint.initiate(sa, DeleteIkeSa(why), self._now())

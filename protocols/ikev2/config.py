@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 
 from protocols.errors import LocalError
 from protocols.esp.sa import UsageLimits
@@ -16,6 +17,7 @@ from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.events import AuthenticationKind
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.path import Address
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
 
@@ -26,13 +28,14 @@ RETRANSMIT_CAP = 30.0
 HALF_OPEN_LIFETIME = 30.0
 RETURN_ROUTABILITY_INTERVAL = 3.5  # three retransmissions of the check
 KEEPALIVE_INTERVAL = 20.0  # RFC 3948 §4
+FRAGMENT_SIZE = 1280  # RFC 7383 §2.5.1 for IPv6; Android's value for IPv4 too. Smaller ones are tried (§2.5.2)
+FRAGMENTS_MAXIMUM = 64
+REASSEMBLED_MAXIMUM = 32768  # what a half-open SA may make us keep
 LIFETIME_JITTER = 0.1  # RFC 7296 §2.8.1: "the timing of rekeying requests SHOULD be jittered"
 HARD_MARGIN = 0.25
 HARD_MARGIN_MINIMUM = 60.0  # a rekey may need all its retransmissions
 ADDITIONAL_CHILDREN = 8
-FRAGMENT_SIZE = 1280  # RFC 7383 §2.5.1 for IPv6; Android's value for IPv4 too. Smaller ones are tried (§2.5.2)
-FRAGMENTS_MAXIMUM = 64
-REASSEMBLED_MAXIMUM = 32768  # what a half-open SA may make us keep
+PATH_TEST_AFTER = 0.5  # RFC 4555 §3.10 leaves it to us
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +106,15 @@ class IkeConfig:
     ``nat_traversal_port`` and ``remote_nat_traversal_port`` are the ports that take the place of 4500 on
     each side. ``force_encapsulation`` announces a NAT in front of ourselves, whatever the addresses are,
     for data planes that cannot carry bare ESP (as Android and strongSwan's kernel-libipsec do).
-    ``additional_children`` is how many child SAs the peer may have beside the first (RFC 7296 §1.3.1).
     ``fragment_size`` is that of an IP datagram in octets; what arrives in fragments is taken up to
     ``fragments_maximum`` and ``reassembled_maximum`` octets (RFC 7383). ``window_size`` is the number of
     the peer's requests that may be outstanding (RFC 7296 §2.3).
+    ``additional_children`` is how many child SAs the peer may have beside the first (RFC 7296 §1.3.1).
+    ``nats_allowed``: without, there is no NAT traversal, and MOBIKE protects addresses (RFC 4555 §3.9).
+    ``additional_addresses`` are this end's others (§3.4). ``path_test_after``: so long after its first
+    retransmission a request is tried on other address pairs (§3.10); ``None``: never. ``follow_esp``: send ESP to
+    where that of a peer behind a NAT comes from (§3.8); without MOBIKE, IKE too (RFC 7296 §2.23).
+    ``hold_lifetime``: silence of the peer shorter than that does not end the SA (§3.11).
     """
 
     ike_policy: IkePolicy
@@ -126,6 +134,11 @@ class IkeConfig:
     fragments_maximum: int = FRAGMENTS_MAXIMUM
     reassembled_maximum: int = REASSEMBLED_MAXIMUM
     window_size: int = 1
+    nats_allowed: bool = True
+    additional_addresses: tuple[Address, ...] = ()
+    path_test_after: float | None = PATH_TEST_AFTER
+    follow_esp: bool = True
+    hold_lifetime: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +149,8 @@ class InitiatorConfig(IkeConfig):
     by a certificate to ``verifier`` or, unless the UE uses EAP (RFC 7296 §2.16), by ``psk``, whichever it chooses.
     ``initial_contact``: this is our only SA with the gateway (RFC 7296 §2.4), which is untrue of the one that
     repeats the authentication of another.
+    ``update_cookie``: COOKIE2 goes with every update, as strongSwan does it. ``detect_mapping_changes``: behind a
+    NAT liveness checks carry NAT detection (RFC 4555 §3.8).
     """
 
     identity: IdiPayload
@@ -151,6 +166,8 @@ class InitiatorConfig(IkeConfig):
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
     initial_contact: bool = True
+    update_cookie: bool = False
+    detect_mapping_changes: bool = True
 
     def __post_init__(self) -> None:
         """What ``authentication`` needs has to be there."""
@@ -163,6 +180,9 @@ class InitiatorConfig(IkeConfig):
 @dataclass(frozen=True, kw_only=True)
 class ResponderConfig(IkeConfig):
     """The gateway's end. ``eap_only`` allows RFC 5998 to peers that offer it.
+    ``authentication_lifetime``: seconds after which a peer has to authenticate anew (RFC 4478).
+    ``acceptable_addresses``: where a UE may move to (RFC 4555 §3.5), anywhere when empty. ``move_by_rekey``: a
+    rekey from another address is a move, where MOBIKE was not negotiated (Android).
 
     One of ``credentials`` signs, chosen by CERTREQ; the first is the default. ``authentications`` are the ways UEs
     may prove themselves; ``shared_keys`` are by identity as ``identity_text`` has it, ``verifier`` is for the
@@ -180,6 +200,8 @@ class ResponderConfig(IkeConfig):
     eap_only: bool = False
     return_routability: ReturnRoutability = ReturnRoutability.BEFORE_UPDATE
     return_routability_interval: float = RETURN_ROUTABILITY_INTERVAL
+    acceptable_addresses: tuple[IPv4Network | IPv6Network, ...] = ()
+    move_by_rekey: bool = True
     half_open_lifetime: float = HALF_OPEN_LIFETIME
     setup_lifetime: float = 60.0
     cookie_threshold: int = 64

@@ -9,7 +9,7 @@ import contextlib
 import heapq
 import hmac
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from protocols.entropy import Entropy
 from protocols.errors import RemoteError
@@ -121,6 +121,29 @@ class IkeEndpoint:
         sa.move(path, now)
         self._drain(sa)
 
+    def set_addresses(
+        self, sa: IkeSa, addresses: Iterable[Endpoint] | None, now: float, *, tell: bool = True, prefer: bool = False
+    ) -> None:
+        """Change what an SA knows of this end's addresses (RFC 4555 §3.6)."""
+        sa.set_addresses(addresses, now, tell=tell, prefer=prefer)
+        self._drain(sa)
+
+    def suspend(self, sa: IkeSa, now: float) -> None:
+        """Send nothing until the next move: there is no address (RFC 4621 §5.4)."""
+        sa.suspend(now)
+        self._drain(sa)
+
+    def suspect(self, sa: IkeSa, now: float) -> None:
+        """A hint that the path of an SA is bad (RFC 4555 §3.5)."""
+        sa.suspect(now)
+        self._drain(sa)
+
+    def esp_heard_from(self, sa: IkeSa, inbound_spi: bytes, path: Path, now: float) -> bool:
+        """Authentic ESP of an SA came on another path; whether ours follows it (RFC 4555 §3.8)."""
+        followed = sa.esp_heard_from(inbound_spi, path, now)
+        self._drain(sa)
+        return followed
+
     def answer(self, sa: IkeSa, answer: Answer, now: float) -> None:
         """Answer the open question of an SA; ignored when the SA has gone meanwhile."""
         if sa.state is SaState.CLOSED:
@@ -195,6 +218,10 @@ class IkeEndpoint:
         try:
             message = decode_message(datagram.payload)
         except RemoteError as error:
+            if error.notify_type == NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD:
+                # §2.5: "the message MUST be rejected", and the answer names the type
+                notify = NotifyPayload(type=NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, data=error.notify_data)
+                self._answer_statelessly(header.spi_i, header.message_id, header.exchange, notify, datagram.path)
             self._reject(datagram, error)
             return
         if header.message_id != 0:

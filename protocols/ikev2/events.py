@@ -11,7 +11,7 @@ from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
 from protocols.ikev2.suites import IkeSuite
-from protocols.path import Path
+from protocols.path import Address, Path
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
 
@@ -216,7 +216,36 @@ class AddressUpdateFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class PathValidated:
-    """A return-routability check of the path in use was answered (RFC 4555 §3.7)."""
+    """A check of the path in use was answered: return routability (RFC 4555 §3.7), or a path test (§3.10)."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerAddressesChanged:
+    """The peer's complete list of addresses (RFC 4555 §3.6), the one it told this from first; nothing has moved."""
+
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathSuspected:
+    """UE: a request stays unanswered; other address pairs are being tested (RFC 4555 §3.10)."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EspFollowed:
+    """Gateway: ESP goes to where the peer's authentic ESP comes from (RFC 4555 §3.8); IKE is where it was."""
+
+    old: Path
+    new: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspended:
+    """UE: it has no address; nothing is sent until the next move."""
 
     path: Path
 
@@ -325,6 +354,10 @@ Event = (
     | AddressesUpdated
     | AddressUpdateFailed
     | PathValidated
+    | PeerAddressesChanged
+    | PathSuspected
+    | EspFollowed
+    | Suspended
     | Refused
     | Closed
     | IdentityReceived

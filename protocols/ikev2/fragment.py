@@ -120,9 +120,9 @@ class Fragmentation:
         announced = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
         self.negotiated = self._config.fragmentation and announced
 
-    def succeed(self, other: Fragmentation) -> None:
-        """An SA that a rekey made does as the one before (§2.3 knows no other negotiation)."""
-        self.negotiated, self.size = other.negotiated, other.size
+    def inherit(self, old: Fragmentation) -> None:
+        """An SA made by rekeying does as the one that it replaces, in the size that gets through."""
+        self.negotiated, self.size = old.negotiated, old.size
 
     # --- sending (§2.5)
 

@@ -8,10 +8,10 @@ belongs to the task.
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import replace
+from collections.abc import Iterable
 
 from protocols.entropy import Entropy
-from protocols.errors import AuthenticationError, DecodeError, LocalError, RemoteError
+from protocols.errors import AuthenticationError, LocalError, RemoteError
 from protocols.ikev2.config import IkeConfig, InitiatorConfig, ResponderConfig
 from protocols.ikev2.events import (
     Answer,
@@ -27,11 +27,12 @@ from protocols.ikev2.events import (
     StateChanged,
 )
 from protocols.ikev2.extension import Extension, NoExtension
-from protocols.ikev2.fragment import PROBE_RETRANSMISSIONS, Fragmentation, find_encrypted, find_fragment
+from protocols.ikev2.fragment import PROBE_RETRANSMISSIONS, Fragmentation
 from protocols.ikev2.keymat import IkeKeys
-from protocols.ikev2.message import Header, Message, decode_header, decode_message, message_of
+from protocols.ikev2.message import Header, Message, decode_header, message_of
+from protocols.ikev2.opening import UnprotectedMessage, open_datagram, repeats_answered
 from protocols.ikev2.payloads import NotifyPayload, Payload
-from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType, PayloadType
+from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
 from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
@@ -45,14 +46,14 @@ from protocols.ikev2.tasks import (
     informational,
     init,
     lifetime,
+    mobike,
     reauthentication,
     rekey_child,
     rekey_ike,
 )
-from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent, Window
-from protocols.path import Datagram, Path
+from protocols.path import Datagram, Endpoint, Path
 
 NO_SPI = bytes(8)
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
@@ -97,7 +98,7 @@ class IkeSa:
         self.init_response = b""
         self.peer_hashes: frozenset[HashAlgorithmId] = frozenset()
         self.children: dict[bytes, child.ChildSa] = {}
-        self.mobility = Mobility(path)
+        self.mobility = mobike.Mobility(path)
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
@@ -111,10 +112,10 @@ class IkeSa:
         self.authenticator: ike_auth.Authenticator | None = None
         self.created = now
         self._queue: deque[Task] = deque()
-        self._delayed: list[tuple[float, Task]] = []
         self._deferred_id: int | None = None
         self._init_error: RemoteError | None = None
         self._hint_after = now
+        self._delayed: list[tuple[float, Task]] = []
         self._transmits: deque[Datagram] = deque()
         self._events: deque[Event] = deque()
 
@@ -155,11 +156,43 @@ class IkeSa:
             raise LocalError("only the first initiator moves an IKE SA (RFC 4555 §1.3, §3.5)")
         if not self.mobility.negotiated:
             raise LocalError("the peer does not support MOBIKE")
-        UpdateAddresses(path).start(self, now)
+        mobike.UpdateAddresses(path).start(self, now)
+        self._pump(now)
 
-    def enqueue(self, task: Task) -> None:
+    def set_addresses(
+        self, addresses: Iterable[Endpoint] | None, now: float, *, tell: bool = True, prefer: bool = False
+    ) -> None:
+        """This end has these addresses from now on, in order of preference (RFC 4555 §3.6)."""
+        mobike.set_addresses(self, addresses, now, tell=tell, prefer=prefer)
+        self._pump(now)
+
+    def suspend(self, now: float) -> None:
+        """This end has no address: nothing is sent until the next ``move`` (RFC 4621 §5.4)."""
+        del now
+        if not self.first_initiator:
+            raise LocalError("only the first initiator suspends an IKE SA")
+        mobike.suspend(self)
+
+    def suspect(self, now: float) -> None:
+        """A hint that the path is bad: ask the peer (RFC 4555 §3.5)."""
+        mobike.suspect(self, now)
+        self._pump(now)
+
+    def esp_heard_from(self, inbound_spi: bytes, path: Path, now: float) -> bool:
+        """Authentic, replay-fresh ESP came on another path; whether ours follows it (RFC 4555 §3.8)."""
+        return mobike.esp_heard_from(self, inbound_spi, path, now)
+
+    def enqueue(self, task: Task, *, urgent: bool = False) -> None:
         """Queue a request from inside a task: it leaves after what is being built now."""
-        self._queue.append(task)
+        if urgent:
+            self._queue.appendleft(task)
+        else:
+            self._queue.append(task)
+
+    def repeat_on(self, path: Path) -> None:
+        """Send the oldest outstanding request on this path as well, with the same Message ID (RFC 4555 §3.10)."""
+        if self.window.outstanding is not None:
+            self._transmit(self.window.outstanding.sent, path, retransmission=True)
 
     def later(self, task: Task, at: float) -> None:
         """Queue a request at a later moment."""
@@ -187,11 +220,23 @@ class IkeSa:
         if self.state is SaState.CLOSED:
             self.dropped["closed"] += 1
             return
+        if self.mobility.suspended:
+            self.dropped["suspended"] += 1
+            return
         try:
             header = decode_header(datagram.payload)
-            received = self._open(header, datagram, now)
+        except RemoteError:
+            self.dropped["malformed"] += 1
+            return
+        try:
+            received = open_datagram(self, header, datagram, now)
+        except UnprotectedMessage as found:
+            self._take_hint(found.message, now)
+            return
         except RemoteError as error:
             self.dropped["bad-icv" if isinstance(error, AuthenticationError) else "malformed"] += 1
+            if error.notify_type is not None:
+                self._take_undecodable(header, error, datagram.path, now)
             return
         if received is None:
             return
@@ -203,16 +248,11 @@ class IkeSa:
 
     def answer_again(self, datagram: Datagram) -> tuple[Datagram, ...]:
         """What the last response of an ended SA was, if this is its request again: it may have been lost (§2.1)."""
-        octets = datagram.payload
-        header = decode_header(octets)
-        known = None if header.response else self.window.answer_to(header.message_id)
-        if known is None or self.sealer is None:
+        header = decode_header(datagram.payload)
+        if not repeats_answered(self, header, datagram.payload):
             return ()
-        if find_encrypted(octets, header.next_payload)[0] == PayloadType.SK:
-            self.sealer.open(octets, header)
-        elif self.sealer.open_fragment(octets, header).number != 1:
-            return ()
-        return tuple(Datagram(datagram.path, piece) for piece in known.response.datagrams)
+        known = self.window.answer_to(header.message_id)
+        return () if known is None else tuple(Datagram(datagram.path, piece) for piece in known.response.datagrams)
 
     def handle_timeout(self, now: float) -> None:
         """Run the timers that are due."""
@@ -241,9 +281,11 @@ class IkeSa:
             elif timer is Timer.RETRY:
                 self._retry(now)
             elif timer is Timer.RETURN_ROUTABILITY:
-                self.mobility.check_expired(self, now)
+                mobike.check_expired(self, now)
             elif timer is Timer.CHECK_AGAIN:
-                self.mobility.check_again(self)
+                mobike.check_again(self)
+            elif timer is Timer.PATH_TEST:
+                mobike.probe_next(self, now)
             elif timer is Timer.INIT_REFUSED and self._init_error is not None:
                 auth.fail(self, self._init_error, now)
         self._pump(now)
@@ -305,16 +347,13 @@ class IkeSa:
             self.timers.set(Timer.RETRANSMIT, now)
 
     @property
-    def request_under_way(self) -> Task | None:
-        """Whose request waits for its response."""
-        oldest = self.window.outstanding
-        return None if oldest is None else oldest.task
+    def requests_under_way(self) -> tuple[Task, ...]:
+        """Whose requests wait for their responses."""
+        return self.window.tasks
 
-    def forget_request(self) -> None:
-        """Do not send the request under way again, nor wait for its response (§2.8.2)."""
-        oldest = self.window.outstanding
-        if oldest is not None:
-            self.window.completed(oldest)
+    def forget_requests(self) -> None:
+        """Send nothing of what is outstanding again, nor wait for the responses (§2.8.2)."""
+        self.window.forget()
         self._arm_retransmission()
 
     def family(self) -> list[IkeSa]:
@@ -325,8 +364,7 @@ class IkeSa:
     def inherit(self, old: IkeSa, now: float) -> None:
         """Take over child SAs, addresses and everything that waits from the SA that this one replaces (§2.8)."""
         self.children, old.children = old.children, {}
-        self.path, self.nat, self.mobility = old.path, old.nat, old.mobility
-        self.fragmentation.succeed(old.fragmentation)
+        mobike.succeed(old, self)
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
         self.authenticated_until = old.authenticated_until
         self._queue.extend(old._queue)
@@ -334,7 +372,8 @@ class IkeSa:
         old._queue.clear()
         old._delayed.clear()
         self.timers.inherit(old.timers)
-        self.timers.arm_liveness(now)
+        self.fragmentation.inherit(old.fragmentation)
+        self.heard(now)
 
     def resume(self, now: float) -> None:
         """Send what waits."""
@@ -358,43 +397,6 @@ class IkeSa:
         self.emit(Closed(why=why, by_peer=by_peer))
 
     # --- receiving
-
-    def _open(self, header: Header, datagram: Datagram, now: float) -> Received | None:
-        octets = datagram.payload
-        if header.exchange == ExchangeType.IKE_SA_INIT:
-            if not header.response and self.state is not SaState.INITIAL and octets != self.init_request:
-                raise DecodeError("an unprotected request is taken as a retransmission only")
-            return Received(message=decode_message(octets), path=datagram.path)
-        if self.sealer is None:
-            raise DecodeError("protected message before keys")
-        try:
-            kind, _, _ = find_encrypted(octets, header.next_payload)
-        except DecodeError:
-            self._take_hint(decode_message(octets), now)
-            return None
-        try:
-            if kind == PayloadType.SKF:
-                return self._open_fragment(self.sealer, header, datagram, now)
-            message = self.sealer.open(octets, header)
-        except DecodeError as error:
-            if error.notify_type is not None:
-                self._take_undecodable(header, error, datagram.path, now)
-            raise
-        self.fragmentation.whole(header)
-        return Received(message=message, path=datagram.path)
-
-    def _open_fragment(self, sealer: MessageSealer, header: Header, datagram: Datagram, now: float) -> Received | None:
-        """A message once it is whole (RFC 7383 §2.6); fragment 1 stands for a request that comes again (§2.6.1)."""
-        place = find_fragment(datagram.payload, header.next_payload)
-        why = self.fragmentation.objection(header, place, self.window, now)
-        if why is not None:
-            self.dropped[why] += 1
-            return None
-        part = sealer.open_fragment(datagram.payload, header)
-        known = None if header.response else self.window.known_request(header.message_id)
-        if known is not None:
-            return replace(known, path=datagram.path)
-        return self.fragmentation.add(header, part, datagram, now)
 
     def _take_undecodable(self, header: Header, error: RemoteError, path: Path, now: float) -> None:
         """An authentic message that does not parse: a request is answered, a response ends its exchange (§2.21)."""
@@ -436,6 +438,7 @@ class IkeSa:
         )
         if disposition is Disposition.ANSWERED:
             self._respond_again(received)
+            mobike.heard_again(self, message, received.path, now)
             return
         if disposition is Disposition.IN_PROGRESS:
             self.window.begin(received)
@@ -447,6 +450,7 @@ class IkeSa:
                 return
             self.window.begin(received)
             self._heard(message, now)
+            mobike.heard_from(self, received.path, now)
             response = self._process(procedure, message, datagram, now)
         except RemoteError as error:
             self.window.begin(received)
@@ -465,6 +469,7 @@ class IkeSa:
             return informational.process_request(self, message, path, now)
         if procedure is Procedure.CREATE_CHILD:
             rekey_ike.used_by_peer(self, message, now)
+            mobike.rekeyed_from(self, message, path, now)
             return create_child.process_request(self, message, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
@@ -483,10 +488,12 @@ class IkeSa:
         if initial:
             self.init_response = datagram.payload
         self._heard(message, now)
+        mobike.answered(self, received.path, now)
+        mobike.heard_from(self, received.path, now)
         try:
             request.task.process_response(self, message, received.path, now)
         except RemoteError as error:
-            if initial:
+            if initial and self.state is SaState.INIT_SENT:
                 self._doubt(request, error, now)
             else:
                 auth.fail(self, error, now)
@@ -554,11 +561,15 @@ class IkeSa:
             known.response = smaller or known.response
         self._transmit(known.response, request.path, retransmission=True)
 
+    @property
+    def _sends(self) -> bool:
+        return self.state is not SaState.CLOSED and not self.mobility.suspended
+
     def _pump(self, now: float) -> None:
         if self.window.exhausted and self.state is SaState.ESTABLISHED:
             self._queue.clear()
             self._queue.append(informational.DeleteIkeSa("its Message IDs are used up"))  # §2.2
-        while self._queue and self.window.may_send(self._queue[0]) and self.state is not SaState.CLOSED:
+        while self._queue and self.window.may_send(self._queue[0]) and self._sends:
             task = self._queue.popleft()
             payloads = task.build_request(self, now)
             if payloads is not None:
@@ -602,12 +613,16 @@ class IkeSa:
                     request.sent, request.attempt = smaller, -1
             if not self.window.retransmit(request, now):
                 if self.mobility.in_doubt:
-                    self.mobility.check_expired(self, now)  # the address may be to blame, not the peer
-                else:
+                    mobike.check_expired(self, now)  # the address may be to blame, not the peer
+                    return
+                again = mobike.held_until(self, now)
+                if again is None:
                     self.close("no response to our request within the retransmission limit", now)
-                return
+                    return
+                request.due = again
             self._transmit(request.sent, self.path, retransmission=True)
         self._arm_retransmission()
+        mobike.unanswered(self, now)
 
     def _retry(self, now: float) -> None:
         for at, task in sorted(self._delayed, key=lambda waiting: waiting[0]):
@@ -617,9 +632,14 @@ class IkeSa:
             else:
                 self.timers.set_earlier(Timer.RETRY, at)
 
-    def _heard(self, message: Message, now: float) -> None:
+    def heard(self, now: float) -> None:
+        """The peer lives: the next probe is an interval away (§2.4)."""
+        self.mobility.heard_at = now
         if self.state is SaState.ESTABLISHED:
             self.timers.arm_liveness(now)
+
+    def _heard(self, message: Message, now: float) -> None:
+        self.heard(now)
         announced = message.notify(NotifyType.SET_WINDOW_SIZE)
         if announced is not None and message.exchange != ExchangeType.IKE_SA_INIT and len(announced.data) == 4:
             # §2.3: it can only be increased

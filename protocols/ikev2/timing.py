@@ -18,12 +18,13 @@ class Timer(Enum):
     CHILD_LIFETIME = "child-lifetime"
     RETURN_ROUTABILITY = "return-routability"
     CHECK_AGAIN = "check-again"
+    INIT_REFUSED = "init-refused"
     IKE_REKEY = "ike-rekey"
     IKE_EXPIRY = "ike-expiry"
     SUPERSEDED = "superseded"
     RETRY = "retry"
     AUTHENTICATION = "authentication"
-    INIT_REFUSED = "init-refused"
+    PATH_TEST = "path-test"
 
 
 OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})

@@ -385,7 +385,8 @@ def test_rekeying_of_the_ike_sa_by_either_end(network: Open, authority: Certific
 
 
 def test_liveness_is_answered_and_a_dead_ue_is_let_go(network: Open, authority: CertificateAuthority) -> None:
-    net = network(ike={"liveness_interval": 0.5, "retransmission": {"base_interval": 0.1, "limit": 2}})
+    patience = {"retransmission": {"base_interval": 0.1, "limit": 2}, "hold_lifetime": None}
+    net = network(ike={"liveness_interval": 0.5, **patience})
     with Charon(net.stage.ue, client(authority)) as ue:
         ue.initiate()
         ue.wait_for_log(r"generating INFORMATIONAL response 1 \[ \]")
@@ -418,6 +419,30 @@ def test_algorithms(
         assert str(ike(net.session())["suite"]).endswith(group)
 
 
+@pytest.mark.parametrize(
+    ("proposals", "esp_proposals"),
+    [
+        ("3des-sha1-modp1024", "3des-sha1"),
+        ("aes128-aesxcbc-modp1536", "aes128-aesxcbc"),  # the PRF is AES128_XCBC
+        ("aes256ctr-aescmac-ecp521", "aes128ctr-aescmac"),  # the PRF is AES128_CMAC
+        ("aes192ccm8-prfsha512-ecp384bp", "aes256ccm12"),
+        ("aes256gcm12-prfaesxcbc-ecp224", "aes192gcm8"),
+        ("chacha20poly1305-prfsha384-x448", "chacha20poly1305"),
+        ("aes256-sha384-ecp256bp", "null-sha512"),
+        ("aes128gcm8-prfaescmac-modp768", "aes256-sha384"),
+    ],
+)
+def test_every_kind_of_algorithm(
+    network: Open, authority: CertificateAuthority, proposals: str, esp_proposals: str
+) -> None:
+    """Key derivation, the Encrypted payload and ESP with an implementation that is not ours."""
+    net = network(ike={"suites": [proposals], "esp_suites": [esp_proposals]})
+    with Charon(net.stage.ue, client(authority, proposals=proposals, esp_proposals=esp_proposals)) as ue:
+        (inner,) = ue.initiate().inner_addresses
+        assert ping(net.stage.ue, HOST_BEHIND_GATEWAY, source=inner).received == 3
+        assert ike(net.session())["suite"] == proposals
+
+
 def test_the_apn_as_idr_and_a_cookie(network: Open, authority: CertificateAuthority) -> None:
     net = network(ike={"cookie_threshold": 0})
     with Charon(net.stage.ue, client(authority, gateway_identity=APN)) as ue:
@@ -425,6 +450,15 @@ def test_the_apn_as_idr_and_a_cookie(network: Open, authority: CertificateAuthor
         ue.wait_for_log(r"parsed IKE_SA_INIT response 0 \[ N\(COOKIE\) \]")
         assert net.bridge.requests[0].service_selection == APN
         assert net.session()["apn"] == APN
+
+
+def test_messages_in_fragments_both_ways(network: Open, authority: CertificateAuthority) -> None:
+    """RFC 7383: each end puts together what the other has cut."""
+    net = network(ike={"fragment_size": 400})
+    with Charon(net.stage.ue, client(authority, settings={"fragment_size": 300})) as ue:
+        assert ue.initiate().inner_addresses
+        ue.wait_for_log(r"generating IKE_AUTH request 1 \[ EF\(1/[2-9]\) \]")
+        ue.wait_for_log(r"parsed IKE_AUTH response 1 \[ EF\(1/[2-9]\) \]")
 
 
 # --- refusals, ends ---------------------------------------------------------------------------------

@@ -92,9 +92,7 @@ def test_esp_suite(name: str) -> None:
 @pytest.mark.parametrize("group", QUICK_GROUPS)
 def test_rekeying_with_a_key_exchange(group: str) -> None:
     """SK {N(REKEY_SA), SA, Ni, KEi, TSi, TSr} --> <-- SK {SA, Nr, KEr, TSi, TSr}."""
-    pair, old, _ = attached(
-        "aes128-sha256-x25519", f"aes128gcm16-{group}", child_lifetime=Lifetime(soft=60.0, jitter=0.0)
-    )
+    pair, old, _ = attached("aes128-sha256-x25519", f"aes128gcm16-{group}", child_lifetime=Lifetime(soft=60.0))
     assert old.suite == EspSuite.of("aes128gcm16")
     pair.run(60.0)
     ue, epdg = pair.ue.take(ChildSaInstalled), pair.epdg.take(ChildSaInstalled)
@@ -108,7 +106,7 @@ def test_a_gateway_that_leaves_pfs_open_grants_it() -> None:
     suites = {"ike_policy": IkePolicy.of(["default"])}
     pair = Pair(
         initiator_config(
-            **suites, esp_policy=EspPolicy.of(["aes256-sha256-ecp384"]), child_lifetime=Lifetime(soft=60.0, jitter=0.0)
+            **suites, esp_policy=EspPolicy.of(["aes256-sha256-ecp384"]), child_lifetime=Lifetime(soft=60.0)
         ),
         responder_config(**suites, esp_policy=EspPolicy.of(["default"])),
     )

@@ -37,7 +37,7 @@ from protocols.ikev2.registry import ConfigAttributeType, IdType, NotifyType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import MessageSealer
 from protocols.ikev2.tasks.informational import DeleteIkeSa
-from protocols.path import Datagram, Endpoint, Path
+from protocols.path import Address, Datagram, Endpoint, Path
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.causes import PrivateNotify
@@ -60,8 +60,10 @@ from ue.commands import (
     RemoveChildSa,
     StartHost,
     StopHost,
+    SuspendSa,
     Tell,
     UpdateChildSa,
+    UseAddresses,
 )
 from ue.connection import Move, MoveOutcome
 from ue.device import Device, DeviceState
@@ -70,9 +72,14 @@ from ue.usim import MemorySqnStore, SoftwareUsim
 USER = laboratory_subscriber(1)
 NAI = str(Nai.root(USER.imsi, USER.imsi.plmn(2)))
 GATEWAY = Endpoint.of("203.0.113.1", 500)
-GATEWAY_NATT = Endpoint.of("203.0.113.1", 4500)
 INNER, DNS, P_CSCF = IPv4Address("10.45.0.2"), IPv4Address("10.45.0.1"), IPv4Address("10.45.0.3")
-ACCESSES = {"a": "192.0.2.1", "b": "198.51.100.1", "deaf": "198.51.100.99", "taken": "192.0.2.77"}
+ACCESSES = {
+    "a": "192.0.2.1",
+    "b": "198.51.100.1",
+    "deaf": "198.51.100.99",
+    "taken": "192.0.2.77",
+    "v6": "2001:db8:c::1",
+}
 LATENCY = 0.010
 IMEI = "356938035643809"
 
@@ -112,6 +119,7 @@ class World:
     grant: Callable[[], ConfigurationReply | Refusal] | None = None
     host_failure: str | None = None
     rogue: bool = False
+    accesses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.subscriber.opc is not None
@@ -122,7 +130,14 @@ class World:
             opc=self.subscriber.opc,
             store=MemorySqnStore(self.usim_window),
         )
-        self.device = Device(imsi=USER.imsi, nai=NAI, apn="internet", gateway=GATEWAY, entropy=SeededEntropy("device"))
+        self.device = Device(
+            imsi=USER.imsi,
+            nai=NAI,
+            apn="internet",
+            gateway=GATEWAY,
+            entropy=SeededEntropy("device"),
+            accesses=self.accesses,
+        )
         self.config = self.ue_config or initiator_config(
             identity=IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=NAI.encode())
         )
@@ -141,6 +156,7 @@ class World:
         self.open: set[Endpoint] = set()
         self.deaf = {Endpoint.of(ACCESSES["deaf"], port) for port in (500, 4500)}
         self.gateway_up = True
+        self.gateway_dead: set[Address] = set()
         self.sa: IkeSa | None = None
         self.gateway_sas: list[IkeSa] = []
         self.commands: list[Command] = []
@@ -206,7 +222,7 @@ class World:
         if sender == "gateway":
             if datagram.path.local in self.open - self.deaf:
                 self.ue.receive(datagram, self.now)
-        elif self.gateway_up:
+        elif self.gateway_up and datagram.path.local.address not in self.gateway_dead:
             self.gateway.receive(datagram, self.now)
 
     def _settle(self) -> None:
@@ -254,10 +270,16 @@ class World:
                 self.carry_out(device.connected(self.sa.window))
             case MoveSa():
                 assert self.sa is not None
-                self.ue.move(self.sa, Path(device.ports(command.access).nat_traversal, GATEWAY_NATT), self.now)
+                self.ue.move(self.sa, command.path, self.now)
+            case SuspendSa():
+                assert self.sa is not None
+                self.ue.suspend(self.sa, self.now)
+            case UseAddresses():
+                assert self.sa is not None
+                self.ue.set_addresses(self.sa, command.addresses, self.now, tell=False)
             case DeleteSa():
                 assert self.sa is not None
-                if self.sa.sealer is None:
+                if self.sa.sealer is None or self.sa.mobility.suspended:
                     self.ue.close(self.sa, command.why, self.now)
                 else:
                     self.ue.initiate(self.sa, DeleteIkeSa(command.why), self.now)
@@ -602,6 +624,101 @@ def test_a_move_to_where_the_ue_is_or_of_a_ue_that_is_not_attached_is_refused() 
     world = attached()
     with pytest.raises(LocalError, match="is on a already"):
         world.device.move("a", 9, world.now)
+
+
+# --- paths that fail ----------------------------------------------------------------------------------
+
+
+def test_a_silent_access_is_left_for_another() -> None:
+    """RFC 4555 §3.10: the other accesses are opened, tested in order, and the one that answers is used."""
+    world = attached(World(accesses=("a", "taken", "deaf", "b", "v6")))
+    assert world.sa is not None
+    world.deaf |= {Endpoint.of(ACCESSES["a"], port) for port in (500, 4500)}
+    world.ue.suspect(world.sa, world.now)
+    world.run(3.0)
+    assert world.device.connection is not None
+    assert world.device.connection.access == "b"
+    assert world.device.open_accesses == ("b",)
+    (move,) = _moves(world)
+    assert (move.origin, move.target, move.outcome) == ("a", "b", MoveOutcome.COMPLETED)
+    assert "Moved from a to b" in world.event("moved").text
+    assert "Nothing is heard on a" in world.event("path-suspected").text
+    assert world.sa.mobility.own is None
+
+
+def test_an_access_that_answers_again_is_kept() -> None:
+    world = attached(World(accesses=("a", "deaf")))
+    assert world.sa is not None
+    ports = {Endpoint.of(ACCESSES["a"], port) for port in (500, 4500)}
+    world.deaf |= ports
+    world.ue.suspect(world.sa, world.now)
+    world.run(1.2)
+    assert world.device.open_accesses == ("a", "deaf")
+    world.deaf -= ports
+    world.run(3.0)
+    assert world.device.open_accesses == ("a",)
+    assert _moves(world) == []
+
+
+def test_a_gateway_address_that_falls_silent_is_left_for_another() -> None:
+    other = Endpoint.of("203.0.113.2", 4500)
+    world = attached(World(gateway_config=responder_config(additional_addresses=(other.address,)), accesses=("a", "b")))
+    assert world.sa is not None
+    assert "203.0.113.2" in world.event("gateway-addresses").text
+    world.gateway_dead = {GATEWAY.address}
+    world.ue.suspect(world.sa, world.now)
+    world.run(3.0)
+    assert {path.remote for path in world.installed.values()} == {other}
+    assert world.device.open_accesses == ("a",)
+    assert "used at 203.0.113.2" in world.event("gateway-address-changed").text
+    assert world.move("b") is None  # it is the gateway's address now
+    assert {path.remote for path in world.installed.values()} == {other}
+
+
+def test_a_move_to_another_ip_version_needs_a_gateway_address_of_it() -> None:
+    world = attached()
+    assert world.move("v6", keep_old=True) == "the move from a to v6 failed: the gateway has told of no IPv6 address"
+    assert world.device.state is DeviceState.ESTABLISHED
+    six = Endpoint.of("2001:db8::1", 4500)
+    world = attached(World(gateway_config=responder_config(additional_addresses=(six.address,))))
+    assert world.move("v6") is None
+    assert {path.remote for path in world.installed.values()} == {six}
+
+
+def test_a_deaf_target_is_left_for_the_path_that_answers() -> None:
+    """A path test ends a move that nobody answers, as a failure; the UE is where it was."""
+    world = attached()
+    assert world.sa is not None
+    moving = world.ask_only(lambda ticket: world.device.move("deaf", ticket, world.now, keep_old=True))
+    own = [Endpoint.of(ACCESSES[name], 4500) for name in ("deaf", "a")]
+    world.ue.set_addresses(world.sa, own, world.now, tell=False)
+    world.run(5.0)
+    assert "another path answered" in (world.finished[moving] or "")
+    assert world.device.connection is not None
+    assert world.device.connection.access == "a"
+    assert {path.local for path in world.installed.values()} == {own[1]}
+
+
+def test_a_ue_that_is_nowhere_for_a_weekend_comes_back() -> None:
+    """RFC 4621 §5.4: no access at all, then a move, to the same access here; addresses and SPIs are the same."""
+    world = attached(World(gateway_config=responder_config(liveness_interval=120.0, hold_lifetime=7 * 86400.0)))
+    world.carry_out(world.device.suspend(world.now))
+    assert world.device.open_accesses == ()
+    with pytest.raises(LocalError, match="suspended already"):
+        world.device.suspend(world.now)
+    world.run(2.5 * 86400)
+    assert world.move("a") is None
+    (move,) = _moves(world)
+    assert move.outcome is MoveOutcome.COMPLETED
+    assert move.spis_unchanged
+    assert world.move("b") is None
+
+
+def test_a_suspended_ue_detaches_alone() -> None:
+    world = attached()
+    world.carry_out(world.device.suspend(world.now))
+    assert world.detach() is None
+    assert world.device.state is DeviceState.CLOSED
 
 
 # --- the end ------------------------------------------------------------------------------------------

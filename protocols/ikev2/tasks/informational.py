@@ -11,7 +11,7 @@ from protocols.ikev2.events import Refused, SaState
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
-from protocols.ikev2.task import Response
+from protocols.ikev2.task import Concurrent, Response
 from protocols.ikev2.tasks import child, mobike, reauthentication, rekey_ike
 from protocols.path import Path
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
 
-class Liveness:
-    """An empty request: the peer's response proves that it lives (§2.4)."""
+class Liveness(Concurrent):
+    """The peer's response proves that it lives (§2.4); with NAT detection where MOBIKE wants it (RFC 4555 §3.8)."""
 
     exchange = ExchangeType.INFORMATIONAL
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...]:
-        """Nothing inside."""
-        return ()
+        """Nothing inside, or how we see the path."""
+        return mobike.mapping_probe(sa)
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
-        """That it came is all."""
+        """That it came is all, unless it says that a NAT on the way has changed."""
+        mobike.compare_mapping(sa, message, now)
 
 
 class DeleteIkeSa:
@@ -51,7 +52,7 @@ class DeleteIkeSa:
         sa.close(self._why, now)
 
 
-class DeleteChildSa:
+class DeleteChildSa(Concurrent):
     """Close one pair of child SAs, by our inbound SPI; ``installed``: nothing to do when we do not have it."""
 
     exchange = ExchangeType.INFORMATIONAL

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from protocols.errors import LocalError, NegotiationError, RemoteError
 from protocols.ikev2.certificates import Requested
 from protocols.ikev2.config import InitiatorConfig
-from protocols.ikev2.events import NatStatus, SaState
+from protocols.ikev2.events import SaState
 from protocols.ikev2.extension import Step
 from protocols.ikev2.keymat import derive_ike_keys
 from protocols.ikev2.message import Message
@@ -63,7 +63,7 @@ class Init:
             SaPayload(proposals=config.ike_policy.proposals(b"")),
             KePayload(group=self._key_exchange.group, data=self._key_exchange.public),
             NoncePayload(data=self._nonce),
-            *natd.build(sa.spi_i, sa.spi_r, sa.path, config.force_encapsulation),
+            *natd.offer(sa, sa.path),
             *sa.fragmentation.announce(),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *sa.extension.payloads(Step.INIT_REQUEST),
@@ -101,11 +101,9 @@ class Init:
         derive(sa, suite, exchange.shared(ke.data))
         sa.peer_hashes = signature_hashes(message)
         sa.fragmentation.agree(message)
-        sa.nat = natd.evaluate(message, path, config.force_encapsulation) or NatStatus(
-            forced=config.force_encapsulation
-        )
+        sa.nat = natd.assess(sa, message, path)
         # RFC 7296 §2.23 (a NAT was found) and RFC 4555 §3.3 (we want MOBIKE): go on from port 4500
-        if sa.nat.encapsulation or config.mobike:
+        if sa.nat.encapsulation or (config.mobike and sa.mobility.nat_traversal):
             sa.path = Path(
                 Endpoint(sa.path.local.address, config.nat_traversal_port),
                 Endpoint(sa.path.remote.address, config.remote_nat_traversal_port),
@@ -159,9 +157,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
     derive(sa, suite, shared)
     sa.peer_hashes = signature_hashes(message)
     sa.fragmentation.agree(message)
-    sa.nat = natd.evaluate(message, datagram.path, config.force_encapsulation) or NatStatus(
-        forced=config.force_encapsulation
-    )
+    sa.nat = natd.assess(sa, message, datagram.path)
     sa.enter(SaState.HALF_OPEN, "IKE_SA_INIT answered")
     sa.timers.arm_setup(now, config.half_open_lifetime)
     return Response(
@@ -170,7 +166,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
             KePayload(group=suite.group, data=public),
             NoncePayload(data=sa.nonce_r),
             *auth.certificate_requests(sa),
-            *natd.build(sa.spi_i, sa.spi_r, datagram.path, config.force_encapsulation),
+            *natd.offer(sa, datagram.path),
             *(sa.fragmentation.announce() if sa.fragmentation.negotiated else ()),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *sa.extension.payloads(Step.INIT_RESPONSE),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from protocols.ikev2.events import NatStatus
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import NotifyType
 from protocols.path import Endpoint, Path
+
+if TYPE_CHECKING:
+    from protocols.ikev2.sa import IkeSa
 
 UNROUTABLE = Endpoint.of("192.0.2.0", 0)  # RFC 5737 documentation address: matches no packet
 
@@ -29,6 +33,27 @@ def build(spi_i: bytes, spi_r: bytes, path: Path, forced: bool) -> tuple[NotifyP
         NotifyPayload(type=NotifyType.NAT_DETECTION_SOURCE_IP, data=detection_hash(spi_i, spi_r, source)),
         NotifyPayload(type=NotifyType.NAT_DETECTION_DESTINATION_IP, data=detection_hash(spi_i, spi_r, path.remote)),
     )
+
+
+def offer(sa: IkeSa, path: Path) -> tuple[NotifyPayload, ...]:
+    """What ``build`` makes, in every message of ours on ``path`` that has it; nothing without NAT traversal."""
+    if not (sa.config.nats_allowed and sa.mobility.nat_traversal):
+        return ()
+    return build(sa.spi_i, sa.spi_r, path, sa.config.force_encapsulation)
+
+
+def assess(sa: IkeSa, message: Message, path: Path) -> NatStatus:
+    """What IKE_SA_INIT says: a NAT or none, and whether there is NAT traversal (RFC 4555 §3.9)."""
+    found = evaluate(message, path, sa.config.force_encapsulation) if sa.config.nats_allowed else None
+    sa.mobility.nat_traversal = found is not None
+    sa.mobility.destination_hashes = destination_hashes(message)
+    return found or NatStatus(forced=sa.config.force_encapsulation)
+
+
+def destination_hashes(message: Message) -> frozenset[bytes] | None:
+    """How the peer sees us, as hashes (RFC 4555 §3.8); ``None`` when it does not say."""
+    kind = NotifyType.NAT_DETECTION_DESTINATION_IP
+    return frozenset(n.data for n in message.all(NotifyPayload) if n.type == kind) or None
 
 
 def evaluate(message: Message, path: Path, forced: bool) -> NatStatus | None:

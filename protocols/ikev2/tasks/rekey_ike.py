@@ -28,7 +28,7 @@ from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType, ProtocolId
 from protocols.ikev2.suites import IkeSuite, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child_exchange, informational, lifetime
+from protocols.ikev2.tasks import child_exchange, informational, lifetime, mobike
 from protocols.ikev2.timing import Timer
 from protocols.path import Path
 
@@ -118,8 +118,9 @@ class RekeyIke:
 
 def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     """The peer rekeys the IKE SA."""
-    busy = sa.request_under_way
-    if sa.rekeying.rival is not None or not isinstance(busy, RekeyIke | informational.Liveness | None):
+    if sa.rekeying.rival is not None or not all(
+        isinstance(task, RekeyIke | informational.Liveness) for task in sa.requests_under_way
+    ):
         # §2.25.1: we create, rekey or close a child SA; and a move must not be split between two SAs
         return child_exchange.error(NotifyType.TEMPORARY_FAILURE)
     offered, nonce, ke = message.first(SaPayload), message.first(NoncePayload), message.first(KePayload)
@@ -168,8 +169,7 @@ def succeed(
         spis=sa.spis,
         extension=sa.extension,
     )
-    new.nat, new.mobility, new.peer_hashes = sa.nat, sa.mobility, sa.peer_hashes
-    new.fragmentation.succeed(sa.fragmentation)
+    new.nat, new.mobility, new.peer_hashes = sa.nat, mobike.Mobility.inherit(sa.mobility), sa.peer_hashes
     new.nonce_i, new.nonce_r = nonces
     sa.emit(SuccessorCreated(successor=new))
     sa.successors.append(new)
@@ -201,7 +201,7 @@ def deleted_by_peer(sa: IkeSa, now: float) -> None:
     """D(IKE) from a peer that did not notice our rekey: its own is the one, ours is forgotten (§2.8.2)."""
     rival = sa.rekeying.rival
     if rival is not None and rival.successor.state is not SaState.CLOSED:
-        sa.forget_request()
+        sa.forget_requests()
         settle(sa, rival.successor, now)
 
 

@@ -1,0 +1,169 @@
+"""UPDATE_SA_ADDRESSES (RFC 4555 §3.5), both ends.
+
+::
+
+    SK {N(UPDATE_SA_ADDRESSES), [N(NATD)*,] [N(ADDITIONAL_*)+,] [N(NO_NATS_ALLOWED),] [N(COOKIE2)]}  -->
+          <--  SK {[N(NATD)*,] [N(COOKIE2)]}  or  SK {N(UNACCEPTABLE_ADDRESSES) | N(UNEXPECTED_NAT_DETECTED)}
+
+The initiator sends from the new path at once, whatever is outstanding included; its child SAs follow the
+response, which is later than §3.5 asks for and makes the response the check of the responder's address.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from protocols.ikev2.config import ReturnRoutability
+from protocols.ikev2.events import AddressUpdateFailed, AddressUpdateStarted, NatStatus
+from protocols.ikev2.message import Message
+from protocols.ikev2.payloads import NotifyPayload, Payload
+from protocols.ikev2.registry import ExchangeType, NotifyType
+from protocols.ikev2.tasks import informational, natd
+from protocols.ikev2.tasks.mobike import addresses, patience, probe
+from protocols.ikev2.tasks.mobike.check import COOKIE2_LENGTH, start_check, supersede_check, verify_cookie
+from protocols.ikev2.tasks.mobike.mobility import Mobility, adopt, move_children, updated, usable
+from protocols.ikev2.tasks.mobike.prohibition import no_nats
+from protocols.path import Path
+
+if TYPE_CHECKING:
+    from protocols.ikev2.sa import IkeSa
+
+
+class UpdateAddresses:
+    """The initiator's move (§3.5): from now on the SA sends from ``path``; child SAs follow the response.
+
+    It is pending as long as it is ``sa.mobility.update``. ``refused`` are the paths that the responder has
+    found unacceptable on the way here.
+    """
+
+    exchange = ExchangeType.INFORMATIONAL
+
+    def __init__(self, path: Path, refused: tuple[Path, ...] = ()) -> None:
+        self._path = path
+        self._old = path
+        self._refused = refused
+        self._cookie = b""
+        self._retries = 0
+
+    def start(self, sa: IkeSa, now: float) -> None:
+        """Change addresses at once; whatever is outstanding is retransmitted from there first (§3.5)."""
+        self._old = sa.mobility.esp_path or sa.path
+        sa.mobility.update = self
+        probe.stop(sa)
+        sa.emit(AddressUpdateStarted(old=self._old, new=self._path, nat=sa.nat))
+        patience.resume(sa, now)
+        sa.change_path(self._path, now)
+        sa.enqueue(self, urgent=True)
+
+    def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...] | None:
+        """N(UPDATE_SA_ADDRESSES) and fresh NAT detection; nothing when a newer move has come."""
+        if sa.mobility.update is not self:
+            return None
+        payloads: list[Payload] = [
+            NotifyPayload(type=NotifyType.UPDATE_SA_ADDRESSES),
+            *natd.offer(sa, sa.path),
+            *(addresses.payloads(sa) if addresses.due(sa) else no_nats(sa)),
+        ]
+        if sa.initiator_config.update_cookie:
+            self._cookie = sa.entropy.octets(COOKIE2_LENGTH)
+            payloads.append(NotifyPayload(type=NotifyType.COOKIE2, data=self._cookie))
+        return tuple(payloads)
+
+    def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
+        """The gateway took the addresses, or says why not; an answer to an older move changes nothing."""
+        if self._cookie:
+            verify_cookie(message, self._cookie)
+        mobility = sa.mobility
+        if mobility.update is not self:
+            return
+        if message.notify(NotifyType.UNEXPECTED_NAT_DETECTED) is not None:
+            # §3.9: "SHOULD retry the operation several times using new INFORMATIONAL requests"
+            self._retries += 1
+            if self._retries <= sa.config.retransmission.limit:
+                sa.enqueue(self, urgent=True)
+                return
+        for refusal in message.all(NotifyPayload):
+            if refusal.type.is_error:
+                self._give_up(sa, refusal, now)
+                return
+        mobility.update = None
+        sa.nat = natd.evaluate(message, path, sa.config.force_encapsulation) or sa.nat
+        mobility.destination_hashes = natd.destination_hashes(message)
+        adopt(sa, self._path)
+        sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
+        move_children(sa, self._path)
+        sa.emit(updated(sa, self._old, validated=True))
+
+    def _give_up(self, sa: IkeSa, refusal: NotifyPayload, now: float) -> None:
+        """§3.5: keep the previous addresses, "select another addresses and retry", or end where there are none."""
+        mobility = sa.mobility
+        mobility.update = None
+        why = f"the gateway refused: {refusal.type.name}"
+        sa.emit(AddressUpdateFailed(old=self._old, new=self._path, why=why))
+        refused = (*self._refused, self._path)
+        previous = mobility.validated
+        if previous not in refused and (mobility.own is None or previous.local in mobility.own):
+            sa.change_path(previous, now)
+            return
+        left = [path for path in (previous, *mobility.pairs(sa)) if path not in refused]
+        usable_pairs = [path for path in left if mobility.own is None or path.local in mobility.own]
+        if usable_pairs:
+            UpdateAddresses(usable_pairs[0], refused).start(sa, now)
+        else:
+            # the responder answers where a request comes from: it can be told
+            sa.enqueue(informational.DeleteIkeSa(f"{why}, and there is no other address"), urgent=True)
+
+
+def take_update(sa: IkeSa, message: Message, path: Path, now: float) -> list[Payload]:
+    """IKE goes to where the request came from; the child SAs by policy."""
+    mobility = sa.mobility
+    answer: list[Payload] = [*natd.offer(sa, path)]
+    if message.message_id < mobility.newest_update:
+        return answer  # §3.5: "it has already received a newer UPDATE_SA_ADDRESSES request"
+    if not acceptable(sa, path):
+        sa.dropped["unacceptable-addresses"] += 1
+        return [NotifyPayload(type=NotifyType.UNACCEPTABLE_ADDRESSES)]
+    mobility.newest_update = message.message_id
+    mobility.rechecks, mobility.failed = 0, None
+    relocate(sa, path, natd.evaluate(message, path, sa.config.force_encapsulation) or sa.nat, now)
+    if mobility.preferred == path.local.address:
+        # the peer is where it was asked to go: from now on it may know the others
+        mobility.preferred = None
+        addresses.announce_again(sa)
+    return answer
+
+
+def relocate(sa: IkeSa, path: Path, nat: NatStatus, now: float) -> None:
+    """The transaction of a move: IKE at once, child SAs and the check of the new address by policy (§3.7)."""
+    supersede_check(sa)
+    old = sa.mobility.validated
+    sa.emit(AddressUpdateStarted(old=old, new=path, nat=nat))
+    sa.nat = nat
+    sa.change_path(path, now)
+    sa.timers.arm_keepalive(now, behind_nat=nat.local)
+    policy = sa.responder_config.return_routability
+    if policy is not ReturnRoutability.BEFORE_UPDATE:
+        move_children(sa, path)
+    if policy is ReturnRoutability.NEVER:
+        adopt(sa, path)
+        sa.emit(updated(sa, old, validated=False))
+    else:
+        start_check(sa)
+
+
+def acceptable(sa: IkeSa, path: Path) -> bool:
+    """Whether local policy accepts the pair in the IP header (§3.5)."""
+    prefixes = sa.responder_config.acceptable_addresses
+    address = path.remote.address
+    return usable(address) and path.remote.port != 0 and (not prefixes or any(address in each for each in prefixes))
+
+
+def succeed(old: IkeSa, new: IkeSa) -> None:
+    """A rekeyed IKE SA is where the old one is, and finishes the move that the old one had begun."""
+    new.path, new.nat = old.path, old.nat
+    new.mobility = Mobility.inherit(old.mobility)
+    if old.mobility.update is not None:
+        new.mobility.update = UpdateAddresses(new.path)
+        new.enqueue(new.mobility.update)
+    if old.mobility.check is not None:
+        start_check(new, back=not old.mobility.in_doubt)
