@@ -188,7 +188,6 @@ class ResponderConfig(IkeConfig):
     may prove themselves; ``shared_keys`` are by identity as ``identity_text`` has it, ``verifier`` is for the
     certificates of UEs. ``own_authentication`` is how the gateway proves itself to UEs without EAP, by default as
     the UE does; to UEs with EAP it always shows a certificate (RFC 7296 §2.16).
-    ``authentication_lifetime``: seconds after which a peer has to authenticate anew (RFC 4478).
     """
 
     credentials: tuple[Credential, ...] = ()

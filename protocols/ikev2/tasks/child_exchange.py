@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
 from protocols.ikev2.events import CreateChildSaRefused
-from protocols.ikev2.key_exchange import KeyExchange
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
     KePayload,

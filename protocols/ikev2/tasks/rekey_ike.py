@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
 from protocols.ikev2.events import IkeSaRekeyed, OriginalRole, SaState, SuccessorCreated
-from protocols.ikev2.key_exchange import KeyExchange
 from protocols.ikev2.keymat import derive_rekeyed_ike_keys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, KePayload, NoncePayload, Payload, SaPayload
 from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType, ProtocolId
-from protocols.ikev2.suites import IkeSuite, Prf
+from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import child_exchange, informational, lifetime, mobike
 from protocols.ikev2.timing import Timer
@@ -170,6 +169,7 @@ def succeed(
         extension=sa.extension,
     )
     new.nat, new.mobility, new.peer_hashes = sa.nat, mobike.Mobility.inherit(sa.mobility), sa.peer_hashes
+    new.fragmentation.inherit(sa.fragmentation)
     new.nonce_i, new.nonce_r = nonces
     sa.emit(SuccessorCreated(successor=new))
     sa.successors.append(new)
