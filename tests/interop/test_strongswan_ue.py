@@ -367,6 +367,23 @@ def test_rekeying_by_the_gateway_costs_packets_of_milliseconds(network: Open, au
         assert ue.list_sas()[0].spi_initiator == attached.spi_initiator
 
 
+def test_rekeying_of_the_ike_sa_by_either_end(network: Open, authority: CertificateAuthority) -> None:
+    """RFC 7296 §1.3.2, §2.18: charon first, then twice the gateway; the child SA, and what flows in it, stay."""
+    net = network(ike={"ike_lifetime": {"soft": 2.0, "jitter": 0.0}})
+    with Charon(net.stage.ue, client(authority)) as ue:
+        attached = ue.initiate()
+        with PingFlow(net.stage.ue, HOST_BEHIND_GATEWAY, source=attached.inner_addresses[0], interval=0.01) as flow:
+            flow.wait_answers(20)
+            ue.rekey_ike()
+            ue.wait_for_log(r"parsed CREATE_CHILD_SA response \d+ \[ SA No KE \]")
+            ue.wait_for_log(r"(?s)(parsed CREATE_CHILD_SA request \d+ \[ SA No KE .*){2}")
+            flow.wait_answers(20)
+        assert flow.lost == 0, flow.output
+        (child,) = children(net.session())
+        assert child["outbound_spi"] == attached.installed[0].inbound_spi
+        assert ue.list_sas()[0].spi_initiator != attached.spi_initiator
+
+
 def test_liveness_is_answered_and_a_dead_ue_is_let_go(network: Open, authority: CertificateAuthority) -> None:
     patience = {"retransmission": {"base_interval": 0.1, "limit": 2}, "hold_lifetime": None}
     net = network(ike={"liveness_interval": 0.5, **patience})

@@ -287,6 +287,23 @@ def test_rekeying_by_either_end_costs_packets_of_milliseconds(network: Open) -> 
     assert ike(net.session())["spi_i"] == ike(session)["spi_i"]
 
 
+def test_rekeying_of_the_ike_sa_by_either_end(network: Open) -> None:
+    """RFC 7296 §1.3.2, §2.18: charon first, then twice the UE; the child SA, and what flows in it, stay."""
+    net = network(changes={"ike_lifetime": {"soft": 2.0, "jitter": 0.0}})
+    session = net.attach()
+    with PingFlow(net.stage.ue, HOST_BEHIND_GATEWAY, source=inner_address(session), interval=0.01) as flow:
+        flow.wait_answers(20)
+        net.charon.rekey_ike("gateway-1")
+        net.charon.wait_for_log(r"parsed CREATE_CHILD_SA response \d+ \[ SA No KE \]")
+        net.charon.wait_for_log(r"(?s)(parsed CREATE_CHILD_SA request \d+ \[ SA No KE .*){2}")
+        flow.wait_answers(20)
+    assert flow.lost == 0, flow.output
+    after = net.session()
+    assert after["id"] == session["id"]
+    assert [child["inbound_spi"] for child in children(after)] == [c["inbound_spi"] for c in children(session)]
+    assert ike(after)["spi_i"] != ike(session)["spi_i"]
+
+
 def test_liveness_of_both_ends_and_a_gateway_that_is_gone(network: Open) -> None:
     net = network(dpd_delay=1, changes={"liveness_interval": 0.6, "retransmission": {"base_interval": 0.1, "limit": 3}})
     net.attach()

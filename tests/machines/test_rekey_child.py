@@ -23,6 +23,7 @@ from protocols.ikev2.tasks.informational import DeleteChildSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.path import Datagram, Path
+from tests.dataplane.pairs import ue_spec
 from tests.harness.pair import INNER, Node, Pair
 
 SERVER = "192.0.2.80"
@@ -297,3 +298,22 @@ def test_hand_over_without_loss(start: Callable[[Pair], None], latency: float, s
     if start is not _ike:
         assert len(tunnel.used["ue"]) >= 6
     one_child(pair)
+
+
+def test_what_waits_for_the_old_sa_does_not_overtake_what_sends_already() -> None:
+    """§2.8.1: of two new SAs the one that loses sends nothing when the old one goes, only when the other does."""
+    sent: list[bytes] = []
+    plane = UserspaceDataPlane(
+        entropy=SeededEntropy(1),
+        deliver=lambda packet, spi: None,
+        transmit=lambda octets, path, encapsulation: sent.append(octets[:4]),
+    )
+    old, loser, winner = (ue_spec(number=number) for number in (1, 2, 3))
+    plane.install(old)
+    plane.replace(old.inbound_spi, loser, send_at_once=False)
+    plane.replace(old.inbound_spi, winner)
+    for gone in (None, old, winner):
+        if gone is not None:
+            plane.remove(gone.inbound_spi)
+        assert plane.send_inner(_packet(INNER, SERVER))
+    assert sent == [winner.outbound_spi, winner.outbound_spi, loser.outbound_spi]

@@ -322,3 +322,29 @@ def test_both_rekey_and_the_link_dies() -> None:
         assert node.endpoint.sas == {}
         assert node.endpoint._child_spis == set()
         assert node.endpoint.next_deadline() is None
+
+
+def test_peer_that_goes_on_under_the_sa_that_it_made() -> None:
+    """§2.8.2: its DELETE of the old SA is lost, but what it does under its new SA tells as much."""
+    pair = Pair().attach()
+
+    def lose(sender: str, datagram: Datagram) -> bool:
+        exchange, response = datagram.payload[18], bool(datagram.payload[19] & 0x20)
+        if sender == "ue":
+            return exchange == ExchangeType.CREATE_CHILD_SA and not response
+        return exchange == ExchangeType.INFORMATIONAL and not response
+
+    pair.lose = lose
+    rekey(pair, pair.ue)
+    rekey(pair, pair.epdg)
+    pair.run(0.1)
+    assert not pair.ue.live.heir
+    old = next(iter(pair.epdg.live.children))
+    pair.epdg.endpoint.initiate(pair.epdg.live, RekeyChild(old), pair.now)
+    pair.run(0.1)
+    assert pair.ue.take(IkeSaRekeyed).successor is pair.ue.live
+    assert pair.epdg.live.children[old].replaced
+    pair.lose = lambda sender, datagram: False
+    pair.run(3.0)
+    assert old not in pair.epdg.live.children
+    assert len(pair.ue.live.children) == len(pair.epdg.live.children) == 1

@@ -326,7 +326,7 @@ def test_the_example_configuration_is_complete_and_valid() -> None:
     assert set(UeConfiguration.model_fields) == set(written)
 
 
-@pytest.mark.parametrize("verb", ["attach", "run", "serve", "move", "detach", "status"])
+@pytest.mark.parametrize("verb", ["attach", "run", "serve", "move", "rekey-ike", "rekey-child", "detach", "status"])
 def test_every_command_has_help(verb: str) -> None:
     shown = CliRunner().invoke(application, [verb, "--help"])
     assert shown.exit_code == 0

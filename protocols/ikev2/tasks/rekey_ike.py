@@ -173,6 +173,7 @@ def succeed(
         extension=sa.extension,
     )
     new.nat, new.mobility, new.peer_hashes = sa.nat, mobike.Mobility.inherit(sa.mobility), sa.peer_hashes
+    new.fragmentation.inherit(sa.fragmentation)
     new.nonce_i, new.nonce_r = nonces
     sa.emit(SuccessorCreated(successor=new))
     sa.successors.append(new)

@@ -1,0 +1,103 @@
+"""A UE that authenticates anew by a second IKE SA: what that asks for; its failure changes nothing (RFC 4478)."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from protocols.entropy import SeededEntropy
+from protocols.ikev2.events import Closed, Established, IkeSaRekeyed, NatStatus, ReauthenticationDue, Refused
+from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload
+from protocols.ikev2.registry import ConfigAttributeType, IdType
+from protocols.path import Endpoint, Path
+from protocols.threegpp.identity import Imsi
+from tests.harness.pair import Pair
+from ue.commands import AccessPorts, AdoptSuccessor, Command, ConnectSuccessor, DropSuccessor, Tell
+from ue.device import Device
+
+INNER = IPv4Address("10.45.0.2")
+GATEWAY = Endpoint.of("203.0.113.1", 500)
+PATH = Path(Endpoint.of("192.0.2.1", 4500), Endpoint.of("203.0.113.1", 4500))
+DUE = ReauthenticationDue(until=1000.0)
+
+
+def established(address: IPv4Address = INNER) -> Established:
+    return Established(
+        identity=IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=b"0001010000000001@nai"),
+        responder_identity=None,
+        configuration=(ConfigurationAttribute(type=ConfigAttributeType.INTERNAL_IP4_ADDRESS, value=address.packed),),
+        mobike=True,
+        nat=NatStatus(),
+        path=PATH,
+        requests=4,
+    )
+
+
+def attached() -> Device:
+    """A UE that is attached on an access."""
+    device = Device(
+        imsi=Imsi("001010000000001"),
+        nai="0001010000000001@nai",
+        apn="internet",
+        gateway=GATEWAY,
+        entropy=SeededEntropy(1),
+    )
+    device.attach("wifi", 1, 0.0)
+    device.access_opened("wifi", AccessPorts(ike=PATH.local, nat_traversal=PATH.local), 0.0)
+    device.handle(established(), 1.0)
+    device.host_started(1.0)
+    return device
+
+
+def told(commands: list[Command]) -> list[str]:
+    return [command.name for command in commands if isinstance(command, Tell)]
+
+
+def test_a_second_sa_asks_for_the_addresses_and_takes_over() -> None:
+    device = attached()
+    assert device.handle(DUE, 10.0) == [ConnectSuccessor(access="wifi", addresses=(INNER,))]
+    assert device.handle(DUE, 40.0) == []  # one at a time
+    commands = device.handle_successor(established())
+    assert isinstance(commands[0], AdoptSuccessor)
+    assert told(commands) == ["reauthenticated"]
+    assert device.handle(DUE, 900.0) == [ConnectSuccessor(access="wifi", addresses=(INNER,))]
+
+
+def test_failures_change_nothing_and_the_next_attempt_is_free() -> None:
+    device = attached()
+    for event in (Refused(text="no"), Closed(why="no response")):
+        device.handle(DUE, 10.0)
+        assert told(device.handle_successor(event)) == ["reauthentication-failed"]
+        assert device.handle_successor(Closed(why="and gone")) == []
+    device.handle(DUE, 10.0)
+    commands = device.handle_successor(established(IPv4Address("10.45.0.9")))
+    assert DropSuccessor(why="the gateway gives other inner addresses") in commands
+    assert device.connection is not None
+    assert device.connection.addresses == (INNER,)
+    assert device.handle(DUE, 20.0) == [ConnectSuccessor(access="wifi", addresses=(INNER,))]
+
+
+def test_detaching_and_the_end_let_the_second_sa_go() -> None:
+    device = attached()
+    device.handle(DUE, 10.0)
+    assert DropSuccessor(why="the UE detaches") in device.detach(2, 11.0)
+    device = attached()
+    device.handle(DUE, 10.0)
+    assert DropSuccessor(why="the connection has ended") in device.handle(Closed(why="gone", by_peer=True), 11.0)
+    assert device.handle_successor(established()) == []
+
+
+def test_not_while_the_ue_moves() -> None:
+    device = attached()
+    device.move("wifi-b", 2, 5.0)
+    assert device.handle(DUE, 10.0) == []
+
+
+def test_requests_are_counted_over_a_rekey_of_the_ike_sa() -> None:
+    """The counters of a connection do not start anew with its Message IDs."""
+    device = attached()
+    pair = Pair().attach()
+    device.connected(pair.ue.live.window)
+    assert device.connection is not None
+    before = device.connection.counts
+    device.handle(IkeSaRekeyed(pair.epdg.live), 5.0)
+    assert device.connection.counts == (before[0] + pair.epdg.live.window.requests_sent, before[1])
