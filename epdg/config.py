@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -117,6 +117,8 @@ class IkeSection(ConfigurationModel):
     child_lifetime: Interval | None = 3600.0
     retransmission: RetransmissionSection = RetransmissionSection()
     request_device_identity: bool = False
+    application_version: str | None = Field(default="epdg-emulator", pattern=r"^[ -~]{1,255}$")
+    ue_liveness_period: Annotated[Count, Field(ge=1, le=0xFFFFFFFF)] | None = None
 
 
 class PeerSection(ConfigurationModel):
@@ -137,18 +139,36 @@ class DiameterSection(ConfigurationModel):
     request_interval: Interval = 5.0
 
 
-class ApnSection(ConfigurationModel):
-    """A packet data network: its addresses and what the UE is told."""
+class RequestedAddress(str, Enum):
+    """What becomes of a UE that asks for the address it had (handover) when that is not free."""
 
-    pool: IPv4Network
-    dns: tuple[IPv4Address, ...] = ()
-    p_cscf: tuple[IPv4Address, ...] = ()
+    PREFERRED = "preferred"
+    REQUIRED = "required"
+
+
+class ApnSection(ConfigurationModel):
+    """A packet data network: its addresses and what the UE is told; ``pool6`` holds a /64 for each UE."""
+
+    pool: IPv4Network | None = None
+    pool6: IPv6Network | None = None
+    dns: tuple[IpAddress, ...] = ()
+    p_cscf: tuple[IpAddress, ...] = ()
+    requested_address: RequestedAddress = RequestedAddress.PREFERRED
 
     @model_validator(mode="after")
     def _large_enough(self) -> ApnSection:
-        if self.pool.num_addresses < 4:
+        if not self.networks:
+            raise PydanticCustomError("pool", "pool (IPv4), pool6 (IPv6) or both")
+        if self.pool is not None and self.pool.num_addresses < 4:
             raise PydanticCustomError("pool", "a network with room for at least two hosts, such as 10.45.0.0/24")
+        if self.pool6 is not None and self.pool6.prefixlen > 63:
+            raise PydanticCustomError("pool6", "a network with a /64 for each UE, such as 2001:db8:45::/48")
         return self
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The pools there are."""
+        return tuple(network for network in (self.pool, self.pool6) if network is not None)
 
 
 class DataPlaneKind(str, Enum):
@@ -162,7 +182,7 @@ class DataPlaneSection(ConfigurationModel):
     """``in-process``: a host inside the gateway answers echo. ``tun``: a TUN device (root)."""
 
     kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
-    hosts: tuple[IPv4Address, ...] = ()
+    hosts: tuple[IpAddress, ...] = ()
     device: str = Field(default="epdg0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
     mtu: Annotated[int, Field(ge=576, le=9000)] = 1400
 

@@ -50,9 +50,10 @@ class Connect:
 
 @dataclass(frozen=True, kw_only=True)
 class MoveSa:
-    """Move the IKE SA to this access (RFC 4555 §3.5)."""
+    """Move the IKE SA to this access, by this path (RFC 4555 §3.5)."""
 
     access: str
+    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,14 +17,13 @@ than one PDN connection, choosing an access by itself, re-authentication.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
 
 from protocols.algorithms.usim import UsimResult, UsimSuccess
 from protocols.eap.aka import peer as aka
 from protocols.entropy import Entropy
-from protocols.errors import LocalError
+from protocols.errors import LocalError, RemoteError
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
@@ -32,6 +31,8 @@ from protocols.ikev2.events import (
     ChildSaPathChanged,
     ChildSaRemoved,
     Closed,
+    ConfigurationAnswer,
+    ConfigurationReceived,
     EapReply,
     EapRequestReceived,
     Established,
@@ -39,8 +40,7 @@ from protocols.ikev2.events import (
     Refused,
 )
 from protocols.ikev2.payloads import ConfigurationAttribute
-from protocols.ikev2.registry import ConfigAttributeType
-from protocols.path import Address, Endpoint, Path
+from protocols.path import Endpoint, Path
 from protocols.threegpp.causes import AUTHENTICATION_FAILED, NOTIFY_NAMES
 from protocols.threegpp.identity import Imsi
 from protocols.trace.records import JsonValue
@@ -63,10 +63,10 @@ from ue.commands import (
     Tell,
     UpdateChildSa,
 )
+from ue.configuration import Granted, p_cscf_among
 from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
 
 MOVES_KEPT = 100
-IPV6_ADDRESS_LENGTH = 16
 
 
 class DeviceState(str, Enum):
@@ -82,13 +82,24 @@ class DeviceState(str, Enum):
 class Device:
     """One UE with one PDN connection at a time."""
 
-    def __init__(self, *, imsi: Imsi, nai: str, apn: str, gateway: Endpoint, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        *,
+        imsi: Imsi,
+        nai: str,
+        apn: str,
+        gateway: Endpoint,
+        entropy: Entropy,
+        gateways: Mapping[int, Endpoint] | None = None,
+    ) -> None:
+        """``gateways``: by IP version, where the gateway has NAT traversal, for moves between the versions."""
         self.imsi = imsi
         self.nai = nai
         self.apn = apn
         self.state = DeviceState.IDLE
         self.connection: Connection | None = None
         self._gateway = gateway
+        self._gateways = dict(gateways or {})
         self._entropy = entropy
         self._open: dict[str, AccessPorts] = {}
 
@@ -96,6 +107,11 @@ class Device:
     def open_accesses(self) -> tuple[str, ...]:
         """Accesses whose ports are open."""
         return tuple(self._open)
+
+    def only_allowed(self, version: int) -> None:
+        """The network allows one IP version only, this one."""
+        if self.connection is not None:
+            self.connection.only_allowed = version
 
     @property
     def server_authenticated(self) -> bool:
@@ -219,11 +235,12 @@ class Device:
         if connection is None or self.state is not DeviceState.ESTABLISHED or connection.path is None:
             return []
         addresses = ", ".join(map(str, connection.addresses))
+        only = "" if connection.only_allowed is None else f"; the network allows only IPv{connection.only_allowed}"
         commands: list[Command] = [
             Tell(
                 name="attached",
                 text=f"Attached to {self.apn} on {connection.access} with {addresses} "
-                f"after {(connection.attach_interval or 0.0) * 1000:.0f} ms.",
+                f"after {(connection.attach_interval or 0.0) * 1000:.0f} ms{only}.",
                 data={
                     "imsi": self.imsi.digits,
                     "apn": self.apn,
@@ -273,6 +290,8 @@ class Device:
             return self._updated(connection, event, now)
         if isinstance(event, AddressUpdateFailed):
             return self._update_refused(connection, event, now)
+        if isinstance(event, ConfigurationReceived):
+            return self._configured(connection, event)
         if isinstance(event, Refused):
             return self._refused(connection, event)
         if isinstance(event, Closed):
@@ -312,12 +331,35 @@ class Device:
         connection.attach_requests, connection.attach_retransmissions = connection.counts
         connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         connection.paths.append(PathUse(path=event.path, access=connection.access, since=now, why="attach"))
-        connection.addresses = _addresses(event.configuration, _INNER)
-        connection.dns = _addresses(event.configuration, _DNS)
-        connection.p_cscf = _addresses(event.configuration, _P_CSCF)
+        try:
+            granted = Granted.of(event.configuration)
+        except RemoteError as error:
+            return self._give_up(connection, "configuration", str(error))
+        connection.addresses, connection.dns, connection.p_cscf = granted.addresses, granted.dns, granted.p_cscf
+        connection.granted = granted
         if not connection.addresses:
             return self._give_up(connection, "configuration", "the gateway assigned no inner address")
         return [StartHost(addresses=connection.addresses)]
+
+    def _configured(self, connection: Connection, event: ConfigurationReceived) -> list[Command]:
+        """The gateway names other P-CSCFs, in CFG_REQUEST or CFG_SET (TS 24.302 §7.2); nothing else is taken."""
+        accepted = p_cscf_among(event.attributes)
+        try:
+            servers = Granted.of(accepted).p_cscf
+        except RemoteError:
+            accepted, servers = (), ()
+        commands: list[Command] = []
+        if servers:
+            old, connection.p_cscf = connection.p_cscf, servers
+            named = ", ".join(map(str, servers))
+            text = f"The network names other P-CSCFs: {named}; IMS has to be registered with anew."
+            data: dict[str, JsonValue] = {
+                "old": [str(address) for address in old],
+                "new": [str(address) for address in servers],
+            }
+            commands.append(Tell(name="p-cscf-changed", text=text, data=data))
+        taken = tuple(dict.fromkeys(ConfigurationAttribute(type=each.type) for each in accepted))
+        return [*commands, AnswerIke(answer=ConfigurationAnswer(attributes=taken))]
 
     def _refused(self, connection: Connection, event: Refused) -> list[Command]:
         number = None if event.notify is None else int(event.notify.type)
@@ -385,8 +427,11 @@ class Device:
 
     def _send_update(self, connection: Connection, move: Move) -> list[Command]:
         assert connection.path is not None
-        move.new = Path(self._open[move.target].nat_traversal, connection.path.remote)
-        return [MoveSa(access=move.target)]
+        local, remote = self._open[move.target].nat_traversal, connection.path.remote
+        if local.address.version != remote.address.version:
+            remote = self._gateways[local.address.version]  # the configuration has one for every access
+        move.new = Path(local, remote)
+        return [MoveSa(access=move.target, path=move.new)]
 
     def _updated(self, connection: Connection, event: AddressesUpdated, now: float) -> list[Command]:
         move = connection.move
@@ -514,24 +559,6 @@ _WORDS = {
     DeviceState.CLOSING: "detaching",
     DeviceState.CLOSED: "detached",
 }
-_INNER = (ConfigAttributeType.INTERNAL_IP4_ADDRESS, ConfigAttributeType.INTERNAL_IP6_ADDRESS)
-_DNS = (ConfigAttributeType.INTERNAL_IP4_DNS, ConfigAttributeType.INTERNAL_IP6_DNS)
-_P_CSCF = (ConfigAttributeType.P_CSCF_IP4_ADDRESS, ConfigAttributeType.P_CSCF_IP6_ADDRESS)
-
-
-def _addresses(
-    attributes: Sequence[ConfigurationAttribute], kinds: tuple[ConfigAttributeType, ...]
-) -> tuple[Address, ...]:
-    """The addresses in attributes of some kinds; an IPv6 one may carry its prefix length (RFC 7296 §3.15.1)."""
-    found: list[Address] = []
-    for attribute in attributes:
-        if attribute.type not in kinds:
-            continue
-        if len(attribute.value) == 4:
-            found.append(IPv4Address(attribute.value))
-        elif len(attribute.value) in (IPV6_ADDRESS_LENGTH, IPV6_ADDRESS_LENGTH + 1):
-            found.append(IPv6Address(attribute.value[:IPV6_ADDRESS_LENGTH]))
-    return tuple(dict.fromkeys(found))
 
 
 def _told(move: Move, now: float) -> Tell:

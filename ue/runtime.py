@@ -98,18 +98,24 @@ class UeNode:
         )
         gateway = configuration.gateway
         self._gateway_ike = Endpoint(gateway.address, gateway.ike_port)
-        self._gateway_natt = Endpoint(gateway.address, gateway.nat_traversal_port)
+        natt: dict[int, Endpoint] = {
+            address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
+        }
         self.device = Device(
             imsi=Imsi(configuration.imsi),
             nai=root_nai(configuration),
             apn=configuration.apn,
             gateway=self._gateway_ike,
             entropy=self._entropy,
+            gateways=natt,
         )
         self._endpoint = IkeEndpoint(
             entropy=self._entropy,
             extension=lambda: DeviceSwu(
-                imei=configuration.imei, server_authenticated=lambda: self.device.server_authenticated
+                imei=configuration.imei,
+                server_authenticated=lambda: self.device.server_authenticated,
+                p_cscf_reselection=configuration.request.p_cscf_reselection,
+                only_allowed=self.device.only_allowed,
             ),
         )
         self._ports = SwuPorts(on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(self.recorder))
@@ -322,8 +328,7 @@ class UeNode:
             case Connect():
                 self._connect(command.access)
             case MoveSa():
-                path = Path(self.device.ports(command.access).nat_traversal, self._gateway_natt)
-                self._endpoint.move(self._require_sa(), path, self._now())
+                self._endpoint.move(self._require_sa(), command.path, self._now())
             case DeleteSa():
                 self._delete(command.why)
             case AskUsim():
@@ -368,7 +373,10 @@ class UeNode:
         config = replace(self._ike_config, nat_traversal_port=ports.nat_traversal.port)
         self._sa = None
         self._last_counters.clear()
-        sa = self._endpoint.connect(config, Path(ports.ike, self._gateway_ike), self._now())
+        # the gateway's address of the access's IP version: the configuration has one for every access
+        address = next(a for a in self.configuration.gateway.addresses if a.version == ports.ike.address.version)
+        remote = Endpoint(address, self.configuration.gateway.ike_port)
+        sa = self._endpoint.connect(config, Path(ports.ike, remote), self._now())
         self._sa = sa
         self._carry_out(self.device.connected(sa.window))
 
@@ -459,7 +467,7 @@ class UeNode:
             network
             for child in self._require_sa().children.values()
             for selector in child.spec.remote_selectors
-            if not selector.contains(self._gateway_ike.address)
+            if not any(selector.contains(address) for address in self.configuration.gateway.addresses)
             for network in _networks(selector)
         ]
         return list(dict.fromkeys(granted))

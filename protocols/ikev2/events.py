@@ -9,6 +9,7 @@ from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
+from protocols.ikev2.registry import ConfigType
 from protocols.ikev2.suites import IkeSuite
 from protocols.path import Path
 from protocols.secret import Secret
@@ -173,6 +174,15 @@ class PathValidated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConfigurationExchanged:
+    """Our CFG_REQUEST or CFG_SET was answered; ``answer`` is ``None`` where the response had no such payload."""
+
+    type: ConfigType
+    attributes: tuple[ConfigurationAttribute, ...]
+    answer: tuple[ConfigurationAttribute, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refused:
     """The peer or we refused; ``notify`` says how on the wire, ``text`` says why in plain words."""
 
@@ -230,6 +240,21 @@ class ConfigurationRequested:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConfigurationReceived:
+    """The peer's CFG_REQUEST or CFG_SET on an SA that is up (RFC 7296 §3.15); answer ``ConfigurationAnswer``."""
+
+    type: ConfigType
+    attributes: tuple[ConfigurationAttribute, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigurationAnswer:
+    """Values for a CFG_REQUEST, or the attributes of a CFG_SET that are accepted (their values do not matter)."""
+
+    attributes: tuple[ConfigurationAttribute, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class EapReply:
     """An EAP packet for the peer; with EAP-Success comes the MSK. UE: ``msk`` once it is known."""
 
@@ -239,11 +264,15 @@ class EapReply:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationReply:
-    """What the UE gets: attributes and the selectors its child SA may use (remote: the UE's side)."""
+    """What the UE gets: attributes and the selectors its child SA may use (remote: the UE's side).
+
+    ``notifies`` go along and say what is to be known of it (a profile's status types).
+    """
 
     attributes: tuple[ConfigurationAttribute, ...]
     local_selectors: tuple[TrafficSelector, ...]
     remote_selectors: tuple[TrafficSelector, ...]
+    notifies: tuple[NotifyPayload, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,11 +297,13 @@ Event = (
     | AddressesUpdated
     | AddressUpdateFailed
     | PathValidated
+    | ConfigurationExchanged
     | Refused
     | Closed
     | IdentityReceived
     | EapResponseReceived
     | EapRequestReceived
     | ConfigurationRequested
+    | ConfigurationReceived
 )
-Answer = EapReply | ConfigurationReply | Refusal
+Answer = EapReply | ConfigurationReply | ConfigurationAnswer | Refusal

@@ -17,6 +17,7 @@ from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    ConfigurationAnswer,
     ConfigurationReply,
     ConfigurationRequested,
     EapReply,
@@ -207,7 +208,7 @@ class Pair:
                     self._narrate(node, event)
                     node.events.append(event)
                     reply = node.answers(event)
-                    if isinstance(reply, (EapReply, ConfigurationReply, Refusal)):
+                    if isinstance(reply, (EapReply, ConfigurationReply, ConfigurationAnswer, Refusal)):
                         node.endpoint.answer(sa, reply, self.now)
                 while (datagram := node.endpoint.poll_transmit()) is not None:
                     busy = True

@@ -22,7 +22,7 @@ from protocols.ikev2.payloads import (
 )
 from protocols.ikev2.registry import AuthMethod, NotifyType
 from protocols.ikev2.suites import Prf
-from protocols.ikev2.tasks import child, informational
+from protocols.ikev2.tasks import child, config, informational
 from protocols.secret import Secret
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def establish(
     """The SA is up: both AUTH payloads verified."""
     sa.authenticator = None
     sa.enter(SaState.ESTABLISHED, "both ends are authenticated")
+    config.obey(sa, configuration)
     sa.timers.arm_setup(now, None)
     sa.timers.arm_liveness(now)
     sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)

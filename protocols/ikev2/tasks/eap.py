@@ -192,7 +192,7 @@ class Authenticator:
             return Response(payloads=(*eap, answer.notify), close=answer.text)
         if isinstance(answer, ConfigurationReply):
             return self._build_final(sa, answer, now)
-        if answer.packet is None:
+        if not isinstance(answer, EapReply) or answer.packet is None:
             raise LocalError("the gateway needs an EAP packet to pass on")
         self._msk = answer.msk
         payloads: list[Payload] = []
