@@ -18,6 +18,7 @@ from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
     ConfigurationAnswer,
+    ConfigurationReceived,
     ConfigurationReply,
     ConfigurationRequested,
     EapReply,
@@ -244,7 +245,7 @@ def answer_as_ue(event: Event) -> object:
         if event.packet[0] == 3:
             return EapReply(msk=MSK)
         return EapReply(packet=eap(2, b"response"))
-    return None
+    return answer_configuration(event)
 
 
 def answer_as_gateway(event: Event) -> object:
@@ -260,7 +261,12 @@ def answer_as_gateway(event: Event) -> object:
             local_selectors=(TrafficSelector.network("0.0.0.0/0"),),
             remote_selectors=(TrafficSelector.host(INNER),),
         )
-    return None
+    return answer_configuration(event)
+
+
+def answer_configuration(event: Event) -> object:
+    """What comes in CFG_REQUEST or CFG_SET of an SA that is up is taken as it is."""
+    return ConfigurationAnswer(attributes=event.attributes) if isinstance(event, ConfigurationReceived) else None
 
 
 def refuse_with(notify: NotifyPayload, text: str) -> Callable[[Event], object]:
