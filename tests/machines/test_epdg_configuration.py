@@ -222,8 +222,16 @@ def test_one_family_for_a_dual_stack_ue(
 def test_a_family_that_cannot_be_had_is_refused(kind: int, pdn_type: PdnType, versions: tuple[int, ...]) -> None:
     """RFC 7296 §3.15.4: INTERNAL_ADDRESS_FAILURE "only if no addresses can be assigned"."""
     session = asked(attribute(kind), pdn_type=pdn_type)
-    network = GrantedNetwork(versions=versions)
-    assert refused(session.address_allocated((), network)) == NotifyType.INTERNAL_ADDRESS_FAILURE
+    refusal = answer(session.address_allocated((), GrantedNetwork(versions=versions)))
+    assert isinstance(refusal, Refusal)
+    assert refusal.notify.type == NotifyType.INTERNAL_ADDRESS_FAILURE
+    wanted, allowed = ("IPv4", "IPv6") if kind == 1 else ("IPv6", "IPv4")
+    assert refusal.text == f"the UE asks for {wanted} and may have {allowed} in APN internet"
+
+
+def test_a_ue_that_wants_one_family_is_told_nothing_of_the_other() -> None:
+    session = asked(attribute(1), pdn_type=PdnType.IPv4)
+    assert granted(session, INNER_4, network=GrantedNetwork(versions=(4,))).notifies == ()
 
 
 @pytest.mark.parametrize("wanted", [(), (attribute(3),), (attribute(20), attribute(7))])

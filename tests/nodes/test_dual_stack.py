@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +156,8 @@ def test_p_cscf_restoration(gateway: Gateway, tmp_path: Path) -> None:
     ue = gateway.ue(tmp_path, pdn_type="ipv4v6")
     with ue.node("attach", state="established"):
         (known,) = gateway.node.sessions(state="established")
-        gateway.node.call("sessions.restore-pcscf", id=known["id"], addresses=others)
+        command = [sys.executable, "-m", "epdg", "restore-pcscf", str(known["id"]), *others]
+        subprocess.run([*command, "-c", str(gateway.node.configuration)], check=True, timeout=30)
         wait_until(lambda: session(ue)["p_cscf"] == others, what="other P-CSCFs", timeout=5.0, log=ue.log.read_text)
         with pytest.raises(ControlError, match="addresses: a list of IP addresses"):
             gateway.node.call("sessions.restore-pcscf", id=known["id"], addresses=["somewhere"])

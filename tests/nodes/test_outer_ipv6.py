@@ -13,12 +13,15 @@ from aaa.subscribers import SubscriberDatabase
 from aaa.subscribers.laboratory import provision
 from epdg.pki import make_pki
 from lab.namespaces import Namespace
+from protocols.io.evidence import write_evidence
 from protocols.trace.records import JsonValue
+from tests.nodes.test_ue_node import records_of
 from tests.peers.aaa_node import HOST, REALM
 from tests.peers.epdg_node import CORE_HOST, FQDN
 from tests.peers.namespaces import ping, require_namespaces
 from tests.peers.node_process import NodeProcess
 from tests.peers.processes import wait_until
+from tests.peers.tshark import Tshark
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -75,6 +78,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             "pdn_type": "ipv4v6",
             "gateway": {"address": GATEWAY_4, "other_address": GATEWAY_6, "ca": "pki/ca.pem"},
             "accesses": {"four": {"address": FOUR}, "six": {"address": SIX}, "other-six": {"address": OTHER_SIX}},
+            "trace": {"export_keys": True},
             "data_plane": {"kind": "tun", "device": "ue0", "routes": [f"{CORE_HOST}/32", f"{CORE_HOST_6}/128"]},
         }
         stack.enter_context(NodeProcess(namespace, "aaa", tmp_path, aaa))
@@ -133,3 +137,25 @@ def test_moves_between_ipv4_and_ipv6_keep_the_traffic_of_both_families(world: Wo
         assert score["longest_gap_ms"] < MAXIMUM_OUTAGE * 1000
         assert isinstance(score["received"], int)
         assert score["received"] > 20
+
+
+@pytest.mark.peer
+def test_tshark_decrypts_ike_and_esp_over_both_versions(world: World, tmp_path: Path) -> None:
+    world.ue.call("ue.attach", access="six")
+    for access in ("six", "four", "other-six"):
+        if access != "six":
+            world.ue.call("ue.move", to=access)
+        for host in (CORE_HOST, CORE_HOST_6):
+            assert ping(world.namespace, host, count=2).received == 2
+    write_evidence(tmp_path / "evidence", tuple(records_of(world.ue.control)))
+    tshark = Tshark(tmp_path, tmp_path / "evidence/wireshark-profile")
+    capture = tmp_path / "evidence/capture.pcapng"
+    assert tshark.complaints(capture) == []
+    for version, outside in ((4, [GATEWAY_4, FOUR]), (6, [GATEWAY_6, SIX, OTHER_SIX])):
+        source = "ip.src" if version == 4 else "ipv6.src"
+        rows = tshark.fields(capture, (source,), display_filter="isakmp")
+        assert {row[source][0] for row in rows if row[source]} == set(outside)
+    # inside each tunnel packet there is one of the two families, whatever is outside
+    seen = tshark.fields(capture, ("icmp.type", "icmpv6.type"), display_filter="esp")
+    assert sum(row["icmp.type"] == ["8"] for row in seen) == sum(row["icmp.type"] == ["0"] for row in seen) == 6
+    assert sum(row["icmpv6.type"] == ["128"] for row in seen) == sum(row["icmpv6.type"] == ["129"] for row in seen) == 6
