@@ -145,7 +145,7 @@ def floor_of(suite: EspSuite, octets: int) -> Callable[[], None]:
     row = INTEGRITY[suite.integrity]
     key = bytes((suite.encryption_key_bits or 0) // 8)
     encryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(16))).encryptor()
-    keyed = hmac.HMAC(bytes(row.key_length), HASHES[row.digest])
+    keyed = hmac.HMAC(bytes(row.key_length), HASHES[row.name])
     blocks = bytes((octets + 2 + 15) // 16 * 16 + 16)
 
     def separate() -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from epdg.config import EpdgConfiguration
-from epdg.pki import make_pki
+from epdg.pki import KeyKind, issue, make_pki, write_crl, write_ocsp_response
 from epdg.runtime import EpdgNode
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import exit_on_error, load
@@ -35,6 +35,8 @@ app.add_typer(pki, name="pki")
 
 LISTING_WIDTH = 200
 DNS_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*\Z")
+
+CERTIFIED_NAME = re.compile(r"[\x21-\x7e]{1,253}\Z")
 
 ConfigurationOption = Annotated[Path, typer.Option("--config", "-c", help="The gateway's configuration (YAML).")]
 
@@ -150,6 +152,48 @@ def pki_init(
     typer.echo(f"CA certificate (for the UEs): {files.authority}")
     typer.echo(f"gateway certificate and key:  {files.chain}, {files.key}")
     typer.echo(f"names: {', '.join(names)}")
+
+
+PkiDirectory = Annotated[Path, typer.Argument(help="The directory that `epdg pki init` has made.")]
+CertificateFile = Annotated[Path, typer.Argument(help="A certificate of its CA (PEM).")]
+
+
+@pki.command("issue")
+@exit_on_error
+def pki_issue(
+    directory: PkiDirectory,
+    names: Annotated[list[str], typer.Argument(help="DNS names, mailboxes (the NAI of a UE) or addresses.")],
+    kind: Annotated[KeyKind, typer.Option(help="The key's kind.")] = KeyKind.ECDSA,
+    client: Annotated[bool, typer.Option("--client", help="For a UE instead of a gateway.")] = False,
+) -> None:
+    """Make a certificate and its key; the first name is the file's."""
+    for each in names:
+        if not CERTIFIED_NAME.match(each):
+            raise ConfigurationError(
+                file="command line", key="NAMES", value=each, expected="a DNS name, a mailbox or an address"
+            )
+    typer.echo(f"certificate: {issue(directory, tuple(names), kind=kind, client=client)}, its key beside it")
+
+
+@pki.command("revoke")
+@exit_on_error
+def pki_revoke(directory: PkiDirectory, certificate: CertificateFile) -> None:
+    """Put a certificate on the CA's CRL."""
+    typer.echo(f"CRL: {write_crl(directory, certificate)}")
+
+
+@pki.command("crl")
+@exit_on_error
+def pki_crl(directory: PkiDirectory) -> None:
+    """Make the CA's CRL anew, for another week."""
+    typer.echo(f"CRL: {write_crl(directory)}")
+
+
+@pki.command("ocsp")
+@exit_on_error
+def pki_ocsp(directory: PkiDirectory, certificate: CertificateFile) -> None:
+    """Make an OCSP response about a certificate, good unless the CRL has it, for a week."""
+    typer.echo(f"OCSP response: {write_ocsp_response(directory, certificate)}")
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from protocols.ikev2.config import (
     RetransmissionPolicy,
     ReturnRoutability,
 )
+from protocols.ikev2.events import AuthenticationKind
+from protocols.ikev2.revocation import RevocationPolicy
 from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.io.configuration import (
     ConfigurationModel,
@@ -27,6 +29,7 @@ from protocols.io.configuration import (
     Interval,
     IpAddress,
     Port,
+    TextSecret,
 )
 
 DEFAULT_RING = 20_000
@@ -82,10 +85,45 @@ class ListenSection(ConfigurationModel):
 
 
 class CertificateSection(ConfigurationModel):
-    """PEM files that ``epdg pki init`` makes."""
+    """PEM files that ``epdg pki init`` makes.
+
+    ``authority``: certificates above the chain, for UEs' CERTREQ to name. ``ocsp``: responses in DER to staple.
+    """
 
     chain: FilePath
     key: FilePath
+    authority: FilePath | None = None
+    ocsp: tuple[FilePath, ...] = ()
+    pss: bool = False
+
+
+class AuthenticationSection(ConfigurationModel):
+    """How UEs may prove themselves, and how the gateway does to those without EAP."""
+
+    methods: tuple[AuthenticationKind, ...] = Field(default=(AuthenticationKind.EAP,), min_length=1)
+    gateway: AuthenticationKind | None = None
+    psk: dict[str, TextSecret] = Field(default_factory=dict)
+    certificate_authorities: tuple[FilePath, ...] = ()
+    revocation: RevocationPolicy = RevocationPolicy.OFF
+    crls: tuple[FilePath, ...] = ()
+    ocsp_responders: tuple[FilePath, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> AuthenticationSection:
+        if self.gateway is AuthenticationKind.EAP:
+            raise PydanticCustomError("authentication", "authentication.gateway to be psk or certificate")
+        by_key = AuthenticationKind.PSK in (*self.methods, self.gateway)
+        if by_key and not self.psk:
+            raise PydanticCustomError("authentication", "the keys of the UEs under authentication.psk")
+        if AuthenticationKind.CERTIFICATE in self.methods and not self.certificate_authorities:
+            raise PydanticCustomError("authentication", "PEM files under authentication.certificate_authorities")
+        return self
+
+    @property
+    def shows_certificate(self) -> bool:
+        """Whether some UE without EAP is shown a certificate."""
+        others = [method for method in self.methods if method is not AuthenticationKind.EAP]
+        return any((self.gateway or method) is AuthenticationKind.CERTIFICATE for method in others)
 
 
 class RetransmissionSection(ConfigurationModel):
@@ -135,7 +173,7 @@ class DiameterSection(ConfigurationModel):
     host: str = Field(min_length=1)
     realm: str = Field(min_length=1)
     destination_realm: str | None = None
-    peers: tuple[PeerSection, ...] = Field(min_length=1)
+    peers: tuple[PeerSection, ...] = ()
     request_interval: Interval = 5.0
 
 
@@ -201,6 +239,8 @@ class EpdgConfiguration(ConfigurationModel):
     plmn: PlmnSection
     listen: ListenSection
     certificate: CertificateSection | None = None
+    further_certificates: tuple[CertificateSection, ...] = ()
+    authentication: AuthenticationSection = AuthenticationSection()
     ike: IkeSection = Field(default_factory=lambda: IkeSection.model_validate(DEFAULT_SUITES))
     diameter: DiameterSection
     apns: dict[str, ApnSection] = Field(min_length=1)
@@ -213,6 +253,11 @@ class EpdgConfiguration(ConfigurationModel):
     def _consistent(self) -> EpdgConfiguration:
         if self.default_apn is not None and self.default_apn not in self.apns:
             raise PydanticCustomError("default_apn", "default_apn to be one of the APNs listed under apns")
-        if self.certificate is None and not self.ike.eap_only:
+        eap = AuthenticationKind.EAP in self.authentication.methods
+        if self.certificate is None and eap and not self.ike.eap_only:
             raise PydanticCustomError("certificate", "a certificate, or ike.eap_only: true")
+        if self.certificate is None and (self.authentication.shows_certificate or self.further_certificates):
+            raise PydanticCustomError("certificate", "a certificate, which the gateway has to show")
+        if eap and not self.diameter.peers:
+            raise PydanticCustomError("diameter", "an AAA server under diameter.peers, or authentication without eap")
         return self

@@ -1,29 +1,36 @@
 """A certification authority and a gateway certificate (TS 33.310 §6.1.3b, RFC 4945): ``epdg pki init``.
 
 The certificate carries the ePDG FQDN and the APNs as subject alternative names: phones check the FQDN,
-strongSwan checks whatever IDr comes back, which is the APN.
+strongSwan checks whatever IDr comes back, which is the APN. Beside it certificates of UEs and of more gateways,
+the CA's CRL and OCSP responses, for laboratories.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocols.errors import BackendError
+from protocols.ikev2.signatures import PRIVATE_KEYS, PrivateKey
 
 AUTHORITY_LIFETIME = timedelta(days=3650)
 CERTIFICATE_LIFETIME = timedelta(days=825)
+REVOCATION_LIFETIME = timedelta(days=7)  # of CRLs and OCSP responses
 BACKDATED = timedelta(hours=1)  # clocks of phones run late
 RSA_BITS = 2048
 IKE_INTERMEDIATE = x509.ObjectIdentifier("1.3.6.1.5.5.8.2.2")  # RFC 4945 §5.1.3.12
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+AuthorityKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +60,7 @@ def make_pki(directory: Path, names: tuple[str, ...], *, use_rsa: bool = False) 
         if path.exists():
             raise BackendError(f"{path} exists already; choose another directory or remove it")
     now = datetime.now(UTC)
-    ca_key: PrivateKey = _new_key(use_rsa)
+    ca_key = _new_key(use_rsa)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{names[0]} test CA"[:64])])
     authority = (
         _builder(subject, subject, ca_key, now, AUTHORITY_LIFETIME)
@@ -85,6 +92,116 @@ def make_pki(directory: Path, names: tuple[str, ...], *, use_rsa: bool = False) 
     return files
 
 
+class KeyKind(str, Enum):
+    """Kinds of keys a certificate can be made for."""
+
+    ECDSA = "ecdsa"
+    P384 = "p384"
+    P521 = "p521"
+    RSA = "rsa"
+    ED25519 = "ed25519"
+    ED448 = "ed448"
+
+
+def issue(directory: Path, names: tuple[str, ...], *, kind: KeyKind = KeyKind.ECDSA, client: bool = False) -> Path:
+    """A certificate of the CA in ``directory`` for names, mailboxes and addresses; where it lies, its key beside it."""
+    authority, authority_key = _authority(directory)
+    path = directory / f"{names[0].replace('/', '_')}.pem"
+    for file in (path, path.with_suffix(".key")):
+        if file.exists():
+            raise BackendError(f"{file} exists already; choose another directory or remove it")
+    key = _key_of(kind)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
+    certificate = (
+        _builder(name, authority.subject, key, datetime.now(UTC), CERTIFICATE_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([usage, IKE_INTERMEDIATE]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    _store(path.with_suffix(".key"), _pem(key), 0o600)
+    _store(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    return path
+
+
+def write_crl(directory: Path, revoke: Path | None = None) -> Path:
+    """A fresh CRL of the CA in ``directory`` with all that was on the former one and the certificate ``revoke``."""
+    authority, authority_key = _authority(directory)
+    path = directory / "ca.crl"
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.subject)
+        .last_update(now - BACKDATED)
+        .next_update(now + REVOCATION_LIFETIME)
+    )
+    revoked = _revoked(path)
+    if revoke is not None:
+        revoked.setdefault(_own_certificate(revoke, authority).serial_number, now)
+    for serial, moment in revoked.items():
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(moment).build()
+        builder = builder.add_revoked_certificate(entry)
+    crl = builder.sign(authority_key, hashes.SHA256())
+    _store(path, crl.public_bytes(serialization.Encoding.PEM), 0o644)
+    return path
+
+
+def write_ocsp_response(directory: Path, certificate: Path) -> Path:
+    """What the CA in ``directory`` says of a certificate of its own, by its CRL, as an OCSP response in DER."""
+    authority, authority_key = _authority(directory)
+    own = _own_certificate(certificate, authority)
+    since = _revoked(directory / "ca.crl").get(own.serial_number)
+    now = datetime.now(UTC)
+    response = (
+        ocsp.OCSPResponseBuilder()
+        .add_response(
+            cert=own,
+            issuer=authority,
+            algorithm=hashes.SHA1(),  # of the CertID, as everybody has it (RFC 6960 §4.1.1)
+            cert_status=ocsp.OCSPCertStatus.GOOD if since is None else ocsp.OCSPCertStatus.REVOKED,
+            this_update=now - BACKDATED,
+            next_update=now + REVOCATION_LIFETIME,
+            revocation_time=since,
+            revocation_reason=None,
+        )
+        .responder_id(ocsp.OCSPResponderEncoding.HASH, authority)
+        .sign(authority_key, hashes.SHA256())
+    )
+    path = certificate.with_suffix(".ocsp")
+    _store(path, response.public_bytes(serialization.Encoding.DER), 0o644)
+    return path
+
+
+def _authority(directory: Path) -> tuple[x509.Certificate, AuthorityKey]:
+    files = files_in(directory)
+    key = read_key(files.authority_key)
+    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        raise BackendError(f"{files.authority_key} holds a key that is neither ECDSA nor RSA")
+    return x509.load_der_x509_certificate(read_chain(files.authority)[0]), key
+
+
+def _own_certificate(path: Path, authority: x509.Certificate) -> x509.Certificate:
+    certificate = x509.load_der_x509_certificate(read_chain(path)[0])
+    if certificate.issuer != authority.subject:
+        raise BackendError(f"{path} was not issued by {authority.subject.rfc4514_string()}")
+    return certificate
+
+
+def _revoked(path: Path) -> dict[int, datetime]:
+    """Serial numbers on the CRL, if there is one."""
+    if not path.exists():
+        return {}
+    try:
+        crl = x509.load_pem_x509_crl(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{path} holds no CRL in PEM") from error
+    return {entry.serial_number: entry.revocation_date_utc for entry in crl}
+
+
 def read_chain(path: Path) -> tuple[bytes, ...]:
     """The certificates of a PEM file as DER; ``BackendError`` says what is wrong with it."""
     try:
@@ -104,12 +221,33 @@ def read_key(path: Path) -> PrivateKey:
         raise BackendError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, TypeError) as error:
         raise BackendError(f"{path} holds no unencrypted private key in PEM") from error
-    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise BackendError(f"{path} holds a key that is neither ECDSA nor RSA")
+    if not isinstance(key, PRIVATE_KEYS):
+        raise BackendError(f"{path} holds a key that is neither RSA, ECDSA, Ed25519 nor Ed448")
     return key
 
 
-def _new_key(use_rsa: bool) -> PrivateKey:
+def _key_of(kind: KeyKind) -> PrivateKey:
+    if kind is KeyKind.ED25519:
+        return ed25519.Ed25519PrivateKey.generate()
+    if kind is KeyKind.ED448:
+        return ed448.Ed448PrivateKey.generate()
+    if kind is KeyKind.P384:
+        return ec.generate_private_key(ec.SECP384R1())
+    if kind is KeyKind.P521:
+        return ec.generate_private_key(ec.SECP521R1())
+    return _new_key(kind is KeyKind.RSA)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    if "@" in name:
+        return x509.RFC822Name(name)
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _new_key(use_rsa: bool) -> AuthorityKey:
     if use_rsa:
         return rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
     return ec.generate_private_key(ec.SECP256R1())
@@ -153,3 +291,10 @@ def _write(path: Path, octets: bytes, mode: int) -> None:
     path.touch(mode=mode)
     path.chmod(mode)
     path.write_bytes(octets)
+
+
+def _store(path: Path, octets: bytes, mode: int) -> None:
+    try:
+        _write(path, octets, mode)
+    except OSError as error:
+        raise BackendError(f"cannot write {path}: {error.strerror or error}") from error

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Coroutine
 from ipaddress import ip_address, ip_interface
 
+from epdg.authentication import own_credentials, ue_verifier
 from epdg.config import DataPlaneKind, EpdgConfiguration, RequestedAddress
 from epdg.observation import session_view
 from epdg.pdn.configuration import GrantedNetwork
 from epdg.pdn.pool import AddressPools
-from epdg.pki import read_chain, read_key
 from epdg.session import (
     AllocateAddress,
     AnswerIke,
@@ -32,7 +32,6 @@ from protocols.dataplane.userspace.host import InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
 from protocols.diameter.swm import Dea, Der, SessionIdSource, Str, TerminalInformation
 from protocols.errors import BackendError, LocalError, RemoteError
-from protocols.ikev2.certificates import Credential
 from protocols.ikev2.config import ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
@@ -224,13 +223,7 @@ class EpdgNode:
     def _responder(self) -> ResponderConfig:
         configuration = self._configuration
         ike = configuration.ike
-        credential = None
-        if configuration.certificate is not None:
-            chain, key = configuration.certificate.chain, configuration.certificate.key
-            try:
-                credential = Credential(read_chain(chain), read_key(key))
-            except LocalError as error:
-                raise BackendError(f"{chain} and {key} do not fit: {error}") from error
+        authentication = configuration.authentication
         return ResponderConfig(
             ike_policy=IkePolicy(ike.suites),
             esp_policy=EspPolicy(ike.esp_suites),
@@ -242,7 +235,11 @@ class EpdgNode:
             liveness_interval=ike.liveness_interval,
             keepalive_interval=ike.keepalive_interval,
             child_lifetime=ike.child_lifetime,
-            credential=credential,
+            credentials=own_credentials(configuration),
+            authentications=frozenset(authentication.methods),
+            shared_keys=authentication.psk,
+            verifier=ue_verifier(authentication, self._clock.moment),
+            own_authentication=authentication.gateway,
             identity=IdrPayload(id_type=IdType.ID_FQDN, data=self._fqdn.encode()),
             eap_only=ike.eap_only,
             return_routability=ike.return_routability,

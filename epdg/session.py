@@ -10,6 +10,8 @@ Attach::
 While it lasts::
 
     restore_p_cscf     -> SendConfiguration(CFG_REQUEST)      ConfigurationReceived -> AnswerIke(ConfigurationAnswer)
+
+A UE that authenticates by a pre-shared key or a certificate gets its address without SWm.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
     Answer,
+    AuthenticationKind,
     Closed,
     ConfigurationAnswer,
     ConfigurationExchanged,
@@ -39,6 +42,7 @@ from protocols.ikev2.events import (
     Refusal,
     Refused,
 )
+from protocols.ikev2.identity import identity_text
 from protocols.ikev2.payloads import ConfigurationAttribute, IdrPayload, NotifyPayload
 from protocols.ikev2.registry import ConfigType, NotifyType
 from protocols.path import Address, Path
@@ -298,7 +302,7 @@ class Session:
     # --- attach
 
     def _identity(self, event: IdentityReceived) -> list[Command]:
-        self.nai = event.identity.data.decode("utf-8", "replace")
+        self.nai = identity_text(event.identity)
         self.imsi = _imsi(self.nai)
         asked = _apn(event.responder_identity)
         self.apn = self._default_apn if asked is None or asked in self._own_names else asked
@@ -309,8 +313,15 @@ class Session:
         attach = Tell(
             name="attach-requested",
             text=f"{self.nai} asks for APN {self.apn or '(default)'} from {event.path.remote}.",
-            data={"nai": self.nai, "apn": self.apn, "remote": str(event.path.remote)},
+            data={
+                "nai": self.nai,
+                "apn": self.apn,
+                "remote": str(event.path.remote),
+                "authentication": event.authentication.value,
+            },
         )
+        if event.authentication is not AuthenticationKind.EAP:
+            return [attach]  # it has proved itself to IKE: no AAA server is asked
         return [attach, self._der(identity)]
 
     def _der(self, packet: bytes) -> SendDer:

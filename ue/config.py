@@ -17,6 +17,8 @@ from protocols.ikev2.config import (
     RETRANSMIT_LIMIT,
     RetransmissionPolicy,
 )
+from protocols.ikev2.events import AuthenticationKind
+from protocols.ikev2.revocation import RevocationPolicy
 from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.io.configuration import (
     AnyPort,
@@ -29,6 +31,7 @@ from protocols.io.configuration import (
     IpNetwork,
     Key128,
     Port,
+    TextSecret,
 )
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
 
@@ -118,6 +121,15 @@ class UsimSection(ConfigurationModel):
         return self
 
 
+class CertificateSection(ConfigurationModel):
+    """The UE's own certificate, for authentication by certificate; ``ocsp``: responses in DER to staple."""
+
+    chain: FilePath
+    key: FilePath
+    ocsp: tuple[FilePath, ...] = ()
+    pss: bool = False
+
+
 class GatewaySection(ConfigurationModel):
     """The ePDG, and how it proves itself; ``other_address`` is of the other IP version.
 
@@ -131,11 +143,12 @@ class GatewaySection(ConfigurationModel):
     names: tuple[str, ...] = ()
     ca: FilePath | None = None
     eap_only: bool = False
+    revocation: RevocationPolicy = RevocationPolicy.OFF
+    crls: tuple[FilePath, ...] = ()
+    ocsp_responders: tuple[FilePath, ...] = ()
 
     @model_validator(mode="after")
-    def _verifiable(self) -> GatewaySection:
-        if self.ca is None and not self.eap_only:
-            raise PydanticCustomError("gateway", "ca (a PEM file to verify the gateway by), or eap_only: true")
+    def _of_both_versions(self) -> GatewaySection:
         if self.other_address is not None and self.other_address.version == self.address.version:
             raise PydanticCustomError("gateway", "an other_address of the IP version that address is not of")
         return self
@@ -242,7 +255,11 @@ class UeConfiguration(ConfigurationModel):
     node: str = Field(default="ue", min_length=1)
     imsi: ImsiText
     plmn: PlmnSection
-    usim: UsimSection
+    usim: UsimSection | None = None
+    authentication: AuthenticationKind = AuthenticationKind.EAP
+    psk: TextSecret | None = None
+    certificate: CertificateSection | None = None
+    identity: str | None = Field(default=None, min_length=1)
     imei: Digits | None = Field(default=None, pattern=r"^[0-9]{14,16}$")
     apn: ApnText
     pdn_type: PdnType = PdnType.IPV4
@@ -264,6 +281,7 @@ class UeConfiguration(ConfigurationModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> UeConfiguration:
+        self._can_authenticate()
         if not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
         versions = {access.address.version for access in self.accesses.values()}
@@ -276,6 +294,20 @@ class UeConfiguration(ConfigurationModel):
         if len(set(previous)) != len(previous) or not set(previous) <= set(self.pdn_type.versions):
             raise PydanticCustomError("request", "at most one previous address of each IP version of pdn_type")
         return self
+
+    def _can_authenticate(self) -> None:
+        needed = {
+            AuthenticationKind.EAP: (self.usim, "usim (k and opc or op), or authentication by psk or certificate"),
+            AuthenticationKind.PSK: (self.psk, "psk, which authentication: psk needs"),
+            AuthenticationKind.CERTIFICATE: (self.certificate, "certificate, which authentication: certificate needs"),
+        }
+        found, expected = needed[self.authentication]
+        if found is None:
+            raise PydanticCustomError("authentication", "{expected}", {"expected": expected})
+        eap_only = self.gateway.eap_only and self.authentication is AuthenticationKind.EAP
+        by_key = self.psk is not None and self.authentication is not AuthenticationKind.EAP
+        if self.gateway.ca is None and not eap_only and not by_key:
+            raise PydanticCustomError("gateway", "gateway.ca (a PEM file to verify the gateway by), or eap_only: true")
 
     @property
     def gateway_names(self) -> tuple[str, ...]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from protocols.algorithms.milenage import derive_opc
-from protocols.errors import ConfigurationError
-from protocols.ikev2.certificates import CertificateVerifier
+from protocols.errors import ConfigurationError, LocalError
+from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.registry import ConfigAttributeType, IdType
+from protocols.ikev2.revocation import Revocation
+from protocols.ikev2.signatures import library_pss
+from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi, Nai
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
-from ue.config import PCscfAttributes, UeConfiguration
+from ue.config import CertificateSection, GatewaySection, PCscfAttributes, UeConfiguration
 from ue.usim import FileSqnStore, SoftwareUsim
 
 _ADDRESS = {4: ConfigAttributeType.INTERNAL_IP4_ADDRESS, 6: ConfigAttributeType.INTERNAL_IP6_ADDRESS}
@@ -53,9 +54,12 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         liveness_interval=configuration.liveness_interval,
         keepalive_interval=configuration.keepalive_interval,
         child_lifetime=configuration.child_lifetime,
-        identity=IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=root_nai(configuration).encode()),
+        identity=own_identity(configuration),
+        authentication=configuration.authentication,
+        psk=configuration.psk,
+        credentials=_credentials(configuration.certificate),
         responder_identity=IdrPayload(id_type=IdType.ID_FQDN, data=configuration.apn.encode()),
-        verifier=None if gateway.ca is None else CertificateVerifier(_anchors(gateway.ca), moment),
+        verifier=_verifier(gateway, moment),
         gateway_names=configuration.gateway_names,
         eap_only=gateway.eap_only,
         configuration_request=configuration_request(configuration),
@@ -89,9 +93,24 @@ def configuration_request(configuration: UeConfiguration) -> tuple[Configuration
     )
 
 
-def software_usim(configuration: UeConfiguration) -> SoftwareUsim:
-    """The USIM with its file of sequence numbers; ``StackError`` when the file is unusable."""
+def own_identity(configuration: UeConfiguration) -> IdiPayload:
+    """IDi: the NAI, or what is configured: a mailbox, an address, else a name (RFC 7296 §3.5)."""
+    text = configuration.identity or root_nai(configuration)
+    if "@" in text:
+        return IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=text.encode())
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return IdiPayload(id_type=IdType.ID_FQDN, data=text.encode())
+    kind = IdType.ID_IPV4_ADDR if address.version == 4 else IdType.ID_IPV6_ADDR
+    return IdiPayload(id_type=kind, data=address.packed)
+
+
+def software_usim(configuration: UeConfiguration) -> SoftwareUsim | None:
+    """The USIM with its file of sequence numbers, if the UE has one; ``StackError`` when the file is unusable."""
     section = configuration.usim
+    if section is None:
+        return None
     opc = section.opc
     if opc is None:
         assert section.op is not None  # the configuration has either
@@ -105,16 +124,31 @@ def state_directory(configuration: UeConfiguration) -> Path:
     return configuration.state or configuration.control.parent
 
 
-def _anchors(file: Path) -> tuple[bytes, ...]:
-    expected = "a PEM file with the certificate of the gateway's certification authority"
+def _verifier(gateway: GatewaySection, moment: Callable[[], datetime]) -> CertificateVerifier | None:
+    if gateway.ca is None:
+        return None
+    crls = [crl for file in gateway.crls for crl in read_crls(file, "gateway.crls")]
+    responders = [
+        certificate
+        for file in gateway.ocsp_responders
+        for certificate in read_certificates(file, "gateway.ocsp_responders")
+    ]
+    revocation = Revocation(gateway.revocation, crls=tuple(crls), responders=tuple(responders))
+    return CertificateVerifier(read_certificates(gateway.ca, "gateway.ca"), moment, revocation=revocation)
 
-    def refused(what: str) -> ConfigurationError:
-        return ConfigurationError(file=str(file), key="gateway.ca", value=what, expected=expected)
 
+def _credentials(section: CertificateSection | None) -> tuple[Credential, ...]:
+    if section is None:
+        return ()
+    chain = read_certificates(section.chain, "certificate.chain")
+    key = read_private_key(section.key, "certificate.key")
+    responses = tuple([read_ocsp_response(file, "certificate.ocsp") for file in section.ocsp])
     try:
-        found = x509.load_pem_x509_certificates(file.read_bytes())
-    except OSError as error:
-        raise refused(error.strerror or "an unreadable file") from error
-    except ValueError as error:
-        raise refused("a file without a certificate in PEM") from error
-    return tuple(certificate.public_bytes(Encoding.DER) for certificate in found)
+        return (Credential(chain, key, ocsp_responses=responses, pss=library_pss if section.pss else None),)
+    except LocalError as error:
+        raise ConfigurationError(
+            file=str(section.chain),
+            key="certificate",
+            value=str(error),
+            expected=f"a certificate for the key in {section.key}",
+        ) from error

@@ -390,6 +390,7 @@ class UeNode:
             self._endpoint.initiate(sa, DeleteIkeSa(why), self._now())
 
     def _ask_usim(self, command: AskUsim) -> None:
+        assert self._usim is not None  # authentication by EAP needs one
         try:
             verdict = self._usim.authenticate(command.rand, command.autn)
         except StackError as error:

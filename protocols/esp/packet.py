@@ -1,8 +1,10 @@
 """ESP packets (RFC 4303 §2, §3.3.2, §3.4.4): header, padding, encryption and ICV, in both directions.
 
-AES-CBC (RFC 3602) with the HMACs of RFC 2404 and RFC 4868; AES-GCM with a 16 octet ICV (RFC 4106).
-Of extended sequence numbers (§2.2.1) the high half takes part in the ICV only. A sealer or opener is
-keyed once and kept for the life of its SA. Replay and selectors are the matter of ``protocols.esp.sa``.
+Every suite that ``protocols.ikev2.suites`` can negotiate: AES-CBC (RFC 3602), 3DES (RFC 2451), AES-CTR
+(RFC 3686) and NULL (RFC 2410) with a separate MAC; AES-GCM (RFC 4106), AES-CCM (RFC 4309) and
+ChaCha20-Poly1305 (RFC 7634). Of extended sequence numbers (§2.2.1) the high half takes part in the ICV only.
+A sealer or opener is keyed once and kept for the life of its SA. Replay and selectors are the matter of
+``protocols.esp.sa``.
 """
 
 from __future__ import annotations
@@ -10,16 +12,11 @@ from __future__ import annotations
 import hmac
 from typing import Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hmac import HMAC
-
 from protocols.entropy import Entropy
 from protocols.errors import AuthenticationError, DecodeError, LocalError
-from protocols.ikev2.registry import EncryptionId
-from protocols.ikev2.suites import ENCRYPTION, INTEGRITY, EspSuite
+from protocols.ikev2.encryption import ENCRYPTION, aead_of, decryptor_of, encryptor_of
+from protocols.ikev2.integrity import INTEGRITY, IntegrityAlgorithm
+from protocols.ikev2.suites import EspSuite
 from protocols.secret import Secret
 
 HEADER_LENGTH = 8
@@ -28,11 +25,6 @@ SPI_MINIMUM = 256  # RFC 4303 §2.1: 0 is never sent, 1 to 255 are reserved
 TRAILER_LENGTH = 2  # pad length and next header
 ALIGNMENT = 4  # RFC 4303 §2.4: pad length and next header end on a 32-bit word
 SEQUENCE_MASK = 0xFFFFFFFF
-
-AES_BLOCK_LENGTH = 16
-GCM_IV_LENGTH = 8  # RFC 4106 §3.1
-GCM_SALT_LENGTH = 4  # RFC 4106 §4
-GCM_ICV_LENGTH = 16
 
 UDP_HEADER_LENGTH = 8
 OUTER_HEADER_LENGTHS = {4: 20, 6: 40}
@@ -58,50 +50,34 @@ class EspOpener(Protocol):
         """
 
 
-_HASHES: dict[str, hashes.HashAlgorithm] = {
-    "sha1": hashes.SHA1(),
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-}
-
-
 def sealer_of(
     suite: EspSuite, spi: bytes, encryption_key: Secret, integrity_key: Secret, entropy: Entropy
 ) -> EspSealer:
     """Key the sending direction; the keys have passed ``check_keys``."""
     if suite.aead:
-        return _GcmSealer(spi, encryption_key.reveal(), suite.esn)
-    return _CbcSealer(suite, spi, encryption_key.reveal(), integrity_key.reveal(), entropy)
+        return _AeadSealer(suite, spi, encryption_key.reveal())
+    return _MacSealer(suite, spi, encryption_key.reveal(), integrity_key.reveal(), entropy)
 
 
 def opener_of(suite: EspSuite, spi: bytes, encryption_key: Secret, integrity_key: Secret) -> EspOpener:
     """Key the receiving direction; the keys have passed ``check_keys``."""
     if suite.aead:
-        return _GcmOpener(spi, encryption_key.reveal(), suite.esn)
-    return _CbcOpener(suite, encryption_key.reveal(), integrity_key.reveal())
+        return _AeadOpener(suite, spi, encryption_key.reveal())
+    return _MacOpener(suite, encryption_key.reveal(), integrity_key.reveal())
 
 
 def inner_mtu(suite: EspSuite, outer_mtu: int, *, outer_version: int, encapsulation: bool) -> int:
     """The longest inner packet whose ESP packet fits into ``outer_mtu`` octets without fragmentation."""
     row = ENCRYPTION[suite.encryption]
-    room = outer_mtu - OUTER_HEADER_LENGTHS[outer_version] - HEADER_LENGTH - row.iv_length - _icv_length(suite)
+    icv_length = row.icv_length or _integrity(suite).icv_length
+    room = outer_mtu - OUTER_HEADER_LENGTHS[outer_version] - HEADER_LENGTH - row.iv_length - icv_length
     if encapsulation:
         room -= UDP_HEADER_LENGTH
-    return room - room % max(row.block_length, ALIGNMENT) - TRAILER_LENGTH
-
-
-def _icv_length(suite: EspSuite) -> int:
-    # RFC 4303 §3.2: encryption without integrity is not for us; a suite without either does not exist.
-    if suite.integrity is None:
-        return ENCRYPTION[suite.encryption].icv_length
-    return INTEGRITY[suite.integrity].icv_length
+    return room - room % _alignment(suite) - TRAILER_LENGTH
 
 
 def check_keys(suite: EspSuite, encryption_key: Secret, integrity_key: Secret) -> None:
-    """``LocalError`` when ESP does not carry the suite or the keys of one direction do not fit it."""
-    if suite.encryption not in (EncryptionId.ENCR_AES_CBC, EncryptionId.ENCR_AES_GCM_16):
-        raise LocalError(f"ESP does not carry {suite.name}")
+    """``LocalError`` when the keys of one direction do not fit the suite."""
     for what, key, expected in (
         ("encryption", encryption_key, suite.encryption_key_length),
         ("integrity", integrity_key, suite.integrity_key_length),
@@ -111,10 +87,15 @@ def check_keys(suite: EspSuite, encryption_key: Secret, integrity_key: Secret) -
             raise LocalError(f"{suite.name} takes an {what} key of {expected} octets, not {length}")
 
 
-def _keyed_hmac(suite: EspSuite, key: bytes) -> HMAC:
+def _integrity(suite: EspSuite) -> IntegrityAlgorithm:
+    # RFC 4303 §3.2: encryption without integrity is not for us; a suite without either does not exist.
     if suite.integrity is None:
         raise LocalError(f"{suite.name} has no integrity algorithm")
-    return HMAC(key, _HASHES[INTEGRITY[suite.integrity].digest])
+    return INTEGRITY[suite.integrity]
+
+
+def _alignment(suite: EspSuite) -> int:
+    return max(ENCRYPTION[suite.encryption].block_length, ALIGNMENT)
 
 
 def _trailer(payload_length: int, alignment: int, next_header: int) -> bytes:
@@ -136,106 +117,97 @@ def strip_trailer(plaintext: bytes) -> tuple[int, bytes]:
     return plaintext[end + 1], plaintext[:start]
 
 
-class _CbcSealer:
-    """AES-CBC then HMAC (RFC 3602, RFC 4303 §3.3.2.1).
-
-    One encryptor chains through all packets: a random block goes in front of each plaintext, and what
-    it encrypts to is the packet's IV, which nobody can foresee (RFC 3602 §3).
-    """
+class _MacSealer:
+    """Encryption, then MAC (RFC 4303 §3.3.2.1)."""
 
     def __init__(self, suite: EspSuite, spi: bytes, key: bytes, integrity_key: bytes, entropy: Entropy) -> None:
+        row = _integrity(suite)
         self._spi = spi
         self._esn = suite.esn
-        self._entropy = entropy
-        self._icv_length = _icv_length(suite)
-        self._encryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(AES_BLOCK_LENGTH))).encryptor()
-        self._hmac = _keyed_hmac(suite, integrity_key)
+        self._alignment = _alignment(suite)
+        self._icv_length = row.icv_length
+        self._encryptor = encryptor_of(suite.encryption, key, entropy)
+        self._mac = row.keyed(integrity_key)
 
     def seal(self, sequence: int, payload: bytes, next_header: int) -> bytes:
         """Build the packet; see ``EspSealer``."""
-        plaintext = payload + _trailer(len(payload), AES_BLOCK_LENGTH, next_header)
         protected = (
             self._spi
             + (sequence & SEQUENCE_MASK).to_bytes(4, "big")
-            + self._encryptor.update(self._entropy.octets(AES_BLOCK_LENGTH) + plaintext)
+            + self._encryptor.encrypt(payload + _trailer(len(payload), self._alignment, next_header))
         )
-        mac = self._hmac.copy()
-        mac.update(protected)
-        if self._esn:
-            mac.update((sequence >> 32).to_bytes(4, "big"))
-        return protected + mac.finalize()[: self._icv_length]
+        covered = protected + (sequence >> 32).to_bytes(4, "big") if self._esn else protected
+        return protected + self._mac.compute(covered)[: self._icv_length]
 
 
-class _CbcOpener:
-    """HMAC, then AES-CBC (RFC 4303 §3.4.4.1); one decryptor chains through all packets' IVs."""
+class _MacOpener:
+    """MAC, then decryption (RFC 4303 §3.4.4.1)."""
 
     def __init__(self, suite: EspSuite, key: bytes, integrity_key: bytes) -> None:
+        row, integrity = ENCRYPTION[suite.encryption], _integrity(suite)
         self._esn = suite.esn
-        self._icv_length = _icv_length(suite)
-        self._shortest = HEADER_LENGTH + 2 * AES_BLOCK_LENGTH + self._icv_length
-        self._decryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(AES_BLOCK_LENGTH))).decryptor()
-        self._hmac = _keyed_hmac(suite, integrity_key)
+        self._alignment = _alignment(suite)
+        self._clear_length = HEADER_LENGTH + row.iv_length
+        self._icv_length = integrity.icv_length
+        self._shortest = self._clear_length + self._alignment + integrity.icv_length
+        self._decryptor = decryptor_of(suite.encryption, key)
+        self._mac = integrity.keyed(integrity_key)
 
     def open(self, octets: bytes, sequence: int) -> bytes:
         """Verify and decrypt; see ``EspOpener``."""
         end = len(octets) - self._icv_length
-        if len(octets) < self._shortest or (end - HEADER_LENGTH) % AES_BLOCK_LENGTH:
+        if len(octets) < self._shortest or (end - self._clear_length) % self._alignment:
             raise DecodeError(f"an ESP packet of {len(octets)} octets")
-        mac = self._hmac.copy()
-        mac.update(octets[:end])
-        if self._esn:
-            mac.update((sequence >> 32).to_bytes(4, "big"))
-        if not hmac.compare_digest(mac.finalize()[: self._icv_length], octets[end:]):
+        covered = octets[:end] + (sequence >> 32).to_bytes(4, "big") if self._esn else octets[:end]
+        if not hmac.compare_digest(self._mac.compute(covered)[: self._icv_length], octets[end:]):
             raise AuthenticationError("wrong ESP ICV")
-        return self._decryptor.update(octets[HEADER_LENGTH:end])[AES_BLOCK_LENGTH:]
+        return self._decryptor.decrypt(octets[HEADER_LENGTH:end])
 
 
-def _gcm_associated_data(spi: bytes, sequence: int, esn: bool) -> bytes:
-    """SPI and sequence number, all 64 bits of it with ESN (RFC 4106 §5)."""
+def _associated_data(spi: bytes, sequence: int, esn: bool) -> bytes:
+    """SPI and sequence number, all 64 bits of it with ESN (RFC 4106 §5, RFC 4309 §5, RFC 7634 §2.1)."""
     if esn:
         return spi + sequence.to_bytes(8, "big")
     return spi + sequence.to_bytes(4, "big")
 
 
-class _GcmSealer:
-    """AES-GCM (RFC 4106); the IV is the sequence number, never repeated."""
+class _AeadSealer:
+    """AES-GCM, AES-CCM, ChaCha20-Poly1305; the IV is the sequence number, never repeated (RFC 4106 §3.1)."""
 
-    def __init__(self, spi: bytes, key: bytes, esn: bool) -> None:
+    def __init__(self, suite: EspSuite, spi: bytes, key: bytes) -> None:
         self._spi = spi
-        self._esn = esn
-        self._salt = key[-GCM_SALT_LENGTH:]
-        self._gcm = AESGCM(key[:-GCM_SALT_LENGTH])
+        self._esn = suite.esn
+        self._iv_length = ENCRYPTION[suite.encryption].iv_length
+        self._aead, self._salt = aead_of(suite.encryption, key)
 
     def seal(self, sequence: int, payload: bytes, next_header: int) -> bytes:
         """Build the packet; see ``EspSealer``."""
-        iv = sequence.to_bytes(GCM_IV_LENGTH, "big")
-        ciphertext = self._gcm.encrypt(
+        iv = sequence.to_bytes(self._iv_length, "big")
+        ciphertext = self._aead.encrypt(
             self._salt + iv,
             payload + _trailer(len(payload), ALIGNMENT, next_header),
-            _gcm_associated_data(self._spi, sequence, self._esn),
+            _associated_data(self._spi, sequence, self._esn),
         )
         return self._spi + iv[4:] + iv + ciphertext
 
 
-class _GcmOpener:
-    """AES-GCM (RFC 4106), receiving."""
+class _AeadOpener:
+    """The same ciphers, receiving."""
 
-    def __init__(self, spi: bytes, key: bytes, esn: bool) -> None:
+    def __init__(self, suite: EspSuite, spi: bytes, key: bytes) -> None:
+        row = ENCRYPTION[suite.encryption]
         self._spi = spi
-        self._esn = esn
-        self._salt = key[-GCM_SALT_LENGTH:]
-        self._gcm = AESGCM(key[:-GCM_SALT_LENGTH])
+        self._esn = suite.esn
+        self._ciphertext_start = HEADER_LENGTH + row.iv_length
+        self._shortest = self._ciphertext_start + ALIGNMENT + row.icv_length
+        self._aead, self._salt = aead_of(suite.encryption, key)
 
     def open(self, octets: bytes, sequence: int) -> bytes:
         """Verify and decrypt; see ``EspOpener``."""
-        ciphertext_start = HEADER_LENGTH + GCM_IV_LENGTH
-        if len(octets) < ciphertext_start + ALIGNMENT + GCM_ICV_LENGTH:
+        if len(octets) < self._shortest:
             raise DecodeError(f"an ESP packet of {len(octets)} octets")
-        try:
-            return self._gcm.decrypt(
-                self._salt + octets[HEADER_LENGTH:ciphertext_start],
-                octets[ciphertext_start:],
-                _gcm_associated_data(self._spi, sequence, self._esn),
-            )
-        except InvalidTag:
-            raise AuthenticationError("wrong ESP ICV") from None
+        return self._aead.decrypt(
+            self._salt + octets[HEADER_LENGTH : self._ciphertext_start],
+            octets[self._ciphertext_start :],
+            _associated_data(self._spi, sequence, self._esn),
+        )

@@ -1,13 +1,13 @@
-"""Signatures and certificates in IKE_AUTH (RFC 7296 §2.15, §3.6–3.8, RFC 4754, RFC 7427, RFC 4945).
+"""Certificates in IKE_AUTH (RFC 7296 §3.6, §3.7, RFC 4945): what is shown, asked for, chosen and checked.
 
-RSA (PKCS #1 v1.5, PSS) and ECDSA on P-256 and P-384. Path validation is the ``cryptography`` library's;
-revocation (CRL, OCSP), raw keys and hash-and-URL certificates are left out.
+Path validation is the ``cryptography`` library's, so that authorities have RSA or ECDSA keys; certified keys
+may be Ed25519 and Ed448 too. Left out: raw keys, "hash and URL" (HTTP_CERT_LOOKUP_SUPPORTED is never sent).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
@@ -15,291 +15,179 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 
-from protocols.buffer import Reader
-from protocols.errors import AuthenticationError, DecodeError, LocalError
-from protocols.ikev2.payloads import AuthPayload, CertPayload, IdrPayload
-from protocols.ikev2.registry import AuthMethod, CertEncoding, HashAlgorithmId, IdType, NotifyType
+from protocols.errors import LocalError
+from protocols.ikev2.message import Message
+from protocols.ikev2.payloads import AuthPayload, CertPayload, CertreqPayload, IdiPayload, IdrPayload
+from protocols.ikev2.registry import CertEncoding, HashAlgorithmId, IdType
+from protocols.ikev2.revocation import UNPARSED, Evidence, Revocation, RevocationPolicy
+from protocols.ikev2.signatures import (
+    PRIVATE_KEYS,
+    PUBLIC_KEYS,
+    PrivateKey,
+    PssSigner,
+    PublicKey,
+    can_sign,
+    check_private_key,
+    check_public_key,
+    refused,
+    sign,
+)
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+Identity = IdiPayload | IdrPayload
+AUTHORITY_HASH_LENGTH: Final = 20
+CERTIFICATES_MAXIMUM: Final = 10  # in one chain of a peer
 
-HASHES: Final[dict[HashAlgorithmId, hashes.HashAlgorithm]] = {
-    HashAlgorithmId.SHA2_256: hashes.SHA256(),
-    HashAlgorithmId.SHA2_384: hashes.SHA384(),
-    HashAlgorithmId.SHA2_512: hashes.SHA512(),
-}
-"""What we say in SIGNATURE_HASH_ALGORITHMS and accept in method 14 (RFC 7427 §4; SHA-1 MUST NOT: RFC 8247 §3.2)."""
-
-# AlgorithmIdentifiers in DER are compared as octets, which RFC 7427 §3 allows.
-_ECDSA_IDENTIFIERS: Final[dict[HashAlgorithmId, bytes]] = {
-    HashAlgorithmId.SHA2_256: bytes.fromhex("300a06082a8648ce3d040302"),  # RFC 7427 A.3.2
-    HashAlgorithmId.SHA2_384: bytes.fromhex("300a06082a8648ce3d040303"),  # RFC 7427 A.3.3
-    HashAlgorithmId.SHA2_512: bytes.fromhex("300a06082a8648ce3d040304"),  # RFC 7427 A.3.4
-}
-_RSA_IDENTIFIERS: Final[dict[HashAlgorithmId, bytes]] = {
-    HashAlgorithmId.SHA2_256: bytes.fromhex("300d06092a864886f70d01010b0500"),  # RFC 7427 A.1.2
-    HashAlgorithmId.SHA2_384: bytes.fromhex("300d06092a864886f70d01010c0500"),  # RFC 7427 A.1.3
-    HashAlgorithmId.SHA2_512: bytes.fromhex("300d06092a864886f70d01010d0500"),  # RFC 7427 A.1.4
-}
-_HASH_OBJECTS: Final[dict[HashAlgorithmId, bytes]] = {
-    HashAlgorithmId.SHA2_256: bytes.fromhex("0609608648016503040201"),
-    HashAlgorithmId.SHA2_384: bytes.fromhex("0609608648016503040202"),
-    HashAlgorithmId.SHA2_512: bytes.fromhex("0609608648016503040203"),
-}
-_RSASSA_PSS: Final = bytes.fromhex("06092a864886f70d01010a")
-_MGF1: Final = bytes.fromhex("06092a864886f70d010108")
-_NULL: Final = bytes.fromhex("0500")
-_TRAILER: Final = bytes.fromhex("a303020101")
-
-
-def _tagged(tag: int, *parts: bytes) -> bytes:
-    """A DER value of less than 128 octets."""
-    content = b"".join(parts)
-    return bytes((tag, len(content))) + content
-
-
-def _pss_identifier(algorithm: HashAlgorithmId, parameters: bytes, trailer: bytes) -> bytes:
-    """RSASSA-PSS with one hash for message and MGF1 and a salt as long as the hash (RFC 7427 A.4.3)."""
-    digest = _tagged(0x30, _HASH_OBJECTS[algorithm], parameters)
-    return _tagged(
-        0x30,
-        _RSASSA_PSS,
-        _tagged(
-            0x30,
-            _tagged(0xA0, digest),
-            _tagged(0xA1, _tagged(0x30, _MGF1, digest)),
-            _tagged(0xA2, _tagged(0x02, bytes((HASHES[algorithm].digest_size,)))),
-            trailer,
-        ),
-    )
-
-
-# What RFC 7427 A.4.3 shows is sent. Others leave out the NULL (RFC 4055 §2.1 has both understood) or the
-# trailer field, whose value is the default.
-_PSS_IDENTIFIERS: Final[dict[HashAlgorithmId, bytes]] = {
-    algorithm: _pss_identifier(algorithm, _NULL, _TRAILER) for algorithm in _HASH_OBJECTS
-}
-_ECDSA_BY_IDENTIFIER: Final = {octets: algorithm for algorithm, octets in _ECDSA_IDENTIFIERS.items()}
-_RSA_BY_IDENTIFIER: Final = {octets: algorithm for algorithm, octets in _RSA_IDENTIFIERS.items()}
-_PSS_BY_IDENTIFIER: Final = {
-    _pss_identifier(algorithm, parameters, trailer): algorithm
-    for algorithm in _HASH_OBJECTS
-    for parameters in (_NULL, b"")
-    for trailer in (_TRAILER, b"")
-}
+# RFC 4945 §5.1.3.12: what an extended key usage may say of a key for IKE.
+_IKE_USAGES: Final = frozenset(
+    {
+        x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17"),  # id-kp-ipsecIKE
+        x509.ObjectIdentifier("1.3.6.1.5.5.8.2.2"),  # iKEIntermediate
+        x509.ObjectIdentifier("2.5.29.37.0"),  # anyExtendedKeyUsage
+    }
+)
+_SERVER_AUTH: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.1")
+_CLIENT_AUTH: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Curve:
-    """A curve with an authentication method of its own (RFC 4754 §3)."""
+class Requested:
+    """What the CERTREQ payloads of a message ask for (RFC 7296 §3.7, RFC 4806 §3.1)."""
 
-    method: AuthMethod
-    algorithm: HashAlgorithmId
-    coordinate_length: int
+    authorities: frozenset[bytes] = frozenset()
+    ocsp: bool = False
 
-
-_CURVES: Final[dict[str, _Curve]] = {
-    "secp256r1": _Curve(
-        method=AuthMethod.ECDSA_WITH_SHA_256_ON_P_256,
-        algorithm=HashAlgorithmId.SHA2_256,
-        coordinate_length=32,
-    ),
-    "secp384r1": _Curve(
-        method=AuthMethod.ECDSA_WITH_SHA_384_ON_P_384,
-        algorithm=HashAlgorithmId.SHA2_384,
-        coordinate_length=48,
-    ),
-}
-
-MINIMUM_RSA_BITS: Final = 2048  # RFC 8247 §3.1.1
-
-
-def encode_hash_algorithms(algorithms: Iterable[HashAlgorithmId] = tuple(HASHES)) -> bytes:
-    """The data of a SIGNATURE_HASH_ALGORITHMS Notify (RFC 7427 §4)."""
-    return b"".join([algorithm.to_bytes(2, "big") for algorithm in algorithms])
-
-
-def decode_hash_algorithms(data: bytes) -> frozenset[HashAlgorithmId]:
-    """What a SIGNATURE_HASH_ALGORITHMS Notify lists (RFC 7427 §4)."""
-    reader = Reader(data)
-    algorithms: set[HashAlgorithmId] = set()
-    while reader.remaining:
-        algorithms.add(HashAlgorithmId(reader.u16()))
-    return frozenset(algorithms)
+    @classmethod
+    def of(cls, message: Message) -> Requested:
+        """Hashes of authorities' keys, and whether OCSP responses are wanted; a broken list asks for nothing."""
+        hashes: set[bytes] = set()
+        ocsp = False
+        for request in message.all(CertreqPayload):
+            octets = request.authorities
+            if request.encoding == CertEncoding.OCSP_CONTENT:
+                ocsp = True
+            elif request.encoding == CertEncoding.X509_SIGNATURE and len(octets) % AUTHORITY_HASH_LENGTH == 0:
+                hashes.update(
+                    octets[at : at + AUTHORITY_HASH_LENGTH] for at in range(0, len(octets), AUTHORITY_HASH_LENGTH)
+                )
+        return cls(authorities=frozenset(hashes), ocsp=ocsp)
 
 
 class Credential:
     """A certificate chain in DER, our own certificate first, and its private key.
 
-    ``pss``: sign with RSASSA-PSS where method 14 and an RSA key meet. Its salt is the library's own random
-    choice, so that such runs do not replay octet by octet; without it all signatures are deterministic.
+    ``authorities`` are certificates above the chain, which are not sent: CERTREQ may name them.
+    ``ocsp_responses`` are sent to peers that ask for OCSP. ``pss``: sign with RSASSA-PSS where method 14 and
+    an RSA key meet (``signatures.library_pss``).
     """
 
-    def __init__(self, chain: tuple[bytes, ...], private_key: PrivateKey, *, pss: bool = False) -> None:
+    def __init__(
+        self,
+        chain: tuple[bytes, ...],
+        private_key: PrivateKey,
+        *,
+        authorities: tuple[bytes, ...] = (),
+        ocsp_responses: tuple[bytes, ...] = (),
+        pss: PssSigner | None = None,
+    ) -> None:
         if not chain:
             raise LocalError("a credential needs a certificate")
-        if isinstance(private_key, ec.EllipticCurvePrivateKey) and private_key.curve.name not in _CURVES:
-            raise LocalError(f"keys on {private_key.curve.name} are not implemented")
-        certified = x509.load_der_x509_certificate(chain[0]).public_key()
-        if not isinstance(certified, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)) or _key_octets(
-            certified
-        ) != _key_octets(private_key.public_key()):
+        if not isinstance(private_key, PRIVATE_KEYS):
+            raise LocalError("a credential needs an RSA, ECDSA, Ed25519 or Ed448 key")
+        check_private_key(private_key)
+        self._certificate = x509.load_der_x509_certificate(chain[0])
+        certified = self._certificate.public_key()
+        if not isinstance(certified, PUBLIC_KEYS) or _key_octets(certified) != _key_octets(private_key.public_key()):
             raise LocalError("the private key does not belong to the first certificate of the chain")
         self.chain = chain
         self._private_key = private_key
         self._pss = pss
+        self._ocsp_responses = ocsp_responses
+        above = [x509.load_der_x509_certificate(octets) for octets in (*chain[1:], *authorities)]
+        self._authority_hashes = frozenset([authority_hash(certificate) for certificate in above])
 
     def cert_payloads(self) -> tuple[CertPayload, ...]:
         """One CERT payload for each certificate, our own first (RFC 7296 §3.6)."""
         return tuple([CertPayload(CertEncoding.X509_SIGNATURE, octets) for octets in self.chain])
 
+    def ocsp_payloads(self) -> tuple[CertPayload, ...]:
+        """One CERT payload for each OCSP response (RFC 4806 §4.2)."""
+        return tuple([CertPayload(CertEncoding.OCSP_CONTENT, octets) for octets in self._ocsp_responses])
+
     def sign(self, octets: bytes, peer_hashes: frozenset[HashAlgorithmId]) -> AuthPayload:
         """AUTH over ``auth_octets``; ``peer_hashes`` is what the peer's SIGNATURE_HASH_ALGORITHMS lists."""
-        key = self._private_key
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return _sign_ecdsa(key, octets, peer_hashes)
-        for algorithm, digest in HASHES.items():
-            if algorithm in peer_hashes:
-                # RFC 7427 §3: MUST be used when both ends have sent their hash algorithms.
-                if self._pss:
-                    scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
-                    return _digital(_PSS_IDENTIFIERS[algorithm], key.sign(octets, scheme, digest))
-                signature = key.sign(octets, padding.PKCS1v15(), digest)
-                return _digital(_RSA_IDENTIFIERS[algorithm], signature)
-        # RFC 7296 §3.8: SHA-1 unless something else is known of the peer.
-        return AuthPayload(AuthMethod.RSA_DIGITAL_SIGNATURE, key.sign(octets, padding.PKCS1v15(), hashes.SHA1()))
+        return sign(self._private_key, octets, peer_hashes, self._pss)
+
+    def suits(self, peer_hashes: frozenset[HashAlgorithmId]) -> bool:
+        """Whether the peer takes signatures of this key."""
+        return can_sign(self._private_key, peer_hashes)
+
+    def leads_to(self, authorities: frozenset[bytes]) -> bool:
+        """Whether one of the authorities that the peer named stands above our certificate."""
+        return not self._authority_hashes.isdisjoint(authorities)
+
+    def carries(self, identity: Identity) -> bool:
+        """Whether the certificate is for this identity."""
+        return _Names.of(self._certificate).carry(identity)
 
 
-def _sign_ecdsa(key: ec.EllipticCurvePrivateKey, octets: bytes, peer_hashes: frozenset[HashAlgorithmId]) -> AuthPayload:
-    """Deterministic ECDSA (RFC 6979), with the curve's own hash if the peer has it."""
-    curve = _CURVES[key.curve.name]
-    for algorithm in (curve.algorithm, *HASHES):
-        if algorithm in peer_hashes:
-            scheme = ec.ECDSA(HASHES[algorithm], deterministic_signing=True)
-            return _digital(_ECDSA_IDENTIFIERS[algorithm], key.sign(octets, scheme))
-    r, s = decode_dss_signature(key.sign(octets, ec.ECDSA(HASHES[curve.algorithm], deterministic_signing=True)))
-    # RFC 4754 §7: r and s one after another, each as long as the curve's order.
-    length = curve.coordinate_length
-    return AuthPayload(curve.method, r.to_bytes(length, "big") + s.to_bytes(length, "big"))
+def choose(
+    credentials: Sequence[Credential],
+    requested: Requested,
+    peer_hashes: frozenset[HashAlgorithmId],
+    identity: Identity | None,
+) -> Credential:
+    """The credential to show: one that the peer's CERTREQ leads to, then one for the identity, then the first.
+
+    RFC 7296 §3.7 has CERTREQ as a suggestion: without a match the first one that the peer can verify is shown.
+    """
+    usable = [credential for credential in credentials if credential.suits(peer_hashes)]
+    if not usable:
+        raise refused("no certificate of ours has a key whose signatures the peer takes")
+    return max(
+        usable,
+        key=lambda credential: (
+            credential.leads_to(requested.authorities),
+            identity is not None and credential.carries(identity),
+        ),
+    )
 
 
-def _digital(identifier: bytes, signature: bytes) -> AuthPayload:
-    """Method 14 (RFC 7427 §3): length of the AlgorithmIdentifier, itself, the signature."""
-    return AuthPayload(AuthMethod.DIGITAL_SIGNATURE, bytes((len(identifier),)) + identifier + signature)
+def authority_hash(certificate: x509.Certificate) -> bytes:
+    """How CERTREQ names an authority: SHA-1 of its SubjectPublicKeyInfo (RFC 7296 §3.7)."""
+    octets = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha1(octets, usedforsecurity=False).digest()
 
 
 def _key_octets(key: PublicKey) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _refused(why: str) -> AuthenticationError:
-    return AuthenticationError(why, NotifyType.AUTHENTICATION_FAILED)
+def evidence_in(message: Message) -> tuple[tuple[bytes, ...], Evidence]:
+    """The CERT payloads of a message: the chain, the peer's own certificate first, and what is for revocation."""
 
+    def of(encoding: CertEncoding) -> tuple[bytes, ...]:
+        return tuple([payload.data for payload in message.all(CertPayload) if payload.encoding == encoding])
 
-def verify_auth(public_key: PublicKey, auth: AuthPayload, octets: bytes) -> None:
-    """Check the signature in AUTH over ``auth_octets``; ``AuthenticationError`` when it is wrong."""
-    try:
-        if auth.method == AuthMethod.DIGITAL_SIGNATURE:
-            _verify_digital(public_key, auth.data, octets)
-        elif auth.method == AuthMethod.RSA_DIGITAL_SIGNATURE:
-            _verify_rsa(public_key, auth.data, octets)
-        else:
-            _verify_ecdsa(public_key, auth, octets)
-    except (InvalidSignature, UnsupportedAlgorithm) as error:
-        raise _refused("the signature in AUTH is wrong") from error
-
-
-def _verify_digital(public_key: PublicKey, data: bytes, octets: bytes) -> None:
-    reader = Reader(data)
-    try:
-        identifier = reader.take(reader.u8())
-        signature = reader.rest()
-    except DecodeError as error:
-        raise DecodeError(f"AUTH of method 14: {error}", NotifyType.INVALID_SYNTAX) from error
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        algorithm = _ECDSA_BY_IDENTIFIER.get(identifier)
-        if algorithm is not None:
-            public_key.verify(signature, octets, ec.ECDSA(HASHES[algorithm]))
-            return
-    else:
-        algorithm = _RSA_BY_IDENTIFIER.get(identifier)
-        if algorithm is not None:
-            public_key.verify(signature, octets, padding.PKCS1v15(), HASHES[algorithm])
-            return
-        algorithm = _PSS_BY_IDENTIFIER.get(identifier)
-        if algorithm is not None:
-            digest = HASHES[algorithm]
-            scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
-            public_key.verify(signature, octets, scheme, digest)
-            return
-    raise _refused(f"signature algorithm {identifier.hex()} does not go with the certificate's key")
-
-
-def _verify_rsa(public_key: PublicKey, signature: bytes, octets: bytes) -> None:
-    """Method 1 does not say its hash (RFC 7296 §3.8): SHA-1 is the default, SHA-2 is met too."""
-    if not isinstance(public_key, rsa.RSAPublicKey):
-        raise _refused("AUTH is an RSA signature, the certificate's key is not RSA")
-    for digest in (hashes.SHA1(), *HASHES.values()):
-        try:
-            public_key.verify(signature, octets, padding.PKCS1v15(), digest)
-            return
-        except InvalidSignature:
-            continue
-    raise InvalidSignature
-
-
-def _verify_ecdsa(public_key: PublicKey, auth: AuthPayload, octets: bytes) -> None:
-    """Methods 9 and 10 (RFC 4754): r and s one after another."""
-    if not isinstance(public_key, ec.EllipticCurvePublicKey):
-        raise _refused(f"AUTH is of method {auth.method.name}, which the certificate's key cannot make")
-    curve = _CURVES.get(public_key.curve.name)
-    if curve is None or curve.method != auth.method:
-        raise _refused(f"AUTH is of method {auth.method.name}, the key is on {public_key.curve.name}")
-    length = curve.coordinate_length
-    if len(auth.data) != 2 * length:
-        raise InvalidSignature
-    signature = encode_dss_signature(
-        int.from_bytes(auth.data[:length], "big"), int.from_bytes(auth.data[length:], "big")
-    )
-    public_key.verify(signature, octets, ec.ECDSA(HASHES[curve.algorithm]))
-
-
-# RFC 4945 §5.1.3.12: what an extended key usage may say of a key for IKE.
-_IKE_USAGES: Final = frozenset(
-    {
-        x509.ObjectIdentifier("1.3.6.1.5.5.7.3.1"),  # id-kp-serverAuth
-        x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17"),  # id-kp-ipsecIKE
-        x509.ObjectIdentifier("1.3.6.1.5.5.8.2.2"),  # iKEIntermediate
-        x509.ObjectIdentifier("2.5.29.37.0"),  # anyExtendedKeyUsage
-    }
-)
-
-
-# What the library raises for certificates that are malformed or beyond it.
-_UNPARSED: Final = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
+    evidence = Evidence(crls=of(CertEncoding.CRL), ocsp_responses=of(CertEncoding.OCSP_CONTENT))
+    return of(CertEncoding.X509_SIGNATURE), evidence
 
 
 class CertificateVerifier:
     """Checks a peer's certificate chain against trust anchors; ``moment`` tells the time, with its zone."""
 
-    def __init__(self, anchors: tuple[bytes, ...], moment: Callable[[], datetime]) -> None:
+    def __init__(
+        self, anchors: tuple[bytes, ...], moment: Callable[[], datetime], *, revocation: Revocation | None = None
+    ) -> None:
         if not anchors:
             raise LocalError("a certificate verifier needs a trust anchor")
         self._anchors = tuple([x509.load_der_x509_certificate(octets) for octets in anchors])
         self._store = verification.Store(list(self._anchors))
         self._moment = moment
+        self._revocation = revocation or Revocation()
         # RFC 5280 §6.1 without the web's own rules on extensions: IKE certificates need not have been made
         # for TLS. Issuers have to be authorities.
         self._authority_policy = verification.ExtensionPolicy.permit_all().require_present(
@@ -309,54 +197,59 @@ class CertificateVerifier:
 
     def authorities(self) -> bytes:
         """The Certification Authority field of CERTREQ (RFC 7296 §3.7): SHA-1 of each anchor's key."""
-        return b"".join(
-            [
-                hashlib.sha1(
-                    anchor.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-                    usedforsecurity=False,
-                ).digest()
-                for anchor in self._anchors
-            ]
-        )
+        return b"".join([authority_hash(anchor) for anchor in self._anchors])
 
-    def verify(self, chain: tuple[bytes, ...], identity: IdrPayload | None, names: tuple[str, ...] = ()) -> PublicKey:
+    def requests(self) -> tuple[CertreqPayload, ...]:
+        """CERTREQ for certificates, and a separate one for OCSP where it counts (RFC 4806 §4.1)."""
+        certificates = CertreqPayload(CertEncoding.X509_SIGNATURE, self.authorities())
+        if self._revocation.policy is RevocationPolicy.OFF:
+            return (certificates,)
+        responders = b"".join(
+            [hashlib.sha1(key, usedforsecurity=False).digest() for key in self._revocation.responder_keys]
+        )
+        return certificates, CertreqPayload(CertEncoding.OCSP_CONTENT, responders)
+
+    def verify(
+        self,
+        chain: tuple[bytes, ...],
+        identity: Identity | None,
+        names: tuple[str, ...] = (),
+        *,
+        evidence: Evidence | None = None,
+        client: bool = False,
+    ) -> PublicKey:
         """The peer's public key, or ``AuthenticationError`` with one reason.
 
         ``chain`` is DER, the peer's own certificate first, the others in any order. The certificate must
         carry ``identity`` (what the peer says it is, RFC 4945 §3.1) and, when ``names`` are given, one of
-        them (whom we meant to reach).
+        them (whom we meant to reach). ``client``: the peer is a UE, whose extended key usage may say so.
         """
         if not chain:
-            raise _refused("the peer sent no certificate")
+            raise refused("the peer sent no certificate")
+        if len(chain) > CERTIFICATES_MAXIMUM:
+            raise refused(f"the peer sent more than {CERTIFICATES_MAXIMUM} certificates")
         try:
             own, *others = [x509.load_der_x509_certificate(octets) for octets in chain]
-            self._verify_path(own, others)
-            _check_usage(own)
+            moment = self._moment()
+            path = self._verify_path(own, others, moment)
+            _check_usage(own, client=client)
             _check_names(own, identity, names)
-            public_key = own.public_key()
-        except _UNPARSED as error:
+            self._revocation.check(path, evidence or Evidence(), moment)
+            return check_public_key(own.public_key())
+        except UNPARSED as error:
             # The library parses names, extensions and keys only when they are asked for.
-            raise _refused(f"a certificate does not parse: {' '.join(str(error).split())}") from error
-        if isinstance(public_key, rsa.RSAPublicKey):
-            if public_key.key_size < MINIMUM_RSA_BITS:
-                raise _refused(f"an RSA key of {public_key.key_size} bits is too short")
-            return public_key
-        if isinstance(public_key, ec.EllipticCurvePublicKey):
-            return public_key
-        raise _refused("the certificate's key is neither RSA nor on an elliptic curve")
+            raise refused(f"a certificate does not parse: {' '.join(str(error).split())}") from error
 
-    def verify_auth(self, public_key: PublicKey, auth: AuthPayload, octets: bytes) -> None:
-        """Check AUTH with the key that ``verify`` returned; ``AuthenticationError`` when it is wrong."""
-        verify_auth(public_key, auth, octets)
-
-    def _verify_path(self, own: x509.Certificate, others: list[x509.Certificate]) -> None:
-        moment = self._moment()
+    def _verify_path(
+        self, own: x509.Certificate, others: list[x509.Certificate], moment: datetime
+    ) -> list[x509.Certificate]:
+        """The path from the peer's own certificate to a trust anchor."""
         for certificate in (own, *others):
             subject = certificate.subject.rfc4514_string()
             if moment > certificate.not_valid_after_utc:
-                raise _refused(f"certificate {subject!r} expired at {certificate.not_valid_after_utc}")
+                raise refused(f"certificate {subject!r} expired at {certificate.not_valid_after_utc}")
             if moment < certificate.not_valid_before_utc:
-                raise _refused(f"certificate {subject!r} is valid from {certificate.not_valid_before_utc} only")
+                raise refused(f"certificate {subject!r} is valid from {certificate.not_valid_before_utc} only")
         verifier = (
             verification.PolicyBuilder()
             .store(self._store)
@@ -365,9 +258,9 @@ class CertificateVerifier:
             .build_client_verifier()
         )
         try:
-            verifier.verify(own, others)
+            return verifier.verify(own, others).chain
         except verification.VerificationError as error:
-            raise _refused(f"certificate {own.subject.rfc4514_string()!r} {self._why(own, others)}") from error
+            raise refused(f"certificate {own.subject.rfc4514_string()!r} {self._why(own, others)}") from error
 
     def _why(self, own: x509.Certificate, others: list[x509.Certificate]) -> str:
         """A plain reason why no path was found; the library only says that there is none."""
@@ -378,6 +271,8 @@ class CertificateVerifier:
             return f"is issued by {own.issuer.rfc4514_string()!r}, which is no trust anchor"
         if not any(_issued(own, issuer) for issuer in issuers):
             return f"is not signed by the {own.issuer.rfc4514_string()!r} that we know"
+        if any(isinstance(one.public_key(), ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) for one in issuers):
+            return f"is issued by {own.issuer.rfc4514_string()!r}, whose key is neither RSA nor ECDSA"
         return "has no valid path to a trust anchor"
 
 
@@ -389,62 +284,83 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _check_usage(certificate: x509.Certificate) -> None:
+def _check_usage(certificate: x509.Certificate, *, client: bool) -> None:
     """Key usage and extended key usage, where they are there (RFC 4945 §5.1.3.2, §5.1.3.12)."""
     try:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         if not usage.digital_signature and not usage.content_commitment:
-            raise _refused("the certificate's key usage allows no signatures")
+            raise refused("the certificate's key usage allows no signatures")
     except x509.ExtensionNotFound:
         pass
     try:
         extended = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        if _IKE_USAGES.isdisjoint(extended):
-            raise _refused("the certificate's extended key usage allows neither servers nor IKE")
+        if (_IKE_USAGES | {_CLIENT_AUTH if client else _SERVER_AUTH}).isdisjoint(extended):
+            kind = "clients" if client else "servers"
+            raise refused(f"the certificate's extended key usage allows neither {kind} nor IKE")
     except x509.ExtensionNotFound:
         pass
 
 
-def _check_names(certificate: x509.Certificate, identity: IdrPayload | None, names: tuple[str, ...]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Names:
+    """Subject and subject alternative names of a certificate."""
+
+    subject: bytes
+    hosts: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    mailboxes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> _Names:
+        subject = certificate.subject.public_bytes()
+        try:
+            alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            return cls(subject=subject)
+        return cls(
+            subject=subject,
+            hosts=tuple(alternative.get_values_for_type(x509.DNSName)),
+            addresses=tuple([str(address) for address in alternative.get_values_for_type(x509.IPAddress)]),
+            mailboxes=tuple(alternative.get_values_for_type(x509.RFC822Name)),
+        )
+
+    def carry(self, identity: Identity) -> bool:
+        """Whether an identity stands in the certificate (RFC 4945 §3.1.1 to §3.1.5)."""
+        if identity.id_type == IdType.ID_FQDN:
+            name = identity.data.decode("ascii", "backslashreplace")
+            return any(_host_matches(name, host) for host in self.hosts)
+        if identity.id_type == IdType.ID_RFC822_ADDR:
+            return identity.data.decode("ascii", "backslashreplace") in self.mailboxes
+        if identity.id_type in _ADDRESS_LENGTHS:
+            fits = len(identity.data) == _ADDRESS_LENGTHS[identity.id_type]
+            return fits and str(ip_address(identity.data)) in self.addresses
+        return identity.id_type == IdType.ID_DER_ASN1_DN and identity.data == self.subject
+
+
+_ADDRESS_LENGTHS: Final = {IdType.ID_IPV4_ADDR: 4, IdType.ID_IPV6_ADDR: 16}
+
+
+def _check_names(certificate: x509.Certificate, identity: Identity | None, names: tuple[str, ...]) -> None:
     """The subject alternative names against the peer's identity and the names that we accept."""
-    try:
-        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        hosts = alternative.get_values_for_type(x509.DNSName)
-        addresses = [str(address) for address in alternative.get_values_for_type(x509.IPAddress)]
-        mailboxes = alternative.get_values_for_type(x509.RFC822Name)
-    except x509.ExtensionNotFound:
-        hosts, addresses, mailboxes = [], [], []
-    if identity is not None:
-        shown, found = _shown(identity, certificate, hosts, addresses, mailboxes)
-        if not found:
-            raise _refused(f"the certificate is not for {shown}, which the peer says it is")
-    if names and not any(_host_matches(name, host) for name in names for host in hosts):
-        carried = ", ".join([*hosts, *addresses, *mailboxes]) or "no names"
-        raise _refused(f"the certificate is for {carried}, not for {' or '.join(names)}")
+    found = _Names.of(certificate)
+    if identity is not None and not found.carry(identity):
+        raise refused(f"the certificate is not for {_shown(identity)}, which the peer says it is")
+    if names and not any(_host_matches(name, host) for name in names for host in found.hosts):
+        carried = ", ".join([*found.hosts, *found.addresses, *found.mailboxes]) or "no names"
+        raise refused(f"the certificate is for {carried}, not for {' or '.join(names)}")
 
 
-def _shown(
-    identity: IdrPayload,
-    certificate: x509.Certificate,
-    hosts: list[str],
-    addresses: list[str],
-    mailboxes: list[str],
-) -> tuple[str, bool]:
-    """An identity as text, and whether the certificate carries it (RFC 4945 §3.1.1 to §3.1.5)."""
-    if identity.id_type == IdType.ID_FQDN:
-        name = identity.data.decode("ascii", "backslashreplace")
-        return name, any(_host_matches(name, host) for host in hosts)
-    if identity.id_type == IdType.ID_RFC822_ADDR:
-        name = identity.data.decode("ascii", "backslashreplace")
-        return name, name in mailboxes
-    if identity.id_type in (IdType.ID_IPV4_ADDR, IdType.ID_IPV6_ADDR):
-        if len(identity.data) != (4 if identity.id_type == IdType.ID_IPV4_ADDR else 16):
-            raise _refused("the peer's identity is no address")
-        name = str(ip_address(identity.data))
-        return name, name in addresses
+def _shown(identity: Identity) -> str:
+    """An identity as text."""
+    if identity.id_type in (IdType.ID_FQDN, IdType.ID_RFC822_ADDR):
+        return identity.data.decode("ascii", "backslashreplace")
+    if identity.id_type in _ADDRESS_LENGTHS:
+        if len(identity.data) != _ADDRESS_LENGTHS[identity.id_type]:
+            raise refused("the peer's identity is no address")
+        return str(ip_address(identity.data))
     if identity.id_type == IdType.ID_DER_ASN1_DN:
-        return identity.data.hex(), identity.data == certificate.subject.public_bytes()
-    return f"an identity of type {identity.id_type.name}", False
+        return identity.data.hex()
+    return f"an identity of type {identity.id_type.name}"
 
 
 def _host_matches(name: str, host: str) -> bool:

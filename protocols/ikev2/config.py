@@ -6,12 +6,16 @@ the end that starts an SA and to the one that waits for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from protocols.errors import LocalError
 from protocols.ikev2.certificates import CertificateVerifier, Credential
+from protocols.ikev2.events import AuthenticationKind
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
 
 RETRANSMIT_BASE_INTERVAL = 0.5  # RFC 7296 §2.4 leaves it to us; Android's value
@@ -21,6 +25,9 @@ RETRANSMIT_CAP = 30.0
 HALF_OPEN_LIFETIME = 30.0
 RETURN_ROUTABILITY_INTERVAL = 3.5  # three retransmissions of the check
 KEEPALIVE_INTERVAL = 20.0  # RFC 3948 §4
+FRAGMENT_SIZE = 1280  # RFC 7383 §2.5.1 for IPv6; Android's value for IPv4 too. Smaller ones are tried (§2.5.2)
+FRAGMENTS_MAXIMUM = 64
+REASSEMBLED_MAXIMUM = 32768  # what a half-open SA may make us keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,9 @@ class IkeConfig:
     ``nat_traversal_port`` and ``remote_nat_traversal_port`` are the ports that take the place of 4500 on
     each side. ``force_encapsulation`` announces a NAT in front of ourselves, whatever the addresses are,
     for data planes that cannot carry bare ESP (as Android and strongSwan's kernel-libipsec do).
+    ``fragment_size`` is that of an IP datagram in octets; what arrives in fragments is taken up to
+    ``fragments_maximum`` and ``reassembled_maximum`` octets (RFC 7383). ``window_size`` is the number of
+    the peer's requests that may be outstanding (RFC 7296 §2.3).
     """
 
     ike_policy: IkePolicy
@@ -64,13 +74,25 @@ class IkeConfig:
     liveness_interval: float | None = None
     keepalive_interval: float | None = KEEPALIVE_INTERVAL
     child_lifetime: float | None = None
+    fragmentation: bool = True
+    fragment_size: int = FRAGMENT_SIZE
+    fragments_maximum: int = FRAGMENTS_MAXIMUM
+    reassembled_maximum: int = REASSEMBLED_MAXIMUM
+    window_size: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitiatorConfig(IkeConfig):
-    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry."""
+    """The UE's end. ``gateway_names`` are the names the gateway certificate may carry.
+
+    ``authentication`` is how the UE proves itself, with ``psk`` or one of ``credentials``. The gateway proves itself
+    by a certificate to ``verifier`` or, unless the UE uses EAP (RFC 7296 §2.16), by ``psk``, whichever it chooses.
+    """
 
     identity: IdiPayload
+    authentication: AuthenticationKind = AuthenticationKind.EAP
+    psk: Secret | None = None
+    credentials: tuple[Credential, ...] = ()
     responder_identity: IdrPayload | None = None
     verifier: CertificateVerifier | None = None
     gateway_names: tuple[str, ...] = ()
@@ -80,12 +102,29 @@ class InitiatorConfig(IkeConfig):
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
 
+    def __post_init__(self) -> None:
+        """What ``authentication`` needs has to be there."""
+        if self.authentication is AuthenticationKind.PSK and self.psk is None:
+            raise LocalError("authentication by a pre-shared key needs one")
+        if self.authentication is AuthenticationKind.CERTIFICATE and not self.credentials:
+            raise LocalError("authentication by certificate needs one")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResponderConfig(IkeConfig):
-    """The gateway's end. ``credential`` signs; ``eap_only`` allows RFC 5998 to peers that offer it."""
+    """The gateway's end. ``eap_only`` allows RFC 5998 to peers that offer it.
 
-    credential: Credential | None = None
+    One of ``credentials`` signs, chosen by CERTREQ; the first is the default. ``authentications`` are the ways UEs
+    may prove themselves; ``shared_keys`` are by identity as ``identity_text`` has it, ``verifier`` is for the
+    certificates of UEs. ``own_authentication`` is how the gateway proves itself to UEs without EAP, by default as
+    the UE does; to UEs with EAP it always shows a certificate (RFC 7296 §2.16).
+    """
+
+    credentials: tuple[Credential, ...] = ()
+    authentications: frozenset[AuthenticationKind] = frozenset({AuthenticationKind.EAP})
+    shared_keys: Mapping[str, Secret] = field(default_factory=dict)
+    verifier: CertificateVerifier | None = None
+    own_authentication: AuthenticationKind | None = None
     identity: IdrPayload | None = None
     eap_only: bool = False
     return_routability: ReturnRoutability = ReturnRoutability.BEFORE_UPDATE

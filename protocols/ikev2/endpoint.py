@@ -143,7 +143,7 @@ class IkeEndpoint:
             self.dropped["wrong-spi"] += 1
             return
         if sa.state is SaState.CLOSED:
-            self._answer_again(sa, header, datagram)
+            self._answer_again(sa, datagram)
             return
         sa.receive(datagram, now)
         self._drain(sa)
@@ -245,15 +245,14 @@ class IkeEndpoint:
         exchange = ExchangeType(datagram.payload[18])
         self._answer_statelessly(datagram.payload[:8], message_id, exchange, notify, datagram.path)
 
-    def _answer_again(self, sa: IkeSa, header: Header, datagram: Datagram) -> None:
+    def _answer_again(self, sa: IkeSa, datagram: Datagram) -> None:
         """The response that ended an SA may have been lost: its request is answered again (§2.1)."""
-        again = not header.response and sa.window.classify(header.message_id) is Disposition.ANSWERED
-        if again and sa.sealer is not None:
-            with contextlib.suppress(RemoteError):
-                sa.sealer.open(datagram.payload, header)
-                self._transmits.append(Datagram(datagram.path, sa.window.cached_response()))
-                return
-        self.dropped["closed"] += 1
+        again: tuple[Datagram, ...] = ()
+        with contextlib.suppress(RemoteError):
+            again = sa.answer_again(datagram)
+        self._transmits.extend(again)
+        if not again:
+            self.dropped["closed"] += 1
 
     def _answer_statelessly(
         self, spi_i: bytes, message_id: int, exchange: ExchangeType, notify: NotifyPayload, path: Path

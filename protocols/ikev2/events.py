@@ -23,6 +23,14 @@ class OriginalRole(Enum):
     RESPONDER = "responder"
 
 
+class AuthenticationKind(Enum):
+    """How an end proves itself in IKE_AUTH (RFC 7296 §2.15, §2.16)."""
+
+    EAP = "eap"
+    PSK = "psk"
+    CERTIFICATE = "certificate"
+
+
 class SaState(Enum):
     """States of an IKE SA, named by procedure."""
 
@@ -54,20 +62,25 @@ class NatStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class MessageSent:
-    """A message left, in the clear; ``retransmission`` when the same octets had left before."""
+    """A message left, in the clear, in so many datagrams; ``retransmission`` when it had left before."""
 
     message: Message
     path: Path
     retransmission: bool = False
+    fragments: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class MessageReceived:
-    """A message arrived and was authentic (or belongs to IKE_SA_INIT), in the clear."""
+    """A message arrived and was authentic (or belongs to IKE_SA_INIT), in the clear.
+
+    Of a fragmented message that comes again only the first fragment is told of (RFC 7383 §2.6.1).
+    """
 
     message: Message
     path: Path
     retransmission: bool = False
+    fragments: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,12 +217,16 @@ class Closed:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityReceived:
-    """Gateway: a UE presents itself; answer with ``EapReply`` or ``Refusal``."""
+    """Gateway: a UE presents itself; with EAP answer with ``EapReply`` or ``Refusal``.
+
+    With a pre-shared key or a certificate the UE has proved itself: the question is ``ConfigurationRequested``.
+    """
 
     identity: IdiPayload
     responder_identity: IdrPayload | None
     configuration: tuple[ConfigurationAttribute, ...]
     path: Path
+    authentication: AuthenticationKind = AuthenticationKind.EAP
 
 
 @dataclass(frozen=True, kw_only=True)

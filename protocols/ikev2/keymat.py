@@ -37,7 +37,7 @@ class ChildKeys:
 def derive_ike_keys(suite: IkeSuite, shared: bytes, ni: bytes, nr: bytes, spi_i: bytes, spi_r: bytes) -> IkeKeys:
     """The keys of an initial IKE SA (RFC 7296 §2.14): SKEYSEED = prf(Ni | Nr, g^ir)."""
     prf = Prf.of(suite.prf)
-    return _ike_keys(suite, prf, prf(ni + nr, shared), ni, nr, spi_i, spi_r)
+    return _ike_keys(suite, prf, prf.skeyseed(ni, nr, shared), ni, nr, spi_i, spi_r)
 
 
 def derive_rekeyed_ike_keys(

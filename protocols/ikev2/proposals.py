@@ -1,15 +1,19 @@
 """Negotiation of algorithms (RFC 7296 §2.7, §3.3): policies, what they offer, what is chosen and checked.
 
 Key exchange in the child's own exchange is a transform of the ESP proposal; in IKE_AUTH there is none
-(§1.2). Additional key exchanges (RFC 9370) and AH are left out.
+(§1.2). Additional key exchanges (RFC 9370 §2.2.2) are offered, chosen and checked where the caller says that the
+exchanges which carry them are there. Policies are lists of suites, some with a name. AH is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Final, TypeVar
 
-from protocols.errors import NegotiationError
+from protocols.errors import LocalError, NegotiationError
+from protocols.ikev2.key_exchange import KEY_EXCHANGES, WEAK_GROUPS
 from protocols.ikev2.payloads import Proposal, Transform
 from protocols.ikev2.registry import (
     EncryptionId,
@@ -21,10 +25,102 @@ from protocols.ikev2.registry import (
     ProtocolId,
     TransformType,
 )
-from protocols.ikev2.suites import EspSuite, IkeSuite
+from protocols.ikev2.suites import ADDITIONAL_MAXIMUM, EspSuite, IkeSuite
 
 _IKE_TYPES = frozenset({TransformType.ENCR, TransformType.PRF, TransformType.INTEG, TransformType.KE})
 _ESP_TYPES = frozenset({TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN})
+_ADDITIONAL_TYPES: Final = tuple([TransformType(TransformType.ADDKE1 + n) for n in range(ADDITIONAL_MAXIMUM)])
+# Types whose NONE and whose absence mean the same (RFC 7296 §3.3.2, RFC 9370 §2.2.2).
+_NONE_TYPES = frozenset({TransformType.INTEG, TransformType.KE, *_ADDITIONAL_TYPES})
+
+# --- Named policies: the preferred suite first -------------------------------------------------------------
+
+_MODERN_IKE: Final = (
+    "aes256gcm16-prfsha384-ecp384",
+    "aes256gcm16-prfsha256-x25519",
+    "chacha20poly1305-prfsha256-x25519",
+    "aes128gcm16-prfsha256-x25519",
+    "aes128gcm16-prfsha256-ecp256",
+)
+_DEFAULT_IKE: Final = (
+    "aes128-sha256-x25519",
+    "aes256-sha256-x25519",
+    "aes128gcm16-prfsha256-x25519",
+    "aes256gcm16-prfsha256-ecp256",
+    "aes128-sha256-ecp256",
+    "aes256-sha256-ecp256",
+    "aes128-sha256-modp2048",
+    "aes256-sha256-modp2048",
+    *_MODERN_IKE,
+    "aes256-sha384-ecp384",
+    "aes256-sha512-ecp521",
+    "aes256-sha512-modp4096",
+    "aes256-sha256-modp4096",
+    "aes256-sha256-modp3072",
+    "aes128-sha256-modp3072",
+)
+# What phones in use were seen to need beyond that; HMAC-MD5, of which Qualcomm's profiles speak too, is not there.
+_LEGACY_IKE: Final = (
+    *_DEFAULT_IKE,
+    *[
+        f"{encryption}-{integrity}-{group}"
+        for group, integrity, encryption in product(
+            ("modp2048", "modp1536", "modp1024", "modp768"),
+            ("sha256", "aesxcbc", "sha1"),
+            ("aes128", "aes256", "aes192", "3des"),
+        )
+    ],
+)
+IKE_POLICIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "default": _DEFAULT_IKE,
+    "modern": _MODERN_IKE,
+    "legacy": _LEGACY_IKE,
+}
+_MODERN_ESP: Final = ("aes256gcm16-esn", "aes256gcm16", "chacha20poly1305", "aes128gcm16-esn", "aes128gcm16")
+_DEFAULT_ESP: Final = (
+    "aes128gcm16",
+    "aes256gcm16",
+    "aes128-sha256",
+    "aes256-sha256",
+    "chacha20poly1305",
+    "aes256-sha384",
+    "aes256-sha512",
+)
+_LEGACY_ESP: Final = (
+    *_DEFAULT_ESP,
+    *[
+        f"{encryption}-{integrity}"
+        for integrity, encryption in product(("sha256", "aesxcbc", "sha1"), ("aes128", "aes256", "aes192", "3des"))
+    ],
+)
+ESP_POLICIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "default": _DEFAULT_ESP,
+    "modern": _MODERN_ESP,
+    "legacy": _LEGACY_ESP,
+}
+
+_Suite = TypeVar("_Suite", IkeSuite, EspSuite)
+
+
+def _parse(
+    names: Sequence[str], policies: Mapping[str, tuple[str, ...]], parse: Callable[[str], _Suite]
+) -> tuple[_Suite, ...]:
+    """Suites of a list in which policies stand for theirs; each comes once, where it comes first."""
+    suites: dict[_Suite, None] = {}
+    for name in names:
+        for text in policies.get(name.strip().lower(), (name,)):
+            try:
+                suites[parse(text)] = None
+            except ValueError as error:
+                if "-" in name or name.strip()[-1:].isdigit():
+                    raise
+                raise ValueError(f"{error}; nor is it a policy (of {', '.join(policies)})") from error
+    if not suites:
+        raise ValueError("a policy needs at least one suite")
+    return tuple(suites)
+
+
+# --- Offer -------------------------------------------------------------------------------------------------
 
 
 def _refused(why: str) -> NegotiationError:
@@ -43,25 +139,40 @@ def _ike_transforms(suite: IkeSuite) -> tuple[Transform, ...]:
         Transform(TransformType.PRF, suite.prf),
         *integrity,
         Transform(TransformType.KE, suite.group),
+        *_additional_transforms(suite),
     )
+
+
+def _additional_transforms(suite: IkeSuite | EspSuite) -> list[Transform]:
+    return [
+        Transform(kind, method)
+        for kind, method in zip(_ADDITIONAL_TYPES, suite.additional, strict=False)
+        if method != KeGroup.NONE
+    ]
+
+
+def _kind(suite: IkeSuite | EspSuite) -> tuple[bool, ...]:
+    """What suites have to agree in to share a proposal."""
+    return (suite.aead, suite.group is not None, *[method != KeGroup.NONE for method in suite.additional])
 
 
 def _esp_transforms(suite: EspSuite) -> tuple[Transform, ...]:
     integrity = () if suite.integrity is None else (Transform(TransformType.INTEG, suite.integrity),)
     group = () if suite.group is None else (Transform(TransformType.KE, suite.group),)
     esn = EsnId.ESN if suite.esn else EsnId.NO_ESN
-    return (_encryption(suite), *integrity, *group, Transform(TransformType.ESN, esn))
+    return (_encryption(suite), *integrity, *group, Transform(TransformType.ESN, esn), *_additional_transforms(suite))
 
 
 def _merge(
-    suites: Iterable[tuple[tuple[Transform, ...], tuple[bool, bool]]], protocol: ProtocolId, spi: bytes
+    suites: Iterable[tuple[tuple[Transform, ...], tuple[bool, ...]]], protocol: ProtocolId, spi: bytes
 ) -> tuple[Proposal, ...]:
     """One proposal for each kind of suite, in the order in which kinds and transforms first occur.
 
     AEAD and other encryption cannot share a proposal (RFC 7296 §3.3), nor can suites with and without
-    their own key exchange.
+    their own key exchange, or an additional one: a responder that does not know that transform type passes over
+    its proposal and takes another (RFC 9370 §2.2.2).
     """
-    kinds: dict[tuple[bool, bool], dict[Transform, None]] = {}
+    kinds: dict[tuple[bool, ...], dict[Transform, None]] = {}
     for transforms, kind in suites:
         kinds.setdefault(kind, {}).update(dict.fromkeys(transforms))
     return tuple(
@@ -81,33 +192,72 @@ class IkePolicy:
 
     suites: tuple[IkeSuite, ...]
 
-    def proposals(self, spi: bytes = b"") -> tuple[Proposal, ...]:
-        """What to offer; ``spi`` is ours when an IKE SA is rekeyed, empty in IKE_SA_INIT (§3.3.1)."""
-        return _merge([(_ike_transforms(suite), (suite.aead, True)) for suite in self.suites], ProtocolId.IKE, spi)
+    @classmethod
+    def of(cls, names: Sequence[str]) -> IkePolicy:
+        """From suites as text and names of policies, which stand for theirs; ``ValueError`` on bad text."""
+        return cls(_parse(names, IKE_POLICIES, IkeSuite.of))
+
+    @property
+    def weak(self) -> tuple[IkeSuite, ...]:
+        """The suites fit for old peers only."""
+        return tuple([suite for suite in self.suites if suite.weak])
+
+    def proposals(self, spi: bytes = b"", *, additional: bool = False) -> tuple[Proposal, ...]:
+        """What to offer; ``spi`` is ours when an IKE SA is rekeyed, empty in IKE_SA_INIT (§3.3.1).
+
+        ``additional``: whether suites with additional key exchanges are offered too.
+        """
+        usable = _usable_suites(self.suites, additional)
+        return _merge([(_ike_transforms(suite), _kind(suite)) for suite in usable], ProtocolId.IKE, spi)
 
 
 @dataclass(frozen=True)
 class EspPolicy:
-    """Acceptable ESP suites, the preferred one first; a suite without group is one without PFS."""
+    """Acceptable ESP suites, the preferred one first.
+
+    A suite with a group demands a key exchange in CREATE_CHILD_SA; one without leaves it to the initiator.
+    """
 
     suites: tuple[EspSuite, ...]
 
-    def proposals(self, spi: bytes, *, with_group: bool = True) -> tuple[Proposal, ...]:
-        """What to offer for our SPI; without groups in IKE_AUTH."""
+    @classmethod
+    def of(cls, names: Sequence[str]) -> EspPolicy:
+        """From suites as text and names of policies, which stand for theirs; ``ValueError`` on bad text."""
+        return cls(_parse(names, ESP_POLICIES, EspSuite.of))
+
+    @property
+    def weak(self) -> tuple[EspSuite, ...]:
+        """The suites fit for old peers only."""
+        return tuple([suite for suite in self.suites if suite.weak])
+
+    def proposals(self, spi: bytes, *, with_group: bool = True, additional: bool = False) -> tuple[Proposal, ...]:
+        """What to offer for our SPI; without groups in IKE_AUTH, ``additional`` as in ``IkePolicy``."""
         suites = self.suites if with_group else tuple([suite.without_group() for suite in self.suites])
-        return _merge(
-            [(_esp_transforms(suite), (suite.aead, suite.group is not None)) for suite in suites],
-            ProtocolId.ESP,
-            spi,
-        )
+        usable = _usable_suites(suites, additional)
+        return _merge([(_esp_transforms(suite), _kind(suite)) for suite in usable], ProtocolId.ESP, spi)
 
 
-def select_ike(offered: tuple[Proposal, ...], policy: IkePolicy, spi: bytes = b"") -> tuple[Proposal, IkeSuite]:
+def _usable_suites(suites: tuple[_Suite, ...], additional: bool) -> tuple[_Suite, ...]:
+    """Never one without its additional key exchanges: who wants a hybrid does not want half of it."""
+    usable = suites if additional else tuple([suite for suite in suites if not suite.additional])
+    if not usable:
+        raise LocalError("every suite of the policy has additional key exchanges, and there can be none")
+    return usable
+
+
+# --- Choice ------------------------------------------------------------------------------------------------
+
+
+def select_ike(
+    offered: tuple[Proposal, ...], policy: IkePolicy, spi: bytes = b"", *, additional: bool = False
+) -> tuple[Proposal, IkeSuite]:
     """The responder's choice by its own preference: the answer, carrying ``spi``, and the suite.
 
-    ``NegotiationError`` with NO_PROPOSAL_CHOSEN when nothing fits.
+    ``additional``: whether both ends do additional key exchanges (RFC 9370); without it their transform types
+    are such as are not understood. ``NegotiationError`` with NO_PROPOSAL_CHOSEN when nothing fits.
     """
-    usable = [proposal for proposal in offered if _usable(proposal, ProtocolId.IKE, _IKE_TYPES)]
+    types = _IKE_TYPES.union(_ADDITIONAL_TYPES) if additional else _IKE_TYPES
+    usable = [proposal for proposal in offered if _usable(proposal, ProtocolId.IKE, types)]
     for suite in policy.suites:
         wanted = _ike_transforms(suite)
         for proposal in usable:
@@ -118,24 +268,44 @@ def select_ike(offered: tuple[Proposal, ...], policy: IkePolicy, spi: bytes = b"
 
 
 def select_esp(
-    offered: tuple[Proposal, ...], policy: EspPolicy, with_group: bool, spi: bytes = b""
+    offered: tuple[Proposal, ...],
+    policy: EspPolicy,
+    with_group: bool,
+    spi: bytes = b"",
+    *,
+    additional: bool = False,
 ) -> tuple[Proposal, EspSuite]:
     """The responder's choice by its own preference: the answer, carrying ``spi``, and the suite.
 
     ``with_group`` is false in IKE_AUTH, which has no key exchange for the child: groups offered there
-    are passed over. ``NegotiationError`` with NO_PROPOSAL_CHOSEN when nothing fits.
+    are passed over (RFC 7296 §1.2). In CREATE_CHILD_SA one transform of each offered type is to be chosen
+    (§3.3), so that an initiator that offers groups without NONE insists on a key exchange, which
+    §1.3.1 leaves to it: a suite of ours without group grants the first of its groups that we trust. A suite
+    of ours with a group insists likewise. ``additional`` as in ``select_ike``.
     """
-    usable = [proposal for proposal in offered if _usable(proposal, ProtocolId.ESP, _ESP_TYPES)]
+    types = _ESP_TYPES.union(_ADDITIONAL_TYPES) if additional or not with_group else _ESP_TYPES
+    usable = [proposal for proposal in offered if _usable(proposal, ProtocolId.ESP, types)]
     if not with_group:
         usable = [_without_group(proposal) for proposal in usable]
+    trusted = {suite.group for suite in policy.suites} | (KEY_EXCHANGES.keys() - WEAK_GROUPS)
     for candidate in policy.suites:
-        suite = candidate if with_group else candidate.without_group()
-        wanted = _esp_transforms(suite)
-        for proposal in usable:
-            chosen = _choose(proposal, wanted)
+        wanted = candidate if with_group else candidate.without_group()
+        # As the policy says, if it can be; then with a key exchange that the initiator insists on.
+        choices = [(proposal, wanted) for proposal in usable]
+        choices += [(proposal, suite) for proposal in usable for suite in _granted(wanted, proposal, trusted)]
+        for proposal, suite in choices:
+            chosen = _choose(proposal, _esp_transforms(suite))
             if chosen is not None:
                 return replace(proposal, spi=spi, transforms=chosen), suite
     raise _refused("no ESP proposal of the initiator's fits our policy")
+
+
+def _granted(suite: EspSuite, proposal: Proposal, trusted: set[KeGroup | None]) -> tuple[EspSuite, ...]:
+    """The suite with the group that the initiator would like best among those we trust."""
+    if suite.group is not None:
+        return ()
+    groups = [KeGroup.of(transform.id) for transform in proposal.of_type(TransformType.KE)]
+    return tuple([replace(suite, group=group) for group in groups if group in trusted][:1])
 
 
 def check_answer_ike(offered: tuple[Proposal, ...], answer: Proposal) -> IkeSuite:
@@ -148,6 +318,7 @@ def check_answer_ike(offered: tuple[Proposal, ...], answer: Proposal) -> IkeSuit
             integrity=_integrity(chosen),
             prf=PrfId(_required(chosen, TransformType.PRF).id),
             group=KeGroup(_required(chosen, TransformType.KE).id),
+            additional=_additional(chosen),
         )
     except ValueError as error:
         raise _refused(f"the answer makes no suite: {error}") from error
@@ -165,6 +336,7 @@ def check_answer_esp(offered: tuple[Proposal, ...], answer: Proposal) -> EspSuit
             integrity=_integrity(chosen),
             group=None if group is None or group.id == KeGroup.NONE else KeGroup(group.id),
             esn=esn is not None and esn.id == EsnId.ESN,
+            additional=_additional(chosen),
         )
     except ValueError as error:
         raise _refused(f"the answer makes no suite: {error}") from error
@@ -178,7 +350,13 @@ def _usable(proposal: Proposal, protocol: ProtocolId, types: frozenset[Transform
 def _without_group(proposal: Proposal) -> Proposal:
     return replace(
         proposal,
-        transforms=tuple([transform for transform in proposal.transforms if transform.type != TransformType.KE]),
+        transforms=tuple(
+            [
+                transform
+                for transform in proposal.transforms
+                if transform.type != TransformType.KE and transform.type not in _ADDITIONAL_TYPES
+            ]
+        ),
     )
 
 
@@ -216,14 +394,30 @@ def _checked(offered: tuple[Proposal, ...], answer: Proposal) -> dict[TransformT
     for transform in answer.transforms:
         if transform.type in chosen:
             raise _refused(f"the answer has two transforms of type {transform.type.name}")
+        if _none(transform) and not proposal.of_type(transform.type):
+            continue  # NONE where we offered nothing says what leaving it out would have said
         # RFC 7296 §2.7: an answer that is not consistent with the offer MUST end the exchange.
         if transform not in proposal.transforms:
             raise _refused(f"the answer has {transform.type.name} {transform.id}, which was not offered")
         chosen[transform.type] = transform
     for kind in {transform.type for transform in proposal.transforms}:
-        if kind not in chosen:
+        # Some peers leave out the NONE that they choose.
+        if kind not in chosen and not any(_none(transform) for transform in proposal.of_type(kind)):
             raise _refused(f"the answer has no transform of type {kind.name}")
     return chosen
+
+
+def _none(transform: Transform) -> bool:
+    return transform.id == 0 and transform.type in _NONE_TYPES
+
+
+def _additional(chosen: dict[TransformType, Transform]) -> tuple[KeGroup, ...]:
+    """The methods of ADDKE1 and on, without NONE at the end; the suite refuses one that comes twice."""
+    transforms = [chosen.get(kind) for kind in _ADDITIONAL_TYPES]
+    methods = [KeGroup.NONE if transform is None else KeGroup.of(transform.id) for transform in transforms]
+    while methods and methods[-1] == KeGroup.NONE:
+        methods.pop()
+    return tuple(methods)
 
 
 def _required(chosen: dict[TransformType, Transform], kind: TransformType) -> Transform:

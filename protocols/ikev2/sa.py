@@ -8,6 +8,7 @@ belongs to the task.
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import replace
 
 from protocols.entropy import Entropy
 from protocols.errors import AuthenticationError, DecodeError, LocalError, RemoteError
@@ -26,23 +27,26 @@ from protocols.ikev2.events import (
     StateChanged,
 )
 from protocols.ikev2.extension import Extension, NoExtension
+from protocols.ikev2.fragment import PROBE_RETRANSMISSIONS, Fragmentation, find_encrypted, find_fragment
 from protocols.ikev2.keymat import IkeKeys
-from protocols.ikev2.message import Header, Message, decode_header, decode_message, encode_message
+from protocols.ikev2.message import Header, Message, decode_header, decode_message, message_of
 from protocols.ikev2.payloads import NotifyPayload, Payload
-from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType
+from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType, PayloadType
 from protocols.ikev2.sealer import MessageSealer, Sealer
 from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, eap, informational, init, rekey_child
+from protocols.ikev2.tasks import auth, child, ike_auth, informational, init, rekey_child
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
-from protocols.ikev2.window import Disposition, Window
+from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent, Window
 from protocols.path import Datagram, Path
 
 NO_SPI = bytes(8)
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
+INIT_REFUSAL_INTERVAL = 1.5  # §2.21.1: "continue trying for some time": two retransmissions by default
+HINT_INTERVAL = 10.0  # §2.21.4: liveness checks because of unprotected messages are limited
 
 
 class IkeSa:
@@ -75,6 +79,7 @@ class IkeSa:
         self.suite: IkeSuite | None = None
         self.keys: IkeKeys | None = None
         self.sealer: MessageSealer | None = None
+        self.fragmentation = Fragmentation(config)
         self.nonce_i = b""
         self.nonce_r = b""
         self.init_request = b""
@@ -86,13 +91,12 @@ class IkeSa:
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
         self.deferred: Deferred | None = None
-        self.authenticator: eap.Authenticator | None = None
+        self.authenticator: ike_auth.Authenticator | None = None
         self.created = now
         self._queue: deque[Task] = deque()
-        self._task: Task | None = None
-        self._answered: Message | None = None
-        self._request_path = path
-        self._request_exchange = ExchangeType.IKE_SA_INIT
+        self._deferred_id: int | None = None
+        self._init_error: RemoteError | None = None
+        self._hint_after = now
         self._transmits: deque[Datagram] = deque()
         self._events: deque[Event] = deque()
 
@@ -113,7 +117,7 @@ class IkeSa:
     # --- inputs
 
     def initiate(self, task: Task, now: float, *, urgent: bool = False) -> None:
-        """Queue a request of ours; it leaves as soon as the window allows (size 1)."""
+        """Queue a request of ours; it leaves as soon as the window allows."""
         if self.state is SaState.CLOSED:
             raise LocalError("the IKE SA is closed")
         if urgent:
@@ -142,12 +146,14 @@ class IkeSa:
         if deferred is None:
             raise LocalError(f"no question is open in state {self.state.value}")
         self.deferred = None
+        request = None if self._deferred_id is None else self.window.in_progress(self._deferred_id)
         try:
             response = deferred.answer(self, answer, now)
         except RemoteError as error:
             response = self._refuse(error)
-        if response is not None:
-            self._respond(response, now)
+        if response is not None and request is not None:
+            self._deferred_id = None
+            self._respond(response, request, now)
         self._pump(now)
 
     def receive(self, datagram: Datagram, now: float) -> None:
@@ -157,17 +163,30 @@ class IkeSa:
             return
         try:
             header = decode_header(datagram.payload)
-            message = self._open(header, datagram, now)
+            received = self._open(header, datagram, now)
         except RemoteError as error:
             self.dropped["bad-icv" if isinstance(error, AuthenticationError) else "malformed"] += 1
             return
-        if message is None:
+        if received is None:
             return
-        if message.response:
-            self._receive_response(message, datagram, now)
+        if header.response:
+            self._receive_response(received, datagram, now)
         else:
-            self._receive_request(message, datagram, now)
+            self._receive_request(received, datagram, now)
         self._pump(now)
+
+    def answer_again(self, datagram: Datagram) -> tuple[Datagram, ...]:
+        """What the last response of an ended SA was, if this is its request again: it may have been lost (§2.1)."""
+        octets = datagram.payload
+        header = decode_header(octets)
+        known = None if header.response else self.window.answer_to(header.message_id)
+        if known is None or self.sealer is None:
+            return ()
+        if find_encrypted(octets, header.next_payload)[0] == PayloadType.SK:
+            self.sealer.open(octets, header)
+        elif self.sealer.open_fragment(octets, header).number != 1:
+            return ()
+        return tuple(Datagram(datagram.path, piece) for piece in known.response.datagrams)
 
     def handle_timeout(self, now: float) -> None:
         """Run the timers that are due."""
@@ -189,6 +208,8 @@ class IkeSa:
                 self.mobility.check_expired(self, now)
             elif timer is Timer.CHECK_AGAIN:
                 self.mobility.check_again(self)
+            elif timer is Timer.INIT_REFUSED and self._init_error is not None:
+                auth.fail(self, self._init_error, now)
         self._pump(now)
 
     # --- for tasks
@@ -243,7 +264,8 @@ class IkeSa:
         if path == self.path:
             return
         self.path = path
-        if self.window.restart_retransmission():
+        self.fragmentation.path_changed()
+        if self.window.restart_retransmission(now):
             self.timers.set(Timer.RETRANSMIT, now)
 
     def close(self, why: str, now: float, *, by_peer: bool = False) -> None:
@@ -262,61 +284,102 @@ class IkeSa:
 
     # --- receiving
 
-    def _open(self, header: Header, datagram: Datagram, now: float) -> Message | None:
+    def _open(self, header: Header, datagram: Datagram, now: float) -> Received | None:
         octets = datagram.payload
         if header.exchange == ExchangeType.IKE_SA_INIT:
             if not header.response and self.state is not SaState.INITIAL and octets != self.init_request:
                 raise DecodeError("an unprotected request is taken as a retransmission only")
-            return decode_message(octets)
+            return Received(message=decode_message(octets), path=datagram.path)
         if self.sealer is None:
             raise DecodeError("protected message before keys")
         try:
-            return self.sealer.open(octets, header)
+            kind, _, _ = find_encrypted(octets, header.next_payload)
+        except DecodeError:
+            self._take_hint(decode_message(octets), now)
+            return None
+        try:
+            if kind == PayloadType.SKF:
+                return self._open_fragment(self.sealer, header, datagram, now)
+            message = self.sealer.open(octets, header)
         except DecodeError as error:
-            if error.notify_type is not None and not header.response:
-                self._refuse_undecodable(header, error, datagram.path, now)
+            if error.notify_type is not None:
+                self._take_undecodable(header, error, datagram.path, now)
             raise
+        self.fragmentation.whole(header)
+        return Received(message=message, path=datagram.path)
 
-    def _refuse_undecodable(self, header: Header, error: RemoteError, path: Path, now: float) -> None:
-        """An authentic request that does not parse is answered, and fatal (§2.21.3) but for §2.5's case."""
+    def _open_fragment(self, sealer: MessageSealer, header: Header, datagram: Datagram, now: float) -> Received | None:
+        """A message once it is whole (RFC 7383 §2.6); fragment 1 stands for a request that comes again (§2.6.1)."""
+        place = find_fragment(datagram.payload, header.next_payload)
+        why = self.fragmentation.objection(header, place, self.window, now)
+        if why is not None:
+            self.dropped[why] += 1
+            return None
+        part = sealer.open_fragment(datagram.payload, header)
+        known = None if header.response else self.window.known_request(header.message_id)
+        if known is not None:
+            return replace(known, path=datagram.path)
+        return self.fragmentation.add(header, part, datagram, now)
+
+    def _take_undecodable(self, header: Header, error: RemoteError, path: Path, now: float) -> None:
+        """An authentic message that does not parse: a request is answered, a response ends its exchange (§2.21)."""
+        if header.response:
+            request = self.window.request_for(header)
+            if request is not None:
+                self._complete(request)
+                auth.fail(self, error, now)
+            return
         disposition = self.window.classify(header.message_id)
+        request_again = Received(message=message_of(header, ()), path=path)
         if disposition is Disposition.ANSWERED:
-            self._respond_again(path)
+            self._respond_again(request_again)
         elif disposition is Disposition.NEW:
-            self.window.begin()
-            self._request_exchange = header.exchange
-            self._request_path = path
-            self._respond(self._refuse(error), now)
+            self.window.begin(request_again)
+            self._respond(self._refuse(error), request_again, now)
 
-    def _receive_request(self, message: Message, datagram: Datagram, now: float) -> None:
+    def _take_hint(self, message: Message, now: float) -> None:
+        """What is not protected changes nothing; at most it is a reason to look whether the peer lives (§2.21.4)."""
+        self.dropped["unprotected"] += 1
+        hints = (NotifyType.INVALID_IKE_SPI, NotifyType.INVALID_SPI)
+        if self.state is SaState.ESTABLISHED and now >= self._hint_after and any(map(message.notify, hints)):
+            self._hint_after = now + HINT_INTERVAL
+            self._probe(now)
+            self._pump(now)
+
+    def _receive_request(self, received: Received, datagram: Datagram, now: float) -> None:
+        message = received.message
         disposition = self.window.classify(message.message_id)
         if disposition is Disposition.OUT_OF_WINDOW:
             self.dropped["out-of-window"] += 1
             return
         again = disposition is not Disposition.NEW
-        self.emit(MessageReceived(message=message, path=datagram.path, retransmission=again))
-        if disposition is Disposition.ANSWERED:
-            self._respond_again(datagram.path)
+        if not again and self._deferred_id is not None:
+            self.dropped["busy"] += 1  # one question at a time is open; the request will come again
             return
-        self._request_path = datagram.path
+        self.emit(
+            MessageReceived(message=message, path=received.path, retransmission=again, fragments=received.fragments)
+        )
+        if disposition is Disposition.ANSWERED:
+            self._respond_again(received)
+            return
         if disposition is Disposition.IN_PROGRESS:
+            self.window.begin(received)
             return
         try:
             procedure = procedure_for(message, self.role, self.state)
             if procedure is None:
                 self.dropped["not-legal-now"] += 1
                 return
-            self.window.begin()
-            self._request_exchange = message.exchange
-            self._heard(now)
+            self.window.begin(received)
+            self._heard(message, now)
             response = self._process(procedure, message, datagram, now)
         except RemoteError as error:
-            if not self.window.in_progress:
-                self.window.begin()
-                self._request_exchange = message.exchange
+            self.window.begin(received)
             response = self._refuse(error)
         if response is not None:
-            self._respond(response, now)
+            self._respond(response, received, now)
+        else:
+            self._deferred_id = message.message_id
 
     def _process(self, procedure: Procedure, message: Message, datagram: Datagram, now: float) -> Response | None:
         path = datagram.path
@@ -328,27 +391,47 @@ class IkeSa:
             return rekey_child.process_request(self, message, path, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
-        eap.process_request(self, procedure, message, now)
+        ike_auth.process_request(self, procedure, message, now)
         return None
 
-    def _receive_response(self, message: Message, datagram: Datagram, now: float) -> None:
-        task = self._task
-        if task is None or task.exchange != message.exchange:
+    def _receive_response(self, received: Received, datagram: Datagram, now: float) -> None:
+        message = received.message
+        request = self.window.request_for(message)
+        if request is None:
             self.dropped["unexpected-response"] += 1
             return
-        if not self.window.accept_response(message.message_id):
-            self.dropped["unexpected-response"] += 1
-            return
-        self.emit(MessageReceived(message=message, path=datagram.path))
-        self.timers.cancel(Timer.RETRANSMIT)
-        self._task = None
-        if message.exchange == ExchangeType.IKE_SA_INIT:
+        self.emit(MessageReceived(message=message, path=received.path, fragments=received.fragments))
+        self._complete(request)
+        initial = message.exchange == ExchangeType.IKE_SA_INIT
+        if initial:
             self.init_response = datagram.payload
-        self._heard(now)
+        self._heard(message, now)
         try:
-            task.process_response(self, message, datagram.path, now)
+            request.task.process_response(self, message, received.path, now)
         except RemoteError as error:
-            auth.fail(self, error, now)
+            if initial:
+                self._doubt(request, error, now)
+            else:
+                auth.fail(self, error, now)
+            return
+        if initial:
+            self.timers.cancel(Timer.INIT_REFUSED)
+            self._init_error = None
+
+    def _complete(self, request: OutstandingRequest) -> None:
+        self.fragmentation.confirmed(request.sent)
+        self.window.completed(request)
+        self._arm_retransmission()
+
+    def _doubt(self, request: OutstandingRequest, error: RemoteError, now: float) -> None:
+        """Nobody signed this refusal: for a while a better response may come (§2.21.1)."""
+        self.window.reinstate(request)
+        self._arm_retransmission()
+        if self._init_error is None:
+            self._init_error = error
+            policy = self.config.retransmission
+            interval = min(INIT_REFUSAL_INTERVAL, policy.interval(0) + policy.interval(1))
+            self.timers.set(Timer.INIT_REFUSED, now + interval)
 
     # --- sending
 
@@ -361,87 +444,105 @@ class IkeSa:
             auth.report_refusal(self, str(error), payload)
         return Response(payloads=(payload,), close=str(error) if fatal else None)
 
-    def _respond(self, response: Response, now: float) -> None:
-        message_id = self.window.begin()
+    def _respond(self, response: Response, request: Received, now: float) -> None:
+        exchange = request.message.exchange
         # §2.6: "the responder's SPI will be zero" where IKE_SA_INIT does not make an SA
-        no_sa = response.close is not None and self._request_exchange == ExchangeType.IKE_SA_INIT
+        no_sa = response.close is not None and exchange == ExchangeType.IKE_SA_INIT
         message = Message(
             spi_i=self.spi_i,
             spi_r=NO_SPI if no_sa else self.spi_r,
-            exchange=self._request_exchange,
+            exchange=exchange,
             original_initiator=self.original_initiator,
             response=True,
-            message_id=message_id,
+            message_id=request.message.message_id,
             payloads=response.payloads,
         )
-        octets = self._encode(message)
-        if message.exchange == ExchangeType.IKE_SA_INIT:
-            self.init_response = octets
-        self.window.answered(octets)
-        self._answered = message
-        self._transmits.append(Datagram(self._request_path, octets))
-        self.emit(MessageSent(message=message, path=self._request_path))
+        size = self.fragmentation.response_size(request)
+        sent = self.fragmentation.encode(self.sealer, message, request.path, size)
+        if exchange == ExchangeType.IKE_SA_INIT:
+            self.init_response = sent.datagrams[0]
+        self.window.answered(request, sent)
+        self._transmit(sent, request.path)
         if response.close is not None:
             self.close(response.close, now, by_peer=response.by_peer)
 
-    def _respond_again(self, path: Path) -> None:
-        self._transmits.append(Datagram(path, self.window.cached_response()))
-        if self._answered is not None:
-            self.emit(MessageSent(message=self._answered, path=path, retransmission=True))
+    def _respond_again(self, request: Received) -> None:
+        known = self.window.answer_to(request.message.message_id)
+        if known is None:
+            return
+        known.repeated += 1
+        if known.repeated > PROBE_RETRANSMISSIONS:
+            # RFC 7383 §2.4: "receiving repeated retransmissions of the request" tells that the response is lost
+            smaller = self.fragmentation.smaller(self.sealer, known.response, request.path)
+            known.response = smaller or known.response
+        self._transmit(known.response, request.path, retransmission=True)
 
     def _pump(self, now: float) -> None:
-        while self._queue and self.window.outstanding is None and self.state is not SaState.CLOSED:
+        if self.window.exhausted and self.state is SaState.ESTABLISHED:
+            self._queue.clear()
+            self._queue.append(informational.DeleteIkeSa("its Message IDs are used up"))  # §2.2
+        while self._queue and self.window.may_send(self._queue[0]) and self.state is not SaState.CLOSED:
             task = self._queue.popleft()
             payloads = task.build_request(self, now)
-            if payloads is None:
-                continue
-            self._task = task
-            self._send_request(task.exchange, payloads, now)
+            if payloads is not None:
+                self._send_request(task, payloads, now)
 
-    def _send_request(self, exchange: ExchangeType, payloads: tuple[Payload, ...], now: float) -> None:
+    def _send_request(self, task: Task, payloads: tuple[Payload, ...], now: float) -> None:
         message = Message(
             spi_i=self.spi_i,
             spi_r=self.spi_r,
-            exchange=exchange,
+            exchange=task.exchange,
             original_initiator=self.original_initiator,
             response=False,
             message_id=self.window.next_request_id,
             payloads=payloads,
         )
-        octets = self._encode(message)
-        if exchange == ExchangeType.IKE_SA_INIT:
-            self.init_request = octets
-        interval = self.window.send(octets)
-        self.timers.set(Timer.RETRANSMIT, now + interval)
-        self._transmits.append(Datagram(self.path, octets))
-        self.emit(MessageSent(message=message, path=self.path))
-        self._sent = message
+        sent = self.fragmentation.encode(self.sealer, message, self.path, self.fragmentation.size)
+        if task.exchange == ExchangeType.IKE_SA_INIT:
+            self.init_request = sent.datagrams[0]
+        self.window.send(task, sent, now)
+        self._arm_retransmission()
+        self._transmit(sent, self.path)
 
-    def _encode(self, message: Message) -> bytes:
-        if message.exchange == ExchangeType.IKE_SA_INIT:
-            return encode_message(message)
-        if self.sealer is None:
-            raise LocalError("no keys to protect a message with")
-        return self.sealer.seal(message)
+    def _transmit(self, sent: Sent, path: Path, *, retransmission: bool = False) -> None:
+        self._transmits.extend(Datagram(path, octets) for octets in sent.datagrams)
+        self.emit(
+            MessageSent(message=sent.message, path=path, retransmission=retransmission, fragments=len(sent.datagrams))
+        )
+
+    def _arm_retransmission(self) -> None:
+        due = self.window.next_retransmission()
+        if due is None:
+            self.timers.cancel(Timer.RETRANSMIT)
+        else:
+            self.timers.set(Timer.RETRANSMIT, due)
 
     def _retransmit(self, now: float) -> None:
-        again = self.window.retransmit()
-        if again is None and self.mobility.in_doubt:
-            self.mobility.check_expired(self, now)  # the address may be to blame, not the peer
-            return
-        if again is None:
-            self.close("no response to our request within the retransmission limit", now)
-            return
-        octets, interval = again
-        self.timers.set(Timer.RETRANSMIT, now + interval)
-        self._transmits.append(Datagram(self.path, octets))
-        self.emit(MessageSent(message=self._sent, path=self.path, retransmission=True))
+        for request in self.window.due(now):
+            if request.attempt >= PROBE_RETRANSMISSIONS:
+                smaller = self.fragmentation.smaller(self.sealer, request.sent, self.path)
+                if smaller is not None:  # RFC 7383 §2.5.2: "MUST reset its retransmission timers"
+                    request.sent, request.attempt = smaller, -1
+            if not self.window.retransmit(request, now):
+                if self.mobility.in_doubt:
+                    self.mobility.check_expired(self, now)  # the address may be to blame, not the peer
+                else:
+                    self.close("no response to our request within the retransmission limit", now)
+                return
+            self._transmit(request.sent, self.path, retransmission=True)
+        self._arm_retransmission()
 
-    def _heard(self, now: float) -> None:
+    def _heard(self, message: Message, now: float) -> None:
         if self.state is SaState.ESTABLISHED:
             self.timers.arm_liveness(now)
+        announced = message.notify(NotifyType.SET_WINDOW_SIZE)
+        if announced is not None and message.exchange != ExchangeType.IKE_SA_INIT and len(announced.data) == 4:
+            # §2.3: it can only be increased
+            size = min(int.from_bytes(announced.data, "big"), PEER_SIZE_MAXIMUM)
+            self.window.peer_size = max(self.window.peer_size, size)
 
     def _probe(self, now: float) -> None:
-        self._heard(now)
+        if self.state is SaState.ESTABLISHED:
+            self.timers.arm_liveness(now)
         if self.window.outstanding is None and not self._queue:
             self._queue.append(informational.Liveness())

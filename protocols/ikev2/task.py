@@ -38,6 +38,10 @@ class Task(Protocol):
         """Act on the response; ``RemoteError`` ends the SA."""
 
 
+class Concurrent:
+    """A task whose request may be outstanding together with others of the kind (RFC 7296 §2.3)."""
+
+
 class Deferred(Protocol):
     """Whoever asked a question and waits for ``IkeSa.answer``."""
 

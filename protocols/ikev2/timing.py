@@ -18,6 +18,7 @@ class Timer(Enum):
     CHILD_LIFETIME = "child-lifetime"
     RETURN_ROUTABILITY = "return-routability"
     CHECK_AGAIN = "check-again"
+    INIT_REFUSED = "init-refused"
 
 
 class SaTimers(TimerTable[Timer]):

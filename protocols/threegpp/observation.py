@@ -16,6 +16,7 @@ def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
     """Messages, state changes and keys of an IKE SA, for the trace."""
     if isinstance(event, (MessageSent, MessageReceived)):
         message = event.message
+        fragments = {} if event.fragments == 1 else {"fragments": event.fragments}
         recorder.record(
             Kind.MESSAGE,
             {
@@ -31,6 +32,7 @@ def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
                     "message_id": message.message_id,
                     "local": str(event.path.local),
                     "remote": str(event.path.remote),
+                    **fragments,
                 },
                 "retransmission": event.retransmission,
             },

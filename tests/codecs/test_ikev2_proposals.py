@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from protocols.errors import NegotiationError
+from protocols.errors import LocalError, NegotiationError
 from protocols.ikev2.payloads import Proposal, SaPayload, Transform, decode_payloads, encode_payloads
 from protocols.ikev2.proposals import (
     EspPolicy,
@@ -132,11 +132,24 @@ def test_groups_in_ike_auth_are_passed_over() -> None:
     assert not answer.of_type(TransformType.KE)
 
 
-def test_a_group_is_neither_dropped_nor_invented() -> None:
+def test_an_initiator_that_insists_on_a_key_exchange_gets_it() -> None:
+    """RFC 7296 §1.3.1, §3.3: KEi is the initiator's choice, one transform of each offered type is chosen."""
+    offered = esp("aes128-sha256-modp1024", "aes128-sha256-ecp384", "aes128-sha256-x25519").proposals(SPI)
+    answer, suite = select_esp(offered, esp("aes256gcm16", "aes128-sha256"), True, ANSWER_SPI)
+    assert suite == EspSuite.of("aes128-sha256-ecp384")  # the first that we trust
+    assert check_answer_esp(offered, answer) == suite
     with pytest.raises(NegotiationError):
-        select_esp(esp("aes128-sha256-x25519").proposals(SPI), esp("aes128-sha256"), True)
+        select_esp(esp("aes128-sha256-modp1024").proposals(SPI), esp("aes128-sha256"), True)
+    weak = esp("aes128-sha256", "aes256-sha256-modp1024")  # named by our policy, hence trusted
+    _, suite = select_esp(esp("aes128-sha256-modp1024").proposals(SPI), weak, True)
+    assert suite == EspSuite.of("aes128-sha256-modp1024")
+
+
+def test_a_key_exchange_that_our_policy_demands_is_not_dropped() -> None:
     with pytest.raises(NegotiationError):
         select_esp(esp("aes128-sha256").proposals(SPI), esp("aes128-sha256-x25519"), True)
+    with pytest.raises(NegotiationError):
+        select_esp(esp("aes128-sha256-ecp384").proposals(SPI), esp("aes128-sha256-x25519"), True)
 
 
 def with_transforms(proposal: Proposal, *transforms: Transform) -> Proposal:
@@ -153,6 +166,138 @@ def test_offered_none_is_answered() -> None:
     assert suite == EspSuite.of("aes128gcm16")
     assert set(answer.transforms) == {*proposal.transforms, none, no_group}
     assert check_answer_esp(offered, answer) == suite
+
+
+def test_none_in_an_answer_and_its_absence_mean_the_same() -> None:
+    """RFC 7296 §3.3.2: peers differ in whether they write the NONE that they choose."""
+    (plain,) = esp("aes128gcm16").proposals(SPI)
+    none = (Transform(TransformType.INTEG, IntegrityId.NONE), Transform(TransformType.KE, KeGroup.NONE))
+    suite = EspSuite.of("aes128gcm16")
+    assert check_answer_esp((plain,), with_transforms(plain, *none)) == suite
+    assert check_answer_esp((with_transforms(plain, *none),), plain) == suite
+    with pytest.raises(NegotiationError):
+        check_answer_esp((plain,), with_transforms(plain, Transform(TransformType.KE, KeGroup.ECP_256)))
+    (ike_offer,) = ike("aes128-sha256-x25519").proposals()
+    without_integrity = replace(ike_offer, transforms=(*ike_offer.transforms[:2], ike_offer.transforms[3]))
+    with pytest.raises(NegotiationError):
+        # RFC 7296 §5: NONE is no integrity for an IKE SA
+        check_answer_ike((with_transforms(ike_offer, none[0]),), without_integrity)
+
+
+HYBRID = "aes128-sha256-x25519-ke1_mlkem768"
+TWICE = "aes128-sha256-ecp256-ke1_mlkem1024-ke3_ecp384"
+
+
+def test_additional_key_exchanges_have_proposals_of_their_own() -> None:
+    """RFC 9370 §2.2.2: who does not know the transform types passes over their proposal and takes the other."""
+    policy = ike(HYBRID, "aes128-sha256-x25519", TWICE)
+    hybrid, plain, twice = policy.proposals(additional=True)
+    assert (TransformType.ADDKE1, KeGroup.ML_KEM_768, None) in ids(hybrid)
+    assert ids(twice)[-2:] == [
+        (TransformType.ADDKE1, KeGroup.ML_KEM_1024, None),
+        (TransformType.ADDKE3, KeGroup.ECP_384, None),
+    ]
+    assert (plain,) == tuple(replace(proposal, number=2) for proposal in policy.proposals())
+    answer, suite = select_ike((hybrid, plain, twice), ike(HYBRID, "aes128-sha256-x25519"))
+    assert (answer.number, suite.name) == (2, "aes128-sha256-x25519")
+    with pytest.raises(LocalError):
+        ike(HYBRID).proposals()
+
+
+@pytest.mark.parametrize("name", [HYBRID, TWICE, "aes128-sha256-x25519"])
+def test_both_ends_agree_on_additional_key_exchanges(name: str) -> None:
+    offered = ike(HYBRID, TWICE, "aes128-sha256-x25519").proposals(b"initiato", additional=True)
+    _, octets = encode_payloads((SaPayload(offered),))
+    (payload,) = decode_payloads(33, octets)
+    assert isinstance(payload, SaPayload)
+    answer, suite = select_ike(payload.proposals, ike(name), b"responde", additional=True)
+    assert suite == IkeSuite.of(name)
+    assert check_answer_ike(offered, answer) == suite
+
+
+def test_additional_key_exchanges_of_a_child_sa() -> None:
+    offered = esp("aes128gcm16-x25519-ke1_mlkem768-esn").proposals(SPI, additional=True)
+    answer, suite = select_esp(offered, esp("aes128gcm16-x25519-ke1_mlkem768-esn"), True, ANSWER_SPI, additional=True)
+    assert suite.additional == (KeGroup.ML_KEM_768,)
+    assert check_answer_esp(offered, answer) == suite
+    with pytest.raises(NegotiationError):
+        select_esp(offered, esp("aes128gcm16-x25519-ke1_mlkem768-esn"), True)
+    # IKE_AUTH has neither the first key exchange nor additional ones
+    _, suite = select_esp(offered, esp("aes128gcm16-x25519-esn"), False)
+    assert suite == EspSuite.of("aes128gcm16-esn")
+
+
+def test_an_additional_key_exchange_may_be_optional() -> None:
+    """RFC 9370 §2.2.2: NONE among the methods of its type."""
+    (hybrid,) = ike(HYBRID).proposals(additional=True)
+    optional = (with_transforms(hybrid, Transform(TransformType.ADDKE1, KeGroup.NONE)),)
+    answer, suite = select_ike(optional, ike("aes128-sha256-x25519"), additional=True)
+    assert suite.additional == ()
+    assert Transform(TransformType.ADDKE1, KeGroup.NONE) in answer.transforms
+    assert check_answer_ike(optional, answer) == suite
+    with pytest.raises(NegotiationError):
+        select_ike((hybrid,), ike("aes128-sha256-x25519"), additional=True)
+
+
+def test_a_key_exchange_method_is_not_taken_twice() -> None:
+    """RFC 9370 §2.2.2: two key exchanges by one method are an error of the responder's."""
+    (offer,) = ike("aes128-sha256-mlkem768-ke1_x25519").proposals(additional=True)
+    offered = (with_transforms(offer, Transform(TransformType.ADDKE1, KeGroup.ML_KEM_768)),)
+    twice = tuple([transform for transform in offered[0].transforms if transform.id != KeGroup.CURVE25519])
+    with pytest.raises(NegotiationError, match="twice"):
+        check_answer_ike(offered, replace(offer, transforms=twice))
+    assert check_answer_ike(offered, offer).additional == (KeGroup.CURVE25519,)
+
+
+def test_policies_by_name() -> None:
+    default, modern, legacy = (IkePolicy.of([name]) for name in ("default", "modern", " Legacy "))
+    assert set(modern.suites) < set(default.suites) < set(legacy.suites)
+    assert legacy.suites[: len(default.suites)] == default.suites
+    assert not default.weak
+    assert not EspPolicy.of(["default"]).weak
+    assert {name for suite in legacy.weak for name in suite.weak} == {
+        "3des",
+        "sha1",
+        "prfsha1",
+        "modp768",
+        "modp1024",
+        "modp1536",
+    }
+    assert EspSuite.of("aes128-sha1") in EspPolicy.of(["legacy"]).weak
+
+
+def test_policies_among_suites() -> None:
+    mixed = IkePolicy.of(["aes256-sha1-modp1024", "modern", "aes128gcm16-prfsha256-x25519"])
+    assert mixed.suites == (IkeSuite.of("aes256-sha1-modp1024"), *IkePolicy.of(["modern"]).suites)
+    assert EspPolicy.of(["null-sha256", "aes128gcm16"]).suites == esp("null-sha256", "aes128gcm16").suites
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [([], "at least one suite"), (["lagacy"], "policy .of default, modern, legacy"), (["aes128-md5-x25519"], "md5")],
+)
+def test_bad_policies(names: list[str], why: str) -> None:
+    for policy in (IkePolicy, EspPolicy):
+        with pytest.raises(ValueError, match=why):
+            policy.of(names)
+
+
+def test_a_phone_of_today_finds_a_suite_in_the_legacy_policy() -> None:
+    """Android offers everything it has in one proposal; its first group is 2, which decides nothing here."""
+    android = ike(
+        *[
+            f"{encryption}-{integrity}-{group}"
+            for encryption in ("aes128", "aes192", "aes256")
+            for integrity in ("aesxcbc", "sha1", "sha256", "sha384", "sha512")
+            for group in ("modp1024", "modp1536", "modp2048")
+        ]
+    )
+    _, suite = select_ike(android.proposals(), IkePolicy.of(["default"]))
+    assert suite.name == "aes128-sha256-modp2048"
+    old = ike("aes128-sha1-modp1024").proposals()
+    with pytest.raises(NegotiationError):
+        select_ike(old, IkePolicy.of(["default"]))
+    assert select_ike(old, IkePolicy.of(["legacy"]))[1].name == "aes128-sha1-modp1024"
 
 
 def test_missing_esn_means_none() -> None:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import dh
 
 from protocols.entropy import SeededEntropy
 from protocols.errors import LocalError, RemoteError
 from protocols.ikev2.registry import EncryptionId, IntegrityId, KeGroup, NotifyType, PrfId
-from protocols.ikev2.suites import KEY_EXCHANGES, EspSuite, IkeSuite, KeyExchange, ModpMethod, Prf
+from protocols.ikev2.suites import (
+    KEY_EXCHANGES,
+    EcpMethod,
+    EspSuite,
+    IkeSuite,
+    KeyExchange,
+    MlKemMethod,
+    ModpMethod,
+    Prf,
+)
 
 IKE_NAMES = [
     "aes128-sha256-x25519",
@@ -17,8 +27,28 @@ IKE_NAMES = [
     "aes128-sha1-prfsha256-ecp256",
     "aes128gcm16-prfsha256-ecp256",
     "aes256gcm16-prfsha512-x25519",
+    "3des-sha1-modp1024",
+    "aes192ctr-aesxcbc-modp768",
+    "aes128-aescmac-prfsha256-ecp521",
+    "aes128-sha256-prfaesxcbc-x448",
+    "aes128ccm8-prfaescmac-ecp256bp",
+    "aes256gcm12-prfsha384-ecp224",
+    "chacha20poly1305-prfsha256-mlkem768",
+    "aes256gcm16-prfsha384-x25519-ke1_mlkem768",
+    "aes256gcm16-prfsha384-x25519-ke2_mlkem512-ke7_modp8192",
 ]
-ESP_NAMES = ["aes128-sha256", "aes128gcm16", "aes256-sha1-x25519", "aes256gcm16-ecp384-esn", "aes128-sha256-esn"]
+ESP_NAMES = [
+    "aes128-sha256",
+    "aes128gcm16",
+    "aes256-sha1-x25519",
+    "aes256gcm16-ecp384-esn",
+    "aes128-sha256-esn",
+    "null-sha256",
+    "3des-sha1",
+    "aes128ctr-aesxcbc-modp1536",
+    "aes256ccm12-ecp384bp-ke1_mlkem1024-esn",
+    "chacha20poly1305",
+]
 
 
 @pytest.mark.parametrize("name", IKE_NAMES)
@@ -62,7 +92,19 @@ def test_what_a_name_means() -> None:
         "sha256-x25519",
         "aes128-x25519",
         "aes128-sha256",
-        "aes128-sha256-modp768",
+        "aes128-sha256-modp1000",
+        "null-sha256-x25519",
+        "aes128ctr-x25519",
+        "3des-x25519",
+        "chacha20poly1305-sha256-x25519",
+        "chacha20poly1305-x25519",
+        "aes128-sha256-x25519-ke1_x25519",
+        "aes128-sha256-x25519-ke1_mlkem768-ke2_mlkem768",
+        "aes128-sha256-x25519-ke1_mlkem768-ke1_mlkem1024",
+        "aes128-sha256-x25519-ke8_mlkem768",
+        "aes128-sha256-x25519-ke0_mlkem768",
+        "aes128-sha256-x25519-ke1_modp1000",
+        "aes128-sha256-ke1_mlkem768",
         "aes128gcm16-x25519",
         "aes128gcm16-sha256-prfsha256-x25519",
         "aes128-sha256-sha256-x25519",
@@ -75,7 +117,18 @@ def test_bad_ike_text(text: str) -> None:
         IkeSuite.of(text)
 
 
-@pytest.mark.parametrize("text", ["aes128", "aes128gcm16-sha256", "aes128-sha256-prfsha256", "null-sha1", "aes128--"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aes128",
+        "aes128gcm16-sha256",
+        "aes128-sha256-prfsha256",
+        "null",
+        "aes128--",
+        "aes128ccm8-sha1",
+        "aes128-ke1_x448",
+    ],
+)
 def test_bad_esp_text(text: str) -> None:
     with pytest.raises(ValueError):
         EspSuite.of(text)
@@ -87,11 +140,16 @@ def test_bad_esp_text(text: str) -> None:
         {"encryption_key_bits": None},
         {"encryption_key_bits": 129},
         {"encryption": EncryptionId.ENCR_3DES},
+        {"encryption": EncryptionId.ENCR_NULL, "encryption_key_bits": None},
+        {"encryption": EncryptionId.ENCR_DES, "encryption_key_bits": None},
         {"encryption": EncryptionId(9001)},
         {"integrity": IntegrityId.AUTH_HMAC_MD5_96},
         {"integrity": IntegrityId.NONE},
-        {"prf": PrfId.PRF_AES128_XCBC},
-        {"group": KeGroup.MODP_1024},
+        {"prf": PrfId.PRF_HMAC_MD5},
+        {"group": KeGroup.MODP_1024_160},
+        {"additional": (KeGroup.ML_KEM_768, KeGroup.NONE)},
+        {"additional": (KeGroup.CURVE25519,)},
+        {"additional": tuple(KeGroup(number) for number in (14, 15, 16, 17, 18, 19, 20, 21))},
     ],
 )
 def test_what_is_not_implemented_makes_no_suite(fields: dict[str, object]) -> None:
@@ -115,6 +173,11 @@ def test_what_is_not_implemented_makes_no_suite(fields: dict[str, object]) -> No
         ("aes192-sha512", 24, 64),
         ("aes128gcm16", 20, 0),
         ("aes256gcm16", 36, 0),
+        ("aes192ccm8", 27, 0),  # RFC 4309 §7.1: three octets of salt
+        ("chacha20poly1305", 36, 0),
+        ("aes128ctr-aesxcbc", 20, 16),  # RFC 3686 §5.1: the nonce is part of the key material
+        ("3des-aescmac", 24, 16),
+        ("null-sha384", 0, 48),
     ],
 )
 def test_key_lengths_include_the_salt(name: str, encryption: int, integrity: int) -> None:
@@ -125,6 +188,29 @@ def test_key_lengths_include_the_salt(name: str, encryption: int, integrity: int
 
 def test_without_group() -> None:
     assert EspSuite.of("aes128-sha256-x25519").without_group() == EspSuite.of("aes128-sha256")
+    assert EspSuite.of("aes128-sha256-x25519-ke1_mlkem768").without_group() == EspSuite.of("aes128-sha256")
+
+
+def test_additional_key_exchanges() -> None:
+    """RFC 9370 §2.2.2: transform types are numbered, and one may be left out between others."""
+    assert IkeSuite.of("aes128-sha256-x25519-ke2_mlkem768").additional == (KeGroup.NONE, KeGroup.ML_KEM_768)
+    assert IkeSuite.of("aes128-sha256-ke1_mlkem512-x25519").additional == (KeGroup.ML_KEM_512,)
+    assert IkeSuite.of("aes128-sha256-x25519").additional == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "weak"),
+    [
+        ("aes128-sha256-x25519", ()),
+        ("aes128-sha1-modp1024", ("sha1", "prfsha1", "modp1024")),
+        ("3des-sha256-modp2048", ("3des",)),
+        ("aes128-aesxcbc-ecp192", ("ecp192",)),
+    ],
+)
+def test_weak_algorithms_are_named(name: str, weak: tuple[str, ...]) -> None:
+    assert IkeSuite.of(name).weak == weak
+    assert EspSuite.of("null-sha1").weak == ("null", "sha1")
+    assert EspSuite.of("aes128gcm16").weak == ()
 
 
 def test_prf_limits() -> None:
@@ -139,54 +225,106 @@ def test_prf_limits() -> None:
 
 
 GROUPS = list(KEY_EXCHANGES)
-PUBLIC_LENGTHS = {KeGroup.CURVE25519: 32, KeGroup.ECP_256: 64, KeGroup.ECP_384: 96, KeGroup.MODP_2048: 256}
-SHARED_LENGTHS = {KeGroup.CURVE25519: 32, KeGroup.ECP_256: 32, KeGroup.ECP_384: 48, KeGroup.MODP_2048: 256}
+KEMS = [group for group in GROUPS if isinstance(KEY_EXCHANGES[group], MlKemMethod)]
+ECP = [group for group in GROUPS if isinstance(KEY_EXCHANGES[group], EcpMethod)]
+MODP = [group for group in GROUPS if isinstance(KEY_EXCHANGES[group], ModpMethod)]
+# Octets of the initiator's public value, of the responder's, of the shared secret.
+LENGTHS = {
+    KeGroup.CURVE25519: (32, 32, 32),
+    KeGroup.CURVE448: (56, 56, 56),
+    KeGroup.ECP_192: (48, 48, 24),
+    KeGroup.ECP_224: (56, 56, 28),
+    KeGroup.ECP_256: (64, 64, 32),
+    KeGroup.ECP_384: (96, 96, 48),
+    KeGroup.ECP_521: (132, 132, 66),
+    KeGroup.BRAINPOOL_P256R1: (64, 64, 32),
+    KeGroup.BRAINPOOL_P384R1: (96, 96, 48),
+    KeGroup.BRAINPOOL_P512R1: (128, 128, 64),
+    # FIPS 203 §8, tables 2 and 3
+    KeGroup.ML_KEM_512: (800, 768, 32),
+    KeGroup.ML_KEM_768: (1184, 1088, 32),
+    KeGroup.ML_KEM_1024: (1568, 1568, 32),
+} | {group: (int(group.name.split("_")[1]) // 8,) * 3 for group in MODP}
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_both_ends_agree_and_runs_replay(group: KeGroup) -> None:
     ue = KeyExchange.generate(group, SeededEntropy("ue"))
-    epdg = KeyExchange.generate(group, SeededEntropy("epdg"))
+    public, shared = KeyExchange.respond(group, ue.public, SeededEntropy("epdg"))
     assert ue.group == group
-    assert len(ue.public) == PUBLIC_LENGTHS[group]
-    assert ue.public != epdg.public
-    assert ue.shared(epdg.public) == epdg.shared(ue.public)
-    assert len(ue.shared(epdg.public)) == SHARED_LENGTHS[group]
+    assert (len(ue.public), len(public), len(shared)) == LENGTHS[group]
+    assert ue.public != public
+    assert ue.shared(public) == shared
     assert KeyExchange.generate(group, SeededEntropy("ue")).public == ue.public
+    again = KeyExchange.respond(group, ue.public, SeededEntropy("epdg"))
+    # The library randomises the encapsulation of these two itself.
+    assert (again == (public, shared)) == (group not in (KeGroup.ML_KEM_768, KeGroup.ML_KEM_1024))
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_values_of_other_lengths_are_refused(group: KeGroup) -> None:
+    """RFC 6989 §2.5: INVALID_SYNTAX, whichever end finds it."""
     exchange = KeyExchange.generate(group, SeededEntropy(1))
-    good = KeyExchange.generate(group, SeededEntropy(2)).public
+    good, _ = KeyExchange.respond(group, exchange.public, SeededEntropy(2))
     for bad in (b"", good[:-1], good + b"\0", b"\0" + good):
         with pytest.raises(RemoteError) as caught:
             exchange.shared(bad)
         assert caught.value.notify_type == NotifyType.INVALID_SYNTAX
+    for bad in (b"", exchange.public[:-1], exchange.public + b"\0", b"\0" + exchange.public):
+        with pytest.raises(RemoteError) as caught:
+            KeyExchange.respond(group, bad, SeededEntropy(2))
+        assert caught.value.notify_type == NotifyType.INVALID_SYNTAX
 
 
-@pytest.mark.parametrize("offset", [0, 1, -1, -2])
-def test_modp_values_outside_the_group(offset: int) -> None:
-    """RFC 6989 §2.1: 1 < r < p-1; here 0, 1, p-1 and p (2^2048-1 beyond it)."""
-    method = KEY_EXCHANGES[KeGroup.MODP_2048]
+def refused_by_both_ends(group: KeGroup, value: bytes) -> None:
+    with pytest.raises(RemoteError):
+        KeyExchange.generate(group, SeededEntropy(1)).shared(value)
+    with pytest.raises(RemoteError):
+        KeyExchange.respond(group, value, SeededEntropy(1))
+
+
+@pytest.mark.parametrize("group", MODP)
+def test_modp_values_outside_the_group(group: KeGroup) -> None:
+    """RFC 6989 §2.1: 1 < r < p-1; here 0, 1, p-1, p and all ones."""
+    method = KEY_EXCHANGES[group]
     assert isinstance(method, ModpMethod)
-    prime = int(method.prime)
-    value = {0: 0, 1: 1, -1: prime - 1, -2: prime}[offset]
-    exchange = KeyExchange.generate(KeGroup.MODP_2048, SeededEntropy(1))
-    for bad in (value, 2**2048 - 1):
-        with pytest.raises(RemoteError):
-            exchange.shared(bad.to_bytes(256, "big"))
-    assert len(exchange.shared((prime - 2).to_bytes(256, "big"))) == 256
+    prime, length = int(method.prime), method.length
+    for value in (0, 1, prime - 1, prime, 256**length - 1):
+        refused_by_both_ends(group, value.to_bytes(length, "big"))
+    assert len(KeyExchange.generate(group, SeededEntropy(1)).shared((prime - 2).to_bytes(length, "big"))) == length
 
 
-@pytest.mark.parametrize("group", [KeGroup.ECP_256, KeGroup.ECP_384])
+@pytest.mark.parametrize("group", ECP)
 def test_points_off_the_curve(group: KeGroup) -> None:
-    """RFC 6989 §2.3: the point has to satisfy the curve's equation."""
-    exchange = KeyExchange.generate(group, SeededEntropy(1))
+    """RFC 6989 §2.3: the point has to satisfy the curve's equation, and is not the one at infinity."""
     good = KeyExchange.generate(group, SeededEntropy(2)).public
     for bad in (good[:-1] + bytes((good[-1] ^ 1,)), bytes(len(good)), b"\xff" * len(good)):
-        with pytest.raises(RemoteError):
-            exchange.shared(bad)
+        refused_by_both_ends(group, bad)
+
+
+@pytest.mark.parametrize("group", KEMS)
+def test_an_encapsulation_key_whose_coefficients_are_out_of_range(group: KeGroup) -> None:
+    """FIPS 203 §7.2: the modulus check."""
+    good = KeyExchange.generate(group, SeededEntropy(2)).public
+    with pytest.raises(RemoteError) as caught:
+        KeyExchange.respond(group, b"\xff" * 3 + good[3:], SeededEntropy(1))
+    assert caught.value.notify_type == NotifyType.INVALID_SYNTAX
+
+
+@pytest.mark.parametrize("group", KEMS)
+def test_a_forged_ciphertext_gives_another_secret(group: KeGroup) -> None:
+    """FIPS 203 §6.3: implicit rejection; the ends then fail to authenticate one another."""
+    exchange = KeyExchange.generate(group, SeededEntropy(1))
+    public, shared = KeyExchange.respond(group, exchange.public, SeededEntropy(2))
+    forged = public[:-1] + bytes((public[-1] ^ 1,))
+    assert exchange.shared(forged) not in (shared, exchange.shared(forged[::-1]))
+    assert exchange.shared(forged) == exchange.shared(forged)
+
+
+@pytest.mark.parametrize("low_order", ["00" * 56, "01" + "00" * 55, "fe" + "ff" * 27 + "fe" + "ff" * 27])
+def test_x448_points_of_low_order(low_order: str) -> None:
+    """RFC 7748 §6.2: an all-zero result is refused."""
+    refused_by_both_ends(KeGroup.CURVE448, bytes.fromhex(low_order))
 
 
 @pytest.mark.parametrize("low_order", ["00" * 32, "01" + "00" * 31, "ecffffff" + "ff" * 27 + "7f"])
@@ -208,12 +346,27 @@ def test_x25519_values_that_are_not_canonical() -> None:
 
 def test_a_group_that_is_not_implemented() -> None:
     with pytest.raises(LocalError):
-        KeyExchange.generate(KeGroup.MODP_768, SeededEntropy(1))
+        KeyExchange.generate(KeGroup.MODP_1024_160, SeededEntropy(1))
+    with pytest.raises(LocalError):
+        KeyExchange.respond(KeGroup.MODP_1024_160, bytes(128), SeededEntropy(1))
 
 
-def test_modp_prime_is_rfc_3526s() -> None:
-    """RFC 3526 §3: 2^2048 - 2^1984 - 1 + 2^64 * { [2^1918 pi] + 124476 }; pi here by Machin's formula."""
-    one = 1 << 2100
+# RFC 7296 Appendix B and RFC 3526: the number added to the digits of pi.
+PI_OFFSETS = {
+    768: 149686,
+    1024: 129093,
+    1536: 741804,
+    2048: 124476,
+    3072: 1690314,
+    4096: 240904,
+    6144: 929484,
+    8192: 4743158,
+}
+
+
+def test_modp_primes_are_the_rfcs() -> None:
+    """2^n - 2^(n-64) - 1 + 2^64 * { [2^(n-130) pi] + offset }; pi here by Machin's formula."""
+    one = 1 << 8200
 
     def arctan_of_reciprocal(x: int) -> int:
         total = term = one // x
@@ -226,6 +379,22 @@ def test_modp_prime_is_rfc_3526s() -> None:
         return total
 
     pi = 4 * (4 * arctan_of_reciprocal(5) - arctan_of_reciprocal(239))
-    method = KEY_EXCHANGES[KeGroup.MODP_2048]
+    assert len(MODP) == len(PI_OFFSETS)
+    for bits, offset in PI_OFFSETS.items():
+        method = KEY_EXCHANGES[KeGroup[f"MODP_{bits}"]]
+        assert isinstance(method, ModpMethod)
+        digits = (pi >> (8200 - (bits - 130))) + offset
+        assert int(method.prime) == 2**bits - 2 ** (bits - 64) - 1 + 2**64 * digits
+
+
+@pytest.mark.parametrize("group", MODP)
+def test_modp_against_the_library(group: KeGroup) -> None:
+    """The library's finite-field Diffie-Hellman as oracle; its exponents are its own."""
+    method = KEY_EXCHANGES[group]
     assert isinstance(method, ModpMethod)
-    assert int(method.prime) == 2**2048 - 2**1984 - 1 + 2**64 * ((pi >> (2100 - 1918)) + 124476)
+    numbers = dh.DHParameterNumbers(int(method.prime), 2)
+    theirs = numbers.parameters().generate_private_key()
+    ours = KeyExchange.generate(group, SeededEntropy(1))
+    public = dh.DHPublicNumbers(int.from_bytes(ours.public, "big"), numbers).public_key()
+    value = theirs.public_key().public_numbers().y.to_bytes(method.length, "big")
+    assert ours.shared(value) == theirs.exchange(public).rjust(method.length, b"\0")

@@ -28,9 +28,9 @@ from protocols.ikev2.events import SaState
 from protocols.ikev2.message import HEADER_LENGTH, decode_header, decode_message, encode_header
 from protocols.ikev2.message import encode_message as encode_ikev2
 from protocols.ikev2.payloads import decode_payloads, encode_payloads
+from protocols.ikev2.protection import protection_of
 from protocols.ikev2.registry import ExchangeType, PayloadType
 from protocols.ikev2.sa import IkeSa
-from protocols.ikev2.sealer import protection_of
 from protocols.ikev2.task import Task
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
@@ -354,8 +354,7 @@ def seeds(name: str) -> Iterator[bytes]:
             first, body = encode_payloads((payload,))
             chain = bytes([first]) + body
             if name.startswith("ikev2_plaintext"):
-                for choice in range(8):
-                    yield bytes([choice]) + chain
+                yield bytes([len(chain) & 7]) + chain
             else:
                 yield chain
     elif name.startswith("eap"):

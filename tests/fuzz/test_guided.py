@@ -9,14 +9,15 @@ import pytest
 from tests.fuzz import guided, targets
 
 EXECUTIONS = 400
+SECONDS = 2
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_target_finds_nothing(name: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris has no wheel for this Python or machine")
-    outcome = guided.run(name, tmp_path, executions=EXECUTIONS)
+    outcome = guided.run(name, tmp_path, executions=EXECUTIONS, seconds=SECONDS)
     assert outcome.finding is None, outcome.finding
-    assert outcome.executions >= EXECUTIONS
+    assert outcome.executions
     assert outcome.coverage > 0
 
 

@@ -11,11 +11,7 @@ from scapy.utils import RawPcapReader
 
 from protocols.entropy import SeededEntropy
 from protocols.errors import NegotiationError, RemoteError
-from protocols.ikev2.certificates import (
-    CertificateVerifier,
-    decode_hash_algorithms,
-    verify_auth,
-)
+from protocols.ikev2.certificates import CertificateVerifier
 from protocols.ikev2.message import Message, decode_header, decode_message, encode_message
 from protocols.ikev2.payloads import (
     AuthPayload,
@@ -65,6 +61,7 @@ from protocols.ikev2.registry import (
     TransformType,
 )
 from protocols.ikev2.sealer import Sealer
+from protocols.ikev2.signatures import decode_hash_algorithms, verify_auth
 from protocols.ikev2.suites import KEY_EXCHANGES, EspSuite, IkeSuite, KeyExchange
 from protocols.selectors import TrafficSelector
 from tests.codecs.test_ikev2_certificates import EPDG, GATEWAY, IDR, MOMENT, ROOT, SUB, key
@@ -402,7 +399,7 @@ def test_certificates(der: bytes, at: int, cut: int, put: bytes, identity: IdrPa
 
 @often
 @given(
-    st.sampled_from(["gateway", "p384", "rsa"]),
+    st.sampled_from(["gateway", "p384", "p521", "rsa", "ed25519", "ed448"]),
     st.sampled_from(list(AuthMethod)),
     st.sampled_from([b"", bytes.fromhex("0c300a06082a8648ce3d040302"), b"\xff", b"\x00"]),
     st.binary(max_size=100),

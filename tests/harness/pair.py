@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from protocols.eap.packet import EapCode, EapType
 from protocols.entropy import SeededEntropy
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    AuthenticationKind,
     ConfigurationAnswer,
     ConfigurationReceived,
     ConfigurationReply,
@@ -55,8 +57,9 @@ PAIRS: list[Pair] = []
 
 
 def eap(code: int, text: bytes) -> bytes:
-    """An EAP packet with opaque contents."""
-    return bytes([code, 1]) + (4 + len(text)).to_bytes(2, "big") + text
+    """An EAP packet with opaque contents; requests and responses say that they are of EAP-AKA."""
+    body = text if code > EapCode.RESPONSE else bytes([EapType.AKA]) + text
+    return bytes([code, 1]) + (4 + len(body)).to_bytes(2, "big") + body
 
 
 @dataclass
@@ -110,7 +113,7 @@ def responder_config(pki: Pki = _PKI, **changes: object) -> ResponderConfig:
     values: dict[str, object] = {
         "ike_policy": IkePolicy((IkeSuite.of("aes128-sha256-x25519"), IkeSuite.of("aes256gcm16-prfsha256-ecp256"))),
         "esp_policy": EspPolicy((EspSuite.of("aes128gcm16"), EspSuite.of("aes256-sha256"))),
-        "credential": Credential(pki.chain, pki.key),
+        "credentials": (Credential(pki.chain, pki.key),),
         "identity": IdrPayload(id_type=IdType.ID_FQDN, data=GATEWAY_FQDN.encode()),
     }
     values.update(changes)
@@ -250,7 +253,7 @@ def answer_as_ue(event: Event) -> object:
 
 def answer_as_gateway(event: Event) -> object:
     """Two rounds of a script instead of an AAA server, one address instead of a pool."""
-    if isinstance(event, IdentityReceived):
+    if isinstance(event, IdentityReceived) and event.authentication is AuthenticationKind.EAP:
         return EapReply(packet=eap(1, b"request"))
     if isinstance(event, EapResponseReceived):
         return EapReply(packet=eap(3, b""), msk=MSK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -23,6 +24,7 @@ from protocols.diameter.swm import ApnConfiguration, Dea, Result
 from protocols.eap.packet import EapPacket, EapType
 from protocols.ikev2.events import (
     AddressesUpdated,
+    AuthenticationKind,
     Closed,
     ConfigurationReply,
     ConfigurationRequested,
@@ -101,6 +103,22 @@ def test_idi_becomes_an_eap_identity_for_the_aaa_server() -> None:
     packet = EapPacket.decode(der.eap_payload)
     assert (packet.type, packet.data, der.user_name, der.apn) == (EapType.IDENTITY, NAI.encode(), NAI, "internet")
     assert session.imsi == "001010000000001"
+
+
+@pytest.mark.parametrize("kind", [AuthenticationKind.PSK, AuthenticationKind.CERTIFICATE])
+def test_a_ue_without_eap_gets_its_address_without_the_aaa_server(kind: AuthenticationKind) -> None:
+    """It has proved itself to IKE: from the pool at once, and no STR at the end."""
+    session = new()
+    (told,) = session.handle(replace(identity(nai="ue-1@example.org"), authentication=kind), 0.0)
+    assert isinstance(told, Tell)
+    assert told.data["authentication"] == kind.value
+    assert session.handle(attributes(ConfigAttributeType.INTERNAL_IP4_ADDRESS), 0.0) == [
+        AllocateAddress(apn="internet", versions=(4,))
+    ]
+    session.address_allocated((IPv4Address("10.45.0.2"),), GrantedNetwork())
+    ended = session.handle(Closed(why="done", by_peer=True), 1.0)
+    assert not any(isinstance(command, SendStr | SendDer) for command in ended)
+    assert ReleaseAddress(apn="internet", address=IPv4Address("10.45.0.2")) in ended
 
 
 @pytest.mark.parametrize(

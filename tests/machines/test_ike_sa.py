@@ -64,7 +64,7 @@ from tests.harness.pair import (
 
 INIT_REQUEST = (
     "--> IKE_SA_INIT request 0 [ SAi1, KEi, Ni, N(NAT_DETECTION_SOURCE_IP), "
-    "N(NAT_DETECTION_DESTINATION_IP), N(SIGNATURE_HASH_ALGORITHMS) ]"
+    "N(NAT_DETECTION_DESTINATION_IP), N(IKEV2_FRAGMENTATION_SUPPORTED), N(SIGNATURE_HASH_ALGORITHMS) ]"
 )
 
 
@@ -261,7 +261,7 @@ def test_gateway_that_signs_with_another_key_is_refused() -> None:
         def sign(self, octets: bytes, peer_hashes: frozenset[HashAlgorithmId]) -> AuthPayload:
             return Credential(other.chain, other.key).sign(octets, peer_hashes)
 
-    pair = Pair(initiator_config(pki), responder_config(pki, credential=Forger(pki.chain, pki.key))).attach()
+    pair = Pair(initiator_config(pki), responder_config(pki, credentials=(Forger(pki.chain, pki.key),))).attach()
     assert not pair.ue.take(Refused).by_peer
     assert not pair.ue.has(Established)
 
@@ -269,7 +269,7 @@ def test_gateway_that_signs_with_another_key_is_refused() -> None:
 def test_eap_only_authentication() -> None:
     """RFC 5998: no certificate; both AUTH payloads come from the MSK."""
     pair = Pair(
-        initiator_config(eap_only=True, verifier=None), responder_config(eap_only=True, credential=None)
+        initiator_config(eap_only=True, verifier=None), responder_config(eap_only=True, credentials=())
     ).attach()
     assert "<-- IKE_AUTH response 1 [ IDr, EAP ]" in pair.wire
     assert pair.ue.live.state is SaState.ESTABLISHED
@@ -286,7 +286,7 @@ def test_a_gateway_that_does_not_authenticate_itself_is_refused_unless_eap_only(
             return NotifyPayload(type=NotifyType.INITIAL_CONTACT)  # type: ignore[return-value]
 
     pki = make_pki()
-    pair = Pair(initiator_config(pki), responder_config(pki, credential=Forgetful(pki.chain, pki.key))).attach()
+    pair = Pair(initiator_config(pki), responder_config(pki, credentials=(Forgetful(pki.chain, pki.key),))).attach()
     assert "did not authenticate itself" in pair.ue.take(Refused).text
 
 
@@ -687,7 +687,7 @@ def test_datagrams_leave_nothing_behind_in_the_table_of_deadlines() -> None:
 
 def test_gateway_without_certificate_refuses_a_ue_that_does_not_offer_eap_only() -> None:
     """RFC 5998 §3: the answer is a refusal at once, and nobody is asked about the UE."""
-    pair = Pair(epdg=responder_config(credential=None, eap_only=True)).attach()
+    pair = Pair(epdg=responder_config(credentials=(), eap_only=True)).attach()
     refused = pair.ue.take(Refused)
     assert refused.notify is not None
     assert refused.notify.type == NotifyType.AUTHENTICATION_FAILED

@@ -60,8 +60,7 @@ def granted(answer: ConfigurationReply) -> World:
 
 def configured(**changes: object) -> UeConfiguration:
     values = yaml.safe_load((ROOT / "ue" / "example.yaml").read_text())
-    del values["gateway"]["ca"]
-    values["gateway"]["eap_only"] = True
+    values["gateway"] = {"address": "127.0.1.1", "eap_only": True}
     return parse(yaml.safe_dump({**values, **changes}), UeConfiguration)
 
 

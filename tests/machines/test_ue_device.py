@@ -31,6 +31,7 @@ from protocols.ikev2.events import (
     MessageReceived,
     Refusal,
 )
+from protocols.ikev2.fragment import Fragment
 from protocols.ikev2.message import Header, Message
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, NotifyPayload
 from protocols.ikev2.registry import ConfigAttributeType, IdType, NotifyType
@@ -92,6 +93,12 @@ class Unwilling:
 
     def open(self, octets: bytes, header: Header) -> Message:
         return self._sealer.open(octets, header)
+
+    def seal_fragments(self, message: Message, limit: int) -> tuple[bytes, ...]:
+        return self._sealer.seal_fragments(message, limit)
+
+    def open_fragment(self, octets: bytes, header: Header) -> Fragment:
+        return self._sealer.open_fragment(octets, header)
 
 
 @dataclass

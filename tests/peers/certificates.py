@@ -1,4 +1,4 @@
-"""A test's own certification authority: ECDSA P-256 or RSA-2048 keys, gateway certificates with SANs."""
+"""A test's own certification authority: keys of several kinds, certificates of gateways and UEs with SANs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,31 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+from protocols.ikev2.signatures import PrivateKey
+
+AuthorityKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 CLOCK_TOLERANCE = timedelta(hours=1)
 LIFETIME = timedelta(days=1)
 
 
 def generate_key(kind: str = "ecdsa") -> PrivateKey:
-    """A private key: ``ecdsa`` is P-256, ``rsa`` has 2048 bits."""
+    """A private key: ``ecdsa`` is P-256, ``rsa`` has 2048 bits; ``p384``, ``p521``, ``ed25519``, ``ed448``."""
+    if kind == "ed25519":
+        return ed25519.Ed25519PrivateKey.generate()
+    if kind == "ed448":
+        return ed448.Ed448PrivateKey.generate()
+    return _generate_authority_key(kind)
+
+
+def _generate_authority_key(kind: str) -> AuthorityKey:
     if kind == "rsa":
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return ec.generate_private_key(ec.SECP256R1())
+    curves: dict[str, ec.EllipticCurve] = {"p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
+    return ec.generate_private_key(curves.get(kind, ec.SECP256R1()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +62,7 @@ class CertificateAuthority:
     """A self-signed authority that issues certificates valid from an hour ago for a day."""
 
     def __init__(self, name: str = "ePDG test authority", *, kind: str = "ecdsa") -> None:
-        key = generate_key(kind)
+        key = _generate_authority_key(kind)
         subject = _name(name)
         usage = x509.KeyUsage(
             digital_signature=False,
@@ -69,24 +80,46 @@ class CertificateAuthority:
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(usage, critical=True)
         )
+        self._key = key
         self.credentials = Credentials(certificate=builder.sign(key, hashes.SHA256()), key=key)
 
-    def issue(self, *, names: Sequence[str], kind: str = "ecdsa", common_name: str | None = None) -> Credentials:
-        """A server certificate with every one of ``names`` as dNSName.
+    def issue(
+        self, *, names: Sequence[str], kind: str = "ecdsa", common_name: str | None = None, client: bool = False
+    ) -> Credentials:
+        """A server's or client's certificate with every one of ``names`` as dNSName or rfc822Name.
 
         An ePDG that returns the APN as IDr (TS 24.302 §7.4.1.1) needs its FQDN and its APNs here: a
         strongSwan UE checks the returned IDr against the certificate.
         """
         key = generate_key(kind)
         issuer = self.credentials
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         builder = (
             _builder(_name(common_name or names[0]), issuer.certificate.subject, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
         )
-        return Credentials(certificate=builder.sign(issuer.key, hashes.SHA256()), key=key)
+        return Credentials(certificate=builder.sign(self._key, hashes.SHA256()), key=key)
+
+    def crl(self, *revoked: Credentials) -> bytes:
+        """A CRL in PEM."""
+        moment = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.credentials.certificate.subject)
+            .last_update(moment - CLOCK_TOLERANCE)
+            .next_update(moment + LIFETIME)
+        )
+        for each in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(each.certificate.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(moment).build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    return x509.RFC822Name(name) if "@" in name else x509.DNSName(name)
 
 
 def _name(common_name: str) -> x509.Name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocols.entropy import SeededEntropy
+from protocols.errors import AuthenticationError
 from protocols.esp.packet import opener_of, sealer_of, strip_trailer
 from protocols.ikev2.suites import EspSuite
 from protocols.secret import Secret
 from tests.harness.material import SHARED
 
 INTEGRITY_KEY = Secret(bytes(range(32)))
+CHACHA: dict[str, str] = json.loads((Path(__file__).parent / "data" / "rfc_algorithms.json").read_text())["esp_rfc7634"]
 
 
 def rows(name: str, *keys: str) -> list[Any]:
@@ -59,23 +62,26 @@ def test_rfc3602_packets(vector: dict[str, Any]) -> None:
     assert opener.open(packet + mac.finalize()[:16], vector["seq"]) == plaintext
 
 
-@pytest.mark.parametrize(
-    "vector",
-    [
-        row
-        for row in rows("fetched/esp_captures.json", "tcpdump")
-        if not isinstance(row, dict) or row["alg"] == "aes256-cbc-hmac96"
-    ],
-)
-def test_tcpdump_aes256_captures(vector: dict[str, Any]) -> None:
-    """The captures' integrity key is not published: an ICV of ours takes the place of theirs."""
+@pytest.mark.parametrize("vector", rows("fetched/esp_captures.json", "tcpdump"))
+def test_tcpdump_captures(vector: dict[str, Any]) -> None:
+    """AES-CBC-256 and 3DES. Their integrity key is not published: an ICV of ours takes the place of theirs."""
+    suite = {"aes256-cbc-hmac96": "aes256-sha256", "3des-cbc-hmac96": "3des-sha256"}[vector["alg"]]
     packet = bytes.fromhex(vector["esp"])[: -vector["icv_len"]]
     key = Secret(bytes.fromhex(vector["enc_key"]))
     mac = hmac.HMAC(INTEGRITY_KEY.reveal(), hashes.SHA256())
     mac.update(packet)
-    opener = opener_of(EspSuite.of("aes256-sha256"), packet[:4], key, INTEGRITY_KEY)
+    opener = opener_of(EspSuite.of(suite), packet[:4], key, INTEGRITY_KEY)
     plaintext = opener.open(packet + mac.finalize()[:16], vector["seq"])
     assert strip_trailer(plaintext) == (vector["next_header"], bytes.fromhex(vector["plaintext"]))
+
+
+def test_the_packet_of_rfc_7634() -> None:
+    """RFC 7634 Appendix A: ChaCha20-Poly1305, an IV that is not the sequence number."""
+    octets, key = bytes.fromhex(CHACHA["esp_packet"]), Secret(bytes.fromhex(CHACHA["keymat"]))
+    opener = opener_of(EspSuite.of("chacha20poly1305"), octets[:4], key, Secret(b""))
+    assert strip_trailer(opener.open(octets, 5)) == (4, bytes.fromhex(CHACHA["source_packet"]))
+    with pytest.raises(AuthenticationError):
+        opener.open(octets, 6)  # the sequence number is associated data
 
 
 @pytest.mark.parametrize("vector", rows("fetched/esp_captures.json", "wireshark_esp_bug_12671"))
@@ -94,26 +100,37 @@ def test_wireshark_captures_with_icv(vector: dict[str, Any]) -> None:
     assert resealed == packet
 
 
-def gcm_vectors() -> list[Any]:
-    """AES-GCM with an 8 octet IV, a salt and something to encrypt."""
+NAMES = {
+    "ENCR_AES_GCM_ICV8": "aes{}gcm8",
+    "ENCR_AES_GCM_ICV12": "aes{}gcm12",
+    "ENCR_AES_GCM_ICV16": "aes{}gcm16",
+    "ENCR_AES_CCM_ICV8": "aes{}ccm8",
+    "ENCR_AES_CCM_ICV12": "aes{}ccm12",
+    "ENCR_AES_CCM_ICV16": "aes{}ccm16",
+    "ENCR_CHACHA20_POLY1305": "chacha20poly1305",
+}
+
+
+def aead_vectors() -> list[Any]:
+    """AEAD with an 8 octet IV, a salt and something to encrypt."""
     found = []
     for vector in rows("fetched/crypto_strongswan.json", "vectors", "aead"):
         if not isinstance(vector, dict):
             return [vector]
-        if vector["alg"] == "ENCR_AES_GCM_ICV16" and vector["plain"]:
+        if vector["plain"]:
             found.append(pytest.param(vector, id=vector["name"]))
     return found
 
 
-@pytest.mark.parametrize("vector", gcm_vectors())
-def test_gcm_keystream(vector: dict[str, Any]) -> None:
-    """Key, salt and IV (the whole sequence number) go where RFC 4106 §4 says.
+@pytest.mark.parametrize("vector", aead_vectors())
+def test_aead_keystream(vector: dict[str, Any]) -> None:
+    """Key, salt and IV (the whole sequence number) go where RFC 4106 §4, RFC 4309 §4 and RFC 7634 §2 say.
 
     The vectors' associated data is not an ESP header's, so their ICVs are not looked at: ``test_esp_scapy``.
     """
     key = Secret(bytes.fromhex(vector["key"]) + bytes.fromhex(vector["salt"]))
     plain, iv = bytes.fromhex(vector["plain"]), bytes.fromhex(vector["iv"])
-    suite = EspSuite.of(f"aes{len(vector['key']) * 4}gcm16-esn")
+    suite = EspSuite.of(NAMES[vector["alg"]].format(len(vector["key"]) * 4) + "-esn")
     sealer = sealer_of(suite, b"\x00\x00\x10\x00", key, Secret(b""), SeededEntropy(1))
     packet = sealer.seal(int.from_bytes(iv, "big"), plain, 4)
     assert packet[8:16] == iv
@@ -121,8 +138,16 @@ def test_gcm_keystream(vector: dict[str, Any]) -> None:
 
 
 def test_a_sealer_never_repeats_an_iv() -> None:
-    """RFC 3602 §3, RFC 4106 §3.1."""
-    for text, start, end in (("aes128-sha256", 8, 24), ("aes128gcm16", 8, 16)):
+    """RFC 3602 §3, RFC 3686 §3.1, RFC 4106 §3.1, RFC 4309 §3.1, RFC 7634 §2."""
+    for text, start, end in (
+        ("aes128-sha256", 8, 24),
+        ("3des-sha1", 8, 16),
+        ("aes128ctr-sha1", 8, 16),
+        ("aes128gcm8", 8, 16),
+        ("aes128gcm16", 8, 16),
+        ("aes128ccm12", 8, 16),
+        ("chacha20poly1305", 8, 16),
+    ):
         suite = EspSuite.of(text)
         key = Secret(bytes(suite.encryption_key_length))
         integrity_key = Secret(bytes(suite.integrity_key_length))

@@ -14,11 +14,13 @@ from scapy.utils import RawPcapReader
 
 from protocols.entropy import SeededEntropy
 from protocols.errors import AuthenticationError
+from protocols.ikev2.encryption import aead_of
 from protocols.ikev2.keymat import (
     IkeKeys,
     auth_octets,
     derive_child_keys,
     derive_ike_keys,
+    derive_rekeyed_ike_keys,
     shared_key_auth,
 )
 from protocols.ikev2.message import Message, decode_header, decode_message, encode_message
@@ -37,6 +39,7 @@ from protocols.ikev2.payloads import (
     decode_payloads,
     encode_payloads,
 )
+from protocols.ikev2.protection import protection_of
 from protocols.ikev2.registry import (
     AuthMethod,
     EncryptionId,
@@ -49,9 +52,7 @@ from protocols.ikev2.registry import (
 )
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.suites import (
-    INTEGRITY,
     KEY_EXCHANGES,
-    PRFS,
     EspSuite,
     IkeSuite,
     KeyExchange,
@@ -80,8 +81,7 @@ def revealed(keys: IkeKeys) -> dict[str, bytes]:
     return {name: getattr(keys, name).reveal() for name in KEY_NAMES}
 
 
-# The vectors are on MODP-1024, which is not implemented: g^ir is theirs, the suite's group does not matter here.
-PSK_SUITE = IkeSuite.of("aes128-sha1-modp2048")
+PSK_SUITE = IkeSuite.of("aes128-sha1-modp1024")
 
 
 def psk_exchange() -> tuple[dict[str, Any], IkeKeys]:
@@ -147,41 +147,93 @@ def test_messages_of_the_exchange() -> None:
 
 
 def test_prf() -> None:
-    rows = [row for row in material("ikev2_aosp.json")["prf"] if row["prf"] in PRFS]
-    assert rows
-    for row in rows:
+    for row in material("ikev2_aosp.json")["prf"]:
         assert Prf.of(PrfId(row["prf"]))(octets(row["key"]), octets(row["data"])) == octets(row["out"])
 
 
-def test_x25519() -> None:
-    (row,) = [row for row in material("ikev2_aosp.json")["dh"] if row["group"] == KeGroup.CURVE25519]
-    exchange = KeyExchange.generate(KeGroup.CURVE25519, Octets(octets(row["private"])))
-    assert exchange.shared(octets(row["peer_public"])) == octets(row["shared"])
+def test_key_exchanges() -> None:
+    seen = set()
+    for row in material("ikev2_aosp.json")["dh"]:
+        group = KeGroup(row["group"])
+        assert modp_or_x25519(group, row["private"]).shared(octets(row["peer_public"])) == octets(row["shared"])
+        seen.add(group)
+    assert seen == {KeGroup.MODP_1024, KeGroup.MODP_1536, KeGroup.CURVE25519}
 
 
-def test_aes_gcm_message() -> None:
-    """AES-GCM-16-256, made by another implementation; only one direction's key is published."""
-    (row,) = [row for row in material("ikev2_aosp.json")["protected_messages"] if row["name"] == "AES-GCM-16-256 SK"]
+def modp_or_x25519(group: KeGroup, private: str) -> KeyExchange:
+    method = KEY_EXCHANGES[group]
+    if isinstance(method, ModpMethod):
+        return KeyExchange(group, ModpPrivate(method, int(private, 16)))
+    return KeyExchange.generate(group, Octets(octets(private)))
+
+
+def test_keys_after_a_rekey_with_aes_xcbc() -> None:
+    """RFC 7296 §2.18: SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr), with all of the nonces."""
+    row = material("ikev2_aosp.json")["rekey_skeyseed_xcbc"]
+    suite, prf = IkeSuite.of("aes128-aesxcbc-modp1024"), Prf.of(PrfId.PRF_AES128_XCBC)
+    ni, nr = octets(row["nonceInitHex"]), octets(row["nonceRespHex"])
+    keys = derive_rekeyed_ike_keys(
+        suite, prf, Secret(octets(row["oldSkdHex"])), octets(row["sharedDhKeyHex"]), ni, nr, b"initiato", b"responde"
+    )
+    stream = prf.plus(octets(row["expectedSKeySeedHex"]), ni + nr + b"initiato" + b"responde", 7 * 16)
+    assert b"".join(revealed(keys).values()) == stream
+
+
+@pytest.mark.parametrize(
+    ("name", "suite"),
+    [
+        ("3DES/HMAC-SHA1-96 SK (EAP-Request/AKA..id)", "3des-sha1-modp1024"),
+        ("AES-GCM-16-256 SK", "aes256gcm16-prfsha256-x25519"),
+    ],
+)
+def test_protected_messages(name: str, suite: str) -> None:
+    """Messages made by another implementation; only one direction's keys are published."""
+    (row,) = [row for row in material("ikev2_aosp.json")["protected_messages"] if row["name"] == name]
     datagram = octets(row["hex"])
     header = decode_header(datagram)
-    theirs, none = Secret(octets(row["encr_key"])), Secret(bytes(36))
-    keys = IkeKeys(sk_d=none, sk_ai=none, sk_ar=none, sk_ei=theirs, sk_er=theirs, sk_pi=none, sk_pr=none)
-    sealer = Sealer(IkeSuite.of("aes256gcm16-prfsha256-x25519"), keys, False, SeededEntropy(1))
+    theirs, integrity = Secret(octets(row["encr_key"])), Secret(octets(row["integ_key"] or ""))
+    none = Secret(b"")
+    keys = IkeKeys(sk_d=none, sk_ai=integrity, sk_ar=integrity, sk_ei=theirs, sk_er=theirs, sk_pi=none, sk_pr=none)
+    sealer = Sealer(IkeSuite.of(suite), keys, False, SeededEntropy(1))
     message = sealer.open(datagram, header)
     assert message.payloads == decode_payloads(row["first_payload"], octets(row["plaintext"]))
 
 
-# -- the canned sessions of the CTS -----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "suite", "clear_length"),
+    [
+        ("3DES/HMAC-SHA1-96 SKF 5/5", "3des-sha1-modp1024", 36),
+        ("AES-GCM-16-256 SKF 2/2", "aes256gcm16-prfsha256-x25519", 36),
+    ],
+)
+def test_protected_fragments(name: str, suite: str, clear_length: int) -> None:
+    """RFC 7383 §2.5: four octets more are clear and covered by the ICV."""
+    (row,) = [row for row in material("ikev2_aosp.json")["protected_messages"] if row["name"] == name]
+    theirs, integrity, none = Secret(octets(row["encr_key"])), Secret(octets(row["integ_key"] or "")), Secret(b"")
+    keys = IkeKeys(sk_d=none, sk_ai=integrity, sk_ar=integrity, sk_ei=theirs, sk_er=theirs, sk_pi=none, sk_pr=none)
+    protection = protection_of(IkeSuite.of(suite), keys, False, SeededEntropy(1))
+    padded = protection.unprotect(octets(row["hex"]), clear_length)
+    assert padded[: -1 - padded[-1]] == octets(row["plaintext"])
 
-MODP_1024 = KeGroup.MODP_1024
+
+def test_aead() -> None:
+    for row in material("ikev2_aosp.json")["aead_raw"]:
+        name = {"AES-GCM-16": "aes256gcm16", "ChaCha20-Poly1305": "chacha20poly1305"}[row["alg"]]
+        suite = IkeSuite.of(f"{name}-prfsha256-x25519")
+        aead, salt = aead_of(suite.encryption, octets(row["key_and_salt"]))
+        nonce, clear = salt + octets(row["iv"]), octets(row["aad"])
+        assert aead.encrypt(nonce, octets(row["plaintext"]), clear) == octets(row["ciphertext_icv"])
+
+
+# -- the canned sessions of the CTS -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Session:
-    """A responder's messages of one test, with the suite as far as it is implemented."""
+    """A responder's messages of one test."""
 
     row: dict[str, Any]
-    suite: IkeSuite | None
+    suite: IkeSuite
 
     @property
     def name(self) -> str:
@@ -196,22 +248,18 @@ def sessions() -> list[Session]:
     for row in json.loads(path.read_text())["sessions"]:
         chosen = {kind: (number, bits) for kind, number, bits in row["transforms"]}
         encryption, bits = chosen[TransformType.ENCR]
-        integrity, prf = IntegrityId(chosen[TransformType.INTEG][0]), PrfId(chosen[TransformType.PRF][0])
-        suite = None
-        if integrity in INTEGRITY and prf in PRFS:
-            suite = IkeSuite(
-                encryption=EncryptionId(encryption),
-                encryption_key_bits=bits,
-                integrity=integrity,
-                prf=prf,
-                group=KeGroup.MODP_2048,
-            )
+        suite = IkeSuite(
+            encryption=EncryptionId(encryption),
+            encryption_key_bits=bits,
+            integrity=IntegrityId(chosen[TransformType.INTEG][0]),
+            prf=PrfId(chosen[TransformType.PRF][0]),
+            group=KeGroup(chosen[TransformType.KE][0]),
+        )
         found.append(Session(row, suite))
     return found
 
 
 SESSIONS = sessions()
-WITH_SUITE = [session for session in SESSIONS if session.suite is not None]
 pytestmark = pytest.mark.skipif(not SESSIONS, reason="AOSP's vectors are not beside this checkout")
 
 
@@ -232,23 +280,22 @@ def test_cts_ike_sa_init(session: Session) -> None:
 
 
 @pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.name)
-def test_cts_modp_2048(session: Session) -> None:
-    if session.row["dh_group"] != KeGroup.MODP_2048:
-        assert session.row["dh_group"] == MODP_1024
-        return
-    method = KEY_EXCHANGES[KeGroup.MODP_2048]
-    assert isinstance(method, ModpMethod)
-    initiator = session.row["initiator"]
-    exchange = KeyExchange(KeGroup.MODP_2048, ModpPrivate(method, int(initiator["dh_private"], 16)))
+def test_cts_key_exchange(session: Session) -> None:
+    group, initiator = session.suite.group, session.row["initiator"]
+    exchange = modp_or_x25519(group, initiator["dh_private"])
     assert exchange.public == octets(initiator["dh_public"])
     answer = decode_message(octets(session.row["ike_sa_init_response"])).first(KePayload)
     assert answer is not None
     assert exchange.shared(answer.data) == octets(session.row["dh_shared"])
 
 
+def test_the_sessions_have_both_ciphers_as_prf() -> None:
+    """RFC 7296 §2.14: the PRFs whose SKEYSEED takes only the first 64 bits of each nonce."""
+    assert {session.suite.prf for session in SESSIONS} >= {PrfId.PRF_AES128_XCBC, PrfId.PRF_AES128_CMAC}
+
+
 def derived(session: Session) -> tuple[IkeSuite, IkeKeys, Message]:
     suite = session.suite
-    assert suite is not None
     answer = decode_message(octets(session.row["ike_sa_init_response"]))
     nonce = answer.first(NoncePayload)
     assert nonce is not None
@@ -263,7 +310,7 @@ def derived(session: Session) -> tuple[IkeSuite, IkeKeys, Message]:
     return suite, keys, answer
 
 
-@pytest.mark.parametrize("session", WITH_SUITE, ids=lambda session: session.name)
+@pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.name)
 def test_cts_session(session: Session) -> None:
     """Keys, then every message of the responder's: opened, decoded, and its AUTH by shared key computed."""
     suite, keys, _ = derived(session)
@@ -303,7 +350,7 @@ def test_cts_capture() -> None:
     """The same sessions as datagrams: every one decodes, and those with known keys open."""
     path = shared("captures/aosp_cts_ikev2.pcap")
     sealers = {}
-    for session in WITH_SUITE:
+    for session in SESSIONS:
         suite, keys, answer = derived(session)
         sealers[answer.spi_i, answer.spi_r] = Sealer(suite, keys, True, SeededEntropy(1))
     names: set[str] = set()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.errors import AuthenticationError, RemoteError
+from protocols.ikev2.certificates import CertificateVerifier, Credential, Identity, Requested, choose, evidence_in
 from protocols.ikev2.events import (
+    AuthenticationKind,
     Established,
     Refused,
     SaState,
@@ -14,6 +16,8 @@ from protocols.ikev2.keymat import auth_octets, shared_key_auth
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
     AuthPayload,
+    CertPayload,
+    CertreqPayload,
     ConfigurationAttribute,
     EapPayload,
     IdiPayload,
@@ -21,6 +25,7 @@ from protocols.ikev2.payloads import (
     NotifyPayload,
 )
 from protocols.ikev2.registry import AuthMethod, NotifyType
+from protocols.ikev2.signatures import refused, verify_auth
 from protocols.ikev2.suites import Prf
 from protocols.ikev2.tasks import child, config, informational
 from protocols.secret import Secret
@@ -99,12 +104,7 @@ def report_refusal(sa: IkeSa, text: str, notify: NotifyPayload) -> None:
     sa.emit(Refused(text=text, notify=notify, by_peer=False))
 
 
-def settings_identity(sa: IkeSa) -> IdiPayload:
-    """The initiator's own IDi."""
-    return sa.initiator_config.identity
-
-
-def signed_octets(sa: IkeSa, identity: IdiPayload | IdrPayload, *, original_initiator: bool) -> bytes:
+def signed_octets(sa: IkeSa, identity: Identity, *, original_initiator: bool) -> bytes:
     """What AUTH of one end covers (§2.15): its first message, the other's nonce, its MACed ID."""
     suite, keys = sa.established_keys()
     prf = Prf.of(suite.prf)
@@ -113,17 +113,74 @@ def signed_octets(sa: IkeSa, identity: IdiPayload | IdrPayload, *, original_init
     return auth_octets(sa.init_response, sa.nonce_i, prf, keys.sk_pr, identity.encode())
 
 
-def msk_auth(sa: IkeSa, msk: Secret, identity: IdiPayload | IdrPayload, *, original_initiator: bool) -> bytes:
-    """AUTH data of one end from the MSK (§2.16)."""
+def certificate_requests(sa: IkeSa) -> tuple[CertreqPayload, ...]:
+    """CERTREQ of a gateway that takes certificates from UEs (§1.2, §3.7)."""
+    settings = sa.responder_config
+    if AuthenticationKind.CERTIFICATE not in settings.authentications or settings.verifier is None:
+        return ()
+    return settings.verifier.requests()
+
+
+def prove_by_key(sa: IkeSa, secret: Secret, identity: Identity) -> AuthPayload:
+    """Our AUTH from a pre-shared key or the MSK (§2.15, §2.16)."""
+    return AuthPayload(
+        method=AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE,
+        data=_keyed(sa, secret, identity, original_initiator=sa.original_initiator),
+    )
+
+
+def prove_by_certificate(
+    sa: IkeSa,
+    credentials: tuple[Credential, ...],
+    identity: Identity,
+    requested: Requested,
+    wanted: Identity | None,
+) -> tuple[tuple[CertPayload, ...], AuthPayload]:
+    """Our CERT payloads and AUTH; CERTREQ, what the peer can verify and whom it wants choose the credential."""
+    credential = choose(credentials, requested, sa.peer_hashes, wanted)
+    octets = signed_octets(sa, identity, original_initiator=sa.original_initiator)
+    stapled = credential.ocsp_payloads() if requested.ocsp else ()
+    return (*credential.cert_payloads(), *stapled), credential.sign(octets, sa.peer_hashes)
+
+
+def kind_of(payload: AuthPayload) -> AuthenticationKind:
+    """How the sender of an AUTH payload proves itself (§3.8)."""
+    if payload.method == AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE:
+        return AuthenticationKind.PSK
+    return AuthenticationKind.CERTIFICATE
+
+
+def verify_key(sa: IkeSa, payload: AuthPayload, secret: Secret, identity: Identity, what: str) -> None:
+    """The peer's AUTH from a shared key, compared in constant time; never skipped."""
+    expected = _keyed(sa, secret, identity, original_initiator=not sa.original_initiator)
+    wrong = payload.method != AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE
+    if wrong or Secret(payload.data) != Secret(expected):
+        raise refused(f"the AUTH payload of the {_peer(sa)} does not verify with the {what}")
+
+
+def verify_certificate(
+    sa: IkeSa,
+    message: Message,
+    payload: AuthPayload,
+    verifier: CertificateVerifier | None,
+    identity: Identity,
+    *,
+    carried: Identity | None,
+    names: tuple[str, ...] = (),
+) -> None:
+    """The peer's certificate for ``carried`` and ``names``, then its signature over ``identity`` and the rest."""
+    if verifier is None:
+        raise refused(f"no trust anchor to verify the {_peer(sa)} by")
+    chain, evidence = evidence_in(message)
+    key = verifier.verify(chain, carried, names, evidence=evidence, client=not sa.original_initiator)
+    verify_auth(key, payload, signed_octets(sa, identity, original_initiator=not sa.original_initiator))
+
+
+def _keyed(sa: IkeSa, secret: Secret, identity: Identity, *, original_initiator: bool) -> bytes:
     suite, _ = sa.established_keys()
     octets = signed_octets(sa, identity, original_initiator=original_initiator)
-    return shared_key_auth(Prf.of(suite.prf), msk, octets)
+    return shared_key_auth(Prf.of(suite.prf), secret, octets)
 
 
-def verify_msk_auth(auth: AuthPayload, expected: bytes, who: str) -> None:
-    """Compare an AUTH payload with the data it must carry; never skipped."""
-    wrong = auth.method != AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE
-    if wrong or Secret(auth.data) != Secret(expected):
-        raise AuthenticationError(
-            f"the AUTH payload of the {who} does not verify with the MSK", NotifyType.AUTHENTICATION_FAILED
-        )
+def _peer(sa: IkeSa) -> str:
+    return "gateway" if sa.original_initiator else "UE"

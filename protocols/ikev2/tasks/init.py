@@ -3,7 +3,7 @@
 ::
 
     HDR, [N(COOKIE),] SAi1, KEi, Ni, N(NATD)*  -->
-                      <--  HDR, SAr1, KEr, Nr, N(NATD)*
+                      <--  HDR, SAr1, KEr, Nr, [CERTREQ,] N(NATD)*
 
 The responder keeps nothing of a request that it refuses; COOKIE is demanded by ``endpoint`` before an
 ``IkeSa`` exists.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.errors import LocalError, NegotiationError, RemoteError
-from protocols.ikev2.certificates import decode_hash_algorithms, encode_hash_algorithms
+from protocols.ikev2.certificates import Requested
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import NatStatus, SaState
 from protocols.ikev2.extension import Step
@@ -23,9 +23,10 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
 from protocols.ikev2.proposals import check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType
+from protocols.ikev2.signatures import decode_hash_algorithms, encode_hash_algorithms
 from protocols.ikev2.suites import IkeSuite, KeyExchange
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, eap, natd
+from protocols.ikev2.tasks import auth, ike_auth, natd
 from protocols.path import Datagram, Endpoint, Path
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Init:
             KePayload(group=self._key_exchange.group, data=self._key_exchange.public),
             NoncePayload(data=self._nonce),
             *natd.build(sa.spi_i, sa.spi_r, sa.path, config.force_encapsulation),
+            *sa.fragmentation.announce(),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *sa.extension.payloads(Step.INIT_REQUEST),
         )
@@ -98,6 +100,7 @@ class Init:
         sa.nonce_i, sa.nonce_r = self._nonce, nonce.data
         derive(sa, suite, exchange.shared(ke.data))
         sa.peer_hashes = signature_hashes(message)
+        sa.fragmentation.agree(message)
         sa.nat = natd.evaluate(message, path, config.force_encapsulation) or NatStatus(
             forced=config.force_encapsulation
         )
@@ -110,7 +113,7 @@ class Init:
         sa.mobility.validated = sa.path
         sa.enter(SaState.HALF_OPEN, "IKE_SA_INIT done")
         sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
-        sa.initiate(eap.Authentication(), now)
+        sa.initiate(ike_auth.Authentication(Requested.of(message)), now)
 
     def _exchange(self) -> KeyExchange:
         if self._key_exchange is None:
@@ -150,12 +153,12 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
         why = f"KE of group {int(ke.group)}, group {int(suite.group)} was asked for"
         return Response(payloads=(group,), close=why)
     sa.extension.take(Step.INIT_REQUEST, message)
-    exchange = KeyExchange.generate(suite.group, sa.entropy)
-    shared = exchange.shared(ke.data)
+    public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
     sa.nonce_i, sa.nonce_r = nonce.data, sa.entropy.octets(NONCE_LENGTH)
     sa.init_request = datagram.payload
     derive(sa, suite, shared)
     sa.peer_hashes = signature_hashes(message)
+    sa.fragmentation.agree(message)
     sa.nat = natd.evaluate(message, datagram.path, config.force_encapsulation) or NatStatus(
         forced=config.force_encapsulation
     )
@@ -164,9 +167,11 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
     return Response(
         payloads=(
             SaPayload(proposals=(answer,)),
-            KePayload(group=exchange.group, data=exchange.public),
+            KePayload(group=suite.group, data=public),
             NoncePayload(data=sa.nonce_r),
+            *auth.certificate_requests(sa),
             *natd.build(sa.spi_i, sa.spi_r, datagram.path, config.force_encapsulation),
+            *(sa.fragmentation.announce() if sa.fragmentation.negotiated else ()),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *sa.extension.payloads(Step.INIT_RESPONSE),
         )

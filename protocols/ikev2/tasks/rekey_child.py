@@ -133,9 +133,8 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
         if ke is None or ke.group != suite.group:
             wanted = int(suite.group).to_bytes(2, "big")
             return Response(payloads=(NotifyPayload(type=NotifyType.INVALID_KE_PAYLOAD, data=wanted),))
-        exchange = KeyExchange.generate(suite.group, sa.entropy)
-        shared = exchange.shared(ke.data)
-        ke_answer = (KePayload(group=suite.group, data=exchange.public),)
+        public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
+        ke_answer = (KePayload(group=suite.group, data=public),)
     remote = narrow(tsi.selectors, old.spec.remote_selectors)
     local = narrow(tsr.selectors, old.spec.local_selectors)
     nonce_r, spi = sa.entropy.octets(NONCE_LENGTH), sa.spis.child_spi()

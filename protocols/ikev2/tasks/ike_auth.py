@@ -1,6 +1,6 @@
-"""IKE_AUTH with EAP (RFC 7296 §1.2, §2.16; RFC 5998): the exchange that authenticates a UE.
+"""IKE_AUTH (RFC 7296 §1.2, §2.15, §2.16; RFC 5998): the exchange that authenticates both ends.
 
-::
+With EAP::
 
     SK {IDi, [CERTREQ,] [IDr,] CP, SAi2, TSi, TSr, N(..)}  -->
                       <--  SK {IDr, [CERT*, AUTH,] EAP}
@@ -9,7 +9,12 @@
     SK {AUTH}  -->
                       <--  SK {AUTH, CP, SAr2, TSi, TSr, N(..)}
 
-Left out here: AUTH without EAP for the original initiator (pre-shared key, certificate).
+With a pre-shared key or a certificate::
+
+    SK {IDi, [CERT*,] [CERTREQ,] [IDr,] AUTH, CP, SAi2, TSi, TSr, N(..)}  -->
+                      <--  SK {IDr, [CERT*,] AUTH, CP, SAr2, TSi, TSr, N(..)}
+
+Left out here: several authentications one after another (RFC 4739).
 """
 
 from __future__ import annotations
@@ -17,9 +22,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.errors import AuthenticationError, LocalError, RemoteError
-from protocols.ikev2.certificates import verify_auth
+from protocols.ikev2.certificates import Requested
 from protocols.ikev2.events import (
     Answer,
+    AuthenticationKind,
     ConfigurationReply,
     ConfigurationRequested,
     EapReply,
@@ -30,21 +36,21 @@ from protocols.ikev2.events import (
     SaState,
 )
 from protocols.ikev2.extension import Step
+from protocols.ikev2.identity import identity_text
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
     AuthPayload,
-    CertPayload,
-    CertreqPayload,
     EapPayload,
     IdiPayload,
     IdrPayload,
     NotifyPayload,
     Payload,
 )
-from protocols.ikev2.registry import AuthMethod, CertEncoding, ExchangeType, NotifyType
+from protocols.ikev2.registry import ExchangeType, NotifyType
+from protocols.ikev2.signatures import refused
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, config, mobike
+from protocols.ikev2.tasks import auth, child, config, eap_rounds, mobike
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -57,10 +63,14 @@ class Authentication:
 
     exchange = ExchangeType.IKE_AUTH
 
-    def __init__(self) -> None:
+    def __init__(self, requested: Requested | None = None) -> None:
+        """``requested``: what CERTREQ in the response to IKE_SA_INIT asks for."""
+        self._requested = requested or Requested()
         self._next: tuple[Payload, ...] | None = None
         self._identity_r: IdrPayload | None = None
         self._msk: Secret | None = None
+        self._rounds = eap_rounds.Rounds()
+        self._gateway_authenticated = False
         self._answered: Step = Step.IDENTITY_REQUEST
         self._offer: child.Offer | None = None
 
@@ -72,14 +82,15 @@ class Authentication:
             return self._next
         settings = sa.initiator_config
         self._offer = child.Offer.make(sa)
-        payloads: list[Payload] = [settings.identity]
+        certificates, proof = self._prove(sa)
+        payloads: list[Payload] = [settings.identity, *certificates]
         if settings.verifier is not None:
-            authorities = settings.verifier.authorities()
-            payloads.append(CertreqPayload(encoding=CertEncoding.X509_SIGNATURE, authorities=authorities))
+            payloads += settings.verifier.requests()
         if settings.responder_identity is not None:
             payloads.append(settings.responder_identity)
+        payloads += proof
         payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
-        if settings.eap_only:
+        if settings.eap_only and settings.authentication is AuthenticationKind.EAP:
             payloads.append(NotifyPayload(type=NotifyType.EAP_ONLY_AUTHENTICATION))
         payloads += mobike.announce(sa)
         payloads += config.build_request(sa)
@@ -88,16 +99,24 @@ class Authentication:
         sa.enter(SaState.AUTHENTICATING, "IKE_AUTH request sent")
         return tuple(payloads)
 
+    def _prove(self, sa: IkeSa) -> tuple[tuple[Payload, ...], tuple[AuthPayload, ...]]:
+        """CERT payloads and AUTH; neither with EAP, which is asked for by leaving AUTH out (§2.16)."""
+        settings = sa.initiator_config
+        if settings.authentication is AuthenticationKind.PSK and settings.psk is not None:
+            return (), (auth.prove_by_key(sa, settings.psk, settings.identity),)
+        if settings.authentication is AuthenticationKind.CERTIFICATE:
+            own = settings.identity
+            certificates, proof = auth.prove_by_certificate(sa, settings.credentials, own, self._requested, own)
+            return certificates, (proof,)
+        return (), ()
+
     def answer(self, sa: IkeSa, answer: Answer, now: float) -> None:
         """The EAP peer's reply: the next request carries it, or the AUTH that its MSK makes."""
         if not isinstance(answer, EapReply):
             raise LocalError(f"{type(answer).__name__} does not answer an EAP request")
         if answer.msk is not None:
             self._msk = answer.msk
-            payload = AuthPayload(
-                method=AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE,
-                data=auth.msk_auth(sa, answer.msk, auth.settings_identity(sa), original_initiator=True),
-            )
+            payload = auth.prove_by_key(sa, answer.msk, sa.initiator_config.identity)
             self._next = (payload, *sa.extension.payloads(Step.FINAL_REQUEST))
             self._answered = Step.FINAL_REQUEST
         elif answer.packet is not None:
@@ -113,16 +132,23 @@ class Authentication:
         """Every response: refusals first, then what the step is about."""
         auth.raise_on_error(sa, message)
         if self._answered is Step.FINAL_REQUEST:
+            self._verify_msk(sa, message)
             self._finish(sa, message, now)
             return
         if self._answered is Step.IDENTITY_REQUEST:
-            sa.extension.take(Step.IDENTITY_RESPONSE, message)
             self._verify_gateway(sa, message)
+            if sa.initiator_config.authentication is not AuthenticationKind.EAP:
+                if message.first(EapPayload) is not None:
+                    raise RemoteError("EAP, which this UE did not ask for", NotifyType.INVALID_SYNTAX)
+                self._finish(sa, message, now)
+                return
+            sa.extension.take(Step.IDENTITY_RESPONSE, message)
         else:
             sa.extension.take(Step.EAP_RESPONSE, message)
         eap = message.first(EapPayload)
         if eap is None:
             raise AuthenticationError("the gateway goes on without EAP", NotifyType.AUTHENTICATION_FAILED)
+        self._rounds.request(eap.packet, gateway_authenticated=self._gateway_authenticated)
         sa.deferred = self
         sa.emit(EapRequestReceived(packet=eap.packet))
 
@@ -135,31 +161,48 @@ class Authentication:
         self._identity_r = identity
         payload = message.first(AuthPayload)
         if payload is None:
-            if settings.eap_only:
+            if settings.eap_only and settings.authentication is AuthenticationKind.EAP:
                 return  # RFC 5998 §3: the final AUTH from the MSK authenticates the gateway
-            raise AuthenticationError(
-                "the gateway did not authenticate itself and EAP-only was not offered",
-                NotifyType.AUTHENTICATION_FAILED,
-            )
-        if settings.verifier is None:
-            raise AuthenticationError("no trust anchor to verify the gateway by", NotifyType.AUTHENTICATION_FAILED)
-        chain = tuple(cert.data for cert in message.all(CertPayload) if cert.encoding == CertEncoding.X509_SIGNATURE)
-        # TS 24.302 §7.2.2.1: IDr is the APN; echoed it names no host, and the configured names must do
-        echoed = identity == settings.responder_identity and bool(settings.gateway_names)
-        key = settings.verifier.verify(chain, None if echoed else identity, settings.gateway_names)
-        verify_auth(key, payload, auth.signed_octets(sa, identity, original_initiator=False))
+            raise refused("the gateway did not authenticate itself and EAP-only was not offered")
+        if auth.kind_of(payload) is AuthenticationKind.PSK:
+            self._verify_shared_key(sa, payload, identity)
+        else:
+            # TS 24.302 §7.2.2.1: IDr is the APN; echoed it names no host, and the configured names must do
+            echoed = identity == settings.responder_identity and bool(settings.gateway_names)
+            carried = None if echoed else identity
+            names = settings.gateway_names
+            auth.verify_certificate(sa, message, payload, settings.verifier, identity, carried=carried, names=names)
+        self._gateway_authenticated = True
+
+    def _verify_shared_key(self, sa: IkeSa, payload: AuthPayload, identity: IdrPayload) -> None:
+        """A gateway that proves itself by the key of both: it has to be whom we asked for."""
+        settings = sa.initiator_config
+        if settings.authentication is AuthenticationKind.EAP:
+            # §2.16: with EAP the responder MUST use a signature
+            raise refused("the gateway proves itself by a shared key, which EAP does not allow")
+        if settings.psk is None:
+            raise refused("the gateway proves itself by a pre-shared key, and none is configured")
+        name = identity_text(identity)
+        anybody = settings.responder_identity is None and not settings.gateway_names
+        if not (anybody or identity == settings.responder_identity or name in settings.gateway_names):
+            raise refused(f"the gateway says that it is {name}, which was not asked for")
+        auth.verify_key(sa, payload, settings.psk, identity, "pre-shared key")
+
+    def _verify_msk(self, sa: IkeSa, message: Message) -> None:
+        """The gateway's AUTH from the MSK (§2.16)."""
+        payload = message.first(AuthPayload)
+        if payload is None or self._msk is None or self._identity_r is None:
+            raise AuthenticationError("no final AUTH from the gateway", NotifyType.AUTHENTICATION_FAILED)
+        auth.verify_key(sa, payload, self._msk, self._identity_r, "MSK")
 
     def _finish(self, sa: IkeSa, message: Message, now: float) -> None:
-        """The gateway's AUTH from the MSK, then what it grants."""
-        payload = message.first(AuthPayload)
-        if payload is None or self._msk is None or self._identity_r is None or self._offer is None:
-            raise AuthenticationError("no final AUTH from the gateway", NotifyType.AUTHENTICATION_FAILED)
-        expected = auth.msk_auth(sa, self._msk, self._identity_r, original_initiator=False)
-        auth.verify_msk_auth(payload, expected, "gateway")
+        """What the gateway grants, in the one response that is the last."""
+        if self._offer is None:
+            raise LocalError("an IKE_AUTH response before the request")
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
         self._offer.accept(sa, message, now)
-        auth.establish(sa, auth.settings_identity(sa), self._identity_r, config.granted(message), now)
+        auth.establish(sa, sa.initiator_config.identity, self._identity_r, config.granted(message), now)
 
 
 class Authenticator:
@@ -177,12 +220,44 @@ class Authenticator:
         self._mobike = mobike.announced(message)
         self._initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
         self._eap_only = message.notify(NotifyType.EAP_ONLY_AUTHENTICATION) is not None
-        if sa.responder_config.credential is None and not self._eap_only:
-            raise AuthenticationError(
-                "no certificate, and the peer did not offer EAP-only authentication", NotifyType.AUTHENTICATION_FAILED
-            )
+        self._certificates = Requested.of(message)
         self._msk: Secret | None = None
+        self._rounds = eap_rounds.Rounds()
         self._step = Step.IDENTITY_RESPONSE
+        self._kind = self._authenticate(sa, message)
+
+    def _authenticate(self, sa: IkeSa, message: Message) -> AuthenticationKind:
+        """How the UE proves itself; without EAP it has done so by now, or there is no authenticator."""
+        settings = sa.responder_config
+        payload = message.first(AuthPayload)
+        kind = AuthenticationKind.EAP if payload is None else auth.kind_of(payload)
+        if kind not in settings.authentications:
+            allowed = ", ".join(sorted(each.value for each in settings.authentications))
+            raise refused(f"the UE authenticates by {kind.value}, this gateway allows {allowed}")
+        if payload is None:
+            if not settings.credentials and not self._eap_only:
+                raise refused("no certificate, and the peer did not offer EAP-only authentication")
+        elif kind is AuthenticationKind.PSK:
+            auth.verify_key(sa, payload, self._shared_key(sa), self._identity, "pre-shared key")
+        else:
+            own = self._identity
+            auth.verify_certificate(sa, message, payload, settings.verifier, own, carried=own)
+        return kind
+
+    def ask(self, sa: IkeSa) -> None:
+        """Tell who the UE is and ask what comes next: the first EAP packet or, without EAP, its configuration."""
+        sa.deferred = self
+        sa.emit(
+            IdentityReceived(
+                identity=self._identity,
+                responder_identity=self._requested,
+                configuration=self._configuration,
+                path=sa.path,
+                authentication=self._kind,
+            )
+        )
+        if self._kind is not AuthenticationKind.EAP:
+            self._ask_configuration(sa)
 
     def answer(self, sa: IkeSa, answer: Answer, now: float) -> Response:
         """Complete the response that waits."""
@@ -194,7 +269,10 @@ class Authenticator:
             return self._build_final(sa, answer, now)
         if not isinstance(answer, EapReply) or answer.packet is None:
             raise LocalError("the gateway needs an EAP packet to pass on")
+        if self._kind is not AuthenticationKind.EAP:
+            raise LocalError("an EAP packet for a UE that does not use EAP")
         self._msk = answer.msk
+        self._rounds.asked(answer.packet)
         payloads: list[Payload] = []
         step, self._step = self._step, Step.EAP_RESPONSE
         if step is Step.IDENTITY_RESPONSE:
@@ -208,6 +286,9 @@ class Authenticator:
         eap = message.first(EapPayload)
         if eap is None or self._msk is not None:
             raise RemoteError("EAP after it had succeeded", NotifyType.INVALID_SYNTAX)
+        if message.first(AuthPayload) is not None:
+            raise RemoteError("EAP and AUTH in one request", NotifyType.INVALID_SYNTAX)
+        self._rounds.response(eap.packet)
         sa.extension.take(Step.EAP_REQUEST, message)
         sa.deferred = self
         sa.emit(EapResponseReceived(packet=eap.packet))
@@ -217,9 +298,12 @@ class Authenticator:
         payload = message.first(AuthPayload)
         if payload is None or self._msk is None:
             raise AuthenticationError("AUTH before EAP has succeeded", NotifyType.AUTHENTICATION_FAILED)
-        auth.verify_msk_auth(payload, auth.msk_auth(sa, self._msk, self._identity, original_initiator=True), "UE")
+        auth.verify_key(sa, payload, self._msk, self._identity, "MSK")
         sa.extension.take(Step.FINAL_REQUEST, message)
         sa.deferred = self
+        self._ask_configuration(sa)
+
+    def _ask_configuration(self, sa: IkeSa) -> None:
         sa.emit(
             ConfigurationRequested(
                 identity=self._identity,
@@ -233,14 +317,32 @@ class Authenticator:
         """IDr, and CERT and AUTH unless the peer offered EAP-only and we agree (RFC 5998 §3)."""
         settings = sa.responder_config
         identity = self._responder_identity()
-        if settings.credential is None or (self._eap_only and settings.eap_only):
+        if not settings.credentials or (self._eap_only and settings.eap_only):
             return [identity]
-        octets = auth.signed_octets(sa, identity, original_initiator=False)
-        return [
-            identity,
-            *settings.credential.cert_payloads(),
-            settings.credential.sign(octets, sa.peer_hashes),
-        ]
+        return [identity, *self._prove_by_certificate(sa, identity)]
+
+    def _prove_by_certificate(self, sa: IkeSa, identity: IdrPayload) -> list[Payload]:
+        certificates, proof = auth.prove_by_certificate(
+            sa, sa.responder_config.credentials, identity, self._certificates, self._requested
+        )
+        return [*certificates, proof]
+
+    def _prove(self, sa: IkeSa, identity: IdrPayload) -> list[Payload]:
+        """The last response's AUTH: from the MSK, or with IDr in the only response there is."""
+        if self._kind is AuthenticationKind.EAP:
+            if self._msk is None:
+                raise LocalError("configuration before EAP has succeeded")
+            return [auth.prove_by_key(sa, self._msk, identity)]
+        if (sa.responder_config.own_authentication or self._kind) is AuthenticationKind.PSK:
+            return [identity, auth.prove_by_key(sa, self._shared_key(sa), identity)]
+        return [identity, *self._prove_by_certificate(sa, identity)]
+
+    def _shared_key(self, sa: IkeSa) -> Secret:
+        name = identity_text(self._identity)
+        key = sa.responder_config.shared_keys.get(name)
+        if key is None:
+            raise refused(f"there is no pre-shared key for {name}")
+        return key
 
     def _responder_identity(self) -> IdrPayload:
         if self._identity_r is None:
@@ -248,14 +350,12 @@ class Authenticator:
         return self._identity_r
 
     def _build_final(self, sa: IkeSa, reply: ConfigurationReply, now: float) -> Response:
-        if self._msk is None:
-            raise LocalError("configuration before EAP has succeeded")
         identity = self._responder_identity()
+        proof = self._prove(sa, identity)
         sa.mobility.negotiated = sa.config.mobike and self._mobike
-        data = auth.msk_auth(sa, self._msk, identity, original_initiator=False)
         granted = self._child.grant(sa, reply, now)
         payloads: list[Payload] = [
-            AuthPayload(method=AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE, data=data),
+            *proof,
             *config.build_reply(reply),
             *granted,
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
@@ -268,24 +368,14 @@ class Authenticator:
 def process_request(sa: IkeSa, procedure: Procedure, message: Message, now: float) -> None:
     """An IKE_AUTH request at the responder; each is answered later, when its question is."""
     if procedure is Procedure.IDENTITY:
-        if message.first(AuthPayload) is not None:
-            raise AuthenticationError("this gateway authenticates UEs by EAP", NotifyType.AUTHENTICATION_FAILED)
-        sa.extension.take(Step.IDENTITY_REQUEST, message)
+        if message.first(EapPayload) is not None:
+            raise RemoteError("EAP before the gateway has asked", NotifyType.INVALID_SYNTAX)
         authenticator = Authenticator(sa, message)
+        sa.extension.take(Step.IDENTITY_REQUEST, message)
         sa.authenticator = authenticator
         sa.enter(SaState.AUTHENTICATING, "IKE_AUTH request received")
         sa.timers.arm_setup(now, sa.responder_config.setup_lifetime)
-        sa.deferred = authenticator
-        first = message.first(IdiPayload)
-        if first is not None:
-            sa.emit(
-                IdentityReceived(
-                    identity=first,
-                    responder_identity=message.first(IdrPayload),
-                    configuration=config.requested(message),
-                    path=sa.path,
-                )
-            )
+        authenticator.ask(sa)
         return
     if sa.authenticator is None:
         raise LocalError("no IKE_AUTH is going on")
