@@ -122,6 +122,42 @@ def restore_p_cscf(
     call_sync(settings.control, "sessions.restore-pcscf", id=session, addresses=list(address))
 
 
+@app.command("rekey-ike")
+@exit_on_error
+def rekey_ike(
+    session: Annotated[str, typer.Argument(help="The session's id.")], configuration: ConfigurationOption
+) -> None:
+    """Rekey the IKE SA of one session of the running gateway."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.rekey-ike", id=session)
+
+
+@app.command("rekey-child")
+@exit_on_error
+def rekey_child(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    configuration: ConfigurationOption,
+    inbound_spi: Annotated[
+        str | None, typer.Option("--spi", help="The gateway's inbound SPI in hexadecimal; all child SAs without.")
+    ] = None,
+) -> None:
+    """Rekey the ESP SAs of one session of the running gateway."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.rekey-child", id=session, inbound_spi=inbound_spi)
+
+
+@app.command()
+@exit_on_error
+def reauthenticate(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    configuration: ConfigurationOption,
+    lifetime: Annotated[float, typer.Option(min=0, help="How many seconds the UE has; 0: it begins at once.")] = 0,
+) -> None:
+    """Have one UE of the running gateway authenticate anew (AUTH_LIFETIME)."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.reauthenticate", id=session, lifetime=lifetime)
+
+
 @pki.command("init")
 @exit_on_error
 def pki_init(

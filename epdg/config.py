@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
+    ADDITIONAL_CHILDREN,
     HALF_OPEN_LIFETIME,
     KEEPALIVE_INTERVAL,
     RETRANSMIT_BASE_INTERVAL,
@@ -31,6 +32,7 @@ from protocols.io.configuration import (
     Port,
     TextSecret,
 )
+from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
 
 DEFAULT_RING = 20_000
 DEFAULT_SUITES: dict[str, list[str]] = {
@@ -152,7 +154,10 @@ class IkeSection(ConfigurationModel):
     half_open_lifetime: Interval = HALF_OPEN_LIFETIME
     cookie_threshold: Count = 64
     half_open_limit: Count = 4096
-    child_lifetime: Interval | None = 3600.0
+    child_lifetime: ChildLifetime | None = ChildLifetimeSection(soft=3600.0)
+    ike_lifetime: IkeLifetime | None = IkeLifetimeSection(soft=86400.0)
+    additional_children: Count = ADDITIONAL_CHILDREN
+    authentication_lifetime: Interval | None = None
     retransmission: RetransmissionSection = RetransmissionSection()
     request_device_identity: bool = False
     application_version: str | None = Field(default="epdg-emulator", pattern=r"^[ -~]{1,255}$")

@@ -26,7 +26,7 @@ from epdg.session import (
     SessionState,
     Tell,
 )
-from protocols.dataplane.port import ChildSaCounters, SequenceNumbersRunningOut
+from protocols.dataplane.port import ChildSaCounters, LifetimeReached, SequenceNumbersRunningOut
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
@@ -42,6 +42,8 @@ from protocols.ikev2.events import (
     ConfigurationRequested,
     Established,
     Event,
+    IkeSaRekeyed,
+    SuccessorCreated,
 )
 from protocols.ikev2.payloads import IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
@@ -49,12 +51,15 @@ from protocols.ikev2.registry import IdType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
 from protocols.ikev2.tasks.rekey_child import RekeyChild
+from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer, Params
 from protocols.io.diameter import SWM, DiameterIdentity, DiameterNode, PeerAddress, PeerChange, Traffic
 from protocols.io.driver import Driver
 from protocols.io.entropy import SystemEntropy
+from protocols.io.lifetime import machine_lifetime
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Address, Datagram, Endpoint, Path
@@ -80,7 +85,8 @@ class Live:
 
     def __init__(self, session: Session, sa: IkeSa, diameter_session_id: str) -> None:
         self.session = session
-        self.sa = sa
+        self.sa = sa  # the present one: rekeying replaces it
+        self.first_spi = sa.local_spi
         self.diameter_session_id = diameter_session_id
         self.expiry: asyncio.TimerHandle | None = None
         self.questions: set[asyncio.Task[None]] = set()
@@ -127,6 +133,7 @@ class EpdgNode:
         self._visited_network = plmn.domain
         self._live: dict[bytes, Live] = {}
         self._ended: dict[str, dict[str, JsonValue]] = {}
+        self._by_successor: dict[bytes, Live] = {}
         self._by_spi: dict[bytes, Live] = {}
         self._by_diameter: dict[str, str] = {}
         self.totals: Counter[str] = Counter()
@@ -142,6 +149,9 @@ class EpdgNode:
                 "sessions.get": self._get_session,
                 "sessions.detach": self._detach_session,
                 "sessions.restore-pcscf": self._restore_p_cscf,
+                "sessions.rekey-ike": self._rekey_ike,
+                "sessions.rekey-child": self._rekey_child,
+                "sessions.reauthenticate": self._reauthenticate,
                 "peers.list": self._list_peers,
             },
             self.recorder,
@@ -234,7 +244,9 @@ class EpdgNode:
             remote_nat_traversal_port=configuration.listen.nat_traversal_port,
             liveness_interval=ike.liveness_interval,
             keepalive_interval=ike.keepalive_interval,
-            child_lifetime=ike.child_lifetime,
+            child_lifetime=machine_lifetime(ike.child_lifetime),
+            ike_lifetime=machine_lifetime(ike.ike_lifetime),
+            additional_children=ike.additional_children,
             credentials=own_credentials(configuration),
             authentications=frozenset(authentication.methods),
             shared_keys=authentication.psk,
@@ -247,6 +259,7 @@ class EpdgNode:
             half_open_lifetime=ike.half_open_lifetime,
             cookie_threshold=ike.cookie_threshold,
             half_open_limit=ike.half_open_limit,
+            authentication_lifetime=ike.authentication_lifetime,
         )
 
     # --- IKE
@@ -264,10 +277,17 @@ class EpdgNode:
 
     def _ike_event(self, found: tuple[IkeSa, Event]) -> None:
         sa, event = found
-        live = self._live.get(sa.local_spi)
+        live = self._live.get(sa.local_spi) or self._by_successor.get(sa.local_spi)
         if live is None:
             live = self._begin(sa)
         record_ike_event(self.recorder, event, live.session.identifier)
+        if isinstance(event, SuccessorCreated):
+            self._by_successor[event.successor.local_spi] = live
+        elif isinstance(event, IkeSaRekeyed):
+            live.sa = event.successor
+        elif isinstance(event, Closed) and sa is not live.sa:
+            self._by_successor.pop(sa.local_spi, None)
+            return  # rekeyed: the session goes on under another SA
         self._child_event(live, event)
         if isinstance(event, ConfigurationRequested) and event.initial_contact:
             self._forget_former(live)
@@ -315,7 +335,8 @@ class EpdgNode:
         return live
 
     def _end(self, live: Live) -> None:
-        del self._live[live.sa.local_spi]
+        del self._live[live.first_spi]
+        self._by_successor.pop(live.sa.local_spi, None)
         if live.expiry is not None:
             live.expiry.cancel()
         self._forget_diameter(live)
@@ -355,7 +376,7 @@ class EpdgNode:
             elif isinstance(command, SendStr):
                 self._ask(live, self._send_str(live, command))
             elif isinstance(command, AllocateAddress):
-                addresses, network = self._allocate(command)
+                addresses, network = self._allocate(live, command)
                 self._carry_out(live, live.session.address_allocated(addresses, network))
             elif isinstance(command, SendConfiguration):
                 task = ExchangeConfiguration(command.type, command.attributes)
@@ -363,7 +384,7 @@ class EpdgNode:
                 self._pump()
             elif isinstance(command, ReleaseAddress):
                 pool = self._pools.get(command.apn)
-                if pool is not None:
+                if pool is not None and not self._held_by_another(live, command.apn, (command.address,)):
                     pool.release(command.address)
             elif isinstance(command, Tell):
                 self.totals[command.name] += 1
@@ -371,7 +392,17 @@ class EpdgNode:
                     _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, live.session.identifier)
 
-    def _allocate(self, command: AllocateAddress) -> tuple[tuple[Address, ...], GrantedNetwork | None]:
+    def _held_by_another(self, live: Live, apn: str, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+        """Which of these addresses another session of the same subscriber has, one that is authenticated anew."""
+        held: set[Address] = set()
+        for other in self._live.values():
+            session = other.session
+            same = session.subscriber == live.session.subscriber and session.apn == apn
+            if other is not live and same and session.state is not SessionState.CLOSED:
+                held.update(session.inner_addresses)
+        return tuple(address for address in addresses if address in held)
+
+    def _allocate(self, live: Live, command: AllocateAddress) -> tuple[tuple[Address, ...], GrantedNetwork | None]:
         apn = self._configuration.apns.get(command.apn)
         if apn is None:
             return (), None
@@ -383,9 +414,14 @@ class EpdgNode:
             application_version=ike.application_version,
             liveness_period=ike.ue_liveness_period,
         )
-        other = apn.requested_address is RequestedAddress.PREFERRED
         addresses = pools.allocate(
-            command.versions, wanted=command.wanted, static=command.static, single=command.single, other=other
+            command.versions,
+            wanted=command.wanted,
+            static=command.static,
+            # these go with the newer of the two sessions (RFC 7296 §2.8.3)
+            held=self._held_by_another(live, command.apn, (*command.static, *command.wanted)),
+            single=command.single,
+            other=apn.requested_address is RequestedAddress.PREFERRED,
         )
         return addresses, network
 
@@ -474,7 +510,10 @@ class EpdgNode:
             if live is None:
                 continue
             if isinstance(event, SequenceNumbersRunningOut):
-                self._endpoint.initiate(live.sa, RekeyChild(event.inbound_spi), self._now())
+                self._endpoint.limit_reached(live.sa, event.inbound_spi, self._now(), hard=event.exhausted)
+                self._pump()
+            elif isinstance(event, LifetimeReached):
+                self._endpoint.limit_reached(live.sa, event.inbound_spi, self._now(), hard=event.hard)
                 self._pump()
             else:
                 # authentic ESP from elsewhere moves nothing here: only UPDATE_SA_ADDRESSES does
@@ -587,6 +626,42 @@ class EpdgNode:
             raise ControlError("not-possible", "the UE is not attached, or asked for no P-CSCF of these IP versions")
         self._carry_out(live, commands)
         return {"id": live.session.identifier, "state": live.session.state.value}
+
+    async def _rekey_ike(self, params: Params) -> JsonValue:
+        """RFC 7296 §1.3.2; the answer says that it has begun."""
+        live = self._established(params)
+        self._endpoint.initiate(live.sa, RekeyIke(), self._now())
+        self._pump()
+        return {"id": live.session.identifier}
+
+    async def _rekey_child(self, params: Params) -> JsonValue:
+        """RFC 7296 §1.3.3: the child SA with this inbound SPI, without one all of them."""
+        live = self._established(params)
+        wanted = params.get("inbound_spi")
+        spis = [spi for spi, child in live.sa.children.items() if not child.replaced and wanted in (None, spi.hex())]
+        if not spis:
+            raise ControlError("not-found", f"no child SA {wanted} in session {live.session.identifier}")
+        for spi in spis:
+            self._endpoint.initiate(live.sa, RekeyChild(spi), self._now())
+        self._pump()
+        return {"id": live.session.identifier, "inbound_spis": [spi.hex() for spi in spis]}
+
+    async def _reauthenticate(self, params: Params) -> JsonValue:
+        """RFC 4478 §2: the UE has so many seconds to authenticate anew, none: it is to begin at once."""
+        live, lifetime = self._established(params), params.get("lifetime", 0)
+        if not isinstance(lifetime, int | float) or isinstance(lifetime, bool) or lifetime < 0:
+            raise ControlError("bad-params", "lifetime is a number of seconds")
+        self._endpoint.initiate(live.sa, AuthenticationLifetime(lifetime), self._now())
+        self._pump()
+        return {"id": live.session.identifier}
+
+    def _established(self, params: Params) -> Live:
+        live = self._find(params.get("id"))
+        if live is None:
+            raise ControlError("not-found", f"no session {params.get('id')}")
+        if live.session.state is not SessionState.ESTABLISHED:
+            raise ControlError("not-now", f"session {live.session.identifier} is {live.session.state.value}")
+        return live
 
     async def _list_peers(self, params: Params) -> JsonValue:
         del params

@@ -35,10 +35,12 @@ from protocols.ikev2.events import (
     ConfigurationReceived,
     ConfigurationReply,
     ConfigurationRequested,
+    CreateChildSaRefused,
     EapReply,
     EapResponseReceived,
     Established,
     IdentityReceived,
+    IkeSaRekeyed,
     Refusal,
     Refused,
 )
@@ -210,6 +212,12 @@ class Session:
                     data={"old": str(event.old.remote), "new": str(event.new.remote), "why": event.why},
                 )
             ]
+        if isinstance(event, IkeSaRekeyed):
+            return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self.imsi or self.nai} was rekeyed.")]
+        if isinstance(event, CreateChildSaRefused):
+            cause, who = event.notify.type.name, "the UE" if event.by_peer else "the gateway"
+            text = f"For {event.what} of {self.imsi or self.nai} {who} said {cause}."
+            return [Tell(name="rekey-refused", text=text, data={"cause": cause})]
         if isinstance(event, Refused):
             return self._refused(event)
         if isinstance(event, Closed):

@@ -134,6 +134,28 @@ def detach(config: ConfigOption) -> None:
     typer.echo("detached")
 
 
+@application.command("rekey-ike")
+@exit_on_error
+def rekey_ike(config: ConfigOption) -> None:
+    """Rekey the IKE SA of a running, attached UE."""
+    _call(load(config, UeConfiguration), "ue.rekey-ike")
+    typer.echo("rekey of the IKE SA begun")
+
+
+@application.command("rekey-child")
+@exit_on_error
+def rekey_child(
+    config: ConfigOption,
+    inbound_spi: Annotated[
+        str | None, typer.Option("--spi", help="The UE's inbound SPI in hexadecimal; all child SAs without.")
+    ] = None,
+) -> None:
+    """Rekey the ESP SAs of a running, attached UE."""
+    answer = _call(load(config, UeConfiguration), "ue.rekey-child", inbound_spi=inbound_spi)
+    spis = answer.get("inbound_spis")
+    typer.echo(f"rekey of {', '.join(map(str, spis if isinstance(spis, list) else []))} begun")
+
+
 @application.command()
 @exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:

@@ -49,6 +49,33 @@ class Connect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConnectSuccessor:
+    """Start a second IKE SA that is to take the place of the present one, asking for its inner addresses."""
+
+    access: str
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSuccessor:
+    """Answer the open question of the second IKE SA."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptSuccessor:
+    """The second IKE SA takes over; delete the first. Answer through ``adopted``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropSuccessor:
+    """Let the second IKE SA go."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoveSa:
     """Move the IKE SA to this access, by this path (RFC 4555 §3.5)."""
 
@@ -137,6 +164,10 @@ Command = (
     OpenAccess
     | CloseAccess
     | Connect
+    | ConnectSuccessor
+    | AnswerSuccessor
+    | AdoptSuccessor
+    | DropSuccessor
     | MoveSa
     | DeleteSa
     | AskUsim

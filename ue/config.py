@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
+    ADDITIONAL_CHILDREN,
     KEEPALIVE_INTERVAL,
     RETRANSMIT_BASE_INTERVAL,
     RETRANSMIT_LIMIT,
@@ -33,6 +34,7 @@ from protocols.io.configuration import (
     Port,
     TextSecret,
 )
+from protocols.io.lifetime import ChildLifetime, IkeLifetime
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
 
 IKE_PORT = 500  # RFC 7296 §2.23
@@ -270,7 +272,9 @@ class UeConfiguration(ConfigurationModel):
     mobike: bool = True
     liveness_interval: Interval | None = LIVENESS_INTERVAL
     keepalive_interval: Interval | None = KEEPALIVE_INTERVAL
-    child_lifetime: Interval | None = None
+    child_lifetime: ChildLifetime | None = None
+    ike_lifetime: IkeLifetime | None = None
+    additional_children: Count = ADDITIONAL_CHILDREN
     force_encapsulation: bool = True
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()

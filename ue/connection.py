@@ -92,6 +92,7 @@ class Connection:
         self.detach_ticket: int | None = None
         self.detach_requested = False
         self.signalling: Signalling | None = None
+        self._counted_before = (0, 0)
         self.server_authenticated = False
         self.established: float | None = None
         self.ended: float | None = None
@@ -114,10 +115,17 @@ class Connection:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Requests and retransmissions sent so far."""
-        if self.signalling is None:
-            return 0, 0
-        return self.signalling.requests_sent, self.signalling.retransmissions_sent
+        """Requests and retransmissions sent so far, under all IKE SAs that rekeying has made."""
+        requests, retransmissions = self._counted_before
+        if self.signalling is not None:
+            requests += self.signalling.requests_sent
+            retransmissions += self.signalling.retransmissions_sent
+        return requests, retransmissions
+
+    def continued(self, signalling: Signalling) -> None:
+        """Another IKE SA has taken the place of the one before (RFC 7296 §2.18)."""
+        self._counted_before = self.counts
+        self.signalling = signalling
 
     @property
     def identifiers(self) -> Identifiers:

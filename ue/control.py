@@ -29,6 +29,8 @@ def control_methods(node: UeNode) -> Mapping[str, Handler]:
         "ue.attach": methods.attach,
         "ue.move": methods.move,
         "ue.detach": methods.detach,
+        "ue.rekey-ike": methods.rekey_ike,
+        "ue.rekey-child": methods.rekey_child,
         "ue.traffic.start": methods.traffic_start,
         "ue.traffic.stop": methods.traffic_stop,
         "ue.traffic.statistics": methods.traffic_statistics,
@@ -72,6 +74,15 @@ class _Methods:
         del params
         await self._node.detach()
         return self._node.session()
+
+    async def rekey_ike(self, params: Params) -> JsonValue:
+        del params
+        self._node.rekey_ike()
+        return self._node.session()
+
+    async def rekey_child(self, params: Params) -> JsonValue:
+        spis: list[JsonValue] = [*self._node.rekey_child(_text(params, "inbound_spi"))]
+        return {"inbound_spis": spis}
 
     async def access_close(self, params: Params) -> JsonValue:
         name = _text(params, "name")

@@ -12,7 +12,7 @@ It knows neither sockets nor SAs: the runtime carries its commands out and bring
 
 A move closes the old access before it opens the new one (break before make) unless it is told to keep it:
 then the UE still hears there, and can go back when the new access turns out to be deaf. Left out: more
-than one PDN connection, choosing an access by itself, re-authentication.
+than one PDN connection, choosing an access by itself. Authenticating anew is in ``ue.reauthentication``.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ from protocols.ikev2.events import (
     Closed,
     ConfigurationAnswer,
     ConfigurationReceived,
+    CreateChildSaRefused,
     EapReply,
     EapRequestReceived,
     Established,
     Event,
+    IkeSaRekeyed,
+    ReauthenticationDue,
     Refused,
 )
 from protocols.ikev2.payloads import ConfigurationAttribute
@@ -65,6 +68,7 @@ from ue.commands import (
 )
 from ue.configuration import Granted, p_cscf_among
 from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
+from ue.reauthentication import Reauthentication
 
 MOVES_KEPT = 100
 
@@ -102,6 +106,7 @@ class Device:
         self._gateways = dict(gateways or {})
         self._entropy = entropy
         self._open: dict[str, AccessPorts] = {}
+        self._reauthentication: Reauthentication | None = None
 
     @property
     def open_accesses(self) -> tuple[str, ...]:
@@ -166,6 +171,7 @@ class Device:
         commands: list[Command] = []
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, "the UE detaches", now)
+        commands += self._abandon_reauthentication("the UE detaches")
         commands += self._fail_attach(connection, "cancelled", "the UE was told to detach")
         self.state = DeviceState.CLOSING
         return [*commands, DeleteSa(why="the UE detaches")]
@@ -216,6 +222,8 @@ class Device:
     def usim_answered(self, result: UsimResult) -> list[Command]:
         """The USIM's verdict on the challenge."""
         connection = self.connection
+        if self._reauthentication is not None:
+            return self._reauthentication.usim_answered(result)
         if connection is None or self.state is not DeviceState.ATTACHING:
             return []
         connection.peer.answer(result)
@@ -225,6 +233,8 @@ class Device:
     def usim_failed(self, why: str) -> list[Command]:
         """The USIM gives no verdict (its store cannot be written, say)."""
         connection = self.connection
+        if self._reauthentication is not None:
+            return self._abandon_reauthentication(f"the USIM failed: {why}")
         if connection is None or self.state is not DeviceState.ATTACHING:
             return []
         return self._give_up(connection, "usim", f"the USIM failed: {why}")
@@ -292,11 +302,57 @@ class Device:
             return self._update_refused(connection, event, now)
         if isinstance(event, ConfigurationReceived):
             return self._configured(connection, event)
+        if isinstance(event, ReauthenticationDue):
+            return self._reauthenticate(connection)
+        if isinstance(event, IkeSaRekeyed):
+            connection.continued(event.successor.window)
+            return [Tell(name="ike-rekeyed", text="The IKE SA was rekeyed.")]
+        if isinstance(event, CreateChildSaRefused):
+            return [_told_refusal(event)]
         if isinstance(event, Refused):
             return self._refused(connection, event)
         if isinstance(event, Closed):
             return self._closed(connection, event, now)
         return []
+
+    # --- authenticating anew
+
+    def handle_successor(self, event: Event) -> list[Command]:
+        """Take an event of the second IKE SA, which authenticates anew."""
+        connection, attempt = self.connection, self._reauthentication
+        if connection is None or attempt is None:
+            return []
+        try:
+            granted = Granted.of(event.configuration if isinstance(event, Established) else ())
+        except RemoteError:
+            granted = Granted()
+        commands = attempt.handle(event, granted.addresses)
+        if attempt.over:
+            self._reauthentication = None
+        if attempt.succeeded and isinstance(event, Established):
+            connection.peer = attempt.peer
+            connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
+        return commands
+
+    def adopted(self, signalling: Signalling) -> list[Command]:
+        """The second IKE SA has taken over."""
+        if self.connection is not None:
+            self.connection.continued(signalling)
+        return []
+
+    def _reauthenticate(self, connection: Connection) -> list[Command]:
+        """Not while the UE moves: the event comes again."""
+        if self.state is not DeviceState.ESTABLISHED or connection.move is not None or self._reauthentication:
+            return []
+        if connection.access not in self._open:
+            return []
+        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
+        self._reauthentication = Reauthentication(peer, connection.addresses)
+        return self._reauthentication.begin(connection.access)
+
+    def _abandon_reauthentication(self, why: str) -> list[Command]:
+        attempt, self._reauthentication = self._reauthentication, None
+        return [] if attempt is None else attempt.abandon(why)
 
     # --- attach
 
@@ -530,7 +586,7 @@ class Device:
         connection.ended = now
         if connection.paths:
             connection.paths[-1].until = now
-        commands: list[Command] = []
+        commands = self._abandon_reauthentication("the connection has ended")
         if connection.addresses:
             commands.append(StopHost())
         for access in list(self._open):
@@ -559,6 +615,12 @@ _WORDS = {
     DeviceState.CLOSING: "detaching",
     DeviceState.CLOSED: "detached",
 }
+
+
+def _told_refusal(event: CreateChildSaRefused) -> Tell:
+    cause = NOTIFY_NAMES.get(int(event.notify.type), f"notify {int(event.notify.type)}")
+    who = "the gateway" if event.by_peer else "the UE"
+    return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
 
 
 def _told(move: Move, now: float) -> Tell:

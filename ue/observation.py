@@ -39,6 +39,7 @@ def session_view(
     wall: Callable[[float], float],
     *,
     gateway: str,
+    session: str,
 ) -> dict[str, JsonValue]:
     """The connection as the control interface shows it; nothing in it is secret. ``wall`` tells wall clock."""
     children: list[JsonValue] = []
@@ -46,7 +47,7 @@ def session_view(
         for child in sa.children.values():
             children.append(_child_view(child.spec, counters(child.spec.inbound_spi)))
     return {
-        "id": None if sa is None else sa.local_spi.hex(),
+        "id": session or None,
         "state": device.state.value,
         "imsi": device.imsi.digits,
         "nai": device.nai,

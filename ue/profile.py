@@ -17,6 +17,7 @@ from protocols.ikev2.registry import ConfigAttributeType, IdType
 from protocols.ikev2.revocation import Revocation
 from protocols.ikev2.signatures import library_pss
 from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
+from protocols.io.lifetime import machine_lifetime
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi, Nai
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
@@ -53,7 +54,9 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         remote_nat_traversal_port=gateway.nat_traversal_port,
         liveness_interval=configuration.liveness_interval,
         keepalive_interval=configuration.keepalive_interval,
-        child_lifetime=configuration.child_lifetime,
+        child_lifetime=machine_lifetime(configuration.child_lifetime),
+        ike_lifetime=machine_lifetime(configuration.ike_lifetime),
+        additional_children=configuration.additional_children,
         identity=own_identity(configuration),
         authentication=configuration.authentication,
         psk=configuration.psk,

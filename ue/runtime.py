@@ -15,16 +15,27 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, summarize_address_range
 from itertools import count
 
-from protocols.dataplane.port import ChildSaCounters, SequenceNumbersRunningOut
+from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.endpoint import IkeEndpoint
-from protocols.ikev2.events import EapReply, EapRequestReceived, Event, SaState
+from protocols.ikev2.events import (
+    ChildSaRemoved,
+    Closed,
+    EapReply,
+    EapRequestReceived,
+    Event,
+    IkeSaRekeyed,
+    SaState,
+    SuccessorCreated,
+)
+from protocols.ikev2.registry import ConfigAttributeType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
+from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer
 from protocols.io.driver import Driver
@@ -41,12 +52,16 @@ from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 from ue.commands import (
     AccessPorts,
+    AdoptSuccessor,
     AnswerIke,
+    AnswerSuccessor,
     AskUsim,
     CloseAccess,
     Command,
     Connect,
+    ConnectSuccessor,
     DeleteSa,
+    DropSuccessor,
     Finished,
     InstallChildSa,
     MoveSa,
@@ -126,6 +141,8 @@ class UeNode:
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
         self._sa: IkeSa | None = None
+        self._successor: IkeSa | None = None  # authenticates anew
+        self._sessions: dict[bytes, str] = {}
         self._accesses_open: dict[str, AccessPorts] = {}
         self._last_counters: dict[bytes, ChildSaCounters] = {}
         self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
@@ -249,6 +266,27 @@ class UeNode:
         """Detach; returns when the gateway has answered or is given up."""
         await self._wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
 
+    def rekey_ike(self) -> None:
+        """Begin to rekey the IKE SA (RFC 7296 §1.3.2)."""
+        self._endpoint.initiate(self._attached_sa(), RekeyIke(), self._now())
+        self._pump()
+
+    def rekey_child(self, inbound_spi: str | None = None) -> list[str]:
+        """Begin to rekey a child SA, without an SPI all of them (RFC 7296 §1.3.3); which ones it were."""
+        sa = self._attached_sa()
+        spis = [spi for spi, one in sa.children.items() if not one.replaced and inbound_spi in (None, spi.hex())]
+        if not spis:
+            raise ControlError("not-found", f"there is no child SA {inbound_spi}")
+        for spi in spis:
+            self._endpoint.initiate(sa, RekeyChild(spi), self._now())
+        self._pump()
+        return [spi.hex() for spi in spis]
+
+    def _attached_sa(self) -> IkeSa:
+        if self.device.state is not DeviceState.ESTABLISHED:
+            raise LocalError("the UE is not attached")
+        return self._require_sa()
+
     def close_access(self, name: str) -> None:
         """Close an access that a move has kept open, or cut the one in use off."""
         self._carry_out(self.device.close_access(self._access_name(name)))
@@ -293,12 +331,25 @@ class UeNode:
 
     def _ike_event(self, found: tuple[IkeSa, Event]) -> None:
         sa, event = found
-        session = sa.local_spi.hex()
+        session = self._session_of(sa)
         record_ike_event(self.recorder, event, session)
         if isinstance(event, EapRequestReceived):
             record_eap(self.recorder, event.packet, direction="in", peer=str(sa.path.remote), session=session)
-        if sa is self._sa:
-            self._carry_out(self.device.handle(event, self._now()))
+        if isinstance(event, SuccessorCreated):
+            self._sessions[event.successor.local_spi] = session
+        if sa is self._successor:
+            self._carry_out(self.device.handle_successor(event))
+            if isinstance(event, Closed):
+                self._successor = None
+                self._sessions.pop(sa.local_spi, None)
+            return
+        if sa is not self._sa and not isinstance(event, ChildSaRemoved):
+            if isinstance(event, Closed):
+                self._sessions.pop(sa.local_spi, None)
+            return
+        if isinstance(event, IkeSaRekeyed):
+            self._sa = event.successor
+        self._carry_out(self.device.handle(event, self._now()))
 
     # --- what the device says
 
@@ -327,10 +378,20 @@ class UeNode:
                 self._close_access(command.access)
             case Connect():
                 self._connect(command.access)
+            case ConnectSuccessor():
+                self._connect_successor(command)
+            case AnswerSuccessor():
+                if self._successor is not None:
+                    self._endpoint.answer(self._successor, command.answer, self._now())
+            case AdoptSuccessor():
+                self._adopt_successor()
+            case DropSuccessor():
+                self._delete(command.why, self._successor)
+                self._successor = None
             case MoveSa():
                 self._endpoint.move(self._require_sa(), command.path, self._now())
             case DeleteSa():
-                self._delete(command.why)
+                self._delete(command.why, self._sa)
             case AskUsim():
                 self._ask_usim(command)
             case AnswerIke():
@@ -361,7 +422,11 @@ class UeNode:
                     waiting.set_result(command.failure)
 
     def _session(self) -> str:
-        return "" if self._sa is None else self._sa.local_spi.hex()
+        return "" if self._sa is None else self._session_of(self._sa)
+
+    def _session_of(self, sa: IkeSa) -> str:
+        """A session is named by its first IKE SA, whatever rekeying has made of that."""
+        return self._sessions.get(sa.local_spi, sa.local_spi.hex())
 
     def _require_sa(self) -> IkeSa:
         if self._sa is None:
@@ -373,15 +438,39 @@ class UeNode:
         config = replace(self._ike_config, nat_traversal_port=ports.nat_traversal.port)
         self._sa = None
         self._last_counters.clear()
-        # the gateway's address of the access's IP version: the configuration has one for every access
-        address = next(a for a in self.configuration.gateway.addresses if a.version == ports.ike.address.version)
-        remote = Endpoint(address, self.configuration.gateway.ike_port)
-        sa = self._endpoint.connect(config, Path(ports.ike, remote), self._now())
+        sa = self._endpoint.connect(config, self._way_to_gateway(ports.ike), self._now())
         self._sa = sa
         self._carry_out(self.device.connected(sa.window))
 
-    def _delete(self, why: str) -> None:
-        sa = self._sa
+    def _way_to_gateway(self, local: Endpoint) -> Path:
+        """To the gateway's address of the same IP version: the configuration has one for every access."""
+        gateway = self.configuration.gateway
+        address = next(each for each in gateway.addresses if each.version == local.address.version)
+        return Path(local, Endpoint(address, gateway.ike_port))
+
+    def _connect_successor(self, command: ConnectSuccessor) -> None:
+        """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
+        ports = self.device.ports(command.access)
+        wanted: dict[int | None, Address] = {address.version: address for address in command.addresses}
+        request = tuple(
+            replace(attribute, value=_requested(wanted.get(_INNER_ADDRESS.get(attribute.type))))
+            for attribute in self._ike_config.configuration_request
+        )
+        config = replace(
+            self._ike_config,
+            nat_traversal_port=ports.nat_traversal.port,
+            initial_contact=False,
+            configuration_request=request,
+        )
+        self._successor = self._endpoint.connect(config, self._way_to_gateway(ports.ike), self._now())
+        self._sessions[self._successor.local_spi] = self._session()
+
+    def _adopt_successor(self) -> None:
+        former, self._sa, self._successor = self._sa, self._successor, None
+        self._carry_out(self.device.adopted(self._require_sa().window))
+        self._delete("replaced by one that was authenticated anew", former)
+
+    def _delete(self, why: str, sa: IkeSa | None) -> None:
         if sa is None or sa.state is SaState.CLOSED:
             return
         if sa.state in (SaState.INITIAL, SaState.INIT_SENT):
@@ -498,9 +587,11 @@ class UeNode:
         """Rekey in time before sequence numbers run out; ESP from elsewhere than the gateway moves nothing."""
         while (event := self._data_plane.poll_event()) is not None:
             sa = self._sa
-            if isinstance(event, SequenceNumbersRunningOut) and sa is not None and sa.state is SaState.ESTABLISHED:
-                self._endpoint.initiate(sa, RekeyChild(event.inbound_spi), self._now())
-                self._pump()
+            if sa is None or isinstance(event, PeerEndpointObserved):
+                continue
+            hard = event.hard if isinstance(event, LifetimeReached) else event.exhausted
+            self._endpoint.limit_reached(sa, event.inbound_spi, self._now(), hard=hard)
+            self._pump()
 
     def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
         del encapsulation
@@ -572,7 +663,13 @@ class UeNode:
         if connection is None:
             return None
         return session_view(
-            self.device, connection, self._sa, self._counters, self.wall, gateway=str(self._gateway_ike)
+            self.device,
+            connection,
+            self._sa,
+            self._counters,
+            self.wall,
+            gateway=str(self._gateway_ike),
+            session=self._session(),
         )
 
     def child_counters(self) -> list[JsonValue]:
@@ -599,6 +696,20 @@ def _opener(section: AccessSection, local: Endpoint) -> Opener:
     if section.hears:
         return through
     return lambda receive: LossyLink(through, receive, receive_loss=1.0)
+
+
+_INNER_ADDRESS = {
+    ConfigAttributeType.INTERNAL_IP4_ADDRESS: 4,
+    ConfigAttributeType.INTERNAL_IP6_ADDRESS: 6,
+}
+_PREFIX_LENGTH = bytes([64])  # RFC 7296 §3.15.1: an IPv6 address is asked for with one
+
+
+def _requested(address: Address | None) -> bytes:
+    """An address to ask for; nothing leaves it to the gateway."""
+    if address is None:
+        return b""
+    return address.packed if address.version == 4 else address.packed + _PREFIX_LENGTH
 
 
 def _networks(selector: TrafficSelector) -> list[Network]:

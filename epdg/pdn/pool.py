@@ -111,20 +111,24 @@ class AddressPools:
         *,
         wanted: Sequence[Address] = (),
         static: Sequence[Address] = (),
+        held: Sequence[Address] = (),
         single: bool = False,
         other: bool = True,
     ) -> tuple[Address, ...]:
         """One address of each version that is possible: the static one, the wanted one, or the next.
 
         With ``single`` one address in all. Without ``other`` a wanted address that cannot be had is not
-        replaced. A static address that another session has is not replaced either.
+        replaced. A static address that another session has is not replaced either. ``held`` are addresses that
+        the same subscriber has already and takes along.
         """
         found: list[Address] = []
         for version in versions:
             pool = self._pools.get(version)
             if pool is None or (single and found):
                 continue
-            address = self._allocate(pool, _of(static, version), _of(wanted, version), other=other)
+            address = _of(held, version) or self._allocate(
+                pool, _of(static, version), _of(wanted, version), other=other
+            )
             if address is not None:
                 found.append(address)
         return tuple(found)

@@ -45,7 +45,15 @@ class SequenceNumbersRunningOut:
     exhausted: bool
 
 
-DataPlaneEvent = PeerEndpointObserved | SequenceNumbersRunningOut
+@dataclass(frozen=True, kw_only=True)
+class LifetimeReached:
+    """An SA has carried what ``ChildSaSpec.limits`` say; ``hard``: it carries nothing more (RFC 7296 §2.8)."""
+
+    inbound_spi: bytes
+    hard: bool
+
+
+DataPlaneEvent = PeerEndpointObserved | SequenceNumbersRunningOut | LifetimeReached
 
 
 class DataPlane(Protocol):
@@ -58,7 +66,8 @@ class DataPlane(Protocol):
         """Install ``spec`` and send by it; the old SA still receives until it is removed (rekey).
 
         Without ``send_at_once`` the old SA sends until the new one has received a packet or the old one is
-        removed, whichever comes first (RFC 7296 §2.8).
+        removed, whichever comes first (RFC 7296 §2.8). Of several that wait for the same old one, those that
+        another overtakes with ``send_at_once`` wait for that one then (§2.8.1).
         """
 
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:

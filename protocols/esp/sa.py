@@ -35,6 +35,22 @@ MAXIMUM_EXTENDED_SEQUENCE = (1 << 64) - 1  # RFC 4303 §2.2.1
 
 
 @dataclass(frozen=True, kw_only=True)
+class UsageLimits:
+    """How much one direction of a child SA may carry (RFC 4301 §4.4.2.1): inner octets, packets.
+
+    At a soft limit a rekey is due; from a hard one on the SA carries nothing more.
+    """
+
+    soft_octets: int | None = None
+    hard_octets: int | None = None
+    soft_packets: int | None = None
+    hard_packets: int | None = None
+
+
+UNLIMITED = UsageLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChildSaSpec:
     """One pair of ESP SAs, tunnel mode, as negotiated; SPIs are four octets.
 
@@ -55,14 +71,15 @@ class ChildSaSpec:
     path: Path
     encapsulation: bool = True
     replay_window: int = 128
+    limits: UsageLimits = UNLIMITED
 
 
 class DropReason(str, Enum):
     """Why a packet went no further.
 
     Of an SA: ``REPLAYED`` (or too old), ``BAD_ICV``, ``BAD_SELECTOR``, ``MALFORMED``, ``DUMMY`` (RFC 4303
-    §2.6), ``SEQUENCE_EXHAUSTED``. Of no SA: ``UNKNOWN_SPI`` from outside; ``NO_SA`` whose selectors match,
-    and ``NOT_IP``, from inside.
+    §2.6), ``SEQUENCE_EXHAUSTED``, ``LIFETIME_EXPIRED``. Of no SA: ``UNKNOWN_SPI`` from outside; ``NO_SA``
+    whose selectors match, and ``NOT_IP``, from inside.
     """
 
     REPLAYED = "replayed"
@@ -74,6 +91,11 @@ class DropReason(str, Enum):
     NO_SA = "no_sa"
     NOT_IP = "not_ip"
     SEQUENCE_EXHAUSTED = "sequence_exhausted"
+    LIFETIME_EXPIRED = "lifetime_expired"
+
+
+def _reached(count: int, limit: int | None) -> bool:
+    return limit is not None and count >= limit
 
 
 def check_spec(spec: ChildSaSpec) -> None:
@@ -202,9 +224,25 @@ class ChildSa:
         self.drops: dict[DropReason, int] = {}
         self._maximum_sequence = MAXIMUM_EXTENDED_SEQUENCE if spec.suite.esn else MAXIMUM_SEQUENCE
         self._soft_sequence = self._maximum_sequence - (self._maximum_sequence >> 3)
+        self.limited = spec.limits != UNLIMITED
+        self.spent = False
+        self._soft_reached = False
         self._entropy = entropy
         self._sealer: EspSealer | None = None
         self._opener: EspOpener | None = None
+
+    def reaches_limit(self) -> bool:
+        """Whether the last packet brought one direction to its soft limit, or to the hard one: then ``spent``."""
+        limits = self.spec.limits
+        octets = max(self.inbound_octets, self.outbound_octets)
+        packets = max(self.inbound_packets, self.outbound_packets)
+        if not self.spent and (_reached(octets, limits.hard_octets) or _reached(packets, limits.hard_packets)):
+            self.spent = self._soft_reached = True
+            return True
+        if not self._soft_reached and (_reached(octets, limits.soft_octets) or _reached(packets, limits.soft_packets)):
+            self._soft_reached = True
+            return True
+        return False
 
     @property
     def exhausted(self) -> bool:

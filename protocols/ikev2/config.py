@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from protocols.errors import LocalError
+from protocols.esp.sa import UsageLimits
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.events import AuthenticationKind
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
@@ -28,6 +29,10 @@ KEEPALIVE_INTERVAL = 20.0  # RFC 3948 §4
 FRAGMENT_SIZE = 1280  # RFC 7383 §2.5.1 for IPv6; Android's value for IPv4 too. Smaller ones are tried (§2.5.2)
 FRAGMENTS_MAXIMUM = 64
 REASSEMBLED_MAXIMUM = 32768  # what a half-open SA may make us keep
+LIFETIME_JITTER = 0.1  # RFC 7296 §2.8.1: "the timing of rekeying requests SHOULD be jittered"
+HARD_MARGIN = 0.25
+HARD_MARGIN_MINIMUM = 60.0  # a rekey may need all its retransmissions
+ADDITIONAL_CHILDREN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,45 @@ class RetransmissionPolicy:
     def interval(self, attempt: int) -> float:
         """Seconds to wait after transmission number ``attempt`` (0 is the first)."""
         return min(self.base_interval * self.factor**attempt, self.cap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifetime:
+    """When an SA is rekeyed (*soft*) and when it must not be used any more (*hard*): RFC 7296 §2.8, RFC 4301 §4.4.2.1.
+
+    ``soft`` and ``hard`` are seconds; octets and packets are of inner IP, each direction by itself, and mean
+    something for child SAs only. A hard limit that is not given follows from the soft one: a quarter more,
+    and at least a minute more. ``jitter`` is the share of ``soft`` by which a rekey may come earlier.
+    """
+
+    soft: float | None = None
+    hard: float | None = None
+    jitter: float = LIFETIME_JITTER
+    soft_octets: int | None = None
+    hard_octets: int | None = None
+    soft_packets: int | None = None
+    hard_packets: int | None = None
+
+    @property
+    def hard_seconds(self) -> float | None:
+        """The hard limit in seconds, given or derived."""
+        if self.hard is not None or self.soft is None:
+            return self.hard
+        return self.soft + max(self.soft * HARD_MARGIN, HARD_MARGIN_MINIMUM)
+
+    @property
+    def usage(self) -> UsageLimits:
+        """What the data plane has to watch."""
+        return UsageLimits(
+            soft_octets=self.soft_octets,
+            hard_octets=_hard(self.soft_octets, self.hard_octets),
+            soft_packets=self.soft_packets,
+            hard_packets=_hard(self.soft_packets, self.hard_packets),
+        )
+
+
+def _hard(soft: int | None, hard: int | None) -> int | None:
+    return hard if hard is not None or soft is None else int(soft * (1 + HARD_MARGIN)) + 1
 
 
 class ReturnRoutability(Enum):
@@ -62,6 +106,7 @@ class IkeConfig:
     ``fragment_size`` is that of an IP datagram in octets; what arrives in fragments is taken up to
     ``fragments_maximum`` and ``reassembled_maximum`` octets (RFC 7383). ``window_size`` is the number of
     the peer's requests that may be outstanding (RFC 7296 §2.3).
+    ``additional_children`` is how many child SAs the peer may have beside the first (RFC 7296 §1.3.1).
     """
 
     ike_policy: IkePolicy
@@ -73,7 +118,9 @@ class IkeConfig:
     remote_nat_traversal_port: int = 4500
     liveness_interval: float | None = None
     keepalive_interval: float | None = KEEPALIVE_INTERVAL
-    child_lifetime: float | None = None
+    child_lifetime: Lifetime | None = None
+    ike_lifetime: Lifetime | None = None
+    additional_children: int = ADDITIONAL_CHILDREN
     fragmentation: bool = True
     fragment_size: int = FRAGMENT_SIZE
     fragments_maximum: int = FRAGMENTS_MAXIMUM
@@ -87,6 +134,8 @@ class InitiatorConfig(IkeConfig):
 
     ``authentication`` is how the UE proves itself, with ``psk`` or one of ``credentials``. The gateway proves itself
     by a certificate to ``verifier`` or, unless the UE uses EAP (RFC 7296 §2.16), by ``psk``, whichever it chooses.
+    ``initial_contact``: this is our only SA with the gateway (RFC 7296 §2.4), which is untrue of the one that
+    repeats the authentication of another.
     """
 
     identity: IdiPayload
@@ -101,6 +150,7 @@ class InitiatorConfig(IkeConfig):
     local_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
+    initial_contact: bool = True
 
     def __post_init__(self) -> None:
         """What ``authentication`` needs has to be there."""
@@ -113,6 +163,7 @@ class InitiatorConfig(IkeConfig):
 @dataclass(frozen=True, kw_only=True)
 class ResponderConfig(IkeConfig):
     """The gateway's end. ``eap_only`` allows RFC 5998 to peers that offer it.
+    ``authentication_lifetime``: seconds after which a peer has to authenticate anew (RFC 4478).
 
     One of ``credentials`` signs, chosen by CERTREQ; the first is the default. ``authentications`` are the ways UEs
     may prove themselves; ``shared_keys`` are by identity as ``identity_text`` has it, ``verifier`` is for the
@@ -133,3 +184,4 @@ class ResponderConfig(IkeConfig):
     setup_lifetime: float = 60.0
     cookie_threshold: int = 64
     half_open_limit: int = 4096
+    authentication_lifetime: float | None = None

@@ -14,7 +14,15 @@ from collections.abc import Callable
 from protocols.entropy import Entropy
 from protocols.errors import RemoteError
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
-from protocols.ikev2.events import Answer, ChildSaInstalled, ChildSaRemoved, Event, OriginalRole, SaState
+from protocols.ikev2.events import (
+    Answer,
+    ChildSaInstalled,
+    ChildSaRemoved,
+    Event,
+    OriginalRole,
+    SaState,
+    SuccessorCreated,
+)
 from protocols.ikev2.extension import Extension, NoExtension
 from protocols.ikev2.message import Header, Message, decode_header, decode_message, encode_message
 from protocols.ikev2.payloads import NoncePayload, NotifyPayload
@@ -22,6 +30,7 @@ from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sa import NO_SPI, IkeSa
 from protocols.ikev2.spi import RandomSpis
 from protocols.ikev2.task import Task
+from protocols.ikev2.tasks import rekey_child
 from protocols.ikev2.tasks.init import Init
 from protocols.ikev2.window import Disposition
 from protocols.path import Datagram, Endpoint, Path
@@ -55,7 +64,7 @@ class IkeEndpoint:
         self._armed: dict[bytes, float] = {}
         self._departed: dict[bytes, IkeSa] = {}
         self._child_spis: set[bytes] = set()
-        self._spis = RandomSpis(entropy, self._child_spis)
+        self._spis = RandomSpis(entropy, self._child_spis, self.sas)
         self._secrets: deque[tuple[int, bytes]] = deque(maxlen=2)
         self._secret_made = float("-inf")
 
@@ -90,7 +99,7 @@ class IkeEndpoint:
         sa = IkeSa(
             config,
             role=OriginalRole.INITIATOR,
-            spi=self._new_spi(),
+            spi=self._spis.ike_spi(),
             path=path,
             entropy=self._entropy,
             now=now,
@@ -117,6 +126,11 @@ class IkeEndpoint:
         if sa.state is SaState.CLOSED:
             return
         sa.answer(answer, now)
+        self._drain(sa)
+
+    def limit_reached(self, sa: IkeSa, inbound_spi: bytes, now: float, *, hard: bool) -> None:
+        """The data plane says that a child SA has carried as much as it should, or as it may (RFC 7296 §2.8)."""
+        rekey_child.limit_reached(sa, inbound_spi, now, hard=hard)
         self._drain(sa)
 
     def close(self, sa: IkeSa, why: str, now: float) -> None:
@@ -194,7 +208,7 @@ class IkeEndpoint:
         sa = IkeSa(
             config,
             role=OriginalRole.RESPONDER,
-            spi=self._new_spi(),
+            spi=self._spis.ike_spi(),
             peer_spi=header.spi_i,
             path=datagram.path,
             entropy=self._entropy,
@@ -275,13 +289,11 @@ class IkeEndpoint:
             return header.spi_i == sa.spi_i
         return header.spi_i == sa.spi_i and header.spi_r == sa.spi_r
 
-    def _new_spi(self) -> bytes:
-        while True:
-            spi = self._entropy.octets(8)
-            if spi != NO_SPI and spi not in self.sas:
-                return spi
-
     def _drain(self, sa: IkeSa) -> None:
+        for one in sa.family():
+            self._drain_one(one)
+
+    def _drain_one(self, sa: IkeSa) -> None:
         while (datagram := sa.poll_transmit()) is not None:
             self._transmits.append(datagram)
         while (event := sa.poll_event()) is not None:
@@ -290,6 +302,8 @@ class IkeEndpoint:
                 self._child_spis.add(event.spec.inbound_spi)
             elif isinstance(event, ChildSaRemoved):
                 self._child_spis.discard(event.inbound_spi)
+            elif isinstance(event, SuccessorCreated):
+                self.sas[event.successor.local_spi] = event.successor
         if sa.state not in (SaState.INITIAL, SaState.HALF_OPEN, SaState.AUTHENTICATING):
             self._forget_initial(sa)
         if sa.state is not SaState.CLOSED:
@@ -300,7 +314,10 @@ class IkeEndpoint:
     def _depart(self, sa: IkeSa) -> None:
         self.dropped.update(sa.dropped)
         self._armed.pop(sa.local_spi, None)
-        first = 0 if sa.original_initiator else 1  # the first request of the peer's that is protected
+        for made in sa.successors:
+            made.predecessor = None
+        # the first request of the peer's that is protected
+        first = 0 if sa.original_initiator or not sa.init_request else 1
         if sa.window.classify(first) in (Disposition.ANSWERED, Disposition.OUT_OF_WINDOW):
             self._departed[sa.local_spi] = sa
             if len(self._departed) > DEPARTED_KEPT:

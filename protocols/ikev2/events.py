@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.keymat import IkeKeys
@@ -14,6 +15,9 @@ from protocols.ikev2.suites import IkeSuite
 from protocols.path import Path
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
+
+if TYPE_CHECKING:
+    from protocols.ikev2.sa import IkeSa
 
 
 class OriginalRole(Enum):
@@ -39,6 +43,7 @@ class SaState(Enum):
     HALF_OPEN = "half-open"
     AUTHENTICATING = "authenticating"
     ESTABLISHED = "established"
+    REKEYED = "rekeyed"
     DELETING = "deleting"
     CLOSED = "closed"
 
@@ -146,6 +151,37 @@ class ChildSaRemoved:
 
     inbound_spi: bytes
     why: str
+
+
+@dataclass(frozen=True)
+class SuccessorCreated:
+    """A rekey has made another IKE SA (RFC 7296 §2.18), which may or may not become the one in use."""
+
+    successor: IkeSa
+
+
+@dataclass(frozen=True)
+class IkeSaRekeyed:
+    """``successor`` has inherited everything: it is the SA to use from now on (RFC 7296 §2.8)."""
+
+    successor: IkeSa
+
+
+@dataclass(frozen=True)
+class ReauthenticationDue:
+    """Authenticate anew, by another IKE SA, before ``until`` (RFC 4478 §2); then delete this one."""
+
+    until: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateChildSaRefused:
+    """A CREATE_CHILD_SA came to nothing and ended nothing; ``again_at``: when it is tried again."""
+
+    what: str
+    notify: NotifyPayload
+    again_at: float | None = None
+    by_peer: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,6 +346,10 @@ Event = (
     | ChildSaInstalled
     | ChildSaPathChanged
     | ChildSaRemoved
+    | SuccessorCreated
+    | IkeSaRekeyed
+    | ReauthenticationDue
+    | CreateChildSaRefused
     | AddressUpdateStarted
     | AddressesUpdated
     | AddressUpdateFailed

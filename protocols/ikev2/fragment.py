@@ -120,6 +120,10 @@ class Fragmentation:
         announced = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
         self.negotiated = self._config.fragmentation and announced
 
+    def inherit(self, old: Fragmentation) -> None:
+        """An SA made by rekeying does as the one that it replaces, in the size that gets through."""
+        self.negotiated, self.size = old.negotiated, old.size
+
     # --- sending (§2.5)
 
     def path_changed(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Final, TypeVar
 
@@ -100,6 +101,7 @@ ESP_POLICIES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _Suite = TypeVar("_Suite", IkeSuite, EspSuite)
+_Wanted = Mapping[TransformType, Transform]
 
 
 def _parse(
@@ -112,9 +114,7 @@ def _parse(
             try:
                 suites[parse(text)] = None
             except ValueError as error:
-                if "-" in name or name.strip()[-1:].isdigit():
-                    raise
-                raise ValueError(f"{error}; nor is it a policy (of {', '.join(policies)})") from error
+                raise ValueError(f"{error}; policies are {', '.join(policies)}") from error
     if not suites:
         raise ValueError("a policy needs at least one suite")
     return tuple(suites)
@@ -163,10 +163,11 @@ def _esp_transforms(suite: EspSuite) -> tuple[Transform, ...]:
     return (_encryption(suite), *integrity, *group, Transform(TransformType.ESN, esn), *_additional_transforms(suite))
 
 
-def _merge(
-    suites: Iterable[tuple[tuple[Transform, ...], tuple[bool, ...]]], protocol: ProtocolId, spi: bytes
-) -> tuple[Proposal, ...]:
-    """One proposal for each kind of suite, in the order in which kinds and transforms first occur.
+_Offer = tuple[tuple[Transform, ...], ...]
+
+
+def _merge(suites: Iterable[tuple[tuple[Transform, ...], tuple[bool, ...]]]) -> _Offer:
+    """The transforms of one proposal for each kind of suite, in the order in which both first occur.
 
     AEAD and other encryption cannot share a proposal (RFC 7296 §3.3), nor can suites with and without
     their own key exchange, or an additional one: a responder that does not know that transform type passes over
@@ -175,14 +176,15 @@ def _merge(
     kinds: dict[tuple[bool, ...], dict[Transform, None]] = {}
     for transforms, kind in suites:
         kinds.setdefault(kind, {}).update(dict.fromkeys(transforms))
+    return tuple([tuple(sorted(transforms, key=lambda transform: transform.type)) for transforms in kinds.values()])
+
+
+def _numbered(offer: _Offer, protocol: ProtocolId, spi: bytes) -> tuple[Proposal, ...]:
     return tuple(
-        Proposal(
-            number=number,
-            protocol=protocol,
-            spi=spi,
-            transforms=tuple(sorted(transforms, key=lambda transform: transform.type)),
-        )
-        for number, transforms in enumerate(kinds.values(), 1)
+        [
+            Proposal(number=number, protocol=protocol, spi=spi, transforms=transforms)
+            for number, transforms in enumerate(offer, 1)
+        ]
     )
 
 
@@ -191,6 +193,16 @@ class IkePolicy:
     """Acceptable IKE suites, the preferred one first."""
 
     suites: tuple[IkeSuite, ...]
+
+    @cached_property
+    def _offers(self) -> dict[bool, _Offer]:
+        """What was offered before."""
+        return {}
+
+    @cached_property
+    def wanted(self) -> tuple[tuple[IkeSuite, _Wanted], ...]:
+        """The suites with their transforms by type."""
+        return tuple([(suite, _by_type(_ike_transforms(suite))) for suite in self.suites])
 
     @classmethod
     def of(cls, names: Sequence[str]) -> IkePolicy:
@@ -207,8 +219,11 @@ class IkePolicy:
 
         ``additional``: whether suites with additional key exchanges are offered too.
         """
-        usable = _usable_suites(self.suites, additional)
-        return _merge([(_ike_transforms(suite), _kind(suite)) for suite in usable], ProtocolId.IKE, spi)
+        offer = self._offers.get(additional)
+        if offer is None:
+            usable = _usable_suites(self.suites, additional)
+            offer = self._offers[additional] = _merge([(_ike_transforms(suite), _kind(suite)) for suite in usable])
+        return _numbered(offer, ProtocolId.IKE, spi)
 
 
 @dataclass(frozen=True)
@@ -219,6 +234,16 @@ class EspPolicy:
     """
 
     suites: tuple[EspSuite, ...]
+
+    @cached_property
+    def _offers(self) -> dict[tuple[bool, bool], _Offer]:
+        """What was offered before."""
+        return {}
+
+    @cached_property
+    def trusted(self) -> frozenset[KeGroup | None]:
+        """The groups that an initiator may insist on: those that are not weak, and any that a suite names."""
+        return frozenset({suite.group for suite in self.suites} | (KEY_EXCHANGES.keys() - WEAK_GROUPS))
 
     @classmethod
     def of(cls, names: Sequence[str]) -> EspPolicy:
@@ -232,9 +257,13 @@ class EspPolicy:
 
     def proposals(self, spi: bytes, *, with_group: bool = True, additional: bool = False) -> tuple[Proposal, ...]:
         """What to offer for our SPI; without groups in IKE_AUTH, ``additional`` as in ``IkePolicy``."""
-        suites = self.suites if with_group else tuple([suite.without_group() for suite in self.suites])
-        usable = _usable_suites(suites, additional)
-        return _merge([(_esp_transforms(suite), _kind(suite)) for suite in usable], ProtocolId.ESP, spi)
+        offer = self._offers.get((with_group, additional))
+        if offer is None:
+            suites = self.suites if with_group else tuple([suite.without_group() for suite in self.suites])
+            usable = _usable_suites(suites, additional)
+            offer = _merge([(_esp_transforms(suite), _kind(suite)) for suite in usable])
+            self._offers[with_group, additional] = offer
+        return _numbered(offer, ProtocolId.ESP, spi)
 
 
 def _usable_suites(suites: tuple[_Suite, ...], additional: bool) -> tuple[_Suite, ...]:
@@ -257,11 +286,10 @@ def select_ike(
     are such as are not understood. ``NegotiationError`` with NO_PROPOSAL_CHOSEN when nothing fits.
     """
     types = _IKE_TYPES.union(_ADDITIONAL_TYPES) if additional else _IKE_TYPES
-    usable = [proposal for proposal in offered if _usable(proposal, ProtocolId.IKE, types)]
-    for suite in policy.suites:
-        wanted = _ike_transforms(suite)
-        for proposal in usable:
-            chosen = _choose(proposal, wanted)
+    usable = [(proposal, _index(proposal)) for proposal in offered if _usable(proposal, ProtocolId.IKE, types)]
+    for suite, wanted in policy.wanted:
+        for proposal, index in usable:
+            chosen = _choose(index, wanted)
             if chosen is not None:
                 return replace(proposal, spi=spi, transforms=chosen), suite
     raise _refused("no IKE proposal of the initiator's fits our policy")
@@ -287,24 +315,30 @@ def select_esp(
     usable = [proposal for proposal in offered if _usable(proposal, ProtocolId.ESP, types)]
     if not with_group:
         usable = [_without_group(proposal) for proposal in usable]
-    trusted = {suite.group for suite in policy.suites} | (KEY_EXCHANGES.keys() - WEAK_GROUPS)
+    indexed = [(proposal, _index(proposal)) for proposal in usable]
     for candidate in policy.suites:
         wanted = candidate if with_group else candidate.without_group()
         # As the policy says, if it can be; then with a key exchange that the initiator insists on.
-        choices = [(proposal, wanted) for proposal in usable]
-        choices += [(proposal, suite) for proposal in usable for suite in _granted(wanted, proposal, trusted)]
-        for proposal, suite in choices:
-            chosen = _choose(proposal, _esp_transforms(suite))
+        choices = [(proposal, index, wanted) for proposal, index in indexed]
+        choices += [
+            (proposal, index, suite)
+            for proposal, index in indexed
+            for suite in _granted(wanted, index.get(TransformType.KE, ()), policy.trusted)
+        ]
+        for proposal, index, suite in choices:
+            chosen = _choose(index, _by_type(_esp_transforms(suite)))
             if chosen is not None:
                 return replace(proposal, spi=spi, transforms=chosen), suite
     raise _refused("no ESP proposal of the initiator's fits our policy")
 
 
-def _granted(suite: EspSuite, proposal: Proposal, trusted: set[KeGroup | None]) -> tuple[EspSuite, ...]:
+def _granted(
+    suite: EspSuite, offered: tuple[Transform, ...], trusted: frozenset[KeGroup | None]
+) -> tuple[EspSuite, ...]:
     """The suite with the group that the initiator would like best among those we trust."""
     if suite.group is not None:
         return ()
-    groups = [KeGroup.of(transform.id) for transform in proposal.of_type(TransformType.KE)]
+    groups = [KeGroup.of(transform.id) for transform in offered]
     return tuple([replace(suite, group=group) for group in groups if group in trusted][:1])
 
 
@@ -360,23 +394,29 @@ def _without_group(proposal: Proposal) -> Proposal:
     )
 
 
-def _choose(proposal: Proposal, wanted: tuple[Transform, ...]) -> tuple[Transform, ...] | None:
+def _index(proposal: Proposal) -> dict[TransformType, tuple[Transform, ...]]:
+    return {kind: proposal.of_type(kind) for kind in dict.fromkeys([each.type for each in proposal.transforms])}
+
+
+def _by_type(transforms: tuple[Transform, ...]) -> _Wanted:
+    return {transform.type: transform for transform in transforms}
+
+
+def _choose(offered: Mapping[TransformType, tuple[Transform, ...]], wanted: _Wanted) -> tuple[Transform, ...] | None:
     """One transform of each type that the proposal has, equal to those wanted; ``None`` if it cannot be.
 
     A transform with unknown attributes equals none that we want, so it is never selected (RFC 7296 §3.3.6).
     """
-    types = dict.fromkeys([transform.type for transform in proposal.transforms])
-    by_type = {transform.type: transform for transform in wanted}
     chosen: list[Transform] = []
-    for kind in types:
+    for kind, transforms in offered.items():
         # Where we want nothing of this type, only "none" of it will do (§3.3: NONE for integrity and groups).
-        transform = by_type.pop(kind, None) or Transform(kind, 0)
-        if transform not in proposal.transforms:
+        transform = wanted.get(kind) or Transform(kind, 0)
+        if transform not in transforms:
             return None
         chosen.append(transform)
     # Types that we want and the proposal lacks: only "no extended sequence numbers" goes without saying.
-    for transform in by_type.values():
-        if transform.type != TransformType.ESN or transform.id != EsnId.NO_ESN:
+    for kind, transform in wanted.items():
+        if kind not in offered and (kind != TransformType.ESN or transform.id != EsnId.NO_ESN):
             return None
     return tuple(chosen)
 

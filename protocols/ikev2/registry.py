@@ -175,7 +175,7 @@ class IntegrityId(Registry):
 
 
 class KeGroup(Registry):
-    """Transform type 4: key exchange methods."""
+    """Transform type 4, and 6 to 12 too (RFC 9370 §4); 35 to 37 draft-ietf-ipsecme-ikev2-mlkem."""
 
     NONE = 0
     MODP_768 = 1

@@ -28,7 +28,7 @@ CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 MAXIMUM_AGE: Final = timedelta(days=1)  # of an OCSP response that does not say when the next one is due
 EVIDENCE_MAXIMUM: Final = 8  # CRLs, and OCSP responses, that a peer may send
 RESPONDER_CERTIFICATES_MAXIMUM: Final = 4
-_WEAK: Final = (hashes.SHA1, hashes.MD5)
+_HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512, type(None))  # none: Ed25519, Ed448
 
 UNPARSED: Final = (
     ValueError,
@@ -165,8 +165,8 @@ class Revocation:
 
     def _check_responder(self, response: ocsp.OCSPResponse, issuer: x509.Certificate, moment: datetime) -> None:
         """RFC 6960 §4.2.2.2: the issuer itself, whom it has authorised, or whom we trust."""
-        if isinstance(response.signature_hash_algorithm, _WEAK):
-            raise _Unusable(f"is signed with {response.signature_hash_algorithm.name}")
+        if not isinstance(response.signature_hash_algorithm, _HASHES):
+            raise _Unusable("is signed with another hash than SHA-256, SHA-384 or SHA-512")
         delegates = [
             candidate
             for candidate in response.certificates[:RESPONDER_CERTIFICATES_MAXIMUM]
@@ -186,8 +186,8 @@ def _check_crl(
         public_key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey, ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)
     ) or not crl.is_signature_valid(public_key):
         raise _Unusable("is not signed by it")
-    if isinstance(crl.signature_hash_algorithm, _WEAK):
-        raise _Unusable(f"is signed with {crl.signature_hash_algorithm.name}")
+    if not isinstance(crl.signature_hash_algorithm, _HASHES):
+        raise _Unusable("is signed with another hash than SHA-256, SHA-384 or SHA-512")
     usage = _key_usage(issuer)
     if usage is not None and not usage.crl_sign:
         raise _Unusable("is signed with a key that may not sign CRLs")  # RFC 5280 §6.3.3 (f)

@@ -37,7 +37,18 @@ from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Deferred, Response, Task
-from protocols.ikev2.tasks import auth, child, ike_auth, informational, init, rekey_child
+from protocols.ikev2.tasks import (
+    auth,
+    child,
+    create_child,
+    ike_auth,
+    informational,
+    init,
+    lifetime,
+    reauthentication,
+    rekey_child,
+    rekey_ike,
+)
 from protocols.ikev2.tasks.mobike import Mobility, UpdateAddresses
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent, Window
@@ -90,6 +101,12 @@ class IkeSa:
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
+        self.authenticated_until = float("inf")
+        self.granted: tuple[child.Selectors, child.Selectors] | None = None
+        self.rekeying = rekey_ike.Rekeying()
+        self.successors: list[IkeSa] = []
+        self.predecessor: IkeSa | None = None
+        self.heir: IkeSa | None = None
         self.deferred: Deferred | None = None
         self.authenticator: ike_auth.Authenticator | None = None
         self.created = now
@@ -97,6 +114,7 @@ class IkeSa:
         self._deferred_id: int | None = None
         self._init_error: RemoteError | None = None
         self._hint_after = now
+        self._delayed: list[tuple[float, Task]] = []
         self._transmits: deque[Datagram] = deque()
         self._events: deque[Event] = deque()
 
@@ -120,6 +138,9 @@ class IkeSa:
         """Queue a request of ours; it leaves as soon as the window allows."""
         if self.state is SaState.CLOSED:
             raise LocalError("the IKE SA is closed")
+        if self.heir is not None:
+            self.heir.initiate(task, now, urgent=urgent)
+            return
         if urgent:
             self._queue.appendleft(task)
         else:
@@ -139,6 +160,11 @@ class IkeSa:
     def enqueue(self, task: Task) -> None:
         """Queue a request from inside a task: it leaves after what is being built now."""
         self._queue.append(task)
+
+    def later(self, task: Task, at: float) -> None:
+        """Queue a request at a later moment."""
+        self._delayed.append((at, task))
+        self.timers.set_earlier(Timer.RETRY, at)
 
     def answer(self, answer: Answer, now: float) -> None:
         """Answer the question that is open (``LocalError`` when none is)."""
@@ -203,7 +229,17 @@ class IkeSa:
                 self._transmits.append(Datagram(self.path, KEEPALIVE))
                 self.timers.arm_keepalive(now, behind_nat=self.nat.local)
             elif timer is Timer.CHILD_LIFETIME:
-                rekey_child.rekey_due(self, now)
+                rekey_child.child_due(self, now)
+            elif timer is Timer.IKE_REKEY:
+                self._queue.append(rekey_ike.RekeyIke())
+            elif timer is Timer.IKE_EXPIRY:
+                lifetime.expire(self, "the hard lifetime of the IKE SA is over and no rekey replaced it", now)
+            elif timer is Timer.SUPERSEDED:
+                self.close("it was over and nobody deleted it", now)
+            elif timer is Timer.AUTHENTICATION:
+                reauthentication.due(self, now)
+            elif timer is Timer.RETRY:
+                self._retry(now)
             elif timer is Timer.RETURN_ROUTABILITY:
                 self.mobility.check_expired(self, now)
             elif timer is Timer.CHECK_AGAIN:
@@ -268,16 +304,55 @@ class IkeSa:
         if self.window.restart_retransmission(now):
             self.timers.set(Timer.RETRANSMIT, now)
 
+    @property
+    def request_under_way(self) -> Task | None:
+        """Whose request waits for its response, the oldest."""
+        oldest = self.window.outstanding
+        return None if oldest is None else oldest.task
+
+    def forget_request(self) -> None:
+        """Do not send the request under way again, nor wait for its response (§2.8.2)."""
+        oldest = self.window.outstanding
+        if oldest is not None:
+            self.window.completed(oldest)
+        self._arm_retransmission()
+
+    def family(self) -> list[IkeSa]:
+        """This SA and those that a rekey put before, after and beside it, on which its doings can bear."""
+        before = [] if self.predecessor is None else [self.predecessor, *self.predecessor.successors]
+        return list(dict.fromkeys([self, *self.successors, *before]))
+
+    def inherit(self, old: IkeSa, now: float) -> None:
+        """Take over child SAs, addresses and everything that waits from the SA that this one replaces (§2.8)."""
+        self.children, old.children = old.children, {}
+        self.path, self.nat, self.mobility = old.path, old.nat, old.mobility
+        self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
+        self.authenticated_until = old.authenticated_until
+        self._queue.extend(old._queue)
+        self._delayed += old._delayed
+        old._queue.clear()
+        old._delayed.clear()
+        self.timers.inherit(old.timers)
+        self.fragmentation.inherit(old.fragmentation)
+        self.heard(now)
+
+    def resume(self, now: float) -> None:
+        """Send what waits."""
+        self._pump(now)
+
     def close(self, why: str, now: float, *, by_peer: bool = False) -> None:
         """End the SA and all its child SAs without another word."""
-        del now
         if self.state is SaState.CLOSED:
             return
+        if self.heir is None:
+            for made in self.successors:
+                made.close(why, now, by_peer=by_peer)
         for spi in list(self.children):
             del self.children[spi]
             self.emit(ChildSaRemoved(inbound_spi=spi, why=why))
         self.timers.clear()
         self._queue.clear()
+        self._delayed.clear()
         self.deferred = None
         self.enter(SaState.CLOSED, why)
         self.emit(Closed(why=why, by_peer=by_peer))
@@ -386,9 +461,11 @@ class IkeSa:
         if procedure is Procedure.INIT:
             return init.process_request(self, message, datagram, now)
         if procedure is Procedure.INFORMATIONAL:
+            rekey_ike.used_by_peer(self, message, now)
             return informational.process_request(self, message, path, now)
         if procedure is Procedure.CREATE_CHILD:
-            return rekey_child.process_request(self, message, path, now)
+            rekey_ike.used_by_peer(self, message, now)
+            return create_child.process_request(self, message, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
         ike_auth.process_request(self, procedure, message, now)
@@ -532,9 +609,21 @@ class IkeSa:
             self._transmit(request.sent, self.path, retransmission=True)
         self._arm_retransmission()
 
-    def _heard(self, message: Message, now: float) -> None:
+    def _retry(self, now: float) -> None:
+        for at, task in sorted(self._delayed, key=lambda waiting: waiting[0]):
+            if at <= now:
+                self._delayed.remove((at, task))
+                self._queue.append(task)
+            else:
+                self.timers.set_earlier(Timer.RETRY, at)
+
+    def heard(self, now: float) -> None:
+        """The peer lives: the next probe is an interval away (§2.4)."""
         if self.state is SaState.ESTABLISHED:
             self.timers.arm_liveness(now)
+
+    def _heard(self, message: Message, now: float) -> None:
+        self.heard(now)
         announced = message.notify(NotifyType.SET_WINDOW_SIZE)
         if announced is not None and message.exchange != ExchangeType.IKE_SA_INIT and len(announced.data) == 4:
             # §2.3: it can only be increased

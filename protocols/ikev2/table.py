@@ -48,7 +48,7 @@ class Rule:
     procedure: Procedure
 
 
-UP = frozenset({SaState.ESTABLISHED, SaState.DELETING})
+UP = frozenset({SaState.ESTABLISHED, SaState.REKEYED, SaState.DELETING})
 
 REQUESTS: tuple[Rule, ...] = (
     Rule(

@@ -19,6 +19,14 @@ class Timer(Enum):
     RETURN_ROUTABILITY = "return-routability"
     CHECK_AGAIN = "check-again"
     INIT_REFUSED = "init-refused"
+    IKE_REKEY = "ike-rekey"
+    IKE_EXPIRY = "ike-expiry"
+    SUPERSEDED = "superseded"
+    RETRY = "retry"
+    AUTHENTICATION = "authentication"
+
+
+OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})
 
 
 class SaTimers(TimerTable[Timer]):
@@ -50,9 +58,22 @@ class SaTimers(TimerTable[Timer]):
 
     def arm_child_lifetime(self, deadline: float) -> None:
         """Look at the child SAs' lifetimes at ``deadline``, or earlier if something is due earlier."""
-        armed = self.get(Timer.CHILD_LIFETIME)
+        self.set_earlier(Timer.CHILD_LIFETIME, deadline)
+
+    def set_earlier(self, timer: Timer, deadline: float) -> None:
+        """Arm ``timer`` unless it is due earlier anyway."""
+        armed = self.get(timer)
         if armed is None or deadline < armed:
-            self.set(Timer.CHILD_LIFETIME, deadline)
+            self.set(timer, deadline)
+
+    def inherit(self, predecessor: SaTimers) -> None:
+        """Take over what the SA that this one replaces waits for, but for what is its own."""
+        for timer in Timer:
+            deadline = predecessor.get(timer)
+            if deadline is not None and timer not in OWN_TIMERS:
+                self.set(timer, deadline)
+            if timer is not Timer.RETRANSMIT:
+                predecessor.cancel(timer)
 
     def arm_return_routability(self, now: float, interval: float) -> None:
         """The peer has this long to answer the check of its new address (RFC 4555 §3.7)."""

@@ -22,6 +22,15 @@ SUITES = {
     "aes256gcm16": ("AES-GCM", None),
     "aes128-sha256-esn": ("AES-CBC", "SHA2-256-128"),
     "aes128gcm16-esn": ("AES-GCM", None),
+    "aes128ctr-sha256": ("AES-CTR", "SHA2-256-128"),
+    "aes256ctr-sha1-esn": ("AES-CTR", "HMAC-SHA1-96"),
+    "3des-sha1": ("3DES", "HMAC-SHA1-96"),
+    "null-sha256": ("NULL", "SHA2-256-128"),
+    "null-sha512-esn": ("NULL", "SHA2-512-256"),
+    "aes128-aescmac": ("AES-CBC", "AES-CMAC-96"),
+    "aes256ccm16": ("AES-CCM", None),
+    "chacha20poly1305": ("CHACHA20-POLY1305", None),
+    "chacha20poly1305-esn": ("CHACHA20-POLY1305", None),
 }
 
 

@@ -274,7 +274,7 @@ def test_policies_among_suites() -> None:
 
 @pytest.mark.parametrize(
     ("names", "why"),
-    [([], "at least one suite"), (["lagacy"], "policy .of default, modern, legacy"), (["aes128-md5-x25519"], "md5")],
+    [([], "at least one suite"), (["lagacy"], "policies are default, modern, legacy"), (["aes128-md5-x25519"], "md5")],
 )
 def test_bad_policies(names: list[str], why: str) -> None:
     for policy in (IkePolicy, EspPolicy):

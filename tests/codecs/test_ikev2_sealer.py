@@ -35,6 +35,16 @@ SUITES = [
     "aes128-sha1-x25519",
     "aes128gcm16-prfsha256-x25519",
     "aes256gcm16-prfsha384-x25519",
+    "3des-sha1-modp1024",
+    "aes192ctr-sha256-x25519",
+    "aes128-aesxcbc-x25519",
+    "aes256ctr-aescmac-x25519",
+    "aes128gcm8-prfaesxcbc-x25519",
+    "aes256gcm12-prfsha256-x25519",
+    "aes128ccm8-prfaescmac-x25519",
+    "aes192ccm12-prfsha256-x25519",
+    "aes256ccm16-prfsha512-x25519",
+    "chacha20poly1305-prfsha256-x25519",
 ]
 CBC_SUITE = IkeSuite.of("aes128-sha256-x25519")
 GCM_SUITE = IkeSuite.of("aes128gcm16-prfsha256-x25519")
@@ -202,6 +212,37 @@ def test_a_cbc_ciphertext_that_is_not_whole_blocks(length: int) -> None:
         epdg.open(octets, decode_header(octets))
     good = ue.seal(message(VendorIdPayload(b"abcd")))
     assert epdg.open(good, decode_header(good)).payloads == (VendorIdPayload(b"abcd"),)
+
+
+@pytest.mark.parametrize("name", ["aes128ctr-sha256-x25519", "3des-sha256-x25519"])
+@pytest.mark.parametrize("length", [0, 7, 8])
+def test_a_ciphertext_without_room_for_iv_and_pad_length(name: str, length: int) -> None:
+    """With a right ICV even: nothing is decrypted, and nothing is answered."""
+    suite = IkeSuite.of(name)
+    ue, epdg = ends(suite)
+    clear = ue.seal(message())[:28] + bytes((0, 0)) + (4 + length + 16).to_bytes(2, "big")
+    octets = clear + bytes(length)
+    octets += hmac.digest(keys_of(suite).sk_ai.reveal(), octets, hashlib.sha256)[:16]
+    with pytest.raises(DecodeError) as caught:
+        epdg.open(octets, decode_header(ue.seal(message())))
+    assert caught.value.notify_type is None
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("aes128-sha256-x25519", 16),
+        ("3des-sha256-x25519", 8),
+        ("aes128ctr-sha256-x25519", 1),  # RFC 5930 §2.4
+        ("aes128ccm8-prfsha256-x25519", 1),  # RFC 5282 §3
+        ("chacha20poly1305-prfsha256-x25519", 1),
+    ],
+)
+def test_no_more_padding_than_the_cipher_needs(name: str, block: int) -> None:
+    ue, _ = ends(IkeSuite.of(name))
+    lengths = [len(ue.seal(message(VendorIdPayload(bytes(length))))) for length in range(33)]
+    steps = {longer - shorter for shorter, longer in zip(lengths, lengths[1:], strict=False)}
+    assert steps == ({0, block} if block > 1 else {1})
 
 
 def test_a_gcm_plaintext_without_its_pad_length() -> None:

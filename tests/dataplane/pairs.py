@@ -32,6 +32,21 @@ SUITES = (
     "aes256gcm16",
     "aes128-sha256-esn",
     "aes128gcm16-esn",
+    "aes128-aesxcbc",
+    "aes256-aescmac-esn",
+    "aes128ctr-sha256",
+    "aes256ctr-aesxcbc-esn",
+    "3des-sha1",
+    "3des-sha256-esn",
+    "null-sha256",
+    "null-aescmac-esn",
+    "aes128gcm8",
+    "aes256gcm12-esn",
+    "aes128ccm8",
+    "aes192ccm12-esn",
+    "aes256ccm16",
+    "chacha20poly1305",
+    "chacha20poly1305-esn",
 )
 
 

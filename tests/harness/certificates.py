@@ -18,6 +18,7 @@ from protocols.ikev2.certificates import Credential
 from protocols.ikev2.signatures import PrivateKey, PssSigner
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+LONG = timedelta(days=3650)
 GATEWAY_FQDN = "epdg.epc.mnc001.mcc001.pub.3gppnetwork.org"
 CURVES: dict[str, ec.EllipticCurve] = {"ecdsa": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
 
@@ -55,16 +56,16 @@ class Issued:
 class Authority:
     """A certification authority; ``above`` makes it an intermediate one."""
 
-    def __init__(self, name: str = "Test CA", *, above: Authority | None = None, days: int = 3650) -> None:
+    def __init__(self, name: str = "Test CA", *, above: Authority | None = None, signs_crls: bool = True) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = _name(name)
         self._above = above
         issuer = above or self
         builder = (
-            _builder(self.name, issuer, self.key, MOMENT - timedelta(days=days), MOMENT + timedelta(days=days))
+            _builder(self.name, issuer, self.key, MOMENT - LONG, MOMENT + LONG)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
-            .add_extension(_authority_usage(), critical=True)
+            .add_extension(_authority_usage(signs_crls), critical=True)
         )
         self.certificate = builder.sign(issuer.key, hashes.SHA256())
         self.der = self.certificate.public_bytes(Encoding.DER)
@@ -101,13 +102,17 @@ class Authority:
         made: datetime = MOMENT - timedelta(hours=1),
         until: datetime = MOMENT + timedelta(days=7),
         signer: Authority | None = None,
+        extension: x509.ExtensionType | None = None,
+        digest: hashes.HashAlgorithm | None = None,
     ) -> bytes:
-        """A CRL; ``signer`` forges it."""
+        """A CRL; ``signer`` forges it, ``extension`` is critical."""
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(made).next_update(until)
         for certificate in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number).revocation_date(made)
             builder = builder.add_revoked_certificate(entry.build())
-        return builder.sign((signer or self).key, hashes.SHA256()).public_bytes(Encoding.DER)
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=True)
+        return builder.sign((signer or self).key, digest or hashes.SHA256()).public_bytes(Encoding.DER)
 
     def ocsp(
         self,
@@ -118,6 +123,7 @@ class Authority:
         until: datetime | None = MOMENT + timedelta(days=1),
         signer: Issued | None = None,
         algorithm: hashes.HashAlgorithm | None = None,
+        digest: hashes.HashAlgorithm | None = None,
     ) -> bytes:
         """An OCSP response about a certificate of ours, signed by us or by a responder that it names."""
         revoked = status is ocsp.OCSPCertStatus.REVOKED
@@ -134,7 +140,7 @@ class Authority:
         responder = self.certificate if signer is None else signer.certificate
         builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, responder)
         if signer is None:
-            return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
+            return builder.sign(self.key, digest or hashes.SHA256()).public_bytes(Encoding.DER)
         assert isinstance(signer.key, ec.EllipticCurvePrivateKey)
         return builder.certificates([responder]).sign(signer.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
@@ -166,7 +172,7 @@ def _builder(
     )
 
 
-def _authority_usage() -> x509.KeyUsage:
+def _authority_usage(signs_crls: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,
@@ -174,7 +180,7 @@ def _authority_usage() -> x509.KeyUsage:
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=True,
-        crl_sign=True,
+        crl_sign=signs_crls,
         encipher_only=False,
         decipher_only=False,
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from protocols.eap.packet import EapCode, EapType
+from protocols.eap.packet import EapCode
 from protocols.entropy import SeededEntropy
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
@@ -29,6 +29,7 @@ from protocols.ikev2.events import (
     Event,
     IdentityReceived,
     IkeKeysDerived,
+    IkeSaRekeyed,
     MessageReceived,
     MessageSent,
     Refusal,
@@ -47,6 +48,7 @@ ACCESS_A = Endpoint.of("192.0.2.1", 500)
 ACCESS_B = Endpoint.of("198.51.100.1", 500)
 GATEWAY = Endpoint.of("203.0.113.1", 500)
 INNER = "10.45.0.2"
+EAP_EKE = 53  # RFC 6124; mutual, so that EAP alone may authenticate the gateway (RFC 5998 §4)
 LATENCY = 0.010
 MSK = Secret(bytes(range(64)))
 
@@ -57,8 +59,8 @@ PAIRS: list[Pair] = []
 
 
 def eap(code: int, text: bytes) -> bytes:
-    """An EAP packet with opaque contents; requests and responses say that they are of EAP-AKA."""
-    body = text if code > EapCode.RESPONSE else bytes([EapType.AKA]) + text
+    """An EAP packet with opaque contents; requests and responses say that they are of EAP-EKE, which nobody reads."""
+    body = text if code > EapCode.RESPONSE else bytes([EAP_EKE]) + text
     return bytes([code, 1]) + (4 + len(body)).to_bytes(2, "big") + body
 
 
@@ -207,8 +209,10 @@ class Pair:
                 while (found := node.endpoint.poll_event()) is not None:
                     busy = True
                     sa, event = found
-                    if node.sa is None or node is self.epdg:
+                    if node.sa is None or (node is self.epdg and sa.init_request and sa.heir is None):
                         node.sa = sa
+                    if isinstance(event, IkeSaRekeyed) and sa is node.sa:
+                        node.sa = event.successor
                     self._narrate(node, event)
                     node.events.append(event)
                     reply = node.answers(event)

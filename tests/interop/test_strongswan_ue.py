@@ -401,6 +401,30 @@ def test_algorithms(
         assert str(ike(net.session())["suite"]).endswith(group)
 
 
+@pytest.mark.parametrize(
+    ("proposals", "esp_proposals"),
+    [
+        ("3des-sha1-modp1024", "3des-sha1"),
+        ("aes128-aesxcbc-modp1536", "aes128-aesxcbc"),  # the PRF is AES128_XCBC
+        ("aes256ctr-aescmac-ecp521", "aes128ctr-aescmac"),  # the PRF is AES128_CMAC
+        ("aes192ccm8-prfsha512-ecp384bp", "aes256ccm12"),
+        ("aes256gcm12-prfaesxcbc-ecp224", "aes192gcm8"),
+        ("chacha20poly1305-prfsha384-x448", "chacha20poly1305"),
+        ("aes256-sha384-ecp256bp", "null-sha512"),
+        ("aes128gcm8-prfaescmac-modp768", "aes256-sha384"),
+    ],
+)
+def test_every_kind_of_algorithm(
+    network: Open, authority: CertificateAuthority, proposals: str, esp_proposals: str
+) -> None:
+    """Key derivation, the Encrypted payload and ESP with an implementation that is not ours."""
+    net = network(ike={"suites": [proposals], "esp_suites": [esp_proposals]})
+    with Charon(net.stage.ue, client(authority, proposals=proposals, esp_proposals=esp_proposals)) as ue:
+        (inner,) = ue.initiate().inner_addresses
+        assert ping(net.stage.ue, HOST_BEHIND_GATEWAY, source=inner).received == 3
+        assert ike(net.session())["suite"] == proposals
+
+
 def test_the_apn_as_idr_and_a_cookie(network: Open, authority: CertificateAuthority) -> None:
     net = network(ike={"cookie_threshold": 0})
     with Charon(net.stage.ue, client(authority, gateway_identity=APN)) as ue:

@@ -12,12 +12,13 @@ from scapy.layers.ipsec import ESP, SecurityAssociation
 from scapy.utils import rdpcap
 
 from protocols.entropy import SeededEntropy
+from protocols.esp.packet import sealer_of
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sealer import Sealer
-from protocols.ikev2.suites import IkeSuite
+from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.io.evidence import CaptureFile, write_evidence
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
 from protocols.path import Endpoint
@@ -139,7 +140,23 @@ def test_a_published_capture_rewritten_on_other_ports_decrypts_the_same(tmp_path
     assert ours.complaints(capture) == []
 
 
-@pytest.mark.parametrize("text", ["aes128-sha256-x25519", "aes256-sha512-ecp256", "aes256gcm16-prfsha256-x25519"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aes128-sha256-x25519",
+        "aes256-sha512-ecp256",
+        "aes256gcm16-prfsha256-x25519",
+        "3des-sha1-modp1024",
+        "aes192ctr-sha384-x25519",
+        "aes128-aesxcbc-x25519",
+        "aes256ctr-aescmac-x25519",
+        "aes128gcm8-prfsha256-x25519",
+        "aes192gcm12-prfsha256-x25519",
+        "aes128ccm8-prfsha256-x25519",
+        "aes192ccm12-prfsha256-x25519",
+        "aes256ccm16-prfsha256-x25519",
+    ],
+)
 def test_ike_messages_before_and_after_a_move_are_decrypted(tmp_path: Path, text: str) -> None:
     suite = IkeSuite.of(text)
     integrity = secret(suite.integrity_key_length, "ai"), secret(suite.integrity_key_length, "ar")
@@ -196,6 +213,46 @@ def test_ike_messages_before_and_after_a_move_are_decrypted(tmp_path: Path, text
 
 
 # --- ESP --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3des-sha1",
+        "aes128ctr-sha256",
+        "aes256ctr-aesxcbc",
+        "aes192-aescmac",
+        "null-sha384",
+        "aes128gcm8",
+        "aes256gcm12",
+    ],
+)
+def test_esp_of_ours_is_decrypted(tmp_path: Path, text: str) -> None:
+    """Suites beyond those that Scapy and tshark both know, sealed by ourselves."""
+    suite = EspSuite.of(text)
+    key, integrity_key = secret(suite.encryption_key_length, "esp"), secret(suite.integrity_key_length, "auth")
+    observer = Observer("ue")
+    observer.keys(
+        EspKeysRecord(
+            spi=ESP_SPI,
+            source=UE_A,
+            destination=EPDG,
+            encryption=suite.encryption.name,
+            encryption_key=key,
+            integrity=None if suite.integrity is None else suite.integrity.name,
+            integrity_key=integrity_key,
+        )
+    )
+    sealer = sealer_of(suite, ESP_SPI, Secret(key), Secret(integrity_key), SeededEntropy("iv"))
+    inner = bytes(IP(src="10.45.0.2", dst="10.45.0.1") / ICMP() / b"abcdefgh")
+    for sequence in (1, 2):
+        octets = sealer.seal(sequence, inner, 4)
+        observer.tap.udp("out", NetworkPath(UE_A, EPDG), octets, encapsulating=True)
+    tshark, capture = judge(tmp_path, observer.records)
+    rows = tshark.fields(capture, ("frame.protocols", "esp.sequence", "icmp.type"), display_filter="esp")
+    assert [(row["esp.sequence"], row["icmp.type"]) for row in rows] == [(["1"], ["8"]), (["2"], ["8"])]
+    assert tshark.complaints(capture) == []
+
 
 ESP_SUITES = [
     ("AES-CBC", 16, "SHA2-256-128", "ENCR_AES_CBC", "AUTH_HMAC_SHA2_256_128", 32),

@@ -66,7 +66,19 @@ class Wire:
         profile.mkdir()
         (profile / "ikev2_decryption_table").write_text("".join(f"{row}\n" for row in self.rows))
         tshark = Tshark(self.scratch, profile)
-        complaints = tshark.complaints(self.capture)
+        # tshark 4.0 reads CRLs and OCSP responses (encodings 7 and 14) as if they were certificates
+        other = tshark.fields(
+            self.capture,
+            ("frame.number",),
+            display_filter="isakmp.cert.encoding in {7, 14} && isakmp.typepayload == 37",
+        )
+        passed = tuple(f"frame {row['frame.number'][0]}:" for row in other)
+        # and the EAP of these tests is a script that no method would know
+        complaints = [
+            line
+            for line in tshark.complaints(self.capture)
+            if not line.startswith(passed) and "[Malformed Packet: EAP" not in line
+        ]
         if self.rows and not tshark.fields(
             self.capture, ("frame.number",), display_filter="isakmp.typepayload == 46 && isakmp.enc.decrypted"
         ):

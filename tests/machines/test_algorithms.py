@@ -12,6 +12,7 @@ import pytest
 
 from protocols.entropy import SeededEntropy
 from protocols.esp.sa import ChildSa, ChildSaSpec
+from protocols.ikev2.config import Lifetime
 from protocols.ikev2.encryption import ENCRYPTION_NAMES
 from protocols.ikev2.events import ChildSaInstalled, Established, SaState
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
@@ -91,7 +92,7 @@ def test_esp_suite(name: str) -> None:
 @pytest.mark.parametrize("group", QUICK_GROUPS)
 def test_rekeying_with_a_key_exchange(group: str) -> None:
     """SK {N(REKEY_SA), SA, Ni, KEi, TSi, TSr} --> <-- SK {SA, Nr, KEr, TSi, TSr}."""
-    pair, old, _ = attached("aes128-sha256-x25519", f"aes128gcm16-{group}", child_lifetime=60.0)
+    pair, old, _ = attached("aes128-sha256-x25519", f"aes128gcm16-{group}", child_lifetime=Lifetime(soft=60.0))
     assert old.suite == EspSuite.of("aes128gcm16")
     pair.run(60.0)
     ue, epdg = pair.ue.take(ChildSaInstalled), pair.epdg.take(ChildSaInstalled)
@@ -104,7 +105,9 @@ def test_a_gateway_that_leaves_pfs_open_grants_it() -> None:
     """The UE rekeys with a key exchange that the gateway's policy does not name (RFC 7296 §1.3.1)."""
     suites = {"ike_policy": IkePolicy.of(["default"])}
     pair = Pair(
-        initiator_config(**suites, esp_policy=EspPolicy.of(["aes256-sha256-ecp384"]), child_lifetime=60.0),
+        initiator_config(
+            **suites, esp_policy=EspPolicy.of(["aes256-sha256-ecp384"]), child_lifetime=Lifetime(soft=60.0)
+        ),
         responder_config(**suites, esp_policy=EspPolicy.of(["default"])),
     )
     pair.attach()

@@ -6,9 +6,11 @@ RFC 7296 §2.15, §2.16, §3.6 to §3.8; RFC 4806, RFC 5998, RFC 7427, RFC 8420.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import ocsp
@@ -31,6 +33,7 @@ from protocols.ikev2.events import (
     Refused,
     SaState,
 )
+from protocols.ikev2.message import decode_message, encode_message
 from protocols.ikev2.payloads import (
     AuthPayload,
     CertPayload,
@@ -46,6 +49,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, CertEncoding, ExchangeType, IdType, NotifyType
 from protocols.ikev2.revocation import Revocation, RevocationPolicy
 from protocols.ikev2.signatures import library_pss
+from protocols.path import Datagram
 from protocols.secret import Secret
 from tests.harness.certificates import GATEWAY_FQDN, MOMENT, Authority, Issued
 from tests.harness.pair import MSK, Pair, answer_as_gateway, eap, initiator_config, responder_config
@@ -360,6 +364,27 @@ def test_a_gateway_that_takes_certificates_and_trusts_nobody() -> None:
     assert refused_by_gateway(pair) == "no trust anchor to verify the UE by"
 
 
+def test_a_gateway_that_does_not_take_the_ues_only_kind_of_signature() -> None:
+    """RFC 8420 §2: without "Identity" in SIGNATURE_HASH_ALGORITHMS there is nothing to sign with Ed25519."""
+    own = UE_ROOT.issue([UE], usage=CLIENT_AUTH, kind="ed25519")
+    pair = Pair(by_certificate(own), gateway(ROOT.issue()))
+    pair.lose = lambda sender, datagram: sender == "epdg"
+    pair.start()
+    pair.run(0.1)
+    pair.lose = lambda sender, datagram: False
+    answered = decode_message(next(d.payload for s, d in pair.seen if s == "epdg"))
+    sha2 = NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, bytes.fromhex("000200030004"))
+    payloads = tuple(
+        sha2 if isinstance(one, NotifyPayload) and one.type == sha2.type else one for one in answered.payloads
+    )
+    octets = encode_message(replace(answered, payloads=payloads))
+    pair.ue.endpoint.receive(Datagram(pair.ue.live.path, octets), pair.now)
+    pair.run(1.0)
+    refused = pair.ue.take(Refused)
+    assert refused.text == "no certificate of ours has a key whose signatures the peer takes"
+    assert pair.epdg.endpoint.sas == pair.ue.endpoint.sas == {}
+
+
 # -- chains, and the choice of a certificate --------------------------------------------------------------
 
 
@@ -434,6 +459,15 @@ RESPONDER = ROOT.issue(["ocsp.example"], usage=ExtendedKeyUsageOID.OCSP_SIGNING)
 STRANGER = Authority("stranger").issue(["ocsp.example"], usage=ExtendedKeyUsageOID.OCSP_SIGNING)
 CLERK = ROOT.issue(["clerk.example"])  # of the same authority, without id-kp-OCSPSigning
 LATE = ROOT.issue(["ocsp.example"], usage=ExtendedKeyUsageOID.OCSP_SIGNING, begin=MOMENT - 2 * DAY, end=MOMENT - DAY)
+INDIRECT = x509.IssuingDistributionPoint(
+    full_name=None,
+    relative_name=None,
+    only_contains_user_certs=False,
+    only_contains_ca_certs=False,
+    only_some_reasons=None,
+    indirect_crl=True,
+    only_contains_attribute_certs=False,
+)
 REQUIRED, IF_PRESENT = RevocationPolicy.REQUIRED, RevocationPolicy.IF_PRESENT
 
 
@@ -498,10 +532,24 @@ def test_ocsp_is_asked_for_and_stapled() -> None:
         (ROOT.ocsp(SERVED.certificate, signer=STRANGER), "is not signed by 'CN=root'"),
         (ROOT.ocsp(SERVED.certificate, signer=CLERK), "is not signed by 'CN=root'"),
         (ROOT.ocsp(SERVED.certificate, signer=LATE), "is not signed by 'CN=root'"),
+        (ROOT.ocsp(SERVED.certificate, digest=hashes.SHA224()), "is signed with another hash"),
         (ROOT.ocsp(SERVED.certificate)[:-1], "does not parse"),
         (bytes.fromhex("30030a0103"), "an error of the responder (TRY_LATER)"),
     ],
-    ids=["revoked", "revoked-old", "unknown", "stale", "old", "future", "stranger", "clerk", "late", "cut", "error"],
+    ids=[
+        "revoked",
+        "revoked-old",
+        "unknown",
+        "stale",
+        "old",
+        "future",
+        "stranger",
+        "clerk",
+        "late",
+        "hash",
+        "cut",
+        "error",
+    ],
 )
 def test_ocsp_responses_that_refuse_a_gateway(policy: RevocationPolicy, response: bytes, why: str) -> None:
     """RFC 6960 §3.2, §4.2.2.2; one plain reason."""
@@ -540,14 +588,24 @@ def test_what_is_required_and_missing() -> None:
         (ROOT.crl(made=MOMENT - DAY, until=MOMENT - HOUR), "out of date"),
         (ROOT.crl(made=MOMENT + HOUR), "of the future"),
         (ROOT.crl(signer=Authority("stranger")), "is not signed by it"),
+        (ROOT.crl(digest=hashes.SHA224()), "is signed with another hash"),
+        (ROOT.crl(extension=INDIRECT), "is of a special kind"),
         (ROOT.crl()[:-1], "does not parse"),
     ],
-    ids=["stale", "future", "forged", "cut"],
+    ids=["stale", "future", "forged", "hash", "indirect", "cut"],
 )
 def test_crls_that_cannot_be_relied_on(crl: bytes, why: str) -> None:
     assert why in refused_by_ue(attach_with(Revocation(IF_PRESENT), crls=(crl,)))
     if why != "does not parse":  # other evidence that is good makes up for it
         assert established(attach_with(Revocation(REQUIRED), ROOT.ocsp(SERVED.certificate), crls=(crl,)))
+
+
+def test_an_authority_that_may_not_sign_crls() -> None:
+    """RFC 5280 §6.3.3 (f)."""
+    clerical = Authority("clerical", above=ROOT, signs_crls=False)
+    crls = (clerical.crl(), ROOT.crl())
+    pair = attach_with(Revocation(IF_PRESENT, crls=crls), served=clerical.issue())
+    assert "may not sign CRLs" in refused_by_ue(pair)
 
 
 def test_every_certificate_below_the_anchor_is_checked() -> None:

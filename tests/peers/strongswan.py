@@ -41,8 +41,8 @@ from tests.peers.swanctl import IkeStatus, ike_statuses
 CHARON = Path("/usr/lib/ipsec/charon")
 PLUGIN_DIRECTORY = CHARON.parent / "plugins"
 PLUGINS = (
-    "random nonce openssl fips-prf curve25519 xcbc cmac kdf drbg pem pkcs1 pkcs8 x509 revocation constraints"
-    " pubkey kernel-libipsec kernel-netlink socket-default vici updown eap-identity eap-aka eap-mschapv2"
+    "random nonce openssl fips-prf curve25519 xcbc cmac ctr ccm chapoly kdf drbg pem pkcs1 pkcs8 x509 revocation"
+    " constraints pubkey kernel-libipsec kernel-netlink socket-default vici updown eap-identity eap-aka eap-mschapv2"
     " eap-radius"
 )
 REQUIRED_PLUGINS = ("vici", "kernel-libipsec", "eap-mschapv2", "eap-radius", "curve25519")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from protocols.dataplane.port import (
     ChildSaCounters,
     DataPlaneEvent,
+    LifetimeReached,
     PeerEndpointObserved,
     SequenceNumbersRunningOut,
 )
@@ -65,6 +66,10 @@ class UserspaceDataPlane:
         if not send_at_once:
             self._outbound.discard(self._sas[spec.inbound_spi])
             self._successors[spec.inbound_spi] = old_inbound_spi
+            return
+        for waiting, old in self._successors.items():
+            if old == old_inbound_spi:
+                self._successors[waiting] = spec.inbound_spi
 
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
         """See ``DataPlane.update_path``."""
@@ -85,6 +90,7 @@ class UserspaceDataPlane:
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
         self._events.pop((SequenceNumbersRunningOut, inbound_spi), None)
+        self._events.pop((LifetimeReached, inbound_spi), None)
 
     def counters(self, inbound_spi: bytes) -> ChildSaCounters:
         """See ``DataPlane.counters``."""
@@ -120,6 +126,9 @@ class UserspaceDataPlane:
         if sa is None:
             self._drop(DropReason.UNKNOWN_SPI)
             return
+        if sa.spent:
+            self._drop(sa.drop(DropReason.LIFETIME_EXPIRED))
+            return
         result = sa.open(octets)
         if isinstance(result, DropReason):
             self._drop(result)
@@ -132,6 +141,8 @@ class UserspaceDataPlane:
         if spi in self._successors:
             self._take_over(spi)
         if isinstance(result, bytes):
+            if sa.limited:
+                self._watch(sa)
             self._deliver(result, spi)
 
     def send_inner(self, packet: bytes) -> bool:
@@ -148,13 +159,24 @@ class UserspaceDataPlane:
         if sa.exhausted:
             self._drop(sa.drop(DropReason.SEQUENCE_EXHAUSTED))
             return False
+        if sa.spent:
+            self._drop(sa.drop(DropReason.LIFETIME_EXPIRED))
+            return False
         octets = sa.seal(packet if len(packet) == flow.length else packet[: flow.length], flow.version)
         if sa.at_sequence_threshold:
             spi = sa.spec.inbound_spi
             event = SequenceNumbersRunningOut(inbound_spi=spi, exhausted=sa.exhausted)
             self._events[SequenceNumbersRunningOut, spi] = event
+        if sa.limited:
+            self._watch(sa)
         self._transmit(octets, sa.path, sa.encapsulation)
         return True
+
+    def _watch(self, sa: ChildSa) -> None:
+        """Report a limit that the last packet has reached."""
+        if sa.reaches_limit():
+            spi = sa.spec.inbound_spi
+            self._events[LifetimeReached, spi] = LifetimeReached(inbound_spi=spi, hard=sa.spent)
 
     def _observe(self, sa: ChildSa, path: Path) -> None:
         """Report another remote end point once, until the peer returns or the SA is moved."""

@@ -27,7 +27,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, NotifyType
 from protocols.ikev2.signatures import refused, verify_auth
 from protocols.ikev2.suites import Prf
-from protocols.ikev2.tasks import child, config, informational
+from protocols.ikev2.tasks import child, config, informational, lifetime
 from protocols.secret import Secret
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def establish(
     config.obey(sa, configuration)
     sa.timers.arm_setup(now, None)
     sa.timers.arm_liveness(now)
+    lifetime.arm_ike(sa, now)
     sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
     sa.emit(
         Established(

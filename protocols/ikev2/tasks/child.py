@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
-from protocols.esp.sa import ChildSaSpec
-from protocols.ikev2.events import ChildSaInstalled, ChildSaRemoved, ConfigurationReply, OriginalRole
+from protocols.esp.sa import UNLIMITED, ChildSaSpec
+from protocols.ikev2.events import ChildSaInstalled, ChildSaRemoved, ConfigurationReply
 from protocols.ikev2.keymat import derive_child_keys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
@@ -21,6 +21,8 @@ from protocols.ikev2.proposals import check_answer_esp, select_esp
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.spi import RESERVED_MAXIMUM
 from protocols.ikev2.suites import EspSuite, Prf
+from protocols.ikev2.task import Task
+from protocols.ikev2.tasks import lifetime
 from protocols.path import Path
 from protocols.selectors import TrafficSelector
 
@@ -33,14 +35,37 @@ SELECTORS_MAXIMUM = 255  # §3.13: the number of selectors is one octet
 Selectors = tuple[TrafficSelector, ...]
 
 
+@dataclass(frozen=True)
+class Rival:
+    """A child SA that the peer made from one that we are rekeying too, and the lower nonce of its exchange."""
+
+    inbound_spi: bytes
+    lowest_nonce: bytes
+
+
 @dataclass(kw_only=True)
 class ChildSa:
-    """A child SA of an IKE SA; ``replaced`` once a rekeyed one has taken over."""
+    """A child SA of an IKE SA.
+
+    ``rekey`` is our request to rekey it that waits for its response, ``rival`` what the peer made meanwhile;
+    ``replaced`` once a rekeyed one has taken over, ``closing`` once we have sent its DELETE.
+    """
 
     spec: ChildSaSpec
     rekey_at: float | None = None
-    rekeying: bool = False
+    expires_at: float | None = None
+    rekey: Task | None = None
+    rival: Rival | None = None
     replaced: bool = False
+    closing: bool = False
+
+    def carries(self, local: Selectors, remote: Selectors) -> bool:
+        """Whether it will go on carrying the traffic of these selectors."""
+        return not (self.replaced or self.closing) and all(
+            any(mine.covers(one) for mine in have)
+            for have, wanted in ((self.spec.local_selectors, local), (self.spec.remote_selectors, remote))
+            for one in wanted
+        )
 
     def moved(self, path: Path, encapsulation: bool) -> None:
         """Its packets go another way; nothing else changes."""
@@ -79,6 +104,7 @@ class Offer:
     def accept(self, sa: IkeSa, message: Message, now: float) -> None:
         """Install what the response to IKE_AUTH grants."""
         suite, spi, local, remote = self.read(message)
+        sa.granted = (local, sa.initiator_config.remote_selectors)
         add(sa, suite, self.spi, spi, local, remote, (sa.nonce_i, sa.nonce_r, b""), True, now)
 
     def read(self, message: Message) -> tuple[EspSuite, bytes, Selectors, Selectors]:
@@ -114,6 +140,7 @@ class Request:
         answer, suite = select_esp(self.proposals, sa.config.esp_policy, with_group=False)
         remote = narrow(self.remote_selectors, reply.remote_selectors)
         local = narrow(self.local_selectors, reply.local_selectors)
+        sa.granted = (reply.local_selectors, reply.remote_selectors)
         spi = sa.spis.child_spi()
         add(
             sa,
@@ -163,10 +190,18 @@ def add(
         remote_selectors=remote,
         path=sa.mobility.child_path(sa),
         encapsulation=sa.mobility.encapsulation(sa),
+        limits=UNLIMITED if sa.config.child_lifetime is None else sa.config.child_lifetime.usage,
     )
     child = sa.children[spi] = ChildSa(spec=spec)
-    arm_rekey(sa, child, now)
+    lifetime.arm_child(sa, spi, now)
     return child
+
+
+def allowed(sa: IkeSa) -> tuple[Selectors, Selectors]:
+    """What child SAs of this IKE SA may select, our side and the peer's: what its configuration granted."""
+    if sa.granted is None:
+        raise NegotiationError("nothing was granted to this IKE SA", NotifyType.TS_UNACCEPTABLE)
+    return sa.granted
 
 
 def announce_installed(sa: IkeSa) -> None:
@@ -179,15 +214,6 @@ def remove(sa: IkeSa, inbound_spi: bytes, why: str) -> None:
     """Forget a child SA, known or not."""
     if sa.children.pop(inbound_spi, None) is not None:
         sa.emit(ChildSaRemoved(inbound_spi=inbound_spi, why=why))
-
-
-def arm_rekey(sa: IkeSa, child: ChildSa, now: float) -> None:
-    """Rekey in time: the original responder a tenth later, so that the ends do not collide (§2.8)."""
-    lifetime = sa.config.child_lifetime
-    if lifetime is None:
-        return
-    child.rekey_at = now + lifetime * (1.1 if sa.role is OriginalRole.RESPONDER else 1.0)
-    sa.timers.arm_child_lifetime(child.rekey_at)
 
 
 def narrow(offered: Selectors, allowed: Selectors) -> Selectors:

@@ -50,7 +50,7 @@ from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.signatures import refused
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, child, config, eap_rounds, mobike
+from protocols.ikev2.tasks import auth, child, config, eap_rounds, mobike, reauthentication
 from protocols.path import Path
 from protocols.secret import Secret
 
@@ -89,7 +89,8 @@ class Authentication:
         if settings.responder_identity is not None:
             payloads.append(settings.responder_identity)
         payloads += proof
-        payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
+        if settings.initial_contact:
+            payloads.append(NotifyPayload(type=NotifyType.INITIAL_CONTACT))
         if settings.eap_only and settings.authentication is AuthenticationKind.EAP:
             payloads.append(NotifyPayload(type=NotifyType.EAP_ONLY_AUTHENTICATION))
         payloads += mobike.announce(sa)
@@ -202,6 +203,7 @@ class Authentication:
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
         self._offer.accept(sa, message, now)
+        reauthentication.take(sa, message, now)
         auth.establish(sa, sa.initiator_config.identity, self._identity_r, config.granted(message), now)
 
 
@@ -359,6 +361,7 @@ class Authenticator:
             *config.build_reply(reply),
             *granted,
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
+            *reauthentication.announce(sa, now),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         ]
         auth.establish(sa, self._identity, identity, reply.attributes, now)

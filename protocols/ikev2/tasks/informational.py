@@ -12,7 +12,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child, config, mobike
+from protocols.ikev2.tasks import child, config, mobike, reauthentication, rekey_ike
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -52,17 +52,24 @@ class DeleteIkeSa:
 
 
 class DeleteChildSa:
-    """Close one pair of child SAs, by our inbound SPI."""
+    """Close one pair of child SAs, by our inbound SPI; ``installed``: nothing to do when we do not have it."""
 
     exchange = ExchangeType.INFORMATIONAL
 
-    def __init__(self, inbound_spi: bytes) -> None:
+    def __init__(self, inbound_spi: bytes, *, installed: bool = True) -> None:
         self._spi = inbound_spi
+        self._installed = installed
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...] | None:
-        """D(ESP, our SPI)."""
-        if self._spi not in sa.children:
+        """D(ESP, our SPI); nothing when it is gone or its DELETE is on the way."""
+        closing = sa.children.get(self._spi)
+        if closing is None:
+            if self._installed:
+                return None
+        elif closing.closing:
             return None
+        else:
+            closing.closing = True
         return (DeletePayload(protocol=ProtocolId.ESP, spis=(self._spi,)),)
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
@@ -78,25 +85,36 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
         why = "the peer does not accept our authentication"
         sa.emit(Refused(text=why, notify=failed))
         return Response(close=why, by_peer=True)
+    if sa.state is SaState.REKEYED and message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None:
+        # the move belongs to the SA that took this one's place
+        return Response(payloads=(NotifyPayload(type=NotifyType.TEMPORARY_FAILURE),))
     payloads: list[Payload] = []
     closed: list[bytes] = []
     for delete in message.all(DeletePayload):
         if delete.protocol == ProtocolId.IKE:
+            rekey_ike.deleted_by_peer(sa, now)
+            if sa.heir is not None:
+                return Response(close="replaced by rekeying", by_peer=True)
             return Response(close="the peer deleted the IKE SA", by_peer=True)
         if delete.protocol == ProtocolId.ESP:
-            closed += _delete_children(sa, delete.spis)
+            closed += _delete_children(sa.heir or sa, delete.spis)
     if closed:
         payloads.append(DeletePayload(protocol=ProtocolId.ESP, spis=tuple(closed)))
+    reauthentication.take(sa, message, now)
     payloads += mobike.process_request(sa, message, path, now)
     return config.process_request(sa, message, tuple(payloads))
 
 
 def _delete_children(sa: IkeSa, spis: tuple[bytes, ...]) -> list[bytes]:
-    """Close the pairs whose outbound SPI the peer names; answer with our inbound SPIs (§1.4.1)."""
+    """Close the pairs whose outbound SPI the peer names; answer with our inbound SPIs (§1.4.1).
+
+    Where our own DELETE has crossed, "the responses MUST NOT include Delete payloads for the deleted SAs".
+    """
     ours: list[bytes] = []
     for spi in spis:
-        pair = next((c.spec.inbound_spi for c in sa.children.values() if c.spec.outbound_spi == spi), None)
+        pair = next((c for c in sa.children.values() if c.spec.outbound_spi == spi), None)
         if pair is not None:
-            child.remove(sa, pair, "the peer deleted it")
-            ours.append(pair)
+            child.remove(sa, pair.spec.inbound_spi, "the peer deleted it")
+            if not pair.closing:
+                ours.append(pair.spec.inbound_spi)
     return ours

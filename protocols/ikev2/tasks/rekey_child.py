@@ -1,4 +1,4 @@
-"""Rekeying of child SAs by either end (RFC 7296 §1.3.3, §2.8, §2.25), and their lifetimes.
+"""Rekeying of child SAs by either end, and by both at once (RFC 7296 §1.3.3, §2.8, §2.8.1, §2.25.1).
 
 ::
 
@@ -7,165 +7,137 @@
     SK {D(old)}  -->
                       <--  SK {D(old)}
 
-Left out here: additional child SAs and rekeying of the IKE SA, both answered NO_ADDITIONAL_SAS.
+Both at once: each answers as usual, which makes two new child SAs. When an end has its response it knows all
+four nonces; who made the SA with the lowest one deletes that SA, the other deletes the old one. An end whose
+request was so late that the peer did not notice is answered CHILD_SA_NOT_FOUND or TEMPORARY_FAILURE, and has
+a new child SA all the same: the peer's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from protocols.errors import NegotiationError, RemoteError
 from protocols.ikev2.events import ChildSaInstalled, SaState
 from protocols.ikev2.message import Message
-from protocols.ikev2.payloads import (
-    KePayload,
-    NoncePayload,
-    NotifyPayload,
-    Payload,
-    SaPayload,
-    TsiPayload,
-    TsrPayload,
-)
-from protocols.ikev2.proposals import select_esp
-from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
-from protocols.ikev2.suites import KeyExchange
+from protocols.ikev2.payloads import NotifyPayload, Payload
+from protocols.ikev2.registry import NotifyType, ProtocolId
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import informational
-from protocols.ikev2.tasks.child import Offer, add, arm_rekey, narrow, offered_spi
+from protocols.ikev2.tasks import child, child_exchange, create_child, informational, lifetime
 from protocols.path import Path
 
 if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
-NONCE_LENGTH = 32
 
-
-class RekeyChild:
+class RekeyChild(child_exchange.ChildExchange):
     """Replace a child SA by a fresh one with the same selectors (§2.8), then delete the old one."""
 
-    exchange = ExchangeType.CREATE_CHILD_SA
-
     def __init__(self, inbound_spi: bytes) -> None:
+        super().__init__()
         self._old_spi = inbound_spi
-        self._nonce = b""
-        self._key_exchange: KeyExchange | None = None
-        self._offer: Offer | None = None
+        self._old: child.ChildSa | None = None
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...] | None:
-        """N(REKEY_SA), SA, Ni, [KE,] TSi, TSr; nothing when the old SA is gone or replaced already."""
-        old = sa.children.get(self._old_spi)
-        if old is None or old.replaced:
+        """N(REKEY_SA), SA, Ni, [KEi,] TSi, TSr; nothing when the old SA is gone, replaced or being closed."""
+        old = self._old = sa.children.get(self._old_spi)
+        if old is None or old.replaced or old.closing or sa.state is not SaState.ESTABLISHED:
             return None
-        old.rekeying = True
-        spi = sa.spis.child_spi()
-        proposals = sa.config.esp_policy.proposals(spi)
-        self._offer = Offer(
-            spi=spi,
-            proposals=proposals,
-            local_selectors=old.spec.local_selectors,
-            remote_selectors=old.spec.remote_selectors,
-        )
-        self._nonce = sa.entropy.octets(NONCE_LENGTH)
-        group = sa.config.esp_policy.suites[0].group
-        ke: tuple[Payload, ...] = ()
-        if group is not None:
-            self._key_exchange = KeyExchange.generate(group, sa.entropy)
-            ke = (KePayload(group=group, data=self._key_exchange.public),)
-        chosen, *selectors = self._offer.payloads()
+        old.rekey, old.rival = self, None
         rekey = NotifyPayload(type=NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=self._old_spi)
-        return (rekey, chosen, NoncePayload(data=self._nonce), *ke, *selectors)
+        return (rekey, *self.ask(sa, old.spec.local_selectors, old.spec.remote_selectors))
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
-        """Take over to the new SA and delete the old; a refusal leaves the old one in use."""
-        if self._offer is None:
-            return
-        old = sa.children.get(self._old_spi)
-        if old is not None:
-            old.rekeying = False
-        refused = [n for n in message.all(NotifyPayload) if n.type.is_error]
-        if refused:
-            if old is not None:
-                arm_rekey(sa, old, now)
-            return
-        nonce, ke = message.first(NoncePayload), message.first(KePayload)
-        if nonce is None:
-            raise RemoteError("CREATE_CHILD_SA response without a nonce", NotifyType.INVALID_SYNTAX)
-        suite, spi, local, remote = self._offer.read(message)
-        shared = b""
-        if suite.group is not None:
-            if ke is None or self._key_exchange is None or ke.group != self._key_exchange.group:
-                raise NegotiationError("KE of another group than agreed", NotifyType.INVALID_SYNTAX)
-            shared = self._key_exchange.shared(ke.data)
-        nonces = (self._nonce, nonce.data, shared)
-        new = add(sa, suite, self._offer.spi, spi, local, remote, nonces, True, now)
+        """Take over to the new SA and delete the old, or what the nonces say when the peer did the same."""
+        old = self._old
         if old is None:
+            return
+        old.rekey = None
+        notify = child_exchange.refusal(message)
+        if notify is not None:
+            self._refused(sa, old, notify, now)
+            return
+        made = self.take(sa, message, f"the rekey of child SA {self._old_spi.hex()}", now)
+        if made is None:
+            return
+        new, lowest = made
+        rival = sa.children.get(old.rival.inbound_spi) if old.rival is not None else None
+        if old.rival is not None and rival is not None and lowest < old.rival.lowest_nonce:
+            # §2.8.1: "the SA created with the lowest of the four nonces SHOULD be closed by the endpoint that
+            # created it"; until then packets are accepted on it
+            lifetime.superseded(sa, new, now)
+            replaces = rival.spec.inbound_spi
+            sa.emit(ChildSaInstalled(spec=new.spec, replaces=replaces, send_at_once=False))
+            sa.initiate(informational.DeleteChildSa(new.spec.inbound_spi), now)
+            return
+        if rival is not None:
+            lifetime.superseded(sa, rival, now)  # the peer, who made it, deletes it
+        if self._old_spi not in sa.children:
             # the peer's DELETE overtook its response: the new SA is all there is
             sa.emit(ChildSaInstalled(spec=new.spec))
             return
-        old.replaced = True
+        lifetime.superseded(sa, old, now)
         sa.emit(ChildSaInstalled(spec=new.spec, replaces=self._old_spi))
         sa.initiate(informational.DeleteChildSa(self._old_spi), now)
 
-
-def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Response:
-    """CREATE_CHILD_SA from the peer: a rekey of a child SA, or an error that ends nothing (§2.21.3)."""
-    del path
-    if sa.state is not SaState.ESTABLISHED:
-        return error(NotifyType.TEMPORARY_FAILURE)  # §2.25.2: the IKE SA is being deleted
-    rekey = message.notify(NotifyType.REKEY_SA)
-    if rekey is None or rekey.protocol != ProtocolId.ESP:
-        return error(NotifyType.NO_ADDITIONAL_SAS)
-    old = next((c for c in sa.children.values() if c.spec.outbound_spi == rekey.spi), None)
-    if old is None:
-        missing = NotifyPayload(type=NotifyType.CHILD_SA_NOT_FOUND, protocol=ProtocolId.ESP, spi=rekey.spi)
-        return Response(payloads=(missing,))  # §2.25.1
-    if old.replaced or old.rekeying:
-        return error(NotifyType.TEMPORARY_FAILURE)
-    offered, nonce, ke = message.first(SaPayload), message.first(NoncePayload), message.first(KePayload)
-    tsi, tsr = message.first(TsiPayload), message.first(TsrPayload)
-    if offered is None or nonce is None or tsi is None or tsr is None:
-        raise RemoteError("CREATE_CHILD_SA without SA, nonce, TSi or TSr", NotifyType.INVALID_SYNTAX)
-    answer, suite = select_esp(offered.proposals, sa.config.esp_policy, with_group=ke is not None)
-    shared = b""
-    ke_answer: tuple[KePayload, ...] = ()
-    if suite.group is not None:
-        if ke is None or ke.group != suite.group:
-            wanted = int(suite.group).to_bytes(2, "big")
-            return Response(payloads=(NotifyPayload(type=NotifyType.INVALID_KE_PAYLOAD, data=wanted),))
-        public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
-        ke_answer = (KePayload(group=suite.group, data=public),)
-    remote = narrow(tsi.selectors, old.spec.remote_selectors)
-    local = narrow(tsr.selectors, old.spec.local_selectors)
-    nonce_r, spi = sa.entropy.octets(NONCE_LENGTH), sa.spis.child_spi()
-    peer_spi = offered_spi(offered.proposals, answer)
-    new = add(sa, suite, spi, peer_spi, local, remote, (nonce.data, nonce_r, shared), False, now)
-    old.replaced = True
-    # §2.8: the initiator cannot know the new keys before our response is there
-    sa.emit(ChildSaInstalled(spec=new.spec, replaces=old.spec.inbound_spi, send_at_once=False))
-    return Response(
-        payloads=(
-            SaPayload(proposals=(replace(answer, spi=spi),)),
-            NoncePayload(data=nonce_r),
-            *ke_answer,
-            TsiPayload(selectors=remote),
-            TsrPayload(selectors=local),
-        )
-    )
-
-
-def rekey_due(sa: IkeSa, now: float) -> None:
-    """Start the rekeying of child SAs whose time has come."""
-    for spi, child in list(sa.children.items()):
-        if child.rekey_at is None or child.replaced:
-            continue
-        if child.rekey_at <= now:
-            child.rekey_at = None
-            sa.initiate(RekeyChild(spi), now)
+    def _refused(self, sa: IkeSa, old: child.ChildSa, notify: NotifyPayload, now: float) -> None:
+        if old.rival is not None or sa.children.get(self._old_spi) is not old:
+            return  # §2.8.1: the peer has rekeyed it, or has closed it, meanwhile
+        if self.obey(sa, notify):
+            sa.initiate(self, now, urgent=True)
+        elif notify.type == NotifyType.CHILD_SA_NOT_FOUND:
+            # §2.25: "SHOULD silently delete the Child SA and send a request to create a new Child SA"
+            child.remove(sa, self._old_spi, "the peer does not know it any more")
+            local, remote = old.spec.local_selectors, old.spec.remote_selectors
+            if not any(one.carries(local, remote) for one in sa.children.values()):
+                sa.initiate(create_child.CreateChild(local, remote), now)
         else:
-            sa.timers.arm_child_lifetime(child.rekey_at)
+            what = f"the rekey of child SA {self._old_spi.hex()}"
+            lifetime.refused(sa, self, self.back_off, what, notify, now)
 
 
-def error(notify: NotifyType) -> Response:
-    """Refuse a CREATE_CHILD_SA and nothing else."""
-    return Response(payloads=(NotifyPayload(type=notify),))
+def process_request(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Response:
+    """The peer rekeys a child SA, by the SPI it receives on."""
+    old = next((c for c in sa.children.values() if c.spec.outbound_spi == rekey.spi), None)
+    if rekey.protocol != ProtocolId.ESP or old is None:
+        missing = NotifyPayload(type=NotifyType.CHILD_SA_NOT_FOUND, protocol=rekey.protocol, spi=rekey.spi)
+        return Response(payloads=(missing,))  # §2.25.1
+    if old.replaced or old.closing:
+        return child_exchange.error(NotifyType.TEMPORARY_FAILURE)  # §2.25.1: we are trying to close it
+    granted = child_exchange.grant(sa, message, old.spec.local_selectors, old.spec.remote_selectors, now)
+    if isinstance(granted, NotifyPayload):
+        return Response(payloads=(granted,))
+    new = granted.child.spec
+    if old.rekey is not None:
+        # §2.25.1: we are rekeying it too: answer as usual, compare the nonces when our response is there
+        old.rival = child.Rival(inbound_spi=new.inbound_spi, lowest_nonce=granted.lowest_nonce)
+    lifetime.superseded(sa, old, now)
+    # §2.8: the initiator cannot know the new keys before our response is there
+    sa.emit(ChildSaInstalled(spec=new, replaces=old.spec.inbound_spi, send_at_once=False))
+    return Response(payloads=granted.payloads)
+
+
+def child_due(sa: IkeSa, now: float) -> None:
+    """Rekey the child SAs whose time has come, delete what is superseded, end what nothing replaced."""
+    for spi, one in list(sa.children.items()):
+        if one.expires_at is not None and one.expires_at <= now:
+            one.expires_at = None
+            if not one.replaced:
+                lifetime.expire(sa, f"the hard lifetime of child SA {spi.hex()} is over and no rekey replaced it", now)
+                return
+            sa.initiate(informational.DeleteChildSa(spi), now)
+        if one.rekey_at is not None and one.rekey_at <= now:
+            one.rekey_at = None
+            sa.initiate(RekeyChild(spi), now)
+        lifetime.arm(sa, one)
+
+
+def limit_reached(sa: IkeSa, inbound_spi: bytes, now: float, *, hard: bool) -> None:
+    """The data plane says that a child SA has carried as much as it should, or as it may."""
+    one = sa.children.get(inbound_spi)
+    if one is None or one.replaced or sa.state is not SaState.ESTABLISHED:
+        return
+    if hard:
+        lifetime.expire(sa, f"child SA {inbound_spi.hex()} has carried all that it may", now)
+    elif one.rekey is None:
+        one.rekey_at = None
+        sa.initiate(RekeyChild(inbound_spi), now)

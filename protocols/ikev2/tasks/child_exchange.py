@@ -1,0 +1,171 @@
+"""What all uses of CREATE_CHILD_SA (RFC 7296 §1.3) have in common: nonces, key exchange, the child SA they make.
+
+``ChildExchange`` is the initiator's side, ``grant`` the responder's. Left out: transport mode, IPComp, waiting
+for traffic before the responder sends on an SA that replaces none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from protocols.errors import NegotiationError, RemoteError
+from protocols.ikev2.events import CreateChildSaRefused
+from protocols.ikev2.message import Message
+from protocols.ikev2.payloads import (
+    KePayload,
+    NoncePayload,
+    NotifyPayload,
+    Payload,
+    SaPayload,
+    TsiPayload,
+    TsrPayload,
+)
+from protocols.ikev2.proposals import select_esp
+from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType
+from protocols.ikev2.suites import KeyExchange
+from protocols.ikev2.task import Response
+from protocols.ikev2.tasks import child, informational, lifetime
+
+if TYPE_CHECKING:
+    from protocols.ikev2.sa import IkeSa
+
+NONCE_LENGTH = 32  # §2.10: at least half the PRF's key, 16 to 256 octets
+
+
+class Dialogue:
+    """The initiator's nonce and key exchange of one CREATE_CHILD_SA; INVALID_KE_PAYLOAD changes the group."""
+
+    def __init__(self) -> None:
+        self.nonce = b""
+        self.key_exchange: KeyExchange | None = None
+        self._wanted: KeGroup | None = None
+        self._tried: set[int] = set()
+
+    def begin(self, sa: IkeSa, preferred: KeGroup | None) -> tuple[Payload, ...]:
+        """Ni and, with a group, KEi: fresh in every request."""
+        group = self._wanted or preferred
+        self.nonce = sa.entropy.octets(NONCE_LENGTH)
+        self.key_exchange = None if group is None else KeyExchange.generate(group, sa.entropy)
+        if self.key_exchange is None:
+            return (NoncePayload(data=self.nonce),)
+        self._tried.add(int(self.key_exchange.group))
+        ke = KePayload(group=self.key_exchange.group, data=self.key_exchange.public)
+        return (NoncePayload(data=self.nonce), ke)
+
+    def obey(self, notify: NotifyPayload, offered: set[int]) -> bool:
+        """Take the group that INVALID_KE_PAYLOAD names, if we offered and have not tried it (§1.3)."""
+        group = int.from_bytes(notify.data, "big") if len(notify.data) == 2 else 0
+        if notify.type != NotifyType.INVALID_KE_PAYLOAD or group not in offered - self._tried:
+            return False
+        self._wanted = KeGroup(group)
+        return True
+
+    def shared(self, message: Message, group: KeGroup | None) -> bytes:
+        """g^ir with the KEr of the answer; empty when the chosen suite has no group."""
+        if group is None:
+            return b""
+        ke = message.first(KePayload)
+        if ke is None or self.key_exchange is None or not ke.group == self.key_exchange.group == group:
+            raise RemoteError("KE of another group than agreed", NotifyType.INVALID_SYNTAX)
+        return self.key_exchange.shared(ke.data)
+
+
+def refusal(message: Message) -> NotifyPayload | None:
+    """The error Notify of a response, if it has one (§3.10.1)."""
+    return next((notify for notify in message.all(NotifyPayload) if notify.type.is_error), None)
+
+
+class ChildExchange:
+    """The initiator's side of a CREATE_CHILD_SA that makes a child SA, new or in place of another."""
+
+    exchange = ExchangeType.CREATE_CHILD_SA
+
+    def __init__(self) -> None:
+        self._dialogue = Dialogue()
+        self._offer: child.Offer | None = None
+        self.back_off = lifetime.BackOff()
+
+    def ask(self, sa: IkeSa, local: child.Selectors, remote: child.Selectors) -> tuple[Payload, ...]:
+        """SA, Ni, [KEi,] TSi, TSr."""
+        spi, policy = sa.spis.child_spi(), sa.config.esp_policy
+        self._offer = child.Offer(
+            spi=spi, proposals=policy.proposals(spi), local_selectors=local, remote_selectors=remote
+        )
+        chosen, *selectors = self._offer.payloads()
+        return (chosen, *self._dialogue.begin(sa, policy.suites[0].group), *selectors)
+
+    def obey(self, sa: IkeSa, notify: NotifyPayload) -> bool:
+        """Whether the request is worth repeating with another group."""
+        groups = {int(suite.group) for suite in sa.config.esp_policy.suites if suite.group is not None}
+        return self._dialogue.obey(notify, groups)
+
+    def take(self, sa: IkeSa, message: Message, what: str, now: float) -> tuple[child.ChildSa, bytes] | None:
+        """The child SA that the response grants, and the lower nonce; one we cannot take is deleted (§2.21.3)."""
+        nonce = message.first(NoncePayload)
+        if nonce is None or self._offer is None:
+            raise RemoteError("CREATE_CHILD_SA response without a nonce", NotifyType.INVALID_SYNTAX)
+        try:
+            suite, spi, local, remote = self._offer.read(message)
+        except NegotiationError as error:
+            notify = NotifyPayload(type=NotifyType(error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN))
+            sa.initiate(informational.DeleteChildSa(self._offer.spi, installed=False), now)
+            sa.emit(CreateChildSaRefused(what=f"{what}: {error}", notify=notify, by_peer=False))
+            return None
+        secrets = (self._dialogue.nonce, nonce.data, self._dialogue.shared(message, suite.group))
+        made = child.add(sa, suite, self._offer.spi, spi, local, remote, secrets, True, now)
+        return made, min(self._dialogue.nonce, nonce.data)
+
+
+# --- the responder's side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Granted:
+    """A child SA that we made for the peer: our answer, the SA, and the lower of the two nonces."""
+
+    payloads: tuple[Payload, ...]
+    child: child.ChildSa
+    lowest_nonce: bytes
+
+
+def grant(
+    sa: IkeSa, message: Message, local: child.Selectors, remote: child.Selectors, now: float
+) -> Granted | NotifyPayload:
+    """Choose, narrow to ``local`` and ``remote``, make the child SA; or the Notify that asks for another KE."""
+    offered, nonce, ke = message.first(SaPayload), message.first(NoncePayload), message.first(KePayload)
+    tsi, tsr = message.first(TsiPayload), message.first(TsrPayload)
+    if offered is None or nonce is None or tsi is None or tsr is None:
+        raise RemoteError("CREATE_CHILD_SA without SA, nonce, TSi or TSr", NotifyType.INVALID_SYNTAX)
+    answer, suite = select_esp(offered.proposals, sa.config.esp_policy, with_group=True)
+    granted_remote = child.narrow(tsi.selectors, remote)
+    granted_local = child.narrow(tsr.selectors, local)
+    peer_spi = child.offered_spi(offered.proposals, answer)
+    shared = b""
+    ke_answer: tuple[KePayload, ...] = ()
+    if suite.group is not None:
+        if ke is None or ke.group != suite.group:
+            return invalid_ke(suite.group)
+        public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
+        ke_answer = (KePayload(group=suite.group, data=public),)
+    nonce_r, spi = sa.entropy.octets(NONCE_LENGTH), sa.spis.child_spi()
+    secrets = (nonce.data, nonce_r, shared)
+    made = child.add(sa, suite, spi, peer_spi, granted_local, granted_remote, secrets, False, now)
+    payloads: tuple[Payload, ...] = (
+        SaPayload(proposals=(replace(answer, spi=spi),)),
+        NoncePayload(data=nonce_r),
+        *ke_answer,
+        TsiPayload(selectors=granted_remote),
+        TsrPayload(selectors=granted_local),
+    )
+    return Granted(payloads=payloads, child=made, lowest_nonce=min(nonce.data, nonce_r))
+
+
+def invalid_ke(group: KeGroup) -> NotifyPayload:
+    """The group that we want, two octets (§1.3)."""
+    return NotifyPayload(type=NotifyType.INVALID_KE_PAYLOAD, data=int(group).to_bytes(2, "big"))
+
+
+def error(notify: NotifyType) -> Response:
+    """Refuse a CREATE_CHILD_SA and nothing else."""
+    return Response(payloads=(NotifyPayload(type=notify),))
