@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
+    FRAGMENT_SIZE,
     HALF_OPEN_LIFETIME,
     KEEPALIVE_INTERVAL,
     RETRANSMIT_BASE_INTERVAL,
@@ -162,6 +163,9 @@ class IkeSection(ConfigurationModel):
     request_device_identity: bool = False
     application_version: str | None = Field(default="epdg-emulator", pattern=r"^[ -~]{1,255}$")
     ue_liveness_period: Annotated[Count, Field(ge=1, le=0xFFFFFFFF)] | None = None
+    fragmentation: bool = True
+    fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
+    window_size: Annotated[Count, Field(ge=1, le=255)] = 1
 
 
 class PeerSection(ConfigurationModel):

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
+    FRAGMENT_SIZE,
     KEEPALIVE_INTERVAL,
     RETRANSMIT_BASE_INTERVAL,
     RETRANSMIT_LIMIT,
@@ -276,6 +277,9 @@ class UeConfiguration(ConfigurationModel):
     ike_lifetime: IkeLifetime | None = None
     additional_children: Count = ADDITIONAL_CHILDREN
     force_encapsulation: bool = True
+    fragmentation: bool = True
+    fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
+    window_size: Annotated[Count, Field(ge=1, le=255)] = 1
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False

@@ -195,6 +195,10 @@ class IkeEndpoint:
         try:
             message = decode_message(datagram.payload)
         except RemoteError as error:
+            if error.notify_type == NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD:
+                # §2.5: "the message MUST be rejected", and the answer names the type
+                notify = NotifyPayload(type=NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, data=error.notify_data)
+                self._answer_statelessly(header.spi_i, header.message_id, header.exchange, notify, datagram.path)
             self._reject(datagram, error)
             return
         if header.message_id != 0:

@@ -8,10 +8,9 @@ belongs to the task.
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import replace
 
 from protocols.entropy import Entropy
-from protocols.errors import AuthenticationError, DecodeError, LocalError, RemoteError
+from protocols.errors import AuthenticationError, LocalError, RemoteError
 from protocols.ikev2.config import IkeConfig, InitiatorConfig, ResponderConfig
 from protocols.ikev2.events import (
     Answer,
@@ -27,11 +26,12 @@ from protocols.ikev2.events import (
     StateChanged,
 )
 from protocols.ikev2.extension import Extension, NoExtension
-from protocols.ikev2.fragment import PROBE_RETRANSMISSIONS, Fragmentation, find_encrypted, find_fragment
+from protocols.ikev2.fragment import PROBE_RETRANSMISSIONS, Fragmentation
 from protocols.ikev2.keymat import IkeKeys
-from protocols.ikev2.message import Header, Message, decode_header, decode_message, message_of
+from protocols.ikev2.message import Header, Message, decode_header, message_of
+from protocols.ikev2.opening import UnprotectedMessage, open_datagram, repeats_answered
 from protocols.ikev2.payloads import NotifyPayload, Payload
-from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType, PayloadType
+from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
 from protocols.ikev2.spi import RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
@@ -189,9 +189,18 @@ class IkeSa:
             return
         try:
             header = decode_header(datagram.payload)
-            received = self._open(header, datagram, now)
+        except RemoteError:
+            self.dropped["malformed"] += 1
+            return
+        try:
+            received = open_datagram(self, header, datagram, now)
+        except UnprotectedMessage as found:
+            self._take_hint(found.message, now)
+            return
         except RemoteError as error:
             self.dropped["bad-icv" if isinstance(error, AuthenticationError) else "malformed"] += 1
+            if error.notify_type is not None:
+                self._take_undecodable(header, error, datagram.path, now)
             return
         if received is None:
             return
@@ -203,16 +212,11 @@ class IkeSa:
 
     def answer_again(self, datagram: Datagram) -> tuple[Datagram, ...]:
         """What the last response of an ended SA was, if this is its request again: it may have been lost (§2.1)."""
-        octets = datagram.payload
-        header = decode_header(octets)
-        known = None if header.response else self.window.answer_to(header.message_id)
-        if known is None or self.sealer is None:
+        header = decode_header(datagram.payload)
+        if not repeats_answered(self, header, datagram.payload):
             return ()
-        if find_encrypted(octets, header.next_payload)[0] == PayloadType.SK:
-            self.sealer.open(octets, header)
-        elif self.sealer.open_fragment(octets, header).number != 1:
-            return ()
-        return tuple(Datagram(datagram.path, piece) for piece in known.response.datagrams)
+        known = self.window.answer_to(header.message_id)
+        return () if known is None else tuple(Datagram(datagram.path, piece) for piece in known.response.datagrams)
 
     def handle_timeout(self, now: float) -> None:
         """Run the timers that are due."""
@@ -305,16 +309,13 @@ class IkeSa:
             self.timers.set(Timer.RETRANSMIT, now)
 
     @property
-    def request_under_way(self) -> Task | None:
-        """Whose request waits for its response, the oldest."""
-        oldest = self.window.outstanding
-        return None if oldest is None else oldest.task
+    def requests_under_way(self) -> tuple[Task, ...]:
+        """Whose requests wait for their responses."""
+        return self.window.tasks
 
-    def forget_request(self) -> None:
-        """Do not send the request under way again, nor wait for its response (§2.8.2)."""
-        oldest = self.window.outstanding
-        if oldest is not None:
-            self.window.completed(oldest)
+    def forget_requests(self) -> None:
+        """Send nothing of what is outstanding again, nor wait for the responses (§2.8.2)."""
+        self.window.forget()
         self._arm_retransmission()
 
     def family(self) -> list[IkeSa]:
@@ -358,43 +359,6 @@ class IkeSa:
         self.emit(Closed(why=why, by_peer=by_peer))
 
     # --- receiving
-
-    def _open(self, header: Header, datagram: Datagram, now: float) -> Received | None:
-        octets = datagram.payload
-        if header.exchange == ExchangeType.IKE_SA_INIT:
-            if not header.response and self.state is not SaState.INITIAL and octets != self.init_request:
-                raise DecodeError("an unprotected request is taken as a retransmission only")
-            return Received(message=decode_message(octets), path=datagram.path)
-        if self.sealer is None:
-            raise DecodeError("protected message before keys")
-        try:
-            kind, _, _ = find_encrypted(octets, header.next_payload)
-        except DecodeError:
-            self._take_hint(decode_message(octets), now)
-            return None
-        try:
-            if kind == PayloadType.SKF:
-                return self._open_fragment(self.sealer, header, datagram, now)
-            message = self.sealer.open(octets, header)
-        except DecodeError as error:
-            if error.notify_type is not None:
-                self._take_undecodable(header, error, datagram.path, now)
-            raise
-        self.fragmentation.whole(header)
-        return Received(message=message, path=datagram.path)
-
-    def _open_fragment(self, sealer: MessageSealer, header: Header, datagram: Datagram, now: float) -> Received | None:
-        """A message once it is whole (RFC 7383 §2.6); fragment 1 stands for a request that comes again (§2.6.1)."""
-        place = find_fragment(datagram.payload, header.next_payload)
-        why = self.fragmentation.objection(header, place, self.window, now)
-        if why is not None:
-            self.dropped[why] += 1
-            return None
-        part = sealer.open_fragment(datagram.payload, header)
-        known = None if header.response else self.window.known_request(header.message_id)
-        if known is not None:
-            return replace(known, path=datagram.path)
-        return self.fragmentation.add(header, part, datagram, now)
 
     def _take_undecodable(self, header: Header, error: RemoteError, path: Path, now: float) -> None:
         """An authentic message that does not parse: a request is answered, a response ends its exchange (§2.21)."""
@@ -486,7 +450,7 @@ class IkeSa:
         try:
             request.task.process_response(self, message, received.path, now)
         except RemoteError as error:
-            if initial:
+            if initial and self.state is SaState.INIT_SENT:
                 self._doubt(request, error, now)
             else:
                 auth.fail(self, error, now)

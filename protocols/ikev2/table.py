@@ -99,7 +99,9 @@ REQUESTS: tuple[Rule, ...] = (
 def procedure_for(message: Message, role: OriginalRole, state: SaState) -> Procedure | None:
     """The procedure for a request; ``None``: not legal now, drop it.
 
-    A legal exchange without its required payloads raises ``RemoteError`` with INVALID_SYNTAX (§2.21).
+    A legal exchange without its required payloads raises ``RemoteError`` with INVALID_SYNTAX (§2.21), and so
+    does, once the SA is up, an exchange that is unknown or over: then "all requests having errors MUST
+    result in a response" (§2.21.3).
     """
     incomplete: Rule | None = None
     for rule in REQUESTS:
@@ -108,6 +110,8 @@ def procedure_for(message: Message, role: OriginalRole, state: SaState) -> Proce
         if all(message.first(kind) is not None for kind in rule.required):
             return rule.procedure
         incomplete = rule
+    if incomplete is None and state in UP:
+        raise RemoteError(f"{message.exchange.name} in state {state.value}", NotifyType.INVALID_SYNTAX)
     if incomplete is None:
         return None
     names = ", ".join(kind.__name__.removesuffix("Payload") for kind in incomplete.required)

@@ -120,6 +120,15 @@ class Window:
         self.next_request_id += 1
         self.requests_sent += 1
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Whose requests are outstanding."""
+        return tuple([request.task for request in self._outstanding.values()])
+
+    def forget(self) -> None:
+        """Nothing is outstanding any more."""
+        self._outstanding.clear()
+
     def restart_initial(self) -> None:
         """IKE_SA_INIT starts anew (COOKIE, INVALID_KE_PAYLOAD): Message ID 0 again (§2.6)."""
         self._outstanding.clear()

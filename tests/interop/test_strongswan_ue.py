@@ -434,6 +434,15 @@ def test_the_apn_as_idr_and_a_cookie(network: Open, authority: CertificateAuthor
         assert net.session()["apn"] == APN
 
 
+def test_messages_in_fragments_both_ways(network: Open, authority: CertificateAuthority) -> None:
+    """RFC 7383: each end puts together what the other has cut."""
+    net = network(ike={"fragment_size": 400})
+    with Charon(net.stage.ue, client(authority, settings={"fragment_size": 300})) as ue:
+        assert ue.initiate().inner_addresses
+        ue.wait_for_log(r"generating IKE_AUTH request 1 \[ EF\(1/[2-9]\) \]")
+        ue.wait_for_log(r"parsed IKE_AUTH response 1 \[ EF\(1/[2-9]\) \]")
+
+
 # --- refusals, ends ---------------------------------------------------------------------------------
 
 

@@ -13,9 +13,11 @@ from scapy.utils import rdpcap
 
 from protocols.entropy import SeededEntropy
 from protocols.esp.packet import sealer_of
+from protocols.ikev2.events import MessageSent
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Message
-from protocols.ikev2.payloads import NotifyPayload
+from protocols.ikev2.payloads import NotifyPayload, encode_payloads
+from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.suites import EspSuite, IkeSuite
@@ -28,6 +30,7 @@ from protocols.trace.keys import EspKeysRecord, IkeKeysRecord, WiresharkProfile
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import Kind, TraceRecord
 from tests.harness.material import shared
+from tests.harness.pair import Pair, initiator_config, responder_config
 from tests.peers.tshark import Tshark
 
 pytestmark = pytest.mark.peer
@@ -209,6 +212,53 @@ def test_ike_messages_before_and_after_a_move_are_decrypted(tmp_path: Path, text
     )
     assert [row["ip.src"][0] for row in rows] == ["127.0.2.1", "127.0.1.1", "127.0.3.1", "127.0.1.1"]
     assert [row["isakmp.notify.msgtype"] for row in rows] == [["16400"], [], ["16400"], []]
+    assert tshark.complaints(capture) == []
+
+
+@pytest.mark.parametrize("text", ["aes128-sha256-x25519", "aes256gcm16-prfsha256-ecp256"])
+def test_a_fragmented_attach_is_put_together_and_decrypted(tmp_path: Path, text: str) -> None:
+    """RFC 7383: every IKE_AUTH message in SKF payloads, with tshark's own reassembly."""
+    policy = {"ike_policy": IkePolicy((IkeSuite.of(text),)), "fragment_size": 256}
+    pair = Pair(initiator_config(**policy), responder_config(**policy)).attach()
+    suite, keys = pair.ue.live.established_keys()
+    observer = Observer("ue")
+    observer.keys(
+        IkeKeysRecord(
+            spi_i=pair.ue.live.spi_i,
+            spi_r=pair.ue.live.spi_r,
+            sk_ei=keys.sk_ei.reveal(),
+            sk_er=keys.sk_er.reveal(),
+            sk_ai=keys.sk_ai.reveal(),
+            sk_ar=keys.sk_ar.reveal(),
+            encryption=suite.encryption.name,
+            encryption_key_bits=suite.encryption_key_bits,
+            integrity=None if suite.integrity is None else suite.integrity.name,
+        )
+    )
+    for _, datagram in pair.seen:
+        encapsulating = datagram.path.local.port == 4500
+        octets = (NON_ESP_MARKER if encapsulating else b"") + datagram.payload
+        observer.tap.udp("out", datagram.path, octets, encapsulating=encapsulating)
+
+    tshark, capture = judge(tmp_path, observer.records)
+    whole = "isakmp.reassembled.length"
+    names = ("isakmp.messageid", "isakmp.flag_r", "isakmp.fragment.count", whole, "isakmp.typepayload")
+    seen = {
+        (int(row["isakmp.messageid"][0], 16), row["isakmp.flag_r"][0] in ("1", "True")): row
+        for row in tshark.fields(capture, names)
+        if row[whole]
+    }
+    sent = [e for node in (pair.ue, pair.epdg) for e in node.events if isinstance(e, MessageSent) and e.fragments > 1]
+    assert len(sent) == len(seen) == 2
+    for event in sent:
+        message = event.message
+        row = seen[message.message_id, message.response]
+        assert row["isakmp.fragment.count"] == [str(event.fragments)]
+        assert row[whole] == [str(len(encode_payloads(message.payloads)[1]))]
+        kinds = [int(kind) for kind in row["isakmp.typepayload"]]
+        assert [kind for kind in kinds if kind in {int(p.payload_type) for p in message.payloads}] == [
+            int(payload.payload_type) for payload in message.payloads
+        ]
     assert tshark.complaints(capture) == []
 
 

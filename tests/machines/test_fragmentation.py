@@ -354,6 +354,14 @@ def test_the_smallest_fragments_are_retransmitted_to_the_limit() -> None:
     assert "no response" in pair.ue.take(Closed).why
 
 
+def test_the_response_goes_in_the_size_that_the_request_came_in() -> None:
+    """§2.5.1: "The responder may use the maximum size of the received" fragments, down to the smallest probe."""
+    pair = Pair(initiator_config(fragment_size=SMALL), responder_config(fragment_size=1280)).attach()
+    lengths = [len(d.payload) for who, d in pair.seen if who == "epdg" and numbers(d) is not None]
+    assert lengths
+    assert max(lengths) <= message_limit(pair.epdg.live.path, 576)
+
+
 def test_a_response_that_keeps_getting_lost_goes_in_smaller_fragments() -> None:
     """§2.4: the responder's heuristic is "receiving repeated retransmissions of the request"."""
     pair = Pair()

@@ -294,6 +294,8 @@ def test_a_port_in_use_is_one_line(epdg: EpdgProcess, tmp_path: Path) -> None:
         (_set("gateway", {"address": GATEWAY}), "gateway.ca (a PEM file to verify the gateway by), or eap_only: true"),
         (_set("algorithms", {"ike": ["rot13"]}), "algorithms.ike.0: got 'rot13'"),
         (_set("accesses", {"v6": {"address": "::1"}}), "of the gateway address's IP version"),
+        (_set("fragment_size", 100), "fragment_size: got 100"),
+        (_set("window_size", 0), "window_size: got 0"),
         (_set("acess", "wifi-a"), "acess"),
     ],
 )

@@ -27,7 +27,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, NotifyType
 from protocols.ikev2.signatures import refused, verify_auth
 from protocols.ikev2.suites import Prf
-from protocols.ikev2.tasks import child, config, informational, lifetime
+from protocols.ikev2.tasks import child, config, informational, lifetime, set_window_size
 from protocols.secret import Secret
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def establish(
         )
     )
     child.announce_installed(sa)
+    set_window_size.announce(sa)
 
 
 def fail(sa: IkeSa, error: RemoteError, now: float) -> None:
@@ -89,10 +90,20 @@ class PeerRefusal(RemoteError):
         self.notify = notify
 
 
-def raise_on_error(sa: IkeSa, message: Message) -> None:
-    """Raise ``PeerRefusal`` for the first error Notify (§3.10.1) and for EAP-Failure alone."""
+def close_without_child(sa: IkeSa, refused: NotifyPayload, now: float) -> None:
+    """The peer is authentic and refuses the child SA alone: "the IKE SA is established", and of no use (§2.21.2)."""
+    sa.authenticator = None
+    sa.enter(SaState.ESTABLISHED, "both ends are authenticated; there is no child SA")
+    sa.timers.arm_setup(now, None)
+    text = sa.extension.explain(refused) or f"the peer refused the child SA: {refused.type.name}"
+    sa.emit(Refused(text=text, notify=refused))
+    sa.initiate(informational.DeleteIkeSa(text), now, urgent=True)
+
+
+def raise_on_error(sa: IkeSa, message: Message, *, but: NotifyPayload | None = None) -> None:
+    """Raise ``PeerRefusal`` for the first error Notify (§3.10.1) ``but`` this, and for EAP-Failure alone."""
     for notify in message.all(NotifyPayload):
-        if notify.type.is_error:
+        if notify.type.is_error and notify is not but:
             text = sa.extension.explain(notify) or f"the peer refused: {notify.type.name}"
             raise PeerRefusal(text, notify)
     eap = message.first(EapPayload)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
 from protocols.esp.sa import UNLIMITED, ChildSaSpec
-from protocols.ikev2.events import ChildSaInstalled, ChildSaRemoved, ConfigurationReply
+from protocols.ikev2.events import ChildSaInstalled, ChildSaRemoved, ConfigurationReply, Refused
 from protocols.ikev2.keymat import derive_child_keys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
+    AuthPayload,
+    NotifyPayload,
     Payload,
     Proposal,
     SaPayload,
@@ -22,7 +24,7 @@ from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.spi import RESERVED_MAXIMUM
 from protocols.ikev2.suites import EspSuite, Prf
 from protocols.ikev2.task import Task
-from protocols.ikev2.tasks import lifetime
+from protocols.ikev2.tasks import config, lifetime
 from protocols.path import Path
 from protocols.selectors import TrafficSelector
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 NONCE_LENGTH = 32
 SPI_LENGTH = 4
+# §2.21.2: "the only ones to cause the IKE SA to be deleted or not created, without a Delete payload"
+FATAL = (NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, NotifyType.INVALID_SYNTAX, NotifyType.AUTHENTICATION_FAILED)
 SELECTORS_MAXIMUM = 255  # §3.13: the number of selectors is one octet
 Selectors = tuple[TrafficSelector, ...]
 
@@ -202,6 +206,25 @@ def allowed(sa: IkeSa) -> tuple[Selectors, Selectors]:
     if sa.granted is None:
         raise NegotiationError("nothing was granted to this IKE SA", NotifyType.TS_UNACCEPTABLE)
     return sa.granted
+
+
+def grant_or_refuse(sa: IkeSa, request: Request, reply: ConfigurationReply, now: float) -> tuple[Payload, ...]:
+    """CP, SA, TSi, TSr; or an error Notify, which refuses the child SA and leaves the IKE SA (§1.2, §2.21.2)."""
+    try:
+        granted = request.grant(sa, reply, now)
+    except NegotiationError as error:
+        notify = NotifyPayload(type=NotifyType(error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN))
+        sa.emit(Refused(text=f"no child SA: {error}", notify=notify, by_peer=False))
+        return (notify,)
+    return (*config.build_reply(reply), *granted)
+
+
+def refused(message: Message) -> NotifyPayload | None:
+    """The error Notify of an IKE_AUTH response that authenticates the peer all the same (§1.2, §2.21.2)."""
+    if message.first(AuthPayload) is None:
+        return None
+    errors = [notify for notify in message.all(NotifyPayload) if notify.type.is_error]
+    return None if any(notify.type in FATAL for notify in errors) else next(iter(errors), None)
 
 
 def announce_installed(sa: IkeSa) -> None:

@@ -24,7 +24,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.proposals import select_esp
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType
 from protocols.ikev2.suites import KeyExchange
-from protocols.ikev2.task import Response
+from protocols.ikev2.task import Concurrent, Response
 from protocols.ikev2.tasks import child, informational, lifetime
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def refusal(message: Message) -> NotifyPayload | None:
     return next((notify for notify in message.all(NotifyPayload) if notify.type.is_error), None)
 
 
-class ChildExchange:
+class ChildExchange(Concurrent):
     """The initiator's side of a CREATE_CHILD_SA that makes a child SA, new or in place of another."""
 
     exchange = ExchangeType.CREATE_CHILD_SA

@@ -131,7 +131,10 @@ class Authentication:
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Every response: refusals first, then what the step is about."""
-        auth.raise_on_error(sa, message)
+        final = self._answered is Step.FINAL_REQUEST or (
+            sa.initiator_config.authentication is not AuthenticationKind.EAP
+        )
+        auth.raise_on_error(sa, message, but=child.refused(message) if final else None)
         if self._answered is Step.FINAL_REQUEST:
             self._verify_msk(sa, message)
             self._finish(sa, message, now)
@@ -200,6 +203,10 @@ class Authentication:
         """What the gateway grants, in the one response that is the last."""
         if self._offer is None:
             raise LocalError("an IKE_AUTH response before the request")
+        no_child = child.refused(message)
+        if no_child is not None:
+            auth.close_without_child(sa, no_child, now)
+            return
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
         self._offer.accept(sa, message, now)
@@ -355,11 +362,9 @@ class Authenticator:
         identity = self._responder_identity()
         proof = self._prove(sa, identity)
         sa.mobility.negotiated = sa.config.mobike and self._mobike
-        granted = self._child.grant(sa, reply, now)
         payloads: list[Payload] = [
             *proof,
-            *config.build_reply(reply),
-            *granted,
+            *child.grant_or_refuse(sa, self._child, reply, now),
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
             *reauthentication.announce(sa, now),
             *sa.extension.payloads(Step.FINAL_RESPONSE),

@@ -11,7 +11,7 @@ from protocols.ikev2.events import Refused, SaState
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
-from protocols.ikev2.task import Response
+from protocols.ikev2.task import Concurrent, Response
 from protocols.ikev2.tasks import child, config, mobike, reauthentication, rekey_ike
 from protocols.path import Path
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
 
-class Liveness:
+class Liveness(Concurrent):
     """An empty request: the peer's response proves that it lives (§2.4)."""
 
     exchange = ExchangeType.INFORMATIONAL
@@ -51,7 +51,7 @@ class DeleteIkeSa:
         sa.close(self._why, now)
 
 
-class DeleteChildSa:
+class DeleteChildSa(Concurrent):
     """Close one pair of child SAs, by our inbound SPI; ``installed``: nothing to do when we do not have it."""
 
     exchange = ExchangeType.INFORMATIONAL

@@ -117,8 +117,9 @@ class RekeyIke:
 
 def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     """The peer rekeys the IKE SA."""
-    busy = sa.request_under_way
-    if sa.rekeying.rival is not None or not isinstance(busy, RekeyIke | informational.Liveness | None):
+    if sa.rekeying.rival is not None or not all(
+        isinstance(task, RekeyIke | informational.Liveness) for task in sa.requests_under_way
+    ):
         # §2.25.1: we create, rekey or close a child SA; and a move must not be split between two SAs
         return child_exchange.error(NotifyType.TEMPORARY_FAILURE)
     offered, nonce, ke = message.first(SaPayload), message.first(NoncePayload), message.first(KePayload)
@@ -199,7 +200,7 @@ def deleted_by_peer(sa: IkeSa, now: float) -> None:
     """D(IKE) from a peer that did not notice our rekey: its own is the one, ours is forgotten (§2.8.2)."""
     rival = sa.rekeying.rival
     if rival is not None and rival.successor.state is not SaState.CLOSED:
-        sa.forget_request()
+        sa.forget_requests()
         settle(sa, rival.successor, now)
 
 
