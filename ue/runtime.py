@@ -283,8 +283,9 @@ class UeNode:
     async def attach(self, access: str | None = None) -> None:
         """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not."""
         name = self._access_name(access) if access is not None else next(iter(self.configuration.accesses))
-        if self.configuration.accesses[name].address.version != self._gateway_ike.address.version:
-            raise ControlError("refused", f"the gateway {self._gateway_ike} cannot be reached from access {name}")
+        gateway = self.configuration.gateway
+        if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
+            raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
         await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now()))
 
     async def move(self, to: str, *, keep_old: bool = False) -> Move:
