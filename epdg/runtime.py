@@ -41,6 +41,7 @@ from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
+    ChildSaRetired,
     Closed,
     ConfigurationRequested,
     Established,
@@ -438,6 +439,8 @@ class EpdgNode:
             child = live.sa.children.get(event.inbound_spi)
             if child is not None:
                 record_esp_keys(self.recorder, child.spec, event.path, session)
+        elif isinstance(event, ChildSaRetired):
+            self._data_plane.retire(event.inbound_spi)
         elif isinstance(event, ChildSaRemoved):
             self._data_plane.remove(event.inbound_spi)
             self._by_spi.pop(event.inbound_spi, None)

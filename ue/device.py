@@ -31,6 +31,7 @@ from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
+    ChildSaRetired,
     Closed,
     ConfigurationAnswer,
     ConfigurationReceived,
@@ -71,6 +72,7 @@ from ue.commands import (
     OpenAccess,
     Procedure,
     RemoveChildSa,
+    RetireChildSa,
     StartHost,
     StopHost,
     SuspendSa,
@@ -333,9 +335,12 @@ class Device:
             return [InstallChildSa(spec=event.spec, replaces=event.replaces, send_at_once=event.send_at_once)]
         if isinstance(event, ChildSaPathChanged):
             return [UpdateChildSa(inbound_spi=event.inbound_spi, path=event.path, encapsulation=event.encapsulation)]
+        if isinstance(event, ChildSaRetired):
+            known = event.inbound_spi in connection.children
+            return [RetireChildSa(inbound_spi=event.inbound_spi)] if known else []
         if isinstance(event, ChildSaRemoved):
-            known = connection.children.pop(event.inbound_spi, None)
-            return [] if known is None else [RemoveChildSa(inbound_spi=event.inbound_spi)]
+            gone = connection.children.pop(event.inbound_spi, None)
+            return [] if gone is None else [RemoveChildSa(inbound_spi=event.inbound_spi)]
         if isinstance(event, AddressesUpdated):
             return self._updated(connection, event, now)
         if isinstance(event, AddressUpdateFailed):

@@ -67,6 +67,7 @@ from ue.commands import (
     MoveSa,
     OpenAccess,
     RemoveChildSa,
+    RetireChildSa,
     StartHost,
     StopHost,
     SuspendSa,
@@ -451,6 +452,8 @@ class UeNode:
                 self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
                 spec = self._data_plane.child_sa(command.inbound_spi).spec
                 record_esp_keys(self.recorder, spec, command.path, self._session())
+            case RetireChildSa():
+                self._data_plane.retire(command.inbound_spi)
             case RemoveChildSa():
                 self._last_counters[command.inbound_spi] = self._data_plane.counters(command.inbound_spi)
                 self._data_plane.remove(command.inbound_spi)

@@ -73,6 +73,9 @@ class DataPlane(Protocol):
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
         """Send on another path; keys, sequence numbers and the replay window stay (RFC 4555 §3.5)."""
 
+    def retire(self, inbound_spi: bytes) -> None:
+        """Send nothing by it any more; it receives until it is removed."""
+
     def remove(self, inbound_spi: bytes) -> None:
         """Forget an SA, both directions."""
 

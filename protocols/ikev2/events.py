@@ -148,6 +148,16 @@ class ChildSaPathChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChildSaRetired:
+    """A child SA that another has replaced was deleted: it sends no more, and receives until it is removed.
+
+    Packets sent before the DELETE may be overtaken by it.
+    """
+
+    inbound_spi: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChildSaRemoved:
     """A child SA is gone."""
 
@@ -441,6 +451,7 @@ Event = (
     | Established
     | ChildSaInstalled
     | ChildSaPathChanged
+    | ChildSaRetired
     | ChildSaRemoved
     | SuccessorCreated
     | IkeSaRekeyed

@@ -100,6 +100,7 @@ class IkeSa:
         self.init_response = b""
         self.peer_hashes: frozenset[HashAlgorithmId] = frozenset()
         self.children: dict[bytes, child.ChildSa] = {}
+        self.retired: dict[bytes, float] = {}
         self.mobility = mobike.Mobility(path)
         self.crash = crash_detection.CrashDetection()
         self.redirect_supported = False
@@ -275,6 +276,8 @@ class IkeSa:
                 self.timers.arm_keepalive(now, behind_nat=self.nat.local)
             elif timer is Timer.CHILD_LIFETIME:
                 rekey_child.child_due(self, now)
+            elif timer is Timer.RETIRED:
+                child.remove_retired(self, now)
             elif timer is Timer.IKE_REKEY:
                 self._queue.append(rekey_ike.RekeyIke())
             elif timer is Timer.IKE_EXPIRY:
@@ -379,6 +382,7 @@ class IkeSa:
     def inherit(self, old: IkeSa, now: float) -> None:
         """Take over child SAs, addresses and everything that waits from the SA that this one replaces (§2.8)."""
         self.children, old.children = old.children, {}
+        self.retired, old.retired = old.retired, {}
         mobike.succeed(old, self)
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
         self.authenticated_until = old.authenticated_until
@@ -405,9 +409,10 @@ class IkeSa:
                 made.close(why, now, by_peer=by_peer)
         if by_peer:
             tickets.revoke(self)
-        for spi in list(self.children):
-            del self.children[spi]
+        for spi in (*self.children, *self.retired):
             self.emit(ChildSaRemoved(inbound_spi=spi, why=why))
+        self.children.clear()
+        self.retired.clear()
         self.timers.clear()
         self._queue.clear()
         self._delayed.clear()

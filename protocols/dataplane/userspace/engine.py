@@ -79,13 +79,17 @@ class UserspaceDataPlane:
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
 
-    def remove(self, inbound_spi: bytes) -> None:
-        """See ``DataPlane.remove``."""
+    def retire(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.retire``."""
         sa = self._require(inbound_spi)
         for successor in [new for new, old in self._successors.items() if old == inbound_spi]:
             self._take_over(successor)
         if self._successors.pop(inbound_spi, None) is None:
             self._outbound.discard(sa)
+
+    def remove(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.remove``."""
+        self.retire(inbound_spi)
         del self._sas[inbound_spi]
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
@@ -229,8 +233,9 @@ class _OutboundIndex:
             table.setdefault(prefix, []).append(sa)
 
     def discard(self, sa: ChildSa) -> None:
-        """Take ``sa`` out, and the tables that it leaves empty."""
-        del self._order[sa.spec.inbound_spi]
+        """Take ``sa`` out if it is in, and the tables that it leaves empty."""
+        if self._order.pop(sa.spec.inbound_spi, None) is None:
+            return
         for version, remote, shift, prefix in _places(sa.spec):
             tables = self._tables[version]
             table = tables[remote, shift]
