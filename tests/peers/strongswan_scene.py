@@ -222,17 +222,17 @@ class Scene:
             lambda seen: {remote(ike(seen)), *map(remote, children(seen))} == {place}, f"the session moving to {place}"
         )
 
-    def wait_agreement(self, ue: Charon, count: int = 1) -> tuple[IkeStatus, Session]:
-        """Both ends' views of the only session, once each has ``count`` child SAs and they are the same."""
+    def wait_agreement(self, ue: Charon, count: int | None = 1) -> tuple[IkeStatus, Session]:
+        """Both ends' views of the only session, once they are the same with so many child SAs (None: any number)."""
 
         def found() -> tuple[IkeStatus, Session] | None:
             statuses, sessions = ue.list_sas(), self.sessions()
             if len(statuses) != 1 or len(sessions) != 1 or statuses[0].state != "ESTABLISHED":
                 return None
-            same = agree(statuses[0], sessions[0]) and len(statuses[0].installed) == count
+            same = agree(statuses[0], sessions[0]) and count in (None, len(statuses[0].installed))
             return (statuses[0], sessions[0]) if same else None
 
-        what = f"both ends having the same IKE SA and {count} child SAs"
+        what = f"both ends having the same IKE SA and child SAs ({'any number' if count is None else count})"
         return wait_until(
             found, what=what, timeout=EVENT_TIMEOUT, log=lambda: f"{ue.log()}\n{self.sessions()}\n{self.epdg.log()}"
         )
@@ -244,6 +244,12 @@ class Scene:
             return self.epdg.call("node.status")["sessions"] == 0
 
         wait_until(empty, what="the sessions ending", timeout=EVENT_TIMEOUT, log=self.epdg.log)
+
+    def clear(self) -> None:
+        """End every session, while charon is there to answer."""
+        for session in self.sessions():
+            self.epdg.call("sessions.detach", id=session["id"])
+        self.wait_empty()
 
     def passes(self, inner: str, count: int = 3) -> bool:
         """Whether ping gets through the tunnel, every time."""
