@@ -13,12 +13,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv6Interface
 from pathlib import Path
 
 from lab.namespaces import (
     ACCESS_A,
     ACCESS_B,
     GATEWAY,
+    GATEWAY_INTERFACE,
+    GATEWAY_ROUTER_INTERFACE,
     HOST_BEHIND_GATEWAY,
     INNER_ADDRESSES,
     AccessTopology,
@@ -283,3 +286,35 @@ def scene(
     require_strongswan()
     with namespaces() as stage, gateway_on(stage, directory, ike=ike, addresses=addresses, changes=changes) as made:
         yield made
+
+
+# --- IPv6 on the stage ---------------------------------------------------------------------------------------
+
+GATEWAY_6 = IPv6Interface("fd77::1/64")
+GATEWAY_ROUTER_6 = IPv6Interface("fd77::fe/64")
+ACCESS_A_6 = IPv6Interface("fd77:1::2/64")
+ACCESS_A_ROUTER_6 = IPv6Interface("fd77:1::1/64")
+
+
+def with_ipv6(stage: AccessTopology) -> None:
+    """IPv6 between the gateway and access A; the UE's own address is ``join_ipv6``'s."""
+    for namespace in (stage.ue, stage.router, stage.gateway):
+        namespace.set_sysctl("net/ipv6/conf/all/disable_ipv6", 0)
+        namespace.set_sysctl("net/ipv6/conf/default/disable_ipv6", 0)
+    stage.router.set_sysctl("net/ipv6/conf/all/forwarding", 1)
+    stage.gateway.add_address(GATEWAY_INTERFACE, GATEWAY_6)
+    stage.router.add_address(GATEWAY_ROUTER_INTERFACE, GATEWAY_ROUTER_6)
+    stage.router.add_address(ACCESS_A.router_interface, ACCESS_A_ROUTER_6)
+    stage.gateway.add_route(ACCESS_A_6.network, via=GATEWAY_ROUTER_6.ip)
+
+
+def join_ipv6(stage: AccessTopology) -> None:
+    """The UE gets an IPv6 address on access A and a route."""
+    stage.ue.add_address(ACCESS_A.interface, ACCESS_A_6)
+    stage.ue.add_route(GATEWAY_6.network, via=ACCESS_A_ROUTER_6.ip)
+
+
+def leave_ipv6(stage: AccessTopology) -> None:
+    """The UE loses it again."""
+    stage.ue.delete_address(ACCESS_A.interface, ACCESS_A_6)
+    stage.ue.delete_route(GATEWAY_6.network, via=ACCESS_A_ROUTER_6.ip)
