@@ -101,6 +101,23 @@ def test_rekey_by_either_end(end: str) -> None:
     assert "<-- INFORMATIONAL request 0 [ ]" in pair.wire[sent:]
 
 
+@pytest.mark.parametrize("end", ["ue", "epdg"])
+def test_a_rekey_keeps_the_prf_although_the_ends_prefer_another(end: str) -> None:
+    """Not every peer changes it as §2.18 says: whoever rekeys, the preference of the other end brings no new PRF."""
+    sha512, sha256 = IkeSuite.of("aes256-sha512-x25519"), IkeSuite.of(X25519)
+    pair = Pair(
+        initiator_config(ike_policy=IkePolicy((sha256, sha512))), responder_config(ike_policy=IkePolicy((sha512,)))
+    )
+    pair.attach()
+    node, other = ends(pair, end)
+    for each in (node, other):
+        each.live.config = replace(each.live.config, ike_policy=IkePolicy((sha256, sha512)))
+    rekey(pair, node)
+    pair.run(1.0)
+    one_sa(pair)
+    assert node.live.suite == other.live.suite == sha512
+
+
 def test_skeyseed_comes_from_the_old_sk_d_by_the_old_prf() -> None:
     """§2.18: the exchange belongs to the old SA, whose PRF makes SKEYSEED; the new SA's PRF makes the keys."""
     policy = (IkeSuite.of(X25519), IkeSuite.of("aes256-sha512-x25519"))
