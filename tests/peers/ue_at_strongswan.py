@@ -47,7 +47,7 @@ class Terms:
     remote_selectors: str = "dynamic"
     second_selectors: Sequence[str] = ()
     """Of a further child SA, ``second``, where there are any."""
-    pool: IPv4Network = INNER_ADDRESSES
+    pool: IPv4Network | None = INNER_ADDRESSES
     key: str = KEY
     mobike: bool = True
     fragmentation: str = "yes"
@@ -74,7 +74,7 @@ connections {{
     version = 2
     local_addrs = {", ".join(map(str, self.addresses))}
     proposals = {self.proposals}
-    pools = inner
+    {"pools = inner" if self.pool is not None else ""}
     mobike = {"yes" if self.mobike else "no"}
     fragmentation = {self.fragmentation}
     encap = {"yes" if self.encapsulate else "no"}
@@ -102,7 +102,7 @@ connections {{
 }}
 pools {{
   inner {{
-    addrs = {self.pool}
+    addrs = {self.pool or INNER_ADDRESSES}
   }}
 }}
 secrets {{
@@ -152,6 +152,15 @@ class UeAtCharon:
         return self.wait(
             lambda seen: len(spis := inbound_spis(seen)) == 1 and spis[0] not in other_than, "one child SA being left"
         )
+
+    def wait_ended(self, timeout: float = WAIT) -> View:
+        """The session once it is over."""
+        return self.wait(lambda seen: seen["state"] == "closed", "the session being over", timeout)
+
+    def wait_rekeyed(self, before: View) -> View:
+        """The session once its IKE SA is another one."""
+        old = part(before, "ike")["spi_r"]
+        return self.wait(lambda seen: part(seen, "ike")["spi_r"] != old, "the IKE SA being rekeyed")
 
     def inner_address(self) -> str:
         """The inner address."""
