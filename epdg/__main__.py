@@ -110,6 +110,18 @@ def detach(
     call_sync(settings.control, "sessions.detach", id=session)
 
 
+@app.command("restore-pcscf")
+@exit_on_error
+def restore_p_cscf(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    address: Annotated[list[str], typer.Argument(help="The P-CSCF addresses that the UE is to use from now on.")],
+    configuration: ConfigurationOption,
+) -> None:
+    """Tell the UE of one session of other P-CSCFs (P-CSCF restoration, TS 23.380)."""
+    settings = load(configuration, EpdgConfiguration)
+    call_sync(settings.control, "sessions.restore-pcscf", id=session, addresses=list(address))
+
+
 @app.command("rekey-ike")
 @exit_on_error
 def rekey_ike(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -227,6 +227,8 @@ class IkeSection(ConfigurationModel):
     authentication_lifetime: Interval | None = None
     retransmission: RetransmissionSection = RetransmissionSection()
     request_device_identity: bool = False
+    application_version: str | None = Field(default="epdg-emulator", pattern=r"^[ -~]{1,255}$")
+    ue_liveness_period: Annotated[Count, Field(ge=1, le=0xFFFFFFFF)] | None = None
     fragmentation: bool = True
     fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
     window_size: Annotated[Count, Field(ge=1, le=255)] = 1
@@ -254,18 +256,36 @@ class DiameterSection(ConfigurationModel):
     request_interval: Interval = 5.0
 
 
-class ApnSection(ConfigurationModel):
-    """A packet data network: its addresses and what the UE is told."""
+class RequestedAddress(str, Enum):
+    """What becomes of a UE that asks for the address it had (handover) when that is not free."""
 
-    pool: IPv4Network
-    dns: tuple[IPv4Address, ...] = ()
-    p_cscf: tuple[IPv4Address, ...] = ()
+    PREFERRED = "preferred"
+    REQUIRED = "required"
+
+
+class ApnSection(ConfigurationModel):
+    """A packet data network: its addresses and what the UE is told; ``pool6`` holds a /64 for each UE."""
+
+    pool: IPv4Network | None = None
+    pool6: IPv6Network | None = None
+    dns: tuple[IpAddress, ...] = ()
+    p_cscf: tuple[IpAddress, ...] = ()
+    requested_address: RequestedAddress = RequestedAddress.PREFERRED
 
     @model_validator(mode="after")
     def _large_enough(self) -> ApnSection:
-        if self.pool.num_addresses < 4:
+        if not self.networks:
+            raise PydanticCustomError("pool", "pool (IPv4), pool6 (IPv6) or both")
+        if self.pool is not None and self.pool.num_addresses < 4:
             raise PydanticCustomError("pool", "a network with room for at least two hosts, such as 10.45.0.0/24")
+        if self.pool6 is not None and self.pool6.prefixlen > 63:
+            raise PydanticCustomError("pool6", "a network with a /64 for each UE, such as 2001:db8:45::/48")
         return self
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The pools there are."""
+        return tuple(network for network in (self.pool, self.pool6) if network is not None)
 
 
 class DataPlaneKind(str, Enum):
@@ -279,7 +299,7 @@ class DataPlaneSection(ConfigurationModel):
     """``in-process``: a host inside the gateway answers echo. ``tun``: a TUN device (root)."""
 
     kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
-    hosts: tuple[IPv4Address, ...] = ()
+    hosts: tuple[IpAddress, ...] = ()
     device: str = Field(default="epdg0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
     mtu: Annotated[int, Field(ge=576, le=9000)] = 1400
 

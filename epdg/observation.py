@@ -31,7 +31,7 @@ def session_view(
         "imsi": session.imsi,
         "nai": session.nai,
         "apn": session.apn,
-        "inner_addresses": [] if session.inner_address is None else [str(session.inner_address)],
+        "inner_addresses": [str(address) for address in session.inner_addresses],
         "created": session.created,
         "established": session.established,
         "gateway": gateway,

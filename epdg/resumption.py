@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address
+from dataclasses import asdict, dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from protocols.errors import ConfigurationError, RemoteError
@@ -18,13 +18,13 @@ from protocols.secret import Secret
 
 @dataclass(frozen=True, kw_only=True)
 class ResumedSubscriber:
-    """The session behind a ticket: who was authenticated, for which APN, with which address, until when (wall)."""
+    """The session behind a ticket: who was authenticated, for which APN, with which addresses, until when (wall)."""
 
     nai: str
     user_name: str | None
     imsi: str | None
     apn: str
-    address: str
+    addresses: tuple[str, ...]
     until: float | None
 
     def encode(self) -> bytes:
@@ -36,7 +36,7 @@ class ResumedSubscriber:
         """From a ticket of ours, perhaps of another release: ``RemoteError`` when it cannot be used."""
         try:
             found = cls(**json.loads(octets))
-            IPv4Address(found.address)
+            found = replace(found, addresses=tuple(str(ip_address(address)) for address in found.addresses))
         except (ValueError, TypeError) as error:
             raise RemoteError(f"the session of the ticket: {error}") from error
         return found

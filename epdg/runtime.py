@@ -7,21 +7,22 @@ import importlib.metadata
 import logging
 from collections import Counter
 from collections.abc import Coroutine
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import ip_address, ip_interface
 
 from epdg.addresses import GatewayAddresses
 from epdg.authentication import own_credentials, ue_verifier
-from epdg.config import DataPlaneKind, EpdgConfiguration, RedirectPoint, RedirectSection
+from epdg.config import DataPlaneKind, EpdgConfiguration, RedirectPoint, RedirectSection, RequestedAddress
 from epdg.observation import session_view
-from epdg.pdn.pool import AddressPool
+from epdg.pdn.configuration import GrantedNetwork
+from epdg.pdn.pool import AddressPools
 from epdg.qcd import read_secrets
 from epdg.resumption import ticket_office
 from epdg.session import (
     AllocateAddress,
     AnswerIke,
     Command,
-    GrantedNetwork,
     ReleaseAddress,
+    SendConfiguration,
     SendDer,
     SendStr,
     Session,
@@ -53,6 +54,7 @@ from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.redirection import Gateway, InitialRedirect
 from protocols.ikev2.registry import IdType
 from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
 from protocols.ikev2.tasks.redirect import RedirectPeer
@@ -77,7 +79,9 @@ KIND = "epdg"
 DISTRIBUTION = "epdg-emulator"
 LIST_LIMIT = 100
 LIST_LIMIT_MAXIMUM = 1000
-LOGGED = frozenset({"attached", "moved", "redirected", "refused", "address-update-failed", "detached"})
+LOGGED = frozenset(
+    {"attached", "moved", "redirected", "refused", "address-update-failed", "p-cscf-restored", "detached"}
+)
 DETACH_INTERVAL = 2.0  # for UEs to answer DELETE when the gateway stops
 CLOSED_KEPT = 200  # ended sessions that can still be looked at
 
@@ -126,7 +130,7 @@ class EpdgNode:
         )
         self._hosts: dict[bytes, InProcessHost] = {}
         self._tun: TunDevice | None = None
-        self._pools = {name: AddressPool(apn.pool) for name, apn in configuration.apns.items()}
+        self._pools = {name: AddressPools(apn.networks) for name, apn in configuration.apns.items()}
         diameter = configuration.diameter
         self._diameter = DiameterNode(
             DiameterIdentity(host=diameter.host, realm=diameter.realm, applications=(SWM,)),
@@ -155,6 +159,7 @@ class EpdgNode:
                 "sessions.list": self._list_sessions,
                 "sessions.get": self._get_session,
                 "sessions.detach": self._detach_session,
+                "sessions.restore-pcscf": self._restore_p_cscf,
                 "sessions.rekey-ike": self._rekey_ike,
                 "sessions.rekey-child": self._rekey_child,
                 "sessions.reauthenticate": self._reauthenticate,
@@ -228,11 +233,15 @@ class EpdgNode:
     async def _open_core(self) -> None:
         plane = self._configuration.data_plane
         if plane.kind is DataPlaneKind.IN_PROCESS:
-            hosts = [*plane.hosts, *(pool.gateway for pool in self._pools.values())]
-            for address in hosts:
+            gateways = [pool.gateway for pools in self._pools.values() for pool in pools.pools]
+            for address in (*plane.hosts, *gateways):
                 self._hosts[address.packed] = InProcessHost(address)
             return
-        addresses = [IPv4Interface((pool.gateway, pool.network.prefixlen)) for pool in self._pools.values()]
+        addresses = [
+            ip_interface(f"{pool.gateway}/{pool.network.prefixlen}")
+            for pools in self._pools.values()
+            for pool in pools.pools
+        ]
         self._tun = await TunDevice.open(plane.device, addresses, plane.mtu)
         self._tun.start(self._from_core, self._tun_failed)
 
@@ -443,8 +452,12 @@ class EpdgNode:
             elif isinstance(command, SendStr):
                 self._ask(live, self._send_str(live, command))
             elif isinstance(command, AllocateAddress):
-                address, network = self._allocate(live, command)
-                self._carry_out(live, live.session.address_allocated(address, network))
+                addresses, network = self._allocate(live, command)
+                self._carry_out(live, live.session.address_allocated(addresses, network))
+            elif isinstance(command, SendConfiguration):
+                task = ExchangeConfiguration(command.type, command.attributes)
+                self._endpoint.initiate(live.sa, task, self._now())
+                self._pump()
             elif isinstance(command, ReleaseAddress):
                 pool = self._pools.get(command.apn)
                 if pool is not None and not self._held_by_another(live, command.apn, (command.address,)):
@@ -455,29 +468,38 @@ class EpdgNode:
                     _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, live.session.identifier)
 
-    def _held_by_another(self, live: Live, apn: str, addresses: tuple[IPv4Address | None, ...]) -> IPv4Address | None:
+    def _held_by_another(self, live: Live, apn: str, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
         """Which of these addresses another session of the same subscriber has, one that is authenticated anew."""
+        held: set[Address] = set()
         for other in self._live.values():
             session = other.session
             same = session.subscriber == live.session.subscriber and session.apn == apn
-            if other is live or not same or session.state is SessionState.CLOSED:
-                continue
-            if session.inner_address is not None and session.inner_address in addresses:
-                return session.inner_address
-        return None
+            if other is not live and same and session.state is not SessionState.CLOSED:
+                held.update(session.inner_addresses)
+        return tuple(address for address in addresses if address in held)
 
-    def _allocate(self, live: Live, command: AllocateAddress) -> tuple[IPv4Address | None, GrantedNetwork | None]:
+    def _allocate(self, live: Live, command: AllocateAddress) -> tuple[tuple[Address, ...], GrantedNetwork | None]:
         apn = self._configuration.apns.get(command.apn)
         if apn is None:
-            return None, None
-        pool = self._pools[command.apn]
-        network = GrantedNetwork(dns=apn.dns, p_cscf=apn.p_cscf)
-        held = self._held_by_another(live, command.apn, (command.static or command.wanted,))
-        if held is not None:
-            return held, network  # it goes with the newer of the two sessions (RFC 7296 §2.8.3)
-        if command.static is not None:
-            return (command.static if pool.reserve(command.static) else None), network
-        return pool.allocate(command.wanted), network
+            return (), None
+        ike, pools = self._configuration.ike, self._pools[command.apn]
+        network = GrantedNetwork(
+            versions=pools.versions,
+            dns=apn.dns,
+            p_cscf=apn.p_cscf,
+            application_version=ike.application_version,
+            liveness_period=ike.ue_liveness_period,
+        )
+        addresses = pools.allocate(
+            command.versions,
+            wanted=command.wanted,
+            static=command.static,
+            # these go with the newer of the two sessions (RFC 7296 §2.8.3)
+            held=self._held_by_another(live, command.apn, (*command.static, *command.wanted)),
+            single=command.single,
+            other=apn.requested_address is RequestedAddress.PREFERRED,
+        )
+        return addresses, network
 
     # --- SWm
 
@@ -591,7 +613,7 @@ class EpdgNode:
         if self._tun is not None:
             self._tun.write(packet)
             return
-        host = self._hosts.get(packet[16:20]) if packet[0] >> 4 == 4 else None
+        host = self._hosts.get(packet[16:20] if packet[0] >> 4 == 4 else packet[24:40])
         if host is None:
             self.totals["core-no-such-host"] += 1
             return
@@ -669,6 +691,20 @@ class EpdgNode:
         live.session.detach()
         self._endpoint.initiate(live.sa, DeleteIkeSa("detached by the operator"), self._now())
         self._pump()
+        return {"id": live.session.identifier, "state": live.session.state.value}
+
+    async def _restore_p_cscf(self, params: Params) -> JsonValue:
+        """P-CSCF restoration by its extended mechanism (TS 23.380 §5.6.5): other addresses, no new tunnel."""
+        live = self._find(params.get("id"))
+        if live is None:
+            raise ControlError("not-found", f"no session {params.get('id')}")
+        swu = live.sa.extension
+        if not (isinstance(swu, GatewaySwu) and swu.p_cscf_reselection):
+            raise ControlError("not-possible", "the UE did not announce P_CSCF_RESELECTION_SUPPORT")
+        commands = live.session.restore_p_cscf(_addresses(params.get("addresses")))
+        if not commands:
+            raise ControlError("not-possible", "the UE is not attached, or asked for no P-CSCF of these IP versions")
+        self._carry_out(live, commands)
         return {"id": live.session.identifier, "state": live.session.state.value}
 
     async def _rekey_ike(self, params: Params) -> JsonValue:
@@ -817,6 +853,16 @@ def terminal_information(digits: str | None) -> TerminalInformation | None:
     return TerminalInformation(digits)
 
 
+def _addresses(value: JsonValue) -> tuple[Address, ...]:
+    listed = value if isinstance(value, list) else []
+    try:
+        if listed:
+            return tuple(ip_address(str(each)) for each in listed)
+    except ValueError:
+        pass
+    raise ControlError("bad-params", "addresses: a list of IP addresses")
+
+
 def _matches(view: dict[str, JsonValue], params: Params) -> bool:
     for name in ("imsi", "apn", "state"):
         wanted = params.get(name)
@@ -828,4 +874,4 @@ def _matches(view: dict[str, JsonValue], params: Params) -> bool:
     inner = view["inner_addresses"]
     ike = view["ike"]
     remote = ike["path"]["remote"] if isinstance(ike, dict) and isinstance(ike["path"], dict) else ""
-    return (isinstance(inner, list) and address in inner) or str(remote).rpartition(":")[0] == address
+    return (isinstance(inner, list) and address in inner) or str(remote).rpartition(":")[0].strip("[]") == address

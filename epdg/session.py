@@ -7,16 +7,22 @@ Attach::
     aaa_answered(DEA)  -> AnswerIke(EapReply | Refusal)       ConfigurationRequested -> AllocateAddress
     address_allocated  -> AnswerIke(ConfigurationReply)       Closed -> SendStr, ReleaseAddress
 
+While it lasts::
+
+    restore_p_cscf     -> SendConfiguration(CFG_REQUEST)      ConfigurationReceived -> AnswerIke(ConfigurationAnswer)
+
 A UE that authenticates by a pre-shared key or a certificate gets its address without SWm.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
+from epdg.pdn.configuration import WORDS, GrantedNetwork, Request, only_allowed, p_cscf, possible, reply, selectors
 from epdg.resumption import ResumedSubscriber
+from protocols.diameter.dictionary import PdnType
 from protocols.diameter.swm import ApnConfiguration, Dea, Result, ResultCode
 from protocols.eap.packet import EapCode, EapPacket, EapType
 from protocols.errors import RemoteError
@@ -26,6 +32,9 @@ from protocols.ikev2.events import (
     Answer,
     AuthenticationKind,
     Closed,
+    ConfigurationAnswer,
+    ConfigurationExchanged,
+    ConfigurationReceived,
     ConfigurationReply,
     ConfigurationRequested,
     CreateChildSaRefused,
@@ -42,9 +51,8 @@ from protocols.ikev2.events import (
 from protocols.ikev2.identity import identity_text
 from protocols.ikev2.payloads import ConfigurationAttribute, IdrPayload, NotifyPayload
 from protocols.ikev2.redirection import Gateway
-from protocols.ikev2.registry import ConfigAttributeType, NotifyType
-from protocols.path import Path
-from protocols.selectors import TrafficSelector
+from protocols.ikev2.registry import ConfigType, NotifyType
+from protocols.path import Address, Path
 from protocols.threegpp.causes import PrivateNotify, notify_for, words
 from protocols.threegpp.identity import Apn, Imsi, Nai
 
@@ -52,8 +60,6 @@ TERMINATION_LOGOUT = 1  # RFC 6733 §8.15
 TERMINATION_ADMINISTRATIVE = 4
 TERMINATION_LINK_BROKEN = 5
 TERMINATION_SESSION_TIMEOUT = 8
-P_CSCF_ATTRIBUTES = (20, 16384, 16389)  # RFC 7651, and what phones asked for before it
-ANY_DESTINATION = (TrafficSelector.network("0.0.0.0/0"),)
 PATHS_KEPT = 1000
 
 
@@ -92,19 +98,25 @@ class SendStr:
 
 @dataclass(frozen=True, kw_only=True)
 class AllocateAddress:
-    """Find an inner address; answer through ``address_allocated``."""
+    """Find an inner address of each IP version; answer through ``address_allocated``.
+
+    ``wanted``: what the UE had before (handover); ``static``: what the subscription gives it; ``single``: the
+    subscription allows one version at a time.
+    """
 
     apn: str
-    wanted: IPv4Address | None
-    static: IPv4Address | None
+    versions: tuple[int, ...]
+    wanted: tuple[Address, ...] = ()
+    static: tuple[Address, ...] = ()
+    single: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseAddress:
-    """Give the inner address back."""
+    """Give an inner address back."""
 
     apn: str
-    address: IPv4Address
+    address: Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +124,14 @@ class AnswerIke:
     """Answer the open question of the IKE SA."""
 
     answer: Answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendConfiguration:
+    """Send these attributes to the UE in an exchange of their own; ``ConfigurationExchanged`` tells the outcome."""
+
+    type: ConfigType
+    attributes: tuple[ConfigurationAttribute, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +143,7 @@ class Tell:
     data: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 
 
-Command = SendDer | SendStr | AllocateAddress | ReleaseAddress | AnswerIke | Tell
-
-
-@dataclass(frozen=True, kw_only=True)
-class GrantedNetwork:
-    """What an APN gives to a UE."""
-
-    dns: tuple[IPv4Address, ...]
-    p_cscf: tuple[IPv4Address, ...]
+Command = SendDer | SendStr | AllocateAddress | ReleaseAddress | AnswerIke | SendConfiguration | Tell
 
 
 @dataclass(kw_only=True)
@@ -168,7 +180,7 @@ class Session:
         self.nai = ""
         self.imsi: str | None = None
         self.apn: str | None = None
-        self.inner_address: IPv4Address | None = None
+        self.inner_addresses: tuple[Address, ...] = ()
         self.paths: list[PathUse] = []
         self.last_error: tuple[str, str] | None = None
         self.apn_configuration: ApnConfiguration | None = None
@@ -176,13 +188,15 @@ class Session:
         self._default_apn = default_apn
         self._own_names = own_names
         self._elsewhere = elsewhere
-        self._resumed_address: IPv4Address | None = None
+        self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
         self._aaa_state: tuple[bytes, ...] = ()
         self._aaa_host: str | None = None
         self._aaa_knows = False
         self._user_name: str | None = None
-        self._configuration: tuple[ConfigurationAttribute, ...] = ()
+        self._request = Request()
+        self._network = GrantedNetwork()
+        self._holds_addresses = False
         self._termination_cause = TERMINATION_LOGOUT
 
     @property
@@ -202,6 +216,10 @@ class Session:
             return self._configure(event, wall)
         if isinstance(event, Established):
             return self._establish(event, wall)
+        if isinstance(event, ConfigurationReceived):
+            return self._inquired(event)
+        if isinstance(event, ConfigurationExchanged):
+            return self._restored(event)
         if isinstance(event, AddressesUpdated):
             return self._moved(event, wall)
         if isinstance(event, AddressUpdateFailed):
@@ -274,27 +292,41 @@ class Session:
             return []
         return self._refuse(PrivateNotify.NETWORK_FAILURE, f"the AAA server cannot be reached: {why}")
 
-    def address_allocated(self, address: IPv4Address | None, network: GrantedNetwork | None) -> list[Command]:
-        """The pool's word; ``network`` is ``None`` when this gateway does not serve the APN."""
+    def address_allocated(self, addresses: tuple[Address, ...], network: GrantedNetwork | None) -> list[Command]:
+        """The pools' word; ``network`` is ``None`` when this gateway does not serve the APN."""
         if network is None:
             return self._refuse(PrivateNotify.PDN_CONNECTION_REJECTION, f"this gateway does not serve APN {self.apn}")
-        if address is None:
-            return self._refuse(NotifyType.INTERNAL_ADDRESS_FAILURE, f"no inner address is free in APN {self.apn}")
-        self.inner_address = address
-        asked = [int(attribute.type) for attribute in self._configuration]
-        attributes = [_attribute(ConfigAttributeType.INTERNAL_IP4_ADDRESS, address)]
-        if ConfigAttributeType.INTERNAL_IP4_DNS in asked:
-            attributes += [_attribute(ConfigAttributeType.INTERNAL_IP4_DNS, server) for server in network.dns]
-        for kind in P_CSCF_ATTRIBUTES:
-            if kind in asked:
-                attributes += [_attribute(kind, server) for server in network.p_cscf]
-        reply = ConfigurationReply(
-            attributes=tuple(attributes),
-            local_selectors=ANY_DESTINATION,
-            remote_selectors=(TrafficSelector.host(address),),
-            session=self._ticket(address),
+        request, allowed = self._request, possible(network, self._pdn_type)
+        if not set(request.versions) & set(allowed):
+            text = f"the UE asks for {WORDS[request.versions]} and may have {WORDS[allowed]} in APN {self.apn}"
+            return self._refuse(NotifyType.INTERNAL_ADDRESS_FAILURE, text)
+        if not addresses:
+            text = f"no inner address is free in APN {self.apn}"
+            if request.wanted:
+                text = f"the inner address that the UE asks for cannot be had in APN {self.apn}"
+            return self._refuse(NotifyType.INTERNAL_ADDRESS_FAILURE, text)
+        self.inner_addresses, self._network = addresses, network
+        self._holds_addresses = True
+        local, remote = selectors(addresses)
+        answer = ConfigurationReply(
+            attributes=reply(request, addresses, network),
+            local_selectors=local,
+            remote_selectors=remote,
+            notifies=only_allowed(request, addresses, allowed),
+            session=self._ticket(addresses),
         )
-        return [AnswerIke(answer=reply)]
+        return [AnswerIke(answer=answer)]
+
+    def restore_p_cscf(self, servers: tuple[Address, ...]) -> list[Command]:
+        """Tell the UE of other P-CSCFs, so that it registers with IMS anew (TS 23.380 §5.6.5, TS 24.302 §7.4).
+
+        Nothing where the UE has asked for no P-CSCF that could be of these.
+        """
+        versions = {address.version for address in self.inner_addresses}
+        attributes = p_cscf(self._request, servers, versions)
+        if not attributes or self.state is not SessionState.ESTABLISHED:
+            return []
+        return [SendConfiguration(type=ConfigType.CFG_REQUEST, attributes=attributes)]
 
     # --- attach
 
@@ -337,7 +369,7 @@ class Session:
         self._aaa_knows, self._aaa_host, self._aaa_state = former._aaa_knows, former._aaa_host, former._aaa_state
         self.apn_configuration = former.apn_configuration
 
-    def _ticket(self, address: IPv4Address) -> bytes | None:
+    def _ticket(self, addresses: tuple[Address, ...]) -> bytes | None:
         """What a ticket says of the session (RFC 5723 §6.1); the AAA server's time bounds it."""
         if self.apn is None:
             return None
@@ -346,7 +378,7 @@ class Session:
             user_name=self._user_name,
             imsi=self.imsi,
             apn=self.apn,
-            address=str(address),
+            addresses=tuple(map(str, addresses)),
             until=None if self.session_timeout is None else self.created + self.session_timeout,
         ).encode()
 
@@ -361,8 +393,12 @@ class Session:
                 return "the session time granted by the AAA server is over"
             self.session_timeout = max(1, int(known.until - wall))
         self.nai, self._user_name, self.imsi, self.apn = known.nai, known.user_name, known.imsi, known.apn
-        self._resumed_address = IPv4Address(known.address)
+        self._resumed_addresses = tuple(ip_address(address) for address in known.addresses)
         return None
+
+    @property
+    def _pdn_type(self) -> PdnType | None:
+        return None if self.apn_configuration is None else self.apn_configuration.pdn_type
 
     def _configure(self, event: ConfigurationRequested, wall: float) -> list[Command]:
         if event.resumed is not None:
@@ -371,39 +407,40 @@ class Session:
                 return self._refuse(NotifyType.AUTHENTICATION_FAILED, why)
         elif self._elsewhere is not None and event.redirectable:
             return [AnswerIke(answer=RedirectReply(self._elsewhere))]
-        self._configuration = event.configuration
-        wanted = self._resumed_address
-        asks_for_ipv4 = False
-        for attribute in event.configuration:
-            if attribute.type == ConfigAttributeType.INTERNAL_IP4_ADDRESS:
-                asks_for_ipv4 = True
-                if len(attribute.value) == 4:
-                    wanted = IPv4Address(attribute.value)
-        if not asks_for_ipv4:
-            return self._refuse(
-                NotifyType.INTERNAL_ADDRESS_FAILURE, "the UE asks for no IPv4 address and this gateway has only those"
-            )
+        request = Request.of(event.configuration)
+        if not request.wanted:
+            former = tuple(each for each in self._resumed_addresses if each.version in request.versions)
+            request = replace(request, wanted=former)
+        self._request = request
+        if not request.versions:
+            # RFC 7296 §2.19: every UE gets its address here
+            return self._refuse(NotifyType.FAILED_CP_REQUIRED, "the UE asks for no inner address")
         if self.apn is None:
             return self._refuse(PrivateNotify.NO_APN_SUBSCRIPTION, "the UE names no APN and none is the default")
-        static = None
-        if self.apn_configuration is not None:
-            fixed = [a for a in self.apn_configuration.served_party_addresses if isinstance(a, IPv4Address)]
-            static = fixed[0] if fixed else None
-        return [AllocateAddress(apn=self.apn, wanted=wanted, static=static)]
+        static = () if self.apn_configuration is None else tuple(self.apn_configuration.served_party_addresses)
+        return [
+            AllocateAddress(
+                apn=self.apn,
+                versions=request.restricted(self._pdn_type),
+                wanted=request.wanted,
+                static=static,
+                single=self._pdn_type is PdnType.IPv4_OR_IPv6,
+            )
+        ]
 
     def _establish(self, event: Established, wall: float) -> list[Command]:
         self.state = SessionState.ESTABLISHED
         self.established = wall
         self.paths.append(PathUse(path=event.path, since=wall, why="attach", validated=True))
+        inner = ", ".join(map(str, self.inner_addresses))
         return [
             Tell(
                 name="attached",
-                text=f"{self.imsi or self.nai} is attached to {self.apn} with {self.inner_address} "
-                f"from {event.path.remote}.",
+                text=f"{self.imsi or self.nai} is attached to {self.apn} with {inner} from {event.path.remote}.",
                 data={
                     "imsi": self.imsi,
                     "apn": self.apn,
-                    "inner_address": str(self.inner_address),
+                    "inner_address": inner,
                     "remote": str(event.path.remote),
                     "seconds": round(wall - self.created, 6),
                     "mobike": event.mobike,
@@ -451,6 +488,20 @@ class Session:
             )
         ]
 
+    def _inquired(self, event: ConfigurationReceived) -> list[Command]:
+        """The UE asks again for what it was given; nothing of ours can be set (RFC 7296 §3.15.1)."""
+        answer = ConfigurationAnswer()
+        if event.type is ConfigType.CFG_REQUEST:
+            answer = ConfigurationAnswer(
+                attributes=reply(Request.of(event.attributes), self.inner_addresses, self._network)
+            )
+        return [AnswerIke(answer=answer)]
+
+    def _restored(self, event: ConfigurationExchanged) -> list[Command]:
+        servers = ", ".join(dict.fromkeys(str(ip_address(attribute.value)) for attribute in event.attributes))
+        text = f"{self.imsi or self.nai} was told to use P-CSCF {servers}."
+        return [Tell(name="p-cscf-restored", text=text, data={"p_cscf": servers, "confirmed": bool(event.answer)})]
+
     def _refused(self, event: Refused) -> list[Command]:
         cause = event.notify.type.name if event.notify is not None else "error"
         if event.notify is not None and int(event.notify.type) in PrivateNotify._value2member_map_:
@@ -472,8 +523,9 @@ class Session:
         commands: list[Command] = []
         if self.paths:
             self.paths[-1].until = wall
-        if self.inner_address is not None and self.apn is not None:
-            commands.append(ReleaseAddress(apn=self.apn, address=self.inner_address))
+        if self.apn is not None and self._holds_addresses:
+            self._holds_addresses = False
+            commands += [ReleaseAddress(apn=self.apn, address=address) for address in self.inner_addresses]
         if self._aaa_knows and not event.resumed:
             self._aaa_knows = False
             cause = self._termination_cause
@@ -499,10 +551,6 @@ class Session:
     def _refuse(self, notify: int, text: str, eap_packet: bytes | None = None) -> list[Command]:
         payload = NotifyPayload(type=NotifyType(notify))
         return [AnswerIke(answer=Refusal(notify=payload, text=text, eap_packet=eap_packet))]
-
-
-def _attribute(kind: int, address: IPv4Address) -> ConfigurationAttribute:
-    return ConfigurationAttribute(type=ConfigAttributeType(kind), value=address.packed)
 
 
 def _imsi(text: str) -> str | None:

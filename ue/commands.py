@@ -86,7 +86,7 @@ class DropSuccessor:
 
 @dataclass(frozen=True, kw_only=True)
 class MoveSa:
-    """Move the IKE SA to this access (RFC 4555 §3.5)."""
+    """Move the IKE SA to this access, by this path (RFC 4555 §3.5)."""
 
     access: str
     path: Path

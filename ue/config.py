@@ -137,12 +137,13 @@ class CertificateSection(ConfigurationModel):
 
 
 class GatewaySection(ConfigurationModel):
-    """The ePDG, and how it proves itself.
+    """The ePDG, and how it proves itself; ``other_address`` is of the other IP version.
 
     ``names``: its certificate must carry one of them; without any the PLMN's ePDG FQDN counts.
     """
 
     address: IpAddress
+    other_address: IpAddress | None = None
     ike_port: Port = IKE_PORT
     nat_traversal_port: Port = NAT_TRAVERSAL_PORT
     names: tuple[str, ...] = ()
@@ -151,6 +152,17 @@ class GatewaySection(ConfigurationModel):
     revocation: RevocationPolicy = RevocationPolicy.OFF
     crls: tuple[FilePath, ...] = ()
     ocsp_responders: tuple[FilePath, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_both_versions(self) -> GatewaySection:
+        if self.other_address is not None and self.other_address.version == self.address.version:
+            raise PydanticCustomError("gateway", "an other_address of the IP version that address is not of")
+        return self
+
+    @property
+    def addresses(self) -> tuple[IpAddress, ...]:
+        """Its address, and that of the other IP version."""
+        return (self.address,) if self.other_address is None else (self.address, self.other_address)
 
 
 class AlgorithmsSection(ConfigurationModel):
@@ -208,6 +220,33 @@ class PdnType(str, Enum):
     IPV6 = "ipv6"
     IPV4V6 = "ipv4v6"
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """4, 6 or both."""
+        return {PdnType.IPV4: (4,), PdnType.IPV6: (6,), PdnType.IPV4V6: (4, 6)}[self]
+
+
+class PCscfAttributes(str, Enum):
+    """Numbers of the P-CSCF attributes: RFC 7651's 20 and 21, or the private pairs that came before them."""
+
+    RFC7651 = "rfc7651"
+    PRIVATE_16384 = "private-16384"
+    PRIVATE_16389 = "private-16389"
+
+
+class RequestSection(ConfigurationModel):
+    """What is asked for beside addresses and DNS servers (TS 24.302 §7.2.2.1).
+
+    ``previous_addresses``: the addresses the UE has on another access, which it wants to keep (handover).
+    """
+
+    p_cscf: tuple[PCscfAttributes, ...] = (PCscfAttributes.RFC7651,)
+    p_cscf_reselection: bool = True
+    application_version: bool = False
+    supported_attributes: bool = False
+    liveness_period: bool = True
+    previous_addresses: tuple[IpAddress, ...] = ()
+
 
 class RedirectSection(ConfigurationModel):
     """Which redirects are obeyed (RFC 5685); ``names``: addresses of gateways that are redirected to by name."""
@@ -237,6 +276,7 @@ class UeConfiguration(ConfigurationModel):
     imei: Digits | None = Field(default=None, pattern=r"^[0-9]{14,16}$")
     apn: ApnText
     pdn_type: PdnType = PdnType.IPV4
+    request: RequestSection = RequestSection()
     gateway: GatewaySection
     algorithms: AlgorithmsSection = AlgorithmsSection()
     retransmission: RetransmissionSection = RetransmissionSection()
@@ -270,11 +310,15 @@ class UeConfiguration(ConfigurationModel):
         if not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
         versions = [access.address.version for access in self.accesses.values()]
-        if versions[0] != self.gateway.address.version or (not self.mobike and len(set(versions)) > 1):
+        known = {address.version for address in self.gateway.addresses}
+        if versions[0] not in known or (not self.mobike and not set(versions) <= known):
             raise PydanticCustomError("accesses", "access addresses of the gateway address's IP version")
         through = [access for access in self.accesses.values() if access.next_hop is not None]
         if any(access.next_hop.version != access.address.version for access in through if access.next_hop):
             raise PydanticCustomError("accesses", "next hops of their access address's IP version")
+        previous = [address.version for address in self.request.previous_addresses]
+        if len(set(previous)) != len(previous) or not set(previous) <= set(self.pdn_type.versions):
+            raise PydanticCustomError("request", "at most one previous address of each IP version of pdn_type")
         return self
 
     def _can_authenticate(self) -> None:

@@ -11,6 +11,7 @@ from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.events import NatStatus
 from protocols.ikev2.redirection import RedirectTrail
 from protocols.path import Address, Path
+from ue.configuration import Granted
 
 
 class MoveOutcome(str, Enum):
@@ -114,6 +115,8 @@ class Connection:
         self.addresses: tuple[Address, ...] = ()
         self.dns: tuple[Address, ...] = ()
         self.p_cscf: tuple[Address, ...] = ()
+        self.granted = Granted()
+        self.only_allowed: int | None = None
         self.children: dict[bytes, ChildSaSpec] = {}
         self.paths: list[PathUse] = []
         self.moves: list[Move] = []

@@ -18,14 +18,13 @@ is in ``ue.reauthentication``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
 
 from protocols.algorithms.usim import UsimResult, UsimSuccess
 from protocols.eap.aka import peer as aka
 from protocols.entropy import Entropy
-from protocols.errors import LocalError
+from protocols.errors import LocalError, RemoteError
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
@@ -33,6 +32,8 @@ from protocols.ikev2.events import (
     ChildSaPathChanged,
     ChildSaRemoved,
     Closed,
+    ConfigurationAnswer,
+    ConfigurationReceived,
     CreateChildSaRefused,
     EapReply,
     EapRequestReceived,
@@ -51,7 +52,6 @@ from protocols.ikev2.events import (
 )
 from protocols.ikev2.payloads import ConfigurationAttribute
 from protocols.ikev2.redirection import RedirectStage
-from protocols.ikev2.registry import ConfigAttributeType
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
 from protocols.threegpp.causes import AUTHENTICATION_FAILED, NOTIFY_NAMES
@@ -78,11 +78,11 @@ from ue.commands import (
     UpdateChildSa,
     UseAddresses,
 )
+from ue.configuration import Granted, p_cscf_among
 from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
 from ue.reauthentication import Reauthentication
 
 MOVES_KEPT = 100
-IPV6_ADDRESS_LENGTH = 16
 
 
 class DeviceState(str, Enum):
@@ -108,9 +108,11 @@ class Device:
         entropy: Entropy,
         accesses: tuple[str, ...] = (),
         gateways: Mapping[str, Address] | None = None,
+        other_versions: Mapping[int, Endpoint] | None = None,
     ) -> None:
         """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
-        those that a redirect may name."""
+        those that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.
+        """
         self.imsi = imsi
         self.nai = nai
         self.apn = apn
@@ -118,6 +120,7 @@ class Device:
         self.connection: Connection | None = None
         self._gateway = gateway
         self._gateways = gateways or {}
+        self._other_versions = dict(other_versions or {})
         self._session: ResumableSession | None = None
         self._entropy = entropy
         self._accesses = accesses
@@ -128,6 +131,11 @@ class Device:
     def open_accesses(self) -> tuple[str, ...]:
         """Accesses whose ports are open."""
         return tuple(self._open)
+
+    def only_allowed(self, version: int) -> None:
+        """The network allows one IP version only, this one."""
+        if self.connection is not None:
+            self.connection.only_allowed = version
 
     @property
     def server_authenticated(self) -> bool:
@@ -277,11 +285,12 @@ class Device:
         if connection is None or self.state is not DeviceState.ESTABLISHED or connection.path is None:
             return []
         addresses = ", ".join(map(str, connection.addresses))
+        only = "" if connection.only_allowed is None else f"; the network allows only IPv{connection.only_allowed}"
         commands: list[Command] = [
             Tell(
                 name="attached",
                 text=f"Attached to {self.apn} on {connection.access} with {addresses} "
-                f"after {(connection.attach_interval or 0.0) * 1000:.0f} ms.",
+                f"after {(connection.attach_interval or 0.0) * 1000:.0f} ms{only}.",
                 data={
                     "imsi": self.imsi.digits,
                     "apn": self.apn,
@@ -331,6 +340,8 @@ class Device:
             return self._updated(connection, event, now)
         if isinstance(event, AddressUpdateFailed):
             return self._update_refused(connection, event, now)
+        if isinstance(event, ConfigurationReceived):
+            return self._configured(connection, event)
         if isinstance(event, ReauthenticationDue):
             return self._reauthenticate(connection)
         if isinstance(event, IkeSaRekeyed):
@@ -371,8 +382,11 @@ class Device:
         connection, attempt = self.connection, self._reauthentication
         if connection is None or attempt is None:
             return []
-        granted = _addresses(event.configuration, _INNER) if isinstance(event, Established) else ()
-        commands = attempt.handle(event, granted)
+        try:
+            granted = Granted.of(event.configuration if isinstance(event, Established) else ())
+        except RemoteError:
+            granted = Granted()
+        commands = attempt.handle(event, granted.addresses)
         if attempt.over:
             self._reauthentication = None
         if attempt.succeeded and isinstance(event, Established):
@@ -433,12 +447,35 @@ class Device:
         connection.attach_requests, connection.attach_retransmissions = connection.counts
         connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         connection.paths.append(PathUse(path=event.path, access=connection.access, since=now, why="attach"))
-        connection.addresses = _addresses(event.configuration, _INNER)
-        connection.dns = _addresses(event.configuration, _DNS)
-        connection.p_cscf = _addresses(event.configuration, _P_CSCF)
+        try:
+            granted = Granted.of(event.configuration)
+        except RemoteError as error:
+            return self._give_up(connection, "configuration", str(error))
+        connection.addresses, connection.dns, connection.p_cscf = granted.addresses, granted.dns, granted.p_cscf
+        connection.granted = granted
         if not connection.addresses:
             return self._give_up(connection, "configuration", "the gateway assigned no inner address")
         return [StartHost(addresses=connection.addresses)]
+
+    def _configured(self, connection: Connection, event: ConfigurationReceived) -> list[Command]:
+        """The gateway names other P-CSCFs, in CFG_REQUEST or CFG_SET (TS 24.302 §7.2); nothing else is taken."""
+        accepted = p_cscf_among(event.attributes)
+        try:
+            servers = Granted.of(accepted).p_cscf
+        except RemoteError:
+            accepted, servers = (), ()
+        commands: list[Command] = []
+        if servers:
+            old, connection.p_cscf = connection.p_cscf, servers
+            named = ", ".join(map(str, servers))
+            text = f"The network names other P-CSCFs: {named}; IMS has to be registered with anew."
+            data: dict[str, JsonValue] = {
+                "old": [str(address) for address in old],
+                "new": [str(address) for address in servers],
+            }
+            commands.append(Tell(name="p-cscf-changed", text=text, data=data))
+        taken = tuple(dict.fromkeys(ConfigurationAttribute(type=each.type) for each in accepted))
+        return [*commands, AnswerIke(answer=ConfigurationAnswer(attributes=taken))]
 
     def _refused(self, connection: Connection, event: Refused) -> list[Command]:
         number = None if event.notify is None else int(event.notify.type)
@@ -513,6 +550,10 @@ class Device:
         local, remote = self._open[move.target].nat_traversal, connection.path.remote
         addresses = (remote.address, *connection.gateway_addresses)
         fitting = [address for address in addresses if address.version == local.address.version]
+        known = self._other_versions.get(local.address.version)
+        if not fitting and known is not None:
+            move.new = Path(local, known)
+            return [MoveSa(access=move.target, path=move.new)]
         if not fitting:
             why = f"the gateway has told of no IPv{local.address.version} address"
             commands = self._end_move(move, MoveOutcome.FAILED, why, now)
@@ -747,24 +788,6 @@ _WORDS = {
     DeviceState.CLOSING: "detaching",
     DeviceState.CLOSED: "detached",
 }
-_INNER = (ConfigAttributeType.INTERNAL_IP4_ADDRESS, ConfigAttributeType.INTERNAL_IP6_ADDRESS)
-_DNS = (ConfigAttributeType.INTERNAL_IP4_DNS, ConfigAttributeType.INTERNAL_IP6_DNS)
-_P_CSCF = (ConfigAttributeType.P_CSCF_IP4_ADDRESS, ConfigAttributeType.P_CSCF_IP6_ADDRESS)
-
-
-def _addresses(
-    attributes: Sequence[ConfigurationAttribute], kinds: tuple[ConfigAttributeType, ...]
-) -> tuple[Address, ...]:
-    """The addresses in attributes of some kinds; an IPv6 one may carry its prefix length (RFC 7296 §3.15.1)."""
-    found: list[Address] = []
-    for attribute in attributes:
-        if attribute.type not in kinds:
-            continue
-        if len(attribute.value) == 4:
-            found.append(IPv4Address(attribute.value))
-        elif len(attribute.value) in (IPV6_ADDRESS_LENGTH, IPV6_ADDRESS_LENGTH + 1):
-            found.append(IPv6Address(attribute.value[:IPV6_ADDRESS_LENGTH]))
-    return tuple(dict.fromkeys(found))
 
 
 def _told_refusal(event: CreateChildSaRefused) -> Tell:

@@ -10,6 +10,7 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 _EVENT_STYLES = {
     "attached": "bold green",
     "moved": "bold green",
+    "p-cscf-changed": "bold",
     "refused": "bold red",
     "move-failed": "bold red",
     "connection-lost": "bold red",
@@ -55,6 +56,8 @@ class Narrator:
             ("inner address", _joined(session.get("inner_addresses"))),
             ("DNS", _joined(session.get("dns"))),
             ("P-CSCF", _joined(session.get("p_cscf"))),
+            ("gateway is", session.get("application_version")),
+            ("liveness", _seconds(session.get("liveness_period"))),
         ]
         if isinstance(ike, dict):
             path = ike.get("path")
@@ -76,6 +79,10 @@ class Narrator:
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True)
+
+
+def _seconds(value: JsonValue) -> str:
+    return "" if value is None else f"asked for after {value} s of silence"
 
 
 def _joined(value: JsonValue) -> str:

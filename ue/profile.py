@@ -20,23 +20,19 @@ from protocols.io.certificates import read_certificates, read_crls, read_ocsp_re
 from protocols.io.lifetime import machine_lifetime
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi, Nai
-from ue.config import CertificateSection, GatewaySection, PdnType, UeConfiguration
+from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
+from ue.config import CertificateSection, GatewaySection, PCscfAttributes, UeConfiguration
 from ue.usim import FileSqnStore, SoftwareUsim
 
-_WANTED = {
-    4: (
-        ConfigAttributeType.INTERNAL_IP4_ADDRESS,
-        ConfigAttributeType.INTERNAL_IP4_DNS,
-        ConfigAttributeType.P_CSCF_IP4_ADDRESS,
-    ),
-    6: (
-        ConfigAttributeType.INTERNAL_IP6_ADDRESS,
-        ConfigAttributeType.INTERNAL_IP6_DNS,
-        ConfigAttributeType.P_CSCF_IP6_ADDRESS,
-    ),
+_ADDRESS = {4: ConfigAttributeType.INTERNAL_IP4_ADDRESS, 6: ConfigAttributeType.INTERNAL_IP6_ADDRESS}
+_DNS = {4: ConfigAttributeType.INTERNAL_IP4_DNS, 6: ConfigAttributeType.INTERNAL_IP6_DNS}
+_P_CSCF_PLACE = {
+    PCscfAttributes.RFC7651: 0,
+    PCscfAttributes.PRIVATE_16384: 1,
+    PCscfAttributes.PRIVATE_16389: 2,
 }
+_HANDOVER_PREFIX_LENGTH = 64  # TS 23.402 §4.7.3: every UE has a /64
 _FULL_RANGE = {4: TrafficSelector.network("0.0.0.0/0"), 6: TrafficSelector.network("::/0")}
-_VERSIONS = {PdnType.IPV4: (4,), PdnType.IPV6: (6,), PdnType.IPV4V6: (4, 6)}
 
 
 def root_nai(configuration: UeConfiguration) -> str:
@@ -47,7 +43,7 @@ def root_nai(configuration: UeConfiguration) -> str:
 def initiator_config(configuration: UeConfiguration, moment: Callable[[], datetime]) -> InitiatorConfig:
     """Identities, algorithms, selectors and timers; ``ConfigurationError`` when the CA file is unusable."""
     gateway = configuration.gateway
-    versions = _VERSIONS[configuration.pdn_type]
+    versions = configuration.pdn_type.versions
     selectors = tuple(_FULL_RANGE[version] for version in versions)
     return InitiatorConfig(
         ike_policy=IkePolicy(configuration.algorithms.ike),
@@ -75,14 +71,37 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         verifier=_verifier(gateway, moment),
         gateway_names=configuration.gateway_names,
         eap_only=gateway.eap_only,
-        configuration_request=tuple(
-            ConfigurationAttribute(type=kind, value=b"") for version in versions for kind in _WANTED[version]
-        ),
+        configuration_request=configuration_request(configuration),
         childless=configuration.childless,
         redirect=configuration.redirect.obey,
         resumption=configuration.resumption,
         local_selectors=selectors,
         remote_selectors=selectors,
+    )
+
+
+def configuration_request(configuration: UeConfiguration) -> tuple[ConfigurationAttribute, ...]:
+    """CFG_REQUEST: addresses, DNS and P-CSCF of each IP version, and what else is wanted (TS 24.302 §7.2.2.1).
+
+    An address that is not empty is one the UE had before: it comes by handover.
+    """
+    wanted = configuration.request
+    kinds: list[int] = []
+    for version in configuration.pdn_type.versions:
+        kinds += [_ADDRESS[version], _DNS[version]]
+        kinds += [P_CSCF_ATTRIBUTES[version][_P_CSCF_PLACE[each]] for each in wanted.p_cscf]
+    if wanted.application_version:
+        kinds.append(ConfigAttributeType.APPLICATION_VERSION)
+    if wanted.supported_attributes:
+        kinds.append(ConfigAttributeType.SUPPORTED_ATTRIBUTES)
+    if wanted.liveness_period:
+        kinds.append(ConfigAttributeType.TIMEOUT_PERIOD_FOR_LIVENESS_CHECK)
+    suggested: dict[int, bytes] = {}
+    for address in wanted.previous_addresses:
+        prefix = bytes([_HANDOVER_PREFIX_LENGTH]) if address.version == 6 else b""
+        suggested[_ADDRESS[address.version]] = address.packed + prefix
+    return tuple(
+        ConfigurationAttribute(type=ConfigAttributeType.of(kind), value=suggested.get(kind, b"")) for kind in kinds
     )
 
 

@@ -116,6 +116,9 @@ class UeNode:
         )
         gateway = configuration.gateway
         self._gateway_ike = Endpoint(gateway.address, gateway.ike_port)
+        natt: dict[int, Endpoint] = {
+            address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
+        }
         self.device = Device(
             imsi=Imsi(configuration.imsi),
             nai=root_nai(configuration),
@@ -124,11 +127,15 @@ class UeNode:
             entropy=self._entropy,
             accesses=tuple(configuration.accesses),
             gateways=configuration.redirect.names,
+            other_versions=natt,
         )
         self._endpoint = IkeEndpoint(
             entropy=self._entropy,
             extension=lambda: DeviceSwu(
-                imei=configuration.imei, server_authenticated=lambda: self.device.server_authenticated
+                imei=configuration.imei,
+                server_authenticated=lambda: self.device.server_authenticated,
+                p_cscf_reselection=configuration.request.p_cscf_reselection,
+                only_allowed=self.device.only_allowed,
             ),
             inbound_packets=self._inbound_packets,
         )
@@ -276,8 +283,9 @@ class UeNode:
     async def attach(self, access: str | None = None) -> None:
         """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not."""
         name = self._access_name(access) if access is not None else next(iter(self.configuration.accesses))
-        if self.configuration.accesses[name].address.version != self._gateway_ike.address.version:
-            raise ControlError("refused", f"the gateway {self._gateway_ike} cannot be reached from access {name}")
+        gateway = self.configuration.gateway
+        if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
+            raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
         await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now()))
 
     async def move(self, to: str, *, keep_old: bool = False) -> Move:
@@ -484,7 +492,7 @@ class UeNode:
         )
         self._sa = None
         self._last_counters.clear()
-        sa = self._endpoint.connect(config, Path(ports.ike, self._gateway_ike), self._now())
+        sa = self._endpoint.connect(config, self._way_to_gateway(ports.ike), self._now())
         self._sa = sa
         self._carry_out(self.device.connected(sa.window))
 
@@ -493,6 +501,14 @@ class UeNode:
             return self._data_plane.counters(spi).inbound_packets
         except LocalError:
             return 0
+
+    def _way_to_gateway(self, local: Endpoint) -> Path:
+        """To the gateway's address of the same IP version: the configuration has one for every access."""
+        if self._gateway_ike.address.version == local.address.version:
+            return Path(local, self._gateway_ike)
+        gateway = self.configuration.gateway
+        address = next(each for each in gateway.addresses if each.version == local.address.version)
+        return Path(local, Endpoint(address, gateway.ike_port))
 
     def _connect_successor(self, command: ConnectSuccessor) -> None:
         """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
@@ -508,7 +524,7 @@ class UeNode:
             initial_contact=False,
             configuration_request=request,
         )
-        self._successor = self._endpoint.connect(config, Path(ports.ike, self._gateway_ike), self._now())
+        self._successor = self._endpoint.connect(config, self._way_to_gateway(ports.ike), self._now())
         self._sessions[self._successor.local_spi] = self._session()
 
     def _adopt_successor(self) -> None:
@@ -603,7 +619,7 @@ class UeNode:
             network
             for child in self._require_sa().children.values()
             for selector in child.spec.remote_selectors
-            if not selector.contains(self._gateway_ike.address)
+            if not any(selector.contains(address) for address in self.configuration.gateway.addresses)
             for network in _networks(selector)
         ]
         return list(dict.fromkeys(granted))

@@ -11,6 +11,7 @@ from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
 from protocols.ikev2.redirection import Gateway, RedirectStage, RedirectTrail
+from protocols.ikev2.registry import ConfigType
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Path
@@ -253,6 +254,15 @@ class Suspended:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConfigurationExchanged:
+    """Our CFG_REQUEST or CFG_SET was answered; ``answer`` is ``None`` where the response had no such payload."""
+
+    type: ConfigType
+    attributes: tuple[ConfigurationAttribute, ...]
+    answer: tuple[ConfigurationAttribute, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refused:
     """The peer or we refused; ``notify`` says how on the wire, ``text`` says why in plain words."""
 
@@ -370,6 +380,21 @@ class ConfigurationRequested:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConfigurationReceived:
+    """The peer's CFG_REQUEST or CFG_SET on an SA that is up (RFC 7296 §3.15); answer ``ConfigurationAnswer``."""
+
+    type: ConfigType
+    attributes: tuple[ConfigurationAttribute, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigurationAnswer:
+    """Values for a CFG_REQUEST, or the attributes of a CFG_SET that are accepted (their values do not matter)."""
+
+    attributes: tuple[ConfigurationAttribute, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class EapReply:
     """An EAP packet for the peer; with EAP-Success comes the MSK. UE: ``msk`` once it is known."""
 
@@ -382,11 +407,13 @@ class ConfigurationReply:
     """What the UE gets: attributes and the selectors its child SA may use (remote: the UE's side).
 
     ``session`` goes into a ticket, sealed, for the question after a resumption; ``None`` refuses one.
+    ``notifies`` go along and say what is to be known of it (a profile's status types).
     """
 
     attributes: tuple[ConfigurationAttribute, ...]
     local_selectors: tuple[TrafficSelector, ...]
     remote_selectors: tuple[TrafficSelector, ...]
+    notifies: tuple[NotifyPayload, ...] = ()
     session: bytes | None = b""
 
 
@@ -427,6 +454,7 @@ Event = (
     | PathSuspected
     | EspFollowed
     | Suspended
+    | ConfigurationExchanged
     | Refused
     | Redirected
     | RedirectIgnored
@@ -439,5 +467,6 @@ Event = (
     | EapResponseReceived
     | EapRequestReceived
     | ConfigurationRequested
+    | ConfigurationReceived
 )
-Answer = EapReply | ConfigurationReply | RedirectReply | Refusal
+Answer = EapReply | ConfigurationReply | ConfigurationAnswer | RedirectReply | Refusal

@@ -37,7 +37,7 @@ class SaTimers(TimerTable[Timer]):
 
     def __init__(self, config: IkeConfig) -> None:
         super().__init__()
-        self._liveness_interval = config.liveness_interval
+        self.liveness_interval = config.liveness_interval
         self._keepalive_interval = config.keepalive_interval
 
     def arm_setup(self, now: float, lifetime: float | None) -> None:
@@ -49,14 +49,14 @@ class SaTimers(TimerTable[Timer]):
 
     def set_liveness_interval(self, interval: float | None) -> None:
         """Probe after this much silence, counted from when the peer is heard next; ``None``: never."""
-        self._liveness_interval = interval
+        self.liveness_interval = interval
         if interval is None:
             self.cancel(Timer.LIVENESS)
 
     def arm_liveness(self, now: float) -> None:
         """The peer was heard: the next probe is an interval away (RFC 7296 §2.4)."""
-        if self._liveness_interval is not None:
-            self.set(Timer.LIVENESS, now + self._liveness_interval)
+        if self.liveness_interval is not None:
+            self.set(Timer.LIVENESS, now + self.liveness_interval)
 
     def arm_keepalive(self, now: float, *, behind_nat: bool) -> None:
         """Keep the mapping of a NAT before us alive (RFC 3948 §4); off when there is none."""

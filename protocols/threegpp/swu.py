@@ -1,7 +1,9 @@
-"""SWu as an extension of IKEv2 (TS 24.302 §7): DEVICE_IDENTITY, and words for the private refusals.
+"""SWu as an extension of IKEv2 (TS 24.302 §7): what is announced and asked beside IKEv2's own payloads.
 
-The gateway asks for the equipment's identity with an empty DEVICE_IDENTITY (§7.4.1.1); the UE answers
-only once it has authenticated the server inside EAP (§8.2.9.2 has the encoding).
+DEVICE_IDENTITY: the gateway asks for the equipment's identity with an empty one (§7.4.1.1); the UE answers
+only once it has authenticated the server inside EAP (§8.2.9.2 has the encoding). P_CSCF_RESELECTION_SUPPORT:
+the UE can take other P-CSCFs while it is attached. PDN_TYPE_IPv4_ONLY_ALLOWED and IPv6: the gateway tells a
+dual-stack UE why it has one family only. Besides, words for the private refusals.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ IDENTITY_TYPE_IMEI = 1
 IDENTITY_TYPE_IMEISV = 2
 TBCD_LENGTH = 8
 END_MARK = "F"
+P_CSCF_ATTRIBUTES = {4: (20, 16384, 16389), 6: (21, 16386, 16390)}  # RFC 7651, and what phones used before it
+ONLY_ALLOWED = {PrivateNotify.PDN_TYPE_IPV4_ONLY_ALLOWED: 4, PrivateNotify.PDN_TYPE_IPV6_ONLY_ALLOWED: 6}
 
 
 def encode_device_identity(digits: str) -> bytes:
@@ -51,6 +55,7 @@ class GatewaySwu:
     def __init__(self, *, request_device_identity: bool = False) -> None:
         self._request = request_device_identity
         self.device_identity: str | None = None
+        self.p_cscf_reselection = False
 
     def payloads(self, step: Step) -> Sequence[Payload]:
         """An empty DEVICE_IDENTITY with the first EAP packet."""
@@ -59,8 +64,9 @@ class GatewaySwu:
         return ()
 
     def take(self, step: Step, message: Message) -> None:
-        """Keep the UE's device identity."""
-        del step
+        """Keep the UE's device identity, and whether it can take other P-CSCFs later."""
+        if step is Step.IDENTITY_REQUEST:
+            self.p_cscf_reselection = message.notify(PrivateNotify.P_CSCF_RESELECTION_SUPPORT) is not None
         notify = message.notify(PrivateNotify.DEVICE_IDENTITY)
         if notify is not None:
             self.device_identity = decode_device_identity(notify.data) or self.device_identity
@@ -71,15 +77,29 @@ class GatewaySwu:
 
 
 class DeviceSwu:
-    """The UE's end: tells its IMEI when asked, after ``server_authenticated`` says that it may."""
+    """The UE's end: tells its IMEI when asked, after ``server_authenticated`` says that it may.
 
-    def __init__(self, *, imei: str | None = None, server_authenticated: Callable[[], bool] = lambda: False) -> None:
+    ``only_allowed`` is told the IP version when the network allows no other (TS 24.302 §8.1.2.3).
+    """
+
+    def __init__(
+        self,
+        *,
+        imei: str | None = None,
+        server_authenticated: Callable[[], bool] = lambda: False,
+        p_cscf_reselection: bool = False,
+        only_allowed: Callable[[int], None] = lambda version: None,
+    ) -> None:
         self._imei = imei
         self._server_authenticated = server_authenticated
+        self._p_cscf_reselection = p_cscf_reselection
+        self._only_allowed = only_allowed
         self._asked = False
 
     def payloads(self, step: Step) -> Sequence[Payload]:
-        """DEVICE_IDENTITY once, when it is due."""
+        """P_CSCF_RESELECTION_SUPPORT with the identity, DEVICE_IDENTITY once, when it is due."""
+        if step is Step.IDENTITY_REQUEST and self._p_cscf_reselection:
+            return (NotifyPayload(type=NotifyType(PrivateNotify.P_CSCF_RESELECTION_SUPPORT)),)
         due = step in (Step.EAP_REQUEST, Step.FINAL_REQUEST)
         if not (due and self._asked and self._imei and self._server_authenticated()):
             return ()
@@ -88,10 +108,13 @@ class DeviceSwu:
         return (NotifyPayload(type=NotifyType(PrivateNotify.DEVICE_IDENTITY), data=data),)
 
     def take(self, step: Step, message: Message) -> None:
-        """Notice that the gateway asks."""
-        del step
+        """Notice that the gateway asks, and what it allows."""
         if message.notify(PrivateNotify.DEVICE_IDENTITY) is not None:
             self._asked = True
+        if step is Step.FINAL_RESPONSE:
+            for notify, version in ONLY_ALLOWED.items():
+                if message.notify(notify) is not None:
+                    self._only_allowed(version)
 
     def explain(self, notify: NotifyPayload) -> str:
         """Words for a refusal."""

@@ -348,3 +348,29 @@ def test_ipv6_inside() -> None:
     up = packet("2001:db8:1::77", "2001:db8:ff::1")
     epdg.plane.receive_esp(ue.sent(up), GATEWAY_PATH)
     assert epdg.delivered == [(up, spec.outbound_spi)]
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "passes"),
+    [
+        ("10.45.0.2", "192.0.2.80", True),
+        ("10.45.0.3", "192.0.2.80", False),
+        ("2001:db8:1::77", "2001:db8:ff::1", True),
+        ("2001:db8:1:0:ffff::", "2001:db8:ff::1", True),
+        ("2001:db8:1:1::77", "2001:db8:ff::1", False),
+    ],
+)
+def test_each_family_is_held_to_its_own_selectors(source: str, destination: str, passes: bool) -> None:
+    """RFC 4301 §5.2: what a UE may not send is dropped and counted, whatever its own end lets out."""
+    granted = replace(
+        ue_spec(),
+        local_selectors=(TrafficSelector.host("10.45.0.2"), TrafficSelector.network("2001:db8:1::/64")),
+        remote_selectors=(TrafficSelector.network("0.0.0.0/0"), TrafficSelector.network("::/0")),
+    )
+    ue, epdg = End("ue"), End("epdg")
+    ue.plane.install(replace(granted, local_selectors=granted.remote_selectors))
+    epdg.plane.install(mirrored(granted))
+    up = packet(source, destination)
+    epdg.plane.receive_esp(ue.sent(up), GATEWAY_PATH)
+    assert epdg.delivered == ([(up, granted.outbound_spi)] if passes else [])
+    assert epdg.plane.counters(granted.outbound_spi).bad_selector == (0 if passes else 1)

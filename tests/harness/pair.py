@@ -19,6 +19,8 @@ from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
     AuthenticationKind,
+    ConfigurationAnswer,
+    ConfigurationReceived,
     ConfigurationReply,
     ConfigurationRequested,
     EapReply,
@@ -215,7 +217,7 @@ class Pair:
                     self._narrate(node, event)
                     node.events.append(event)
                     reply = node.answers(event)
-                    if isinstance(reply, (EapReply, ConfigurationReply, RedirectReply, Refusal)):
+                    if isinstance(reply, (EapReply, ConfigurationReply, ConfigurationAnswer, RedirectReply, Refusal)):
                         node.endpoint.answer(sa, reply, self.now)
                 while (datagram := node.endpoint.poll_transmit()) is not None:
                     busy = True
@@ -251,7 +253,7 @@ def answer_as_ue(event: Event) -> object:
         if event.packet[0] == 3:
             return EapReply(msk=MSK)
         return EapReply(packet=eap(2, b"response"))
-    return None
+    return answer_configuration(event)
 
 
 def answer_as_gateway(event: Event) -> object:
@@ -267,7 +269,12 @@ def answer_as_gateway(event: Event) -> object:
             local_selectors=(TrafficSelector.network("0.0.0.0/0"),),
             remote_selectors=(TrafficSelector.host(INNER),),
         )
-    return None
+    return answer_configuration(event)
+
+
+def answer_configuration(event: Event) -> object:
+    """What comes in CFG_REQUEST or CFG_SET of an SA that is up is taken as it is."""
+    return ConfigurationAnswer(attributes=event.attributes) if isinstance(event, ConfigurationReceived) else None
 
 
 def refuse_with(notify: NotifyPayload, text: str) -> Callable[[Event], object]:

@@ -31,7 +31,7 @@ OTHER = IPv4Address("203.0.113.2")
 def established(session: Session) -> bytes:
     """The session goes on to be established; the octets for its ticket."""
     session.handle(attributes(1), 0.0)
-    answer = one(session.address_allocated(ADDRESS, NETWORK), AnswerIke)
+    answer = one(session.address_allocated((ADDRESS,), NETWORK), AnswerIke)
     assert isinstance(answer, AnswerIke)
     assert isinstance(answer.answer, ConfigurationReply)
     session.handle(
@@ -71,7 +71,7 @@ def test_resumed_session_is_the_same_subscriber_with_the_same_address() -> None:
     ticket = established(former)
     session = new(created=100.0)
     commands = session.handle(replace(attributes(1), resumed=ticket), 100.0)
-    assert commands == [AllocateAddress(apn="internet", wanted=ADDRESS, static=None)]
+    assert commands == [AllocateAddress(apn="internet", versions=(4,), wanted=(ADDRESS,))]
     assert (session.subscriber, session.imsi, session.apn) == (former.subscriber, former.imsi, former.apn)
     assert session.session_timeout == 500  # what is left of the AAA server's time
 
@@ -108,7 +108,8 @@ def test_session_that_cannot_be_resumed_is_refused(fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "octets", [b"[]", b"{}", b"\x00", b'{"nai":"a","user_name":null,"imsi":null,"apn":"x","address":"y","until":null}']
+    "octets",
+    [b"[]", b"{}", b"\x00", b'{"nai":"a","user_name":null,"imsi":null,"apn":"x","addresses":["y"],"until":null}'],
 )
 def test_octets_that_are_no_session(octets: bytes) -> None:
     with pytest.raises(RemoteError):

@@ -7,12 +7,12 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from epdg.pdn.configuration import GrantedNetwork
 from epdg.pdn.pool import AddressPool
 from epdg.session import (
     AllocateAddress,
     AnswerIke,
     Command,
-    GrantedNetwork,
     ReleaseAddress,
     SendDer,
     SendStr,
@@ -113,9 +113,9 @@ def test_a_ue_without_eap_gets_its_address_without_the_aaa_server(kind: Authenti
     assert isinstance(told, Tell)
     assert told.data["authentication"] == kind.value
     assert session.handle(attributes(ConfigAttributeType.INTERNAL_IP4_ADDRESS), 0.0) == [
-        AllocateAddress(apn="internet", wanted=None, static=None)
+        AllocateAddress(apn="internet", versions=(4,))
     ]
-    session.address_allocated(IPv4Address("10.45.0.2"), GrantedNetwork(dns=(), p_cscf=()))
+    session.address_allocated((IPv4Address("10.45.0.2"),), GrantedNetwork())
     ended = session.handle(Closed(why="done", by_peer=True), 1.0)
     assert not any(isinstance(command, SendStr | SendDer) for command in ended)
     assert ReleaseAddress(apn="internet", address=IPv4Address("10.45.0.2")) in ended
@@ -186,10 +186,8 @@ def test_success_without_msk_is_no_success() -> None:
 
 def test_what_is_asked_for_is_granted() -> None:
     session = authenticated(new())
-    assert session.handle(attributes(1, 3, 20, 16384), 0.0) == [
-        AllocateAddress(apn="internet", wanted=None, static=None)
-    ]
-    command = one(session.address_allocated(ADDRESS, NETWORK), AnswerIke)
+    assert session.handle(attributes(1, 3, 20, 16384), 0.0) == [AllocateAddress(apn="internet", versions=(4,))]
+    command = one(session.address_allocated((ADDRESS,), NETWORK), AnswerIke)
     assert isinstance(command, AnswerIke)
     assert isinstance(command.answer, ConfigurationReply)
     assert [(int(a.type), a.value) for a in command.answer.attributes] == [
@@ -207,36 +205,26 @@ def test_static_address_of_the_profile() -> None:
     )
     session = authenticated(new(), apn_configuration=profile)
     command = one(session.handle(attributes(1), 0.0), AllocateAddress)
-    assert command == AllocateAddress(apn="internet", wanted=None, static=IPv4Address("10.45.0.77"))
+    assert command == AllocateAddress(apn="internet", versions=(4,), static=(IPv4Address("10.45.0.77"),))
 
 
 @pytest.mark.parametrize(
-    ("address", "network", "notify"),
-    [
-        (None, NETWORK, NotifyType.INTERNAL_ADDRESS_FAILURE),
-        (None, None, PrivateNotify.PDN_CONNECTION_REJECTION),
-    ],
+    ("network", "notify"),
+    [(NETWORK, NotifyType.INTERNAL_ADDRESS_FAILURE), (None, PrivateNotify.PDN_CONNECTION_REJECTION)],
 )
-def test_no_address(address: IPv4Address | None, network: GrantedNetwork | None, notify: int) -> None:
+def test_no_address(network: GrantedNetwork | None, notify: int) -> None:
     session = authenticated(new())
     session.handle(attributes(1), 0.0)
-    command = one(session.address_allocated(address, network), AnswerIke)
+    command = one(session.address_allocated((), network), AnswerIke)
     assert isinstance(command, AnswerIke)
     assert isinstance(command.answer, Refusal)
     assert int(command.answer.notify.type) == notify
 
 
-def test_ipv6_only_is_refused() -> None:
-    session = authenticated(new())
-    command = one(session.handle(attributes(8), 0.0), AnswerIke)
-    assert isinstance(command, AnswerIke)
-    assert isinstance(command.answer, Refusal)
-
-
 def established(session: Session) -> Session:
     authenticated(session)
     session.handle(attributes(1), 0.0)
-    session.address_allocated(ADDRESS, NETWORK)
+    session.address_allocated((ADDRESS,), NETWORK)
     session.handle(
         Established(
             identity=identity().identity,

@@ -21,6 +21,7 @@ from protocols.errors import LocalError
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    ConfigurationExchanged,
     ConfigurationReply,
     ConfigurationRequested,
     EapReply,
@@ -122,6 +123,7 @@ class World:
     host_failure: str | None = None
     rogue: bool = False
     accesses: tuple[str, ...] = ()
+    p_cscf_reselection: bool = False
 
     def __post_init__(self) -> None:
         assert self.subscriber.opc is not None
@@ -146,7 +148,12 @@ class World:
         )
         self.ue = IkeEndpoint(
             entropy=SeededEntropy("ue"),
-            extension=lambda: DeviceSwu(imei=IMEI, server_authenticated=lambda: self.device.server_authenticated),
+            extension=lambda: DeviceSwu(
+                imei=IMEI,
+                server_authenticated=lambda: self.device.server_authenticated,
+                p_cscf_reselection=self.p_cscf_reselection,
+                only_allowed=self.device.only_allowed,
+            ),
         )
         self.swu: list[GatewaySwu] = []
         self.gateway = IkeEndpoint(
@@ -168,6 +175,7 @@ class World:
         self.installed: dict[bytes, Path] = {}
         self.addresses: tuple[object, ...] = ()
         self.gateway_updates = 0
+        self.gateway_exchanged: list[ConfigurationExchanged] = []
         self._flying: list[tuple[float, int, str, Datagram]] = []
         self._count = 0
         self._tickets = 0
@@ -331,6 +339,8 @@ class World:
             self._serve(sa)
         elif isinstance(event, ConfigurationRequested):
             self.gateway.answer(sa, (self.grant or granted)(), self.now)
+        elif isinstance(event, ConfigurationExchanged):
+            self.gateway_exchanged.append(event)
         elif isinstance(event, MessageReceived) and event.message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None:
             self.gateway_updates += 1
 

@@ -140,20 +140,25 @@ class Ue:
 
     def records(self) -> list[TraceRecord]:
         """Everything its trace holds now."""
+        return records_of(self.control)
 
-        async def read() -> list[TraceRecord]:
-            client = ControlClient(self.control)
-            standing = await client.call("trace.subscribe")
-            assert isinstance(standing, dict)
-            found: list[TraceRecord] = []
-            async with contextlib.aclosing(client.subscribe(0)) as stream:
-                async for record in stream:
-                    found.append(record)
-                    if record.sequence == standing["sequence"]:
-                        break
-            return found
 
-        return asyncio.run(read())
+def records_of(control: Path) -> list[TraceRecord]:
+    """Everything that a node's trace holds now."""
+
+    async def read() -> list[TraceRecord]:
+        client = ControlClient(control)
+        standing = await client.call("trace.subscribe")
+        assert isinstance(standing, dict)
+        found: list[TraceRecord] = []
+        async with contextlib.aclosing(client.subscribe(0)) as stream:
+            async for record in stream:
+                found.append(record)
+                if record.sequence == standing["sequence"]:
+                    break
+        return found
+
+    return asyncio.run(read())
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from protocols.diameter.swm import (
     CommandCode,
     Dea,
     Der,
+    PdnType,
     Result,
     ResultCode,
     Sta,
@@ -142,7 +143,11 @@ class SwmRadiusBridge:
         elif reply.code == AccessAccept:
             result = ResultCode.DIAMETER_SUCCESS
             key = Secret(_master_session_key(request, reply))
-            apn = ApnConfiguration(context_identifier=1, service_selection=der.service_selection or self.default_apn)
+            apn = ApnConfiguration(
+                context_identifier=1,
+                service_selection=der.service_selection or self.default_apn,
+                pdn_type=PdnType.IPv4v6,
+            )
         else:
             result = ResultCode.DIAMETER_AUTHENTICATION_REJECTED
         answer = Dea(

@@ -27,7 +27,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.registry import AuthMethod, NotifyType
 from protocols.ikev2.signatures import refused, verify_auth
 from protocols.ikev2.suites import Prf
-from protocols.ikev2.tasks import child, informational, lifetime, set_window_size
+from protocols.ikev2.tasks import child, config, informational, lifetime, set_window_size
 from protocols.secret import Secret
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def establish(
     """The SA is up: both AUTH payloads verified."""
     sa.authenticator = None
     sa.enter(SaState.ESTABLISHED, "both ends are authenticated")
+    config.obey(sa, configuration)
     sa.timers.arm_setup(now, None)
     sa.timers.arm_liveness(now)
     lifetime.arm_ike(sa, now)

@@ -301,7 +301,7 @@ class Authenticator:
             return self._build_final(sa, answer, now)
         if isinstance(answer, RedirectReply):
             return self._redirect(sa, answer, now)
-        if answer.packet is None:
+        if not isinstance(answer, EapReply) or answer.packet is None:
             raise LocalError("the gateway needs an EAP packet to pass on")
         if self._kind is not AuthenticationKind.EAP:
             raise LocalError("an EAP packet for a UE that does not use EAP")

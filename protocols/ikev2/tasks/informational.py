@@ -12,7 +12,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Concurrent, Response
-from protocols.ikev2.tasks import child, mobike, reauthentication, rekey_ike, tickets
+from protocols.ikev2.tasks import child, config, mobike, reauthentication, rekey_ike, tickets
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class DeleteChildSa(Concurrent):
         child.remove(sa, self._spi, "replaced or closed by us")
 
 
-def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Response:
-    """Take everything an INFORMATIONAL request carries, answer all of it at once."""
+def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Response | None:
+    """Take everything an INFORMATIONAL request carries, answer all of it at once; ``None``: a question is open."""
     failed = message.notify(NotifyType.AUTHENTICATION_FAILED)
     if failed is not None:
         # §2.21.2: an initiator that cannot verify us says so in an exchange of its own
@@ -105,7 +105,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
     reauthentication.take(sa, message, now)
     payloads += tickets.process_request(sa, message)
     payloads += mobike.process_request(sa, message, path, now)
-    return Response(payloads=tuple(payloads))
+    return config.process_request(sa, message, tuple(payloads))
 
 
 def _delete_children(sa: IkeSa, spis: tuple[bytes, ...]) -> list[bytes]:
