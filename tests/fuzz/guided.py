@@ -67,7 +67,7 @@ def child(target: str, arguments: Sequence[str]) -> None:
     """The fuzzing process: everything of the product's is instrumented while it is imported."""
     import atheris  # type: ignore[import-not-found, unused-ignore]
 
-    with atheris.instrument_imports(include=["protocols"]):
+    with atheris.instrument_imports(include=["protocols", "epdg", "ue"]):
         from tests.fuzz import targets
     corpus = Path(arguments[0]) / "corpus"
     corpus.mkdir(exist_ok=True)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 from scapy.utils import RawPcapReader
 
+from epdg.pdn.configuration import GrantedNetwork, Request, only_allowed, possible, reply, selectors
 from protocols.buffer import Reader
 from protocols.diameter.codec import RequestError, check_request, encode_message, redact
 from protocols.diameter.codec import decode_message as decode_diameter
@@ -27,7 +29,7 @@ from protocols.esp.sa import ChildSa
 from protocols.ikev2.events import SaState
 from protocols.ikev2.message import decode_header, decode_message
 from protocols.ikev2.message import encode_message as encode_ikev2
-from protocols.ikev2.payloads import decode_payloads, encode_payloads
+from protocols.ikev2.payloads import ConfigurationPayload, decode_payloads, encode_payloads
 from protocols.ikev2.registry import ExchangeType, PayloadType
 from protocols.ikev2.task import Task
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
@@ -42,6 +44,7 @@ from tests.fuzz.conversations import CONVERSATIONS
 from tests.fuzz.injection import drain, established, fresh, inject, next_expected, outstanding, spent
 from tests.harness.material import SHARED
 from tests.harness.pair import ACCESS_A, Pair
+from ue.configuration import Granted, p_cscf_among
 
 EXCHANGES = (
     ExchangeType.IKE_AUTH,
@@ -49,6 +52,7 @@ EXCHANGES = (
     ExchangeType.INFORMATIONAL,
     ExchangeType.IKE_SA_INIT,
 )
+ADDRESSES = (ip_address("10.45.0.2"), ip_address("2001:db8::2"))
 MALFORMED = SHARED / "captures" / "malformed"
 
 
@@ -121,6 +125,24 @@ def identities(octets: bytes) -> None:
             parse(text)
     with contextlib.suppress(RemoteError):
         decode_device_identity(octets)
+
+
+def configuration(octets: bytes) -> None:
+    """Configuration attributes as each end takes them; what a gateway grants to a request a UE understands."""
+    try:
+        payload = ConfigurationPayload.decode(Reader(octets))
+    except DecodeError:
+        return
+    with contextlib.suppress(RemoteError):
+        Granted.of(payload.attributes)
+    p_cscf_among(payload.attributes)
+    request = Request.of(payload.attributes)
+    network = GrantedNetwork(versions=(4, 6), dns=ADDRESSES, p_cscf=ADDRESSES, application_version="1")
+    given = ADDRESSES[: len(request.versions)]
+    granted = Granted.of(reply(request, given, network))
+    assert granted.addresses == given
+    assert all(selectors(given)) or not given
+    only_allowed(request, given, possible(network, None))
 
 
 # --- machines and the network
@@ -226,6 +248,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         esp,
         ip,
         identities,
+        configuration,
     )
 }
 
@@ -320,6 +343,10 @@ def seeds(name: str) -> Iterator[bytes]:
         one = test_diameter.machine()
         one.start_initiator(0.0)
         yield one.poll_transmit() or b""
+    elif name == "configuration":
+        for kind in (b"\1", b"\2"):
+            yield kind + bytes(3) + b"".join(bytes((0, number, 0, 0)) for number in (1, 2, 3, 7, 8, 10, 14, 20, 21))
+            yield kind + bytes.fromhex("000000 00010004 0a2d0002 4000 0004 01020304 00080011") + bytes(17)
     elif name == "identities":
         yield test_eap.NAI.encode()
         yield b"ims.mnc001.mcc001.gprs"
