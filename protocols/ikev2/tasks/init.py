@@ -11,8 +11,10 @@ The responder keeps nothing of a request that it refuses; COOKIE is demanded by 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from protocols.entropy import Entropy
 from protocols.errors import LocalError, NegotiationError, RemoteError
 from protocols.ikev2.certificates import Requested
 from protocols.ikev2.config import InitiatorConfig
@@ -43,7 +45,9 @@ class Init:
 
     exchange = ExchangeType.IKE_SA_INIT
 
-    def __init__(self) -> None:
+    def __init__(self, generate: Callable[[KeGroup, Entropy], KeyExchange] = KeyExchange.generate) -> None:
+        """``generate`` makes our private values; another than the default replays a known run."""
+        self._generate = generate
         self._key_exchange: KeyExchange | None = None
         self._nonce = b""
         self._cookie: bytes | None = None
@@ -53,7 +57,7 @@ class Init:
         """Offer every suite of the policy, with a key of its first group unless the peer asked for another."""
         config = sa.initiator_config
         if self._key_exchange is None:
-            self._key_exchange = KeyExchange.generate(config.ike_policy.suites[0].group, sa.entropy)
+            self._key_exchange = self._generate(config.ike_policy.suites[0].group, sa.entropy)
             self._nonce = sa.entropy.octets(NONCE_LENGTH)
         if sa.state is SaState.INITIAL:
             sa.enter(SaState.INIT_SENT, "IKE_SA_INIT request sent")
@@ -148,7 +152,7 @@ class Init:
                 f"INVALID_KE_PAYLOAD asks for group {group}, which was not offered",
                 NotifyType.NO_PROPOSAL_CHOSEN,
             )
-        self._key_exchange = KeyExchange.generate(KeGroup(group), sa.entropy)
+        self._key_exchange = self._generate(KeGroup(group), sa.entropy)
 
 
 def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> Response:
