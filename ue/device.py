@@ -169,7 +169,7 @@ class Device:
         origin = connection.access if under_way is None else under_way.target
         if access == origin and not connection.suspended:
             raise LocalError(f"the UE is on {access} already")
-        commands: list[Command] = []
+        commands = self._abandon_reauthentication("the UE moves")
         if under_way is not None:
             commands += self._end_move(under_way, MoveOutcome.SUPERSEDED, f"superseded by a move to {access}", now)
         closes = not keep_old and origin in self._open
@@ -187,7 +187,7 @@ class Device:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot come back from a pause")
         if connection.suspended:
             raise LocalError("the UE is suspended already")
-        commands: list[Command] = []
+        commands = self._abandon_reauthentication("the UE has no access any more")
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, "the UE has no access any more", now)
         connection.suspended = True
@@ -596,6 +596,10 @@ class Device:
             why = f"another path answered: {event.new}"
             ended = self._end_move(connection.move, MoveOutcome.FAILED, why, now)
             return ended + self._found(connection, event, now)
+        if event.new != event.old:
+            abandoned = self._abandon_reauthentication("the UE moves")
+            if abandoned:
+                return abandoned + self._found(connection, event, now)
         if access is not None and access != connection.access:
             move = self._begin_move(connection, connection.access, access, None, now, closed_old=False)
             move.old, move.new = event.old, event.new
@@ -698,7 +702,9 @@ class Device:
         """The SA with the redirecting gateway is gone: the attach goes on, or begins anew, at the other one."""
         assert former.redirect is not None
         former.ended = now
-        commands: list[Command] = [StopHost()] if former.addresses else []
+        commands = self._abandon_reauthentication("the connection has ended")
+        if former.addresses:
+            commands.append(StopHost())
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
         connection = Connection(former.access, former.attach_ticket, peer, now)
         connection.gateway, connection.trail = former.redirect
