@@ -47,6 +47,8 @@ from protocols.ikev2.events import (
     Redirected,
     RedirectIgnored,
     Refused,
+    SaState,
+    StateChanged,
     TicketReceived,
     TicketRejected,
 )
@@ -344,7 +346,11 @@ class Device:
             return self._configured(connection, event)
         if isinstance(event, ReauthenticationDue):
             return self._reauthenticate(connection)
+        if isinstance(event, StateChanged):
+            connection.deleting = connection.deleting or event.new is SaState.DELETING
+            return []
         if isinstance(event, IkeSaRekeyed):
+            self._session = None  # RFC 5723 §6.2: "When the IKE SA is rekeyed, the ticket is invalidated"
             connection.continued(event.successor.window)
             return [Tell(name="ike-rekeyed", text="The IKE SA was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
@@ -390,6 +396,7 @@ class Device:
         if attempt.over:
             self._reauthentication = None
         if attempt.succeeded and isinstance(event, Established):
+            self._session = None  # the ticket goes with the former SA; the new one brings its own
             connection.peer = attempt.peer
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands
@@ -649,7 +656,7 @@ class Device:
 
     def _go_back(self, connection: Connection, failed: Move, now: float) -> list[Command]:
         """Return to the access that the failed move came from; the gateway may have seen the other one."""
-        if connection.suspended:
+        if connection.suspended or connection.deleting:
             return []  # there is nowhere to go back to
         move = self._begin_move(connection, failed.target, failed.origin, None, now, closed_old=False)
         if failed.origin in self._open:
@@ -725,7 +732,7 @@ class Device:
     def _closed(self, connection: Connection, event: Closed, now: float) -> list[Command]:
         commands: list[Command] = []
         why = event.why
-        if event.by_peer or connection.detach_requested:
+        if event.by_peer or connection.detach_requested or connection.deleting:
             self._session = None  # RFC 5723 §6.2: the ticket goes with an SA that was deleted
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, why, now)
@@ -780,6 +787,8 @@ class Device:
     def _established(self) -> Connection:
         if self.connection is None or self.state is not DeviceState.ESTABLISHED:
             raise LocalError(f"the UE is {_WORDS[self.state]}")
+        if self.connection.deleting:
+            raise LocalError(f"the UE is {_WORDS[DeviceState.CLOSING]}")
         return self.connection
 
     def _close_access(self, access: str) -> list[Command]:

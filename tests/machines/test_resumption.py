@@ -38,6 +38,7 @@ from protocols.ikev2.redirection import GatewayIdentity, RedirectObedience
 from protocols.ikev2.registry import ExchangeType, IdType, NotifyType, ProtocolId
 from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.ikev2.tasks.tickets import RequestTicket
 from protocols.ikev2.ticket import ResumableSession, TicketContents, TicketOffice, TicketPolicy
 from protocols.path import Datagram, Endpoint
@@ -163,6 +164,18 @@ def test_ticket_by_informational_and_before_it_expires() -> None:
     count = len(pair.wire)
     pair.run(1.0)
     assert len(pair.wire) == count
+
+
+def test_rekey_invalidates_the_ticket_at_once() -> None:
+    """§6.2: not only when the old SA is deleted, which may take its time."""
+    tickets = office(Clock())
+    pair = resumable(tickets).attach()
+    first = pair.ue.take(TicketReceived).session
+    pair.lose = lambda sender, datagram: datagram.payload[18] == ExchangeType.INFORMATIONAL
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyIke(), pair.now)
+    pair.run(0.1)
+    with pytest.raises(RemoteError, match="spent"):
+        tickets.open(first.ticket)
 
 
 @pytest.mark.parametrize("data", ["", "000000", "00000e10", "00000000aabb"])
