@@ -575,7 +575,7 @@ class Device:
         if connection.move is not None or self.state is not DeviceState.ESTABLISHED:
             return []
         others = [access for access in self._accesses if access not in self._open]
-        connection.testing = set(others)
+        connection.testing |= set(others)
         text = f"Nothing is heard on {connection.access}; other paths are being tried."
         tell = Tell(name="path-suspected", text=text, data={"access": connection.access})
         return [tell, self._use_open(connection), *(OpenAccess(access=access) for access in others)]

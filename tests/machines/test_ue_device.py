@@ -31,6 +31,8 @@ from protocols.ikev2.events import (
     IdentityReceived,
     IkeSaRekeyed,
     MessageReceived,
+    PathSuspected,
+    PathValidated,
     Refusal,
     SaState,
 )
@@ -712,6 +714,17 @@ def test_an_access_that_answers_again_is_kept() -> None:
     world.run(3.0)
     assert world.device.open_accesses == ("a",)
     assert _moves(world) == []
+
+
+def test_what_was_opened_for_a_test_is_closed_after_another_one() -> None:
+    """The path that was found fails as well, and a second test begins before the first has ended."""
+    world = attached(World(accesses=("a", "b", "deaf")))
+    assert world.sa is not None
+    for _ in range(2):
+        world.carry_out(world.device.handle(PathSuspected(path=world.sa.path), world.now))
+    assert world.device.open_accesses == ("a", "b", "deaf")
+    world.carry_out(world.device.handle(PathValidated(path=world.sa.path), world.now))
+    assert world.device.open_accesses == ("a",)
 
 
 def test_a_gateway_address_that_falls_silent_is_left_for_another() -> None:
