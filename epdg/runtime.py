@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
 from collections import Counter
@@ -217,8 +218,10 @@ class EpdgNode:
         for live in list(self._live.values()):
             self._endpoint.close(live.sa, "the gateway stops", self._now())
         self._pump()
-        if self._questions:
-            await asyncio.wait(self._questions, timeout=DETACH_INTERVAL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DETACH_INTERVAL):
+                while self._questions:  # an answer may bring forth an STR
+                    await asyncio.wait(self._questions)
 
     async def _close(self) -> None:
         if self._driver is not None:

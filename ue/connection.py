@@ -85,7 +85,8 @@ class PathUse:
 class Connection:
     """What belongs to one attach: it begins with the command and ends when the IKE SA is gone.
 
-    ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on.
+    ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on. ``deleting``:
+    this end has sent DELETE, by command or because the IKE SA must not go on.
     """
 
     def __init__(self, access: str, ticket: int | None, peer: EapAkaPeer, now: float) -> None:
@@ -98,6 +99,7 @@ class Connection:
         self.redirect: tuple[Address, RedirectTrail] | None = None
         self.detach_ticket: int | None = None
         self.detach_requested = False
+        self.deleting = False
         self.signalling: Signalling | None = None
         self._counted_before = (0, 0)
         self.server_authenticated = False

@@ -48,6 +48,8 @@ from protocols.ikev2.events import (
     Redirected,
     RedirectIgnored,
     Refused,
+    SaState,
+    StateChanged,
     TicketReceived,
     TicketRejected,
 )
@@ -171,7 +173,7 @@ class Device:
         origin = connection.access if under_way is None else under_way.target
         if access == origin and not connection.suspended:
             raise LocalError(f"the UE is on {access} already")
-        commands: list[Command] = []
+        commands = self._abandon_reauthentication("the UE moves")
         if under_way is not None:
             commands += self._end_move(under_way, MoveOutcome.SUPERSEDED, f"superseded by a move to {access}", now)
         closes = not keep_old and origin in self._open
@@ -189,7 +191,7 @@ class Device:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot come back from a pause")
         if connection.suspended:
             raise LocalError("the UE is suspended already")
-        commands: list[Command] = []
+        commands = self._abandon_reauthentication("the UE has no access any more")
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, "the UE has no access any more", now)
         connection.suspended = True
@@ -349,7 +351,11 @@ class Device:
             return self._configured(connection, event)
         if isinstance(event, ReauthenticationDue):
             return self._reauthenticate(connection)
+        if isinstance(event, StateChanged):
+            connection.deleting = connection.deleting or event.new is SaState.DELETING
+            return []
         if isinstance(event, IkeSaRekeyed):
+            self._session = None  # RFC 5723 §6.2: "When the IKE SA is rekeyed, the ticket is invalidated"
             connection.continued(event.successor.window)
             return [Tell(name="ike-rekeyed", text="The IKE SA was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
@@ -395,6 +401,7 @@ class Device:
         if attempt.over:
             self._reauthentication = None
         if attempt.succeeded and isinstance(event, Established):
+            self._session = None  # the ticket goes with the former SA; the new one brings its own
             connection.peer = attempt.peer
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands
@@ -573,7 +580,7 @@ class Device:
         if connection.move is not None or self.state is not DeviceState.ESTABLISHED:
             return []
         others = [access for access in self._accesses if access not in self._open]
-        connection.testing = set(others)
+        connection.testing |= set(others)
         text = f"Nothing is heard on {connection.access}; other paths are being tried."
         tell = Tell(name="path-suspected", text=text, data={"access": connection.access})
         return [tell, self._use_open(connection), *(OpenAccess(access=access) for access in others)]
@@ -601,6 +608,10 @@ class Device:
             why = f"another path answered: {event.new}"
             ended = self._end_move(connection.move, MoveOutcome.FAILED, why, now)
             return ended + self._found(connection, event, now)
+        if event.new != event.old:
+            abandoned = self._abandon_reauthentication("the UE moves")
+            if abandoned:
+                return abandoned + self._found(connection, event, now)
         if access is not None and access != connection.access:
             move = self._begin_move(connection, connection.access, access, None, now, closed_old=False)
             move.old, move.new = event.old, event.new
@@ -650,7 +661,7 @@ class Device:
 
     def _go_back(self, connection: Connection, failed: Move, now: float) -> list[Command]:
         """Return to the access that the failed move came from; the gateway may have seen the other one."""
-        if connection.suspended:
+        if connection.suspended or connection.deleting:
             return []  # there is nowhere to go back to
         move = self._begin_move(connection, failed.target, failed.origin, None, now, closed_old=False)
         if failed.origin in self._open:
@@ -703,7 +714,9 @@ class Device:
         """The SA with the redirecting gateway is gone: the attach goes on, or begins anew, at the other one."""
         assert former.redirect is not None
         former.ended = now
-        commands: list[Command] = [StopHost()] if former.addresses else []
+        commands = self._abandon_reauthentication("the connection has ended")
+        if former.addresses:
+            commands.append(StopHost())
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
         connection = Connection(former.access, former.attach_ticket, peer, now)
         connection.gateway, connection.trail = former.redirect
@@ -724,7 +737,7 @@ class Device:
     def _closed(self, connection: Connection, event: Closed, now: float) -> list[Command]:
         commands: list[Command] = []
         why = event.why
-        if event.by_peer or connection.detach_requested:
+        if event.by_peer or connection.detach_requested or connection.deleting:
             self._session = None  # RFC 5723 §6.2: the ticket goes with an SA that was deleted
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, why, now)
@@ -779,6 +792,8 @@ class Device:
     def _established(self) -> Connection:
         if self.connection is None or self.state is not DeviceState.ESTABLISHED:
             raise LocalError(f"the UE is {_WORDS[self.state]}")
+        if self.connection.deleting:
+            raise LocalError(f"the UE is {_WORDS[DeviceState.CLOSING]}")
         return self.connection
 
     def _close_access(self, access: str) -> list[Command]:

@@ -10,6 +10,8 @@ from protocols.ikev2.events import (
     AddressesUpdated,
     ChildSaInstalled,
     ChildSaRemoved,
+    ConfigurationExchanged,
+    ConfigurationReceived,
     CreateChildSaRefused,
     IkeSaRekeyed,
     MessageReceived,
@@ -18,10 +20,11 @@ from protocols.ikev2.events import (
     SaState,
 )
 from protocols.ikev2.keymat import derive_rekeyed_ike_keys
-from protocols.ikev2.payloads import KePayload, NoncePayload
+from protocols.ikev2.payloads import ConfigurationAttribute, KePayload, NoncePayload
 from protocols.ikev2.proposals import IkePolicy
-from protocols.ikev2.registry import ExchangeType, NotifyType
+from protocols.ikev2.registry import ConfigAttributeType, ConfigType, ExchangeType, NotifyType
 from protocols.ikev2.suites import IkeSuite, Prf
+from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
@@ -365,3 +368,27 @@ def test_peer_that_goes_on_under_the_sa_that_it_made() -> None:
     pair.run(3.0)
     assert old not in pair.epdg.live.children
     assert len(pair.ue.live.children) == len(pair.epdg.live.children) == 1
+
+
+def test_question_under_the_sa_that_the_peer_made_comes_after_the_event_that_it_is_the_one() -> None:
+    """§2.8.2: whoever follows the events knows the new SA before it is asked something under it."""
+    pair = Pair().attach()
+    old = pair.ue.live
+
+    def lose(sender: str, datagram: Datagram) -> bool:
+        """Our request, and the peer's DELETE of the old SA."""
+        exchange, response = datagram.payload[18], bool(datagram.payload[19] & 0x20)
+        kind = ExchangeType.CREATE_CHILD_SA if sender == "ue" else ExchangeType.INFORMATIONAL
+        return datagram.payload[:8] == old.spi_i and exchange == kind and not response
+
+    pair.lose = lose
+    rekey(pair, pair.ue)
+    rekey(pair, pair.epdg)
+    pair.run(0.1)
+    assert old.heir is None
+    attribute = ConfigurationAttribute(type=ConfigAttributeType.P_CSCF_IP4_ADDRESS, value=bytes([10, 45, 0, 3]))
+    pair.epdg.endpoint.initiate(pair.epdg.live, ExchangeConfiguration(ConfigType.CFG_REQUEST, (attribute,)), pair.now)
+    pair.run(1.0)
+    kinds = [type(event) for event in pair.ue.events]
+    assert kinds.index(IkeSaRekeyed) < kinds.index(ConfigurationReceived)
+    assert pair.epdg.has(ConfigurationExchanged)
