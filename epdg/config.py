@@ -41,7 +41,7 @@ from protocols.io.configuration import (
     IpAddress,
     IpNetwork,
     Port,
-    TextSecret,
+    SharedKey,
 )
 from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
 
@@ -130,7 +130,7 @@ class AuthenticationSection(ConfigurationModel):
 
     methods: tuple[AuthenticationKind, ...] = Field(default=(AuthenticationKind.EAP,), min_length=1)
     gateway: AuthenticationKind | None = None
-    psk: dict[str, TextSecret] = Field(default_factory=dict)
+    psk: dict[str, SharedKey] = Field(default_factory=dict)
     certificate_authorities: tuple[FilePath, ...] = ()
     revocation: RevocationPolicy = RevocationPolicy.OFF
     crls: tuple[FilePath, ...] = ()

@@ -841,7 +841,7 @@ class EpdgNode:
 
     def _inbound_packets(self, spi: bytes) -> int:
         counters = self._counters(spi)
-        return 0 if counters is None else counters.inbound_packets
+        return 0 if counters is None else counters.evidence
 
     def _counters(self, spi: bytes) -> ChildSaCounters | None:
         try:

@@ -35,7 +35,7 @@ from protocols.io.configuration import (
     IpNetwork,
     Key128,
     Port,
-    TextSecret,
+    SharedKey,
 )
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
@@ -139,11 +139,13 @@ class CertificateSection(ConfigurationModel):
 class GatewaySection(ConfigurationModel):
     """The ePDG, and how it proves itself; ``other_address`` is of the other IP version.
 
+    ``alternatives`` are tried too where its address does not answer the first request (RFC 4555 §3.1).
     ``names``: its certificate must carry one of them; without any the PLMN's ePDG FQDN counts.
     """
 
     address: IpAddress
     other_address: IpAddress | None = None
+    alternatives: tuple[IpAddress, ...] = ()
     ike_port: Port = IKE_PORT
     nat_traversal_port: Port = NAT_TRAVERSAL_PORT
     names: tuple[str, ...] = ()
@@ -270,7 +272,7 @@ class UeConfiguration(ConfigurationModel):
     plmn: PlmnSection
     usim: UsimSection | None = None
     authentication: AuthenticationKind = AuthenticationKind.EAP
-    psk: TextSecret | None = None
+    psk: SharedKey | None = None
     certificate: CertificateSection | None = None
     identity: str | None = Field(default=None, min_length=1)
     imei: Digits | None = Field(default=None, pattern=r"^[0-9]{14,16}$")

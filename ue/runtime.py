@@ -230,7 +230,7 @@ class UeNode:
         while True:
             await asyncio.sleep(interval)
             counters = [self._data_plane.counters(spi) for spi in self._installed]
-            inbound = sum(each.inbound_packets for each in counters)
+            inbound = sum(each.evidence for each in counters)
             outbound = sum(each.outbound_packets for each in counters)
             if inbound != received or outbound < sent:
                 quiet, patience = 0, 1
@@ -492,6 +492,7 @@ class UeNode:
             initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
             redirected=command.trail,
             session=command.session,
+            initial_paths=() if command.gateway is not None else self._alternatives(ports.ike),
         )
         self._sa = None
         self._last_counters.clear()
@@ -501,7 +502,7 @@ class UeNode:
 
     def _inbound_packets(self, spi: bytes) -> int:
         try:
-            return self._data_plane.counters(spi).inbound_packets
+            return self._data_plane.counters(spi).evidence
         except LocalError:
             return 0
 
@@ -512,6 +513,12 @@ class UeNode:
         gateway = self.configuration.gateway
         address = next(each for each in gateway.addresses if each.version == local.address.version)
         return Path(local, Endpoint(address, gateway.ike_port))
+
+    def _alternatives(self, local: Endpoint) -> tuple[Path, ...]:
+        """Where the first request is tried as well (RFC 4555 §3.1)."""
+        known = self.configuration.gateway.alternatives
+        fitting = [each for each in known if each.version == local.address.version]
+        return tuple(Path(local, Endpoint(each, self._gateway_ike.port)) for each in fitting)
 
     def _connect_successor(self, command: ConnectSuccessor) -> None:
         """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
@@ -618,11 +625,13 @@ class UeNode:
         plane = self.configuration.data_plane
         if plane.routes:
             return list(plane.routes)
+        gateway = self.configuration.gateway
+        outside = (*gateway.addresses, *gateway.alternatives)
         granted = [
             network
             for child in self._require_sa().children.values()
             for selector in child.spec.remote_selectors
-            if not any(selector.contains(address) for address in self.configuration.gateway.addresses)
+            if not any(selector.contains(address) for address in outside)
             for network in _networks(selector)
         ]
         return list(dict.fromkeys(granted))

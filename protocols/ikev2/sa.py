@@ -117,7 +117,7 @@ class IkeSa:
         self.heir: IkeSa | None = None
         self.deferred: Deferred | None = None
         self.authenticator: ike_auth.Authenticator | None = None
-        self.created = now
+        self.created = self.closed_at = now
         self._queue: deque[Task] = deque()
         self._deferred_id: int | None = None
         self._init_error: RemoteError | None = None
@@ -196,7 +196,7 @@ class IkeSa:
             self._queue.append(task)
 
     def repeat_on(self, path: Path) -> None:
-        """Send the oldest outstanding request on this path as well, with the same Message ID (RFC 4555 §3.10)."""
+        """Send the oldest outstanding request on this path as well, with the same Message ID (RFC 4555 §3.1, §3.10)."""
         if self.window.outstanding is not None:
             self._transmit(self.window.outstanding.sent, path, retransmission=True)
 
@@ -420,6 +420,7 @@ class IkeSa:
         self._queue.clear()
         self._delayed.clear()
         self.deferred = None
+        self.closed_at = now
         self.enter(SaState.CLOSED, why)
         self.emit(Closed(why=why, by_peer=by_peer, resumed=self.resumption.superseded))
 
@@ -653,6 +654,8 @@ class IkeSa:
                     return
                 request.due = again
             self._transmit(request.sent, self.path, retransmission=True)
+            if self.state is SaState.INIT_SENT:
+                init.try_elsewhere(self, request.attempt)
         self._arm_retransmission()
         mobike.unanswered(self, now)
 

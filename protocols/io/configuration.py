@@ -122,6 +122,13 @@ def _secret_text(value: object) -> Secret:
     return Secret(text.encode())
 
 
+def _shared_key(value: object) -> Secret:
+    """RFC 7296 §2.15: the text as it is, nothing added; "It MUST also accept a hex encoding", which 0x begins."""
+    if isinstance(value, str) and value.startswith("0x") and len(value) > len("0x"):
+        return _secret_octets(())(value)
+    return _secret_text(value)
+
+
 def _digits(value: object) -> object:
     """Text that happens to be all digits and was not quoted (an IMSI, a key) back as text."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -169,6 +176,9 @@ Digits = Annotated[str, BeforeValidator(_digits)]
 HexSecret = Annotated[Secret, BeforeValidator(_secret_octets(())), PlainSerializer(lambda _: "…")]
 Key128 = Annotated[Secret, BeforeValidator(_secret_octets((16,))), PlainSerializer(lambda _: "…")]
 """A 128-bit key in hexadecimal: K, OP, OPc."""
+
+SharedKey = Annotated[Secret, BeforeValidator(_shared_key), PlainSerializer(lambda _: "…")]
+"""A pre-shared key: text, or octets in hexadecimal after ``0x`` (in quotes, as YAML has such numbers)."""
 
 TextSecret = Annotated[Secret, BeforeValidator(_secret_text), PlainSerializer(lambda _: "…")]
 """A token or passphrase, kept as the UTF-8 octets of its text."""

@@ -102,6 +102,7 @@ class UserspaceDataPlane:
         drops = sa.drops
         return ChildSaCounters(
             inbound_packets=sa.inbound_packets,
+            strayed_packets=sa.strayed_packets,
             inbound_octets=sa.inbound_octets,
             outbound_packets=sa.outbound_packets,
             outbound_octets=sa.outbound_octets,
@@ -145,6 +146,8 @@ class UserspaceDataPlane:
         if spi in self._successors:
             self._take_over(spi)
         if isinstance(result, bytes):
+            if _strays(sa, path):
+                sa.strayed_packets += 1
             if sa.limited:
                 self._watch(sa)
             self._deliver(result, spi)
@@ -261,6 +264,13 @@ class _OutboundIndex:
 
     def _is_newer(self, sa: ChildSa, than: ChildSa) -> bool:
         return self._order[sa.spec.inbound_spi] > self._order[than.spec.inbound_spi]
+
+
+def _strays(sa: ChildSa, path: Path) -> bool:
+    """Whether a packet came between other addresses than those that should be employed (RFC 4555 §3.12)."""
+    if sa.encapsulation and path.remote.port != sa.path.remote.port:
+        return True
+    return path.remote.address != sa.path.remote.address or path.local.address != sa.path.local.address
 
 
 def _places(spec: ChildSaSpec) -> set[tuple[int, bool, int, int]]:

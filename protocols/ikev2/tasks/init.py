@@ -79,6 +79,8 @@ class Init:
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Take the responder's choice, or do what it demands first."""
         config = sa.initiator_config
+        if path in config.initial_paths:
+            sa.path = path  # RFC 4555 §3.1: the pair that works
         cookie = message.notify(NotifyType.COOKIE)
         if cookie is not None:
             if not 1 <= len(cookie.data) <= COOKIE_LENGTH_MAXIMUM:
@@ -153,6 +155,16 @@ class Init:
                 NotifyType.NO_PROPOSAL_CHOSEN,
             )
         self._key_exchange = self._generate(KeGroup(group), sa.entropy)
+
+
+def try_elsewhere(sa: IkeSa, attempt: int) -> None:
+    """RFC 4555 §3.1: "SHOULD try various source and destination address combinations when retransmitting".
+
+    Each retransmission goes to one more pair, beside the one that was asked for.
+    """
+    pairs = sa.initiator_config.initial_paths
+    if pairs:
+        sa.repeat_on(pairs[(attempt - 1) % len(pairs)])
 
 
 def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> Response:
