@@ -36,6 +36,7 @@ from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
+from protocols.io.algorithms import weakness
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer
 from protocols.io.driver import Driver
@@ -180,6 +181,7 @@ class UeNode:
                     if self.configuration.silence_interval is not None:
                         watching = tasks.create_task(self._watch_silence(self.configuration.silence_interval))
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
+                    self._warn_of_weak_algorithms()
                     await self._until_stopped(work or self._stopping.wait)
                 except StackError as error:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
@@ -191,6 +193,13 @@ class UeNode:
             await self._close()
         if failure is not None:
             raise failure
+
+    def _warn_of_weak_algorithms(self) -> None:
+        config = self._ike_config
+        warning = weakness({"algorithms.ike": config.ike_policy, "algorithms.esp": config.esp_policy})
+        if warning is not None:
+            _log.warning("%s", warning)
+            self.recorder.event("weak-algorithms", warning)
 
     def stop(self) -> None:
         """End ``run``: the gateway is told and may answer; a second call does not wait for that."""

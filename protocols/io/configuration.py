@@ -54,7 +54,6 @@ SECRET_KEYS = frozenset(
         "passphrase",
         "credential",
         "credentials",
-        "cookie",
         "database",  # a database URL may carry a password
         "url",
     }
@@ -327,6 +326,9 @@ _EXPECTED = {
 }
 
 
+_EITHER = {"ip_v4_address": "ip_v6_address", "ip_v4_network": "ip_v6_network"}  # where both were tried
+
+
 def _expected(error: ErrorDetails, known: list[str]) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -393,6 +395,8 @@ def _refuse(problem: ValidationError, model: type[BaseModel], data: object, file
     if error["type"] == "extra_forbidden" and not isinstance(error["input"], Mapping | list):
         # a misspelt secret's name is not in the list of secrets: its value stays unprinted
         value = _Words("an unknown key")
+    if any(_dotted(each["loc"], data) == keys and each["type"] == _EITHER.get(error["type"]) for each in errors):
+        error["type"] = error["type"].replace("_v4_", "_any_")
     raise ConfigurationError(
         file=file,
         key=".".join(keys) or "(top)",
