@@ -27,7 +27,7 @@ from protocols.ikev2.proposals import IkePolicy, check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType, ProtocolId
 from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child_exchange, crash_detection, informational, lifetime, mobike
+from protocols.ikev2.tasks import child_exchange, crash_detection, informational, lifetime, mobike, set_window_size
 from protocols.ikev2.timing import Timer
 from protocols.path import Path
 
@@ -201,6 +201,7 @@ def settle(sa: IkeSa, heir: IkeSa, now: float) -> None:
     sa.timers.set(Timer.SUPERSEDED, now + lifetime.SUPERSEDED_LIFETIME)
     sa.emit(IkeSaRekeyed(successor=heir))
     lifetime.arm_ike(heir, now)
+    set_window_size.announce(heir)  # §2.3: a rekeyed SA "starts with window size 1" again
     heir.resume(now)
 
 
