@@ -470,7 +470,7 @@ class IkeEndpoint:
         if not entry.came_back and sa.state in (SaState.AUTHENTICATING, SaState.ESTABLISHED):
             entry.came_back = True
             self._demand.learn(came_back=True)
-        if sa.state in (SaState.INITIAL, SaState.HALF_OPEN, SaState.AUTHENTICATING):
+        if sa.state in (SaState.INITIAL, SaState.INTERMEDIATE, SaState.HALF_OPEN, SaState.AUTHENTICATING):
             return
         if not entry.came_back and sa.keys is not None:
             self._demand.learn(came_back=False)

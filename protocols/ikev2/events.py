@@ -42,6 +42,7 @@ class SaState(Enum):
 
     INITIAL = "initial"
     INIT_SENT = "init-sent"
+    INTERMEDIATE = "intermediate"
     HALF_OPEN = "half-open"
     AUTHENTICATING = "authenticating"
     ESTABLISHED = "established"

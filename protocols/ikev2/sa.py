@@ -32,7 +32,7 @@ from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Header, Message, decode_header, message_of
 from protocols.ikev2.opening import UnprotectedMessage, open_datagram, repeats_answered
 from protocols.ikev2.payloads import NotifyPayload, Payload
-from protocols.ikev2.registry import INITIAL_EXCHANGES, HashAlgorithmId, NotifyType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, ExchangeType, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
 from protocols.ikev2.spi import NO_SPI, RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
@@ -46,6 +46,7 @@ from protocols.ikev2.tasks import (
     ike_auth,
     informational,
     init,
+    intermediate,
     lifetime,
     mobike,
     reauthentication,
@@ -94,6 +95,7 @@ class IkeSa:
         self.keys: IkeKeys | None = None
         self.sealer: MessageSealer | None = None
         self.fragmentation = Fragmentation(config)
+        self.intermediate = intermediate.Exchanges()
         self.nonce_i = b""
         self.nonce_r = b""
         self.init_request = b""
@@ -349,6 +351,10 @@ class IkeSa:
         self.sealer = Sealer(suite, keys, self.original_initiator, self.entropy)
         self.emit(IkeKeysDerived(spi_i=self.spi_i, spi_r=self.spi_r, suite=suite, keys=keys))
 
+    def sealer_for(self, message: Header | Message) -> MessageSealer | None:
+        """What opens a message: a request that comes again may be older than our keys (RFC 9242 §3.3.1)."""
+        return self.intermediate.sealer_of(message) or self.sealer
+
     def established_keys(self) -> tuple[IkeSuite, IkeKeys]:
         """Suite and keys, which exist from IKE_SA_INIT on."""
         if self.suite is None or self.keys is None:
@@ -501,6 +507,8 @@ class IkeSa:
             return create_child.process_request(self, message, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
+        if procedure is Procedure.INTERMEDIATE:
+            return intermediate.process_request(self, message)
         if self.resumption.presented is not None:
             resume.process_auth(self, message, now)
             return None
@@ -582,6 +590,8 @@ class IkeSa:
         self._transmit(sent, request.path)
         if response.close is not None:
             self.close(response.close, now, by_peer=response.by_peer)
+        elif exchange == ExchangeType.IKE_INTERMEDIATE:
+            intermediate.answered(self, request.message, message, now)
 
     def _respond_again(self, request: Received) -> None:
         known = self.window.answer_to(request.message.message_id)
@@ -590,7 +600,7 @@ class IkeSa:
         known.repeated += 1
         if known.repeated > PROBE_RETRANSMISSIONS:
             # RFC 7383 §2.4: "receiving repeated retransmissions of the request" tells that the response is lost
-            smaller = self.fragmentation.smaller(self.sealer, known.response, request.path)
+            smaller = self.fragmentation.smaller(self.sealer_for(request.message), known.response, request.path)
             known.response = smaller or known.response
         self._transmit(known.response, request.path, retransmission=True)
 
