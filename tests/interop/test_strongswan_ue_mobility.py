@@ -78,10 +78,7 @@ def attach(place: Scene) -> Iterator[Attach]:
             return ue
 
         yield start
-        there = place.stage.ue.addresses()
-        for access in (ACCESS_A, ACCESS_B):
-            if str(access.address) not in there:
-                place.stage.join(access)
+        place.join_accesses()
         place.clear()
 
 
@@ -266,3 +263,38 @@ def test_from_ipv4_to_ipv6_and_back(place: Scene, attach: Attach, report: Report
     finally:
         if has_ipv6:
             leave_ipv6(place.stage)
+
+
+def test_a_gateway_that_prefers_another_address(place: Scene, attach: Attach, report: Report) -> None:
+    """charon follows IKE to where it comes from, there and back; what is not lost goes on carrying ESP."""
+    ue = attach()
+    with flow_of(place, ue) as flow:
+        flow.wait_answers(20)
+        for address in (SECOND_GATEWAY.ip, GATEWAY.ip):
+            place.epdg.call("addresses.prefer", address=str(address))
+            ue.wait_established(remote=address)
+            place.wait_session(lambda seen, there=f"{address}:4500": local(ike(seen)) == there, f"IKE at {address}")
+            flow.wait_answers(20)
+    report("another gateway address preferred, there and back", flow.outages(2))
+    assert max(flow.outages(2)) < MAXIMUM_OUTAGE
+
+
+@pytest.mark.parametrize("what", ["sessions.rekey-ike", "sessions.rekey-child"])
+def test_a_move_crosses_a_rekey_of_the_gateways(place: Scene, attach: Attach, what: str) -> None:
+    """Our request is lost on the old access and goes out again on the new path (§3.5): moved and rekeyed."""
+    ue = attach()
+    session = place.session()
+    before = (spis(session), children(session)[0]["inbound_spi"])
+    place.stage.router.block(ACCESS_A.router_interface, incoming=False)
+    try:
+        place.epdg.call(what, id=session["id"])
+        place.stage.leave(ACCESS_A)
+        ue.wait_moved(ACCESS_B.address.ip)
+    finally:
+        place.stage.restore(ACCESS_A)
+    place.wait_moved(THERE)
+    if what == "sessions.rekey-ike":
+        place.wait_session(lambda seen: spis(seen) != before[0], "another IKE SA")
+    place.wait_session(lambda seen: children(seen)[0]["inbound_spi"] != before[1], "another child SA")
+    place.wait_agreement(ue)
+    assert place.passes(inner(ue))
