@@ -15,12 +15,25 @@ import pytest
 from lab.namespaces import ACCESS_A, ACCESS_B, GATEWAY_ROUTER, HOST_BEHIND_GATEWAY
 from tests.peers.ping_flow import PingFlow
 from tests.peers.strongswan import Charon
-from tests.peers.strongswan_scene import HERE, Child, Connection, Scene, children, history, ike, remote, scene, spis
+from tests.peers.strongswan_scene import (
+    HERE,
+    THERE,
+    Child,
+    Connection,
+    Scene,
+    children,
+    history,
+    ike,
+    remote,
+    scene,
+    spis,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.peer, pytest.mark.timeout(60)]
 
 SIZE = 256  # of IP datagrams
 LIVENESS_INTERVAL = 1.5  # more than charon's, so that it asks first where it asks at all
+AUTHENTICATION_LIFETIME = 60
 MAXIMUM_OUTAGE = 0.5  # of a rebinding with traffic; seconds
 IMPATIENT = {"retransmit_timeout": 0.3, "retransmit_base": 1.0, "retransmit_tries": 4, "fragment_size": SIZE}
 SUITES = "aes128-sha256-x25519,aes256-sha512-modp4096,aes256gcm16-prfsha384-ecp521"
@@ -47,6 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         "cookie_threshold": 0,
         "fragment_size": SIZE,
         "liveness_interval": LIVENESS_INTERVAL,
+        "authentication_lifetime": AUTHENTICATION_LIFETIME,
         "retransmission": {"base_interval": 0.2, "limit": 3},
         "hold_lifetime": None,
     }
@@ -111,6 +125,13 @@ def test_a_cookie_another_group_and_fragments(place: Scene, attach: Attach) -> N
     place.epdg.call("sessions.rekey-child", id=session["id"])
     place.wait_session(lambda seen: [one["outbound_spi"] for one in children(seen)] != [child], "the child's rekey")
     place.wait_agreement(ue)
+    assert place.passes(inner(ue))
+
+
+def test_a_ue_without_fragmentation_gets_whole_messages(place: Scene, attach: Attach) -> None:
+    ue = attach(Connection(settings={"fragmentation": "no"}))
+    assert "FRAG_SUP" not in ue.log()
+    assert " EF(" not in ue.log()
     assert place.passes(inner(ue))
 
 
@@ -216,4 +237,28 @@ def test_a_ue_in_a_dead_end_is_let_go_and_comes_back(place: Scene, attach: Attac
     ue.wait_gone()
     ue.initiate()
     assert spis(place.session()) != before
+    assert place.passes(inner(ue))
+
+
+# --- without MOBIKE, authentication's end ------------------------------------------------------------
+
+
+def test_a_ue_without_mobike_comes_again_from_its_new_address(place: Scene, attach: Attach) -> None:
+    """INITIAL_CONTACT or not: in the end the gateway has one session, at the new address."""
+    ue = attach(Connection(settings={"mobike": "no"}))
+    before = spis(place.session())
+    assert ike(place.session())["mobike"] is False
+    place.stage.leave(ACCESS_A)
+    place.wait_session(lambda seen: spis(seen) != before and remote(ike(seen)) == THERE, "another session")
+    place.wait_agreement(ue)
+    assert place.passes(inner(ue))
+
+
+def test_auth_lifetime_in_ike_auth(place: Scene, attach: Attach) -> None:
+    """RFC 4478 §2: charon authenticates anew ``over_time`` before the end that we have told."""
+    ue = attach(Connection(settings={"over_time": f"{AUTHENTICATION_LIFETIME - 1}s"}))
+    ue.wait_for_log(rf"received AUTH_LIFETIME of {AUTHENTICATION_LIFETIME}s, scheduling reauthentication in 1s")
+    before = spis(place.session())
+    place.wait_session(lambda seen: spis(seen) != before, "a new authentication")
+    place.wait_agreement(ue)
     assert place.passes(inner(ue))
