@@ -193,6 +193,7 @@ class Session:
         self._aaa_state: tuple[bytes, ...] = ()
         self._aaa_host: str | None = None
         self._aaa_knows = False
+        self._aaa_asked = False
         self._user_name: str | None = None
         self._request = Request()
         self._network = GrantedNetwork()
@@ -258,6 +259,7 @@ class Session:
 
     def aaa_answered(self, dea: Dea) -> list[Command]:
         """The AAA server's word, translated for the UE."""
+        self._aaa_asked = False
         self._aaa_host = dea.origin_host
         self._aaa_state = dea.state
         if self.state is SessionState.CLOSED:
@@ -288,8 +290,9 @@ class Session:
 
     def aaa_failed(self, why: str) -> list[Command]:
         """No answer came."""
+        self._aaa_asked = False
         if self.state is SessionState.CLOSED:
-            return []
+            return self._terminate()
         return self._refuse(PrivateNotify.NETWORK_FAILURE, f"the AAA server cannot be reached: {why}")
 
     def address_allocated(self, addresses: tuple[Address, ...], network: GrantedNetwork | None) -> list[Command]:
@@ -355,6 +358,7 @@ class Session:
 
     def _der(self, packet: bytes) -> SendDer:
         assert self._path is not None
+        self._aaa_asked = True
         return SendDer(
             eap_payload=packet,
             user_name=self.nai,
@@ -526,12 +530,10 @@ class Session:
         if self.apn is not None and self._holds_addresses:
             self._holds_addresses = False
             commands += [ReleaseAddress(apn=self.apn, address=address) for address in self.inner_addresses]
-        if self._aaa_knows and not event.resumed:
-            self._aaa_knows = False
-            cause = self._termination_cause
-            if not administrative and not event.by_peer:
-                cause = TERMINATION_LINK_BROKEN
-            commands.append(SendStr(user_name=self.nai, termination_cause=cause, destination_host=self._aaa_host))
+        if not administrative and not event.by_peer:
+            self._termination_cause = TERMINATION_LINK_BROKEN
+        if not event.resumed and not self._aaa_asked:
+            commands += self._terminate()
         commands.append(
             Tell(
                 name="detached" if attached else "attach-ended",
@@ -542,10 +544,17 @@ class Session:
         return commands
 
     def _answered_too_late(self, dea: Dea) -> list[Command]:
-        """The UE has gone meanwhile: a session that the AAA server holds since is ended there."""
-        if dea.result not in (Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH), Result(0, ResultCode.DIAMETER_SUCCESS)):
+        """The UE has gone meanwhile: what the AAA server holds now is ended there, and only now (RFC 6733 §8.4)."""
+        going_on = Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH), Result(0, ResultCode.DIAMETER_SUCCESS)
+        self._aaa_knows = dea.result in going_on
+        return self._terminate()
+
+    def _terminate(self) -> list[Command]:
+        """STR, once, if the AAA server has the session."""
+        if not self._aaa_knows:
             return []
-        cause = TERMINATION_LINK_BROKEN
+        self._aaa_knows = False
+        cause = self._termination_cause
         return [SendStr(user_name=self.nai, termination_cause=cause, destination_host=self._aaa_host)]
 
     def _refuse(self, notify: int, text: str, eap_packet: bytes | None = None) -> list[Command]:

@@ -31,6 +31,7 @@ from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
+    ChildSaRetired,
     Closed,
     ConfigurationAnswer,
     ConfigurationReceived,
@@ -47,11 +48,14 @@ from protocols.ikev2.events import (
     Redirected,
     RedirectIgnored,
     Refused,
+    SaState,
+    StateChanged,
     TicketReceived,
     TicketRejected,
 )
 from protocols.ikev2.payloads import ConfigurationAttribute
 from protocols.ikev2.redirection import RedirectStage
+from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
 from protocols.threegpp.causes import AUTHENTICATION_FAILED, NOTIFY_NAMES
@@ -71,6 +75,7 @@ from ue.commands import (
     OpenAccess,
     Procedure,
     RemoveChildSa,
+    RetireChildSa,
     StartHost,
     StopHost,
     SuspendSa,
@@ -83,6 +88,7 @@ from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
 from ue.reauthentication import Reauthentication
 
 MOVES_KEPT = 100
+NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
 
 
 class DeviceState(str, Enum):
@@ -169,7 +175,7 @@ class Device:
         origin = connection.access if under_way is None else under_way.target
         if access == origin and not connection.suspended:
             raise LocalError(f"the UE is on {access} already")
-        commands: list[Command] = []
+        commands = self._abandon_reauthentication("the UE moves")
         if under_way is not None:
             commands += self._end_move(under_way, MoveOutcome.SUPERSEDED, f"superseded by a move to {access}", now)
         closes = not keep_old and origin in self._open
@@ -187,7 +193,7 @@ class Device:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot come back from a pause")
         if connection.suspended:
             raise LocalError("the UE is suspended already")
-        commands: list[Command] = []
+        commands = self._abandon_reauthentication("the UE has no access any more")
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, "the UE has no access any more", now)
         connection.suspended = True
@@ -333,9 +339,12 @@ class Device:
             return [InstallChildSa(spec=event.spec, replaces=event.replaces, send_at_once=event.send_at_once)]
         if isinstance(event, ChildSaPathChanged):
             return [UpdateChildSa(inbound_spi=event.inbound_spi, path=event.path, encapsulation=event.encapsulation)]
+        if isinstance(event, ChildSaRetired):
+            known = event.inbound_spi in connection.children
+            return [RetireChildSa(inbound_spi=event.inbound_spi)] if known else []
         if isinstance(event, ChildSaRemoved):
-            known = connection.children.pop(event.inbound_spi, None)
-            return [] if known is None else [RemoveChildSa(inbound_spi=event.inbound_spi)]
+            gone = connection.children.pop(event.inbound_spi, None)
+            return [] if gone is None else [RemoveChildSa(inbound_spi=event.inbound_spi)]
         if isinstance(event, AddressesUpdated):
             return self._updated(connection, event, now)
         if isinstance(event, AddressUpdateFailed):
@@ -344,7 +353,11 @@ class Device:
             return self._configured(connection, event)
         if isinstance(event, ReauthenticationDue):
             return self._reauthenticate(connection)
+        if isinstance(event, StateChanged):
+            connection.deleting = connection.deleting or event.new is SaState.DELETING
+            return []
         if isinstance(event, IkeSaRekeyed):
+            self._session = None  # RFC 5723 §6.2: "When the IKE SA is rekeyed, the ticket is invalidated"
             connection.continued(event.successor.window)
             return [Tell(name="ike-rekeyed", text="The IKE SA was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
@@ -390,6 +403,7 @@ class Device:
         if attempt.over:
             self._reauthentication = None
         if attempt.succeeded and isinstance(event, Established):
+            self._session = None  # the ticket goes with the former SA; the new one brings its own
             connection.peer = attempt.peer
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands
@@ -480,7 +494,17 @@ class Device:
     def _refused(self, connection: Connection, event: Refused) -> list[Command]:
         number = None if event.notify is None else int(event.notify.type)
         cause = "gateway refused" if number is None else NOTIFY_NAMES.get(number, f"notify {number}")
-        if self.state is DeviceState.ATTACHING:
+        attaching = self.state is DeviceState.ATTACHING
+        if (
+            number == NotifyType.UNEXPECTED_NAT_DETECTED
+            and attaching
+            and connection.nat_refusals < NAT_REFUSALS_MAXIMUM
+        ):
+            # RFC 4555 §3.9: "SHOULD retry IKE_SA establishment several times, starting from a new IKE_SA_INIT"
+            connection.nat_refusals += 1
+            connection.redirect = (connection.gateway, connection.trail)
+            return [Tell(name="nat-detected", text="A NAT changed the addresses; the attach begins anew.", data={})]
+        if attaching:
             text = self._refusal_text(connection, event, number)
             commands = self._fail_attach(connection, cause, text, by_peer=event.by_peer)
             self.state = DeviceState.CLOSING
@@ -568,7 +592,7 @@ class Device:
         if connection.move is not None or self.state is not DeviceState.ESTABLISHED:
             return []
         others = [access for access in self._accesses if access not in self._open]
-        connection.testing = set(others)
+        connection.testing |= set(others)
         text = f"Nothing is heard on {connection.access}; other paths are being tried."
         tell = Tell(name="path-suspected", text=text, data={"access": connection.access})
         return [tell, self._use_open(connection), *(OpenAccess(access=access) for access in others)]
@@ -596,6 +620,10 @@ class Device:
             why = f"another path answered: {event.new}"
             ended = self._end_move(connection.move, MoveOutcome.FAILED, why, now)
             return ended + self._found(connection, event, now)
+        if event.new != event.old:
+            abandoned = self._abandon_reauthentication("the UE moves")
+            if abandoned:
+                return abandoned + self._found(connection, event, now)
         if access is not None and access != connection.access:
             move = self._begin_move(connection, connection.access, access, None, now, closed_old=False)
             move.old, move.new = event.old, event.new
@@ -645,7 +673,7 @@ class Device:
 
     def _go_back(self, connection: Connection, failed: Move, now: float) -> list[Command]:
         """Return to the access that the failed move came from; the gateway may have seen the other one."""
-        if connection.suspended:
+        if connection.suspended or connection.deleting:
             return []  # there is nowhere to go back to
         move = self._begin_move(connection, failed.target, failed.origin, None, now, closed_old=False)
         if failed.origin in self._open:
@@ -695,13 +723,16 @@ class Device:
         return commands
 
     def _follow(self, former: Connection, now: float) -> list[Command]:
-        """The SA with the redirecting gateway is gone: the attach goes on, or begins anew, at the other one."""
+        """The SA that was redirected or refused is gone: the attach goes on, or begins anew, where it was told to."""
         assert former.redirect is not None
         former.ended = now
-        commands: list[Command] = [StopHost()] if former.addresses else []
+        commands = self._abandon_reauthentication("the connection has ended")
+        if former.addresses:
+            commands.append(StopHost())
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
         connection = Connection(former.access, former.attach_ticket, peer, now)
         connection.gateway, connection.trail = former.redirect
+        connection.nat_refusals = former.nat_refusals
         self.connection = connection
         self._session = None
         self.state = DeviceState.ATTACHING
@@ -719,7 +750,7 @@ class Device:
     def _closed(self, connection: Connection, event: Closed, now: float) -> list[Command]:
         commands: list[Command] = []
         why = event.why
-        if event.by_peer or connection.detach_requested:
+        if event.by_peer or connection.detach_requested or connection.deleting:
             self._session = None  # RFC 5723 §6.2: the ticket goes with an SA that was deleted
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, why, now)
@@ -774,6 +805,8 @@ class Device:
     def _established(self) -> Connection:
         if self.connection is None or self.state is not DeviceState.ESTABLISHED:
             raise LocalError(f"the UE is {_WORDS[self.state]}")
+        if self.connection.deleting:
+            raise LocalError(f"the UE is {_WORDS[DeviceState.CLOSING]}")
         return self.connection
 
     def _close_access(self, access: str) -> list[Command]:

@@ -16,6 +16,7 @@ class Timer(Enum):
     LIVENESS = "liveness"
     KEEPALIVE = "keepalive"
     CHILD_LIFETIME = "child-lifetime"
+    RETIRED = "retired"
     RETURN_ROUTABILITY = "return-routability"
     CHECK_AGAIN = "check-again"
     INIT_REFUSED = "init-refused"

@@ -317,6 +317,23 @@ def test_an_answer_that_comes_after_the_end_leaves_no_session_at_the_aaa_server(
     assert session.aaa_failed("no answer") == []
 
 
+@pytest.mark.parametrize("answer", [1001, 2001, 4001, None])
+def test_a_ue_that_vanishes_while_the_aaa_server_is_asked_is_told_of_once(answer: int | None) -> None:
+    """RFC 6733 §8.4: in the second round the server has the session; STR follows its answer, and once."""
+    session = new()
+    session.handle(identity(), 0.0)
+    session.aaa_answered(dea(0, 1001, eap_payload=b"\1\1\0\4"))
+    session.handle(EapResponseReceived(packet=b"\2\1\0\4"), 0.0)
+    commands = session.handle(Closed(why="over", by_peer=True), 9.0)
+    assert not [command for command in commands if isinstance(command, SendStr)]
+    if answer is None:
+        commands = session.aaa_failed("no answer")
+    else:
+        commands = session.aaa_answered(dea(0, answer, eap_payload=b"\3\1\0\4"))
+    assert [type(command) for command in commands] == ([] if answer == 4001 else [SendStr])
+    assert session.aaa_failed("again") == []
+
+
 def test_a_session_is_the_subscribers_that_the_aaa_server_names() -> None:
     """RFC 7296 §2.16: IDi is what the UE says; what EAP authenticated may be another."""
     honest = authenticated(new(), user_name="001010000000001")

@@ -10,6 +10,8 @@ from protocols.ikev2.events import (
     AddressesUpdated,
     ChildSaInstalled,
     ChildSaRemoved,
+    ConfigurationExchanged,
+    ConfigurationReceived,
     CreateChildSaRefused,
     IkeSaRekeyed,
     MessageReceived,
@@ -18,10 +20,11 @@ from protocols.ikev2.events import (
     SaState,
 )
 from protocols.ikev2.keymat import derive_rekeyed_ike_keys
-from protocols.ikev2.payloads import KePayload, NoncePayload
+from protocols.ikev2.payloads import ConfigurationAttribute, KePayload, NoncePayload
 from protocols.ikev2.proposals import IkePolicy
-from protocols.ikev2.registry import ExchangeType, NotifyType
+from protocols.ikev2.registry import ConfigAttributeType, ConfigType, ExchangeType, NotifyType
 from protocols.ikev2.suites import IkeSuite, Prf
+from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
@@ -99,6 +102,23 @@ def test_rekey_by_either_end(end: str) -> None:
     one_sa(pair)
     assert "--> INFORMATIONAL request 0 [ ]" in pair.wire[sent:]
     assert "<-- INFORMATIONAL request 0 [ ]" in pair.wire[sent:]
+
+
+@pytest.mark.parametrize("end", ["ue", "epdg"])
+def test_a_rekey_keeps_the_prf_although_the_ends_prefer_another(end: str) -> None:
+    """Not every peer changes it as §2.18 says: whoever rekeys, the preference of the other end brings no new PRF."""
+    sha512, sha256 = IkeSuite.of("aes256-sha512-x25519"), IkeSuite.of(X25519)
+    pair = Pair(
+        initiator_config(ike_policy=IkePolicy((sha256, sha512))), responder_config(ike_policy=IkePolicy((sha512,)))
+    )
+    pair.attach()
+    node, other = ends(pair, end)
+    for each in (node, other):
+        each.live.config = replace(each.live.config, ike_policy=IkePolicy((sha256, sha512)))
+    rekey(pair, node)
+    pair.run(1.0)
+    one_sa(pair)
+    assert node.live.suite == other.live.suite == sha512
 
 
 def test_skeyseed_comes_from_the_old_sk_d_by_the_old_prf() -> None:
@@ -281,6 +301,7 @@ def test_delete_of_the_ike_sa_crosses_its_rekey() -> None:
     pair.run(1.0)
     assert "<-- CREATE_CHILD_SA response 4 [ N(TEMPORARY_FAILURE) ]" in pair.wire
     assert pair.ue.endpoint.sas == pair.epdg.endpoint.sas == {}
+    pair.run(60.0)  # the last response has not been asked for again: its keys are forgotten (§2.12)
     assert pair.ue.endpoint.next_deadline() is None
 
 
@@ -348,3 +369,27 @@ def test_peer_that_goes_on_under_the_sa_that_it_made() -> None:
     pair.run(3.0)
     assert old not in pair.epdg.live.children
     assert len(pair.ue.live.children) == len(pair.epdg.live.children) == 1
+
+
+def test_question_under_the_sa_that_the_peer_made_comes_after_the_event_that_it_is_the_one() -> None:
+    """§2.8.2: whoever follows the events knows the new SA before it is asked something under it."""
+    pair = Pair().attach()
+    old = pair.ue.live
+
+    def lose(sender: str, datagram: Datagram) -> bool:
+        """Our request, and the peer's DELETE of the old SA."""
+        exchange, response = datagram.payload[18], bool(datagram.payload[19] & 0x20)
+        kind = ExchangeType.CREATE_CHILD_SA if sender == "ue" else ExchangeType.INFORMATIONAL
+        return datagram.payload[:8] == old.spi_i and exchange == kind and not response
+
+    pair.lose = lose
+    rekey(pair, pair.ue)
+    rekey(pair, pair.epdg)
+    pair.run(0.1)
+    assert old.heir is None
+    attribute = ConfigurationAttribute(type=ConfigAttributeType.P_CSCF_IP4_ADDRESS, value=bytes([10, 45, 0, 3]))
+    pair.epdg.endpoint.initiate(pair.epdg.live, ExchangeConfiguration(ConfigType.CFG_REQUEST, (attribute,)), pair.now)
+    pair.run(1.0)
+    kinds = [type(event) for event in pair.ue.events]
+    assert kinds.index(IkeSaRekeyed) < kinds.index(ConfigurationReceived)
+    assert pair.epdg.has(ConfigurationExchanged)

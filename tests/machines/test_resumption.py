@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -21,6 +22,7 @@ from protocols.ikev2.events import (
     Established,
     Event,
     IdentityReceived,
+    Redirected,
     Refusal,
     Refused,
     Resumed,
@@ -28,16 +30,20 @@ from protocols.ikev2.events import (
     TicketReceived,
     TicketRejected,
 )
+from protocols.ikev2.extension import NoExtension, Step
 from protocols.ikev2.message import decode_message, encode_message
 from protocols.ikev2.payloads import DeletePayload, IdiPayload, IdrPayload, NotifyPayload, Payload
-from protocols.ikev2.proposals import IkePolicy
+from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.ikev2.redirection import GatewayIdentity, RedirectObedience
 from protocols.ikev2.registry import ExchangeType, IdType, NotifyType, ProtocolId
-from protocols.ikev2.suites import IkeSuite
+from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.ikev2.tasks.tickets import RequestTicket
 from protocols.ikev2.ticket import ResumableSession, TicketContents, TicketOffice, TicketPolicy
 from protocols.path import Datagram, Endpoint
 from protocols.secret import Secret
+from protocols.threegpp.swu import DeviceSwu, GatewaySwu
 from tests.harness.pair import ACCESS_A, ACCESS_B, Node, Pair, answer_as_gateway, initiator_config, responder_config
 from tests.machines.test_ike_sa import forge
 
@@ -158,6 +164,18 @@ def test_ticket_by_informational_and_before_it_expires() -> None:
     count = len(pair.wire)
     pair.run(1.0)
     assert len(pair.wire) == count
+
+
+def test_rekey_invalidates_the_ticket_at_once() -> None:
+    """§6.2: not only when the old SA is deleted, which may take its time."""
+    tickets = office(Clock())
+    pair = resumable(tickets).attach()
+    first = pair.ue.take(TicketReceived).session
+    pair.lose = lambda sender, datagram: datagram.payload[18] == ExchangeType.INFORMATIONAL
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyIke(), pair.now)
+    pair.run(0.1)
+    with pytest.raises(RemoteError, match="spent"):
+        tickets.open(first.ticket)
 
 
 @pytest.mark.parametrize("data", ["", "000000", "00000e10", "00000000aabb"])
@@ -466,6 +484,49 @@ def test_gateway_may_refuse_a_resumption() -> None:
     resume(pair, lose_sa(pair))
     assert pair.wire[-1] == "<-- IKE_AUTH response 1 [ N(INTERNAL_ADDRESS_FAILURE) ]"
     assert pair.ue.has(Refused)
+
+
+def test_resumed_sa_without_child_sa_is_deleted_at_both_ends() -> None:
+    """RFC 7296 §2.21.2: the IKE SA is established where only the child SA is refused; the UE deletes it."""
+    pair = resumable(office(Clock()))
+    session = lose_sa(pair)
+    pair.ue_config = replace(pair.ue_config, esp_policy=EspPolicy((EspSuite.of("aes256gcm16"),)))
+    resume(pair, session)
+    assert "N(NO_PROPOSAL_CHOSEN)" in pair.wire[3]
+    assert pair.wire[4] == "--> INFORMATIONAL request 2 [ D ]"
+    assert pair.epdg.take(Refused).text.startswith("no child SA")
+    assert pair.ue.endpoint.sas == pair.epdg.endpoint.sas == {}
+
+
+def test_resumed_sa_is_redirected() -> None:
+    """RFC 5685 §6: in the last IKE_AUTH response, once the gateway's AUTH has been verified."""
+    pair = resumable(office(Clock()))
+    session = lose_sa(pair)
+    pair.ue_config = replace(pair.ue_config, redirect=RedirectObedience.AUTHENTICATED)
+    tell = NotifyPayload(type=NotifyType.REDIRECT, data=GatewayIdentity(ip_address("203.0.113.2")).encode())
+
+    class Redirecting(NoExtension):
+        def payloads(self, step: Step) -> tuple[Payload, ...]:
+            return (tell,) if step is Step.FINAL_RESPONSE else ()
+
+    another = IkeEndpoint(
+        entropy=SeededEntropy("another"), responder=pair.epdg.endpoint._responder, extension=Redirecting
+    )
+    pair.epdg = Node("epdg", another, answers=answer_with_session)
+    resume(pair, session)
+    assert pair.ue.take(Redirected).gateway == ip_address("203.0.113.2")
+    assert not pair.ue.has(ChildSaInstalled)
+    assert pair.ue.endpoint.sas == pair.epdg.endpoint.sas == {}
+
+
+def test_what_the_ue_can_do_is_said_again() -> None:
+    """TS 24.302 §7.2.2.1: a resumed SA hears of P_CSCF_RESELECTION_SUPPORT too."""
+    pair = resumable(office(Clock()))
+    pair.ue.endpoint = IkeEndpoint(entropy=SeededEntropy(5), extension=lambda: DeviceSwu(p_cscf_reselection=True))
+    gateways: list[GatewaySwu] = []
+    pair.epdg.endpoint._extension = lambda: gateways.append(GatewaySwu()) or gateways[-1]  # type: ignore[func-returns-value]
+    resume(pair, lose_sa(pair))
+    assert [gateway.p_cscf_reselection for gateway in gateways] == [True, True]
 
 
 def test_eap_does_not_answer_a_resumption() -> None:

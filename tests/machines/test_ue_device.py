@@ -21,6 +21,7 @@ from protocols.errors import LocalError
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    ChildSaRemoved,
     ConfigurationExchanged,
     ConfigurationReply,
     ConfigurationRequested,
@@ -28,8 +29,12 @@ from protocols.ikev2.events import (
     EapResponseReceived,
     Event,
     IdentityReceived,
+    IkeSaRekeyed,
     MessageReceived,
+    PathSuspected,
+    PathValidated,
     Refusal,
+    SaState,
 )
 from protocols.ikev2.fragment import Fragment
 from protocols.ikev2.message import Header, Message
@@ -48,12 +53,16 @@ from tests.harness.certificates import make_pki
 from tests.harness.pair import initiator_config, responder_config
 from ue.commands import (
     AccessPorts,
+    AdoptSuccessor,
     AnswerIke,
+    AnswerSuccessor,
     AskUsim,
     CloseAccess,
     Command,
     Connect,
+    ConnectSuccessor,
     DeleteSa,
+    DropSuccessor,
     Finished,
     InstallChildSa,
     MoveSa,
@@ -168,6 +177,7 @@ class World:
         self.gateway_up = True
         self.gateway_dead: set[Address] = set()
         self.sa: IkeSa | None = None
+        self.successor: IkeSa | None = None
         self.gateway_sas: list[IkeSa] = []
         self.commands: list[Command] = []
         self.told: list[Tell] = []
@@ -242,8 +252,7 @@ class World:
             busy = False
             while (found := self.ue.poll_event()) is not None:
                 busy = True
-                if found[0] is self.sa:
-                    self.carry_out(self.device.handle(found[1], self.now))
+                self._ue_event(*found)
             while (found := self.gateway.poll_event()) is not None:
                 busy = True
                 self._gateway_event(*found)
@@ -256,6 +265,14 @@ class World:
                         heapq.heappush(self._flying, (self.now + LATENCY, self._count, name, arriving))
 
     # --- the runtime
+
+    def _ue_event(self, sa: IkeSa, event: Event) -> None:
+        if sa is self.successor:
+            self.carry_out(self.device.handle_successor(event))
+        elif sa is self.sa or isinstance(event, ChildSaRemoved):
+            if isinstance(event, IkeSaRekeyed):
+                self.sa = event.successor
+            self.carry_out(self.device.handle(event, self.now))
 
     def carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -281,6 +298,27 @@ class World:
                 config = replace(self.config, redirected=command.trail, session=command.session)
                 self.sa = self.ue.connect(config, path, self.now)
                 self.carry_out(device.connected(self.sa.window))
+            case ConnectSuccessor():
+                path = Path(device.ports(command.access).ike, GATEWAY)
+                wanted = tuple(
+                    ConfigurationAttribute(type=ConfigAttributeType.INTERNAL_IP4_ADDRESS, value=address.packed)
+                    for address in command.addresses
+                )
+                config = replace(self.config, initial_contact=False, configuration_request=wanted)
+                self.successor = self.ue.connect(config, path, self.now)
+            case AnswerSuccessor():
+                assert self.successor is not None
+                self.ue.answer(self.successor, command.answer, self.now)
+            case AdoptSuccessor():
+                former, self.sa, self.successor = self.sa, self.successor, None
+                assert former is not None
+                assert self.sa is not None
+                self.carry_out(device.adopted(self.sa.window))
+                self._delete(former, "replaced")
+            case DropSuccessor():
+                assert self.successor is not None
+                self._delete(self.successor, command.why)
+                self.successor = None
             case MoveSa():
                 assert self.sa is not None
                 self.ue.move(self.sa, command.path, self.now)
@@ -292,10 +330,7 @@ class World:
                 self.ue.set_addresses(self.sa, command.addresses, self.now, tell=False)
             case DeleteSa():
                 assert self.sa is not None
-                if self.sa.sealer is None or self.sa.mobility.suspended:
-                    self.ue.close(self.sa, command.why, self.now)
-                else:
-                    self.ue.initiate(self.sa, DeleteIkeSa(command.why), self.now)
+                self._delete(self.sa, command.why)
             case AskUsim():
                 self.carry_out(device.usim_answered(self.usim.authenticate(command.rand, command.autn)))
             case AnswerIke():
@@ -320,6 +355,12 @@ class World:
             case Finished():
                 assert command.ticket not in self.finished
                 self.finished[command.ticket] = command.failure
+
+    def _delete(self, sa: IkeSa, why: str) -> None:
+        if sa.sealer is None or sa.mobility.suspended:
+            self.ue.close(sa, why, self.now)
+        elif sa.state not in (SaState.DELETING, SaState.CLOSED):
+            self.ue.initiate(sa, DeleteIkeSa(why), self.now)
 
     # --- the gateway
 
@@ -675,6 +716,17 @@ def test_an_access_that_answers_again_is_kept() -> None:
     assert _moves(world) == []
 
 
+def test_what_was_opened_for_a_test_is_closed_after_another_one() -> None:
+    """The path that was found fails as well, and a second test begins before the first has ended."""
+    world = attached(World(accesses=("a", "b", "deaf")))
+    assert world.sa is not None
+    for _ in range(2):
+        world.carry_out(world.device.handle(PathSuspected(path=world.sa.path), world.now))
+    assert world.device.open_accesses == ("a", "b", "deaf")
+    world.carry_out(world.device.handle(PathValidated(path=world.sa.path), world.now))
+    assert world.device.open_accesses == ("a",)
+
+
 def test_a_gateway_address_that_falls_silent_is_left_for_another() -> None:
     other = Endpoint.of("203.0.113.2", 4500)
     world = attached(World(gateway_config=responder_config(additional_addresses=(other.address,)), accesses=("a", "b")))
@@ -778,3 +830,23 @@ def test_a_ue_that_is_not_attached_cannot_detach() -> None:
 def _moves(world: World) -> list[Move]:
     assert world.device.connection is not None
     return world.device.connection.moves
+
+
+# --- an IKE SA that ends while it is used -------------------------------------------------------------
+
+
+def test_nothing_moves_while_the_ue_deletes_its_sa() -> None:
+    """An SA that must not go on (a hard lifetime, a redirect) is not moved: one line, and nothing is left behind."""
+    world = attached()
+    assert world.sa is not None
+    world.gateway_up = False
+    world.ue.initiate(world.sa, DeleteIkeSa("its hard lifetime is over"), world.now)
+    world.run(0.1)
+    for begin in (lambda: world.device.move("b", 9, world.now), lambda: world.device.suspend(world.now)):
+        with pytest.raises(LocalError, match="the UE is detaching"):
+            begin()
+    assert world.device.connection is not None
+    assert world.device.connection.move is None
+    world.run(600.0)
+    assert world.device.state is DeviceState.CLOSED
+    assert world.open == set()

@@ -5,17 +5,28 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from protocols.entropy import SeededEntropy
-from protocols.ikev2.events import Closed, Established, IkeSaRekeyed, NatStatus, ReauthenticationDue, Refused
+from protocols.ikev2.events import (
+    AddressesUpdated,
+    Closed,
+    Established,
+    IkeSaRekeyed,
+    NatStatus,
+    ReauthenticationDue,
+    Redirected,
+    Refused,
+)
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload
+from protocols.ikev2.redirection import RedirectStage, RedirectTrail
 from protocols.ikev2.registry import ConfigAttributeType, IdType
 from protocols.path import Endpoint, Path
 from protocols.threegpp.identity import Imsi
 from tests.harness.pair import Pair
-from ue.commands import AccessPorts, AdoptSuccessor, Command, ConnectSuccessor, DropSuccessor, Tell
+from ue.commands import AccessPorts, AdoptSuccessor, Command, Connect, ConnectSuccessor, DropSuccessor, Tell
 from ue.device import Device
 
 INNER = IPv4Address("10.45.0.2")
 GATEWAY = Endpoint.of("203.0.113.1", 500)
+OTHER_GATEWAY = Endpoint.of("203.0.113.2", 4500)
 PATH = Path(Endpoint.of("192.0.2.1", 4500), Endpoint.of("203.0.113.1", 4500))
 DUE = ReauthenticationDue(until=1000.0)
 
@@ -101,3 +112,37 @@ def test_requests_are_counted_over_a_rekey_of_the_ike_sa() -> None:
     before = device.connection.counts
     device.handle(IkeSaRekeyed(pair.epdg.live), 5.0)
     assert device.connection.counts == (before[0] + pair.epdg.live.window.requests_sent, before[1])
+
+
+def moved(new: Path) -> AddressesUpdated:
+    return AddressesUpdated(old=PATH, new=new, nat=NatStatus(), validated=True)
+
+
+def test_whoever_moves_lets_the_second_sa_go() -> None:
+    """It is on the access that is left; taken over, it would end the SA whose move somebody waits for."""
+    device = attached()
+    device.handle(DUE, 10.0)
+    assert DropSuccessor(why="the UE moves") in device.move("wifi-b", 2, 11.0, keep_old=True)
+    assert device.handle_successor(established()) == []
+    device = attached()
+    device.handle(DUE, 10.0)
+    assert DropSuccessor(why="the UE has no access any more") in device.suspend(11.0)
+    for elsewhere in (Path(Endpoint.of("198.51.100.1", 4500), PATH.remote), Path(PATH.local, OTHER_GATEWAY)):
+        device = attached()
+        device.access_opened("wifi-b", AccessPorts(ike=elsewhere.local, nat_traversal=elsewhere.local), 5.0)
+        device.handle(DUE, 10.0)
+        assert DropSuccessor(why="the UE moves") in device.handle(moved(elsewhere), 11.0)
+        assert device.handle(DUE, 20.0) != []
+
+
+def test_redirect_lets_the_second_sa_go() -> None:
+    """RFC 5685 §5: the attach at the other gateway has the USIM for itself."""
+    device = attached()
+    device.handle(DUE, 10.0)
+    trail = RedirectTrail(PATH.remote.address, (11.0,))
+    there = Redirected(gateway=OTHER_GATEWAY.address, stage=RedirectStage.ESTABLISHED, trail=trail)
+    device.handle(there, 11.0)
+    commands = device.handle(Closed(why="redirected"), 12.0)
+    assert DropSuccessor(why="the connection has ended") in commands
+    assert isinstance(commands[-1], Connect)
+    assert device.handle_successor(established()) == []

@@ -13,7 +13,9 @@ from protocols.ikev2.payloads import IdiPayload
 from protocols.ikev2.redirection import Gateway, InitialRedirect, RedirectObedience
 from protocols.ikev2.registry import IdType
 from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
 from protocols.ikev2.tasks.redirect import RedirectPeer
+from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.ikev2.ticket import TicketOffice, TicketPolicy
 from protocols.secret import Secret
 from tests.harness.pair import initiator_config, responder_config
@@ -157,6 +159,26 @@ def test_ticket_goes_with_a_connection_that_was_deleted(by: str) -> None:
     assert challenges(world) == 2
     connects = [command for command in world.commands if isinstance(command, Connect)]
     assert [command.session for command in connects] == [None, None]
+
+
+@pytest.mark.parametrize("how", ["deleted by itself", "rekeyed", "authenticated anew"])
+def test_ticket_goes_with_the_ike_sa_that_it_belongs_to(how: str) -> None:
+    """§6.2: it is deleted with its IKE SA, and invalid once that was rekeyed; here the gateway gives no other."""
+    world = resumable_world()
+    assert world.sa is not None
+    world.gateway_sas[-1].config = world.gateway._responder = responder_config()
+    if how == "deleted by itself":
+        world.ue.initiate(world.sa, DeleteIkeSa("its hard lifetime is over"), world.now)
+    elif how == "rekeyed":
+        world.ue.initiate(world.sa, RekeyIke(), world.now)
+    else:
+        world.gateway.initiate(world.gateway_sas[-1], AuthenticationLifetime(0), world.now)
+    world.run(1.0)
+    if how != "deleted by itself":
+        world.ue.close(world.sa, "no response to our request", world.now)
+        world.run(0.0)
+    world.attach()
+    assert [command.session for command in world.commands if isinstance(command, Connect)] == [None, None]
 
 
 def test_rejected_ticket_is_told_and_the_attach_goes_on() -> None:

@@ -76,7 +76,7 @@ class DeleteChildSa(Concurrent):
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """The peer's half is gone; drop ours."""
-        child.remove(sa, self._spi, "replaced or closed by us")
+        child.remove(sa, self._spi, "replaced or closed by us", now)
 
 
 def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Response | None:
@@ -99,7 +99,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
                 return Response(close="replaced by rekeying", by_peer=True)
             return Response(close="the peer deleted the IKE SA", by_peer=True)
         if delete.protocol == ProtocolId.ESP:
-            closed += _delete_children(sa.heir or sa, delete.spis)
+            closed += _delete_children(sa.heir or sa, delete.spis, now)
     if closed:
         payloads.append(DeletePayload(protocol=ProtocolId.ESP, spis=tuple(closed)))
     reauthentication.take(sa, message, now)
@@ -108,7 +108,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
     return config.process_request(sa, message, tuple(payloads))
 
 
-def _delete_children(sa: IkeSa, spis: tuple[bytes, ...]) -> list[bytes]:
+def _delete_children(sa: IkeSa, spis: tuple[bytes, ...], now: float) -> list[bytes]:
     """Close the pairs whose outbound SPI the peer names; answer with our inbound SPIs (§1.4.1).
 
     Where our own DELETE has crossed, "the responses MUST NOT include Delete payloads for the deleted SAs".
@@ -117,7 +117,7 @@ def _delete_children(sa: IkeSa, spis: tuple[bytes, ...]) -> list[bytes]:
     for spi in spis:
         pair = next((c for c in sa.children.values() if c.spec.outbound_spi == spi), None)
         if pair is not None:
-            child.remove(sa, pair.spec.inbound_spi, "the peer deleted it")
+            child.remove(sa, pair.spec.inbound_spi, "the peer deleted it", now)
             if not pair.closing:
                 ours.append(pair.spec.inbound_spi)
     return ours

@@ -73,7 +73,7 @@ def superseded(sa: IkeSa, replaced: child.ChildSa, now: float) -> None:
 def expire(sa: IkeSa, why: str, now: float) -> None:
     """An SA that was not replaced in time MUST NOT be used any more (§2.8): the IKE SA ends with all of them."""
     for spi in list(sa.children):
-        child.remove(sa, spi, why)
+        child.remove(sa, spi, why, now)
     # should the DELETE have to wait for an answer that does not come, the SA ends without one
     sa.timers.set(Timer.SUPERSEDED, now + EXPIRED_LIFETIME)
     sa.initiate(informational.DeleteIkeSa(why), now, urgent=True)

@@ -86,7 +86,7 @@ class RekeyChild(child_exchange.ChildExchange):
             sa.initiate(self, now, urgent=True)
         elif notify.type == NotifyType.CHILD_SA_NOT_FOUND:
             # §2.25: "SHOULD silently delete the Child SA and send a request to create a new Child SA"
-            child.remove(sa, self._old_spi, "the peer does not know it any more")
+            child.remove(sa, self._old_spi, "the peer does not know it any more", now)
             local, remote = old.spec.local_selectors, old.spec.remote_selectors
             if not any(one.carries(local, remote) for one in sa.children.values()):
                 sa.initiate(create_child.CreateChild(local, remote), now)

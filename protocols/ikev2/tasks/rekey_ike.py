@@ -23,11 +23,11 @@ from protocols.ikev2.events import IkeSaRekeyed, OriginalRole, SaState, Successo
 from protocols.ikev2.keymat import derive_rekeyed_ike_keys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, KePayload, NoncePayload, Payload, SaPayload
-from protocols.ikev2.proposals import check_answer_ike, select_ike
+from protocols.ikev2.proposals import IkePolicy, check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType, ProtocolId
 from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child_exchange, crash_detection, informational, lifetime, mobike
+from protocols.ikev2.tasks import child_exchange, crash_detection, informational, lifetime, mobike, set_window_size
 from protocols.ikev2.timing import Timer
 from protocols.path import Path
 
@@ -74,7 +74,7 @@ class RekeyIke:
             return None
         self._spi = sa.spis.ike_spi()
         sa.rekeying.own = self
-        proposals = sa.config.ike_policy.proposals(self._spi)
+        proposals = _policy(sa).proposals(self._spi)
         return (SaPayload(proposals=proposals), *self._dialogue.begin(sa, _preferred(sa)))
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
@@ -87,7 +87,7 @@ class RekeyIke:
         if notify is not None:
             if rival is not None:
                 settle(sa, rival.successor, now)  # §2.8.2: the peer did not notice; its SA is the one
-            elif self._dialogue.obey(notify, {int(suite.group) for suite in sa.config.ike_policy.suites}):
+            elif self._dialogue.obey(notify, {int(suite.group) for suite in _policy(sa).suites}):
                 sa.initiate(self, now, urgent=True)
             else:
                 lifetime.refused(sa, self, self._back_off, "the rekey of the IKE SA", notify, now)
@@ -110,7 +110,7 @@ class RekeyIke:
         if offered is None or nonce is None or len(offered.proposals) != 1:
             raise RemoteError("response to the rekey of the IKE SA without SA or nonce", NotifyType.INVALID_SYNTAX)
         answer = offered.proposals[0]
-        suite = check_answer_ike(sa.config.ike_policy.proposals(self._spi), answer)
+        suite = check_answer_ike(_policy(sa).proposals(self._spi), answer)
         peer_spi = _spi(answer.spi)
         shared = self._dialogue.shared(message, suite.group)
         nonces = (self._dialogue.nonce, nonce.data)
@@ -129,7 +129,10 @@ def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     if offered is None or nonce is None:
         raise RemoteError("CREATE_CHILD_SA without SA or nonce", NotifyType.INVALID_SYNTAX)
     spi = sa.spis.ike_spi()
-    answer, suite = select_ike(offered.proposals, sa.config.ike_policy, spi)
+    try:
+        answer, suite = select_ike(offered.proposals, _policy(sa), spi)
+    except NegotiationError:
+        answer, suite = select_ike(offered.proposals, sa.config.ike_policy, spi)
     peer_spi = _spi(next(proposal.spi for proposal in offered.proposals if proposal.number == answer.number))
     if ke is None or ke.group != suite.group:
         return Response(payloads=(child_exchange.invalid_ke(suite.group),))
@@ -198,6 +201,7 @@ def settle(sa: IkeSa, heir: IkeSa, now: float) -> None:
     sa.timers.set(Timer.SUPERSEDED, now + lifetime.SUPERSEDED_LIFETIME)
     sa.emit(IkeSaRekeyed(successor=heir))
     lifetime.arm_ike(heir, now)
+    set_window_size.announce(heir)  # §2.3: a rekeyed SA "starts with window size 1" again
     heir.resume(now)
 
 
@@ -217,9 +221,18 @@ def used_by_peer(sa: IkeSa, message: Message, now: float) -> None:
         deleted_by_peer(old, now)
 
 
+def _policy(sa: IkeSa) -> IkePolicy:
+    """The suites that keep the PRF, where there are any.
+
+    §2.18 makes the new keys "using the new IKE SA's PRF"; strongSwan makes them with the old one's, so that an SA
+    whose PRF changes is lost at the first message.
+    """
+    return sa.config.ike_policy.keeping(sa.established_keys()[0].prf)
+
+
 def _preferred(sa: IkeSa) -> KeGroup:
     """The group in use, if the policy has it still: an equivalent SA (§2.8)."""
-    groups = [suite.group for suite in sa.config.ike_policy.suites]
+    groups = [suite.group for suite in _policy(sa).suites]
     in_use = sa.established_keys()[0].group
     return in_use if in_use in groups else groups[0]
 

@@ -6,6 +6,7 @@
                       <--  HDR, Nr, N(NATD)*              or N(TICKET_NACK): IKE_SA_INIT follows
     SK {IDi, [IDr,] AUTH, CP, SAi2, TSi, TSr, N(TICKET_REQUEST), N(..)}  -->
                       <--  SK {IDr, AUTH, CP, SAr2, TSi, TSr, N(TICKET_LT_OPAQUE), N(..)}
+                           or SK {IDr, AUTH, N(REDIRECT)}, or without the child SA (RFC 7296 §2.21.2)
 
 Keys come from the old SK_d and fresh nonces, AUTH is prf(SK_px, octets of RFC 7296 §2.15). Tickets are
 granted in ``tickets``.
@@ -156,15 +157,22 @@ class ResumedAuthentication:
             *mobike.announce(sa),
             *config.build_request(sa),
             *(() if self._offer is None else self._offer.payloads()),
+            *sa.extension.payloads(Step.IDENTITY_REQUEST),
             *sa.extension.payloads(Step.FINAL_REQUEST),
         )
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """The gateway's AUTH from SK_pr, then what it grants."""
-        auth.raise_on_error(sa, message)
+        no_child = child.refused(message)
+        auth.raise_on_error(sa, message, but=no_child)
         identity = self._session.responder_identity
         _check_identity(message.first(IdrPayload), identity)
         _verify(sa, message, identity, original_initiator=False)
+        if redirect.obey_final(sa, message, now):
+            return
+        if no_child is not None:
+            auth.close_without_child(sa, no_child, now)
+            return
         sa.extension.take(Step.FINAL_RESPONSE, message)
         sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
         mobike.take_announcement(sa, message)
@@ -257,6 +265,7 @@ def process_auth(sa: IkeSa, message: Message, now: float) -> None:
     authenticator = ResumedAuthenticator(sa, contents, message)
     mobike.take_announcement(sa, message)
     tickets.note(sa, message)
+    sa.extension.take(Step.IDENTITY_REQUEST, message)
     sa.extension.take(Step.FINAL_REQUEST, message)
     sa.enter(SaState.AUTHENTICATING, "IKE_AUTH request received")
     sa.timers.arm_setup(now, sa.responder_config.setup_lifetime)

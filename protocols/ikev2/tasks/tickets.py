@@ -43,6 +43,7 @@ class Resumption:
 
 def succeed(old: IkeSa, new: IkeSa) -> None:
     """A rekeyed IKE SA knows whom its ticket is for, and asks for one of its own: the old one goes (§6.2)."""
+    revoke(old)
     new.resumption.responder_identity, new.resumption.holder = old.resumption.responder_identity, old.resumption.holder
     if new.first_initiator and new.initiator_config.resumption:
         new.enqueue(RequestTicket())
