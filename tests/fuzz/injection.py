@@ -113,9 +113,11 @@ def inject(
     path: Path | None = None,
     seconds: float = 0.05,
 ) -> None:
-    """Seal a plaintext (its first payload type in front) as ``sender`` and hand it to the other end."""
+    """Seal a plaintext, its first payload type in front, as ``sender`` for the other end, if that has keys."""
     receiver = node_of(pair, other(sender))
     sa = receiver.live
+    if sa.keys is None or sa.state is SaState.CLOSED:
+        return
     suite, keys = sa.established_keys()
     protection = protection_of(suite, keys, not sa.original_initiator, SeededEntropy(7))
     plaintext = octets[1:]
