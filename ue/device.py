@@ -398,6 +398,7 @@ class Device:
         if attempt.succeeded and isinstance(event, Established):
             self._session = None  # the ticket goes with the former SA; the new one brings its own
             connection.peer = attempt.peer
+            connection.gateway_addresses = attempt.gateway_addresses
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands
 
@@ -411,11 +412,11 @@ class Device:
         """Not while the UE moves: the event comes again."""
         if self.state is not DeviceState.ESTABLISHED or connection.move is not None or self._reauthentication:
             return []
-        if connection.access not in self._open:
+        if connection.access not in self._open or connection.path is None:
             return []
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
         self._reauthentication = Reauthentication(peer, connection.addresses)
-        return self._reauthentication.begin(connection.access)
+        return self._reauthentication.begin(connection.access, connection.path.remote.address)
 
     def _abandon_reauthentication(self, why: str) -> list[Command]:
         attempt, self._reauthentication = self._reauthentication, None
