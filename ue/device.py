@@ -711,6 +711,7 @@ class Device:
         assert former.redirect is not None
         former.ended = now
         commands = self._abandon_reauthentication("the connection has ended")
+        commands += _remove_children(former)
         if former.addresses:
             commands.append(StopHost())
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
@@ -774,6 +775,7 @@ class Device:
         if connection.paths:
             connection.paths[-1].until = now
         commands = self._abandon_reauthentication("the connection has ended")
+        commands += _remove_children(connection)
         if connection.addresses:
             commands.append(StopHost())
         for access in list(self._open):
@@ -804,6 +806,13 @@ _WORDS = {
     DeviceState.CLOSING: "detaching",
     DeviceState.CLOSED: "detached",
 }
+
+
+def _remove_children(connection: Connection) -> list[Command]:
+    """Those of an IKE SA that was replaced and waits for the answer to its DELETE: nobody hears of it any more."""
+    left = list(connection.children)
+    connection.children.clear()
+    return [RemoveChildSa(inbound_spi=spi) for spi in left]
 
 
 def _told_refusal(event: CreateChildSaRefused) -> Tell:

@@ -7,6 +7,8 @@ from ipaddress import IPv4Address
 from protocols.entropy import SeededEntropy
 from protocols.ikev2.events import (
     AddressesUpdated,
+    ChildSaInstalled,
+    ChildSaRemoved,
     Closed,
     Established,
     IkeSaRekeyed,
@@ -22,7 +24,16 @@ from protocols.ikev2.registry import ConfigAttributeType, IdType
 from protocols.path import Endpoint, Path
 from protocols.threegpp.identity import Imsi
 from tests.harness.pair import Pair
-from ue.commands import AccessPorts, AdoptSuccessor, Command, Connect, ConnectSuccessor, DropSuccessor, Tell
+from ue.commands import (
+    AccessPorts,
+    AdoptSuccessor,
+    Command,
+    Connect,
+    ConnectSuccessor,
+    DropSuccessor,
+    RemoveChildSa,
+    Tell,
+)
 from ue.device import Device
 
 INNER = IPv4Address("10.45.0.2")
@@ -149,6 +160,19 @@ def test_second_sa_goes_to_the_gateways_address_in_use_and_brings_its_own_list()
     device.handle_successor(established())
     assert device.connection is not None
     assert device.connection.gateway_addresses == addresses
+
+
+def test_child_sas_of_the_former_sa_end_with_the_connection() -> None:
+    """Its DELETE may still wait for an answer when the UE detaches, and another connection follows."""
+    pair = Pair().attach()
+    device = attached()
+    child = pair.ue.take(ChildSaInstalled)
+    device.handle(child, 1.0)
+    device.handle(DUE, 10.0)
+    device.handle_successor(established())
+    commands = device.handle(Closed(why="gone"), 11.0)
+    assert RemoveChildSa(inbound_spi=child.spec.inbound_spi) in commands
+    assert device.handle(ChildSaRemoved(inbound_spi=child.spec.inbound_spi, why="late"), 12.0) == []
 
 
 def test_redirect_lets_the_second_sa_go() -> None:
