@@ -550,3 +550,14 @@ def test_the_netmask_comes_once_and_with_an_ipv4_address() -> None:
     assert both.count(ConfigAttributeType.INTERNAL_IP4_NETMASK) == 1
     only = [each.type for each in reply(asked, (ip_address("2001:db8::2"),), network)]
     assert ConfigAttributeType.INTERNAL_IP4_NETMASK not in only
+
+
+def test_long_messages_are_processed_and_answered() -> None:
+    """§2: up to 1280 octets MUST, up to 3000 SHOULD be sent, received and processed, in one piece if need be."""
+    pair = Pair(initiator_config(fragmentation=False), responder_config(fragmentation=False)).attach()
+    for number, length in enumerate((1280, 3000), 4):
+        cookie = NotifyPayload(type=NotifyType.COOKIE2, data=bytes(length - 100))
+        request = forge(pair, "ue", number, cookie)
+        assert length - 64 <= len(request.payload) <= length
+        receive(pair, pair.epdg, request)
+        assert len(pair.seen[-1][1].payload) == len(request.payload)
