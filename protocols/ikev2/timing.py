@@ -25,9 +25,12 @@ class Timer(Enum):
     RETRY = "retry"
     AUTHENTICATION = "authentication"
     PATH_TEST = "path-test"
+    FOLLOWUP_KE = "followup-ke"
 
 
-OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})
+OWN_TIMERS = frozenset(
+    {Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED, Timer.FOLLOWUP_KE}
+)
 
 
 class SaTimers(TimerTable[Timer]):
