@@ -258,7 +258,7 @@ def test_an_unknown_link_ends_nothing() -> None:
 
 @pytest.mark.parametrize(
     "ke",
-    [KePayload(group=KeGroup.CURVE25519, data=bytes(32)), KePayload(group=KeGroup.ML_KEM_768, data=b"\xff" * 1184)],
+    [KePayload(group=KeGroup.ML_KEM_1024, data=bytes(1184)), KePayload(group=KeGroup.ML_KEM_768, data=b"\xff" * 1184)],
     ids=["method", "modulus"],
 )
 def test_a_bad_key_exchange_ends_the_ike_sa(ke: KePayload) -> None:

@@ -292,7 +292,7 @@ INTERMEDIATE = ExchangeType.IKE_INTERMEDIATE
 @pytest.mark.parametrize(
     "payloads",
     [
-        (KePayload(group=KeGroup.ML_KEM_1024, data=bytes(1568)),),  # the turn is ML-KEM-768's
+        (KePayload(group=KeGroup.ML_KEM_1024, data=bytes(1184)),),  # the turn is ML-KEM-768's, and so is the length
         (KePayload(group=KeGroup.ML_KEM_768, data=b"\xff" * 1184),),  # FIPS 203 §7.2: coefficients above q
         (KePayload(group=KeGroup.ML_KEM_768, data=bytes(1183)),),
         (VendorIdPayload(b"no KE"),),
@@ -310,7 +310,7 @@ def test_a_bad_request_is_refused(payloads: tuple[Payload, ...]) -> None:
 @pytest.mark.parametrize(
     "payloads",
     [
-        (KePayload(group=KeGroup.ML_KEM_1024, data=bytes(1568)),),
+        (KePayload(group=KeGroup.ML_KEM_1024, data=bytes(1088)),),
         (KePayload(group=KeGroup.ML_KEM_768, data=bytes(1087)),),
         (),
         (NotifyPayload(type=NotifyType.INVALID_SYNTAX),),
