@@ -43,6 +43,7 @@ from protocols.ikev2.tasks import (
     child,
     crash_detection,
     create_child,
+    followup_ke,
     ike_auth,
     informational,
     init,
@@ -96,6 +97,7 @@ class IkeSa:
         self.sealer: MessageSealer | None = None
         self.fragmentation = Fragmentation(config)
         self.intermediate = intermediate.Exchanges()
+        self.followups = followup_ke.Followups()
         self.nonce_i = b""
         self.nonce_r = b""
         self.init_request = b""
@@ -294,6 +296,8 @@ class IkeSa:
                 mobike.check_expired(self, now)
             elif timer is Timer.CHECK_AGAIN:
                 mobike.check_again(self)
+            elif timer is Timer.FOLLOWUP_KE:
+                self.followups.expire(self, now)
             elif timer is Timer.PATH_TEST:
                 mobike.probe_next(self, now)
             elif timer is Timer.INIT_REFUSED and self._init_error is not None:
@@ -505,6 +509,8 @@ class IkeSa:
             rekey_ike.used_by_peer(self, message, now)
             mobike.rekeyed_from(self, message, path, now)
             return create_child.process_request(self, message, now)
+        if procedure is Procedure.FOLLOWUP_KE:
+            return followup_ke.process_request(self, message, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
         if procedure is Procedure.INTERMEDIATE:

@@ -34,6 +34,7 @@ class Procedure(Enum):
     FINAL = "final"
     INTERMEDIATE = "intermediate"
     CREATE_CHILD = "create-child"
+    FOLLOWUP_KE = "followup-ke"
     INFORMATIONAL = "informational"
 
 
@@ -99,6 +100,13 @@ REQUESTS: tuple[Rule, ...] = (
         states=UP,
         required=(SaPayload, NoncePayload),
         procedure=Procedure.CREATE_CHILD,
+    ),
+    Rule(
+        exchange=ExchangeType.IKE_FOLLOWUP_KE,
+        role=None,
+        states=UP,
+        required=(KePayload,),
+        procedure=Procedure.FOLLOWUP_KE,
     ),
     Rule(
         exchange=ExchangeType.INFORMATIONAL,

@@ -28,9 +28,12 @@ class Timer(Enum):
     PATH_TEST = "path-test"
     REDIRECTED = "redirected"
     TICKET = "ticket"
+    FOLLOWUP_KE = "followup-ke"
 
 
-OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})
+OWN_TIMERS = frozenset(
+    {Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED, Timer.FOLLOWUP_KE}
+)
 
 
 class SaTimers(TimerTable[Timer]):

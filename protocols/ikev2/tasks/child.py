@@ -176,11 +176,15 @@ def add(
     secrets: tuple[bytes, bytes, bytes],
     exchange_initiator: bool,
     now: float,
+    additional: bytes = b"",
 ) -> ChildSa:
-    """Derive KEYMAT (§2.17) and keep the child SA; ``secrets`` are Ni, Nr and g^ir (empty without PFS)."""
+    """Derive KEYMAT (§2.17) and keep the child SA; ``secrets`` are Ni, Nr and g^ir (empty without PFS).
+
+    ``additional`` are the secrets of the additional key exchanges (RFC 9370).
+    """
     ike_suite, keys = sa.established_keys()
     nonce_i, nonce_r, shared = secrets
-    material = derive_child_keys(suite, Prf.of(ike_suite.prf), keys.sk_d, nonce_i, nonce_r, shared)
+    material = derive_child_keys(suite, Prf.of(ike_suite.prf), keys.sk_d, nonce_i, nonce_r, shared, additional)
     out_e, out_a, in_e, in_a = material.ei, material.ai, material.er, material.ar
     if not exchange_initiator:
         out_e, out_a, in_e, in_a = in_e, in_a, out_e, out_a
