@@ -7,6 +7,7 @@ update it rekeys the child SA; what a move costs is measured with a steady flow 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -40,6 +41,7 @@ MOVE = 0.5  # the most that a move may cost, on a busy machine; seconds
 FOUND = 3.0  # until another path is found when the one in use is silent
 TABLE_B = "102"
 LIMIT = 2  # of retransmissions
+GIVEN_UP = 1.5  # seconds after which a UE that does not hold on has given up, its first interval being 0.1 s
 SETTINGS = {"interfaces_use": GATEWAY_INTERFACE, "retransmit_timeout": 0.5, "retransmit_base": 1.2}
 
 
@@ -197,7 +199,8 @@ def test_held_while_every_access_is_silent_and_updates_with_a_cookie(gateway: Be
             stack.callback(ue.stage.restore, ACCESS_A)
             stack.callback(ue.stage.restore, ACCESS_B)
             wait_until(lambda: "Nothing is heard on wifi-a" in ue.node.log(), what="silence", timeout=10)
-            ue.wait(lambda seen: int(str(part(seen, "ike")["retransmissions_sent"])) >= LIMIT, "all retransmissions")
+            until = time.monotonic() + GIVEN_UP
+            wait_until(lambda: time.monotonic() > until, what="longer than all retransmissions", timeout=10)
             assert ue.session()["state"] == "established"
             stack.close()
             pings.wait_answers(10)
