@@ -6,7 +6,10 @@ update it rekeys the child SA; what a move costs is measured with a steady flow 
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,6 +26,7 @@ from lab.namespaces import (
 from protocols.errors import StackError
 from tests.peers.namespaces import namespaces
 from tests.peers.ping_flow import PingFlow
+from tests.peers.processes import wait_until
 from tests.peers.strongswan import require_strongswan
 from tests.peers.ue_at_strongswan import Bench, Terms, UeAtCharon, bench, part, ue_configuration
 
@@ -35,6 +39,9 @@ NETWORK6, ACCESS_NETWORK6 = "fd77::/64", "fd77:1::/64"
 TERMS = Terms(addresses=(GATEWAY.ip, SECOND_ADDRESS, GATEWAY6))
 MOVE = 0.5  # the most that a move may cost, on a busy machine; seconds
 FOUND = 3.0  # until another path is found when the one in use is silent
+TABLE_B = "102"
+LIMIT = 2  # of retransmissions
+GIVEN_UP = 1.5  # seconds after which a UE that does not hold on has given up, its first interval being 0.1 s
 SETTINGS = {"interfaces_use": GATEWAY_INTERFACE, "retransmit_timeout": 0.5, "retransmit_base": 1.2}
 
 
@@ -46,6 +53,9 @@ def gateway() -> Iterator[Bench]:
         dual_stack(stage)
         stage.gateway.set_sysctl(f"net/ipv4/conf/{GATEWAY_INTERFACE}/promote_secondaries", 1)
         stage.gateway.add_address(GATEWAY_INTERFACE, f"{SECOND_ADDRESS}/24")
+        # what the UE sends from its address on access B leaves by access B
+        stage.ue.run(["ip", "route", "add", "default", "via", str(ACCESS_B.router.ip), "table", TABLE_B], timeout=5)
+        stage.ue.run(["ip", "rule", "add", "from", str(ACCESS_B.address.ip), "table", TABLE_B], timeout=5)
         with bench(stage, TERMS, SETTINGS) as opened:
             yield opened
 
@@ -158,6 +168,52 @@ def test_an_access_that_falls_silent_is_left(gateway: Bench, ue: UeAtCharon) -> 
     report("access silent", pings.outages(1))
     assert pings.outages(1)[0] < FOUND
     gateway.agree(ue)
+
+
+def test_a_second_move_while_the_first_is_unanswered(gateway: Bench, ue: UeAtCharon) -> None:
+    """RFC 4555 §3.5: the newest addresses win; the request that waited is sent again on the new path."""
+    before = ue.attach()
+    ue.stage.silence(ACCESS_B)
+    try:
+        with ThreadPoolExecutor(1) as aside:
+            first = aside.submit(ue.move, "wifi-b", keep_old=True)
+            ue.wait(lambda seen: len(seen["moves"]) > len(before["moves"]), "the first move")  # type: ignore[arg-type]
+            assert ue.move("wifi-v6", keep_old=True)["outcome"] == "completed"
+            with pytest.raises(StackError, match="superseded by a move to wifi-v6"):
+                first.result()
+    finally:
+        ue.stage.restore(ACCESS_B)
+    until_at(gateway, ACCESS6, GATEWAY6)
+    assert gateway.agree(ue).spi_responder == part(before, "ike")["spi_r"]
+    ue.ping()
+
+
+def test_held_while_every_access_is_silent_and_updates_with_a_cookie(gateway: Bench) -> None:
+    """RFC 4555 §3.11: silence does not end the SA before ``hold_lifetime``; COOKIE2 comes back as it was sent."""
+    with gateway.ue(hold_lifetime=60, update_cookie=True, retransmission={"base_interval": 0.1, "limit": LIMIT}) as ue:
+        ue.attach()
+        with flow(ue) as pings, contextlib.ExitStack() as stack:
+            pings.wait_answers(10)
+            ue.stage.silence(ACCESS_A)
+            ue.stage.silence(ACCESS_B)
+            stack.callback(ue.stage.restore, ACCESS_A)
+            stack.callback(ue.stage.restore, ACCESS_B)
+            wait_until(lambda: "Nothing is heard on wifi-a" in ue.node.log(), what="silence", timeout=10)
+            until = time.monotonic() + GIVEN_UP
+            wait_until(lambda: time.monotonic() > until, what="longer than all retransmissions", timeout=10)
+            assert ue.session()["state"] == "established"
+            stack.close()
+            pings.wait_answers(10)
+        report("every access silent for a while", pings.outages(1))
+        gateway.agree(ue)
+        since = gateway.since()
+        here = ue.session()["access"]
+        assert ue.move("wifi-a" if here == "wifi-b" else "wifi-b", keep_old=True)["outcome"] == "completed"
+        gateway.charon.wait_for_log(r"INFORMATIONAL request \d+ \[ N\(UPD_SA_ADDR\).* N\(COOKIE2\)", since=since)
+        gateway.charon.wait_for_log(r"generating INFORMATIONAL response \d+ \[ .*N\(COOKIE2\)", since=since)
+        gateway.charon.wait_for_log(r"CHILD_SA closed", since=since)
+        gateway.agree(ue)
+        ue.ping()
 
 
 def test_from_ipv4_to_ipv6_and_back(gateway: Bench, ue: UeAtCharon) -> None:
