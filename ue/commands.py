@@ -59,9 +59,13 @@ class Connect:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectSuccessor:
-    """Start a second IKE SA that is to take the place of the present one, asking for its inner addresses."""
+    """Start a second IKE SA that is to take the place of the present one, asking for its inner addresses.
+
+    ``gateway``: the address that the present one uses now, which a redirect or a move has led to.
+    """
 
     access: str
+    gateway: Address
     addresses: tuple[Address, ...]
 
 

@@ -405,6 +405,7 @@ class Device:
         if attempt.succeeded and isinstance(event, Established):
             self._session = None  # the ticket goes with the former SA; the new one brings its own
             connection.peer = attempt.peer
+            connection.gateway_addresses = attempt.gateway_addresses
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands
 
@@ -418,11 +419,11 @@ class Device:
         """Not while the UE moves: the event comes again."""
         if self.state is not DeviceState.ESTABLISHED or connection.move is not None or self._reauthentication:
             return []
-        if connection.access not in self._open:
+        if connection.access not in self._open or connection.path is None:
             return []
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
         self._reauthentication = Reauthentication(peer, connection.addresses)
-        return self._reauthentication.begin(connection.access)
+        return self._reauthentication.begin(connection.access, connection.path.remote.address)
 
     def _abandon_reauthentication(self, why: str) -> list[Command]:
         attempt, self._reauthentication = self._reauthentication, None
@@ -727,6 +728,7 @@ class Device:
         assert former.redirect is not None
         former.ended = now
         commands = self._abandon_reauthentication("the connection has ended")
+        commands += _remove_children(former)
         if former.addresses:
             commands.append(StopHost())
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
@@ -791,6 +793,7 @@ class Device:
         if connection.paths:
             connection.paths[-1].until = now
         commands = self._abandon_reauthentication("the connection has ended")
+        commands += _remove_children(connection)
         if connection.addresses:
             commands.append(StopHost())
         for access in list(self._open):
@@ -821,6 +824,13 @@ _WORDS = {
     DeviceState.CLOSING: "detaching",
     DeviceState.CLOSED: "detached",
 }
+
+
+def _remove_children(connection: Connection) -> list[Command]:
+    """Those of an IKE SA that was replaced and waits for the answer to its DELETE: nobody hears of it any more."""
+    left = list(connection.children)
+    connection.children.clear()
+    return [RemoveChildSa(inbound_spi=spi) for spi in left]
 
 
 def _told_refusal(event: CreateChildSaRefused) -> Tell:

@@ -13,7 +13,15 @@ from __future__ import annotations
 
 from protocols.algorithms.usim import UsimResult
 from protocols.eap.aka import peer as aka
-from protocols.ikev2.events import Closed, EapReply, EapRequestReceived, Established, Event, Refused
+from protocols.ikev2.events import (
+    Closed,
+    EapReply,
+    EapRequestReceived,
+    Established,
+    Event,
+    PeerAddressesChanged,
+    Refused,
+)
 from protocols.path import Address
 from ue.commands import (
     AdoptSuccessor,
@@ -33,17 +41,21 @@ class Reauthentication:
         self.peer = peer
         self.over = False
         self.succeeded = False
+        self.gateway_addresses: tuple[Address, ...] = ()
         self._addresses = addresses
 
-    def begin(self, access: str) -> list[Command]:
-        """A second IKE SA from the access in use."""
-        return [ConnectSuccessor(access=access, addresses=self._addresses)]
+    def begin(self, access: str, gateway: Address) -> list[Command]:
+        """A second IKE SA from the access in use to the gateway's address in use."""
+        return [ConnectSuccessor(access=access, gateway=gateway, addresses=self._addresses)]
 
     def handle(self, event: Event, addresses: tuple[Address, ...]) -> list[Command]:
         """Take an event of the new IKE SA; ``addresses`` are the inner ones that ``Established`` brings."""
         if isinstance(event, EapRequestReceived):
             self.peer.receive(event.packet)
             return self._take_from_peer()
+        if isinstance(event, PeerAddressesChanged):
+            self.gateway_addresses = event.addresses
+            return []
         if isinstance(event, Established):
             if set(addresses) != set(self._addresses):
                 return self.abandon("the gateway gives other inner addresses")

@@ -543,7 +543,8 @@ class UeNode:
             initial_contact=False,
             configuration_request=request,
         )
-        self._successor = self._endpoint.connect(config, self._way_to_gateway(ports.ike), self._now())
+        path = Path(ports.ike, Endpoint(command.gateway, self._gateway_ike.port))
+        self._successor = self._endpoint.connect(config, path, self._now())
         self._sessions[self._successor.local_spi] = self._session()
 
     def _adopt_successor(self) -> None:

@@ -130,9 +130,9 @@ class TicketOffice:
         """How many tickets are remembered as spent."""
         return len(self._spent)
 
-    def expiration(self) -> int:
+    def expiration(self, lifetime: float) -> int:
         """When a ticket made now expires."""
-        return int(self.policy.wall() + self.policy.lifetime)
+        return int(self.policy.wall() + lifetime)
 
     def seal(self, contents: TicketContents, entropy: Entropy) -> bytes:
         """A ticket under the present key."""
@@ -173,7 +173,7 @@ class TicketOffice:
         """Not to be accepted any more; the oldest are forgotten first when there are too many."""
         now = int(self.policy.wall())
         self._spent.pop(identifier, None)
-        self._spent[identifier] = self.expiration()
+        self._spent[identifier] = self.expiration(self.policy.lifetime)
         while (first := next(iter(self._spent))) != identifier:
             if len(self._spent) <= self.policy.spent_limit and self._spent[first] > now:
                 break

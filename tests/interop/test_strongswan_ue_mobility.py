@@ -14,9 +14,9 @@ from ipaddress import IPv4Interface
 
 import pytest
 
-from lab.namespaces import ACCESS_A, ACCESS_B, GATEWAY, GATEWAY_INTERFACE, HOST_BEHIND_GATEWAY
+from lab.namespaces import ACCESS_A, ACCESS_B, CORE, GATEWAY, GATEWAY_INTERFACE, HOST_BEHIND_GATEWAY
 from protocols.path import Address
-from tests.peers.namespaces import namespaces
+from tests.peers.namespaces import namespaces, ping
 from tests.peers.ping_flow import PingFlow
 from tests.peers.processes import wait_until
 from tests.peers.strongswan import Charon, require_strongswan
@@ -71,17 +71,16 @@ def attach(place: Scene) -> Iterator[Attach]:
     """Starts a UE and attaches it; afterwards the gateway has no session and the UE both its accesses again."""
     with contextlib.ExitStack() as stack:
 
-        def start(gateway: Address = GATEWAY.ip, **settings: str | float) -> Charon:
-            connection = Connection(gateway=gateway, children=CHILDREN)
+        def start(
+            gateway: Address = GATEWAY.ip, children: tuple[Child, ...] = CHILDREN, **settings: str | float
+        ) -> Charon:
+            connection = Connection(gateway=gateway, children=children)
             ue = stack.enter_context(place.charon(connection, settings={**IMPATIENT, **settings}))
             ue.initiate()
             return ue
 
         yield start
-        there = place.stage.ue.addresses()
-        for access in (ACCESS_A, ACCESS_B):
-            if str(access.address) not in there:
-                place.stage.join(access)
+        place.join_accesses()
         place.clear()
 
 
@@ -121,7 +120,7 @@ def test_make_before_break(place: Scene, attach: Attach, report: Report) -> None
         flow.wait_answers(20)
     outages = flow.outages(1)
     report("make before break", outages)
-    assert outages[0] < ROAM_DELAY  # it goes on over the old access meanwhile
+    assert outages[0] < MAXIMUM_OUTAGE / 2  # it goes on over the old access meanwhile
     assert history(place.session()) == [(THERE, True), (HERE, True)]
 
 
@@ -141,6 +140,19 @@ def test_break_before_make_at_once(place: Scene, attach: Attach, report: Report)
     report("break before make, at once", outages)
     assert all(ROAM_DELAY / 2 < outage < MAXIMUM_OUTAGE for outage in outages)
     assert spis(place.session()) == before
+
+
+def test_two_child_sas_move_together(place: Scene, attach: Attach) -> None:
+    ue = attach(children=(*CHILDREN, Child(name="second", remote_selectors=f"{CORE.ip}/32")))
+    ue.swanctl("--initiate", "--child", "second")
+    place.wait_agreement(ue, 2)
+    place.stage.leave(ACCESS_A)
+    ue.wait_moved(ACCESS_B.address.ip)
+    session = place.wait_moved(THERE)
+    place.wait_agreement(ue, 2)
+    assert history(session) == [(HERE, True), (THERE, True)]
+    for destination in (HOST_BEHIND_GATEWAY, CORE.ip):
+        assert ping(place.stage.ue, destination, source=inner(ue)).received == 3
 
 
 def test_break_before_make_with_a_gap(place: Scene, attach: Attach, report: Report) -> None:
@@ -266,3 +278,38 @@ def test_from_ipv4_to_ipv6_and_back(place: Scene, attach: Attach, report: Report
     finally:
         if has_ipv6:
             leave_ipv6(place.stage)
+
+
+def test_a_gateway_that_prefers_another_address(place: Scene, attach: Attach, report: Report) -> None:
+    """charon follows IKE to where it comes from, there and back; what is not lost goes on carrying ESP."""
+    ue = attach()
+    with flow_of(place, ue) as flow:
+        flow.wait_answers(20)
+        for address in (SECOND_GATEWAY.ip, GATEWAY.ip):
+            place.epdg.call("addresses.prefer", address=str(address))
+            ue.wait_established(remote=address)
+            place.wait_session(lambda seen, there=f"{address}:4500": local(ike(seen)) == there, f"IKE at {address}")
+            flow.wait_answers(20)
+    report("another gateway address preferred, there and back", flow.outages(2))
+    assert max(flow.outages(2)) < MAXIMUM_OUTAGE
+
+
+@pytest.mark.parametrize("what", ["sessions.rekey-ike", "sessions.rekey-child"])
+def test_a_move_crosses_a_rekey_of_the_gateways(place: Scene, attach: Attach, what: str) -> None:
+    """Our request is lost on the old access and goes out again on the new path (§3.5): moved and rekeyed."""
+    ue = attach()
+    session = place.session()
+    before = (spis(session), children(session)[0]["inbound_spi"])
+    place.stage.router.block(ACCESS_A.router_interface, incoming=False)
+    try:
+        place.epdg.call(what, id=session["id"])
+        place.stage.leave(ACCESS_A)
+        ue.wait_moved(ACCESS_B.address.ip)
+    finally:
+        place.stage.restore(ACCESS_A)
+    place.wait_moved(THERE)
+    if what == "sessions.rekey-ike":
+        place.wait_session(lambda seen: spis(seen) != before[0], "another IKE SA")
+    place.wait_session(lambda seen: children(seen)[0]["inbound_spi"] != before[1], "another child SA")
+    place.wait_agreement(ue)
+    assert place.passes(inner(ue))

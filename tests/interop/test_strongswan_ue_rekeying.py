@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lab.namespaces import ACCESS_A, ACCESS_B, CORE
+from lab.namespaces import ACCESS_A, ACCESS_B, CORE, HOST_BEHIND_GATEWAY
 from tests.peers.namespaces import ping
+from tests.peers.ping_flow import PingFlow
 from tests.peers.processes import wait_until
 from tests.peers.strongswan import Charon
 from tests.peers.strongswan_scene import (
@@ -306,6 +307,22 @@ def test_ike_rekeys_by_both_ends_in_turn(place: Scene, attach: Attach) -> None:
         assert place.passes(inner(ue))
     finally:
         place.stage.join(ACCESS_A)
+
+
+def test_ike_rekeys_cost_no_packet(place: Scene, attach: Attach) -> None:
+    """ESP knows nothing of it."""
+    ue = attach()
+    with PingFlow(place.stage.ue, HOST_BEHIND_GATEWAY, source=inner(ue), interval=0.002) as flow:
+        flow.wait_answers(20)
+        for number in range(4):
+            before = spis(place.session())
+            if number % 2:
+                ue.rekey_ike()
+            else:
+                rekey_ike(place)
+            wait_new_ike(place, ue, before)
+            flow.wait_answers(20)
+    assert flow.lost == 0, flow.output
 
 
 @each_loss

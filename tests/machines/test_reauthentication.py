@@ -46,6 +46,7 @@ def test_changed_policy_is_told_in_an_informational_exchange() -> None:
     pair.run(1.0)
     assert pair.ue.take(ReauthenticationDue)
     pair.run(50.0)
+    assert pair.ue.take(ReauthenticationDue)  # again: the UE may have been moving
     assert not pair.epdg.has(Closed)
     pair.run(10.0)
     assert pair.epdg.has(Closed)

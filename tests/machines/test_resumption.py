@@ -11,6 +11,7 @@ import pytest
 
 from protocols.entropy import SeededEntropy
 from protocols.errors import LocalError, RemoteError
+from protocols.ikev2.config import Lifetime
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
     ChildSaInstalled,
@@ -120,6 +121,26 @@ def test_ticket_in_ike_auth() -> None:
     assert pair.ue.live.keys is not None
     assert pair.ue.live.keys.sk_d.reveal() not in session.ticket
     assert "Secret(" in repr(session)
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({"authentication_lifetime": 300.0}, 300),
+        ({"ike_lifetime": Lifetime(soft=100.0, hard=200.0)}, 200),
+        ({}, 600),
+    ],
+)
+def test_ticket_lives_no_longer_than_the_ike_sa_and_its_authentication(limits: dict[str, object], seconds: int) -> None:
+    """§6.2: SHOULD be the minimum; later tickets have what is left."""
+    pair = resumable(office(Clock(), lifetime=600.0), **limits).attach()
+    session = pair.ue.take(TicketReceived).session
+    assert session.expires - pair.ue.live.created == pytest.approx(seconds, abs=1.0)
+    if "authentication_lifetime" in limits:
+        pair.run(100.0)
+        pair.ue.endpoint.initiate(pair.ue.live, RequestTicket(), pair.now)
+        pair.run(1.0)
+        assert pair.ue.take(TicketReceived).session.expires <= session.expires
 
 
 def test_no_ticket_unasked_or_where_it_is_off() -> None:

@@ -299,7 +299,7 @@ class World:
                 self.sa = self.ue.connect(config, path, self.now)
                 self.carry_out(device.connected(self.sa.window))
             case ConnectSuccessor():
-                path = Path(device.ports(command.access).ike, GATEWAY)
+                path = Path(device.ports(command.access).ike, Endpoint(command.gateway, GATEWAY.port))
                 wanted = tuple(
                     ConfigurationAttribute(type=ConfigAttributeType.INTERNAL_IP4_ADDRESS, value=address.packed)
                     for address in command.addresses

@@ -7,10 +7,13 @@ from ipaddress import IPv4Address
 from protocols.entropy import SeededEntropy
 from protocols.ikev2.events import (
     AddressesUpdated,
+    ChildSaInstalled,
+    ChildSaRemoved,
     Closed,
     Established,
     IkeSaRekeyed,
     NatStatus,
+    PeerAddressesChanged,
     ReauthenticationDue,
     Redirected,
     Refused,
@@ -21,7 +24,16 @@ from protocols.ikev2.registry import ConfigAttributeType, IdType
 from protocols.path import Endpoint, Path
 from protocols.threegpp.identity import Imsi
 from tests.harness.pair import Pair
-from ue.commands import AccessPorts, AdoptSuccessor, Command, Connect, ConnectSuccessor, DropSuccessor, Tell
+from ue.commands import (
+    AccessPorts,
+    AdoptSuccessor,
+    Command,
+    Connect,
+    ConnectSuccessor,
+    DropSuccessor,
+    RemoveChildSa,
+    Tell,
+)
 from ue.device import Device
 
 INNER = IPv4Address("10.45.0.2")
@@ -65,12 +77,12 @@ def told(commands: list[Command]) -> list[str]:
 
 def test_a_second_sa_asks_for_the_addresses_and_takes_over() -> None:
     device = attached()
-    assert device.handle(DUE, 10.0) == [ConnectSuccessor(access="wifi", addresses=(INNER,))]
+    assert device.handle(DUE, 10.0) == [ConnectSuccessor(access="wifi", gateway=GATEWAY.address, addresses=(INNER,))]
     assert device.handle(DUE, 40.0) == []  # one at a time
     commands = device.handle_successor(established())
     assert isinstance(commands[0], AdoptSuccessor)
     assert told(commands) == ["reauthenticated"]
-    assert device.handle(DUE, 900.0) == [ConnectSuccessor(access="wifi", addresses=(INNER,))]
+    assert device.handle(DUE, 900.0) == [ConnectSuccessor(access="wifi", gateway=GATEWAY.address, addresses=(INNER,))]
 
 
 def test_failures_change_nothing_and_the_next_attempt_is_free() -> None:
@@ -84,7 +96,7 @@ def test_failures_change_nothing_and_the_next_attempt_is_free() -> None:
     assert DropSuccessor(why="the gateway gives other inner addresses") in commands
     assert device.connection is not None
     assert device.connection.addresses == (INNER,)
-    assert device.handle(DUE, 20.0) == [ConnectSuccessor(access="wifi", addresses=(INNER,))]
+    assert device.handle(DUE, 20.0) == [ConnectSuccessor(access="wifi", gateway=GATEWAY.address, addresses=(INNER,))]
 
 
 def test_detaching_and_the_end_let_the_second_sa_go() -> None:
@@ -133,6 +145,34 @@ def test_whoever_moves_lets_the_second_sa_go() -> None:
         device.handle(DUE, 10.0)
         assert DropSuccessor(why="the UE moves") in device.handle(moved(elsewhere), 11.0)
         assert device.handle(DUE, 20.0) != []
+
+
+def test_second_sa_goes_to_the_gateways_address_in_use_and_brings_its_own_list() -> None:
+    """RFC 4555 §3.6: what a path test has left may be gone; the new SA's addresses are those it is told of."""
+    device = attached()
+    elsewhere = Path(PATH.local, OTHER_GATEWAY)
+    device.handle(moved(elsewhere), 5.0)
+    (begun,) = device.handle(DUE, 10.0)
+    assert isinstance(begun, ConnectSuccessor)
+    assert begun.gateway == OTHER_GATEWAY.address
+    addresses = (OTHER_GATEWAY.address, PATH.remote.address)
+    assert device.handle_successor(PeerAddressesChanged(addresses=addresses)) == []
+    device.handle_successor(established())
+    assert device.connection is not None
+    assert device.connection.gateway_addresses == addresses
+
+
+def test_child_sas_of_the_former_sa_end_with_the_connection() -> None:
+    """Its DELETE may still wait for an answer when the UE detaches, and another connection follows."""
+    pair = Pair().attach()
+    device = attached()
+    child = pair.ue.take(ChildSaInstalled)
+    device.handle(child, 1.0)
+    device.handle(DUE, 10.0)
+    device.handle_successor(established())
+    commands = device.handle(Closed(why="gone"), 11.0)
+    assert RemoveChildSa(inbound_spi=child.spec.inbound_spi) in commands
+    assert device.handle(ChildSaRemoved(inbound_spi=child.spec.inbound_spi, why="late"), 12.0) == []
 
 
 def test_redirect_lets_the_second_sa_go() -> None:

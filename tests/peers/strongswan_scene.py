@@ -248,6 +248,13 @@ class Scene:
 
         wait_until(empty, what="the sessions ending", timeout=EVENT_TIMEOUT, log=self.epdg.log)
 
+    def join_accesses(self) -> None:
+        """The UE has both its accesses again, whatever it has left."""
+        there = self.stage.ue.addresses()
+        for access in (ACCESS_A, ACCESS_B):
+            if str(access.address) not in there:
+                self.stage.join(access)
+
     def clear(self) -> None:
         """End every session, while charon is there to answer."""
         for session in self.sessions():

@@ -409,7 +409,7 @@ class Authenticator:
             *child.grant_or_refuse(sa, self._child, reply, now),
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
             *reauthentication.announce(sa, now),
-            *tickets.grant(sa, self._identity, identity, reply.session),
+            *tickets.grant(sa, self._identity, identity, reply.session, now),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         ]
         auth.establish(sa, self._identity, identity, reply.attributes, now)

@@ -103,7 +103,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
     if closed:
         payloads.append(DeletePayload(protocol=ProtocolId.ESP, spis=tuple(closed)))
     reauthentication.take(sa, message, now)
-    payloads += tickets.process_request(sa, message)
+    payloads += tickets.process_request(sa, message, now)
     payloads += mobike.process_request(sa, message, path, now)
     return config.process_request(sa, message, tuple(payloads))
 

@@ -75,7 +75,8 @@ def due(sa: IkeSa, now: float) -> None:
         sa.initiate(informational.DeleteIkeSa("the authentication lifetime is over"), now)
         return
     sa.emit(ReauthenticationDue(until=sa.authenticated_until))
-    if now + AGAIN_INTERVAL < sa.authenticated_until:
+    # the responder "SHOULD allow a reasonable time" even where it says zero (§2): one attempt must not be the only
+    if now + AGAIN_INTERVAL < sa.authenticated_until + REASONABLE_INTERVAL:
         sa.timers.set(Timer.AUTHENTICATION, now + AGAIN_INTERVAL)
 
 

@@ -244,7 +244,7 @@ class ResumedAuthenticator:
             *child.grant_or_refuse(sa, self._child, answer, now),
             *(mobike.announce(sa) if sa.mobility.negotiated else ()),
             *reauthentication.announce(sa, now),
-            *tickets.grant(sa, contents.identity, identity, answer.session),
+            *tickets.grant(sa, contents.identity, identity, answer.session, now),
             *sa.extension.payloads(Step.FINAL_RESPONSE),
         )
         auth.establish(sa, contents.identity, identity, answer.attributes, now)

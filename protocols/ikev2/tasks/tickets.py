@@ -123,18 +123,20 @@ def note(sa: IkeSa, message: Message) -> None:
     sa.resumption.requested = message.notify(NotifyType.TICKET_REQUEST) is not None
 
 
-def grant(sa: IkeSa, identity: IdiPayload, identity_r: IdrPayload, data: bytes | None) -> tuple[NotifyPayload, ...]:
+def grant(
+    sa: IkeSa, identity: IdiPayload, identity_r: IdrPayload, data: bytes | None, now: float
+) -> tuple[NotifyPayload, ...]:
     """For the last IKE_AUTH response: the ticket that was asked for, or N(TICKET_NACK) when ``data`` is ``None``."""
     sa.resumption.holder = (identity, identity_r, data)
-    return _issue(sa) if sa.resumption.requested else ()
+    return _issue(sa, now) if sa.resumption.requested else ()
 
 
-def process_request(sa: IkeSa, message: Message) -> tuple[NotifyPayload, ...]:
+def process_request(sa: IkeSa, message: Message, now: float) -> tuple[NotifyPayload, ...]:
     """N(TICKET_REQUEST) in an INFORMATIONAL request (§4.1)."""
     asked = message.notify(NotifyType.TICKET_REQUEST) is not None
     if not asked or sa.first_initiator or sa.state is not SaState.ESTABLISHED:
         return ()
-    return _issue(sa)
+    return _issue(sa, now)
 
 
 def revoke(sa: IkeSa) -> None:
@@ -146,12 +148,15 @@ def revoke(sa: IkeSa) -> None:
         office.revoke(sa.resumption.issued)
 
 
-def _issue(sa: IkeSa) -> tuple[NotifyPayload, ...]:
+def _issue(sa: IkeSa, now: float) -> tuple[NotifyPayload, ...]:
     office, holder = sa.responder_config.tickets, sa.resumption.holder
     if office is None or holder is None:
         return ()  # the extension is off: as if it were unknown
     identity, identity_r, data = holder
     if data is None:
+        return (NotifyPayload(type=NotifyType.TICKET_NACK),)
+    lifetime = _lifetime(sa, office.policy.lifetime, now)
+    if lifetime < 1:
         return (NotifyPayload(type=NotifyType.TICKET_NACK),)
     suite, keys = sa.established_keys()
     if sa.resumption.issued is not None:
@@ -165,9 +170,16 @@ def _issue(sa: IkeSa) -> tuple[NotifyPayload, ...]:
         sk_d=keys.sk_d,
         spi_i=sa.spi_i,
         spi_r=sa.spi_r,
-        expires=office.expiration(),
+        expires=office.expiration(lifetime),
         data=data,
     )
-    lifetime = int(office.policy.lifetime).to_bytes(4, "big")
     ticket = office.seal(contents, sa.entropy)
-    return (NotifyPayload(type=NotifyType.TICKET_LT_OPAQUE, data=lifetime + ticket),)
+    return (NotifyPayload(type=NotifyType.TICKET_LT_OPAQUE, data=lifetime.to_bytes(4, "big") + ticket),)
+
+
+def _lifetime(sa: IkeSa, most: float, now: float) -> int:
+    """Seconds, at most what the IKE SA and its authentication have left: "SHOULD be the minimum" (§6.2)."""
+    expiry = sa.timers.get(Timer.IKE_EXPIRY)
+    if expiry is None and sa.config.ike_lifetime is not None and sa.config.ike_lifetime.hard_seconds is not None:
+        expiry = now + sa.config.ike_lifetime.hard_seconds  # it begins with the response that carries the ticket
+    return int(min(most, sa.authenticated_until - now, float("inf") if expiry is None else expiry - now))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.ikev2.config import ReturnRoutability
-from protocols.ikev2.events import AddressUpdateFailed, AddressUpdateStarted, NatStatus
+from protocols.ikev2.events import AddressUpdateFailed, AddressUpdateStarted, NatStatus, SaState
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType
@@ -124,6 +124,9 @@ def take_update(sa: IkeSa, message: Message, path: Path, now: float) -> list[Pay
         sa.dropped["unacceptable-addresses"] += 1
         return [NotifyPayload(type=NotifyType.UNACCEPTABLE_ADDRESSES)]
     mobility.newest_update = message.message_id
+    if sa.state is SaState.DELETING:
+        sa.change_path(path, now)  # our DELETE follows the peer; no child SA needs the address any more
+        return answer
     mobility.rechecks, mobility.failed = 0, None
     relocate(sa, path, natd.evaluate(message, path, sa.config.force_encapsulation) or sa.nat, now)
     if mobility.preferred == path.local.address:
