@@ -9,7 +9,7 @@ import pytest
 from tests.fuzz import guided, targets
 
 EXECUTIONS = 400  # for each target
-SECONDS = 8  # for each process, which takes two or three more to start
+SECONDS = 6  # for each process, which takes two or three more to start
 PROCESSES = 2
 GROUPS = [",".join(list(targets.TARGETS)[number::PROCESSES]) for number in range(PROCESSES)]
 

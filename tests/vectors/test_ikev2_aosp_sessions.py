@@ -25,6 +25,7 @@ from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
+    ChildSaRetired,
     Closed,
     EapReply,
     EapRequestReceived,
@@ -68,6 +69,7 @@ SERVER = "server.test.ike.android.net"
 MOMENT = datetime(2024, 1, 1, tzinfo=UTC)  # within the validity of the published certificate
 HERE = Path(Endpoint.of("192.0.2.1", 500), Endpoint.of("203.0.113.1", 500))
 THERE = Path(Endpoint.of("198.51.100.7", 4500), Endpoint.of("203.0.113.1", 4500))
+RETIRED = 3.0  # seconds: longer than a replaced child SA goes on receiving after its DELETE
 ANY = (TrafficSelector.network("0.0.0.0/0"), TrafficSelector.network("::/0"))
 
 E = TypeVar("E")
@@ -186,6 +188,13 @@ class Replay:
     def begin(self, task: Any) -> Replay:
         """A request of ours."""
         self.sa.initiate(task, self.now)
+        self._drain()
+        return self
+
+    def wait(self, seconds: float) -> Replay:
+        """Time passes."""
+        self.now += seconds
+        self.sa.handle_timeout(self.now)
         self._drain()
         return self
 
@@ -370,7 +379,8 @@ def test_child_sa_rekeyed_by_the_responder() -> None:
     assert chosen is not None
     assert chosen.single().number == 2
     replay.hear("rekeyChildDeleteReq")
-    assert replay.take(ChildSaRemoved).inbound_spi == old.inbound_spi
+    assert replay.take(ChildSaRetired).inbound_spi == old.inbound_spi
+    assert replay.wait(RETIRED).take(ChildSaRemoved).inbound_spi == old.inbound_spi
     assert list(replay.sa.children) == [made.spec.inbound_spi]
     replay.hear("deleteIkeReq")
     assert replay.take(Closed).by_peer
@@ -403,7 +413,8 @@ def test_mobike_move_then_rekey_of_the_child_sa() -> None:
     made = replay.take(ChildSaInstalled)
     assert (made.replaces, made.spec.outbound_spi) == (child.inbound_spi, octets("c0763614"))
     assert made.spec.path == THERE
-    assert replay.take(ChildSaRemoved).inbound_spi == child.inbound_spi
+    assert replay.take(ChildSaRetired).inbound_spi == child.inbound_spi
+    assert replay.wait(RETIRED).take(ChildSaRemoved).inbound_spi == child.inbound_spi
     replay.begin(DeleteIkeSa("done")).hear("DELETE_IKE_RESP")
     assert replay.take(Closed).why == "done"
     assert replay.finished()
@@ -418,7 +429,8 @@ def test_without_mobike_there_is_no_move_but_a_rekey() -> None:
     child = replay.take(ChildSaInstalled).spec
     replay.begin(RekeyChild(child.inbound_spi)).hear("createChildResp", "deleteChildResp")
     assert replay.take(ChildSaInstalled).spec.outbound_spi == octets("cbd89580")
-    assert replay.take(ChildSaRemoved).inbound_spi == child.inbound_spi
+    assert replay.take(ChildSaRetired).inbound_spi == child.inbound_spi
+    assert replay.wait(RETIRED).take(ChildSaRemoved).inbound_spi == child.inbound_spi
     replay.begin(DeleteIkeSa("done")).hear("deleteIkeResp")
     assert replay.take(Closed).why == "done"
     assert replay.finished()
