@@ -561,3 +561,13 @@ def test_long_messages_are_processed_and_answered() -> None:
         assert length - 64 <= len(request.payload) <= length
         receive(pair, pair.epdg, request)
         assert len(pair.seen[-1][1].payload) == len(request.payload)
+
+
+def test_the_full_set_is_proposed_again_after_invalid_ke_payload() -> None:
+    """§1.2: "MUST again propose its full set of acceptable cryptographic suites"; §3.3.6 likewise."""
+    suites = (IkeSuite.of("aes256-sha256-modp2048"), IkeSuite.of("aes128-sha256-x25519"))
+    pair = Pair(initiator_config(ike_policy=IkePolicy(suites))).attach()
+    first, second = (decode_message(datagram.payload) for sender, datagram in pair.seen[:3] if sender == "ue")
+    assert second.first(KePayload) != first.first(KePayload)
+    assert second.first(SaPayload) == first.first(SaPayload)
+    assert pair.ue.live.state is SaState.ESTABLISHED
