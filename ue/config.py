@@ -245,7 +245,7 @@ class UeConfiguration(ConfigurationModel):
     authentication: AuthenticationKind = AuthenticationKind.EAP
     psk: SharedKey | None = None
     certificate: CertificateSection | None = None
-    identity: str | None = Field(default=None, min_length=1)
+    identity: str | None = Field(default=None, pattern=r"^[^\x00-\x1f\x7f]+$")  # RFC 7296 §3.5: no terminators
     imei: Digits | None = Field(default=None, pattern=r"^[0-9]{14,16}$")
     apn: ApnText
     pdn_type: PdnType = PdnType.IPV4

@@ -189,3 +189,19 @@ def test_nat_in_every_ike_auth_ends_the_attach_after_several_attempts() -> None:
     assert "UNEXPECTED_NAT_DETECTED" in failure
     assert len(world.gateway_sas) == 4
     assert world.device.state is DeviceState.CLOSED
+
+
+def test_a_list_that_left_from_several_addresses_is_told_anew() -> None:
+    """§3.6: "retransmitted using several different source addresses, a new INFORMATIONAL request MUST be sent"."""
+    pair = Pair().attach()
+    here, there = (Endpoint(access.address, 4500) for access in (ACCESS_A, ACCESS_B))
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.path.local.address == ACCESS_A.address
+    before = len(pair.wire)
+    pair.ue.endpoint.set_addresses(pair.ue.live, [here, there], pair.now)
+    pair.run(0.1)
+    pair.roam(ACCESS_B)
+    pair.run(1.0)
+    lists = [line for line in pair.wire[before:] if line.startswith("-->") and "N(ADDITIONAL_IP4_ADDRESS)" in line]
+    assert lists[0] == "--> INFORMATIONAL request 4 [ N(ADDITIONAL_IP4_ADDRESS) ]"
+    assert lists[1] == "--> INFORMATIONAL request 4 [ N(ADDITIONAL_IP4_ADDRESS) ] (again)"
+    assert lists[-1].startswith("--> INFORMATIONAL request 6 [ N(ADDITIONAL_IP4_ADDRESS)")

@@ -11,9 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from epdg.pdn.configuration import GrantedNetwork, Request, reply
-from protocols.errors import NegotiationError
+from protocols.errors import ConfigurationError, NegotiationError
 from protocols.ikev2.config import RetransmissionPolicy
 from protocols.ikev2.events import AuthenticationKind, CreateChildSaRefused, MessageSent, SaState
+from protocols.ikev2.identity import identity_text
 from protocols.ikev2.message import decode_header, decode_message, encode_message
 from protocols.ikev2.payloads import (
     ConfigurationAttribute,
@@ -54,6 +55,8 @@ from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
 from tests.harness.forge import forge, receive
 from tests.harness.pair import ACCESS_B, Pair, initiator_config, responder_config
+from tests.machines.test_ue_configuration import configured
+from ue.profile import own_identity
 
 
 def messages(pair: Pair) -> list[MessageSent]:
@@ -492,12 +495,13 @@ def test_port_4500_tells_ike_and_esp_apart_and_port_500_carries_no_esp() -> None
 # --- the rest of §2.25, §3.3.6, §3.10, §3.15
 
 
-def test_a_delete_of_a_child_while_the_ike_sa_is_rekeyed_is_answered_as_usual() -> None:
-    """§2.25.2: "it SHOULD reply as usual, with a Delete payload"."""
+@pytest.mark.parametrize("rekeyed", ["ike", "child"])
+def test_a_delete_of_a_child_in_the_middle_of_a_rekey_is_answered_as_usual(rekeyed: str) -> None:
+    """§2.25.1, §2.25.2: "it SHOULD reply as usual, with a Delete payload"."""
     pair = Pair().attach()
     spi = next(iter(pair.ue.live.children))
     pair.lose = lambda sender, datagram: sender == "ue"
-    pair.ue.endpoint.initiate(pair.ue.live, RekeyIke(), pair.now)
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyIke() if rekeyed == "ike" else RekeyChild(spi), pair.now)
     pair.run(0.1)
     theirs = pair.ue.live.children[spi].spec.outbound_spi
     receive(pair, pair.ue, forge(pair, "epdg", 0, DeletePayload(protocol=ProtocolId.ESP, spis=(theirs,))))
@@ -561,3 +565,57 @@ def test_long_messages_are_processed_and_answered() -> None:
         assert length - 64 <= len(request.payload) <= length
         receive(pair, pair.epdg, request)
         assert len(pair.seen[-1][1].payload) == len(request.payload)
+
+
+def test_the_full_set_is_proposed_again_after_invalid_ke_payload() -> None:
+    """§1.2: "MUST again propose its full set of acceptable cryptographic suites"; §3.3.6 likewise."""
+    suites = (IkeSuite.of("aes256-sha256-modp2048"), IkeSuite.of("aes128-sha256-x25519"))
+    pair = Pair(initiator_config(ike_policy=IkePolicy(suites))).attach()
+    first, second = (decode_message(datagram.payload) for sender, datagram in pair.seen[:3] if sender == "ue")
+    assert second.first(KePayload) != first.first(KePayload)
+    assert second.first(SaPayload) == first.first(SaPayload)
+    assert pair.ue.live.state is SaState.ESTABLISHED
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (None, IdType.ID_RFC822_ADDR),
+        ("ue@example.org", IdType.ID_RFC822_ADDR),
+        ("ue.example", IdType.ID_FQDN),
+        ("192.0.2.9", IdType.ID_IPV4_ADDR),
+        ("2001:db8::9", IdType.ID_IPV6_ADDR),
+    ],
+)
+def test_idi_of_the_ue_is_what_it_looks_like_without_terminators(text: str | None, kind: IdType) -> None:
+    """§3.5: a NAI with realm SHOULD be ID_RFC822_ADDR; the string "MUST NOT contain any terminators"."""
+    configuration = configured() if text is None else configured(identity=text)
+    identity = own_identity(configuration)
+    assert identity.id_type == kind
+    assert text is None or identity_text(identity) == text
+    for end in ("\0", "\r\n", "\n"):
+        with pytest.raises(ConfigurationError):
+            configured(identity=f"{text or 'ue'}{end}")
+
+
+def test_a_request_for_a_child_of_an_ike_sa_that_is_replaced_is_put_off() -> None:
+    """§2.8.2, §2.25.2: TEMPORARY_FAILURE, "because it is an IKE SA that it is currently trying to close"."""
+    pair = Pair().attach()
+    proposals = EspPolicy((EspSuite.of("aes128gcm16"),)).proposals(b"\x12\x34\x56\x78")
+    everything = (TrafficSelector.network("0.0.0.0/0"),)
+    late = forge(
+        pair,
+        "ue",
+        5,
+        SaPayload(proposals),
+        NoncePayload(data=bytes(range(32))),
+        TsiPayload(selectors=everything),
+        TsrPayload(selectors=everything),
+        exchange=ExchangeType.CREATE_CHILD_SA,
+    )
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[18] == ExchangeType.INFORMATIONAL
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyIke(), pair.now)
+    pair.run(0.1)
+    receive(pair, pair.epdg, late)
+    assert pair.wire[-1] == "<-- CREATE_CHILD_SA response 5 [ N(TEMPORARY_FAILURE) ]"
+    assert len(pair.epdg.live.children) == 1
