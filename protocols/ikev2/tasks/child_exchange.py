@@ -6,6 +6,7 @@ for traffic before the responder sends on an SA that replaces none.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
 NONCE_LENGTH = 32  # §2.10: at least half the PRF's key, 16 to 256 octets
+DELETED_MAXIMUM = 16
 
 
 class Dialogue:
@@ -85,10 +87,16 @@ class ChildExchange(Concurrent):
         self._dialogue = Dialogue()
         self._offer: child.Offer | None = None
         self.back_off = lifetime.BackOff()
+        self._deleted: deque[bytes] = deque(maxlen=DELETED_MAXIMUM)
+
+    def deleted_by_peer(self, spi: bytes) -> None:
+        """While our request waits the peer deletes a child SA that we do not know: it may be the one to come."""
+        self._deleted.append(spi)
 
     def ask(self, sa: IkeSa, local: child.Selectors, remote: child.Selectors) -> tuple[Payload, ...]:
         """SA, Ni, [KEi,] TSi, TSr."""
         spi, policy = sa.spis.child_spi(), sa.config.esp_policy
+        self._deleted.clear()
         self._offer = child.Offer(
             spi=spi, proposals=policy.proposals(spi), local_selectors=local, remote_selectors=remote
         )
@@ -112,6 +120,8 @@ class ChildExchange(Concurrent):
             sa.initiate(informational.DeleteChildSa(self._offer.spi, installed=False), now)
             sa.emit(CreateChildSaRefused(what=f"{what}: {error}", notify=notify, by_peer=False))
             return None
+        if spi in self._deleted:
+            return None  # the peer's DELETE overtook its response, and has been answered
         secrets = (self._dialogue.nonce, nonce.data, self._dialogue.shared(message, suite.group))
         made = child.add(sa, suite, self._offer.spi, spi, local, remote, secrets, True, now)
         return made, min(self._dialogue.nonce, nonce.data)

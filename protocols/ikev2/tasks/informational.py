@@ -12,7 +12,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Concurrent, Response
-from protocols.ikev2.tasks import child, config, mobike, reauthentication, rekey_ike, tickets
+from protocols.ikev2.tasks import child, child_exchange, config, mobike, reauthentication, rekey_ike, tickets
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -116,7 +116,11 @@ def _delete_children(sa: IkeSa, spis: tuple[bytes, ...]) -> list[bytes]:
     ours: list[bytes] = []
     for spi in spis:
         pair = next((c for c in sa.children.values() if c.spec.outbound_spi == spi), None)
-        if pair is not None:
+        if pair is None:
+            for task in sa.requests_under_way:
+                if isinstance(task, child_exchange.ChildExchange):
+                    task.deleted_by_peer(spi)
+        else:
             child.remove(sa, pair.spec.inbound_spi, "the peer deleted it")
             if not pair.closing:
                 ours.append(pair.spec.inbound_spi)

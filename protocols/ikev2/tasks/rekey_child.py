@@ -98,6 +98,8 @@ class RekeyChild(child_exchange.ChildExchange):
 def process_request(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Response:
     """The peer rekeys a child SA, by the SPI it receives on."""
     old = next((c for c in sa.children.values() if c.spec.outbound_spi == rekey.spi), None)
+    if old is None and any(isinstance(task, child_exchange.ChildExchange) for task in sa.requests_under_way):
+        return child_exchange.error(NotifyType.TEMPORARY_FAILURE)  # it may be what the peer has just made for us
     if rekey.protocol != ProtocolId.ESP or old is None:
         missing = NotifyPayload(type=NotifyType.CHILD_SA_NOT_FOUND, protocol=rekey.protocol, spi=rekey.spi)
         return Response(payloads=(missing,))  # §2.25.1
