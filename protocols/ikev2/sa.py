@@ -383,8 +383,8 @@ class IkeSa:
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
         self.authenticated_until = old.authenticated_until
         self.redirect_supported, self.childless = old.redirect_supported, old.childless
-        tickets.succeed(old, self)
         self._queue.extend(old._queue)
+        tickets.succeed(old, self)
         self._delayed += old._delayed
         old._queue.clear()
         old._delayed.clear()

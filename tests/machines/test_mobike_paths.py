@@ -12,6 +12,7 @@ from protocols.ikev2.events import (
     ChildSaPathChanged,
     Closed,
     EspFollowed,
+    NatStatus,
     PathSuspected,
     SaState,
     Suspended,
@@ -158,6 +159,23 @@ def test_update_to_a_deaf_access_ends_at_a_path_that_answers() -> None:
     assert remote(pair) == [A, A]
     updates = [line for line in pair.wire if "UPDATE_SA_ADDRESSES" in line and "again" not in line]
     assert len(updates) == 2
+
+
+def test_update_that_was_sent_from_several_addresses_is_sent_again() -> None:
+    """§3.5, §3.10: the gateway may have taken a copy from another pair for the move; the UE says where it is."""
+    pair = Pair(initiator_config(additional_addresses=(A.address,))).attach()
+    other = Endpoint.of("198.51.100.7", 4500)
+    pair.ue.endpoint.set_addresses(pair.ue.live, [B, other], pair.now, tell=False)
+    pair.lose = lambda sender, datagram: (
+        (sender, datagram.path.local) == ("ue", B) or ((sender, datagram.path.remote) == ("epdg", other))
+    )
+    pair.run(1.2)
+    assert pair.epdg.live.path.remote == other  # by a copy that was a probe
+    pair.lose = lambda sender, datagram: False
+    pair.run(10.0)
+    assert pair.ue.live.path.local == B
+    assert remote(pair) == [B, B]
+    assert pair.epdg.live.nat == NatStatus()
 
 
 def test_hint_is_not_asked_twice() -> None:
