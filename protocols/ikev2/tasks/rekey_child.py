@@ -80,8 +80,8 @@ class RekeyChild(child_exchange.ChildExchange):
         sa.initiate(informational.DeleteChildSa(self._old_spi), now)
 
     def _refused(self, sa: IkeSa, old: child.ChildSa, notify: NotifyPayload, now: float) -> None:
-        if old.rival is not None or sa.children.get(self._old_spi) is not old:
-            return  # §2.8.1: the peer has rekeyed it, or has closed it, meanwhile
+        if old.rival is not None or old.closing or sa.children.get(self._old_spi) is not old:
+            return  # §2.8.1: the peer has rekeyed it, or either end has closed it, meanwhile
         if self.obey(sa, notify):
             sa.initiate(self, now, urgent=True)
         elif notify.type == NotifyType.CHILD_SA_NOT_FOUND:
