@@ -644,6 +644,7 @@ class IkeSa:
                     self.close("no response to our request within the retransmission limit", now)
                     return
                 request.due = again
+                self.window.retransmissions_sent += 1
             self._transmit(request.sent, self.path, retransmission=True)
         self._arm_retransmission()
         mobike.unanswered(self, now)

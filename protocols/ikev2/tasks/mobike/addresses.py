@@ -78,7 +78,8 @@ def set_addresses(
     """This end has these addresses from now on, in order of preference; the peer is told if ``tell``.
 
     ``None``: the one in use and the configured ones, as at the start. At the initiator: none at all suspends
-    the SA, and losing the one in use moves it. At the responder: ``prefer`` asks the peer to use the first one.
+    the SA until there are some again, and losing the one in use moves it. At the responder: ``prefer`` asks the peer
+    to use the first one.
     """
     mobility = sa.mobility
     if own is None:
@@ -97,8 +98,8 @@ def set_addresses(
         return
     mobility.preferred = addresses[0].address if prefer and not sa.first_initiator else None
     lost = sa.path.local not in mobility.own_addresses(sa)
-    if sa.first_initiator and lost:
-        candidates = mobility.pairs(sa)
+    if sa.first_initiator and (lost or mobility.suspended):
+        candidates = mobility.pairs(sa) if lost else [sa.path]
         if candidates:
             update.UpdateAddresses(candidates[0]).start(sa, now)
     elif lost or mobility.preferred not in (None, sa.path.local.address):
