@@ -372,9 +372,9 @@ class IkeSa:
         self._arm_retransmission()
 
     def family(self) -> list[IkeSa]:
-        """This SA and those that a rekey put before, after and beside it, on which its doings can bear."""
+        """This SA and those on which its doings can bear: before, beside and after it by rekeying, in this order."""
         before = [] if self.predecessor is None else [self.predecessor, *self.predecessor.successors]
-        return list(dict.fromkeys([self, *self.successors, *before]))
+        return list(dict.fromkeys([*before, self, *self.successors]))
 
     def inherit(self, old: IkeSa, now: float) -> None:
         """Take over child SAs, addresses and everything that waits from the SA that this one replaces (§2.8)."""

@@ -87,9 +87,10 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
         why = "the peer does not accept our authentication"
         sa.emit(Refused(text=why, notify=failed))
         return Response(close=why, by_peer=True)
-    if sa.state is SaState.REKEYED and message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None:
-        # the move belongs to the SA that took this one's place
-        return Response(payloads=(NotifyPayload(type=NotifyType.TEMPORARY_FAILURE),))
+    if sa.heir is not None and message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None:
+        # the move belongs to the SA that took this one's place; COOKIE2 comes back whatever happens (RFC 4555 §3.7)
+        temporary = NotifyPayload(type=NotifyType.TEMPORARY_FAILURE)
+        return Response(payloads=(temporary, *mobike.process_request(sa, message, path, now)))
     payloads: list[Payload] = []
     closed: list[bytes] = []
     for delete in message.all(DeletePayload):
