@@ -400,8 +400,8 @@ class IkeSa:
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
         self.authenticated_until = old.authenticated_until
         self.redirect_supported, self.childless = old.redirect_supported, old.childless
-        tickets.succeed(old, self)
         self._queue.extend(old._queue)
+        tickets.succeed(old, self)
         self._delayed += old._delayed
         old._queue.clear()
         old._delayed.clear()
@@ -669,6 +669,7 @@ class IkeSa:
                     self.close("no response to our request within the retransmission limit", now)
                     return
                 request.due = again
+                self.window.retransmissions_sent += 1
             self._transmit(request.sent, self.path, retransmission=True)
             if self.state is SaState.INIT_SENT:
                 init.try_elsewhere(self, request.attempt)

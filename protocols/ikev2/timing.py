@@ -81,6 +81,7 @@ class SaTimers(TimerTable[Timer]):
 
     def inherit(self, predecessor: SaTimers) -> None:
         """Take over what the SA that this one replaces waits for, but for what is its own."""
+        self.liveness_interval = predecessor.liveness_interval
         for timer in Timer:
             deadline = predecessor.get(timer)
             if deadline is not None and timer not in OWN_TIMERS:

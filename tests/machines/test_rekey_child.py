@@ -26,7 +26,7 @@ from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.path import Datagram, Path
 from tests.dataplane.pairs import ue_spec
-from tests.harness.pair import INNER, Node, Pair
+from tests.harness.pair import INNER, Node, Pair, initiator_config, responder_config
 
 SERVER = "192.0.2.80"
 
@@ -321,3 +321,25 @@ def test_what_waits_for_the_old_sa_does_not_overtake_what_sends_already() -> Non
             plane.remove(gone.inbound_spi)
         assert plane.send_inner(_packet(INNER, SERVER))
     assert sent == [winner.outbound_spi, winner.outbound_spi, loser.outbound_spi]
+
+
+def test_child_that_is_rekeyed_and_deleted_at_once_stays_deleted() -> None:
+    """§2.25: CHILD_SA_NOT_FOUND for what our own DELETE has closed asks for no other child SA."""
+    pair = Pair(initiator_config(window_size=4), responder_config(window_size=4)).attach()
+    (spi,) = pair.ue.live.children
+    left = [1, 1]  # the rekey request and the answer to the DELETE
+
+    def lose(sender: str, datagram: Datagram) -> bool:
+        which = 0 if sender == "ue" and datagram.payload[18] == ExchangeType.CREATE_CHILD_SA else 1
+        if (which == 1 and sender == "ue") or not left[which]:
+            return False
+        left[which] = 0
+        return True
+
+    pair.lose = lose
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyChild(spi), pair.now)
+    pair.ue.endpoint.initiate(pair.ue.live, DeleteChildSa(spi), pair.now)
+    pair.run(5.0)
+    assert any("N(CHILD_SA_NOT_FOUND)" in line for line in pair.wire)
+    assert not pair.ue.live.children
+    assert not pair.epdg.live.children

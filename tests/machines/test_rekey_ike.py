@@ -20,7 +20,7 @@ from protocols.ikev2.events import (
     SaState,
 )
 from protocols.ikev2.keymat import derive_rekeyed_ike_keys
-from protocols.ikev2.payloads import ConfigurationAttribute, KePayload, NoncePayload
+from protocols.ikev2.payloads import ConfigurationAttribute, KePayload, NoncePayload, NotifyPayload
 from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.registry import ConfigAttributeType, ConfigType, ExchangeType, NotifyType
 from protocols.ikev2.suites import IkeSuite, Prf
@@ -29,6 +29,7 @@ from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.path import Datagram
+from tests.harness.forge import forge, receive
 from tests.harness.pair import ACCESS_B, Node, Pair, initiator_config, responder_config
 
 X25519, ECP256 = "aes128-sha256-x25519", "aes256gcm16-prfsha256-ecp256"
@@ -166,6 +167,17 @@ def test_everything_goes_on_under_the_new_sa() -> None:
     assert pair.ue.endpoint.sas == pair.epdg.endpoint.sas == {}
 
 
+def test_period_of_liveness_checks_goes_on_under_the_new_sa() -> None:
+    """§2.4: what was set for the SA since its configuration counts for the one that replaces it."""
+    pair = Pair().attach()
+    pair.ue.endpoint.set_liveness_interval(pair.ue.live, 5.0, pair.now)
+    rekey(pair, pair.epdg)
+    pair.run(1.0)
+    count = len(pair.wire)
+    pair.run(11.0)
+    assert pair.wire[count::2] == ["--> INFORMATIONAL request 0 [ ]", "--> INFORMATIONAL request 1 [ ]"]
+
+
 def test_move_while_the_rekey_waits_goes_out_under_the_new_sa() -> None:
     """RFC 4555 §3.5: what is outstanding goes first, from the new address; UPDATE_SA_ADDRESSES follows."""
     pair = Pair().attach()
@@ -254,6 +266,25 @@ def test_peer_that_did_not_notice_answers_temporary_failure_and_its_sa_is_the_on
     assert pair.epdg.live.role is OriginalRole.INITIATOR
     assert not pair.ue.has(CreateChildSaRefused)
     one_sa(pair)
+
+
+def test_update_under_an_sa_that_is_being_deleted_after_its_rekey() -> None:
+    """RFC 4555 §3.5: a move that nobody carries out is not answered as if somebody had; §3.7: COOKIE2 comes back."""
+    pair = Pair().attach()
+    old = pair.epdg.live
+    update = forge(
+        pair,
+        "ue",
+        4,
+        NotifyPayload(type=NotifyType.UPDATE_SA_ADDRESSES),
+        NotifyPayload(type=NotifyType.COOKIE2, data=bytes(8)),
+    )
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[18] == ExchangeType.INFORMATIONAL
+    rekey(pair, pair.epdg)
+    pair.run(0.1)
+    assert old.state is SaState.DELETING
+    receive(pair, pair.epdg, update)
+    assert pair.wire[-1] == "<-- INFORMATIONAL response 4 [ N(TEMPORARY_FAILURE), N(COOKIE2) ]"
 
 
 def test_late_request_for_a_rekeyed_sa_is_answered_temporary_failure() -> None:
@@ -363,6 +394,8 @@ def test_peer_that_goes_on_under_the_sa_that_it_made() -> None:
     old = next(iter(pair.epdg.live.children))
     pair.epdg.endpoint.initiate(pair.epdg.live, RekeyChild(old), pair.now)
     pair.run(0.1)
+    told = [event for event in pair.ue.events if isinstance(event, IkeSaRekeyed | ChildSaInstalled)]
+    assert [type(event) for event in told] == [ChildSaInstalled, IkeSaRekeyed, ChildSaInstalled]  # whose is said first
     assert pair.ue.take(IkeSaRekeyed).successor is pair.ue.live
     assert pair.epdg.live.children[old].replaced
     pair.lose = lambda sender, datagram: False

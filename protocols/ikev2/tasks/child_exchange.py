@@ -8,6 +8,7 @@ for traffic before the responder sends on an SA that replaces none.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
 NONCE_LENGTH = 32  # §2.10: at least half the PRF's key, 16 to 256 octets
+DELETED_MAXIMUM = 16
 
 
 class Dialogue:
@@ -117,6 +119,11 @@ class ChildExchange(Concurrent, ABC):
         self._agreed: Agreed | None = None
         self.back_off = lifetime.BackOff()
         self.following = False
+        self._deleted: deque[bytes] = deque(maxlen=DELETED_MAXIMUM)
+
+    def deleted_by_peer(self, spi: bytes) -> None:
+        """While our request waits the peer deletes a child SA that we do not know: it may be the one to come."""
+        self._deleted.append(spi)
 
     @abstractmethod
     def made(self, sa: IkeSa, new: child.ChildSa, lowest_nonce: bytes, now: float) -> None:
@@ -129,6 +136,7 @@ class ChildExchange(Concurrent, ABC):
     def ask(self, sa: IkeSa, local: child.Selectors, remote: child.Selectors) -> tuple[Payload, ...]:
         """SA, Ni, [KEi,] TSi, TSr."""
         spi, policy = sa.spis.child_spi(), sa.config.esp_policy
+        self._deleted.clear()
         self._offer = child.Offer(
             spi=spi, proposals=policy.proposals(spi, additional=True), local_selectors=local, remote_selectors=remote
         )
@@ -156,6 +164,8 @@ class ChildExchange(Concurrent, ABC):
             sa.initiate(informational.DeleteChildSa(self._offer.spi, installed=False), now)  # §2.21.3
             sa.emit(CreateChildSaRefused(what=f"{what}: {error}", notify=notify, by_peer=False))
             return
+        if spi in self._deleted:
+            return  # the peer's DELETE overtook its response, and has been answered
         agreed = self._agreed = Agreed(
             suite=suite,
             spi=self._offer.spi,

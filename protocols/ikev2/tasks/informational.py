@@ -12,7 +12,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Concurrent, Response
-from protocols.ikev2.tasks import child, config, mobike, reauthentication, rekey_ike, tickets
+from protocols.ikev2.tasks import child, child_exchange, config, mobike, reauthentication, rekey_ike, tickets
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -87,9 +87,10 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
         why = "the peer does not accept our authentication"
         sa.emit(Refused(text=why, notify=failed))
         return Response(close=why, by_peer=True)
-    if sa.state is SaState.REKEYED and message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None:
-        # the move belongs to the SA that took this one's place
-        return Response(payloads=(NotifyPayload(type=NotifyType.TEMPORARY_FAILURE),))
+    if sa.heir is not None and message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None:
+        # the move belongs to the SA that took this one's place; COOKIE2 comes back whatever happens (RFC 4555 §3.7)
+        temporary = NotifyPayload(type=NotifyType.TEMPORARY_FAILURE)
+        return Response(payloads=(temporary, *mobike.process_request(sa, message, path, now)))
     payloads: list[Payload] = []
     closed: list[bytes] = []
     for delete in message.all(DeletePayload):
@@ -116,7 +117,11 @@ def _delete_children(sa: IkeSa, spis: tuple[bytes, ...], now: float) -> list[byt
     ours: list[bytes] = []
     for spi in spis:
         pair = next((c for c in sa.children.values() if c.spec.outbound_spi == spi), None)
-        if pair is not None:
+        if pair is None:
+            for task in sa.requests_under_way:
+                if isinstance(task, child_exchange.ChildExchange):
+                    task.deleted_by_peer(spi)
+        else:
             child.remove(sa, pair.spec.inbound_spi, "the peer deleted it", now)
             if not pair.closing:
                 ours.append(pair.spec.inbound_spi)

@@ -106,8 +106,8 @@ class RekeyChild(child_exchange.ChildExchange):
         if theirs is not None:
             sa.later(self, theirs.deadline)  # the peer's own rekey of it is under way
             return
-        if old.rival is not None or sa.children.get(self._old_spi) is not old:
-            return  # §2.8.1: the peer has rekeyed it, or has closed it, meanwhile
+        if old.rival is not None or old.closing or sa.children.get(self._old_spi) is not old:
+            return  # §2.8.1: the peer has rekeyed it, or either end has closed it, meanwhile
         if self.obey(sa, notify):
             sa.initiate(self, now, urgent=True)
         elif notify.type == NotifyType.CHILD_SA_NOT_FOUND:
@@ -124,6 +124,8 @@ class RekeyChild(child_exchange.ChildExchange):
 def process_request(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Response:
     """The peer rekeys a child SA, by the SPI it receives on."""
     old = next((c for c in sa.children.values() if c.spec.outbound_spi == rekey.spi), None)
+    if old is None and any(isinstance(task, child_exchange.ChildExchange) for task in sa.requests_under_way):
+        return child_exchange.error(NotifyType.TEMPORARY_FAILURE)  # it may be what the peer has just made for us
     if rekey.protocol != ProtocolId.ESP or old is None:
         missing = NotifyPayload(type=NotifyType.CHILD_SA_NOT_FOUND, protocol=rekey.protocol, spi=rekey.spi)
         return Response(payloads=(missing,))  # §2.25.1
