@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-pki = typer.Typer(help="Certificates for the gateway.", no_args_is_help=True)
+pki = typer.Typer(help="Certificates, CRLs and OCSP responses of a CA for tests.", no_args_is_help=True)
 app.add_typer(pki, name="pki")
 
 LISTING_WIDTH = 200

@@ -6,30 +6,34 @@ from collections.abc import Callable
 from datetime import datetime
 
 from epdg.config import AuthenticationSection, CertificateSection, EpdgConfiguration
-from epdg.pki import read_chain, read_key
-from protocols.errors import BackendError, LocalError
+from protocols.errors import ConfigurationError, LocalError
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.revocation import Revocation
 from protocols.ikev2.signatures import library_pss
-from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response
+from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 
 
 def own_credentials(configuration: EpdgConfiguration) -> tuple[Credential, ...]:
     """The certificates to show, the default one first."""
     if configuration.certificate is None:
         return ()
-    return tuple([_credential(section) for section in (configuration.certificate, *configuration.further_certificates)])
+    first = _credential(configuration.certificate, "certificate")
+    others = enumerate(configuration.further_certificates)
+    return (first, *[_credential(section, f"further_certificates.{number}") for number, section in others])
 
 
-def _credential(section: CertificateSection) -> Credential:
-    authority = () if section.authority is None else read_certificates(section.authority, "certificate.authority")
-    responses = tuple([read_ocsp_response(file, "certificate.ocsp") for file in section.ocsp])
-    chain, key = read_chain(section.chain), read_key(section.key)
+def _credential(section: CertificateSection, key: str) -> Credential:
+    authority = () if section.authority is None else read_certificates(section.authority, f"{key}.authority")
+    chain = read_certificates(section.chain, f"{key}.chain")
+    private = read_private_key(section.key, f"{key}.key")
+    responses = tuple([read_ocsp_response(file, f"{key}.ocsp") for file in section.ocsp])
     pss = library_pss if section.pss else None
     try:
-        return Credential(chain, key, authorities=authority, ocsp_responses=responses, pss=pss)
+        return Credential(chain, private, authorities=authority, ocsp_responses=responses, pss=pss)
     except LocalError as error:
-        raise BackendError(f"{section.chain} and {section.key} do not fit: {error}") from error
+        raise ConfigurationError(
+            file=str(section.chain), key=key, value=str(error), expected=f"a certificate for the key in {section.key}"
+        ) from error
 
 
 def ue_verifier(section: AuthenticationSection, moment: Callable[[], datetime]) -> CertificateVerifier | None:

@@ -30,8 +30,8 @@ from protocols.ikev2.config import (
 from protocols.ikev2.events import AuthenticationKind
 from protocols.ikev2.redirection import REDIRECTED_LIFETIME
 from protocols.ikev2.revocation import RevocationPolicy
-from protocols.ikev2.suites import EspSuite, IkeSuite
 from protocols.ikev2.ticket import TICKET_KEY_INTERVAL, TICKET_LIFETIME
+from protocols.io.algorithms import DEFAULT_SUITES, EspSuites, IkeSuites
 from protocols.io.configuration import (
     ConfigurationModel,
     Count,
@@ -41,43 +41,13 @@ from protocols.io.configuration import (
     IpAddress,
     IpNetwork,
     Port,
-    TextSecret,
+    SharedKey,
 )
 from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
 
 DEFAULT_RING = 20_000
 HOLD_LIFETIME = 300.0  # RFC 4555 §3.11: "at least five minutes before giving up"
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
-DEFAULT_SUITES: dict[str, list[str]] = {
-    "suites": [
-        "aes128-sha256-x25519",
-        "aes256-sha256-x25519",
-        "aes128gcm16-prfsha256-x25519",
-        "aes256gcm16-prfsha256-ecp256",
-        "aes128-sha256-ecp256",
-        "aes256-sha256-ecp256",
-        "aes128-sha256-modp2048",
-        "aes256-sha256-modp2048",
-    ],
-    "esp_suites": ["aes128gcm16", "aes256gcm16", "aes128-sha256", "aes256-sha256"],
-}
-
-
-def _ike_suite(value: object) -> object:
-    return _suite(value, IkeSuite.of, "aes128-sha256-x25519")
-
-
-def _esp_suite(value: object) -> object:
-    return _suite(value, EspSuite.of, "aes128gcm16")
-
-
-def _suite(value: object, parse: object, example: str) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse(value)  # type: ignore[operator]
-    except ValueError as error:
-        raise PydanticCustomError("suite", "a suite such as {example} ({why})", {"example": example, "why": str(error)})
 
 
 def _gateway(value: object) -> object:
@@ -91,10 +61,8 @@ def _gateway(value: object) -> object:
 
 
 GatewayName = Annotated[IPv4Address | IPv6Address | str, BeforeValidator(_gateway)]
-IkeSuiteName = Annotated[IkeSuite, BeforeValidator(_ike_suite)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Limit = Annotated[Count, Field(ge=1)]
-EspSuiteName = Annotated[EspSuite, BeforeValidator(_esp_suite)]
 
 
 class PlmnSection(ConfigurationModel):
@@ -130,7 +98,7 @@ class AuthenticationSection(ConfigurationModel):
 
     methods: tuple[AuthenticationKind, ...] = Field(default=(AuthenticationKind.EAP,), min_length=1)
     gateway: AuthenticationKind | None = None
-    psk: dict[str, TextSecret] = Field(default_factory=dict)
+    psk: dict[str, SharedKey] = Field(default_factory=dict)
     certificate_authorities: tuple[FilePath, ...] = ()
     revocation: RevocationPolicy = RevocationPolicy.OFF
     crls: tuple[FilePath, ...] = ()
@@ -201,8 +169,8 @@ class ResumptionSection(ConfigurationModel):
 class IkeSection(ConfigurationModel):
     """What the gateway accepts and how patient it is."""
 
-    suites: tuple[IkeSuiteName, ...] = Field(min_length=1)
-    esp_suites: tuple[EspSuiteName, ...] = Field(min_length=1)
+    suites: IkeSuites = DEFAULT_SUITES
+    esp_suites: EspSuites = DEFAULT_SUITES
     eap_only: bool = False
     mobike: bool = True
     force_encapsulation: bool = True
@@ -320,7 +288,7 @@ class EpdgConfiguration(ConfigurationModel):
     certificate: CertificateSection | None = None
     further_certificates: tuple[CertificateSection, ...] = ()
     authentication: AuthenticationSection = AuthenticationSection()
-    ike: IkeSection = Field(default_factory=lambda: IkeSection.model_validate(DEFAULT_SUITES))
+    ike: IkeSection = IkeSection()
     diameter: DiameterSection
     apns: dict[str, ApnSection] = Field(min_length=1)
     default_apn: str | None = None

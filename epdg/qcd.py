@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from protocols.entropy import Entropy
-from protocols.errors import BackendError, ConfigurationError
+from protocols.errors import ConfigurationError
 from protocols.ikev2.tasks.crash_detection import SECRET_LENGTH, SECRETS_MAXIMUM
 from protocols.secret import Secret
 
@@ -16,7 +16,7 @@ EXPECTED = f"one to {SECRETS_MAXIMUM} lines of {2 * SECRET_LENGTH} hexadecimal d
 def read_secrets(path: Path, entropy: Entropy) -> tuple[Secret, ...]:
     """The secrets, the newest first; a file that does not exist is made with a fresh one.
 
-    ``ConfigurationError`` for other contents, ``BackendError`` when it cannot be read or made.
+    ``ConfigurationError`` for other contents, and when it cannot be read or made.
     """
     try:
         try:
@@ -24,7 +24,7 @@ def read_secrets(path: Path, entropy: Entropy) -> tuple[Secret, ...]:
         except FileNotFoundError:
             lines = [_make(path, entropy)]
     except OSError as error:
-        raise BackendError(f"{path}: {error.strerror or error}") from error
+        raise _refused(path, error.strerror or "an unusable file") from error
     try:
         secrets = tuple(Secret(bytes.fromhex(line.decode("ascii"))) for line in lines)
     except ValueError:

@@ -42,6 +42,7 @@ from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
+    ChildSaRetired,
     Closed,
     ConfigurationRequested,
     Established,
@@ -61,6 +62,7 @@ from protocols.ikev2.tasks.reauthentication import LIFETIME_MAXIMUM, Authenticat
 from protocols.ikev2.tasks.redirect import RedirectPeer
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
+from protocols.io.algorithms import weakness
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer, Params
 from protocols.io.diameter import SWM, DiameterIdentity, DiameterNode, PeerAddress, PeerChange, Traffic
@@ -187,6 +189,7 @@ class EpdgNode:
             for peer in configuration.diameter.peers:
                 self._diameter.add_peer(PeerAddress(host=peer.host, address=str(peer.address), port=peer.port))
             await self._control.start()
+            self._warn_of_weak_algorithms()
             listening = ", ".join(str(endpoint) for endpoint in self._ports.local_endpoints)
             text = f"The gateway {self._fqdn} listens on {listening}."
             _log.info("%s", text)
@@ -195,6 +198,13 @@ class EpdgNode:
             await self._let_go()
         finally:
             await self._close()
+
+    def _warn_of_weak_algorithms(self) -> None:
+        ike = self._configuration.ike
+        warning = weakness({"ike.suites": IkePolicy.of(ike.suites), "ike.esp_suites": EspPolicy.of(ike.esp_suites)})
+        if warning is not None:
+            _log.warning("%s", warning)
+            self.recorder.event("weak-algorithms", warning)
 
     def stop(self) -> None:
         """End ``run``."""
@@ -275,8 +285,8 @@ class EpdgNode:
                 resumption.secret_file, resumption.lifetime, resumption.key_interval, self._clock.wall
             )
         return ResponderConfig(
-            ike_policy=IkePolicy(ike.suites),
-            esp_policy=EspPolicy(ike.esp_suites),
+            ike_policy=IkePolicy.of(ike.suites),
+            esp_policy=EspPolicy.of(ike.esp_suites),
             retransmission=ike.retransmission.policy(),
             mobike=ike.mobike,
             fragmentation=ike.fragmentation,
@@ -441,6 +451,8 @@ class EpdgNode:
             child = live.sa.children.get(event.inbound_spi)
             if child is not None:
                 record_esp_keys(self.recorder, child.spec, event.path, session)
+        elif isinstance(event, ChildSaRetired):
+            self._data_plane.retire(event.inbound_spi)
         elif isinstance(event, ChildSaRemoved):
             self._data_plane.remove(event.inbound_spi)
             self._by_spi.pop(event.inbound_spi, None)
@@ -838,7 +850,7 @@ class EpdgNode:
 
     def _inbound_packets(self, spi: bytes) -> int:
         counters = self._counters(spi)
-        return 0 if counters is None else counters.inbound_packets
+        return 0 if counters is None else counters.evidence
 
     def _counters(self, spi: bytes) -> ChildSaCounters | None:
         try:

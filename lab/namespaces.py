@@ -334,16 +334,17 @@ class Namespace:
 
         self.call(flush)
 
-    def block(self, interface: str) -> None:
-        """Silently drop what is forwarded from or to ``interface``; its link and addresses stay."""
+    def block(self, interface: str, *, incoming: bool = True, outgoing: bool = True) -> None:
+        """Silently drop what is forwarded from (incoming) or to ``interface``; its link and addresses stay."""
         table = f"lab-block-{interface}"
 
         def change(nft: NFTables) -> None:
             nft.table("add", name=table)
             nft.chain("add", table=table, name="through", type="filter", hook="forward", policy=NF_ACCEPT)
-            for key in (Meta.NFT_META_IIFNAME, Meta.NFT_META_OIFNAME):
-                rule = (_match(key, _interface_name(interface)), verdict(NF_DROP))
-                nft.rule("add", table=table, chain="through", expressions=rule)
+            for key, wanted in ((Meta.NFT_META_IIFNAME, incoming), (Meta.NFT_META_OIFNAME, outgoing)):
+                if wanted:
+                    rule = (_match(key, _interface_name(interface)), verdict(NF_DROP))
+                    nft.rule("add", table=table, chain="through", expressions=rule)
 
         self._nftables(change)
 

@@ -161,6 +161,13 @@ class UpdateChildSa:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetireChildSa:
+    """Send nothing by a child SA any more."""
+
+    inbound_spi: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class RemoveChildSa:
     """Forget a child SA."""
 
@@ -203,6 +210,7 @@ Command = (
     | StopHost
     | InstallChildSa
     | UpdateChildSa
+    | RetireChildSa
     | RemoveChildSa
     | Tell
     | Finished

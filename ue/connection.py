@@ -85,8 +85,9 @@ class PathUse:
 class Connection:
     """What belongs to one attach: it begins with the command and ends when the IKE SA is gone.
 
-    ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on. ``deleting``:
-    this end has sent DELETE, by command or because the IKE SA must not go on.
+    ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on, ``nat_refusals``
+    how often it was begun anew because of a NAT (RFC 4555 §3.9). ``deleting``: this end has sent DELETE, by
+    command or because the IKE SA must not go on.
     """
 
     def __init__(self, access: str, ticket: int | None, peer: EapAkaPeer, now: float) -> None:
@@ -96,7 +97,8 @@ class Connection:
         self.attach_ticket: int | None = ticket
         self.gateway: Address | None = None
         self.trail: RedirectTrail | None = None
-        self.redirect: tuple[Address, RedirectTrail] | None = None
+        self.redirect: tuple[Address | None, RedirectTrail | None] | None = None
+        self.nat_refusals = 0
         self.detach_ticket: int | None = None
         self.detach_requested = False
         self.deleting = False

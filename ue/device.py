@@ -31,6 +31,7 @@ from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
+    ChildSaRetired,
     Closed,
     ConfigurationAnswer,
     ConfigurationReceived,
@@ -54,6 +55,7 @@ from protocols.ikev2.events import (
 )
 from protocols.ikev2.payloads import ConfigurationAttribute
 from protocols.ikev2.redirection import RedirectStage
+from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
 from protocols.threegpp.causes import AUTHENTICATION_FAILED, NOTIFY_NAMES
@@ -73,6 +75,7 @@ from ue.commands import (
     OpenAccess,
     Procedure,
     RemoveChildSa,
+    RetireChildSa,
     StartHost,
     StopHost,
     SuspendSa,
@@ -85,6 +88,7 @@ from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
 from ue.reauthentication import Reauthentication
 
 MOVES_KEPT = 100
+NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
 
 
 class DeviceState(str, Enum):
@@ -335,9 +339,12 @@ class Device:
             return [InstallChildSa(spec=event.spec, replaces=event.replaces, send_at_once=event.send_at_once)]
         if isinstance(event, ChildSaPathChanged):
             return [UpdateChildSa(inbound_spi=event.inbound_spi, path=event.path, encapsulation=event.encapsulation)]
+        if isinstance(event, ChildSaRetired):
+            known = event.inbound_spi in connection.children
+            return [RetireChildSa(inbound_spi=event.inbound_spi)] if known else []
         if isinstance(event, ChildSaRemoved):
-            known = connection.children.pop(event.inbound_spi, None)
-            return [] if known is None else [RemoveChildSa(inbound_spi=event.inbound_spi)]
+            gone = connection.children.pop(event.inbound_spi, None)
+            return [] if gone is None else [RemoveChildSa(inbound_spi=event.inbound_spi)]
         if isinstance(event, AddressesUpdated):
             return self._updated(connection, event, now)
         if isinstance(event, AddressUpdateFailed):
@@ -488,7 +495,17 @@ class Device:
     def _refused(self, connection: Connection, event: Refused) -> list[Command]:
         number = None if event.notify is None else int(event.notify.type)
         cause = "gateway refused" if number is None else NOTIFY_NAMES.get(number, f"notify {number}")
-        if self.state is DeviceState.ATTACHING:
+        attaching = self.state is DeviceState.ATTACHING
+        if (
+            number == NotifyType.UNEXPECTED_NAT_DETECTED
+            and attaching
+            and connection.nat_refusals < NAT_REFUSALS_MAXIMUM
+        ):
+            # RFC 4555 §3.9: "SHOULD retry IKE_SA establishment several times, starting from a new IKE_SA_INIT"
+            connection.nat_refusals += 1
+            connection.redirect = (connection.gateway, connection.trail)
+            return [Tell(name="nat-detected", text="A NAT changed the addresses; the attach begins anew.", data={})]
+        if attaching:
             text = self._refusal_text(connection, event, number)
             commands = self._fail_attach(connection, cause, text, by_peer=event.by_peer)
             self.state = DeviceState.CLOSING
@@ -707,7 +724,7 @@ class Device:
         return commands
 
     def _follow(self, former: Connection, now: float) -> list[Command]:
-        """The SA with the redirecting gateway is gone: the attach goes on, or begins anew, at the other one."""
+        """The SA that was redirected or refused is gone: the attach goes on, or begins anew, where it was told to."""
         assert former.redirect is not None
         former.ended = now
         commands = self._abandon_reauthentication("the connection has ended")
@@ -717,6 +734,7 @@ class Device:
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
         connection = Connection(former.access, former.attach_ticket, peer, now)
         connection.gateway, connection.trail = former.redirect
+        connection.nat_refusals = former.nat_refusals
         self.connection = connection
         self._session = None
         self.state = DeviceState.ATTACHING

@@ -46,8 +46,8 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
     versions = configuration.pdn_type.versions
     selectors = tuple(_FULL_RANGE[version] for version in versions)
     return InitiatorConfig(
-        ike_policy=IkePolicy(configuration.algorithms.ike),
-        esp_policy=EspPolicy(configuration.algorithms.esp),
+        ike_policy=IkePolicy.of(configuration.algorithms.ike),
+        esp_policy=EspPolicy.of(configuration.algorithms.esp),
         retransmission=configuration.retransmission.policy(),
         mobike=configuration.mobike,
         fragmentation=configuration.fragmentation,

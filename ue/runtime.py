@@ -36,6 +36,7 @@ from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
+from protocols.io.algorithms import weakness
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer
 from protocols.io.driver import Driver
@@ -67,6 +68,7 @@ from ue.commands import (
     MoveSa,
     OpenAccess,
     RemoveChildSa,
+    RetireChildSa,
     StartHost,
     StopHost,
     SuspendSa,
@@ -179,6 +181,7 @@ class UeNode:
                     if self.configuration.silence_interval is not None:
                         watching = tasks.create_task(self._watch_silence(self.configuration.silence_interval))
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
+                    self._warn_of_weak_algorithms()
                     await self._until_stopped(work or self._stopping.wait)
                 except StackError as error:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
@@ -190,6 +193,13 @@ class UeNode:
             await self._close()
         if failure is not None:
             raise failure
+
+    def _warn_of_weak_algorithms(self) -> None:
+        config = self._ike_config
+        warning = weakness({"algorithms.ike": config.ike_policy, "algorithms.esp": config.esp_policy})
+        if warning is not None:
+            _log.warning("%s", warning)
+            self.recorder.event("weak-algorithms", warning)
 
     def stop(self) -> None:
         """End ``run``: the gateway is told and may answer; a second call does not wait for that."""
@@ -229,7 +239,7 @@ class UeNode:
         while True:
             await asyncio.sleep(interval)
             counters = [self._data_plane.counters(spi) for spi in self._installed]
-            inbound = sum(each.inbound_packets for each in counters)
+            inbound = sum(each.evidence for each in counters)
             outbound = sum(each.outbound_packets for each in counters)
             if inbound != received or outbound < sent:
                 quiet, patience = 0, 1
@@ -452,6 +462,8 @@ class UeNode:
                 self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
                 spec = self._data_plane.child_sa(command.inbound_spi).spec
                 record_esp_keys(self.recorder, spec, command.path, self._session())
+            case RetireChildSa():
+                self._data_plane.retire(command.inbound_spi)
             case RemoveChildSa():
                 self._last_counters[command.inbound_spi] = self._data_plane.counters(command.inbound_spi)
                 self._data_plane.remove(command.inbound_spi)
@@ -490,6 +502,7 @@ class UeNode:
             initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
             redirected=command.trail,
             session=command.session,
+            initial_paths=() if command.gateway is not None else self._alternatives(ports.ike),
         )
         self._sa = None
         self._last_counters.clear()
@@ -499,7 +512,7 @@ class UeNode:
 
     def _inbound_packets(self, spi: bytes) -> int:
         try:
-            return self._data_plane.counters(spi).inbound_packets
+            return self._data_plane.counters(spi).evidence
         except LocalError:
             return 0
 
@@ -510,6 +523,12 @@ class UeNode:
         gateway = self.configuration.gateway
         address = next(each for each in gateway.addresses if each.version == local.address.version)
         return Path(local, Endpoint(address, gateway.ike_port))
+
+    def _alternatives(self, local: Endpoint) -> tuple[Path, ...]:
+        """Where the first request is tried as well (RFC 4555 §3.1)."""
+        known = self.configuration.gateway.alternatives
+        fitting = [each for each in known if each.version == local.address.version]
+        return tuple(Path(local, Endpoint(each, self._gateway_ike.port)) for each in fitting)
 
     def _connect_successor(self, command: ConnectSuccessor) -> None:
         """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
@@ -618,11 +637,13 @@ class UeNode:
         plane = self.configuration.data_plane
         if plane.routes:
             return list(plane.routes)
+        gateway = self.configuration.gateway
+        outside = (*gateway.addresses, *gateway.alternatives)
         granted = [
             network
             for child in self._require_sa().children.values()
             for selector in child.spec.remote_selectors
-            if not any(selector.contains(address) for address in self.configuration.gateway.addresses)
+            if not any(selector.contains(address) for address in outside)
             for network in _networks(selector)
         ]
         return list(dict.fromkeys(granted))

@@ -16,9 +16,14 @@ from protocols.path import Path
 
 @dataclass(frozen=True, kw_only=True)
 class ChildSaCounters:
-    """What one child SA carried and dropped since it was installed; octets are inner IP octets."""
+    """What one child SA carried and dropped since it was installed; octets are inner IP octets.
+
+    ``strayed_packets`` are those of ``inbound_packets`` that came between other addresses than the path's
+    (RFC 4555 §3.12): they do not show that the peer can be reached on it.
+    """
 
     inbound_packets: int = 0
+    strayed_packets: int = 0
     inbound_octets: int = 0
     outbound_packets: int = 0
     outbound_octets: int = 0
@@ -27,6 +32,11 @@ class ChildSaCounters:
     bad_selector: int = 0
     malformed: int = 0
     dummy: int = 0
+
+    @property
+    def evidence(self) -> int:
+        """Packets that show that the peer lives and is where we think it is (RFC 4555 §3.12)."""
+        return self.inbound_packets - self.strayed_packets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +82,9 @@ class DataPlane(Protocol):
 
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
         """Send on another path; keys, sequence numbers and the replay window stay (RFC 4555 §3.5)."""
+
+    def retire(self, inbound_spi: bytes) -> None:
+        """Send nothing by it any more; it receives until it is removed."""
 
     def remove(self, inbound_spi: bytes) -> None:
         """Forget an SA, both directions."""

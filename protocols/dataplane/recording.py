@@ -37,13 +37,20 @@ class PathUpdated:
 
 
 @dataclass(frozen=True)
+class Retired:
+    """``retire`` was called."""
+
+    inbound_spi: bytes
+
+
+@dataclass(frozen=True)
 class Removed:
     """``remove`` was called."""
 
     inbound_spi: bytes
 
 
-Call = Installed | Replaced | PathUpdated | Removed
+Call = Installed | Replaced | PathUpdated | Retired | Removed
 
 
 class RecordingDataPlane:
@@ -75,6 +82,11 @@ class RecordingDataPlane:
         self._require(inbound_spi)
         self.paths[inbound_spi] = (path, encapsulation)
         self.calls.append(PathUpdated(inbound_spi=inbound_spi, path=path, encapsulation=encapsulation))
+
+    def retire(self, inbound_spi: bytes) -> None:
+        """Record; see ``DataPlane.retire``."""
+        self._require(inbound_spi)
+        self.calls.append(Retired(inbound_spi))
 
     def remove(self, inbound_spi: bytes) -> None:
         """Record; see ``DataPlane.remove``."""

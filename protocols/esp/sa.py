@@ -219,6 +219,7 @@ class ChildSa:
         self.sequence = 0
         self.inbound_packets = 0
         self.inbound_octets = 0
+        self.strayed_packets = 0
         self.outbound_packets = 0
         self.outbound_octets = 0
         self.drops: dict[DropReason, int] = {}

@@ -26,7 +26,7 @@ from protocols.ikev2.redirection import (
     RedirectTrail,
 )
 from protocols.ikev2.ticket import ResumableSession, TicketOffice
-from protocols.path import Address
+from protocols.path import Address, Path
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
 
@@ -164,6 +164,7 @@ class InitiatorConfig(IkeConfig):
     by a certificate to ``verifier`` or, unless the UE uses EAP (RFC 7296 §2.16), by ``psk``, whichever it chooses.
     ``initial_contact``: this is our only SA with the gateway (RFC 7296 §2.4), which is untrue of the one that
     repeats the authentication of another.
+    ``initial_paths``: other address pairs, which retransmissions of the first request go to in turn (RFC 4555 §3.1).
     ``update_cookie``: COOKIE2 goes with every update, as strongSwan does it. ``detect_mapping_changes``: behind a
     NAT liveness checks carry NAT detection (RFC 4555 §3.8).
     ``childless`` leaves the child SA out where the responder allows it (RFC 6023).
@@ -184,6 +185,7 @@ class InitiatorConfig(IkeConfig):
     remote_selectors: tuple[TrafficSelector, ...] = (TrafficSelector.network("0.0.0.0/0"),)
     init_retries: int = 5
     initial_contact: bool = True
+    initial_paths: tuple[Path, ...] = ()
     update_cookie: bool = False
     detect_mapping_changes: bool = True
     childless: bool = False

@@ -50,14 +50,16 @@ from protocols.path import Datagram, Endpoint, Path
 from protocols.secret import Secret
 
 DEPARTED_KEPT = 256  # ended SAs whose last response may have to be sent again
+DEPARTED_LIFETIME = 60.0  # and for how long: then their keys are forgotten (§2.12)
 
 
 class IkeEndpoint:
     """All IKE SAs behind one address (or, at a UE, one device).
 
-    ``inbound_packets`` asks the data plane how many authentic packets a child SA has received, so that a
-    peer that is heard there is not probed (§2.4). ``crash_secrets`` are the responder's where there is one.
-    ``worker`` is the first octet of all SPIs, for workers that share an address.
+    ``inbound_packets`` asks the data plane how many authentic packets a child SA has received between the
+    addresses in use (RFC 4555 §3.12), so that a peer that is heard there is not probed (§2.4).
+    ``crash_secrets`` are the responder's where there is one. ``worker`` is the first octet of all SPIs, for
+    workers that share an address.
     """
 
     def __init__(
@@ -107,6 +109,11 @@ class IkeEndpoint:
 
     def next_deadline(self) -> float | None:
         """When ``handle_timeout`` wants to be called."""
+        of_sa = self._next_of_sas()
+        departed = next((sa.closed_at + DEPARTED_LIFETIME for sa in self._departed.values()), None)
+        return min((at for at in (of_sa, departed) if at is not None), default=None)
+
+    def _next_of_sas(self) -> float | None:
         while self._deadlines:
             at, spi = self._deadlines[0]
             sa = self.sas.get(spi)
@@ -223,7 +230,8 @@ class IkeEndpoint:
 
     def handle_timeout(self, now: float) -> None:
         """Run what is due."""
-        while (at := self.next_deadline()) is not None and at <= now:
+        self._forget_departed(now)
+        while (at := self._next_of_sas()) is not None and at <= now:
             _, spi = heapq.heappop(self._deadlines)
             del self._armed[spi]
             sa = self.sas[spi]
@@ -450,6 +458,11 @@ class IkeEndpoint:
             if len(self._departed) > DEPARTED_KEPT:
                 del self._departed[next(iter(self._departed))]
 
+    def _forget_departed(self, now: float) -> None:
+        """§2.12: when an SA is closed, "each endpoint MUST forget" its keys, once nobody asks for its last response."""
+        for spi in [spi for spi, sa in self._departed.items() if sa.closed_at + DEPARTED_LIFETIME <= now]:
+            del self._departed[spi]
+
     def _follow_half_open(self, sa: IkeSa) -> None:
         entry = self._half_open.of(sa.local_spi)
         if entry is None:
@@ -457,7 +470,7 @@ class IkeEndpoint:
         if not entry.came_back and sa.state in (SaState.AUTHENTICATING, SaState.ESTABLISHED):
             entry.came_back = True
             self._demand.learn(came_back=True)
-        if sa.state in (SaState.INITIAL, SaState.HALF_OPEN, SaState.AUTHENTICATING):
+        if sa.state in (SaState.INITIAL, SaState.INTERMEDIATE, SaState.HALF_OPEN, SaState.AUTHENTICATING):
             return
         if not entry.came_back and sa.keys is not None:
             self._demand.learn(came_back=False)

@@ -42,6 +42,7 @@ class SaState(Enum):
 
     INITIAL = "initial"
     INIT_SENT = "init-sent"
+    INTERMEDIATE = "intermediate"
     HALF_OPEN = "half-open"
     AUTHENTICATING = "authenticating"
     ESTABLISHED = "established"
@@ -145,6 +146,16 @@ class ChildSaPathChanged:
     inbound_spi: bytes
     path: Path
     encapsulation: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildSaRetired:
+    """A child SA that another has replaced was deleted: it sends no more, and receives until it is removed.
+
+    Packets sent before the DELETE may be overtaken by it.
+    """
+
+    inbound_spi: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -441,6 +452,7 @@ Event = (
     | Established
     | ChildSaInstalled
     | ChildSaPathChanged
+    | ChildSaRetired
     | ChildSaRemoved
     | SuccessorCreated
     | IkeSaRekeyed

@@ -11,15 +11,16 @@ payloads beside SKF (§2.5.3: no exchange has any; those received are passed ove
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from protocols.buffer import Reader
 from protocols.errors import DecodeError, LocalError
 from protocols.ikev2.config import IkeConfig
+from protocols.ikev2.keymat import int_auth_content
 from protocols.ikev2.message import HEADER_LENGTH, Header, Message, encode_message, message_of
 from protocols.ikev2.payloads import GENERIC_HEADER_LENGTH, NotifyPayload, decode_payloads
-from protocols.ikev2.registry import INITIAL_EXCHANGES, NotifyType, PayloadType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, ExchangeType, NotifyType, PayloadType
 from protocols.ikev2.window import Disposition, Received, Sent, Window
 from protocols.path import Datagram, Path
 
@@ -45,12 +46,16 @@ class FragmentPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class Fragment:
-    """A decrypted fragment; ``first`` is the type of the first inner payload in fragment 1."""
+    """A decrypted fragment; ``first`` is the type of the first inner payload in fragment 1.
+
+    ``clear``: of fragment 1, what is in front of the fragment's numbers.
+    """
 
     number: int
     total: int
     first: int
     content: bytes
+    clear: bytes = b""
 
 
 def find_encrypted(octets: bytes, first_type: int) -> tuple[int, int, int]:
@@ -237,11 +242,11 @@ class Reassembler:
         queue = self._queues.get(key)
         if queue is None or fragment.total > queue.total:
             queue = self._queues[key] = Reassembly(fragment.total, now)
-        if queue.octets + len(fragment.content) > self._octets_maximum:
+        if queue.octets + len(fragment.content) + len(fragment.clear) > self._octets_maximum:
             del self._queues[key]
             raise DecodeError("a fragmented message grows too long")
         queue.fragments[fragment.number] = fragment
-        queue.octets += len(fragment.content)
+        queue.octets += len(fragment.content) + len(fragment.clear)
         queue.largest = max(queue.largest, length)
         if len(queue.fragments) < queue.total:
             return None
@@ -260,4 +265,8 @@ class Reassembler:
 def merge(header: Header, queue: Reassembly) -> Message:
     """The message whose Encrypted payload was split (§2.6)."""
     content = b"".join(queue.fragments[number].content for number in range(1, queue.total + 1))
-    return message_of(header, decode_payloads(queue.fragments[1].first, content))
+    message = message_of(header, decode_payloads(queue.fragments[1].first, content))
+    if header.exchange == ExchangeType.IKE_INTERMEDIATE:
+        # RFC 9242 §3.3.2: "as if it were received unfragmented", with what fragment 1 has in front
+        return replace(message, authenticated=int_auth_content(queue.fragments[1].clear, content))
+    return message

@@ -1,13 +1,16 @@
-"""Key derivation and the octets that AUTH covers (RFC 7296 §2.14, §2.15, §2.17, §2.18)."""
+"""Key derivation and the octets that AUTH covers (RFC 7296 §2.14, §2.15, §2.17, §2.18; RFC 9242 §3.3.2; RFC 9370)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+from protocols.ikev2.message import HEADER_LENGTH
+from protocols.ikev2.registry import PayloadType
 from protocols.ikev2.suites import EspSuite, IkeSuite, Prf
 from protocols.secret import Secret
 
+NEXT_PAYLOAD_OFFSET: Final = 16  # of the IKE header (§3.1)
 KEY_PAD: Final = b"Key Pad for IKEv2"  # RFC 7296 §2.15: seventeen octets, no terminating null
 
 
@@ -49,12 +52,14 @@ def derive_rekeyed_ike_keys(
     nr: bytes,
     spi_i: bytes,
     spi_r: bytes,
+    additional: bytes = b"",
 ) -> IkeKeys:
-    """The keys of an IKE SA that replaces another (RFC 7296 §2.18).
+    """The keys of an IKE SA that replaces another (RFC 7296 §2.18, RFC 9370 §2.2.4).
 
-    SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr) with the old SA's PRF; ``suite`` is the new SA's.
+    SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr | SK(1) | ... | SK(n)) with the old SA's PRF; ``suite`` is
+    the new SA's, ``additional`` the secrets of its additional key exchanges one after the other.
     """
-    skeyseed = old_prf(old_sk_d.reveal(), shared + ni + nr)
+    skeyseed = old_prf(old_sk_d.reveal(), shared + ni + nr + additional)
     return _ike_keys(suite, Prf.of(suite.prf), skeyseed, ni, nr, spi_i, spi_r)
 
 
@@ -64,6 +69,14 @@ def derive_resumed_ike_keys(
     """The keys of a resumed IKE SA (RFC 5723 §5.1): SKEYSEED = prf(SK_d (old), "Resumption" | Ni | Nr)."""
     prf = Prf.of(suite.prf)
     return _ike_keys(suite, prf, prf(old_sk_d.reveal(), b"Resumption" + ni + nr), ni, nr, spi_i, spi_r)
+
+
+def derive_updated_ike_keys(
+    suite: IkeSuite, keys: IkeKeys, shared: bytes, ni: bytes, nr: bytes, spi_i: bytes, spi_r: bytes
+) -> IkeKeys:
+    """The keys after an additional key exchange (RFC 9370 §2.2.2): SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr)."""
+    prf = Prf.of(suite.prf)
+    return _ike_keys(suite, prf, prf(keys.sk_d.reveal(), shared + ni + nr), ni, nr, spi_i, spi_r)
 
 
 def _ike_keys(suite: IkeSuite, prf: Prf, skeyseed: bytes, ni: bytes, nr: bytes, spi_i: bytes, spi_r: bytes) -> IkeKeys:
@@ -83,13 +96,16 @@ def _ike_keys(suite: IkeSuite, prf: Prf, skeyseed: bytes, ni: bytes, nr: bytes, 
     )
 
 
-def derive_child_keys(suite: EspSuite, prf: Prf, sk_d: Secret, ni: bytes, nr: bytes, shared: bytes = b"") -> ChildKeys:
-    """KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr), cut in the order of RFC 7296 §2.17.
+def derive_child_keys(
+    suite: EspSuite, prf: Prf, sk_d: Secret, ni: bytes, nr: bytes, shared: bytes = b"", additional: bytes = b""
+) -> ChildKeys:
+    """KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr [| SK(1) | ... | SK(n)]), cut in the order of RFC 7296 §2.17.
 
-    Nonces are those of the exchange that makes the child SA, ``shared`` that of its own key exchange.
+    Nonces are those of the exchange that makes the child SA, ``shared`` that of its own key exchange, ``additional``
+    the secrets of the additional ones (RFC 9370 §2.2.4).
     """
     e, a = suite.encryption_key_length, suite.integrity_key_length
-    stream = prf.plus(sk_d.reveal(), shared + ni + nr, 2 * (e + a))
+    stream = prf.plus(sk_d.reveal(), shared + ni + nr + additional, 2 * (e + a))
     return ChildKeys(
         ei=Secret(stream[:e]),
         ai=Secret(stream[e : e + a]),
@@ -104,6 +120,24 @@ def auth_octets(real_message: bytes, peer_nonce: bytes, prf: Prf, sk_p: Secret, 
     ``peer_nonce`` is the other end's, ``sk_p`` and ``id_body`` (the ID payload's ``encode()``) the signer's.
     """
     return real_message + peer_nonce + prf(sk_p.reveal(), id_body)
+
+
+def int_auth_content(clear: bytes, inner: bytes) -> bytes:
+    """IntAuth_*A | IntAuth_*P of an IKE_INTERMEDIATE message (RFC 9242 §3.3.2).
+
+    ``clear`` reaches from the IKE header to the end of the Encrypted payload's generic header. Neither of the
+    two lengths in it counts the IV, the padding and the ICV; a fragment's payload becomes the whole one's.
+    """
+    total = len(clear) + len(inner)
+    octets = bytearray(clear)
+    names_it, place = NEXT_PAYLOAD_OFFSET, HEADER_LENGTH
+    while octets[names_it] not in (PayloadType.SK, PayloadType.SKF):
+        names_it = place
+        place += int.from_bytes(octets[place + 2 : place + 4], "big")
+    octets[names_it] = PayloadType.SK
+    octets[HEADER_LENGTH - 4 : HEADER_LENGTH] = total.to_bytes(4, "big")
+    octets[-2:] = (total - place).to_bytes(2, "big")
+    return bytes(octets) + inner
 
 
 def shared_key_auth(prf: Prf, secret: Secret, octets: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final, TypeVar
 
@@ -110,6 +110,7 @@ class Message:
     """A message in plain text; sealing is the sealer's.
 
     ``original_initiator``: its sender is the original initiator of the IKE SA (the I flag).
+    ``authenticated``: of a received IKE_INTERMEDIATE, what AUTH covers of it (RFC 9242 §3.3.2).
     """
 
     spi_i: bytes
@@ -119,6 +120,7 @@ class Message:
     response: bool
     message_id: int
     payloads: tuple[Payload, ...] = ()
+    authenticated: bytes = field(default=b"", compare=False, repr=False)
 
     def first(self, kind: type[P]) -> P | None:
         """The first payload of a class."""

@@ -37,26 +37,28 @@ def open_datagram(sa: IkeSa, header: Header, datagram: Datagram, now: float) -> 
         if not header.response and sa.state is not SaState.INITIAL and octets != sa.init_request:
             raise DecodeError("an unprotected request is taken as a retransmission only")
         return Received(message=_decode_unprotected(octets), path=datagram.path)
-    if sa.sealer is None:
+    sealer = sa.sealer_for(header)
+    if sealer is None:
         raise DecodeError("protected message before keys")
     try:
         kind, _, _ = find_encrypted(octets, header.next_payload)
     except DecodeError as error:
         raise UnprotectedMessage(_decode_unprotected(octets)) from error
     if kind == PayloadType.SKF:
-        return _open_fragment(sa, sa.sealer, header, datagram, now)
-    message = sa.sealer.open(octets, header)
+        return _open_fragment(sa, sealer, header, datagram, now)
+    message = sealer.open(octets, header)
     sa.fragmentation.whole(header)
     return Received(message=message, path=datagram.path)
 
 
 def repeats_answered(sa: IkeSa, header: Header, octets: bytes) -> bool:
     """Whether this is, authentically, a request that was answered (its first fragment, RFC 7383 §2.6.1)."""
-    if header.response or sa.sealer is None or sa.window.answer_to(header.message_id) is None:
+    sealer = sa.sealer_for(header)
+    if header.response or sealer is None or sa.window.answer_to(header.message_id) is None:
         return False
     if find_encrypted(octets, header.next_payload)[0] == PayloadType.SKF:
-        return sa.sealer.open_fragment(octets, header).number == 1
-    sa.sealer.open(octets, header)
+        return sealer.open_fragment(octets, header).number == 1
+    sealer.open(octets, header)
     return True
 
 

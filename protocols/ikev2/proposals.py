@@ -214,6 +214,10 @@ class IkePolicy:
         """The suites fit for old peers only."""
         return tuple([suite for suite in self.suites if suite.weak])
 
+    def keeping(self, prf: PrfId) -> IkePolicy:
+        """The suites with that PRF, all of them where there is none."""
+        return IkePolicy(tuple([suite for suite in self.suites if suite.prf == prf]) or self.suites)
+
     def proposals(self, spi: bytes = b"", *, additional: bool = False) -> tuple[Proposal, ...]:
         """What to offer; ``spi`` is ours when an IKE SA is rekeyed, empty in IKE_SA_INIT (§3.3.1).
 

@@ -32,7 +32,7 @@ from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Header, Message, decode_header, message_of
 from protocols.ikev2.opening import UnprotectedMessage, open_datagram, repeats_answered
 from protocols.ikev2.payloads import NotifyPayload, Payload
-from protocols.ikev2.registry import INITIAL_EXCHANGES, HashAlgorithmId, NotifyType
+from protocols.ikev2.registry import INITIAL_EXCHANGES, ExchangeType, HashAlgorithmId, NotifyType
 from protocols.ikev2.sealer import MessageSealer, Sealer
 from protocols.ikev2.spi import NO_SPI, RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
@@ -43,9 +43,11 @@ from protocols.ikev2.tasks import (
     child,
     crash_detection,
     create_child,
+    followup_ke,
     ike_auth,
     informational,
     init,
+    intermediate,
     lifetime,
     mobike,
     reauthentication,
@@ -94,12 +96,15 @@ class IkeSa:
         self.keys: IkeKeys | None = None
         self.sealer: MessageSealer | None = None
         self.fragmentation = Fragmentation(config)
+        self.intermediate = intermediate.Exchanges()
+        self.followups = followup_ke.Followups()
         self.nonce_i = b""
         self.nonce_r = b""
         self.init_request = b""
         self.init_response = b""
         self.peer_hashes: frozenset[HashAlgorithmId] = frozenset()
         self.children: dict[bytes, child.ChildSa] = {}
+        self.retired: dict[bytes, float] = {}
         self.mobility = mobike.Mobility(path)
         self.crash = crash_detection.CrashDetection()
         self.redirect_supported = False
@@ -116,7 +121,7 @@ class IkeSa:
         self.heir: IkeSa | None = None
         self.deferred: Deferred | None = None
         self.authenticator: ike_auth.Authenticator | None = None
-        self.created = now
+        self.created = self.closed_at = now
         self._queue: deque[Task] = deque()
         self._deferred_id: int | None = None
         self._init_error: RemoteError | None = None
@@ -195,7 +200,7 @@ class IkeSa:
             self._queue.append(task)
 
     def repeat_on(self, path: Path) -> None:
-        """Send the oldest outstanding request on this path as well, with the same Message ID (RFC 4555 §3.10)."""
+        """Send the oldest outstanding request on this path as well, with the same Message ID (RFC 4555 §3.1, §3.10)."""
         if self.window.outstanding is not None:
             self._transmit(self.window.outstanding.sent, path, retransmission=True)
 
@@ -275,6 +280,8 @@ class IkeSa:
                 self.timers.arm_keepalive(now, behind_nat=self.nat.local)
             elif timer is Timer.CHILD_LIFETIME:
                 rekey_child.child_due(self, now)
+            elif timer is Timer.RETIRED:
+                child.remove_retired(self, now)
             elif timer is Timer.IKE_REKEY:
                 self._queue.append(rekey_ike.RekeyIke())
             elif timer is Timer.IKE_EXPIRY:
@@ -289,6 +296,8 @@ class IkeSa:
                 mobike.check_expired(self, now)
             elif timer is Timer.CHECK_AGAIN:
                 mobike.check_again(self)
+            elif timer is Timer.FOLLOWUP_KE:
+                self.followups.expire(self, now)
             elif timer is Timer.PATH_TEST:
                 mobike.probe_next(self, now)
             elif timer is Timer.INIT_REFUSED and self._init_error is not None:
@@ -346,6 +355,10 @@ class IkeSa:
         self.sealer = Sealer(suite, keys, self.original_initiator, self.entropy)
         self.emit(IkeKeysDerived(spi_i=self.spi_i, spi_r=self.spi_r, suite=suite, keys=keys))
 
+    def sealer_for(self, message: Header | Message) -> MessageSealer | None:
+        """What opens a message: a request that comes again may be older than our keys (RFC 9242 §3.3.1)."""
+        return self.intermediate.sealer_of(message) or self.sealer
+
     def established_keys(self) -> tuple[IkeSuite, IkeKeys]:
         """Suite and keys, which exist from IKE_SA_INIT on."""
         if self.suite is None or self.keys is None:
@@ -382,12 +395,13 @@ class IkeSa:
     def inherit(self, old: IkeSa, now: float) -> None:
         """Take over child SAs, addresses and everything that waits from the SA that this one replaces (§2.8)."""
         self.children, old.children = old.children, {}
+        self.retired, old.retired = old.retired, {}
         mobike.succeed(old, self)
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
         self.authenticated_until = old.authenticated_until
         self.redirect_supported, self.childless = old.redirect_supported, old.childless
-        tickets.succeed(old, self)
         self._queue.extend(old._queue)
+        tickets.succeed(old, self)
         self._delayed += old._delayed
         old._queue.clear()
         old._delayed.clear()
@@ -408,13 +422,15 @@ class IkeSa:
                 made.close(why, now, by_peer=by_peer)
         if by_peer:
             tickets.revoke(self)
-        for spi in list(self.children):
-            del self.children[spi]
+        for spi in (*self.children, *self.retired):
             self.emit(ChildSaRemoved(inbound_spi=spi, why=why))
+        self.children.clear()
+        self.retired.clear()
         self.timers.clear()
         self._queue.clear()
         self._delayed.clear()
         self.deferred = None
+        self.closed_at = now
         self.enter(SaState.CLOSED, why)
         self.emit(Closed(why=why, by_peer=by_peer, resumed=self.resumption.superseded))
 
@@ -493,8 +509,12 @@ class IkeSa:
             rekey_ike.used_by_peer(self, message, now)
             mobike.rekeyed_from(self, message, path, now)
             return create_child.process_request(self, message, now)
+        if procedure is Procedure.FOLLOWUP_KE:
+            return followup_ke.process_request(self, message, now)
         self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
         self.mobility.validated = path
+        if procedure is Procedure.INTERMEDIATE:
+            return intermediate.process_request(self, message)
         if self.resumption.presented is not None:
             resume.process_auth(self, message, now)
             return None
@@ -576,6 +596,8 @@ class IkeSa:
         self._transmit(sent, request.path)
         if response.close is not None:
             self.close(response.close, now, by_peer=response.by_peer)
+        elif exchange == ExchangeType.IKE_INTERMEDIATE:
+            intermediate.answered(self, request.message, message, now)
 
     def _respond_again(self, request: Received) -> None:
         known = self.window.answer_to(request.message.message_id)
@@ -584,7 +606,7 @@ class IkeSa:
         known.repeated += 1
         if known.repeated > PROBE_RETRANSMISSIONS:
             # RFC 7383 §2.4: "receiving repeated retransmissions of the request" tells that the response is lost
-            smaller = self.fragmentation.smaller(self.sealer, known.response, request.path)
+            smaller = self.fragmentation.smaller(self.sealer_for(request.message), known.response, request.path)
             known.response = smaller or known.response
         self._transmit(known.response, request.path, retransmission=True)
 
@@ -647,7 +669,10 @@ class IkeSa:
                     self.close("no response to our request within the retransmission limit", now)
                     return
                 request.due = again
+                self.window.retransmissions_sent += 1
             self._transmit(request.sent, self.path, retransmission=True)
+            if self.state is SaState.INIT_SENT:
+                init.try_elsewhere(self, request.attempt)
         self._arm_retransmission()
         mobike.unanswered(self, now)
 

@@ -5,16 +5,17 @@ Ciphers and their keys: ``protection``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError
 from protocols.ikev2.fragment import FRAGMENT_HEADER_LENGTH, Fragment, find_encrypted, find_fragment, split
-from protocols.ikev2.keymat import IkeKeys
+from protocols.ikev2.keymat import IkeKeys, int_auth_content
 from protocols.ikev2.message import HEADER_LENGTH, Header, Message, encode_header, message_of
 from protocols.ikev2.payloads import GENERIC_HEADER_LENGTH, decode_payloads, encode_payloads
 from protocols.ikev2.protection import protection_of
-from protocols.ikev2.registry import NotifyType, PayloadType
+from protocols.ikev2.registry import ExchangeType, NotifyType, PayloadType
 from protocols.ikev2.suites import IkeSuite
 
 
@@ -72,13 +73,18 @@ class Sealer:
         kind, first, start = find_encrypted(octets, header.next_payload)
         if kind != PayloadType.SK:
             raise DecodeError("there is no encrypted payload")
-        return message_of(header, decode_payloads(first, self._unseal(octets, start)))
+        inner = self._unseal(octets, start)
+        message = message_of(header, decode_payloads(first, inner))
+        if header.exchange == ExchangeType.IKE_INTERMEDIATE:
+            return replace(message, authenticated=int_auth_content(octets[:start], inner))
+        return message
 
     def open_fragment(self, octets: bytes, header: Header) -> Fragment:
         """One fragment, decrypted (RFC 7383 §2.6); errors as those of ``open``."""
         place = find_fragment(octets, header.next_payload)
         content = self._unseal(octets, place.start)
-        return Fragment(number=place.number, total=place.total, first=place.first, content=content)
+        clear = octets[: place.start - FRAGMENT_HEADER_LENGTH] if place.number == 1 else b""
+        return Fragment(number=place.number, total=place.total, first=place.first, content=content, clear=clear)
 
     def _seal(self, message: Message, kind: PayloadType, first: int, numbers: bytes, content: bytes) -> bytes:
         """The header intact but for length and type, the generic header, a fragment's numbers, the content."""

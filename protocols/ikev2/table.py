@@ -1,4 +1,4 @@
-"""Which message is legal when: the transitions of an IKE SA as data (RFC 7296 §1.2–§1.5, §2.16).
+"""Which message is legal when: the transitions of an IKE SA as data (RFC 7296 §1.2–§1.5, §2.16, RFC 9242, RFC 9370).
 
 A rule names the exchange, whether a request or a response is received, by which original role and in
 which states, the payloads that must be there, and the procedure that takes it. Procedures rely on it.
@@ -32,7 +32,9 @@ class Procedure(Enum):
     IDENTITY = "identity"
     EAP = "eap"
     FINAL = "final"
+    INTERMEDIATE = "intermediate"
     CREATE_CHILD = "create-child"
+    FOLLOWUP_KE = "followup-ke"
     INFORMATIONAL = "informational"
 
 
@@ -65,6 +67,13 @@ REQUESTS: tuple[Rule, ...] = (
         procedure=Procedure.RESUME,
     ),
     Rule(
+        exchange=ExchangeType.IKE_INTERMEDIATE,
+        role=OriginalRole.RESPONDER,
+        states=frozenset({SaState.INTERMEDIATE}),
+        required=(KePayload,),
+        procedure=Procedure.INTERMEDIATE,
+    ),
+    Rule(
         exchange=ExchangeType.IKE_AUTH,
         role=OriginalRole.RESPONDER,
         states=frozenset({SaState.HALF_OPEN}),
@@ -93,9 +102,17 @@ REQUESTS: tuple[Rule, ...] = (
         procedure=Procedure.CREATE_CHILD,
     ),
     Rule(
+        exchange=ExchangeType.IKE_FOLLOWUP_KE,
+        role=None,
+        states=UP,
+        required=(KePayload,),
+        procedure=Procedure.FOLLOWUP_KE,
+    ),
+    Rule(
         exchange=ExchangeType.INFORMATIONAL,
         role=None,
-        states=UP | {SaState.HALF_OPEN, SaState.AUTHENTICATING},  # a UE that gives up says so (§2.21.2)
+        # a UE that gives up says so (§2.21.2)
+        states=UP | {SaState.INTERMEDIATE, SaState.HALF_OPEN, SaState.AUTHENTICATING},
         required=(),
         procedure=Procedure.INFORMATIONAL,
     ),

@@ -16,6 +16,7 @@ class Timer(Enum):
     LIVENESS = "liveness"
     KEEPALIVE = "keepalive"
     CHILD_LIFETIME = "child-lifetime"
+    RETIRED = "retired"
     RETURN_ROUTABILITY = "return-routability"
     CHECK_AGAIN = "check-again"
     INIT_REFUSED = "init-refused"
@@ -27,9 +28,12 @@ class Timer(Enum):
     PATH_TEST = "path-test"
     REDIRECTED = "redirected"
     TICKET = "ticket"
+    FOLLOWUP_KE = "followup-ke"
 
 
-OWN_TIMERS = frozenset({Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED})
+OWN_TIMERS = frozenset(
+    {Timer.RETRANSMIT, Timer.SETUP, Timer.IKE_REKEY, Timer.IKE_EXPIRY, Timer.SUPERSEDED, Timer.FOLLOWUP_KE}
+)
 
 
 class SaTimers(TimerTable[Timer]):
@@ -73,6 +77,7 @@ class SaTimers(TimerTable[Timer]):
 
     def inherit(self, predecessor: SaTimers) -> None:
         """Take over what the SA that this one replaces waits for, but for what is its own."""
+        self.liveness_interval = predecessor.liveness_interval
         for timer in Timer:
             deadline = predecessor.get(timer)
             if deadline is not None and timer not in OWN_TIMERS:

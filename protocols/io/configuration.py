@@ -54,7 +54,6 @@ SECRET_KEYS = frozenset(
         "passphrase",
         "credential",
         "credentials",
-        "cookie",
         "database",  # a database URL may carry a password
         "url",
     }
@@ -122,6 +121,13 @@ def _secret_text(value: object) -> Secret:
     return Secret(text.encode())
 
 
+def _shared_key(value: object) -> Secret:
+    """RFC 7296 §2.15: the text as it is, nothing added; "It MUST also accept a hex encoding", which 0x begins."""
+    if isinstance(value, str) and value.startswith("0x") and len(value) > len("0x"):
+        return _secret_octets(())(value)
+    return _secret_text(value)
+
+
 def _digits(value: object) -> object:
     """Text that happens to be all digits and was not quoted (an IMSI, a key) back as text."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -169,6 +175,9 @@ Digits = Annotated[str, BeforeValidator(_digits)]
 HexSecret = Annotated[Secret, BeforeValidator(_secret_octets(())), PlainSerializer(lambda _: "…")]
 Key128 = Annotated[Secret, BeforeValidator(_secret_octets((16,))), PlainSerializer(lambda _: "…")]
 """A 128-bit key in hexadecimal: K, OP, OPc."""
+
+SharedKey = Annotated[Secret, BeforeValidator(_shared_key), PlainSerializer(lambda _: "…")]
+"""A pre-shared key: text, or octets in hexadecimal after ``0x`` (in quotes, as YAML has such numbers)."""
 
 TextSecret = Annotated[Secret, BeforeValidator(_secret_text), PlainSerializer(lambda _: "…")]
 """A token or passphrase, kept as the UTF-8 octets of its text."""
@@ -317,6 +326,9 @@ _EXPECTED = {
 }
 
 
+_EITHER = {"ip_v4_address": "ip_v6_address", "ip_v4_network": "ip_v6_network"}  # where both were tried
+
+
 def _expected(error: ErrorDetails, known: list[str]) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -383,6 +395,8 @@ def _refuse(problem: ValidationError, model: type[BaseModel], data: object, file
     if error["type"] == "extra_forbidden" and not isinstance(error["input"], Mapping | list):
         # a misspelt secret's name is not in the list of secrets: its value stays unprinted
         value = _Words("an unknown key")
+    if any(_dotted(each["loc"], data) == keys and each["type"] == _EITHER.get(error["type"]) for each in errors):
+        error["type"] = error["type"].replace("_v4_", "_any_")
     raise ConfigurationError(
         file=file,
         key=".".join(keys) or "(top)",

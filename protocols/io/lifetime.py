@@ -64,7 +64,11 @@ def _check(soft: float | None, hard: float | None, name: str) -> None:
 
 
 def _seconds_alone(value: object) -> object:
-    return {"soft": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"soft": value}
+    if isinstance(value, str | bool | list):
+        raise PydanticCustomError("lifetime", "a number of seconds, or a mapping")
+    return value
 
 
 IkeLifetime = Annotated[IkeLifetimeSection, BeforeValidator(_seconds_alone)]

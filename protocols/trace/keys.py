@@ -7,7 +7,9 @@ directory (``WIRESHARK_CONFIG_DIR=profile wireshark capture.pcapng``): ``ikev2_d
 
 Wireshark silently drops all rows after one whose key length does not fit its algorithm, so every row is
 checked here; what it has no algorithm for (ChaCha20-Poly1305, CCM in ESP) becomes a comment. Rows of
-``esp_sa`` name exact addresses: an SPI is unique only per receiver, so a moved SA gets a row per path.
+``esp_sa`` name exact addresses: an SPI is unique only per receiver, so a moved SA gets a row per path. An IKE SA
+has one row, that of its last keys: after additional key exchanges (RFC 9370) Wireshark reads the SA from IKE_AUTH
+on, and IKE_INTERMEDIATE, which went under earlier keys, stays closed.
 """
 
 from __future__ import annotations
@@ -271,10 +273,10 @@ class WiresharkProfile:
     """Collects ``keys`` and ``datagram`` records and writes what Wireshark needs to read a capture."""
 
     def __init__(self, records: Iterable[TraceRecord] = ()) -> None:
-        # dicts as ordered sets: the same SA is reported by both of its ends
-        self._ike_rows: dict[str, None] = {}
-        self._esp_rows: dict[str, None] = {}
-        self._omitted: dict[str, None] = {}
+        # by what a row is of: the same SA is reported by both of its ends
+        self._ike_rows: dict[str, str] = {}
+        self._esp_rows: dict[str, str] = {}
+        self._omitted: dict[str, str] = {}
         self._flows: dict[str, dict[frozenset[int], None]] = {use: {} for use in _DISSECTORS}
         for record in records:
             self.add(record)
@@ -296,7 +298,7 @@ class WiresharkProfile:
         """File name → text of the configuration directory."""
         comments = [f"# left out: {why}" for why in self._omitted]
         return {
-            "ikev2_decryption_table": _lines([*comments, *self._ike_rows]),
+            "ikev2_decryption_table": _lines([*comments, *self._ike_rows.values()]),
             "esp_sa": _lines([*comments, *self._esp_rows]),
             "decode_as_entries": _lines(self._decode_as()),
             "preferences": _PREFERENCES,
@@ -312,9 +314,12 @@ class WiresharkProfile:
             row = keys.row()
         except LocalError as why:
             rows, row = self._omitted, str(why)
-        if row in rows:
+        subject = f"{keys.spi_i.hex()},{keys.spi_r.hex()}" if isinstance(keys, IkeKeysRecord) else row
+        if rows is self._omitted:
+            subject = row
+        if rows.get(subject) == row:
             return False
-        rows[row] = None
+        rows[subject] = row
         return True
 
     def _add_flow(self, seen: ObservedDatagram) -> bool:

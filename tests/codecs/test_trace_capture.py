@@ -251,6 +251,13 @@ def test_keys_that_do_not_fit_never_become_a_row(unfit: IkeKeysRecord | EspKeysR
         assert f"# left out: {written.omitted[0]}" in written.files()[name]
 
 
+def test_an_ike_sa_has_the_row_of_its_last_keys() -> None:
+    """Additional key exchanges change the keys of an SA (RFC 9370 §2.2.2), and Wireshark knows one set for each."""
+    later = replace(IKE, sk_ei=b"\x99" * 16)
+    written = profile(IKE, IKE, later, later).files()["ikev2_decryption_table"]
+    assert written == later.row() + "\n"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -83,6 +83,16 @@ class TestDataPlaneContract:
         plane.remove(old.inbound_spi)
         plane.counters(new.inbound_spi)
 
+    def test_a_retired_sa_stays_until_it_is_removed(self, plane: DataPlane) -> None:
+        old, new = ue_spec(), ue_spec(number=2)
+        plane.install(old)
+        plane.replace(old.inbound_spi, new)
+        plane.retire(old.inbound_spi)
+        plane.counters(old.inbound_spi)
+        plane.remove(old.inbound_spi)
+        with pytest.raises(LocalError):
+            plane.retire(old.inbound_spi)
+
     def test_a_move_is_no_new_sa(self, plane: DataPlane) -> None:
         spec = ue_spec()
         plane.install(spec)

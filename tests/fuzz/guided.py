@@ -5,6 +5,7 @@
     python -m tests.fuzz.guided                         every target for a minute
     python -m tests.fuzz.guided --seconds 600 ikev2_auth
     python -m tests.fuzz.guided --input FILE TARGET      repeat a finding
+    python -m tests.fuzz.guided ikev2_auth,ikev2_mobike  both in one process, chosen by the first octet of an input
 
 A target runs in a process of its own; what it finds is written to ``run/fuzz/TARGET``, where the corpus that it
 has grown is kept too. The last line of each says how many inputs were run and how far they reached.
@@ -36,7 +37,7 @@ class Outcome:
 
 def run(target: str, directory: Path, *, seconds: int | None = None, executions: int | None = None) -> Outcome:
     """Fuzz a target in a process of its own, for a time or a number of inputs; seed 1, so that it repeats."""
-    place = directory / target
+    place = directory / target.replace(",", "+")
     place.mkdir(parents=True, exist_ok=True)
     limits = [f"-max_total_time={seconds}"] if seconds is not None else []
     limits += [f"-runs={executions}"] if executions is not None else []
@@ -66,13 +67,13 @@ def child(target: str, arguments: Sequence[str]) -> None:
     """The fuzzing process: everything of the product's is instrumented while it is imported."""
     import atheris  # type: ignore[import-not-found, unused-ignore]
 
-    with atheris.instrument_imports(include=["protocols"]):
+    with atheris.instrument_imports(include=["protocols", "epdg", "ue"]):
         from tests.fuzz import targets
     corpus = Path(arguments[0]) / "corpus"
     corpus.mkdir(exist_ok=True)
     for number, octets in enumerate(targets.seeds(target)):
         (corpus / f"seed-{number:04}").write_bytes(octets[:LONGEST_INPUT])
-    atheris.Setup([sys.argv[0], str(corpus), *arguments[1:]], targets.TARGETS.get(target, targets.defective))
+    atheris.Setup([sys.argv[0], str(corpus), *arguments[1:]], targets.target(target))
     atheris.Fuzz()
 
 
@@ -84,14 +85,17 @@ def main() -> int:
     from tests.fuzz import targets
 
     parser = argparse.ArgumentParser(prog="tests.fuzz.guided", description="coverage-guided fuzzing")
-    parser.add_argument("targets", nargs="*", choices=[[], *targets.TARGETS], help="all when none is named")
+    parser.add_argument("targets", nargs="*", help=f"all when none is named: {', '.join(targets.TARGETS)}")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--input", type=Path, help="run a target once, on this file")
     asked = parser.parse_args()
+    unknown = {part for name in asked.targets for part in name.split(",")} - targets.TARGETS.keys()
+    if unknown:
+        parser.error(f"there is no target {', '.join(sorted(unknown))}")
     names = asked.targets or list(targets.TARGETS)
     if asked.input is not None:
         for name in names:
-            targets.TARGETS[name](asked.input.read_bytes())
+            targets.target(name)(asked.input.read_bytes())
         return 0
     findings = 0
     for name in names:

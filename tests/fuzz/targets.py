@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 from scapy.utils import RawPcapReader
 
+from epdg.pdn.configuration import GrantedNetwork, Request, only_allowed, possible, reply, selectors
 from protocols.buffer import Reader
 from protocols.diameter.codec import RequestError, check_request, encode_message, redact
 from protocols.diameter.codec import decode_message as decode_diameter
@@ -25,24 +27,24 @@ from protocols.errors import DecodeError, RemoteError
 from protocols.esp.packet import sealer_of
 from protocols.esp.sa import ChildSa
 from protocols.ikev2.events import SaState
-from protocols.ikev2.message import HEADER_LENGTH, decode_header, decode_message, encode_header
+from protocols.ikev2.message import decode_header, decode_message
 from protocols.ikev2.message import encode_message as encode_ikev2
-from protocols.ikev2.payloads import decode_payloads, encode_payloads
-from protocols.ikev2.protection import protection_of
+from protocols.ikev2.payloads import ConfigurationPayload, decode_payloads, encode_payloads
 from protocols.ikev2.registry import ExchangeType, PayloadType
-from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.task import Task
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
-from protocols.ikev2.window import Disposition
 from protocols.ip import IcmpEcho, IpPacket, UdpDatagram, flow_of
 from protocols.path import Datagram
 from protocols.threegpp.identity import Apn, Imsi, Nai
 from protocols.threegpp.swu import decode_device_identity
 from tests.dataplane.pairs import SUITES, mirrored, ue_spec
-from tests.fuzz import test_diameter, test_eap
+from tests.fuzz import conversations, test_diameter, test_eap
+from tests.fuzz.conversations import CONVERSATIONS
+from tests.fuzz.injection import drain, established, fresh, inject, next_expected, outstanding, spent
 from tests.harness.material import SHARED
-from tests.harness.pair import ACCESS_A, Node, Pair
+from tests.harness.pair import ACCESS_A, Pair
+from ue.configuration import Granted, p_cscf_among
 
 EXCHANGES = (
     ExchangeType.IKE_AUTH,
@@ -50,7 +52,7 @@ EXCHANGES = (
     ExchangeType.INFORMATIONAL,
     ExchangeType.IKE_SA_INIT,
 )
-INPUTS_PER_PAIR = 64
+ADDRESSES = (ip_address("10.45.0.2"), ip_address("2001:db8::2"))
 MALFORMED = SHARED / "captures" / "malformed"
 
 
@@ -125,25 +127,43 @@ def identities(octets: bytes) -> None:
         decode_device_identity(octets)
 
 
+def configuration(octets: bytes) -> None:
+    """Configuration attributes as each end takes them; what a gateway grants to a request a UE understands."""
+    try:
+        payload = ConfigurationPayload.decode(Reader(octets))
+    except DecodeError:
+        return
+    with contextlib.suppress(RemoteError):
+        Granted.of(payload.attributes)
+    p_cscf_among(payload.attributes)
+    request = Request.of(payload.attributes)
+    network = GrantedNetwork(versions=(4, 6), dns=ADDRESSES, p_cscf=ADDRESSES, application_version="1")
+    given = ADDRESSES[: len(request.versions)]
+    granted = Granted.of(reply(request, given, network))
+    assert granted.addresses == given
+    assert all(selectors(given)) or not given
+    only_allowed(request, given, possible(network, None))
+
+
 # --- machines and the network
 
 
 def ikev2_endpoint(octets: bytes) -> None:
     """Datagrams for a gateway and a UE that have an SA; nothing that is not authentic changes it."""
-    pair = _established()
+    pair = established()
     sa, ue = pair.epdg.live, pair.ue.live
     for data in (octets, sa.spi_i + sa.spi_r + octets, sa.spi_i + bytes(8) + octets):
         for node, path in ((pair.epdg, sa.path), (pair.ue, ue.path)):
             node.endpoint.receive(Datagram(path, data), pair.now)
-            _drain(node)
+            drain(node)
     assert sa.state is ue.state is SaState.ESTABLISHED
 
 
 def ikev2_init_response(octets: bytes) -> None:
     """What answers an IKE_SA_INIT request; no keys protect it."""
-    pair = Pair()
+    pair = fresh()
     pair.start(ACCESS_A)
-    _drain(pair.ue)
+    drain(pair.ue)
     sa = pair.ue.live
     head = sa.spi_i + octets[:8].ljust(8, b"\x01")
     body = octets[8:]
@@ -151,7 +171,7 @@ def ikev2_init_response(octets: bytes) -> None:
     length = (28 + max(0, len(body) - 1)).to_bytes(4, "big")
     datagram = head + first + b"\x20\x22\x20" + bytes(4) + length + body[1:]
     pair.ue.endpoint.receive(Datagram(sa.path, datagram), pair.now)
-    _drain(pair.ue)
+    drain(pair.ue)
 
 
 def diameter_machine(octets: bytes) -> None:
@@ -199,15 +219,6 @@ def ikev2_plaintext_for_ue(octets: bytes) -> None:
     _plaintext(octets, "epdg")
 
 
-def ikev2_auth(octets: bytes) -> None:
-    """The plaintext of the first IKE_AUTH request, at a half-open gateway."""
-    pair = Pair()
-    pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[18] == ExchangeType.IKE_AUTH
-    pair.start(ACCESS_A)
-    pair.run(0.1)
-    _inject(pair, "ue", ExchangeType.IKE_AUTH, octets, response=False, message_id=1)
-
-
 def esp(octets: bytes) -> None:
     """An inner packet under the right keys, and octets under none."""
     spec = ue_spec(SUITES[0])
@@ -227,7 +238,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         ikev2_payloads,
         ikev2_endpoint,
         ikev2_init_response,
-        ikev2_auth,
+        *CONVERSATIONS,
         ikev2_plaintext_for_gateway,
         ikev2_plaintext_for_ue,
         eap,
@@ -237,8 +248,22 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         esp,
         ip,
         identities,
+        configuration,
     )
 }
+
+
+def target(names: str) -> Callable[[bytes], None]:
+    """The target of that name, or several joined by commas, of which an input's first octet chooses one."""
+    chosen = [TARGETS.get(name, defective) for name in names.split(",")]
+    if len(chosen) == 1:
+        return chosen[0]
+
+    def choose(octets: bytes) -> None:
+        if octets:
+            chosen[octets[0] % len(chosen)](octets[1:])
+
+    return choose
 
 
 def defective(octets: bytes) -> None:
@@ -253,28 +278,11 @@ def defective(octets: bytes) -> None:
 # --- how machines are kept
 
 
-class _Kept:
-    """An established pair serves many inputs; the fuzzer is deterministic, so a finding can be repeated."""
-
-    pair: Pair | None = None
-    inputs = 0
-
-
-def _established() -> Pair:
-    pair = _Kept.pair
-    usable = pair is not None and all(node.live.state is SaState.ESTABLISHED for node in (pair.ue, pair.epdg))
-    if pair is None or not usable or _Kept.inputs >= INPUTS_PER_PAIR:
-        pair = _Kept.pair = Pair().attach()
-        _Kept.inputs = 0
-    _Kept.inputs += 1
-    return pair
-
-
 def _plaintext(octets: bytes, sender: str) -> None:
     """A request of ``sender``'s, or its response to one of three requests of the receiver's."""
     if len(octets) < 2:
         return
-    pair = _established()
+    pair = established()
     choice, rest = octets[0], octets[1:]
     receiver = pair.epdg if sender == "ue" else pair.ue
     sa = receiver.live
@@ -284,62 +292,28 @@ def _plaintext(octets: bytes, sender: str) -> None:
         task = tasks[(choice >> 3) % len(tasks)]
         receiver.endpoint.initiate(sa, task, pair.now)
         pair.run(0.01)
-        message_id = sa.window.next_request_id - 1
-        _inject(pair, sender, task.exchange, rest, response=True, message_id=message_id)
-        _Kept.pair = None
+        inject(pair, sender, task.exchange, rest, response=True, message_id=outstanding(sa))
+        spent()
     else:
-        _inject(pair, sender, EXCHANGES[choice & 3], rest, response=False, message_id=_next_expected(sa))
-
-
-def _next_expected(sa: IkeSa) -> int:
-    """The Message ID that the SA takes for a new request."""
-    return next(number for number in range(1 << 16) if sa.window.classify(number) is Disposition.NEW)
-
-
-def _inject(pair: Pair, sender: str, exchange: ExchangeType, octets: bytes, *, response: bool, message_id: int) -> None:
-    """Seal a plaintext (its first payload type in front) as ``sender`` and hand it to the other end."""
-    receiver = pair.epdg if sender == "ue" else pair.ue
-    sa = receiver.live
-    suite, keys = sa.established_keys()
-    protection = protection_of(suite, keys, not sa.original_initiator, SeededEntropy(7))
-    plaintext = octets[1:]
-    padding = protection.padding(len(plaintext))
-    length = 4 + len(plaintext) + padding + 1 + protection.overhead
-    clear = encode_header(
-        spi_i=sa.spi_i,
-        spi_r=sa.spi_r,
-        next_payload=PayloadType.SK,
-        exchange=exchange,
-        original_initiator=not sa.original_initiator,
-        response=response,
-        message_id=message_id,
-        length=HEADER_LENGTH + length,
-    )
-    clear += bytes((octets[0] if octets else 0, 0)) + length.to_bytes(2, "big")
-    datagram = protection.protect(clear, plaintext + bytes(padding) + bytes((padding,)))
-    receiver.endpoint.receive(Datagram(sa.path, datagram), pair.now)
-    pair.run(0.05)
-
-
-def _drain(node: Node) -> None:
-    while node.endpoint.poll_transmit() is not None:
-        continue
-    while node.endpoint.poll_event() is not None:
-        continue
+        inject(pair, sender, EXCHANGES[choice & 3], rest, response=False, message_id=next_expected(sa))
 
 
 # --- where the search starts
 
 
 @functools.cache
-def _conversation() -> tuple[Pair, ...]:
-    pair = Pair().attach()
-    return (pair,)
+def _conversation() -> Pair:
+    return fresh().attach()
 
 
 def seeds(name: str) -> Iterator[bytes]:
     """Octets that reach far into a target: a real attach, real exchanges, and the malformed captures."""
-    pair = _conversation()[0]
+    if "," in name:
+        for number, part in enumerate(name.split(",")):
+            for octets in seeds(part):
+                yield bytes((number,)) + octets
+        return
+    pair = _conversation()
     datagrams = [datagram.payload for _, datagram in pair.seen]
     if name in ("ikev2_message", "ikev2_endpoint"):
         yield from datagrams
@@ -347,6 +321,8 @@ def seeds(name: str) -> Iterator[bytes]:
     elif name == "ikev2_init_response":
         answer = next(d.payload for who, d in pair.seen if who == "epdg")
         yield answer[8:17] + answer[28:]
+    elif name in {target.__name__ for target in CONVERSATIONS}:
+        yield from conversations.seeds(name)
     elif name.startswith("ikev2"):
         from tests.codecs.test_ikev2_payloads import TABLE
 
@@ -367,6 +343,10 @@ def seeds(name: str) -> Iterator[bytes]:
         one = test_diameter.machine()
         one.start_initiator(0.0)
         yield one.poll_transmit() or b""
+    elif name == "configuration":
+        for kind in (b"\1", b"\2"):
+            yield kind + bytes(3) + b"".join(bytes((0, number, 0, 0)) for number in (1, 2, 3, 7, 8, 10, 14, 20, 21))
+            yield kind + bytes.fromhex("000000 00010004 0a2d0002 4000 0004 01020304 00080011") + bytes(17)
     elif name == "identities":
         yield test_eap.NAI.encode()
         yield b"ims.mnc001.mcc001.gprs"

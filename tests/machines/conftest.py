@@ -40,6 +40,8 @@ class Wire:
     def add(self, made: pair.Pair) -> None:
         """What the ends of a pair sent, and their keys."""
         for keys in made.keys:
+            if len({each.keys for each in made.keys if (each.spi_i, each.spi_r) == (keys.spi_i, keys.spi_r)}) > 1:
+                continue  # Wireshark has one row for an SA, and IKE_INTERMEDIATE changes its keys (RFC 9242 §3.3.1)
             record = IkeKeysRecord(
                 spi_i=keys.spi_i,
                 spi_r=keys.spi_r,

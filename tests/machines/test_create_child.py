@@ -9,11 +9,12 @@ import pytest
 from protocols.ikev2.events import ChildSaInstalled, ChildSaRemoved, CreateChildSaRefused, SaState
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.proposals import EspPolicy
-from protocols.ikev2.registry import NotifyType
+from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.suites import EspSuite
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks.child import Selectors
 from protocols.ikev2.tasks.create_child import CreateChild
+from protocols.ikev2.tasks.informational import DeleteChildSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.selectors import TrafficSelector
 from tests.harness.pair import INNER, Node, Pair, initiator_config, responder_config
@@ -161,3 +162,48 @@ def test_answer_that_widens_the_selectors_is_deleted_at_the_peer() -> None:
     spec = pair.epdg.take(ChildSaInstalled).spec
     assert pair.epdg.take(ChildSaRemoved).inbound_spi == spec.inbound_spi
     assert len(pair.ue.live.children) == len(pair.epdg.live.children) == 1
+
+
+# --- the peer goes on before its answer is there
+
+
+def answer_lost(pair: Pair) -> None:
+    """SK {SA, Ni, TSi, TSr} -->, whose answer is on its way still: the gateway has a child SA more than the UE."""
+    pair.lose = lambda sender, datagram: sender == "epdg" and datagram.payload[18] == ExchangeType.CREATE_CHILD_SA
+    pair.ue.endpoint.initiate(pair.ue.live, CreateChild(HOST, SERVERS), pair.now)
+    pair.run(0.1)
+    assert (len(pair.ue.live.children), len(pair.epdg.live.children)) == (1, 2)
+
+
+def same_children(pair: Pair) -> None:
+    ue = {(c.spec.inbound_spi, c.spec.outbound_spi) for c in pair.ue.live.children.values()}
+    assert ue == {(c.spec.outbound_spi, c.spec.inbound_spi) for c in pair.epdg.live.children.values()}
+
+
+def test_delete_that_overtakes_the_answer() -> None:
+    """§1.4.1: the peer has deleted what its late answer grants; nothing is installed."""
+    pair = Pair().attach()
+    answer_lost(pair)
+    made = list(pair.epdg.live.children)[-1]
+    pair.epdg.endpoint.initiate(pair.epdg.live, DeleteChildSa(made), pair.now)
+    pair.run(0.1)
+    pair.lose = lambda sender, datagram: False
+    pair.run(2.0)
+    assert len(pair.ue.live.children) == 1
+    same_children(pair)
+
+
+def test_rekey_that_overtakes_the_answer() -> None:
+    """§2.25: what is to be rekeyed may be what we are waiting for: TEMPORARY_FAILURE, not CHILD_SA_NOT_FOUND."""
+    pair = Pair().attach()
+    answer_lost(pair)
+    made = list(pair.epdg.live.children)[-1]
+    pair.epdg.endpoint.initiate(pair.epdg.live, RekeyChild(made), pair.now)
+    pair.lose = lambda sender, datagram: sender == "epdg" and bool(datagram.payload[19] & 0x20)
+    pair.run(0.1)
+    pair.lose = lambda sender, datagram: False
+    pair.run(5.0)
+    assert pair.epdg.take(CreateChildSaRefused).notify.type == NotifyType.TEMPORARY_FAILURE
+    assert len(pair.ue.live.children) == 2
+    assert made not in pair.epdg.live.children
+    same_children(pair)

@@ -14,6 +14,7 @@ from protocols.ikev2.config import Lifetime
 from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaRemoved,
+    ChildSaRetired,
     Closed,
     ConfigurationRequested,
     EapReply,
@@ -44,6 +45,7 @@ from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.spi import RandomSpis
 from protocols.ikev2.suites import EspSuite, IkeSuite
+from protocols.ikev2.tasks.child import RECEIVE_GRACE
 from protocols.ikev2.tasks.informational import DeleteChildSa, DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.path import Datagram, Endpoint, Path
@@ -386,6 +388,10 @@ def test_child_rekey_by_either_end(end: str, esp: str) -> None:
     assert new["ue"].spec.inbound_encryption_key == new["epdg"].spec.outbound_encryption_key
     assert new["ue"].spec.inbound_encryption_key != old["ue"].inbound_encryption_key
     assert new["ue"].spec.local_selectors == old["ue"].local_selectors
+    for n in (pair.ue, pair.epdg):
+        assert n.take(ChildSaRetired).inbound_spi == old[n.name].inbound_spi
+        assert not n.has(ChildSaRemoved)
+    pair.run(RECEIVE_GRACE)
     for n in (pair.ue, pair.epdg):
         assert n.take(ChildSaRemoved).inbound_spi == old[n.name].inbound_spi
         assert list(n.live.children) == [new[n.name].spec.inbound_spi]
@@ -766,7 +772,7 @@ def test_inbound_spis_are_unique_across_the_sas_of_an_endpoint() -> None:
     (spi,) = pair.epdg.live.children
     assert spi in pair.epdg.endpoint._child_spis
     pair.ue.endpoint.initiate(pair.ue.live, RekeyChild(next(iter(pair.ue.live.children))), pair.now)
-    pair.run(1.0)
+    pair.run(1.0 + RECEIVE_GRACE)
     assert pair.epdg.endpoint._child_spis == set(pair.epdg.live.children)
     pair.ue.endpoint.initiate(pair.ue.live, DeleteIkeSa("done"), pair.now)
     pair.run(1.0)

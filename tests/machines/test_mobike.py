@@ -22,7 +22,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sealer import Sealer
-from protocols.ikev2.tasks.informational import Liveness
+from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.path import Datagram, Endpoint
 from tests.harness.pair import ACCESS_A, ACCESS_B, Pair, initiator_config, responder_config
@@ -200,6 +200,19 @@ def test_move_while_a_request_is_in_flight() -> None:
     pair.run(1.0)
     assert pair.wire[-4].startswith("--> INFORMATIONAL request 5 [ N(UPDATE_SA_ADDRESSES)")
     assert remote(pair) == [B, B]
+
+
+def test_move_while_the_gateway_deletes_the_sa() -> None:
+    """§3.5: the DELETE that was lost on the old path follows the update to the new one."""
+    pair = Pair().attach()
+    pair.lose = lambda sender, datagram: sender == "epdg" and datagram.path.remote == A
+    pair.epdg.endpoint.initiate(pair.epdg.live, DeleteIkeSa("detached by the operator"), pair.now)
+    pair.run(0.2)
+    pair.roam(ACCESS_B)
+    pair.run(0.2)
+    assert pair.ue.has(Closed)
+    assert pair.epdg.has(Closed)
+    assert not pair.epdg.has(AddressesUpdated)
 
 
 def test_rekey_right_after_the_update() -> None:

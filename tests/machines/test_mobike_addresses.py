@@ -19,6 +19,7 @@ from protocols.ikev2.events import (
 )
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import NotifyType
+from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.path import Address, Datagram, Endpoint, Path
 from tests.harness.pair import ACCESS_A, ACCESS_B, GATEWAY, Pair, initiator_config, responder_config
 from tests.machines.test_mobike import NAT_OUTSIDE, A, B, forge, remote
@@ -256,6 +257,82 @@ def test_list_reaches_a_ue_by_its_other_address() -> None:
     assert gateway_addresses(pair) == [R6, R6]
     assert pair.ue.live.path.local == C6
     assert pair.ue.take(AddressesUpdated).old.remote == R1
+
+
+def test_late_answer_from_an_earlier_address_does_not_undo_an_update() -> None:
+    """§3.5: the initiator decides where IKE goes, and it has moved twice since the gateway's list left."""
+    pair = Pair().attach()
+    third = Endpoint.of("198.51.100.7", 4500)
+    late: list[Datagram] = []
+
+    def hold(sender: str, datagram: Datagram) -> bool:
+        answer = sender == "ue" and bool(datagram.payload[19] & 0x20)
+        if answer and datagram.path.local == B:
+            late.append(datagram)
+        return answer
+
+    pair.lose = hold
+    pair.epdg.endpoint.set_addresses(pair.epdg.live, [R1, R2], pair.now)
+    pair.roam(ACCESS_B)
+    pair.run(0.1)
+    pair.roam(third)
+    pair.run(0.1)
+    assert remote(pair)[0] == third
+    pair.epdg.endpoint.receive(Datagram(late[0].path.reversed(), late[0].payload), pair.now)
+    assert pair.epdg.live.path.remote == third
+    pair.lose = lambda sender, datagram: False
+    pair.run(5.0)
+    assert remote(pair) == [third, third]
+
+
+def test_gateway_that_loses_its_address_keeps_the_ues() -> None:
+    """§3.5: a UE that has told no list is where its last update says, not where it attached."""
+    pair = gateway_lists(R2).attach()
+    pair.roam(ACCESS_B)
+    pair.run(1.0)
+    pair.epdg.endpoint.set_addresses(pair.epdg.live, [R2], pair.now)
+    assert pair.epdg.live.path == Path(R2, B)
+    pair.run(1.0)
+    assert pair.ue.live.path == Path(B, R2)
+
+
+def test_loss_of_an_address_that_was_never_told_is_told() -> None:
+    """§3.6: a UE may have moved to an address of the gateway that no list had."""
+    pair = Pair().attach()
+    pair.epdg.endpoint.set_addresses(pair.epdg.live, [R1], pair.now)
+    pair.run(1.0)
+    pair.ue.endpoint.move(pair.ue.live, Path(A, R2), pair.now)
+    pair.run(1.0)
+    pair.epdg.endpoint.set_addresses(pair.epdg.live, [R1], pair.now)
+    pair.run(1.0)
+    assert gateway_addresses(pair) == [R1, R1]
+    assert pair.epdg.live.path == Path(R1, A)
+
+
+def test_list_that_waits_for_a_rekey_goes_out_under_the_new_sa() -> None:
+    """RFC 7296 §2.8: what is queued behind the rekey goes on in the SA that it makes."""
+    pair = Pair().attach()
+    pair.epdg.endpoint.initiate(pair.epdg.live, RekeyIke(), pair.now)
+    pair.epdg.endpoint.set_addresses(pair.epdg.live, [R1, R2], pair.now)
+    pair.run(1.0)
+    assert peer_addresses(pair) == {R1.address, R2.address}
+    assert pair.epdg.live.mobility.announcing is None
+
+
+def test_list_that_was_sent_from_several_addresses_is_sent_again() -> None:
+    """§3.6: whichever copy the gateway took, "a new INFORMATIONAL request MUST be sent"."""
+    pair = Pair().attach()
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.path.local == A
+    pair.ue.endpoint.set_addresses(pair.ue.live, [A, B], pair.now)
+    pair.lose = lambda sender, datagram: (
+        (sender, datagram.path.local) == ("ue", A) or ((sender, datagram.path.remote) == ("epdg", B))
+    )
+    pair.run(1.2)  # the copy from B has arrived, its answer has not
+    assert pair.epdg.live.mobility.peer_addresses == (B.address,)
+    pair.lose = lambda sender, datagram: False
+    pair.run(5.0)
+    assert pair.ue.live.path.local == A
+    assert set(pair.epdg.live.mobility.peer_addresses) == {A.address, B.address}
 
 
 def test_responder_has_an_address() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from protocols.errors import LocalError
@@ -12,6 +14,7 @@ from protocols.ikev2.events import (
     ChildSaPathChanged,
     Closed,
     EspFollowed,
+    NatStatus,
     PathSuspected,
     SaState,
     Suspended,
@@ -158,6 +161,23 @@ def test_update_to_a_deaf_access_ends_at_a_path_that_answers() -> None:
     assert remote(pair) == [A, A]
     updates = [line for line in pair.wire if "UPDATE_SA_ADDRESSES" in line and "again" not in line]
     assert len(updates) == 2
+
+
+def test_update_that_was_sent_from_several_addresses_is_sent_again() -> None:
+    """§3.5, §3.10: the gateway may have taken a copy from another pair for the move; the UE says where it is."""
+    pair = Pair(initiator_config(additional_addresses=(A.address,))).attach()
+    other = Endpoint.of("198.51.100.7", 4500)
+    pair.ue.endpoint.set_addresses(pair.ue.live, [B, other], pair.now, tell=False)
+    pair.lose = lambda sender, datagram: (
+        (sender, datagram.path.local) == ("ue", B) or ((sender, datagram.path.remote) == ("epdg", other))
+    )
+    pair.run(1.2)
+    assert pair.epdg.live.path.remote == other  # by a copy that was a probe
+    pair.lose = lambda sender, datagram: False
+    pair.run(10.0)
+    assert pair.ue.live.path.local == B
+    assert remote(pair) == [B, B]
+    assert pair.epdg.live.nat == NatStatus()
 
 
 def test_hint_is_not_asked_twice() -> None:
@@ -463,6 +483,33 @@ def test_request_that_was_outstanding_goes_on_after_the_pause() -> None:
     assert pair.ue.take(AddressesUpdated).new.local == A
 
 
+def test_the_same_address_again_ends_the_pause() -> None:
+    """§3.6 with RFC 4621 §5.4: an address is there again, be it the one of before."""
+    pair = Pair().attach()
+    pair.ue.endpoint.set_addresses(pair.ue.live, [], pair.now)
+    pair.run(60.0)
+    pair.ue.endpoint.set_addresses(pair.ue.live, [A], pair.now)
+    assert not pair.ue.live.mobility.suspended
+    pair.run(1.0)
+    assert pair.ue.take(AddressesUpdated).new.local == A
+    assert pair.epdg.has(AddressesUpdated)
+
+
+def test_keepalives_go_on_after_the_pause() -> None:
+    """RFC 3948 §4: also when the update that ends the pause is refused."""
+    pair = Pair(epdg=responder_config(acceptable_addresses=(ip_network(f"{NAT_OUTSIDE.address}/32"),)))
+    pair.translate = {A: NAT_OUTSIDE, ACCESS_A: NAT_OUTSIDE}
+    pair.attach()
+    pair.ue.endpoint.suspend(pair.ue.live, pair.now)
+    pair.run(60.0)
+    count = len(pair.seen)
+    pair.roam(ACCESS_B)
+    pair.run(30.0)
+    assert pair.ue.has(AddressUpdateFailed)
+    assert pair.ue.live.path.local == A
+    assert b"\xff" in [datagram.payload for _, datagram in pair.seen[count:]]
+
+
 def test_pause_is_silence_in_both_directions() -> None:
     pair = Pair().attach()
     pair.ue.endpoint.suspend(pair.ue.live, pair.now)
@@ -497,6 +544,7 @@ def test_silence_ends_nothing_before_its_time() -> None:
     pair.run(2.0)
     assert pair.epdg.live.state is SaState.CLOSED
     sent = [s for s, _ in pair.seen if s == "epdg"]
+    assert pair.epdg.live.window.retransmissions_sent == sum(line.endswith("(again)") for line in pair.wire)
     assert len(sent) < 30
 
 

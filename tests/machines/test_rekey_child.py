@@ -12,6 +12,7 @@ from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
+    ChildSaRetired,
     Closed,
     CreateChildSaRefused,
     Event,
@@ -19,12 +20,13 @@ from protocols.ikev2.events import (
 )
 from protocols.ikev2.payloads import NoncePayload
 from protocols.ikev2.registry import ExchangeType, NotifyType
+from protocols.ikev2.tasks.child import RECEIVE_GRACE
 from protocols.ikev2.tasks.informational import DeleteChildSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.path import Datagram, Path
 from tests.dataplane.pairs import ue_spec
-from tests.harness.pair import INNER, Node, Pair
+from tests.harness.pair import INNER, Node, Pair, initiator_config, responder_config
 
 SERVER = "192.0.2.80"
 
@@ -80,7 +82,7 @@ def test_both_ends_rekey_at_once(seed: int) -> None:
     ue_loses = min(ni_ue, nr_epdg) < min(ni_epdg, nr_ue)
     assert len(pair.ue.live.children) == 3
     made = {node.name: list(node.live.children)[1:] for node in (pair.ue, pair.epdg)}  # answered, then asked for
-    pair.run(2.0)
+    pair.run(2.0 + RECEIVE_GRACE)
     assert one_child(pair) == made["ue"][0 if ue_loses else 1]
     deletes = [line for line in pair.wire if "INFORMATIONAL request" in line and "[ D ]" in line]
     assert len(deletes) == 2
@@ -249,6 +251,8 @@ def _apply(plane: UserspaceDataPlane, event: Event) -> None:
             plane.install(event.spec)
         else:
             plane.replace(event.replaces, event.spec, send_at_once=event.send_at_once)
+    elif isinstance(event, ChildSaRetired):
+        plane.retire(event.inbound_spi)
     elif isinstance(event, ChildSaRemoved):
         plane.remove(event.inbound_spi)
     elif isinstance(event, ChildSaPathChanged):
@@ -280,7 +284,7 @@ def _ike(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("start", [_ue, _epdg, _both, _ike])
-@pytest.mark.parametrize("latency", [0.001, 0.0095])
+@pytest.mark.parametrize("latency", [0.001, 0.0095, 0.0105, 0.2])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_hand_over_without_loss(start: Callable[[Pair], None], latency: float, seed: int) -> None:
     """§2.8: 3000 packets each way, five rekeys on the way, each packet delivered."""
@@ -317,3 +321,25 @@ def test_what_waits_for_the_old_sa_does_not_overtake_what_sends_already() -> Non
             plane.remove(gone.inbound_spi)
         assert plane.send_inner(_packet(INNER, SERVER))
     assert sent == [winner.outbound_spi, winner.outbound_spi, loser.outbound_spi]
+
+
+def test_child_that_is_rekeyed_and_deleted_at_once_stays_deleted() -> None:
+    """§2.25: CHILD_SA_NOT_FOUND for what our own DELETE has closed asks for no other child SA."""
+    pair = Pair(initiator_config(window_size=4), responder_config(window_size=4)).attach()
+    (spi,) = pair.ue.live.children
+    left = [1, 1]  # the rekey request and the answer to the DELETE
+
+    def lose(sender: str, datagram: Datagram) -> bool:
+        which = 0 if sender == "ue" and datagram.payload[18] == ExchangeType.CREATE_CHILD_SA else 1
+        if (which == 1 and sender == "ue") or not left[which]:
+            return False
+        left[which] = 0
+        return True
+
+    pair.lose = lose
+    pair.ue.endpoint.initiate(pair.ue.live, RekeyChild(spi), pair.now)
+    pair.ue.endpoint.initiate(pair.ue.live, DeleteChildSa(spi), pair.now)
+    pair.run(5.0)
+    assert any("N(CHILD_SA_NOT_FOUND)" in line for line in pair.wire)
+    assert not pair.ue.live.children
+    assert not pair.epdg.live.children

@@ -20,7 +20,7 @@ from protocols.ikev2.events import (
     SaState,
 )
 from protocols.ikev2.keymat import derive_rekeyed_ike_keys
-from protocols.ikev2.payloads import ConfigurationAttribute, KePayload, NoncePayload
+from protocols.ikev2.payloads import ConfigurationAttribute, KePayload, NoncePayload, NotifyPayload
 from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.registry import ConfigAttributeType, ConfigType, ExchangeType, NotifyType
 from protocols.ikev2.suites import IkeSuite, Prf
@@ -29,6 +29,7 @@ from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.path import Datagram
+from tests.harness.forge import forge, receive
 from tests.harness.pair import ACCESS_B, Node, Pair, initiator_config, responder_config
 
 X25519, ECP256 = "aes128-sha256-x25519", "aes256gcm16-prfsha256-ecp256"
@@ -104,6 +105,23 @@ def test_rekey_by_either_end(end: str) -> None:
     assert "<-- INFORMATIONAL request 0 [ ]" in pair.wire[sent:]
 
 
+@pytest.mark.parametrize("end", ["ue", "epdg"])
+def test_a_rekey_keeps_the_prf_although_the_ends_prefer_another(end: str) -> None:
+    """Not every peer changes it as §2.18 says: whoever rekeys, the preference of the other end brings no new PRF."""
+    sha512, sha256 = IkeSuite.of("aes256-sha512-x25519"), IkeSuite.of(X25519)
+    pair = Pair(
+        initiator_config(ike_policy=IkePolicy((sha256, sha512))), responder_config(ike_policy=IkePolicy((sha512,)))
+    )
+    pair.attach()
+    node, other = ends(pair, end)
+    for each in (node, other):
+        each.live.config = replace(each.live.config, ike_policy=IkePolicy((sha256, sha512)))
+    rekey(pair, node)
+    pair.run(1.0)
+    one_sa(pair)
+    assert node.live.suite == other.live.suite == sha512
+
+
 def test_skeyseed_comes_from_the_old_sk_d_by_the_old_prf() -> None:
     """§2.18: the exchange belongs to the old SA, whose PRF makes SKEYSEED; the new SA's PRF makes the keys."""
     policy = (IkeSuite.of(X25519), IkeSuite.of("aes256-sha512-x25519"))
@@ -147,6 +165,17 @@ def test_everything_goes_on_under_the_new_sa() -> None:
     pair.epdg.endpoint.initiate(pair.epdg.live, DeleteIkeSa("done"), pair.now)
     pair.run(1.0)
     assert pair.ue.endpoint.sas == pair.epdg.endpoint.sas == {}
+
+
+def test_period_of_liveness_checks_goes_on_under_the_new_sa() -> None:
+    """§2.4: what was set for the SA since its configuration counts for the one that replaces it."""
+    pair = Pair().attach()
+    pair.ue.endpoint.set_liveness_interval(pair.ue.live, 5.0, pair.now)
+    rekey(pair, pair.epdg)
+    pair.run(1.0)
+    count = len(pair.wire)
+    pair.run(11.0)
+    assert pair.wire[count::2] == ["--> INFORMATIONAL request 0 [ ]", "--> INFORMATIONAL request 1 [ ]"]
 
 
 def test_move_while_the_rekey_waits_goes_out_under_the_new_sa() -> None:
@@ -239,6 +268,25 @@ def test_peer_that_did_not_notice_answers_temporary_failure_and_its_sa_is_the_on
     one_sa(pair)
 
 
+def test_update_under_an_sa_that_is_being_deleted_after_its_rekey() -> None:
+    """RFC 4555 §3.5: a move that nobody carries out is not answered as if somebody had; §3.7: COOKIE2 comes back."""
+    pair = Pair().attach()
+    old = pair.epdg.live
+    update = forge(
+        pair,
+        "ue",
+        4,
+        NotifyPayload(type=NotifyType.UPDATE_SA_ADDRESSES),
+        NotifyPayload(type=NotifyType.COOKIE2, data=bytes(8)),
+    )
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[18] == ExchangeType.INFORMATIONAL
+    rekey(pair, pair.epdg)
+    pair.run(0.1)
+    assert old.state is SaState.DELETING
+    receive(pair, pair.epdg, update)
+    assert pair.wire[-1] == "<-- INFORMATIONAL response 4 [ N(TEMPORARY_FAILURE), N(COOKIE2) ]"
+
+
 def test_late_request_for_a_rekeyed_sa_is_answered_temporary_failure() -> None:
     """§2.25.2: "it is currently trying to close it" whether or not the DELETE has been sent."""
     pair = Pair().attach()
@@ -284,6 +332,7 @@ def test_delete_of_the_ike_sa_crosses_its_rekey() -> None:
     pair.run(1.0)
     assert "<-- CREATE_CHILD_SA response 4 [ N(TEMPORARY_FAILURE) ]" in pair.wire
     assert pair.ue.endpoint.sas == pair.epdg.endpoint.sas == {}
+    pair.run(60.0)  # the last response has not been asked for again: its keys are forgotten (§2.12)
     assert pair.ue.endpoint.next_deadline() is None
 
 
@@ -345,6 +394,8 @@ def test_peer_that_goes_on_under_the_sa_that_it_made() -> None:
     old = next(iter(pair.epdg.live.children))
     pair.epdg.endpoint.initiate(pair.epdg.live, RekeyChild(old), pair.now)
     pair.run(0.1)
+    told = [event for event in pair.ue.events if isinstance(event, IkeSaRekeyed | ChildSaInstalled)]
+    assert [type(event) for event in told] == [ChildSaInstalled, IkeSaRekeyed, ChildSaInstalled]  # whose is said first
     assert pair.ue.take(IkeSaRekeyed).successor is pair.ue.live
     assert pair.epdg.live.children[old].replaced
     pair.lose = lambda sender, datagram: False

@@ -14,6 +14,7 @@ from protocols.ikev2.events import Closed, MessageSent, SaState
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
+from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from tests.harness.forge import forge, receive
 from tests.harness.pair import ACCESS_B, Pair, initiator_config, responder_config
 
@@ -54,6 +55,18 @@ def test_a_window_above_one_is_announced_when_the_sa_is_up() -> None:
     ]
     sent = [n for e in pair.ue.events if isinstance(e, MessageSent) if (n := e.message.notify(16385)) is not None]
     assert [n.data for n in sent] == [bytes([0, 0, 0, 4])]
+    assert (pair.ue.live.window.size, pair.ue.live.window.peer_size) == (4, 3)
+    assert (pair.epdg.live.window.size, pair.epdg.live.window.peer_size) == (3, 4)
+
+
+@pytest.mark.parametrize("end", ["ue", "epdg"])
+def test_a_rekeyed_sa_has_its_window_announced_again(end: str) -> None:
+    """§2.3: "the new IKE SA starts with window size 1 until it is explicitly increased"."""
+    pair = pair_with(ue=4, epdg=3)
+    old, node = pair.ue.live, pair.ue if end == "ue" else pair.epdg
+    node.endpoint.initiate(node.live, RekeyIke(), pair.now)
+    pair.run(1.0)
+    assert pair.ue.live is not old
     assert (pair.ue.live.window.size, pair.ue.live.window.peer_size) == (4, 3)
     assert (pair.epdg.live.window.size, pair.epdg.live.window.peer_size) == (3, 4)
 

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from protocols.ikev2.suites import ENCRYPTION_NAMES, GROUP_NAMES, INTEGRITY_NAMES, EspSuite, IkeSuite
+from aaa.__main__ import application as aaa
+from dashboards.__main__ import application as dashboards
+from epdg.__main__ import app as epdg
+from lab.__main__ import application as lab
+from protocols.ikev2.key_exchange import WEAK_GROUPS
+from protocols.ikev2.proposals import ESP_POLICIES, IKE_POLICIES, EspPolicy, IkePolicy
+from protocols.ikev2.suites import (
+    ENCRYPTION,
+    ENCRYPTION_NAMES,
+    GROUP_NAMES,
+    INTEGRITY,
+    INTEGRITY_NAMES,
+    KEY_EXCHANGES,
+    PRF_NAMES,
+    PRFS,
+    EspSuite,
+    IkeSuite,
+)
+from ue.__main__ import application as ue
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
-SUITE = re.compile(r"`(aes[0-9]+(?:gcm16)?(?:-[a-z0-9]+)+|aes[0-9]+gcm16)`")
-METHOD = re.compile(r'"((?:node|sessions|peers|ue)\.[a-z.]+)":')
+SUITE = re.compile(rf"`((?:{'|'.join(ENCRYPTION_NAMES)})(?:-[a-z0-9_]+)+|aes[0-9]+[cg]cm[0-9]+|chacha20poly1305)`")
+BRACES = re.compile(r"\{([0-9,]+)\}")
 CONTROLLED = {"epdg": ROOT / "epdg", "aaa": ROOT / "aaa", "ue": ROOT / "ue"}
 
 
@@ -44,15 +64,56 @@ def test_suites_that_are_named_exist(document: Path) -> None:
         assert of(text).name
 
 
-def test_the_readme_names_every_algorithm() -> None:
+def expanded(token: str) -> list[str]:
+    """``ecp{256,384}`` is ``ecp256`` and ``ecp384``."""
+    braces = BRACES.search(token)
+    if braces is None:
+        return [token]
+    return [each for value in braces[1].split(",") for each in expanded(BRACES.sub(value, token, count=1))]
+
+
+def algorithms() -> str:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme[readme.index("## Algorithms") : readme.index("## What is not there yet")].lower().replace("-", "")
-    words = {
-        **{name: name for name in GROUP_NAMES if name != "curve25519"},
-        **{name: {"sha1": "hmacsha1"}.get(name, name.removeprefix("sha")) for name in INTEGRITY_NAMES},
-        **{name: "aesgcm16" if "gcm" in name else "aescbc" for name in ENCRYPTION_NAMES},
-    }
-    assert not [name for name, word in words.items() if word not in table]
+    return readme[readme.index("## Algorithms") : readme.index("## What is not there yet")]
+
+
+def test_the_readme_names_every_algorithm_and_no_other() -> None:
+    tables = "".join(line for line in algorithms().splitlines() if line.startswith("| "))
+    named = {name for token in re.findall(r"`([a-z0-9{},]+)`", tables) for name in expanded(token)}
+    aliases = {"curve25519", "curve448"}
+    there = {*ENCRYPTION_NAMES, *INTEGRITY_NAMES, *PRF_NAMES, *GROUP_NAMES, "esn", "noesn"} - aliases
+    assert named == there
+
+
+def test_the_readme_names_every_weak_algorithm_and_every_policy() -> None:
+    text = algorithms()
+    weak = {row.name.format(bits=128) for row in ENCRYPTION.values() if row.weak}
+    weak |= {row.name for table in (INTEGRITY, PRFS) for row in table.values() if row.weak}
+    weak |= {KEY_EXCHANGES[group].name for group in WEAK_GROUPS}
+    sentence = text[text.index("Weak are ") : text.index("; they are in no policy")]
+    assert set(re.findall(r"`([a-z0-9]+)`", sentence)) == weak
+    assert not [name for name in {*IKE_POLICIES, *ESP_POLICIES} if f"`{name}`" not in text]
+    assert not [name for name in {*IKE_POLICIES} - {"legacy"} if IkePolicy.of([name]).weak or EspPolicy.of([name]).weak]
+
+
+COMMANDS = {"aaa": aaa, "dashboards": dashboards, "epdg": epdg, "lab": lab, "ue": ue}
+
+
+@pytest.mark.parametrize("node", sorted(COMMANDS))
+def test_the_readme_names_every_command(node: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| `{node}` \| (.+) \|$", readme, re.MULTILINE)
+    assert row is not None
+    written = {word for words in re.findall(r"`([a-z -]+)", row[1]) for word in words.split()}
+    assert written == commands(get_command(COMMANDS[node]))
+
+
+def commands(command: object) -> set[str]:
+    """The names of a command's commands, and of theirs."""
+    found: set[str] = set()
+    for name, each in getattr(command, "commands", {}).items():
+        found |= {name} | commands(each)
+    return found
 
 
 @pytest.mark.parametrize("node", sorted(CONTROLLED))
@@ -60,6 +121,12 @@ def test_every_control_method_is_described_and_no_other(node: str) -> None:
     architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     begin = architecture.index(f"\n### {node}\n")
     end = architecture.find("\n##", begin + 5)
-    described = set(re.findall(r"^\| `([a-z.]+)` \|", architecture[begin:end], re.MULTILINE))
-    sources = "".join(file.read_text(encoding="utf-8") for file in CONTROLLED[node].glob("*.py"))
-    assert described == set(METHOD.findall(sources))
+    described = set(re.findall(r"^\| `([a-z.-]+)` \|", architecture[begin:end], re.MULTILINE))
+    assert described == {method for file in CONTROLLED[node].glob("*.py") for method in control_methods(file)}
+
+
+def control_methods(source: Path) -> set[str]:
+    """The keys of the mapping that a control server is given: the one that has ``node.status``."""
+    mappings = [node for node in ast.walk(ast.parse(source.read_text("utf-8"))) if isinstance(node, ast.Dict)]
+    names = [{key.value for key in node.keys if isinstance(key, ast.Constant)} for node in mappings]
+    return {str(name) for each in names if "node.status" in each for name in each}

@@ -14,7 +14,7 @@ import pytest
 from aaa.subscribers.laboratory import laboratory_subscriber
 from epdg.qcd import read_secrets
 from protocols.entropy import SeededEntropy
-from protocols.errors import BackendError, ConfigurationError
+from protocols.errors import ConfigurationError
 from protocols.ikev2.events import ChildSaInstalled, Closed, Established, Event, MessageReceived
 from protocols.ikev2.tasks.informational import Liveness
 from tests.harness.aka_user import aka_user
@@ -97,7 +97,7 @@ def test_generations_of_the_secret(tmp_path: Path) -> None:
     (made,) = read_secrets(file, SeededEntropy(1))
     file.write_text("11" * 32 + "\n" + made.reveal().hex() + "\n")
     assert [secret.reveal()[:1] for secret in read_secrets(file, SeededEntropy(2))] == [b"\x11", made.reveal()[:1]]
-    with pytest.raises(BackendError, match="No such file"):
+    with pytest.raises(ConfigurationError, match="No such file"):
         read_secrets(tmp_path / "nowhere" / "secret", SeededEntropy(1))
 
 

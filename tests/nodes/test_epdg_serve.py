@@ -414,9 +414,9 @@ def test_certificate_that_does_not_fit_its_key_is_one_line(tmp_path: Path) -> No
     other.write_configuration()
     (tmp_path / "pki" / "gateway.key").write_bytes((other.directory / "pki" / "gateway.key").read_bytes())
     result = run_epdg("serve", "-c", path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
-    assert "do not fit" in result.stderr
+    assert "expected a certificate for the key in" in result.stderr
 
 
 def test_pki_init(tmp_path: Path) -> None:

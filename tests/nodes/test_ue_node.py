@@ -28,6 +28,7 @@ from protocols.io.control import ControlClient, ControlError, call_sync
 from protocols.trace.keys import WiresharkProfile
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 from tests.harness.material import ROOT
+from tests.peers import evidence
 from tests.peers.aaa_node import AaaProcess
 from tests.peers.epdg_node import CORE_HOST, FQDN, EpdgProcess
 from tests.peers.processes import wait_until
@@ -121,6 +122,7 @@ class Ue:
             wait_until(lambda: self._answers(state), what="ue", timeout=TIMEOUT, log=self.log.read_text)
             yield self
         finally:
+            evidence.keep(self.control)
             terminate(self.process)  # type: ignore[arg-type]
 
     def _answers(self, state: str | None) -> bool:
@@ -135,6 +137,7 @@ class Ue:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
+        evidence.keep(self.control)
         self.process.send_signal(number)
         return self.process.wait(TIMEOUT)
 

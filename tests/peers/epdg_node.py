@@ -51,7 +51,7 @@ from protocols.path import Path as NetworkPath
 from protocols.threegpp.swu import DeviceSwu
 from protocols.trace.records import JsonValue
 from tests.harness.aka_user import AkaUser
-from tests.peers import aaa_node
+from tests.peers import aaa_node, evidence
 from tests.peers.processes import wait_until
 
 FQDN = "epdg.epc.mnc001.mcc001.pub.3gppnetwork.org"
@@ -111,6 +111,7 @@ class EpdgProcess:
             "apns": {"internet": {"pool": "10.45.0.0/24", "dns": ["10.45.0.1"]}},
             "data_plane": {"hosts": [CORE_HOST]},
             "control": "epdg.sock",
+            "trace": {"export_keys": True},
         }
         if self.changes is not None:
             self.changes(values)
@@ -129,6 +130,7 @@ class EpdgProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.process is not None:
+            evidence.keep(self.control)
             terminate(self.process)
 
     def start(self, *, with_peer: bool = True) -> None:
@@ -169,6 +171,7 @@ class EpdgProcess:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it by a signal; its exit status."""
         assert self.process is not None
+        evidence.keep(self.control)
         self.process.send_signal(number)
         return self.process.wait(START_TIMEOUT)
 

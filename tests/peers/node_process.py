@@ -17,6 +17,7 @@ from lab.namespaces import Namespace, terminate
 from protocols.errors import BackendError
 from protocols.io.control import ControlClient, call_sync
 from protocols.trace.records import JsonValue
+from tests.peers import evidence
 from tests.peers.processes import PeerError, wait_until
 
 START_TIMEOUT = 20.0
@@ -42,7 +43,7 @@ class NodeProcess:
         self.namespace = namespace
         self.directory = directory
         self.control = directory / f"{module}.sock"
-        self.configuration = {**configuration, "control": self.control.name}
+        self.configuration = {"trace": {"export_keys": True}, **configuration, "control": self.control.name}
         self._verb = verb
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -90,12 +91,14 @@ class NodeProcess:
     def stop(self) -> int:
         """End it by SIGTERM; its exit status."""
         assert self._process is not None
+        evidence.keep(self.control)
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(START_TIMEOUT)
 
     def close(self) -> None:
         """End it; again is harmless."""
         if self._process is not None:
+            evidence.keep(self.control)
             terminate(self._process)
             self._process = None
             print(f"--- {self.module} ---\n{self.log()}")

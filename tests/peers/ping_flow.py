@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import tempfile
+import time
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +79,11 @@ class PingFlow:
             process=self._process,
             log=self._file.read_text,
         )
+
+    def silence(self) -> float:
+        """How long ago the last answer came, in seconds."""
+        answers = self.answers
+        return time.time() - answers[-1][1] if answers else 0.0
 
     def outages(self, count: int) -> list[float]:
         """The ``count`` longest silences beyond the interval, in the order they came; seconds."""

@@ -1,4 +1,9 @@
-"""IKEv2 against AOSP's published tests: unit vectors, canned sessions of the CTS, and their capture."""
+"""IKEv2 against AOSP's published tests: unit vectors, canned sessions of the CTS, and their capture.
+
+Of the 38 checks that ``ikev2_aosp.json`` names three have no octets there to check by: "empty INFORMATIONAL (i)",
+"SKEYSEED sha256" (every session of the CTS has one) and "ctr" (RFC 3686's own vectors are in ``test_rfc_algorithms``).
+The sessions are replayed through the machine in ``test_ikev2_aosp_sessions``.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +65,8 @@ from protocols.ikev2.suites import (
     ModpPrivate,
     Prf,
 )
+from protocols.ikev2.tasks.natd import detection_hash
+from protocols.path import Endpoint
 from protocols.secret import Secret
 from tests.harness.material import SHARED, shared
 from tests.vectors.test_ikev2_rfc import Octets
@@ -144,6 +151,18 @@ def test_messages_of_the_exchange() -> None:
     # Sealed by ourselves and opened again it is the same message.
     again = Sealer(PSK_SUITE, keys, True, SeededEntropy(2)).seal(message)
     assert responder.open(again, decode_header(again)) == message
+
+
+def test_nat_detection() -> None:
+    """RFC 7296 §2.23: the hash that the initiator sent of its own address."""
+    row = material("ikev2_aosp.json")["full_psk_exchange"]
+    published = row["NAT_DETECTION_SOURCE_IP"]
+    source = Endpoint.of(published["ip"], published["port"])
+    digest = detection_hash(octets(row["SPIi"]), octets(published["spi_r"]), source)
+    assert digest == octets(published["hash"])
+    sent = decode_message(octets(row["ike_sa_init_request"])).notify(NotifyType.NAT_DETECTION_SOURCE_IP)
+    assert sent is not None
+    assert sent.data == digest
 
 
 def test_prf() -> None:

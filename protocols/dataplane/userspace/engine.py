@@ -79,13 +79,17 @@ class UserspaceDataPlane:
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
 
-    def remove(self, inbound_spi: bytes) -> None:
-        """See ``DataPlane.remove``."""
+    def retire(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.retire``."""
         sa = self._require(inbound_spi)
         for successor in [new for new, old in self._successors.items() if old == inbound_spi]:
             self._take_over(successor)
         if self._successors.pop(inbound_spi, None) is None:
             self._outbound.discard(sa)
+
+    def remove(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.remove``."""
+        self.retire(inbound_spi)
         del self._sas[inbound_spi]
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
@@ -98,6 +102,7 @@ class UserspaceDataPlane:
         drops = sa.drops
         return ChildSaCounters(
             inbound_packets=sa.inbound_packets,
+            strayed_packets=sa.strayed_packets,
             inbound_octets=sa.inbound_octets,
             outbound_packets=sa.outbound_packets,
             outbound_octets=sa.outbound_octets,
@@ -141,6 +146,8 @@ class UserspaceDataPlane:
         if spi in self._successors:
             self._take_over(spi)
         if isinstance(result, bytes):
+            if _strays(sa, path):
+                sa.strayed_packets += 1
             if sa.limited:
                 self._watch(sa)
             self._deliver(result, spi)
@@ -229,8 +236,9 @@ class _OutboundIndex:
             table.setdefault(prefix, []).append(sa)
 
     def discard(self, sa: ChildSa) -> None:
-        """Take ``sa`` out, and the tables that it leaves empty."""
-        del self._order[sa.spec.inbound_spi]
+        """Take ``sa`` out if it is in, and the tables that it leaves empty."""
+        if self._order.pop(sa.spec.inbound_spi, None) is None:
+            return
         for version, remote, shift, prefix in _places(sa.spec):
             tables = self._tables[version]
             table = tables[remote, shift]
@@ -256,6 +264,13 @@ class _OutboundIndex:
 
     def _is_newer(self, sa: ChildSa, than: ChildSa) -> bool:
         return self._order[sa.spec.inbound_spi] > self._order[than.spec.inbound_spi]
+
+
+def _strays(sa: ChildSa, path: Path) -> bool:
+    """Whether a packet came between other addresses than those that should be employed (RFC 4555 §3.12)."""
+    if sa.encapsulation and path.remote.port != sa.path.remote.port:
+        return True
+    return path.remote.address != sa.path.remote.address or path.local.address != sa.path.local.address
 
 
 def _places(spec: ChildSaSpec) -> set[tuple[int, bool, int, int]]:

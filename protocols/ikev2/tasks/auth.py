@@ -68,9 +68,8 @@ def establish(
 
 def fail(sa: IkeSa, error: RemoteError, now: float) -> None:
     """A response that breaks a rule ends the SA; a peer that believes it is up is told (§2.21.2)."""
-    peer_is_up = sa.state in (SaState.HALF_OPEN, SaState.AUTHENTICATING, SaState.ESTABLISHED) and not isinstance(
-        error, PeerRefusal
-    )
+    up = (SaState.INTERMEDIATE, SaState.HALF_OPEN, SaState.AUTHENTICATING, SaState.ESTABLISHED)
+    peer_is_up = sa.state in up and not isinstance(error, PeerRefusal)
     notify = error.notify if isinstance(error, PeerRefusal) else None
     sa.emit(Refused(text=str(error), notify=notify, by_peer=isinstance(error, PeerRefusal)))
     if peer_is_up and sa.sealer is not None:
@@ -117,12 +116,14 @@ def report_refusal(sa: IkeSa, text: str, notify: NotifyPayload) -> None:
 
 
 def signed_octets(sa: IkeSa, identity: Identity, *, original_initiator: bool) -> bytes:
-    """What AUTH of one end covers (§2.15): its first message, the other's nonce, its MACed ID."""
+    """What AUTH of one end covers (§2.15): its first message, the other's nonce, its MACed ID, IntAuth (RFC 9242)."""
     suite, keys = sa.established_keys()
     prf = Prf.of(suite.prf)
     if original_initiator:
-        return auth_octets(sa.init_request, sa.nonce_r, prf, keys.sk_pi, identity.encode())
-    return auth_octets(sa.init_response, sa.nonce_i, prf, keys.sk_pr, identity.encode())
+        octets = auth_octets(sa.init_request, sa.nonce_r, prf, keys.sk_pi, identity.encode())
+    else:
+        octets = auth_octets(sa.init_response, sa.nonce_i, prf, keys.sk_pr, identity.encode())
+    return octets + sa.intermediate.int_auth()
 
 
 def certificate_requests(sa: IkeSa) -> tuple[CertreqPayload, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
 from protocols.esp.sa import UNLIMITED, ChildSaSpec
-from protocols.ikev2.events import ChildSaInstalled, ChildSaRemoved, ConfigurationReply, Refused
+from protocols.ikev2.events import ChildSaInstalled, ChildSaRemoved, ChildSaRetired, ConfigurationReply, Refused
 from protocols.ikev2.keymat import derive_child_keys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
@@ -25,6 +25,7 @@ from protocols.ikev2.spi import RESERVED_MAXIMUM
 from protocols.ikev2.suites import EspSuite, Prf
 from protocols.ikev2.task import Task
 from protocols.ikev2.tasks import config, lifetime
+from protocols.ikev2.timing import Timer
 from protocols.path import Path
 from protocols.selectors import TrafficSelector
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 NONCE_LENGTH = 32
 SPI_LENGTH = 4
+RECEIVE_GRACE = 2.0  # longer than ESP and the DELETE that overtook it are on the way
 # §2.21.2: "the only ones to cause the IKE SA to be deleted or not created, without a Delete payload"
 FATAL = (NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, NotifyType.INVALID_SYNTAX, NotifyType.AUTHENTICATION_FAILED)
 SELECTORS_MAXIMUM = 255  # §3.13: the number of selectors is one octet
@@ -174,11 +176,15 @@ def add(
     secrets: tuple[bytes, bytes, bytes],
     exchange_initiator: bool,
     now: float,
+    additional: bytes = b"",
 ) -> ChildSa:
-    """Derive KEYMAT (§2.17) and keep the child SA; ``secrets`` are Ni, Nr and g^ir (empty without PFS)."""
+    """Derive KEYMAT (§2.17) and keep the child SA; ``secrets`` are Ni, Nr and g^ir (empty without PFS).
+
+    ``additional`` are the secrets of the additional key exchanges (RFC 9370).
+    """
     ike_suite, keys = sa.established_keys()
     nonce_i, nonce_r, shared = secrets
-    material = derive_child_keys(suite, Prf.of(ike_suite.prf), keys.sk_d, nonce_i, nonce_r, shared)
+    material = derive_child_keys(suite, Prf.of(ike_suite.prf), keys.sk_d, nonce_i, nonce_r, shared, additional)
     out_e, out_a, in_e, in_a = material.ei, material.ai, material.er, material.ar
     if not exchange_initiator:
         out_e, out_a, in_e, in_a = in_e, in_a, out_e, out_a
@@ -244,10 +250,27 @@ def announce_installed(sa: IkeSa) -> None:
         sa.emit(ChildSaInstalled(spec=child.spec))
 
 
-def remove(sa: IkeSa, inbound_spi: bytes, why: str) -> None:
-    """Forget a child SA, known or not."""
-    if sa.children.pop(inbound_spi, None) is not None:
+def remove(sa: IkeSa, inbound_spi: bytes, why: str, now: float) -> None:
+    """Forget a child SA, known or not; one that was replaced receives what is still on the way."""
+    gone = sa.children.pop(inbound_spi, None)
+    if gone is None:
+        return
+    if not gone.replaced:
         sa.emit(ChildSaRemoved(inbound_spi=inbound_spi, why=why))
+        return
+    sa.retired[inbound_spi] = now + RECEIVE_GRACE
+    sa.timers.set_earlier(Timer.RETIRED, now + RECEIVE_GRACE)
+    sa.emit(ChildSaRetired(inbound_spi=inbound_spi))
+
+
+def remove_retired(sa: IkeSa, now: float) -> None:
+    """Nothing of these is on the way any more."""
+    for spi, until in list(sa.retired.items()):
+        if until <= now:
+            del sa.retired[spi]
+            sa.emit(ChildSaRemoved(inbound_spi=spi, why="replaced"))
+        else:
+            sa.timers.set_earlier(Timer.RETIRED, until)
 
 
 def narrow(offered: Selectors, allowed: Selectors) -> Selectors:

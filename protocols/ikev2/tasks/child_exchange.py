@@ -1,11 +1,15 @@
 """What all uses of CREATE_CHILD_SA (RFC 7296 §1.3) have in common: nonces, key exchange, the child SA they make.
 
-``ChildExchange`` is the initiator's side, ``grant`` the responder's. Left out: transport mode, IPComp, waiting
+``ChildExchange`` is the initiator's side, ``grant`` the responder's; where additional key exchanges were chosen
+the child SA is made after them (``followup_ke``). Left out: transport mode, IPComp, waiting
 for traffic before the responder sends on an SA that replaces none.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,14 +27,15 @@ from protocols.ikev2.payloads import (
 )
 from protocols.ikev2.proposals import select_esp
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType
-from protocols.ikev2.suites import KeyExchange
+from protocols.ikev2.suites import EspSuite, KeyExchange
 from protocols.ikev2.task import Concurrent, Response
-from protocols.ikev2.tasks import child, informational, lifetime
+from protocols.ikev2.tasks import child, followup_ke, informational, intermediate, lifetime
 
 if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
 NONCE_LENGTH = 32  # §2.10: at least half the PRF's key, 16 to 256 octets
+DELETED_MAXIMUM = 16
 
 
 class Dialogue:
@@ -76,21 +81,64 @@ def refusal(message: Message) -> NotifyPayload | None:
     return next((notify for notify in message.all(NotifyPayload) if notify.type.is_error), None)
 
 
-class ChildExchange(Concurrent):
-    """The initiator's side of a CREATE_CHILD_SA that makes a child SA, new or in place of another."""
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """What both ends agreed on for a child SA; its keys follow from it and the additional key exchanges."""
+
+    suite: EspSuite
+    spi: bytes
+    peer_spi: bytes
+    local: child.Selectors
+    remote: child.Selectors
+    secrets: tuple[bytes, bytes, bytes]
+    exchange_initiator: bool
+
+    @property
+    def lowest_nonce(self) -> bytes:
+        """The lower of the two nonces."""
+        return min(self.secrets[:2])
+
+    def make(self, sa: IkeSa, additional: bytes, now: float) -> child.ChildSa:
+        """The child SA."""
+        spis, selectors = (self.spi, self.peer_spi), (self.local, self.remote)
+        initiator = self.exchange_initiator
+        return child.add(sa, self.suite, *spis, *selectors, self.secrets, initiator, now, additional)
+
+
+class ChildExchange(Concurrent, ABC):
+    """The initiator's side of a CREATE_CHILD_SA that makes a child SA, new or in place of another.
+
+    ``following``: its additional key exchanges are under way.
+    """
 
     exchange = ExchangeType.CREATE_CHILD_SA
 
     def __init__(self) -> None:
         self._dialogue = Dialogue()
         self._offer: child.Offer | None = None
+        self._agreed: Agreed | None = None
         self.back_off = lifetime.BackOff()
+        self.following = False
+        self._deleted: deque[bytes] = deque(maxlen=DELETED_MAXIMUM)
+
+    def deleted_by_peer(self, spi: bytes) -> None:
+        """While our request waits the peer deletes a child SA that we do not know: it may be the one to come."""
+        self._deleted.append(spi)
+
+    @abstractmethod
+    def made(self, sa: IkeSa, new: child.ChildSa, lowest_nonce: bytes, now: float) -> None:
+        """The child SA is there."""
+
+    @abstractmethod
+    def refused(self, sa: IkeSa, notify: NotifyPayload, now: float) -> None:
+        """The peer does not want it, or not now."""
 
     def ask(self, sa: IkeSa, local: child.Selectors, remote: child.Selectors) -> tuple[Payload, ...]:
         """SA, Ni, [KEi,] TSi, TSr."""
         spi, policy = sa.spis.child_spi(), sa.config.esp_policy
+        self._deleted.clear()
         self._offer = child.Offer(
-            spi=spi, proposals=policy.proposals(spi), local_selectors=local, remote_selectors=remote
+            spi=spi, proposals=policy.proposals(spi, additional=True), local_selectors=local, remote_selectors=remote
         )
         chosen, *selectors = self._offer.payloads()
         return (chosen, *self._dialogue.begin(sa, policy.suites[0].group), *selectors)
@@ -100,8 +148,12 @@ class ChildExchange(Concurrent):
         groups = {int(suite.group) for suite in sa.config.esp_policy.suites if suite.group is not None}
         return self._dialogue.obey(notify, groups)
 
-    def take(self, sa: IkeSa, message: Message, what: str, now: float) -> tuple[child.ChildSa, bytes] | None:
-        """The child SA that the response grants, and the lower nonce; one we cannot take is deleted (§2.21.3)."""
+    def take(self, sa: IkeSa, message: Message, what: str, now: float, rival: bytes | None = None) -> None:
+        """Make what the response grants, or do its additional key exchanges first; what we cannot take is deleted.
+
+        ``rival`` is the lower nonce of the peer's exchange about the same SA (RFC 9370 §2.2.4): with the lowest of
+        all "because there is nothing to delete yet, the initiator of this exchange just stops".
+        """
         nonce = message.first(NoncePayload)
         if nonce is None or self._offer is None:
             raise RemoteError("CREATE_CHILD_SA response without a nonce", NotifyType.INVALID_SYNTAX)
@@ -109,56 +161,105 @@ class ChildExchange(Concurrent):
             suite, spi, local, remote = self._offer.read(message)
         except NegotiationError as error:
             notify = NotifyPayload(type=NotifyType(error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN))
-            sa.initiate(informational.DeleteChildSa(self._offer.spi, installed=False), now)
+            sa.initiate(informational.DeleteChildSa(self._offer.spi, installed=False), now)  # §2.21.3
             sa.emit(CreateChildSaRefused(what=f"{what}: {error}", notify=notify, by_peer=False))
-            return None
-        secrets = (self._dialogue.nonce, nonce.data, self._dialogue.shared(message, suite.group))
-        made = child.add(sa, suite, self._offer.spi, spi, local, remote, secrets, True, now)
-        return made, min(self._dialogue.nonce, nonce.data)
+            return
+        if spi in self._deleted:
+            return  # the peer's DELETE overtook its response, and has been answered
+        agreed = self._agreed = Agreed(
+            suite=suite,
+            spi=self._offer.spi,
+            peer_spi=spi,
+            local=local,
+            remote=remote,
+            secrets=(self._dialogue.nonce, nonce.data, self._dialogue.shared(message, suite.group)),
+            exchange_initiator=True,
+        )
+        if not suite.additional:
+            self.made(sa, agreed.make(sa, b"", now), agreed.lowest_nonce, now)
+        elif rival is None or agreed.lowest_nonce > rival:
+            self.following = True
+            followup_ke.start(sa, self, suite, message, now)
+
+    def completed(self, sa: IkeSa, message: Message, additional: bytes, now: float) -> None:
+        """The last additional key exchange is done."""
+        self.following = False
+        if self._agreed is not None:
+            self.made(sa, self._agreed.make(sa, additional, now), self._agreed.lowest_nonce, now)
+
+    def abandoned(self, sa: IkeSa, notify: NotifyPayload, now: float) -> None:
+        """The peer went on with none of it."""
+        self.following = False
+        self.refused(sa, notify, now)
 
 
 # --- the responder's side
 
 
-@dataclass(frozen=True, kw_only=True)
-class Granted:
-    """A child SA that we made for the peer: our answer, the SA, and the lower of the two nonces."""
-
-    payloads: tuple[Payload, ...]
-    child: child.ChildSa
-    lowest_nonce: bytes
-
-
 def grant(
-    sa: IkeSa, message: Message, local: child.Selectors, remote: child.Selectors, now: float
-) -> Granted | NotifyPayload:
-    """Choose, narrow to ``local`` and ``remote``, make the child SA; or the Notify that asks for another KE."""
+    sa: IkeSa,
+    message: Message,
+    selectors: tuple[child.Selectors, child.Selectors],
+    made: Callable[[child.ChildSa, bytes, float], None],
+    now: float,
+    subject: bytes | None = None,
+) -> Response:
+    """Choose, narrow to ``selectors`` (ours, the peer's), make the child SA; or the Notify that asks for another KE.
+
+    ``made`` gets the child SA and the lower of the two nonces, after the additional key exchanges if there are any;
+    ``subject`` is our SPI of the child SA that it replaces.
+    """
     offered, nonce, ke = message.first(SaPayload), message.first(NoncePayload), message.first(KePayload)
     tsi, tsr = message.first(TsiPayload), message.first(TsrPayload)
     if offered is None or nonce is None or tsi is None or tsr is None:
         raise RemoteError("CREATE_CHILD_SA without SA, nonce, TSi or TSr", NotifyType.INVALID_SYNTAX)
-    answer, suite = select_esp(offered.proposals, sa.config.esp_policy, with_group=True)
-    granted_remote = child.narrow(tsi.selectors, remote)
-    granted_local = child.narrow(tsr.selectors, local)
+    answer, suite = select_esp(offered.proposals, sa.config.esp_policy, with_group=True, additional=True)
+    granted_remote = child.narrow(tsi.selectors, selectors[1])
+    granted_local = child.narrow(tsr.selectors, selectors[0])
     peer_spi = child.offered_spi(offered.proposals, answer)
     shared = b""
     ke_answer: tuple[KePayload, ...] = ()
     if suite.group is not None:
         if ke is None or ke.group != suite.group:
-            return invalid_ke(suite.group)
+            return Response(payloads=(invalid_ke(suite.group),))
         public, shared = KeyExchange.respond(suite.group, ke.data, sa.entropy)
         ke_answer = (KePayload(group=suite.group, data=public),)
     nonce_r, spi = sa.entropy.octets(NONCE_LENGTH), sa.spis.child_spi()
-    secrets = (nonce.data, nonce_r, shared)
-    made = child.add(sa, suite, spi, peer_spi, granted_local, granted_remote, secrets, False, now)
-    payloads: tuple[Payload, ...] = (
-        SaPayload(proposals=(replace(answer, spi=spi),)),
-        NoncePayload(data=nonce_r),
-        *ke_answer,
-        TsiPayload(selectors=granted_remote),
-        TsrPayload(selectors=granted_local),
+    agreed = Agreed(
+        suite=suite,
+        spi=spi,
+        peer_spi=peer_spi,
+        local=granted_local,
+        remote=granted_remote,
+        secrets=(nonce.data, nonce_r, shared),
+        exchange_initiator=False,
     )
-    return Granted(payloads=payloads, child=made, lowest_nonce=min(nonce.data, nonce_r))
+
+    def finish(additional: bytes, now: float) -> tuple[Payload, ...]:
+        made(agreed.make(sa, additional, now), agreed.lowest_nonce, now)
+        return ()
+
+    link: tuple[Payload, ...] = ()
+    if suite.additional:
+        series = followup_ke.Unfinished(
+            subject=subject or spi,
+            lowest_nonce=agreed.lowest_nonce,
+            methods=intermediate.methods(suite),
+            finish=finish,
+        )
+        link = (sa.followups.expect(sa, series, now),)
+    else:
+        finish(b"", now)
+    return Response(
+        payloads=(
+            SaPayload(proposals=(replace(answer, spi=spi),)),
+            NoncePayload(data=nonce_r),
+            *ke_answer,
+            TsiPayload(selectors=granted_remote),
+            TsrPayload(selectors=granted_local),
+            *link,
+        )
+    )
 
 
 def invalid_ke(group: KeGroup) -> NotifyPayload:

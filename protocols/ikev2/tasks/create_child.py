@@ -19,7 +19,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload, SaPayload
 from protocols.ikev2.registry import NotifyType, ProtocolId
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child, child_exchange, lifetime, rekey_child, rekey_ike
+from protocols.ikev2.tasks import child, child_exchange, followup_ke, lifetime, rekey_child, rekey_ike
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -41,10 +41,17 @@ class CreateChild(child_exchange.ChildExchange):
         """Install what was granted; a refusal ends nothing."""
         notify = child_exchange.refusal(message)
         if notify is None:
-            made = self.take(sa, message, "an additional child SA", now)
-            if made is not None:
-                sa.emit(ChildSaInstalled(spec=made[0].spec))
-        elif self.obey(sa, notify):
+            self.take(sa, message, "an additional child SA", now)
+        else:
+            self.refused(sa, notify, now)
+
+    def made(self, sa: IkeSa, new: child.ChildSa, lowest_nonce: bytes, now: float) -> None:
+        """Install it."""
+        sa.emit(ChildSaInstalled(spec=new.spec))
+
+    def refused(self, sa: IkeSa, notify: NotifyPayload, now: float) -> None:
+        """With another group, later, or not at all."""
+        if self.obey(sa, notify):
             sa.initiate(self, now, urgent=True)
         else:
             lifetime.refused(sa, self, self.back_off, "an additional child SA", notify, now)
@@ -57,15 +64,16 @@ def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     offered = message.first(SaPayload)
     if offered is not None and any(proposal.protocol == ProtocolId.IKE for proposal in offered.proposals):
         return rekey_ike.process_request(sa, message, now)
-    if sa.rekeying.under_way:
+    if sa.rekeying.under_way or sa.followups.of(followup_ke.THE_IKE_SA) is not None:
         return child_exchange.error(NotifyType.TEMPORARY_FAILURE)  # §2.25.2
     rekey = message.notify(NotifyType.REKEY_SA)
     if rekey is not None:
         return rekey_child.process_request(sa, message, rekey, now)
-    if sum(not one.replaced for one in sa.children.values()) > sa.config.additional_children:
+    unfinished = sum(subject not in sa.children for subject in sa.followups.subjects)
+    if sum(not one.replaced for one in sa.children.values()) + unfinished > sa.config.additional_children:
         return child_exchange.error(NotifyType.NO_ADDITIONAL_SAS)
-    granted = child_exchange.grant(sa, message, *child.allowed(sa), now)
-    if isinstance(granted, NotifyPayload):
-        return Response(payloads=(granted,))
-    sa.emit(ChildSaInstalled(spec=granted.child.spec))
-    return Response(payloads=granted.payloads)
+
+    def made(new: child.ChildSa, lowest_nonce: bytes, now: float) -> None:
+        sa.emit(ChildSaInstalled(spec=new.spec))
+
+    return child_exchange.grant(sa, message, child.allowed(sa), made, now)

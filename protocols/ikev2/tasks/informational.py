@@ -12,7 +12,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Concurrent, Response
-from protocols.ikev2.tasks import child, config, mobike, reauthentication, rekey_ike, tickets
+from protocols.ikev2.tasks import child, child_exchange, config, mobike, reauthentication, rekey_ike, tickets
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class DeleteChildSa(Concurrent):
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """The peer's half is gone; drop ours."""
-        child.remove(sa, self._spi, "replaced or closed by us")
+        child.remove(sa, self._spi, "replaced or closed by us", now)
 
 
 def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Response | None:
@@ -87,9 +87,10 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
         why = "the peer does not accept our authentication"
         sa.emit(Refused(text=why, notify=failed))
         return Response(close=why, by_peer=True)
-    if sa.state is SaState.REKEYED and message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None:
-        # the move belongs to the SA that took this one's place
-        return Response(payloads=(NotifyPayload(type=NotifyType.TEMPORARY_FAILURE),))
+    if sa.heir is not None and message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None:
+        # the move belongs to the SA that took this one's place; COOKIE2 comes back whatever happens (RFC 4555 §3.7)
+        temporary = NotifyPayload(type=NotifyType.TEMPORARY_FAILURE)
+        return Response(payloads=(temporary, *mobike.process_request(sa, message, path, now)))
     payloads: list[Payload] = []
     closed: list[bytes] = []
     for delete in message.all(DeletePayload):
@@ -99,7 +100,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
                 return Response(close="replaced by rekeying", by_peer=True)
             return Response(close="the peer deleted the IKE SA", by_peer=True)
         if delete.protocol == ProtocolId.ESP:
-            closed += _delete_children(sa.heir or sa, delete.spis)
+            closed += _delete_children(sa.heir or sa, delete.spis, now)
     if closed:
         payloads.append(DeletePayload(protocol=ProtocolId.ESP, spis=tuple(closed)))
     reauthentication.take(sa, message, now)
@@ -108,7 +109,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
     return config.process_request(sa, message, tuple(payloads))
 
 
-def _delete_children(sa: IkeSa, spis: tuple[bytes, ...]) -> list[bytes]:
+def _delete_children(sa: IkeSa, spis: tuple[bytes, ...], now: float) -> list[bytes]:
     """Close the pairs whose outbound SPI the peer names; answer with our inbound SPIs (§1.4.1).
 
     Where our own DELETE has crossed, "the responses MUST NOT include Delete payloads for the deleted SAs".
@@ -116,8 +117,12 @@ def _delete_children(sa: IkeSa, spis: tuple[bytes, ...]) -> list[bytes]:
     ours: list[bytes] = []
     for spi in spis:
         pair = next((c for c in sa.children.values() if c.spec.outbound_spi == spi), None)
-        if pair is not None:
-            child.remove(sa, pair.spec.inbound_spi, "the peer deleted it")
+        if pair is None:
+            for task in sa.requests_under_way:
+                if isinstance(task, child_exchange.ChildExchange):
+                    task.deleted_by_peer(spi)
+        else:
+            child.remove(sa, pair.spec.inbound_spi, "the peer deleted it", now)
             if not pair.closing:
                 ours.append(pair.spec.inbound_spi)
     return ours

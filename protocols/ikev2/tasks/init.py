@@ -11,8 +11,10 @@ The responder keeps nothing of a request that it refuses; COOKIE is demanded by 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from protocols.entropy import Entropy
 from protocols.errors import LocalError, NegotiationError, RemoteError
 from protocols.ikev2.certificates import Requested
 from protocols.ikev2.config import InitiatorConfig
@@ -27,7 +29,7 @@ from protocols.ikev2.signatures import decode_hash_algorithms, encode_hash_algor
 from protocols.ikev2.spi import NO_SPI
 from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, childless, ike_auth, natd, redirect
+from protocols.ikev2.tasks import auth, childless, ike_auth, intermediate, natd, redirect
 from protocols.path import Datagram, Endpoint, Path
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ class Init:
 
     exchange = ExchangeType.IKE_SA_INIT
 
-    def __init__(self) -> None:
+    def __init__(self, generate: Callable[[KeGroup, Entropy], KeyExchange] = KeyExchange.generate) -> None:
+        """``generate`` makes our private values; another than the default replays a known run."""
+        self._generate = generate
         self._key_exchange: KeyExchange | None = None
         self._nonce = b""
         self._cookie: bytes | None = None
@@ -53,7 +57,7 @@ class Init:
         """Offer every suite of the policy, with a key of its first group unless the peer asked for another."""
         config = sa.initiator_config
         if self._key_exchange is None:
-            self._key_exchange = KeyExchange.generate(config.ike_policy.suites[0].group, sa.entropy)
+            self._key_exchange = self._generate(config.ike_policy.suites[0].group, sa.entropy)
             self._nonce = sa.entropy.octets(NONCE_LENGTH)
         if sa.state is SaState.INITIAL:
             sa.enter(SaState.INIT_SENT, "IKE_SA_INIT request sent")
@@ -61,11 +65,12 @@ class Init:
         if self._cookie is not None:
             payloads.append(NotifyPayload(type=NotifyType.COOKIE, data=self._cookie))
         payloads += (
-            SaPayload(proposals=config.ike_policy.proposals(b"")),
+            SaPayload(proposals=intermediate.proposals(config)),
             KePayload(group=self._key_exchange.group, data=self._key_exchange.public),
             NoncePayload(data=self._nonce),
             *natd.offer(sa, sa.path),
             *sa.fragmentation.announce(),
+            *intermediate.announce(config),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *redirect.announce(sa),
             *sa.extension.payloads(Step.INIT_REQUEST),
@@ -75,6 +80,8 @@ class Init:
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Take the responder's choice, or do what it demands first."""
         config = sa.initiator_config
+        if path in config.initial_paths:
+            sa.path = path  # RFC 4555 §3.1: the pair that works
         cookie = message.notify(NotifyType.COOKIE)
         if cookie is not None:
             if not 1 <= len(cookie.data) <= COOKIE_LENGTH_MAXIMUM:
@@ -95,7 +102,8 @@ class Init:
             raise RemoteError("IKE_SA_INIT response without SA, KE or nonce", NotifyType.INVALID_SYNTAX)
         if len(offered.proposals) != 1:
             raise NegotiationError("the responder must choose one proposal", NotifyType.NO_PROPOSAL_CHOSEN)
-        suite = check_answer_ike(config.ike_policy.proposals(b""), offered.proposals[0])
+        suite = check_answer_ike(intermediate.proposals(config), offered.proposals[0])
+        intermediate.check(suite, message)
         exchange = self._exchange()
         if ke.group != exchange.group or suite.group != exchange.group:
             raise NegotiationError("the responder's KE is of another group", NotifyType.INVALID_SYNTAX)
@@ -119,9 +127,9 @@ class Init:
                 Endpoint(sa.path.remote.address, config.remote_nat_traversal_port),
             )
         sa.mobility.validated = sa.path
-        sa.enter(SaState.HALF_OPEN, "IKE_SA_INIT done")
+        sa.enter(sa.intermediate.begin(suite), "IKE_SA_INIT done")
         sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
-        sa.initiate(ike_auth.Authentication(Requested.of(message)), now)
+        intermediate.proceed(sa, ike_auth.Authentication(Requested.of(message)), now)
 
     def _exchange(self) -> KeyExchange:
         if self._key_exchange is None:
@@ -148,7 +156,17 @@ class Init:
                 f"INVALID_KE_PAYLOAD asks for group {group}, which was not offered",
                 NotifyType.NO_PROPOSAL_CHOSEN,
             )
-        self._key_exchange = KeyExchange.generate(KeGroup(group), sa.entropy)
+        self._key_exchange = self._generate(KeGroup(group), sa.entropy)
+
+
+def try_elsewhere(sa: IkeSa, attempt: int) -> None:
+    """RFC 4555 §3.1: "SHOULD try various source and destination address combinations when retransmitting".
+
+    Each retransmission goes to one more pair, beside the one that was asked for.
+    """
+    pairs = sa.initiator_config.initial_paths
+    if pairs:
+        sa.repeat_on(pairs[(attempt - 1) % len(pairs)])
 
 
 def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> Response:
@@ -158,7 +176,8 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
     if offered is None or ke is None or nonce is None:
         raise RemoteError("IKE_SA_INIT request without SA, KE or nonce", NotifyType.INVALID_SYNTAX)
     sa.spi_i = message.spi_i
-    answer, suite = select_ike(offered.proposals, config.ike_policy)
+    additional = intermediate.agreed(config, message)
+    answer, suite = select_ike(offered.proposals, config.ike_policy, additional=additional)
     if ke.group != suite.group:
         # RFC 7296 §1.2: name the group we chose; nothing is kept
         group = NotifyPayload(type=NotifyType.INVALID_KE_PAYLOAD, data=int(suite.group).to_bytes(2, "big"))
@@ -174,7 +193,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
     sa.peer_hashes = signature_hashes(message)
     sa.fragmentation.agree(message)
     sa.nat = natd.assess(sa, message, datagram.path)
-    sa.enter(SaState.HALF_OPEN, "IKE_SA_INIT answered")
+    sa.enter(sa.intermediate.begin(suite), "IKE_SA_INIT answered")
     sa.timers.arm_setup(now, config.half_open_lifetime)
     return Response(
         payloads=(
@@ -184,6 +203,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
             *auth.certificate_requests(sa),
             *natd.offer(sa, datagram.path),
             *(sa.fragmentation.announce() if sa.fragmentation.negotiated else ()),
+            *(intermediate.announce(config) if additional else ()),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *childless.announce(sa),
             *sa.extension.payloads(Step.INIT_RESPONSE),

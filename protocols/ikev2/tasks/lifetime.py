@@ -29,6 +29,7 @@ TEMPORARY_FAILURE_LIFETIME = 300.0  # §2.25: after "several minutes" of it the 
 SUPERSEDED_LIFETIME = 60.0  # for who replaced an SA to delete the old one
 EXPIRED_LIFETIME = 30.0  # for a DELETE that cannot leave because another request waits
 ALL_DRAWS = 1 << 16
+STATES_LOST_MAXIMUM = 3  # RFC 9370 §2.2.4: "after several retries" it is a fatal error
 
 
 @dataclass(kw_only=True)
@@ -37,6 +38,7 @@ class BackOff:
 
     since: float | None = None
     attempts: int = 0
+    states_lost: int = 0
 
 
 def arm_child(sa: IkeSa, spi: bytes, now: float) -> None:
@@ -73,14 +75,17 @@ def superseded(sa: IkeSa, replaced: child.ChildSa, now: float) -> None:
 def expire(sa: IkeSa, why: str, now: float) -> None:
     """An SA that was not replaced in time MUST NOT be used any more (§2.8): the IKE SA ends with all of them."""
     for spi in list(sa.children):
-        child.remove(sa, spi, why)
+        child.remove(sa, spi, why, now)
     # should the DELETE have to wait for an answer that does not come, the SA ends without one
     sa.timers.set(Timer.SUPERSEDED, now + EXPIRED_LIFETIME)
     sa.initiate(informational.DeleteIkeSa(why), now, urgent=True)
 
 
 def refused(sa: IkeSa, task: Task, back_off: BackOff, what: str, notify: NotifyPayload, now: float) -> None:
-    """The peer refused a CREATE_CHILD_SA: it ends nothing; TEMPORARY_FAILURE is asked again after a pause."""
+    """The peer refused a CREATE_CHILD_SA: it ends nothing; TEMPORARY_FAILURE is asked again after a pause.
+
+    So is STATE_NOT_FOUND, the end of a series of additional key exchanges (RFC 9370 §2.2.4), a few times.
+    """
     again_at: float | None = None
     if notify.type == NotifyType.TEMPORARY_FAILURE:
         back_off.since = now if back_off.since is None else back_off.since
@@ -88,6 +93,13 @@ def refused(sa: IkeSa, task: Task, back_off: BackOff, what: str, notify: NotifyP
             expire(sa, f"TEMPORARY_FAILURE for {now - back_off.since:.0f} s: the ends are out of step", now)
             return
         again_at = now + _pause(sa, back_off)
+    elif notify.type == NotifyType.STATE_NOT_FOUND:
+        back_off.states_lost += 1
+        if back_off.states_lost > STATES_LOST_MAXIMUM:
+            expire(sa, "STATE_NOT_FOUND again and again: the ends are out of step", now)
+            return
+        again_at = now + _pause(sa, back_off)
+    if again_at is not None:
         sa.later(task, again_at)
     sa.emit(CreateChildSaRefused(what=what, notify=notify, again_at=again_at))
 

@@ -22,7 +22,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import NotifyType, ProtocolId
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child, child_exchange, create_child, informational, lifetime
+from protocols.ikev2.tasks import child, child_exchange, create_child, followup_ke, informational, lifetime
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class RekeyChild(child_exchange.ChildExchange):
         old = self._old = sa.children.get(self._old_spi)
         if old is None or old.replaced or old.closing or sa.state is not SaState.ESTABLISHED:
             return None
+        theirs = followup_ke.postponed(sa, self._old_spi, now)
+        if theirs is not None:
+            sa.later(self, theirs)  # the peer is about to replace it; if not, we do
+            return None
         old.rekey, old.rival = self, None
         rekey = NotifyPayload(type=NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=self._old_spi)
         return (rekey, *self.ask(sa, old.spec.local_selectors, old.spec.remote_selectors))
@@ -54,12 +58,25 @@ class RekeyChild(child_exchange.ChildExchange):
         old.rekey = None
         notify = child_exchange.refusal(message)
         if notify is not None:
-            self._refused(sa, old, notify, now)
+            self.refused(sa, notify, now)
             return
-        made = self.take(sa, message, f"the rekey of child SA {self._old_spi.hex()}", now)
-        if made is None:
+        theirs = sa.followups.of(self._old_spi)
+        alive = old.rival is not None and old.rival.inbound_spi in sa.children
+        nonce = old.rival.lowest_nonce if alive and old.rival else None if theirs is None else theirs.lowest_nonce
+        self.take(sa, message, f"the rekey of child SA {self._old_spi.hex()}", now, nonce)
+        if self.following:
+            old.rekey = self
+            sa.followups.forget(self._old_spi)  # the peer, whose nonce is the lowest, stops
+        elif theirs is not None and not old.replaced:
+            sa.later(self, theirs.deadline)  # should the peer not go on
+
+    def made(self, sa: IkeSa, new: child.ChildSa, lowest: bytes, now: float) -> None:
+        """The new SA takes over, or the nonces say otherwise."""
+        old = self._old
+        if old is None:
             return
-        new, lowest = made
+        old.rekey = None
+        sa.followups.forget(self._old_spi)
         rival = sa.children.get(old.rival.inbound_spi) if old.rival is not None else None
         if old.rival is not None and rival is not None and lowest < old.rival.lowest_nonce:
             # §2.8.1: "the SA created with the lowest of the four nonces SHOULD be closed by the endpoint that
@@ -79,14 +96,23 @@ class RekeyChild(child_exchange.ChildExchange):
         sa.emit(ChildSaInstalled(spec=new.spec, replaces=self._old_spi))
         sa.initiate(informational.DeleteChildSa(self._old_spi), now)
 
-    def _refused(self, sa: IkeSa, old: child.ChildSa, notify: NotifyPayload, now: float) -> None:
-        if old.rival is not None or sa.children.get(self._old_spi) is not old:
-            return  # §2.8.1: the peer has rekeyed it, or has closed it, meanwhile
+    def refused(self, sa: IkeSa, notify: NotifyPayload, now: float) -> None:
+        """The peer did not notice that both rekey it, does not know it, or does not want to now."""
+        old = self._old
+        if old is None:
+            return
+        old.rekey = None
+        theirs = sa.followups.of(self._old_spi)
+        if theirs is not None:
+            sa.later(self, theirs.deadline)  # the peer's own rekey of it is under way
+            return
+        if old.rival is not None or old.closing or sa.children.get(self._old_spi) is not old:
+            return  # §2.8.1: the peer has rekeyed it, or either end has closed it, meanwhile
         if self.obey(sa, notify):
             sa.initiate(self, now, urgent=True)
         elif notify.type == NotifyType.CHILD_SA_NOT_FOUND:
             # §2.25: "SHOULD silently delete the Child SA and send a request to create a new Child SA"
-            child.remove(sa, self._old_spi, "the peer does not know it any more")
+            child.remove(sa, self._old_spi, "the peer does not know it any more", now)
             local, remote = old.spec.local_selectors, old.spec.remote_selectors
             if not any(one.carries(local, remote) for one in sa.children.values()):
                 sa.initiate(create_child.CreateChild(local, remote), now)
@@ -98,22 +124,28 @@ class RekeyChild(child_exchange.ChildExchange):
 def process_request(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Response:
     """The peer rekeys a child SA, by the SPI it receives on."""
     old = next((c for c in sa.children.values() if c.spec.outbound_spi == rekey.spi), None)
+    if old is None and any(isinstance(task, child_exchange.ChildExchange) for task in sa.requests_under_way):
+        return child_exchange.error(NotifyType.TEMPORARY_FAILURE)  # it may be what the peer has just made for us
     if rekey.protocol != ProtocolId.ESP or old is None:
         missing = NotifyPayload(type=NotifyType.CHILD_SA_NOT_FOUND, protocol=rekey.protocol, spi=rekey.spi)
         return Response(payloads=(missing,))  # §2.25.1
     if old.replaced or old.closing:
         return child_exchange.error(NotifyType.TEMPORARY_FAILURE)  # §2.25.1: we are trying to close it
-    granted = child_exchange.grant(sa, message, old.spec.local_selectors, old.spec.remote_selectors, now)
-    if isinstance(granted, NotifyPayload):
-        return Response(payloads=(granted,))
-    new = granted.child.spec
-    if old.rekey is not None:
-        # §2.25.1: we are rekeying it too: answer as usual, compare the nonces when our response is there
-        old.rival = child.Rival(inbound_spi=new.inbound_spi, lowest_nonce=granted.lowest_nonce)
-    lifetime.superseded(sa, old, now)
-    # §2.8: the initiator cannot know the new keys before our response is there
-    sa.emit(ChildSaInstalled(spec=new, replaces=old.spec.inbound_spi, send_at_once=False))
-    return Response(payloads=granted.payloads)
+    if isinstance(old.rekey, RekeyChild) and old.rekey.following:
+        # RFC 9370 §2.2.4: our series is in progress: "a TEMPORARY_FAILURE notification MUST be sent"
+        return child_exchange.error(NotifyType.TEMPORARY_FAILURE)
+
+    def made(new: child.ChildSa, lowest_nonce: bytes, now: float) -> None:
+        replaces = old.spec.inbound_spi if old.spec.inbound_spi in sa.children else None
+        if old.rekey is not None:
+            # §2.25.1: we are rekeying it too: answer as usual, compare the nonces when our response is there
+            old.rival = child.Rival(inbound_spi=new.spec.inbound_spi, lowest_nonce=lowest_nonce)
+        lifetime.superseded(sa, old, now)
+        # §2.8: the initiator cannot know the new keys before our response is there
+        sa.emit(ChildSaInstalled(spec=new.spec, replaces=replaces, send_at_once=False))
+
+    selectors = (old.spec.local_selectors, old.spec.remote_selectors)
+    return child_exchange.grant(sa, message, selectors, made, now, old.spec.inbound_spi)
 
 
 def child_due(sa: IkeSa, now: float) -> None:

@@ -1,4 +1,4 @@
-"""SET_WINDOW_SIZE (RFC 7296 §2.3): after the SA is up the peer is told how many requests it may have outstanding.
+"""SET_WINDOW_SIZE (RFC 7296 §2.3): once an SA is up, or has replaced one, the peer is told how many requests it takes.
 
 ::
 

@@ -94,10 +94,12 @@ LISTS = (
 
 def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> list[Payload]:
     """What an INFORMATIONAL request has for MOBIKE; COOKIE2 is echoed at any time (§3.7)."""
-    active = sa.mobility.negotiated and sa.state is SaState.ESTABLISHED
+    # the DELETE of an SA follows a peer that moves meanwhile; one that was replaced moves nothing any more
+    leaving = sa.state is SaState.DELETING and sa.heir is None
+    active = sa.mobility.negotiated and (sa.state is SaState.ESTABLISHED or leaving)
     # §1.3, §3.5: who started the first IKE SA decides, whoever has rekeyed it since
     update = active and not sa.first_initiator and message.notify(NotifyType.UPDATE_SA_ADDRESSES) is not None
-    addresses = active and any(message.notify(kind) is not None for kind in LISTS)
+    addresses = active and sa.state is SaState.ESTABLISHED and any(message.notify(kind) is not None for kind in LISTS)
     payloads: list[Payload] = []
     if (update or addresses) and nats_prohibited(message, path):
         # §3.9: nothing is done, and the answer goes where the request came from

@@ -41,13 +41,14 @@ class AnnounceAddresses:
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._refusals = 0
+        self._repeats = 0
+        self.from_several = False
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...] | None:
         """N(ADDITIONAL_*)+ or N(NO_ADDITIONAL_ADDRESSES); nothing when a newer list has been queued."""
         if sa.mobility.announcing is not self:
             return None
-        self._path = sa.path
+        self._path, self.from_several = sa.path, False
         return payloads(sa)
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
@@ -55,14 +56,17 @@ class AnnounceAddresses:
         if sa.mobility.announcing is not self or sa.state is not SaState.ESTABLISHED:
             return
         if message.notify(NotifyType.UNEXPECTED_NAT_DETECTED) is not None:
-            self._refusals += 1
-            if self._refusals <= sa.config.retransmission.limit:
+            self._repeats += 1
+            if self._repeats <= sa.config.retransmission.limit:
                 sa.enqueue(self)
                 return
-        if path != self._path and not sa.first_initiator:
-            # the exchange initiator decides which addresses IKE uses (§2.1): those that have worked
-            sa.change_path(path, now)
-        if sa.path != self._path:
+        if path == sa.mobility.validated and self._path == sa.path and sa.mobility.check is None:
+            sa.change_path(path, now)  # the initiator decides which addresses IKE uses (§2.1), and those work
+        again = sa.path != self._path
+        if self.from_several and not again:
+            self._repeats += 1
+            again = self._repeats <= sa.config.retransmission.limit
+        if again:
             sa.enqueue(self)  # §3.6: sent from several source addresses, "a new ... request MUST be sent"
             return
         sa.mobility.announcing = None
@@ -74,7 +78,8 @@ def set_addresses(
     """This end has these addresses from now on, in order of preference; the peer is told if ``tell``.
 
     ``None``: the one in use and the configured ones, as at the start. At the initiator: none at all suspends
-    the SA, and losing the one in use moves it. At the responder: ``prefer`` asks the peer to use the first one.
+    the SA until there are some again, and losing the one in use moves it. At the responder: ``prefer`` asks the peer
+    to use the first one.
     """
     mobility = sa.mobility
     if own is None:
@@ -93,14 +98,14 @@ def set_addresses(
         return
     mobility.preferred = addresses[0].address if prefer and not sa.first_initiator else None
     lost = sa.path.local not in mobility.own_addresses(sa)
-    if sa.first_initiator and lost:
-        candidates = mobility.pairs(sa)
+    if sa.first_initiator and (lost or mobility.suspended):
+        candidates = mobility.pairs(sa) if lost else [sa.path]
         if candidates:
             update.UpdateAddresses(candidates[0]).start(sa, now)
     elif lost or mobility.preferred not in (None, sa.path.local.address):
         _leave(sa, now, lost=lost)
     probe.widen(sa, now)
-    if tell and mobility.told != _complete(sa):
+    if tell and (mobility.told != _complete(sa) or (lost and not sa.first_initiator)):
         announce_again(sa)
 
 

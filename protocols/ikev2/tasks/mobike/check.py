@@ -36,7 +36,7 @@ class ReturnRoutabilityCheck:
 
     def __init__(self, old: Path, path: Path, *, back: bool) -> None:
         self._old = old
-        self._back = back
+        self.back = back
         self._cookie = b""
         self._postponed = 0
         self.path = path
@@ -46,7 +46,7 @@ class ReturnRoutabilityCheck:
         if sa.mobility.check is not self:
             return None
         self._cookie = sa.entropy.octets(COOKIE2_LENGTH)
-        if not self._back:
+        if not self.back:
             sa.timers.arm_return_routability(now, sa.responder_config.return_routability_interval)
         return (NotifyPayload(type=NotifyType.COOKIE2, data=self._cookie),)
 
@@ -61,16 +61,16 @@ class ReturnRoutabilityCheck:
             return
         sa.mobility.check = None
         sa.timers.disarm_return_routability()
-        followed = sa.mobility.followed if self._back else None
+        followed = sa.mobility.followed if self.back else None
         adopt(sa, self.path)
         sa.mobility.followed = followed
         if sa.mobility.failed == self.path:
             sa.mobility.failed = None
-        if not self._back:
+        if not self.back:
             sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
         sa.emit(PathValidated(path=self.path))
         move_children(sa, followed or self.path)
-        if not self._back:
+        if not self.back:
             sa.emit(updated(sa, self._old, validated=True))
 
     def _postpone(self, sa: IkeSa, now: float) -> None:
@@ -82,7 +82,7 @@ class ReturnRoutabilityCheck:
         if self._postponed < policy.limit:
             sa.timers.set(Timer.CHECK_AGAIN, now + policy.interval(self._postponed))
             self._postponed += 1
-        elif self._back:
+        elif self.back:
             sa.mobility.check = None
         else:
             check_expired(sa, now)

@@ -58,6 +58,7 @@ class Mobility:
         new = cls(old.validated)
         new.negotiated, new.nat_traversal = old.negotiated, old.nat_traversal
         new.validated_nat, new.esp_path, new.followed = old.validated_nat, old.esp_path, old.followed
+        new.failed, new.failed_nat = old.failed, old.failed_nat
         new.own, new.told, new.preferred = old.own, old.told, old.preferred
         new.peer_addresses, new.heard_at = old.peer_addresses, old.heard_at
         if old.destination_hashes is not None:
@@ -96,8 +97,8 @@ class Mobility:
         if not self.nat_traversal:
             port = here.remote.port
         known = [Endpoint(address, port) for address in self.peer_addresses]
-        if known and here.remote.address not in self.peer_addresses:
-            remotes = []  # the peer has that address no more
+        if sa.first_initiator and known and here.remote.address not in self.peer_addresses:
+            remotes = []  # the peer has that address no more; where an initiator is its updates say
         remotes += [each for each in known if each.address != here.remote.address]
         found = [Path(local, remote) for local in self.own_addresses(sa) for remote in remotes]
         return [path for path in found if path.local.address.version == path.remote.address.version and path != here]

@@ -34,6 +34,7 @@ def resume(sa: IkeSa, now: float) -> None:
         return
     sa.mobility.suspended = False
     sa.timers.arm_liveness(now)
+    sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
     if sa.window.restart_retransmission(now):
         sa.timers.set(Timer.RETRANSMIT, now)
 

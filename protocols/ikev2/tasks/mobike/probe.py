@@ -51,7 +51,12 @@ def probe_next(sa: IkeSa, now: float) -> None:
         if sa.first_initiator:
             sa.emit(PathSuspected(path=sa.path))
     if mobility.testing:
-        sa.repeat_on(mobility.testing.popleft())
+        path = mobility.testing.popleft()
+        if mobility.update is sa.window.outstanding.task:
+            mobility.update.from_several = True
+        elif mobility.announcing is sa.window.outstanding.task and path.local != sa.path.local:
+            mobility.announcing.from_several = True
+        sa.repeat_on(path)
     if mobility.testing:
         sa.timers.set(Timer.PATH_TEST, now + PROBE_INTERVAL)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.ikev2.config import ReturnRoutability
-from protocols.ikev2.events import AddressUpdateFailed, AddressUpdateStarted, NatStatus
+from protocols.ikev2.events import AddressUpdateFailed, AddressUpdateStarted, NatStatus, SaState
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType
@@ -44,6 +44,7 @@ class UpdateAddresses:
         self._refused = refused
         self._cookie = b""
         self._retries = 0
+        self.from_several = False
 
     def start(self, sa: IkeSa, now: float) -> None:
         """Change addresses at once; whatever is outstanding is retransmitted from there first (§3.5)."""
@@ -59,6 +60,7 @@ class UpdateAddresses:
         """N(UPDATE_SA_ADDRESSES) and fresh NAT detection; nothing when a newer move has come."""
         if sa.mobility.update is not self:
             return None
+        self.from_several = False
         payloads: list[Payload] = [
             NotifyPayload(type=NotifyType.UPDATE_SA_ADDRESSES),
             *natd.offer(sa, sa.path),
@@ -76,8 +78,9 @@ class UpdateAddresses:
         mobility = sa.mobility
         if mobility.update is not self:
             return
-        if message.notify(NotifyType.UNEXPECTED_NAT_DETECTED) is not None:
-            # §3.9: "SHOULD retry the operation several times using new INFORMATIONAL requests"
+        if self.from_several or message.notify(NotifyType.UNEXPECTED_NAT_DETECTED) is not None:
+            # §3.9: "SHOULD retry the operation several times using new INFORMATIONAL requests"; and of copies that a
+            # path test has sent from other addresses the gateway may have taken the first for the move
             self._retries += 1
             if self._retries <= sa.config.retransmission.limit:
                 sa.enqueue(self, urgent=True)
@@ -124,6 +127,9 @@ def take_update(sa: IkeSa, message: Message, path: Path, now: float) -> list[Pay
         sa.dropped["unacceptable-addresses"] += 1
         return [NotifyPayload(type=NotifyType.UNACCEPTABLE_ADDRESSES)]
     mobility.newest_update = message.message_id
+    if sa.state is SaState.DELETING:
+        sa.change_path(path, now)  # our DELETE follows the peer; no child SA needs the address any more
+        return answer
     mobility.rechecks, mobility.failed = 0, None
     relocate(sa, path, natd.evaluate(message, path, sa.config.force_encapsulation) or sa.nat, now)
     if mobility.preferred == path.local.address:
@@ -162,8 +168,9 @@ def succeed(old: IkeSa, new: IkeSa) -> None:
     """A rekeyed IKE SA is where the old one is, and finishes the move that the old one had begun."""
     new.path, new.nat = old.path, old.nat
     new.mobility = Mobility.inherit(old.mobility)
-    if old.mobility.update is not None:
-        new.mobility.update = UpdateAddresses(new.path)
-        new.enqueue(new.mobility.update)
+    new.mobility.update, new.mobility.announcing = old.mobility.update, old.mobility.announcing
+    for waiting in (new.mobility.update, new.mobility.announcing):
+        if waiting is not None:
+            new.enqueue(waiting)
     if old.mobility.check is not None:
-        start_check(new, back=not old.mobility.in_doubt)
+        start_check(new, back=old.mobility.check.back)

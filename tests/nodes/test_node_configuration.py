@@ -1,0 +1,288 @@
+"""The nodes' own configuration files: every key is in the example, and a bad value is refused in one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from epdg.config import EpdgConfiguration
+from protocols.errors import ConfigurationError
+from protocols.ikev2.proposals import EspPolicy, IkePolicy
+from protocols.io.algorithms import weakness
+from protocols.io.configuration import ConfigurationModel, parse
+from ue.config import UeConfiguration
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES: dict[str, type[ConfigurationModel]] = {"epdg": EpdgConfiguration, "ue": UeConfiguration}
+
+# key, value in YAML, how the line goes on after the file's name
+EPDG_REFUSALS = [
+    ("ike.suites", "[rot13]", "ike.suites.0: got 'rot13', expected a suite such as aes128-sha256-x25519, or a policy"),
+    ("ike.suites", "[]", "ike.suites: got an empty list, expected a length of at least 1"),
+    ("ike.suites", "legacy", "ike.suites: got 'legacy', expected a list"),
+    (
+        "ike.esp_suites",
+        "[default, aes128-sha256-prfsha256]",
+        "ike.esp_suites.1: got 'aes128-sha256-prfsha256', expected a suite such as aes128gcm16, or a policy",
+    ),
+    (
+        "ike.acceptable_addresses",
+        "[10.0.0.1/8]",
+        "ike.acceptable_addresses.0: got '10.0.0.1/8', expected a network such as 10.45.0.0/16",
+    ),
+    ("ike.follow_esp", "sometimes", "ike.follow_esp: got 'sometimes', expected true or false"),
+    ("ike.hold_lifetime", "0", "ike.hold_lifetime: got 0, expected more than 0"),
+    ("ike.cookie_rate", "0", "ike.cookie_rate: got 0, expected more than 0.0"),
+    ("ike.cookie_threshold", "-1", "ike.cookie_threshold: got -1, expected at least 0"),
+    ("ike.half_open_limit", "0", "ike.half_open_limit: got 0, expected at least 1"),
+    ("ike.half_open_limit_per_source", "0", "ike.half_open_limit_per_source: got 0, expected at least 1"),
+    ("ike.unprotected_rate", ".inf", "ike.unprotected_rate: got '.inf', expected a number"),
+    ("ike.qcd_secret", "7", "ike.qcd_secret: got a value that is not shown, expected a path"),
+    ("ike.child_lifetime", "0", "ike.child_lifetime: got 0, expected more than 0"),
+    (
+        "ike.child_lifetime",
+        "{soft: 100, hard: 100}",
+        "ike.child_lifetime: got a mapping, expected hard to be more than its soft limit",
+    ),
+    ("ike.child_lifetime", "{soft_octets: 0}", "ike.child_lifetime.soft_octets: got 0, expected at least 1"),
+    ("ike.child_lifetime", "{jitter: 0.6}", "ike.child_lifetime.jitter: got 0.6, expected at most 0.5"),
+    (
+        "ike.ike_lifetime",
+        "{soft_octets: 1000}",
+        "ike.ike_lifetime.soft_octets: got an unknown key, expected no such key: known keys are soft, hard, jitter",
+    ),
+    ("ike.ike_lifetime", "daily", "ike.ike_lifetime: got 'daily', expected a number of seconds, or a mapping"),
+    ("ike.additional_children", "-1", "ike.additional_children: got -1, expected at least 0"),
+    ("ike.authentication_lifetime", "0", "ike.authentication_lifetime: got 0, expected more than 0"),
+    ("ike.application_version", '"ä"', "ike.application_version: got 'ä', expected text like ^[ -~]{1,255}$"),
+    ("ike.ue_liveness_period", "0", "ike.ue_liveness_period: got 0, expected at least 1"),
+    ("ike.fragmentation", "perhaps", "ike.fragmentation: got 'perhaps', expected true or false"),
+    ("ike.fragment_size", "255", "ike.fragment_size: got 255, expected at least 256"),
+    ("ike.window_size", "256", "ike.window_size: got 256, expected at most 255"),
+    ("ike.childless", "perhaps", "ike.childless: got 'perhaps', expected true or false"),
+    ("ike.redirect", "{}", "ike.redirect.gateway: got nothing, expected a value"),
+    (
+        "ike.redirect",
+        '{gateway: "two words"}',
+        "ike.redirect.gateway: got 'two words', expected an address or a domain name such as epdg2.example",
+    ),
+    (
+        "ike.redirect",
+        "{gateway: 192.0.2.1, stage: later}",
+        "ike.redirect.stage: got 'later', expected 'init' or 'authentication'",
+    ),
+    ("ike.redirect", "{gateway: 192.0.2.1, threshold: -1}", "ike.redirect.threshold: got -1, expected at least 0"),
+    (
+        "ike.redirect",
+        "{gateway: 192.0.2.1, anycast: [everywhere]}",
+        "ike.redirect.anycast.0: got 'everywhere', expected an IP address",
+    ),
+    ("ike.redirected_lifetime", "0", "ike.redirected_lifetime: got 0, expected more than 0"),
+    ("ike.resumption", "{}", "ike.resumption.secret_file: got nothing, expected a value"),
+    (
+        "ike.resumption",
+        "{secret_file: x, lifetime: 7200, key_interval: 3600}",
+        "ike.resumption: got a mapping, expected a lifetime of at most key_interval",
+    ),
+    ("certificate.pss", "maybe", "certificate.pss: got 'maybe', expected true or false"),
+    ("certificate.ocsp", "response.der", "certificate.ocsp: got 'response.der', expected a list"),
+    ("further_certificates", "[{chain: a.pem}]", "further_certificates.0.key: got nothing, expected a value"),
+    ("authentication.methods", "[]", "authentication.methods: got an empty list, expected a length of at least 1"),
+    (
+        "authentication.methods",
+        "[password]",
+        "authentication.methods.0: got 'password', expected 'eap', 'psk' or 'certificate'",
+    ),
+    (
+        "authentication.methods",
+        "[psk]",
+        "authentication: got a mapping, expected the keys of the UEs under authentication.psk",
+    ),
+    (
+        "authentication.methods",
+        "[certificate]",
+        "authentication: got a mapping, expected PEM files under authentication.certificate_authorities",
+    ),
+    (
+        "authentication.gateway",
+        "eap",
+        "authentication: got a mapping, expected authentication.gateway to be psk or certificate",
+    ),
+    (
+        "authentication.psk",
+        '{ue@example.org: ""}',
+        "authentication.psk.ue@example.org: got a value that is not shown, expected text, not empty",
+    ),
+    (
+        "authentication.revocation",
+        "sometimes",
+        "authentication.revocation: got 'sometimes', expected 'off', 'if-present' or 'required'",
+    ),
+    ("authentication.crls", "crl.pem", "authentication.crls: got 'crl.pem', expected a list"),
+    (
+        "apns.internet.pool6",
+        "2001:db8::/64",
+        "apns.internet: got a mapping, expected a network with a /64 for each UE, such as 2001:db8:45::/48",
+    ),
+    (
+        "apns.internet.pool6",
+        "10.0.0.0/8",
+        "apns.internet.pool6: got '10.0.0.0/8', expected an IPv6 network such as 2001:db8::/48",
+    ),
+    (
+        "apns.internet.requested_address",
+        "always",
+        "apns.internet.requested_address: got 'always', expected 'preferred' or 'required'",
+    ),
+    ("apns.internet", "{dns: []}", "apns.internet: got a mapping, expected pool (IPv4), pool6 (IPv6) or both"),
+]
+UE_REFUSALS = [
+    (
+        "algorithms.ike",
+        "[aes128-sha256]",
+        "algorithms.ike.0: got 'aes128-sha256', expected a suite such as aes128-sha256-x25519, or a policy",
+    ),
+    (
+        "algorithms.esp",
+        "[aes128gcm16-rot13]",
+        "algorithms.esp.0: got 'aes128gcm16-rot13', expected a suite such as aes128gcm16, or a policy",
+    ),
+    ("authentication", "password", "authentication: got 'password', expected 'eap', 'psk' or 'certificate'"),
+    ("authentication", "psk", "(top): got a mapping, expected psk, which authentication: psk needs"),
+    (
+        "authentication",
+        "certificate",
+        "(top): got a mapping, expected certificate, which authentication: certificate needs",
+    ),
+    ("certificate", "{chain: ue.pem}", "certificate.key: got nothing, expected a value"),
+    ("psk", '""', "psk: got a value that is not shown, expected text, not empty"),
+    ("identity", '""', "identity: got '', expected a length of at least 1"),
+    ("pdn_type", "ipv5", "pdn_type: got 'ipv5', expected 'ipv4', 'ipv6' or 'ipv4v6'"),
+    (
+        "request.p_cscf",
+        "[private]",
+        "request.p_cscf.0: got 'private', expected 'rfc7651', 'private-16384' or 'private-16389'",
+    ),
+    (
+        "request.previous_addresses",
+        "[10.45.0.9, 10.45.0.10]",
+        "(top): got a mapping, expected at most one previous address of each IP version of pdn_type",
+    ),
+    (
+        "request.previous_addresses",
+        '["2001:db8::1"]',
+        "(top): got a mapping, expected at most one previous address of each IP version of pdn_type",
+    ),
+    (
+        "gateway.other_address",
+        "127.0.1.2",
+        "gateway: got a mapping, expected an other_address of the IP version that address is not of",
+    ),
+    ("gateway.other_address", "elsewhere", "gateway.other_address: got 'elsewhere', expected an IP address"),
+    (
+        "gateway.revocation",
+        "sometimes",
+        "gateway.revocation: got 'sometimes', expected 'off', 'if-present' or 'required'",
+    ),
+    ("gateway.crls", "crl.pem", "gateway.crls: got 'crl.pem', expected a list"),
+    (
+        "child_lifetime",
+        "{soft_packets: 10, hard_packets: 5}",
+        "child_lifetime: got a mapping, expected hard_packets to be more than its soft limit",
+    ),
+    ("ike_lifetime", "-1", "ike_lifetime: got -1, expected more than 0"),
+    ("additional_children", "-1", "additional_children: got -1, expected at least 0"),
+    ("childless", "perhaps", "childless: got 'perhaps', expected true or false"),
+    ("redirect.obey", "always", "redirect.obey: got 'always', expected 'never', 'authenticated' or 'any'"),
+    ("redirect.names", "{epdg2.example: there}", "redirect.names.epdg2.example: got 'there', expected an IP address"),
+    ("resumption", "perhaps", "resumption: got 'perhaps', expected true or false"),
+    ("fragment_size", "65536", "fragment_size: got 65536, expected at most 65535"),
+    ("window_size", "0", "window_size: got 0, expected at least 1"),
+    ("path_test_after", "0", "path_test_after: got 0, expected more than 0"),
+    ("silence_interval", "0", "silence_interval: got 0, expected more than 0"),
+    ("update_cookie", "perhaps", "update_cookie: got 'perhaps', expected true or false"),
+    ("hold_lifetime", "0", "hold_lifetime: got 0, expected more than 0"),
+]
+
+
+def example(node: str) -> str:
+    return (ROOT / node / "example.yaml").read_text(encoding="utf-8")
+
+
+def changed(text: str, dotted: str, value: str) -> str:
+    """The YAML with one value replaced; all else stays as it is written, quotes too."""
+    root = yaml.compose(text, yaml.BaseLoader)
+    section = root
+    *names, last = dotted.split(".")
+    for name in names:
+        section = next(node for key, node in section.value if key.value == name)
+    key = yaml.ScalarNode("tag:yaml.org,2002:str", last)
+    section.value = [(each, node) for each, node in section.value if each.value != last]
+    section.value.append((key, yaml.compose(value, yaml.BaseLoader)))
+    return yaml.serialize(root, Dumper=yaml.BaseDumper)
+
+
+def refused(node: str, key: str, value: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(changed(example(node), key, value), NODES[node], file="f")
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(("key", "value", "line"), EPDG_REFUSALS)
+def test_a_bad_value_of_the_gateway_is_one_line(key: str, value: str, line: str) -> None:
+    assert refused("epdg", key, value).startswith(f"f: {line}")
+
+
+@pytest.mark.parametrize(("key", "value", "line"), UE_REFUSALS)
+def test_a_bad_value_of_the_ue_is_one_line(key: str, value: str, line: str) -> None:
+    assert refused("ue", key, value).startswith(f"f: {line}")
+
+
+def test_a_suite_that_is_none_is_refused_with_the_names_there_are() -> None:
+    line = refused("epdg", "ike.suites", "[modern, rot13-sha256-x25519]")
+    assert "ike.suites.1: got 'rot13-sha256-x25519'" in line
+    assert "aes256gcm16" in line
+    assert "policies are default, modern, legacy" in line
+
+
+@pytest.mark.parametrize("names", ["[default]", "[legacy, aes256ctr-sha512-x448]", "[aes128-sha256-x25519, Modern]"])
+def test_suites_and_policies_may_be_mixed(names: str) -> None:
+    epdg = parse(changed(example("epdg"), "ike.suites", names), EpdgConfiguration)
+    ue = parse(changed(example("ue"), "algorithms.ike", names), UeConfiguration)
+    assert epdg.ike.suites == ue.algorithms.ike
+    assert IkePolicy.of(epdg.ike.suites).suites
+
+
+@pytest.mark.parametrize("node", sorted(NODES))
+def test_every_key_stands_in_the_example(node: str) -> None:
+    """Those too that it shows in a comment only."""
+    written = set(re.findall(r"([a-z0-9_]+):(?=\s|$)", example(node), re.MULTILINE))
+    assert sorted(keys(NODES[node]) - written) == []
+
+
+def keys(annotation: object) -> set[str]:
+    """The keys of a section and of those below it."""
+    found: set[str] = set()
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            found |= {name} | keys(field.annotation)
+    for argument in getattr(annotation, "__args__", ()):
+        found |= keys(argument)
+    return found
+
+
+@pytest.mark.parametrize("name", ["default", "modern"])
+def test_nothing_is_said_of_policies_without_weak_algorithms(name: str) -> None:
+    assert weakness({"ike.suites": IkePolicy.of([name]), "ike.esp_suites": EspPolicy.of([name])}) is None
+
+
+def test_weak_algorithms_are_named_once_with_the_key_that_allows_them() -> None:
+    policies = {"ike.suites": IkePolicy.of(["legacy"]), "ike.esp_suites": EspPolicy.of(["default", "null-sha1"])}
+    said = "Weak algorithms are on: 3des, sha1, prfsha1, modp1536, modp1024, modp768 in ike.suites; "
+    assert weakness(policies) == said + "null, sha1 in ike.esp_suites."
