@@ -58,7 +58,7 @@ from protocols.ikev2.registry import IdType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa
-from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
+from protocols.ikev2.tasks.reauthentication import LIFETIME_MAXIMUM, AuthenticationLifetime
 from protocols.ikev2.tasks.redirect import RedirectPeer
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
@@ -744,8 +744,8 @@ class EpdgNode:
     async def _reauthenticate(self, params: Params) -> JsonValue:
         """RFC 4478 §2: the UE has so many seconds to authenticate anew, none: it is to begin at once."""
         live, lifetime = self._established(params), params.get("lifetime", 0)
-        if not isinstance(lifetime, int | float) or isinstance(lifetime, bool) or lifetime < 0:
-            raise ControlError("bad-params", "lifetime is a number of seconds")
+        if not isinstance(lifetime, int | float) or isinstance(lifetime, bool) or not 0 <= lifetime <= LIFETIME_MAXIMUM:
+            raise ControlError("bad-params", f"lifetime is a number of seconds from 0 to {LIFETIME_MAXIMUM}")
         self._endpoint.initiate(live.sa, AuthenticationLifetime(lifetime), self._now())
         self._pump()
         return {"id": live.session.identifier}

@@ -609,8 +609,8 @@ class Device:
         """A path is found, or the old one answers again: close what was opened for the test only."""
         tested, connection.testing = connection.testing, set()
         commands: list[Command] = [] if not self._accesses else [UseAddresses(addresses=None)]
-        for access in tested:
-            if access != connection.access and access in self._open:
+        for access in list(self._open):
+            if access != connection.access and access in tested:
                 commands += self._close_access(access)
         return commands
 
@@ -779,12 +779,13 @@ class Device:
         """Why an attach ended without a refusal."""
         if event.by_peer:
             return f"the gateway ended the attach: {event.why}"
+        gateway = self._gateway if connection.gateway is None else Endpoint(connection.gateway, self._gateway.port)
         requests, retransmissions = connection.counts
         sent = requests + retransmissions
         if requests > 1:
-            return f"the gateway {self._gateway} fell silent during the attach: {event.why}"
+            return f"the gateway {gateway} fell silent during the attach: {event.why}"
         times = "once" if sent == 1 else f"{sent} times"
-        return f"no response from the gateway {self._gateway}, asked {times} on {connection.access}"
+        return f"no response from the gateway {gateway}, asked {times} on {connection.access}"
 
     def _end(self, connection: Connection, now: float) -> list[Command]:
         """Nothing of the connection is left but the memory of it."""

@@ -414,6 +414,7 @@ class UeNode:
                 self._carry_out_one(self._commands.popleft())
         finally:
             self._carrying_out = False
+            self._commands.clear()  # what stood behind a command that failed was meant for after it
         if self.device.state in (DeviceState.IDLE, DeviceState.CLOSED):
             self._idle.set()
         else:
@@ -580,7 +581,8 @@ class UeNode:
     # --- accesses
 
     def _open_access(self, name: str) -> None:
-        if self.device.state is DeviceState.ATTACHING:
+        if self.device.state is DeviceState.ATTACHING and self._sa is not None:
+            self._sessions.pop(self._sa.local_spi, None)
             self._sa = None  # what is said from here on belongs to the new connection
         section = self.configuration.accesses[name]
         opened: list[Endpoint] = []

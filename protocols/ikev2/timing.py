@@ -69,10 +69,6 @@ class SaTimers(TimerTable[Timer]):
         else:
             self.cancel(Timer.KEEPALIVE)
 
-    def arm_child_lifetime(self, deadline: float) -> None:
-        """Look at the child SAs' lifetimes at ``deadline``, or earlier if something is due earlier."""
-        self.set_earlier(Timer.CHILD_LIFETIME, deadline)
-
     def set_earlier(self, timer: Timer, deadline: float) -> None:
         """Arm ``timer`` unless it is due earlier anyway."""
         armed = self.get(timer)

@@ -95,7 +95,7 @@ def test_established_connection_moves_to_the_other_gateway(serves: bool) -> None
         assert len(world.installed) == 1
     else:
         assert world.device.state is DeviceState.CLOSED
-        assert "failed" in world.event("refused").text
+        assert f"failed: the gateway {OTHER_GATEWAY}:500" in world.event("refused").text
 
 
 def test_redirect_to_nowhere_leaves_an_established_connection_alone() -> None:

@@ -182,3 +182,8 @@ def test_rekey_commands_are_refused_where_there_is_nothing_to_rekey(world: World
     world.ue.call("ue.attach")
     with pytest.raises(ControlError, match="no child SA 00"):
         world.ue.call("ue.rekey-child", inbound_spi="00")
+    for lifetime in (-1, True, "soon", 1e300):
+        with pytest.raises(ControlError, match="lifetime is a number of seconds from 0 to 4294967295"):
+            call_sync(
+                world.epdg.control, "sessions.reauthenticate", id=world.gateway_session()["id"], lifetime=lifetime
+            )
