@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from epdg.pdn.configuration import GrantedNetwork, Request, reply
+from protocols.buffer import Reader
 from protocols.errors import ConfigurationError, NegotiationError
 from protocols.ikev2.config import RetransmissionPolicy
 from protocols.ikev2.events import AuthenticationKind, CreateChildSaRefused, MessageSent, SaState
@@ -235,7 +236,7 @@ def without(kind: TransformType) -> tuple[Transform, ...]:
     "transform",
     [
         Transform(TransformType.ENCR, 12),
-        Transform(TransformType.ENCR, 12, 128, unknown_attributes=((0x800E, b"\x01\x00"),)),
+        Transform(TransformType.ENCR, 12, 128, unknown_attributes=((0x800E, b"\x00\x80"),)),
         Transform(TransformType.ENCR, 12, unknown_attributes=((14, b"\x00\x80"),)),
     ],
     ids=["no-key-length", "key-length-twice", "key-length-of-variable-form"],
@@ -243,8 +244,9 @@ def without(kind: TransformType) -> tuple[Transform, ...]:
 def test_key_lengths_of_another_form_are_not_accepted(transform: Transform) -> None:
     """§3.3.5: proposals without a Key Length "MUST be rejected"; §3.3: no attribute twice; the fixed form alone."""
     select_ike(offer(*FITTING), POLICY)
+    received = Transform.decode(Reader(transform.encode(more=False)[4:]))
     with pytest.raises(NegotiationError):
-        select_ike(offer(transform, *without(TransformType.ENCR)), POLICY)
+        select_ike(offer(received, *without(TransformType.ENCR)), POLICY)
 
 
 def test_a_key_length_where_the_key_is_fixed_is_not_accepted() -> None:
