@@ -166,6 +166,7 @@ class IkeSa:
             raise LocalError("only the first initiator moves an IKE SA (RFC 4555 §1.3, §3.5)")
         if not self.mobility.negotiated:
             raise LocalError("the peer does not support MOBIKE")
+        self.mobility.gain(path.local)
         mobike.UpdateAddresses(path).start(self, now)
         self._pump(now)
 

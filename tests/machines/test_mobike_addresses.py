@@ -335,6 +335,17 @@ def test_list_that_was_sent_from_several_addresses_is_sent_again() -> None:
     assert set(pair.epdg.live.mobility.peer_addresses) == {A.address, B.address}
 
 
+def test_move_to_an_address_that_was_not_set_makes_it_one() -> None:
+    """§3.5: after a pause by an empty set and a move, the UE can follow when the gateway gives up its address."""
+    pair = gateway_lists(R2).attach()
+    pair.ue.endpoint.set_addresses(pair.ue.live, [], pair.now)
+    pair.roam(ACCESS_B)
+    pair.run(1.0)
+    pair.epdg.endpoint.set_addresses(pair.epdg.live, [R2], pair.now)
+    pair.run(1.0)
+    assert gateway_addresses(pair) == [R2, R2]
+
+
 def test_responder_has_an_address() -> None:
     pair = Pair().attach()
     with pytest.raises(LocalError, match="needs an address"):

@@ -77,6 +77,11 @@ class Mobility:
         """Whether child SAs made now are in UDP: as the path they are on asks for."""
         return (sa.nat if self.esp_path in (None, sa.path) else self.validated_nat).encapsulation
 
+    def gain(self, address: Endpoint) -> None:
+        """This end is told to send from there, so that it has that address, whatever was set before."""
+        if self.own is not None and address not in self.own:
+            self.own = (address, *self.own)[:ADDRESSES_MAXIMUM]
+
     def own_addresses(self, sa: IkeSa) -> tuple[Endpoint, ...]:
         """This end's addresses in order of preference: as set, else the one in use and the configured ones."""
         here = sa.path.local
