@@ -235,6 +235,13 @@ class TraceSection(ConfigurationModel):
     ring: Annotated[Count, Field(ge=100)] = DEFAULT_RING
 
 
+def _printable(text: str) -> str:
+    """RFC 7296 §3.5: an identity has no terminators."""
+    if not text or not text.isprintable():
+        raise PydanticCustomError("identity", "text without control characters")
+    return text
+
+
 class UeConfiguration(ConfigurationModel):
     """Everything a UE needs to know; the first access is where it attaches unless told otherwise."""
 
@@ -245,7 +252,7 @@ class UeConfiguration(ConfigurationModel):
     authentication: AuthenticationKind = AuthenticationKind.EAP
     psk: SharedKey | None = None
     certificate: CertificateSection | None = None
-    identity: str | None = Field(default=None, pattern=r"^[^\x00-\x1f\x7f]+$")  # RFC 7296 §3.5: no terminators
+    identity: Annotated[str, AfterValidator(_printable)] | None = None
     imei: Digits | None = Field(default=None, pattern=r"^[0-9]{14,16}$")
     apn: ApnText
     pdn_type: PdnType = PdnType.IPV4

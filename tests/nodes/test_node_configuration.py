@@ -160,7 +160,7 @@ UE_REFUSALS = [
     ),
     ("certificate", "{chain: ue.pem}", "certificate.key: got nothing, expected a value"),
     ("psk", '""', "psk: got a value that is not shown, expected text, not empty"),
-    ("identity", '""', "identity: got '', expected a length of at least 1"),
+    ("identity", '""', "identity: got '', expected text without control characters"),
     ("pdn_type", "ipv5", "pdn_type: got 'ipv5', expected 'ipv4', 'ipv6' or 'ipv4v6'"),
     (
         "request.p_cscf",
