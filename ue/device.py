@@ -343,8 +343,7 @@ class Device:
             known = event.inbound_spi in connection.children
             return [RetireChildSa(inbound_spi=event.inbound_spi)] if known else []
         if isinstance(event, ChildSaRemoved):
-            gone = connection.children.pop(event.inbound_spi, None)
-            return [] if gone is None else [RemoveChildSa(inbound_spi=event.inbound_spi)]
+            return self._child_removed(connection, event)
         if isinstance(event, AddressesUpdated):
             return self._updated(connection, event, now)
         if isinstance(event, AddressUpdateFailed):
@@ -472,6 +471,16 @@ class Device:
             return self._give_up(connection, "configuration", "the gateway assigned no inner address")
         return [StartHost(addresses=connection.addresses)]
 
+    def _child_removed(self, connection: Connection, event: ChildSaRemoved) -> list[Command]:
+        """Without its last child SA a UE is attached and has no traffic, which is legal (RFC 7296 §1.4.1)."""
+        if connection.children.pop(event.inbound_spi, None) is None:
+            return []
+        removed: list[Command] = [RemoveChildSa(inbound_spi=event.inbound_spi)]
+        if not connection.children and not event.with_ike_sa and self.state is DeviceState.ESTABLISHED:
+            text = f"The last child SA is gone ({event.why}): nothing can be sent until there is another."
+            removed.append(Tell(name="no-child-sa", text=text, data={"why": event.why}))
+        return removed
+
     def _configured(self, connection: Connection, event: ConfigurationReceived) -> list[Command]:
         """The gateway names other P-CSCFs, in CFG_REQUEST or CFG_SET (TS 24.302 §7.2); nothing else is taken."""
         accepted = p_cscf_among(event.attributes)
@@ -494,7 +503,7 @@ class Device:
 
     def _refused(self, connection: Connection, event: Refused) -> list[Command]:
         number = None if event.notify is None else int(event.notify.type)
-        cause = "gateway refused" if number is None else NOTIFY_NAMES.get(number, f"notify {number}")
+        cause = "gateway refused" if number is None else _cause(number)
         attaching = self.state is DeviceState.ATTACHING
         if (
             number == NotifyType.UNEXPECTED_NAT_DETECTED
@@ -834,8 +843,13 @@ def _remove_children(connection: Connection) -> list[Command]:
     return [RemoveChildSa(inbound_spi=spi) for spi in left]
 
 
+def _cause(number: int) -> str:
+    """A Notify's name: 3GPP's of the private range, else IANA's."""
+    return NOTIFY_NAMES.get(number) or NotifyType.of(number).name
+
+
 def _told_refusal(event: CreateChildSaRefused) -> Tell:
-    cause = NOTIFY_NAMES.get(int(event.notify.type), f"notify {int(event.notify.type)}")
+    cause = _cause(int(event.notify.type))
     who = "the gateway" if event.by_peer else "the UE"
     return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
 
@@ -855,7 +869,11 @@ def _told(move: Move, now: float) -> Tell:
         return Tell(name="move-failed", text=f"The move to {move.target} failed: {move.why}.", data=data)
     nat = move.nat is not None and move.nat.local
     data.update(nat=nat, inner_address_unchanged=move.inner_address_unchanged, spis_unchanged=move.spis_unchanged)
-    kept = "inner address and SPIs unchanged" if move.inner_address_unchanged and move.spis_unchanged else "changed"
+    kept = "inner address and SPIs unchanged"
+    if not move.inner_address_unchanged:
+        kept = "the inner address has changed"
+    elif not move.spis_unchanged:
+        kept = "inner address unchanged, the child SA was rekeyed meanwhile"
     return Tell(
         name="moved",
         text=f"Moved from {move.origin} to {move.target}{' behind a NAT' if nat else ''} "

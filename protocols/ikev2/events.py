@@ -160,10 +160,11 @@ class ChildSaRetired:
 
 @dataclass(frozen=True, kw_only=True)
 class ChildSaRemoved:
-    """A child SA is gone."""
+    """A child SA is gone; ``with_ike_sa``: because its IKE SA is."""
 
     inbound_spi: bytes
     why: str
+    with_ike_sa: bool = False
 
 
 @dataclass(frozen=True)

@@ -424,7 +424,7 @@ class IkeSa:
         if by_peer:
             tickets.revoke(self)
         for spi in (*self.children, *self.retired):
-            self.emit(ChildSaRemoved(inbound_spi=spi, why=why))
+            self.emit(ChildSaRemoved(inbound_spi=spi, why=why, with_ike_sa=True))
         self.children.clear()
         self.retired.clear()
         self.timers.clear()
