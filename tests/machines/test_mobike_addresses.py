@@ -346,6 +346,21 @@ def test_move_to_an_address_that_was_not_set_makes_it_one() -> None:
     assert gateway_addresses(pair) == [R2, R2]
 
 
+def test_list_of_an_update_that_was_overtaken_is_told_again() -> None:
+    """§3.6: the address of the header belongs to the list, and the copy that arrived came from another one."""
+    pair = Pair().attach()
+    third = Endpoint.of("198.51.100.7", 4500)
+    pair.ue.endpoint.set_addresses(pair.ue.live, [A, B], pair.now)
+    pair.run(1.0)
+    pair.lose = lambda sender, datagram: datagram.path.local == B
+    pair.ue.endpoint.set_addresses(pair.ue.live, [B, third], pair.now, tell=False)
+    pair.run(0.1)
+    pair.roam(third)
+    pair.run(1.0)
+    assert remote(pair) == [third, third]
+    assert set(pair.epdg.live.mobility.peer_addresses) == {B.address, third.address}
+
+
 def test_responder_has_an_address() -> None:
     pair = Pair().attach()
     with pytest.raises(LocalError, match="needs an address"):

@@ -45,6 +45,7 @@ class UpdateAddresses:
         self._cookie = b""
         self._retries = 0
         self.from_several = False
+        self._listed = False
 
     def start(self, sa: IkeSa, now: float) -> None:
         """Change addresses at once; whatever is outstanding is retransmitted from there first (§3.5)."""
@@ -60,11 +61,11 @@ class UpdateAddresses:
         """N(UPDATE_SA_ADDRESSES) and fresh NAT detection; nothing when a newer move has come."""
         if sa.mobility.update is not self:
             return None
-        self.from_several = False
+        self.from_several, self._listed = False, addresses.due(sa)
         payloads: list[Payload] = [
             NotifyPayload(type=NotifyType.UPDATE_SA_ADDRESSES),
             *natd.offer(sa, sa.path),
-            *(addresses.payloads(sa) if addresses.due(sa) else no_nats(sa)),
+            *(addresses.payloads(sa) if self._listed else no_nats(sa)),
         ]
         if sa.initiator_config.update_cookie:
             self._cookie = sa.entropy.octets(COOKIE2_LENGTH)
@@ -76,6 +77,8 @@ class UpdateAddresses:
         if self._cookie:
             verify_cookie(message, self._cookie)
         mobility = sa.mobility
+        if self._listed and (self.from_several or mobility.update is not self):
+            mobility.told = frozenset()  # the list was completed by the address of a header, and that has changed
         if mobility.update is not self:
             return
         if self.from_several or message.notify(NotifyType.UNEXPECTED_NAT_DETECTED) is not None:
