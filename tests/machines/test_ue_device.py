@@ -42,7 +42,7 @@ from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, NotifyP
 from protocols.ikev2.registry import ConfigAttributeType, IdType, NotifyType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import MessageSealer
-from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.ikev2.tasks.informational import DeleteChildSa, DeleteIkeSa
 from protocols.path import Address, Datagram, Endpoint, Path
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
@@ -556,6 +556,20 @@ def test_one_connection_at_a_time() -> None:
     world = attached()
     with pytest.raises(LocalError, match="attached already"):
         world.device.attach("b", 99, world.now)
+
+
+def test_the_end_of_the_last_child_sa_is_told() -> None:
+    """RFC 7296 §1.4.1: the gateway may delete it and keep the IKE SA; not when the IKE SA goes with it."""
+    world = attached()
+    (spi,) = world.gateway_sas[-1].children
+    world.gateway.initiate(world.gateway_sas[-1], DeleteChildSa(spi), world.now)
+    world.run(1.0)
+    assert world.device.state is DeviceState.ESTABLISHED
+    assert "nothing can be sent" in world.event("no-child-sa").text
+    other = attached()
+    other.gateway.initiate(other.gateway_sas[-1], DeleteIkeSa("over"), other.now)
+    other.run(1.0)
+    assert "no-child-sa" not in [tell.name for tell in other.told]
 
 
 def test_attach_again_after_detach() -> None:
