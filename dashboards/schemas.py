@@ -69,6 +69,7 @@ class ChildCounters(Answer):
     bad_icv: int = 0
     bad_selector: int = 0
     malformed: int = 0
+    strayed_packets: int = 0
 
 
 class ChildSaView(Answer):
