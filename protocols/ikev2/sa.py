@@ -2,7 +2,8 @@
 
 Sans-IO: ``receive``, ``handle_timeout``, ``initiate`` and ``answer`` come in; ``poll_transmit``,
 ``poll_event`` and ``next_deadline`` go out. The original role belongs to the SA; who sent a request
-belongs to the task.
+belongs to the task. Here is what the SA is and which requests wait; its messages go through
+``Exchanges``, and which task a request or a timer is for stands in ``dispatch``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 
 from protocols.entropy import Entropy
-from protocols.errors import AuthenticationError, LocalError, RemoteError
+from protocols.errors import LocalError
+from protocols.ikev2 import dispatch
 from protocols.ikev2.config import IkeConfig, InitiatorConfig, ResponderConfig
 from protocols.ikev2.events import (
     Answer,
@@ -19,50 +21,38 @@ from protocols.ikev2.events import (
     Closed,
     Event,
     IkeKeysDerived,
-    MessageReceived,
-    MessageSent,
     NatStatus,
     OriginalRole,
     SaState,
     StateChanged,
 )
+from protocols.ikev2.exchanges import Exchanges
 from protocols.ikev2.extension import Extension, NoExtension
-from protocols.ikev2.fragment import PROBE_RETRANSMISSIONS, Fragmentation
+from protocols.ikev2.fragment import Fragmentation
 from protocols.ikev2.keymat import IkeKeys
-from protocols.ikev2.message import Header, Message, decode_header, message_of
-from protocols.ikev2.opening import UnprotectedMessage, open_datagram, repeats_answered
-from protocols.ikev2.payloads import NotifyPayload, Payload
-from protocols.ikev2.registry import INITIAL_EXCHANGES, ExchangeType, HashAlgorithmId, NotifyType
+from protocols.ikev2.message import Header, Message
+from protocols.ikev2.registry import HashAlgorithmId
 from protocols.ikev2.sealer import MessageSealer, Sealer
 from protocols.ikev2.spi import NO_SPI, RandomSpis, SpiAllocator
 from protocols.ikev2.suites import IkeSuite
-from protocols.ikev2.table import Procedure, procedure_for
+from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Deferred, Response, Task
 from protocols.ikev2.tasks import (
-    auth,
     child,
     crash_detection,
-    create_child,
     followup_ke,
     ike_auth,
     informational,
-    init,
     intermediate,
-    lifetime,
     mobike,
-    reauthentication,
-    redirect,
-    rekey_child,
     rekey_ike,
-    resume,
     tickets,
 )
 from protocols.ikev2.timing import SaTimers, Timer
-from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent, Window
+from protocols.ikev2.window import Window
 from protocols.path import Datagram, Endpoint, Path
 
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
-INIT_REFUSAL_INTERVAL = 1.5  # §2.21.1: "continue trying for some time": two retransmissions by default
 
 
 class IkeSa:
@@ -123,11 +113,10 @@ class IkeSa:
         self.authenticator: ike_auth.Authenticator | None = None
         self.created = self.closed_at = now
         self._queue: deque[Task] = deque()
-        self._deferred_id: int | None = None
-        self._init_error: RemoteError | None = None
         self._delayed: list[tuple[float, Task]] = []
         self._transmits: deque[Datagram] = deque()
         self._events: deque[Event] = deque()
+        self._exchanges = Exchanges(self)
 
     # --- outputs
 
@@ -202,8 +191,7 @@ class IkeSa:
 
     def repeat_on(self, path: Path) -> None:
         """Send the oldest outstanding request on this path as well, with the same Message ID (RFC 4555 §3.1, §3.10)."""
-        if self.window.outstanding is not None:
-            self._transmit(self.window.outstanding.sent, path, retransmission=True)
+        self._exchanges.repeat_on(path)
 
     def later(self, task: Task, at: float) -> None:
         """Queue a request at a later moment."""
@@ -212,58 +200,16 @@ class IkeSa:
 
     def answer(self, answer: Answer, now: float) -> None:
         """Answer the question that is open (``LocalError`` when none is)."""
-        deferred = self.deferred
-        if deferred is None:
-            raise LocalError(f"no question is open in state {self.state.value}")
-        self.deferred = None
-        request = None if self._deferred_id is None else self.window.in_progress(self._deferred_id)
-        try:
-            response = deferred.answer(self, answer, now)
-        except RemoteError as error:
-            response = self._refuse(error)
-        if response is not None and request is not None:
-            self._deferred_id = None
-            self._respond(response, request, now)
+        self._exchanges.answer(answer, now)
         self._pump(now)
 
     def receive(self, datagram: Datagram, now: float) -> None:
         """Take a datagram for this SA; hostile octets are dropped and counted in ``dropped``."""
-        if self.state is SaState.CLOSED:
-            self.dropped["closed"] += 1
-            return
-        if self.mobility.suspended:
-            self.dropped["suspended"] += 1
-            return
-        try:
-            header = decode_header(datagram.payload)
-        except RemoteError:
-            self.dropped["malformed"] += 1
-            return
-        try:
-            received = open_datagram(self, header, datagram, now)
-        except UnprotectedMessage as found:
-            self._take_hint(found.message, now)
-            return
-        except RemoteError as error:
-            self.dropped["bad-icv" if isinstance(error, AuthenticationError) else "malformed"] += 1
-            if error.notify_type is not None:
-                self._take_undecodable(header, error, datagram.path, now)
-            return
-        if received is None:
-            return
-        if header.response:
-            self._receive_response(received, datagram, now)
-        else:
-            self._receive_request(received, datagram, now)
-        self._pump(now)
+        self._exchanges.receive(datagram, now, self._process)
 
     def answer_again(self, datagram: Datagram) -> tuple[Datagram, ...]:
         """What the last response of an ended SA was, if this is its request again: it may have been lost (§2.1)."""
-        header = decode_header(datagram.payload)
-        if not repeats_answered(self, header, datagram.payload):
-            return ()
-        known = self.window.answer_to(header.message_id)
-        return () if known is None else tuple(Datagram(datagram.path, piece) for piece in known.response.datagrams)
+        return self._exchanges.answer_again(datagram)
 
     def handle_timeout(self, now: float) -> None:
         """Run the timers that are due."""
@@ -271,42 +217,20 @@ class IkeSa:
             if self.state is SaState.CLOSED:
                 return
             if timer is Timer.RETRANSMIT:
-                self._retransmit(now)
+                self._exchanges.retransmit(now)
             elif timer is Timer.SETUP:
                 self.close("the set-up was not completed in time", now)
             elif timer is Timer.LIVENESS:
                 self._probe(now)
             elif timer is Timer.KEEPALIVE:
-                self._transmits.append(Datagram(self.path, KEEPALIVE))
+                self.transmit(Datagram(self.path, KEEPALIVE))
                 self.timers.arm_keepalive(now, behind_nat=self.nat.local)
-            elif timer is Timer.CHILD_LIFETIME:
-                rekey_child.child_due(self, now)
-            elif timer is Timer.RETIRED:
-                child.remove_retired(self, now)
-            elif timer is Timer.IKE_REKEY:
-                self._queue.append(rekey_ike.RekeyIke())
-            elif timer is Timer.IKE_EXPIRY:
-                lifetime.expire(self, "the hard lifetime of the IKE SA is over and no rekey replaced it", now)
-            elif timer is Timer.SUPERSEDED:
-                self.close("it was over and nobody deleted it", now)
-            elif timer is Timer.AUTHENTICATION:
-                reauthentication.due(self, now)
             elif timer is Timer.RETRY:
                 self._retry(now)
-            elif timer is Timer.RETURN_ROUTABILITY:
-                mobike.check_expired(self, now)
-            elif timer is Timer.CHECK_AGAIN:
-                mobike.check_again(self)
-            elif timer is Timer.FOLLOWUP_KE:
-                self.followups.expire(self, now)
-            elif timer is Timer.PATH_TEST:
-                mobike.probe_next(self, now)
-            elif timer is Timer.INIT_REFUSED and self._init_error is not None:
-                auth.fail(self, self._init_error, now)
-            elif timer is Timer.REDIRECTED:
-                redirect.overdue(self, now)
-            elif timer is Timer.TICKET:
-                tickets.refresh_due(self)
+            elif timer is Timer.INIT_REFUSED:
+                self._exchanges.give_up(now)
+            else:
+                dispatch.run_timer(self, timer, now)
         self._pump(now)
 
     def heard(self, now: float) -> None:
@@ -340,6 +264,10 @@ class IkeSa:
         if not isinstance(self.config, ResponderConfig):
             raise LocalError("this end started the IKE SA")
         return self.config
+
+    def transmit(self, datagram: Datagram) -> None:
+        """Send a datagram."""
+        self._transmits.append(datagram)
 
     def emit(self, event: Event) -> None:
         """Tell the outside."""
@@ -382,8 +310,7 @@ class IkeSa:
 
     def forget_requests(self) -> None:
         """Send nothing of what is outstanding again, nor wait for the responses (§2.8.2)."""
-        self.window.forget()
-        self._arm_retransmission()
+        self._exchanges.forget_requests()
 
     def family(self) -> list[IkeSa]:
         """This SA and those that a rekey put before, after and beside it, on which its doings can bear.
@@ -435,181 +362,10 @@ class IkeSa:
         self.enter(SaState.CLOSED, why)
         self.emit(Closed(why=why, by_peer=by_peer, resumed=self.resumption.superseded))
 
-    # --- receiving
-
-    def _take_undecodable(self, header: Header, error: RemoteError, path: Path, now: float) -> None:
-        """An authentic message that does not parse: a request is answered, a response ends its exchange (§2.21)."""
-        if header.response:
-            request = self.window.request_for(header)
-            if request is not None:
-                self._complete(request)
-                auth.fail(self, error, now)
-            return
-        disposition = self.window.classify(header.message_id)
-        request_again = Received(message=message_of(header, ()), path=path)
-        if disposition is Disposition.ANSWERED:
-            self._respond_again(request_again)
-        elif disposition is Disposition.NEW:
-            self.window.begin(request_again)
-            self._respond(self._refuse(error), request_again, now)
-
-    def _take_hint(self, message: Message, now: float) -> None:
-        """What is not protected changes nothing; at most it is a hint, unless it carries the peer's token."""
-        self.dropped["unprotected"] += 1
-        crash_detection.unprotected(self, message, now)
-        self._pump(now)
-
-    def _receive_request(self, received: Received, datagram: Datagram, now: float) -> None:
-        message = received.message
-        disposition = self.window.classify(message.message_id)
-        if disposition is Disposition.OUT_OF_WINDOW:
-            self.dropped["out-of-window"] += 1
-            return
-        again = disposition is not Disposition.NEW
-        if not again and self._deferred_id is not None:
-            self.dropped["busy"] += 1  # one question at a time is open; the request will come again
-            return
-        self.emit(
-            MessageReceived(message=message, path=received.path, retransmission=again, fragments=received.fragments)
-        )
-        if disposition is Disposition.ANSWERED:
-            self._respond_again(received)
-            mobike.heard_again(self, message, received.path, now)
-            return
-        if disposition is Disposition.IN_PROGRESS:
-            self.window.begin(received)
-            return
-        try:
-            procedure = procedure_for(message, self.role, self.state)
-            if procedure is None:
-                self.dropped["not-legal-now"] += 1
-                return
-            self.window.begin(received)
-            self._heard(message, now)
-            mobike.heard_from(self, received.path, now)
-            response = self._process(procedure, message, datagram, now)
-        except RemoteError as error:
-            self.window.begin(received)
-            response = self._refuse(error)
-        if response is not None:
-            self._respond(response, received, now)
-        else:
-            self._deferred_id = message.message_id
+    # --- what the peer asks, and what waits
 
     def _process(self, procedure: Procedure, message: Message, datagram: Datagram, now: float) -> Response | None:
-        path = datagram.path
-        if procedure is Procedure.INIT:
-            return init.process_request(self, message, datagram, now)
-        if procedure is Procedure.RESUME:
-            return resume.process_request(self, message, datagram, now)
-        if procedure is Procedure.INFORMATIONAL:
-            rekey_ike.used_by_peer(self, message, now)
-            redirect.process_request(self, message, now)
-            return informational.process_request(self, message, path, now)
-        if procedure is Procedure.CREATE_CHILD:
-            rekey_ike.used_by_peer(self, message, now)
-            mobike.rekeyed_from(self, message, path, now)
-            return create_child.process_request(self, message, now)
-        if procedure is Procedure.FOLLOWUP_KE:
-            return followup_ke.process_request(self, message, now)
-        self.path = path  # until the SA is up its path is where authentic requests come from (§2.11)
-        self.mobility.validated = path
-        if procedure is Procedure.INTERMEDIATE:
-            return intermediate.process_request(self, message)
-        if self.resumption.presented is not None:
-            resume.process_auth(self, message, now)
-            return None
-        ike_auth.process_request(self, procedure, message, now)
-        return None
-
-    def _receive_response(self, received: Received, datagram: Datagram, now: float) -> None:
-        message = received.message
-        request = self.window.request_for(message)
-        if request is None:
-            self.dropped["unexpected-response"] += 1
-            return
-        if redirect.to_be_discarded(self, request.sent.message, message):
-            return
-        self.emit(MessageReceived(message=message, path=received.path, fragments=received.fragments))
-        self._complete(request)
-        initial = message.exchange in INITIAL_EXCHANGES
-        if initial:
-            self.init_response = datagram.payload
-        self._heard(message, now)
-        mobike.answered(self, received.path, now)
-        mobike.heard_from(self, received.path, now)
-        try:
-            request.task.process_response(self, message, received.path, now)
-        except RemoteError as error:
-            if initial and self.state is SaState.INIT_SENT:
-                self._doubt(request, error, now)
-            else:
-                auth.fail(self, error, now)
-            return
-        if initial:
-            self.timers.cancel(Timer.INIT_REFUSED)
-            self._init_error = None
-
-    def _complete(self, request: OutstandingRequest) -> None:
-        self.fragmentation.confirmed(request.sent)
-        self.window.completed(request)
-        self._arm_retransmission()
-
-    def _doubt(self, request: OutstandingRequest, error: RemoteError, now: float) -> None:
-        """Nobody signed this refusal: for a while a better response may come (§2.21.1)."""
-        self.window.reinstate(request)
-        self._arm_retransmission()
-        if self._init_error is None:
-            self._init_error = error
-            policy = self.config.retransmission
-            interval = min(INIT_REFUSAL_INTERVAL, policy.interval(0) + policy.interval(1))
-            self.timers.set(Timer.INIT_REFUSED, now + interval)
-
-    # --- sending
-
-    def _refuse(self, error: RemoteError) -> Response:
-        """The error response of §2.21: before the SA is up it ends the SA, and so does INVALID_SYNTAX."""
-        notify = NotifyType(error.notify_type or NotifyType.INVALID_SYNTAX)
-        payload = NotifyPayload(type=notify, data=error.notify_data)
-        fatal = self.state not in (SaState.ESTABLISHED, SaState.DELETING) or notify == NotifyType.INVALID_SYNTAX
-        if fatal:
-            auth.report_refusal(self, str(error), payload)
-        return Response(payloads=(payload,), close=str(error) if fatal else None)
-
-    def _respond(self, response: Response, request: Received, now: float) -> None:
-        exchange = request.message.exchange
-        # §2.6: "the responder's SPI will be zero" where IKE_SA_INIT does not make an SA
-        no_sa = response.close is not None and exchange in INITIAL_EXCHANGES
-        message = Message(
-            spi_i=self.spi_i,
-            spi_r=NO_SPI if no_sa else self.spi_r,
-            exchange=exchange,
-            original_initiator=self.original_initiator,
-            response=True,
-            message_id=request.message.message_id,
-            payloads=response.payloads,
-        )
-        size = self.fragmentation.response_size(request)
-        sent = self.fragmentation.encode(self.sealer, message, request.path, size)
-        if exchange in INITIAL_EXCHANGES:
-            self.init_response = sent.datagrams[0]
-        self.window.answered(request, sent)
-        self._transmit(sent, request.path)
-        if response.close is not None:
-            self.close(response.close, now, by_peer=response.by_peer)
-        elif exchange == ExchangeType.IKE_INTERMEDIATE:
-            intermediate.answered(self, request.message, message, now)
-
-    def _respond_again(self, request: Received) -> None:
-        known = self.window.answer_to(request.message.message_id)
-        if known is None:
-            return
-        known.repeated += 1
-        if known.repeated > PROBE_RETRANSMISSIONS:
-            # RFC 7383 §2.4: "receiving repeated retransmissions of the request" tells that the response is lost
-            smaller = self.fragmentation.smaller(self.sealer_for(request.message), known.response, request.path)
-            known.response = smaller or known.response
-        self._transmit(known.response, request.path, retransmission=True)
+        return dispatch.process_request(self, procedure, message, datagram, now)
 
     @property
     def _sends(self) -> bool:
@@ -623,59 +379,7 @@ class IkeSa:
             task = self._queue.popleft()
             payloads = task.build_request(self, now)
             if payloads is not None:
-                self._send_request(task, payloads, now)
-
-    def _send_request(self, task: Task, payloads: tuple[Payload, ...], now: float) -> None:
-        message = Message(
-            spi_i=self.spi_i,
-            spi_r=self.spi_r,
-            exchange=task.exchange,
-            original_initiator=self.original_initiator,
-            response=False,
-            message_id=self.window.next_request_id,
-            payloads=payloads,
-        )
-        sent = self.fragmentation.encode(self.sealer, message, self.path, self.fragmentation.size)
-        if task.exchange in INITIAL_EXCHANGES:
-            self.init_request = sent.datagrams[0]
-        self.window.send(task, sent, now)
-        self._arm_retransmission()
-        self._transmit(sent, self.path)
-
-    def _transmit(self, sent: Sent, path: Path, *, retransmission: bool = False) -> None:
-        self._transmits.extend(Datagram(path, octets) for octets in sent.datagrams)
-        self.emit(
-            MessageSent(message=sent.message, path=path, retransmission=retransmission, fragments=len(sent.datagrams))
-        )
-
-    def _arm_retransmission(self) -> None:
-        due = self.window.next_retransmission()
-        if due is None:
-            self.timers.cancel(Timer.RETRANSMIT)
-        else:
-            self.timers.set(Timer.RETRANSMIT, due)
-
-    def _retransmit(self, now: float) -> None:
-        for request in self.window.due(now):
-            if request.attempt >= PROBE_RETRANSMISSIONS:
-                smaller = self.fragmentation.smaller(self.sealer, request.sent, self.path)
-                if smaller is not None:  # RFC 7383 §2.5.2: "MUST reset its retransmission timers"
-                    request.sent, request.attempt = smaller, -1
-            if not self.window.retransmit(request, now):
-                if self.mobility.in_doubt:
-                    mobike.check_expired(self, now)  # the address may be to blame, not the peer
-                    return
-                again = mobike.held_until(self, now)
-                if again is None:
-                    self.close("no response to our request within the retransmission limit", now)
-                    return
-                request.due = again
-                self.window.retransmissions_sent += 1
-            self._transmit(request.sent, self.path, retransmission=True)
-            if self.state is SaState.INIT_SENT:
-                init.try_elsewhere(self, request.attempt)
-        self._arm_retransmission()
-        mobike.unanswered(self, now)
+                self._exchanges.send(task, payloads, now)
 
     def _retry(self, now: float) -> None:
         for at, task in sorted(self._delayed, key=lambda waiting: waiting[0]):
@@ -684,15 +388,6 @@ class IkeSa:
                 self._queue.append(task)
             else:
                 self.timers.set_earlier(Timer.RETRY, at)
-
-    def _heard(self, message: Message, now: float) -> None:
-        self.heard(now)
-        crash_detection.take(self, message)
-        announced = message.notify(NotifyType.SET_WINDOW_SIZE)
-        if announced is not None and message.exchange not in INITIAL_EXCHANGES and len(announced.data) == 4:
-            # §2.3: it can only be increased
-            size = min(int.from_bytes(announced.data, "big"), PEER_SIZE_MAXIMUM)
-            self.window.peer_size = max(self.window.peer_size, size)
 
     def _probe(self, now: float) -> None:
         if self.state is SaState.ESTABLISHED:

@@ -11,6 +11,7 @@ import pytest
 from protocols.entropy import SeededEntropy
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import Closed, Established, Refused, SaState
+from protocols.ikev2.exchanges import INIT_REFUSAL_INTERVAL
 from protocols.ikev2.message import Message, decode_message, encode_message
 from protocols.ikev2.payloads import (
     EncryptedPayload,
@@ -23,7 +24,6 @@ from protocols.ikev2.payloads import (
 )
 from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType, PayloadType
-from protocols.ikev2.sa import INIT_REFUSAL_INTERVAL
 from protocols.ikev2.spi import RandomSpis
 from protocols.ikev2.suites import IkeSuite
 from protocols.path import Datagram, Endpoint, Path
