@@ -245,11 +245,11 @@ class CertificateVerifier:
     ) -> list[x509.Certificate]:
         """The path from the peer's own certificate to a trust anchor."""
         for certificate in (own, *others):
-            subject = certificate.subject.rfc4514_string()
-            if moment > certificate.not_valid_after_utc:
-                raise refused(f"certificate {subject!r} expired at {certificate.not_valid_after_utc}")
-            if moment < certificate.not_valid_before_utc:
-                raise refused(f"certificate {subject!r} is valid from {certificate.not_valid_before_utc} only")
+            early = moment < certificate.not_valid_before_utc
+            if early or moment > certificate.not_valid_after_utc:
+                when = "is valid from" if early else "expired at"
+                limit = certificate.not_valid_before_utc if early else certificate.not_valid_after_utc
+                raise refused(f"certificate {certificate.subject.rfc4514_string()!r} {when} {limit}")
         verifier = (
             verification.PolicyBuilder()
             .store(self._store)
