@@ -197,12 +197,12 @@ def eap_machines(octets: bytes) -> None:
     peer = test_eap.advanced_peer(step)
     peer.receive(octets[1:])
     heard = test_eap.drain_peer(peer)
-    genuine = octets[1:] in test_eap.recorded()[0]
+    genuine = octets[1:].startswith(test_eap.recorded()[0])  # RFC 3748 §4.1: what follows its Length is padding
     assert genuine or not any(test_eap.accepts(event) for event in heard)
     server = test_eap.advanced_server(step % 2)
     server.receive(octets[1:])
     told = test_eap.drain_server(server)
-    genuine = octets[1:] in test_eap.recorded()[1]
+    genuine = octets[1:].startswith(test_eap.recorded()[1])
     assert genuine or not any(test_eap.accepts(event) for event in told)
 
 
