@@ -38,12 +38,12 @@ from protocols.ikev2.tasks import (
     auth,
     child,
     childless,
+    conclusion,
     config,
     crash_detection,
     init,
     mobike,
     natd,
-    reauthentication,
     redirect,
     tickets,
 )
@@ -163,23 +163,11 @@ class ResumedAuthentication:
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """The gateway's AUTH from SK_pr, then what it grants."""
-        no_child = child.refused(message)
-        auth.raise_on_error(sa, message, but=no_child)
+        auth.raise_on_error(sa, message, but=child.refused(message))
         identity = self._session.responder_identity
         _check_identity(message.first(IdrPayload), identity)
         _verify(sa, message, identity, original_initiator=False)
-        if redirect.obey_final(sa, message, now):
-            return
-        if no_child is not None:
-            auth.close_without_child(sa, no_child, now)
-            return
-        sa.extension.take(Step.FINAL_RESPONSE, message)
-        sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
-        mobike.take_announcement(sa, message)
-        child.accept(sa, self._offer, message, now)
-        reauthentication.take(sa, message, now)
-        auth.establish(sa, self._session.identity, identity, config.granted(message), now)
-        tickets.receive(sa, message, identity, now)
+        conclusion.take(sa, message, self._offer, self._session.identity, identity, now)
 
 
 def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> Response:
@@ -237,18 +225,9 @@ class ResumedAuthenticator:
         office = sa.responder_config.tickets
         if office is not None:
             office.use(contents)  # §4.3.1: used once an SA is established with it
-        payloads: tuple[Payload, ...] = (
-            identity,
-            _auth(sa, identity, original_initiator=False),
-            *crash_detection.announce(sa),
-            *child.grant_or_refuse(sa, self._child, answer, now),
-            *(mobike.announce(sa) if sa.mobility.negotiated else ()),
-            *reauthentication.announce(sa, now),
-            *tickets.grant(sa, contents.identity, identity, answer.session, now),
-            *sa.extension.payloads(Step.FINAL_RESPONSE),
-        )
-        auth.establish(sa, contents.identity, identity, answer.attributes, now)
-        return Response(payloads=payloads)
+        proof = _auth(sa, identity, original_initiator=False)
+        granted = conclusion.grant(sa, self._child, answer, contents.identity, identity, now)
+        return Response(payloads=(identity, proof, *granted))
 
 
 def process_auth(sa: IkeSa, message: Message, now: float) -> None:

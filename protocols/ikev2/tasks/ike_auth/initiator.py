@@ -29,11 +29,11 @@ from protocols.ikev2.tasks import (
     auth,
     child,
     childless,
+    conclusion,
     config,
     crash_detection,
     eap_rounds,
     mobike,
-    reauthentication,
     redirect,
     tickets,
 )
@@ -193,16 +193,4 @@ class Authentication:
         """What the gateway grants, in the one response that is the last."""
         if self._identity_r is None:
             raise LocalError("an IKE_AUTH response before the request")
-        if redirect.obey_final(sa, message, now):
-            return
-        no_child = child.refused(message)
-        if no_child is not None:
-            auth.close_without_child(sa, no_child, now)
-            return
-        sa.extension.take(Step.FINAL_RESPONSE, message)
-        sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
-        mobike.take_announcement(sa, message)
-        child.accept(sa, self._offer, message, now)
-        reauthentication.take(sa, message, now)
-        auth.establish(sa, sa.initiator_config.identity, self._identity_r, config.granted(message), now)
-        tickets.receive(sa, message, self._identity_r, now)
+        conclusion.take(sa, message, self._offer, sa.initiator_config.identity, self._identity_r, now)

@@ -34,13 +34,11 @@ from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import (
     auth,
-    child,
     childless,
+    conclusion,
     config,
-    crash_detection,
     eap_rounds,
     mobike,
-    reauthentication,
     redirect,
     tickets,
 )
@@ -219,17 +217,8 @@ class Authenticator:
         identity = self._responder_identity()
         proof = self._prove(sa, identity)
         sa.mobility.negotiated = sa.config.mobike and self._mobike
-        payloads: list[Payload] = [
-            *proof,
-            *crash_detection.announce(sa),
-            *child.grant_or_refuse(sa, self._child, reply, now),
-            *(mobike.announce(sa) if sa.mobility.negotiated else ()),
-            *reauthentication.announce(sa, now),
-            *tickets.grant(sa, self._identity, identity, reply.session, now),
-            *sa.extension.payloads(Step.FINAL_RESPONSE),
-        ]
-        auth.establish(sa, self._identity, identity, reply.attributes, now)
-        return Response(payloads=tuple(payloads))
+        granted = conclusion.grant(sa, self._child, reply, self._identity, identity, now)
+        return Response(payloads=(*proof, *granted))
 
 
 def process_request(sa: IkeSa, procedure: Procedure, message: Message, now: float) -> None:
