@@ -386,6 +386,7 @@ _PDN_TYPE = {
     PdnType.IPV4: PdnTypeCode.IPv4,
     PdnType.IPV6: PdnTypeCode.IPv6,
     PdnType.IPV4V6: PdnTypeCode.IPv4v6,
+    PdnType.IPV4_OR_IPV6: PdnTypeCode.IPv4_OR_IPv6,
 }
 
 

@@ -152,8 +152,8 @@ def test_a_wrong_database_url_is_refused_without_being_printed() -> None:
 
 
 def test_migrate_tells_the_revision(url: str) -> None:
-    assert aaa("migrate", "--database", url).output == "database is at revision 0001 (was empty)\n"
-    assert aaa("migrate", "--database", url).output == "database is at revision 0001\n"
+    assert aaa("migrate", "--database", url).output == "database is at revision 0002 (was empty)\n"
+    assert aaa("migrate", "--database", url).output == "database is at revision 0002\n"
 
 
 def test_sessions_without_a_node_is_one_line(tmp_path: Path) -> None:
