@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from protocols.errors import ConfigurationError
-from protocols.io.certificates import read_certificates, read_private_key
 
 HANDSHAKE_INTERVAL = 5.0  # RFC 6733 leaves it to us
 SHUTDOWN_INTERVAL = 1.0  # for the peer's close_notify
@@ -30,9 +31,9 @@ class TlsContexts:
     @classmethod
     def load(cls, *, chain: Path, key: Path, authority: Path) -> TlsContexts:
         """From PEM files; ``ConfigurationError`` names the one that is wrong."""
-        read_certificates(authority, "tls.authority")
-        read_certificates(chain, "tls.chain")
-        read_private_key(key, "tls.key")
+        _check_certificates(authority, "tls.authority")
+        _check_certificates(chain, "tls.chain")
+        _check_key(key)
         client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         for context in (client, server):
             context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -49,6 +50,30 @@ class TlsContexts:
                 ) from None
             context.load_verify_locations(authority)
         return cls(client, server)
+
+
+def _check_certificates(file: Path, key: str) -> None:
+    try:
+        x509.load_pem_x509_certificates(_read(file, key))
+    except ValueError:
+        what, expected = "a file without a certificate in PEM", "a PEM file with certificates"
+        raise ConfigurationError(file=str(file), key=key, value=what, expected=expected) from None
+
+
+def _check_key(file: Path) -> None:
+    try:
+        load_pem_private_key(_read(file, "tls.key"), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        what, expected = "a file without such a key", "an unencrypted private key in PEM"
+        raise ConfigurationError(file=str(file), key="tls.key", value=what, expected=expected) from None
+
+
+def _read(file: Path, key: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        what = error.strerror or "an unreadable file"
+        raise ConfigurationError(file=str(file), key=key, value=what, expected="a readable file") from None
 
 
 def certified_names(certificate: bytes) -> frozenset[str]:
