@@ -367,15 +367,11 @@ class DiameterNode:
         """A connection for a peer that has come."""
         return Connection(self, None, transport)
 
-    def refused(self, local: Endpoint, remote: Endpoint, why: str) -> None:
-        """A peer came and nothing came of it: TLS, or too many at a time."""
+    def refused(self, local: Endpoint, remote: Endpoint, why: str, host: str | None = None) -> None:
+        """A connection was wanted, and TLS or a limit stood against it; ``host`` is whom we wanted to reach."""
         self.ended["no transport connection"] += 1
-        self.tell(PeerChange(peer=None, local=local, remote=remote, is_up=False, text=f"{remote} refused: {why}"))
-
-    def failed(self, why: str) -> None:
-        """A transport connection that we wanted did not come up."""
-        self.ended["no transport connection"] += 1
-        log.info("%s", why)
+        text = f"{host or remote} refused: {why}"
+        self.tell(PeerChange(peer=host, local=local, remote=remote, is_up=False, text=text))
 
     def route_of(self, host: str) -> Route:
         """The peer's entry in the routing table."""
