@@ -7,8 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
+from protocols.diameter.capabilities import capability_avps
 from protocols.diameter.codec import Avp, DiameterMessage, Framer, Result, decode_message, encode_message
-from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
+from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode, ResultCode
 from protocols.diameter.identity import DiameterIdentity
 from protocols.diameter.swm import Dea, Der
 from protocols.diameter.uri import Transport
@@ -102,6 +103,7 @@ class RawPeer:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        self.last: DiameterMessage | None = None
         self._framer = Framer()
 
     @classmethod
@@ -116,7 +118,8 @@ class RawPeer:
             data = await self.reader.read(65536)
             assert data, "the node closed the connection"
             self._framer.feed(data)
-        return decode_message(octets)
+        self.last = decode_message(octets)
+        return self.last
 
     async def exchange_capabilities(self, identity: DiameterIdentity = EPDG) -> DiameterMessage:
         self.send(
@@ -135,6 +138,12 @@ class RawPeer:
             )
         )
         return await self.receive()
+
+    def answer_capabilities(self, identity: DiameterIdentity) -> None:
+        """CEA to the CER that was received last."""
+        assert self.last is not None
+        addresses = (Endpoint.of("127.0.0.1", 0).address,)
+        self.send(identity.answer(self.last, ResultCode.DIAMETER_SUCCESS, capability_avps(identity, addresses)))
 
     async def is_closed(self) -> bool:
         """Wait for the node to close."""

@@ -69,7 +69,7 @@ class Link:
         self._contexts = contexts
         self._first_interval = first_interval
         self._stopped = asyncio.Event()
-        self.is_running = False
+        self.attempt: asyncio.Task[bool] | None = None
 
     def stop(self) -> None:
         """Do not connect again."""
@@ -90,13 +90,6 @@ class Link:
 
     async def run_once(self) -> bool:
         """One connection from its beginning to its end; True when it was open."""
-        self.is_running = True
-        try:
-            return await self._run_once()
-        finally:
-            self.is_running = False
-
-    async def _run_once(self) -> bool:
         peer = self.peer
         intended = Intended(host=peer.host, is_reopening=self._is_reopening, last_error=self._last_error)
         connection = Connection(self._owner, intended, peer.transport)
