@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from protocols.diameter.uri import Transport
 from protocols.eap.aka.server import IdentityRequest
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import ConfigurationModel, Count, FilePath, Interval
@@ -148,8 +149,16 @@ class AaaConfiguration(ConfigurationModel):
 
     @model_validator(mode="after")
     def _secured(self) -> AaaConfiguration:
-        if self.listen.tls_port is not None and self.diameter.tls is None:
-            raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+        if self.diameter.tls is None:
+            if self.listen.tls_port is not None:
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+            if self.hss.listen is not None and self.hss.listen.tls_port is not None:
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which hss.listen.tls_port needs")
+            if any(peer.transport is Transport.TLS for peer in self.hss.peers):
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which transport: tls needs")
+        hosts = [peer.host for peer in (*self.diameter.peers, *self.hss.peers)]
+        if len(set(hosts)) != len(hosts):
+            raise PydanticCustomError("peers", "every host once under diameter.peers and hss.peers")
         return self
 
     def uses_swx(self, role: Role) -> bool:
@@ -181,6 +190,8 @@ class AaaConfiguration(ConfigurationModel):
                     value=self.hss.identity.host,
                     expected="another host than identity.host: AAA server and HSS are two nodes on SWx",
                 )
+            if self.hss.listen is not None and self.hss.listen.port is None:
+                raise _missing(file, "hss.listen.port", "a TCP port, to which the AAA server beside it connects")
         if role is Role.AAA and not (self.hss.peers or self.diameter.peers):
             raise _missing(file, "hss.peers", "an HSS or an agent to connect to, because the role is aaa")
 
