@@ -154,7 +154,7 @@ class DiameterNode:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._answers.clear()
+        await self._answers.close()
 
     # Requests
 
@@ -419,10 +419,12 @@ class DiameterNode:
             self.dropped["too busy"] += 1
             connection.send_answer(request, self.identity.answer(request, ResultCode.DIAMETER_TOO_BUSY))
         else:
-            self._spawn(self._serve(connection, request))
+            self._spawn(self._serve(connection, request, self._answers.answer(request, self._handle)))
 
-    async def _serve(self, connection: Connection, request: DiameterMessage) -> None:
-        connection.send_answer(request, await self._answers.answer(request, self._handle))
+    async def _serve(
+        self, connection: Connection, request: DiameterMessage, answer: asyncio.Future[DiameterMessage]
+    ) -> None:
+        connection.send_answer(request, await asyncio.shield(answer))
 
     async def _handle(self, request: DiameterMessage) -> DiameterMessage:
         handler = self._handlers[request.application, request.command]
