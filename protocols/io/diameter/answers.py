@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from protocols.diameter.codec import DiameterMessage
 
 DUPLICATES_INTERVAL = 240.0  # RFC 6733 §3: End-to-End Identifiers stay unique for at least 4 minutes
 DUPLICATES_LIMIT = 10_000
 
-Handler = Callable[[DiameterMessage], Awaitable[DiameterMessage]]
+
+@dataclass(frozen=True, slots=True)
+class AnswerOctets:
+    """An answer that its handler has encoded itself: messages that are sent as they are, none for silence."""
+
+    messages: tuple[bytes, ...]
+
+
+Answer = DiameterMessage | AnswerOctets
+Handler = Callable[[DiameterMessage], Awaitable[Answer]]
 
 
 class AnswerCache:
     """Answers, and those in the making, for as long as their requests may come again."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[tuple[bytes, int, int, bytes], tuple[float, asyncio.Future[DiameterMessage]]] = (
-            OrderedDict()
-        )
+        self._answers: OrderedDict[tuple[bytes, int, int, bytes], tuple[float, asyncio.Future[Answer]]] = OrderedDict()
 
-    async def answer(self, request: DiameterMessage, handler: Handler) -> DiameterMessage:
+    async def answer(self, request: DiameterMessage, handler: Handler) -> Answer:
         """What ``handler`` says, the first time; a duplicate MUST cause the same answer (RFC 6733 §3)."""
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -36,7 +44,7 @@ class AnswerCache:
         present = self._answers.get(key)
         if present is not None:
             return await asyncio.shield(present[1])
-        future: asyncio.Future[DiameterMessage] = loop.create_future()
+        future: asyncio.Future[Answer] = loop.create_future()
         self._answers[key] = (now + DUPLICATES_INTERVAL, future)
         try:
             answer = await handler(request)

@@ -31,6 +31,7 @@ from protocols.diameter.events import (
 from protocols.diameter.peer import CLOSING_INTERVAL, PeerMachine
 from protocols.diameter.watchdog import WatchdogState
 from protocols.errors import LocalError
+from protocols.io.diameter.answers import Answer, AnswerOctets
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
 from protocols.path import Endpoint
 
@@ -194,7 +195,7 @@ class Connection(asyncio.Protocol):
         self._outcomes.pop(sent.hop_by_hop, None)
         self.machine.withdraw(sent)
 
-    def send_answer(self, request: DiameterMessage, answer: DiameterMessage) -> None:
+    def send_answer(self, request: DiameterMessage, answer: Answer) -> None:
         """Send an answer if the connection is still there."""
         transport = self._transport
         if transport is None:
@@ -204,7 +205,11 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         try:
-            self.machine.send_answer(request, answer)
+            if isinstance(answer, AnswerOctets):
+                for octets in answer.messages:
+                    self.machine.send_octets(octets)
+            else:
+                self.machine.send_answer(request, answer)
         except LocalError:
             log.exception("an answer to %s of %s that has no encoding", request.name, self.name)
         self._pump()

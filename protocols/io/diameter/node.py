@@ -23,7 +23,7 @@ from protocols.diameter.peer import REQUEST_INTERVAL, PeerMachine
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL
 from protocols.entropy import Entropy
 from protocols.errors import BackendError, StackError
-from protocols.io.diameter.answers import AnswerCache, Handler
+from protocols.io.diameter.answers import Answer, AnswerCache, Handler
 from protocols.io.diameter.connection import Connection, Intended
 from protocols.io.diameter.link import PORT, RECONNECT_INTERVAL_FIRST, Link, PeerAddress
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
@@ -297,7 +297,7 @@ class DiameterNode:
         finally:
             connection.handled()
 
-    async def _handle(self, request: DiameterMessage) -> DiameterMessage:
+    async def _handle(self, request: DiameterMessage) -> Answer:
         handler = self._handlers[request.application, request.command]
         try:
             return await handler(request)
