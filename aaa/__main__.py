@@ -12,9 +12,11 @@ from typing import Annotated
 import typer
 
 from aaa import provisioning
+from aaa.commands import ControlOption, control_of, faults
 from aaa.config import AaaConfiguration
+from aaa.control import NODE
 from aaa.provisioning import ConfigurationOption, DatabaseOption, JsonOption
-from aaa.runtime import NODE, serve
+from aaa.runtime import serve
 from protocols.io.configuration import exit_on_error, load
 from protocols.io.control import call_sync
 from protocols.io.logging import start_logging
@@ -28,6 +30,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.add_typer(provisioning.application)
+application.add_typer(faults)
 
 
 @application.command("serve")
@@ -59,21 +62,16 @@ def migrate(config: ConfigurationOption = None, database: DatabaseOption = None)
 @exit_on_error
 def sessions(
     config: ConfigurationOption = None,
-    control: Annotated[Path | None, typer.Option("--control", help="The node's control socket, instead of -c.")] = None,
+    control: ControlOption = None,
     imsi: Annotated[str | None, typer.Option(help="Only of this subscriber.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the SWm sessions of a running node."""
-    if control is None:
-        if config is None:
-            raise provisioning.refusal(
-                "--control", provisioning.Unshown("nothing"), "a control socket, or -c with a configuration file"
-            )
-        control = load(config, AaaConfiguration).control
+    socket = control_of(config, control)
     found: list[JsonValue] = []
     cursor: JsonValue = None
     while True:
-        answer = call_sync(control, "sessions.list", imsi=imsi, cursor=cursor)
+        answer = call_sync(socket, "sessions.list", imsi=imsi, cursor=cursor)
         assert isinstance(answer, dict)
         page = answer["sessions"]
         assert isinstance(page, list)

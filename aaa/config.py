@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from aaa.faults.rule import FaultRule
 from protocols.eap.aka.server import IdentityRequest
 from protocols.io.configuration import ConfigurationModel, Count, FilePath, Interval
 from protocols.io.diameter.configuration import DiameterIdentityText, DiameterNodeSection, ListenSection
@@ -97,6 +98,15 @@ class HssSection(ConfigurationModel):
     sequence_block: Annotated[Count, Field(ge=1, le=1024)] = DEFAULT_SEQUENCE_BLOCK
 
 
+def _named_once(rules: tuple[FaultRule, ...]) -> tuple[FaultRule, ...]:
+    if len({rule.name for rule in rules}) != len(rules):
+        raise PydanticCustomError("fault_names", "every rule's name once")
+    return rules
+
+
+FaultRules = Annotated[tuple[FaultRule, ...], AfterValidator(_named_once)]
+
+
 class AaaConfiguration(ConfigurationModel):
     """Everything ``aaa serve`` needs."""
 
@@ -109,6 +119,7 @@ class AaaConfiguration(ConfigurationModel):
     hss: HssSection = HssSection()
     trace: TraceSection = TraceSection()
     diameter: DiameterNodeSection = DiameterNodeSection()
+    faults: FaultRules = ()
 
     @model_validator(mode="after")
     def _secured(self) -> AaaConfiguration:

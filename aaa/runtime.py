@@ -6,37 +6,35 @@ Everything that blocks (SQLAlchemy) runs on one thread behind ``Bridge``; everyt
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import signal
 
 from aaa import questions
 from aaa.config import AaaConfiguration
+from aaa.control import NODE, AaaControl
 from aaa.events import DeregistrationRequested, Question, ServerIdentity
+from aaa.faults.handlers import FaultyHandlers
+from aaa.faults.hss import FaultyHss
+from aaa.faults.table import FaultTable
 from aaa.hss.in_process import Bridge, InProcessHss
-from aaa.hss.local import LocalHss
-from aaa.hss.port import HomeSubscriberServer
+from aaa.hss.local import LocalHss, algorithm_of
 from aaa.hss.procedures import HssProcedures
 from aaa.server import SwmServer
 from aaa.sessions import SessionLimits, Sessions
 from aaa.subscribers.database import SubscriberDatabase
+from protocols.algorithms.vector import AkaAlgorithm
 from protocols.diameter.codec import DiameterMessage, RequestError
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
 from protocols.eap.aka.server import ServerOptions
 from protocols.errors import BackendError
 from protocols.io.clock import SystemClock
-from protocols.io.control import ControlError, ControlServer, Params
+from protocols.io.control import ControlServer
 from protocols.io.diameter import DiameterIdentity, PeerChange, Traffic
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.entropy import SystemEntropy
+from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
-
-NODE = "aaa"
-KIND = "aaa"
-DISTRIBUTION = "epdg-emulator"
-LIST_LIMIT = 100
-LIST_LIMIT_MAXIMUM = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +57,13 @@ class AaaNode:
         )
         self._bridge = Bridge()
         vectors = LocalHss(database, entropy, sequence_block=configuration.hss.sequence_block)
-        self._hss: HomeSubscriberServer = InProcessHss(
-            HssProcedures(database, vectors, database.registrations), self._bridge, server=identity.host
+        faults = FaultTable(configuration.faults)
+        self._hss = FaultyHss(
+            InProcessHss(HssProcedures(database, vectors, database.registrations), self._bridge, server=identity.host),
+            faults,
+            self.recorder,
+            algorithms=self._algorithm,
+            sleep=asyncio.sleep,
         )
         self._server = SwmServer(
             Sessions(
@@ -86,24 +89,30 @@ class AaaNode:
             entropy=entropy,
             wall=self._clock.wall,
         )
-        self._diameter.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, self._diameter_eap)
-        self._diameter.on_request(SWM_APPLICATION, CommandCode.SESSION_TERMINATION, self._session_termination)
+        faulty = FaultyHandlers(
+            faults, self.recorder, session=self._server.session, forsake=self._forsake, sleep=asyncio.sleep
+        )
+        for command, handler in (
+            (CommandCode.DIAMETER_EAP, self._diameter_eap),
+            (CommandCode.SESSION_TERMINATION, self._session_termination),
+        ):
+            self._diameter.on_request(SWM_APPLICATION, command, faulty.wrap(handler))
         self._diameter.on_traffic(self._record_traffic)
         self._diameter.on_peer(self._record_peer)
-        self._control = ControlServer(
-            configuration.control,
-            {
-                "node.status": self._status,
-                "sessions.list": self._list_sessions,
-                "sessions.get": self._get_session,
-                "peers.list": self._list_peers,
-            },
-            self.recorder,
+        self._methods = AaaControl(
+            identity=self._diameter.identity,
+            recorder=self.recorder,
+            server=self._server,
+            diameter=self._diameter,
+            database=database,
+            bridge=self._bridge,
+            faults=faults,
+            keys=self._hss,
         )
+        self._control = ControlServer(configuration.control, self._methods.methods(), self.recorder)
         self._questions: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
-        self._listening: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Migrate, listen, serve until ``stop``, then disconnect from every peer; ``BackendError``."""
@@ -127,9 +136,9 @@ class AaaNode:
     async def _open(self, revision: str) -> None:
         """Listen; the control socket comes last, so that a node that answers there is ready."""
         configuration = self._configuration
-        self._listening = await open_node(self._diameter, configuration.diameter, configuration.listen)
+        self._methods.listening = await open_node(self._diameter, configuration.diameter, configuration.listen)
         await self._control.start()
-        listening = ", ".join(self._listening)
+        listening = ", ".join(self._methods.listening)
         text = f"The AAA server listens on {listening}, database revision {revision}."
         _log.info("%s", text)
         self.recorder.event("started", text, {"listen": listening})
@@ -164,7 +173,16 @@ class AaaNode:
         self._arm()
         return answer
 
+    def _forsake(self, session_id: str) -> None:
+        """End a session that was granted, and of which the gateway is told that it was refused."""
+        self._server.forsake(session_id)
+        self._arm()
+
     # --- the HSS ------------------------------------------------------------------------------------
+
+    async def _algorithm(self, imsi: Imsi) -> AkaAlgorithm | None:
+        subscriber = await self._bridge.run(lambda: self._database.get(imsi))
+        return None if subscriber is None else algorithm_of(subscriber)
 
     def _ask(self, question: Question | DeregistrationRequested) -> None:
         assert self._questions is not None
@@ -208,51 +226,6 @@ class AaaNode:
         name = "peer-up" if change.is_up else "peer-down"
         data: dict[str, JsonValue] = {"peer": change.peer, "remote": str(change.remote)}
         self.recorder.event(name, f"Diameter peer {change.text}.", data)
-
-    # --- control ------------------------------------------------------------------------------------
-
-    async def _status(self, params: Params) -> JsonValue:
-        identity = self._configuration.identity
-        return {
-            "node": NODE,
-            "kind": KIND,
-            "version": importlib.metadata.version(DISTRIBUTION),
-            "started": self.recorder.started,
-            "host": identity.host,
-            "realm": identity.realm,
-            "listen": ", ".join(self._listening) or None,
-            "sessions": len(self._server),
-            "subscribers": await self._bridge.run(self._database.count),
-            "dropped": {"diameter": {str(why): count for why, count in self._diameter.dropped.items()}},
-        }
-
-    async def _list_sessions(self, params: Params) -> JsonValue:
-        wanted = {name: params[name] for name in ("imsi", "apn", "state") if params.get(name) is not None}
-        limit = params.get("limit") or LIST_LIMIT
-        cursor = params.get("cursor") or "0"
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIST_LIMIT_MAXIMUM:
-            raise ControlError("bad-params", f"limit is a number from 1 to {LIST_LIMIT_MAXIMUM}")
-        if not isinstance(cursor, str) or not cursor.isdecimal():
-            raise ControlError("bad-params", "cursor is what an earlier answer held in next")
-        found = [
-            session
-            for session in self._server.sessions()
-            if isinstance(session, dict) and all(session[name] == value for name, value in wanted.items())
-        ]
-        start = int(cursor)
-        end = start + limit
-        page: list[JsonValue] = [*found[start:end]]
-        return {"sessions": page, "next": str(end) if end < len(found) else None, "total": len(found)}
-
-    async def _get_session(self, params: Params) -> JsonValue:
-        identifier = params.get("id")
-        session = self._server.session(identifier) if isinstance(identifier, str) else None
-        if session is None:
-            raise ControlError("not-found", f"there is no session {identifier}")
-        return session
-
-    async def _list_peers(self, params: Params) -> JsonValue:
-        return {"peers": [peer.to_json() for peer in self._diameter.peers()]}
 
 
 async def serve(configuration: AaaConfiguration, database: SubscriberDatabase) -> None:

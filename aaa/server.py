@@ -78,6 +78,11 @@ class SwmServer:
         self._pump()
         return answer.to_message(message)
 
+    def forsake(self, session_id: str) -> None:
+        """End a session whose gateway was told that there is none."""
+        self._sessions.forsake(session_id)
+        self._pump()
+
     # --- the HSS's answers --------------------------------------------------------------------------
 
     def vector_answered(self, question: VectorRequested, vector: AkaVector) -> None:

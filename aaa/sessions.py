@@ -90,6 +90,12 @@ class Sessions:
             result=Result.of(code),
         )
 
+    def forsake(self, session_id: str) -> None:
+        """End a session whose gateway does not know that it was granted."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._end(session, expired=False, why="the gateway was told that it was refused")
+
     def answer_vector(self, session_id: str, vector: AkaVector, now: float) -> None:
         """The HSS's answer to ``VectorRequested``; late answers to sessions that are gone are dropped."""
         session = self._waiting(session_id, AuthenticationState.WAITING_FOR_VECTOR)

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from aaa.faults.rule import AttachStep
+from aaa.faults.rule import AttachStep, Point
 from aaa.faults.spoiling import has_eap, has_mac, spoil_answer, spoil_octets, step_of
-from aaa.faults.table import Fault, FaultTable, Occasion, Point
+from aaa.faults.table import Fault, FaultTable, Occasion
 from protocols.diameter.codec import DiameterMessage, RequestError, Result, encode_message
 from protocols.diameter.delivery import bound_to
 from protocols.diameter.dictionary import CommandCode
@@ -28,7 +28,7 @@ from protocols.trace.records import JsonValue
 
 Sleep = Callable[[float], Awaitable[None]]
 SessionLookup = Callable[[str], Mapping[str, JsonValue] | None]
-Forsake = Callable[[DiameterMessage], Awaitable[None]]
+Forsake = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,11 +99,11 @@ class FaultyHandlers:
         self, request: DiameterMessage, answer: DiameterMessage, fault: Fault, occasion: Occasion
     ) -> Answer:
         action = fault.action
-        record(self._recorder, fault, occasion)
+        record(self._recorder, fault, occasion, Point.ANSWER)
         self._sequence += 1
         spoiled = spoil_answer(request, answer, action, sequence=self._sequence)
         if action.result is not None and occasion.step is AttachStep.FINAL and _is_success(answer):
-            await self._forsake(request)
+            self._forsake(occasion.session_id or "")
         if action.delay is not None:
             await self._sleep(action.delay)
         if not (action.silence or action.duplicate or action.truncate):
@@ -123,9 +123,9 @@ class FaultyHandlers:
         )
 
 
-def record(recorder: Recorder, fault: Fault, occasion: Occasion) -> None:
+def record(recorder: Recorder, fault: Fault, occasion: Occasion, point: Point) -> None:
     """The event that tells a reader of the trace that what follows is wanted."""
-    done = fault.action.described()
+    done = fault.action.described(point)
     who = f"subscriber {occasion.imsi}" if occasion.imsi is not None else "an unknown subscriber"
     recorder.event(
         "fault-applied",

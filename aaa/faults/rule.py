@@ -27,7 +27,15 @@ class AttachStep(str, Enum):
     FINAL = "final"
 
 
+class Point(Enum):
+    """Where a rule takes hold: the HSS's vector, or the answer that is ready to go."""
+
+    VECTOR = "vector"
+    ANSWER = "answer"
+
+
 Command = Literal["DER", "AAR", "STR", "MAR", "SAR"]
+HSS_COMMANDS = frozenset({"MAR", "SAR"})
 
 
 def _imsi(value: object) -> ImsiPattern:
@@ -65,8 +73,10 @@ def _apn(value: str) -> str:
 
 
 class Match(ConfigurationModel):
-    """When a rule is for an answer; what is not given matches everything.
+    """When a rule is for an answer; what is not given matches everything the gateway asks.
 
+    What the AAA server asks the HSS (MAR, SAR) is refused, delayed or not answered only where ``command``
+    says so; vectors are spoilt whether it is DER, MAR or left out.
     ``attempts`` counts each subscriber's attempts that the rule's other conditions meet; one Diameter
     session is one attempt. ``share`` is the part of those that it hits; ``seed`` changes which.
     """
@@ -102,19 +112,23 @@ class Action(ConfigurationModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Action:
-        given = self.model_fields_set - {name for name in type(self).model_fields if not getattr(self, name)}
-        if not given:
+        if not self.given:
             raise PydanticCustomError("no_action", "one of " + ", ".join(type(self).model_fields))
-        if self.silence and given - {"silence"} - VECTOR_FAULTS:
+        if self.silence and self.given - {"silence"} - VECTOR_FAULTS:
             raise PydanticCustomError("silence", "silence without anything else that the answer would carry")
         if self.old_sqn + self.clear_amf_bit + self.wrong_autn > 1:
             raise PydanticCustomError("autn", "one of wrong_autn, old_sqn and clear_amf_bit")
         return self
 
     @property
+    def given(self) -> frozenset[str]:
+        """The names of what it does."""
+        return frozenset(name for name in type(self).model_fields if getattr(self, name))
+
+    @property
     def spoils_vector(self) -> bool:
         """Whether the HSS's vector is changed."""
-        return any(getattr(self, name) for name in VECTOR_FAULTS)
+        return bool(self.given & VECTOR_FAULTS)
 
     @property
     def needs_key(self) -> bool:
@@ -124,20 +138,21 @@ class Action(ConfigurationModel):
     @property
     def spoils_answer(self) -> bool:
         """Whether the answer is changed, held back or kept."""
-        return bool({name for name in type(self).model_fields if getattr(self, name)} - VECTOR_FAULTS)
+        return bool(self.given - VECTOR_FAULTS)
 
-    def described(self) -> str:
-        """In words, for the trace."""
+    def described(self, point: Point) -> str:
+        """What it does at ``point``, in words, for the trace."""
         words = []
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if value is None or value is False:
+            if value is None or value is False or (name in VECTOR_FAULTS) != (point is Point.VECTOR):
                 continue
             words.append(_WORDS[name].format(written_result(value) if isinstance(value, Result) else value))
         return ", ".join(words)
 
 
 VECTOR_FAULTS = frozenset({"wrong_autn", "old_sqn", "clear_amf_bit", "wrong_keys"})
+_HSS_FAULTS = frozenset({"result", "delay", "silence"})
 _WORDS = {
     "wrong_autn": "wrong AUTN",
     "old_sqn": "old SQN",
@@ -174,6 +189,8 @@ class FaultRule(ConfigurationModel):
                 raise PydanticCustomError("vector", "match.command DER or MAR: vectors are asked for nowhere else")
             if step not in (None, AttachStep.CHALLENGE):
                 raise PydanticCustomError("vector", "match.step challenge: a vector is for nothing else")
+        if command in HSS_COMMANDS and self.action.given - VECTOR_FAULTS - _HSS_FAULTS:
+            raise PydanticCustomError("hss", "result, delay or silence where match.command is MAR or SAR")
         return self
 
     def to_json(self) -> dict[str, JsonValue]:

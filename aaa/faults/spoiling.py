@@ -13,7 +13,9 @@ from aaa.faults.rule import Action, AttachStep
 from protocols.algorithms.vector import AMF_LENGTH, SQN_LENGTH, AkaAlgorithm, AkaVector, xor
 from protocols.buffer import Reader
 from protocols.diameter.codec import HEADER_LENGTH, Avp, DiameterMessage, Result, answer_to
-from protocols.eap.aka.attributes import AkaSubtype, AttributeType
+from protocols.diameter.dictionary import ResultCode
+from protocols.eap.aka.attributes import AttributeType
+from protocols.eap.aka.messages import AkaSubtype
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure
 from protocols.errors import DecodeError
 
@@ -60,9 +62,11 @@ def spoil_vector(vector: AkaVector, action: Action, algorithm: AkaAlgorithm | No
 
 
 def step_of(answer: DiameterMessage) -> AttachStep | None:
-    """What an answer to a DER does; ``None`` for one between the steps (EAP-Request/AKA-Notification)."""
+    """What an answer to a DER does; ``None`` between the steps (EAP-Request/AKA-Notification, EAP-Reissued-Payload)."""
     packet = _packet(answer)
-    if packet is None or packet.code is not EapCode.REQUEST:
+    if packet is None:
+        return None if answer.integer("Result-Code") == ResultCode.DIAMETER_MULTI_ROUND_AUTH else AttachStep.FINAL
+    if packet.code is not EapCode.REQUEST:
         return AttachStep.FINAL
     if packet.type == EapType.IDENTITY:
         return AttachStep.IDENTITY

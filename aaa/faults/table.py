@@ -10,9 +10,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum
 
-from aaa.faults.rule import Action, AttachStep, FaultRule
+from aaa.faults.rule import HSS_COMMANDS, Action, AttachStep, FaultRule, Point
 from protocols.errors import LocalError
 from protocols.threegpp.identity import Apn
 from protocols.trace.records import JsonValue
@@ -32,13 +31,6 @@ class UnknownFault(LocalError):
 
 class TooManyFaults(LocalError):
     """The table is full."""
-
-
-class Point(Enum):
-    """Where a rule takes hold: the HSS's vector, or the answer that is ready to go."""
-
-    VECTOR = "vector"
-    ANSWER = "answer"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +117,7 @@ class FaultTable:
         for entry in self._entries.values():
             rule = entry.rule
             concerned = rule.action.spoils_vector if point is Point.VECTOR else rule.action.spoils_answer
-            if not concerned or not _is_for(rule, occasion):
+            if not concerned or not _is_for(rule, occasion, point):
                 continue
             attempt = _count(entry, occasion)
             if not _is_possible(rule, occasion, point):
@@ -151,9 +143,14 @@ class FaultTable:
         return entry
 
 
-def _is_for(rule: FaultRule, occasion: Occasion) -> bool:
+def _is_for(rule: FaultRule, occasion: Occasion, point: Point) -> bool:
     match = rule.match
-    if match.command is not None and match.command not in occasion.commands:
+    if point is Point.VECTOR:
+        wanted = match.command is None or match.command in occasion.commands
+    else:
+        command = occasion.commands[0]
+        wanted = match.command == command or (match.command is None and command not in HSS_COMMANDS)
+    if not wanted:
         return False
     if match.imsi is not None and not match.imsi.matches(occasion.imsi):
         return False

@@ -50,7 +50,7 @@ class LocalHss:
         if subscriber is None:
             self._allocators.pop(imsi, None)
             raise UnknownImsi(f"no subscriber has IMSI {imsi}")
-        algorithm = _algorithm(subscriber)
+        algorithm = algorithm_of(subscriber)
         allocator = self._allocator(imsi)
         if resynchronisation is not None:
             sqn_ms = verify_auts(algorithm, rand=resynchronisation.rand, auts=resynchronisation.auts)
@@ -80,7 +80,8 @@ class LocalHss:
         self._database.change_sequence(imsi, transition)
 
 
-def _algorithm(subscriber: Subscriber) -> AkaAlgorithm:
+def algorithm_of(subscriber: Subscriber) -> AkaAlgorithm:
+    """The subscriber's authentication functions, keyed."""
     match subscriber.algorithm:
         case Algorithm.MILENAGE:
             return Milenage(subscriber.k, op=subscriber.op, opc=subscriber.opc)

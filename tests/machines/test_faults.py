@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from aaa.faults.patterns import AttemptPattern, ImsiPattern, parse_result, written_result
-from aaa.faults.rule import Action, AttachStep, FaultRule
+from aaa.faults.rule import Action, AttachStep, FaultRule, Point
 from aaa.faults.spoiling import OLDEST_SQN, has_mac, spoil_answer, spoil_octets, spoil_vector, step_of
-from aaa.faults.table import Fault, FaultExists, FaultTable, Occasion, Point, UnknownFault
+from aaa.faults.table import Fault, FaultExists, FaultTable, Occasion, UnknownFault
 from protocols.algorithms.milenage import Milenage
 from protocols.algorithms.vector import generate_vector, xor
 from protocols.diameter.codec import (
@@ -121,6 +121,7 @@ def test_what_is_no_refusal(text: str) -> None:
         ({"wrong_autn": True, "step": "final"}, "for nothing else"),
         ({"step": "final", "command": "STR"}, "only answers to a DER"),
         ({"apn": "not an apn"}, "an APN"),
+        ({"truncate": 20, "command": "MAR"}, "result, delay or silence"),
         ({"share": 1.5}, "less than or equal to 1"),
         ({"delay": 0}, "greater than 0"),
         ({"backoff": 90_000}, "86400"),
@@ -136,7 +137,7 @@ def test_rules_that_mean_nothing_are_refused(parts: dict[str, object], words: st
 def test_a_rule_reads_what_it_writes() -> None:
     made = rule(imsi="00101*", apn="ims", attempts="2-4", share=0.5, seed=7, result="10415:5451", backoff=60, times=2)
     assert FaultRule.model_validate(made.to_json()) == made
-    assert made.action.described() == "result DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION, back-off of 60 s"
+    assert made.action.described(ANSWER) == "result DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION, back-off of 60 s"
 
 
 # --- the table --------------------------------------------------------------------------------------
@@ -211,6 +212,16 @@ def test_one_rule_takes_hold_at_both_points() -> None:
     vector = Occasion(commands=("MAR", "DER"), session_id="s;1", imsi=IMSI, step=AttachStep.CHALLENGE)
     assert table.decide(vector, Point.VECTOR) is not None
     assert table.decide(at(), ANSWER) is not None
+
+
+def test_the_hss_refuses_only_where_the_rule_says_so() -> None:
+    asked = Occasion(commands=("SAR", "DER"), session_id="s;1", imsi=IMSI)
+    table = FaultTable([rule("all", result="5012"), rule("der", result="5012", command="DER")])
+    assert table.decide(asked, ANSWER) is None
+    table.add(rule("sar", result="5012", command="SAR"))
+    fault = table.decide(asked, ANSWER)
+    assert fault is not None
+    assert fault.rule == "sar"
 
 
 def test_rules_are_added_and_removed() -> None:
@@ -289,11 +300,15 @@ def answer(packet: bytes | None, result: int = ResultCode.DIAMETER_MULTI_ROUND_A
         (NOTIFICATION, None),
         (success(7), AttachStep.FINAL),
         (failure(7), AttachStep.FINAL),
-        (None, AttachStep.FINAL),
+        (None, None),
     ],
 )
 def test_steps(packet: bytes | None, step: AttachStep | None) -> None:
     assert step_of(answer(packet)) is step
+
+
+def test_a_refusal_without_eap_is_final() -> None:
+    assert step_of(answer(None, ResultCode.DIAMETER_UNABLE_TO_COMPLY)) is AttachStep.FINAL
 
 
 def spoilt(message: DiameterMessage, **parts: object) -> Dea:
