@@ -14,7 +14,7 @@ from aaa.config import AaaConfiguration
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import load, parse
-from protocols.io.control import ControlError, call_sync
+from protocols.io.control import ControlError
 from protocols.trace.records import JsonValue
 from tests.harness.material import ROOT
 from tests.peers.aaa_node import AaaProcess
@@ -31,12 +31,6 @@ def aaa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AaaProcess]:
     node.provision(USER)
     with node:
         yield node
-
-
-def call(node: AaaProcess, method: str, **params: JsonValue) -> dict[str, JsonValue]:
-    answer = call_sync(node.control, method, **params)
-    assert isinstance(answer, dict)
-    return answer
 
 
 def cli(*words: str | Path) -> Result:
@@ -61,8 +55,8 @@ def test_fault_rules_by_command(aaa: AaaProcess) -> None:
     assert cli("fault", "clear", *where).output == "2 fault rules removed\n"
     assert cli("fault", "list", *where).output == ""
     configured: dict[str, JsonValue] = {"name": "configured", "match": {"imsi": "99*"}, "action": {"silence": True}}
-    assert call(aaa, "faults.add", rule=configured)["origin"] == "control"
-    assert call(aaa, "node.status")["faults"] == 1
+    assert aaa.call("faults.add", rule=configured)["origin"] == "control"
+    assert aaa.call("node.status")["faults"] == 1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +97,7 @@ def test_a_command_without_a_node_is_one_line() -> None:
 )
 def test_what_control_refuses(aaa: AaaProcess, method: str, params: dict[str, JsonValue], code: str) -> None:
     with pytest.raises(ControlError) as refused:
-        call(aaa, method, **params)
+        aaa.call(method, **params)
     assert refused.value.code == code
     assert "\n" not in refused.value.message
 
