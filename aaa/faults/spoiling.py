@@ -1,7 +1,8 @@
 """What a fault does to a vector, an EAP packet, an answer and its octets: pure functions over values.
 
 Nothing here decides. An answer that is refused keeps what identifies it (RFC 6733 §6.2) and loses what it
-granted; a back-off is an overload report (RFC 7683 §7.3) whose validity is the time to stay away.
+granted; a back-off is an overload report (RFC 7683 §7.3) for this host whose validity is the time to
+stay away.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from protocols.algorithms.vector import AMF_LENGTH, SQN_LENGTH, AkaAlgorithm, Ak
 from protocols.buffer import Reader
 from protocols.diameter.codec import HEADER_LENGTH, Avp, DiameterMessage, Result, answer_to
 from protocols.diameter.dictionary import ResultCode
+from protocols.diameter.profile import OverloadReport, overload_avps
 from protocols.eap.aka.attributes import AttributeType
 from protocols.eap.aka.messages import AkaSubtype
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure
@@ -137,7 +139,8 @@ def spoil_answer(
         if packet is not None:
             answer = _with_payload(answer, failure(packet.identifier))
     if action.backoff is not None:
-        answer = replace(answer, avps=(*answer.avps, overload_report(action.backoff, sequence)))
+        report = OverloadReport(sequence=sequence, validity=action.backoff)
+        answer = replace(answer, avps=(*answer.avps, *overload_avps(None, report)))
     if action.wrong_session_id:
         answer = _replaced(answer, "Session-Id", lambda avp: replace(avp, data=avp.data + b";0"))
     return answer
@@ -155,19 +158,6 @@ def _refused(request: DiameterMessage, answer: DiameterMessage, result: Result) 
         origin_realm=answer.text("Origin-Realm") or "",
         result=result,
         avps=kept,
-    )
-
-
-def overload_report(validity: int, sequence: int) -> Avp:
-    """OC-OLR (RFC 7683 §7.3): this host wants nothing for ``validity`` seconds."""
-    return Avp.of(
-        "OC-OLR",
-        (
-            Avp.of("OC-Sequence-Number", sequence),
-            Avp.of("OC-Report-Type", 0),  # HOST_REPORT (§7.6)
-            Avp.of("OC-Reduction-Percentage", 100),
-            Avp.of("OC-Validity-Duration", validity),
-        ),
     )
 
 
