@@ -11,9 +11,9 @@ from aaa.faults.handlers import Sleep, in_hand, record
 from aaa.faults.rule import AttachStep, Point
 from aaa.faults.spoiling import spoil_vector
 from aaa.faults.table import FaultTable, Occasion
-from aaa.hss.port import DeregistrationReason, HomeSubscriberServer, HssRefusal, SubscriberProfile, VectorRequest
+from aaa.hss.port import HomeSubscriberServer, HssRefusal, SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaAlgorithm, AkaVector
-from protocols.diameter.dictionary import CommandCode, command_name
+from protocols.diameter.dictionary import CommandCode, ServerAssignmentType, command_name
 from protocols.diameter.peer import REQUEST_INTERVAL
 from protocols.errors import BackendError
 from protocols.threegpp.identity import Imsi
@@ -43,11 +43,6 @@ class FaultyHss:
         self._algorithms = algorithms
         self._sleep = sleep
 
-    @property
-    def has_keys(self) -> bool:
-        """Whether a right MAC can be made for a wrong AUTN."""
-        return self._algorithms is not None
-
     async def authentication_vector(self, request: VectorRequest) -> AkaVector:
         """A vector, right or as a rule wants it; one that follows AUTS is always right: the SQN was followed."""
         await self._answer(MAR, request.imsi)
@@ -76,7 +71,7 @@ class FaultyHss:
         await self._answer(SAR, imsi)
         return await self._hss.user_data(imsi)
 
-    async def deregister(self, imsi: Imsi, why: DeregistrationReason) -> None:
+    async def deregister(self, imsi: Imsi, why: ServerAssignmentType) -> None:
         """This server has no session of the user any more."""
         await self._answer(SAR, imsi)
         await self._hss.deregister(imsi, why)
