@@ -14,7 +14,6 @@ from aaa.control import AaaControl, node_name
 from aaa.faults.hss import Algorithms
 from aaa.faults.wrapping import Faults
 from aaa.hss.in_process import Bridge
-from aaa.hss.local import algorithm_of
 from aaa.hss.node import HssNode
 from aaa.node import AaaServer
 from aaa.subscribers.database import SubscriberDatabase
@@ -94,7 +93,7 @@ class AaaNode:
 
         async def algorithm(imsi: Imsi) -> AkaAlgorithm | None:
             subscriber = await self._bridge.run(lambda: database.get(imsi))
-            return None if subscriber is None else algorithm_of(subscriber)
+            return None if subscriber is None else subscriber.keys.functions()
 
         return algorithm
 

@@ -82,8 +82,8 @@ class ConnectionOwner(Protocol):
     def is_connected(self, host: str) -> bool:
         """Whether a connection with a peer is open, whoever opened it."""
 
-    def failed(self, why: str) -> None:
-        """A transport connection that we wanted did not come up."""
+    def refused(self, local: Endpoint, remote: Endpoint, why: str, host: str | None = None) -> None:
+        """A connection was wanted, and TLS or a limit stood against it; ``host`` is whom we wanted to reach."""
 
     def route_of(self, host: str) -> Route:
         """The peer's entry in the routing table."""

@@ -7,6 +7,7 @@ only redirects lead to is opened when one does, and not again after its end (§6
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -18,10 +19,13 @@ from protocols.io.diameter.connection import Connection, ConnectionOwner, Intend
 from protocols.io.diameter.observation import PeerStatus
 from protocols.io.diameter.sctp import SctpTransport, connect_sctp
 from protocols.io.diameter.tls import HANDSHAKE_INTERVAL, SHUTDOWN_INTERVAL, TlsContexts, failure_of
+from protocols.path import Endpoint
 
 CONNECT_INTERVAL = 5.0  # for a transport connection to come up; RFC 6733 leaves it to us
 RECONNECT_INTERVAL_FIRST = 0.5  # doubles up to the longest; RFC 6733 leaves the way there to us
 RECONNECT_INTERVAL_LONGEST = 30.0  # Tc, RFC 6733 §2.1
+
+_UNKNOWN = Endpoint.of("0.0.0.0", 0)  # of a connection that did not come up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ class Link:
         self._contexts = contexts
         self._first_interval = first_interval
         self._stopped = asyncio.Event()
-        self.is_running = False
+        self.attempt: asyncio.Task[bool] | None = None
 
     def stop(self) -> None:
         """Do not connect again."""
@@ -86,13 +90,6 @@ class Link:
 
     async def run_once(self) -> bool:
         """One connection from its beginning to its end; True when it was open."""
-        self.is_running = True
-        try:
-            return await self._run_once()
-        finally:
-            self.is_running = False
-
-    async def _run_once(self) -> bool:
         peer = self.peer
         intended = Intended(host=peer.host, is_reopening=self._is_reopening, last_error=self._last_error)
         connection = Connection(self._owner, intended, peer.transport)
@@ -103,8 +100,10 @@ class Link:
             self._last_error = f"{peer.address} port {peer.port} does not answer"
             return False
         except OSError as error:
-            self._last_error = f"{peer.address} port {peer.port}: {error.strerror or failure_of(error)}"
-            self._owner.failed(self._last_error)
+            why = f"{peer.address} port {peer.port}: {failure_of(error)}"
+            if isinstance(error, ssl.SSLError) and why != self._last_error:
+                self._owner.refused(_UNKNOWN, Endpoint.of(peer.address, peer.port), failure_of(error), peer.host)
+            self._last_error = why
             return False
         self.connection = connection
         try:

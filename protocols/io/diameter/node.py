@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any, TypeVar
 
 from protocols.diameter.capabilities import Capabilities, Judgement, wins_election
 from protocols.diameter.codec import MESSAGE_LENGTH_LIMIT, DiameterMessage, RequestError
@@ -35,6 +36,8 @@ from protocols.io.entropy import SystemEntropy
 from protocols.path import Endpoint
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CONNECTIONS_LIMIT = 256  # accepted at a time
 REQUESTS_LIMIT = 1000  # in work at a time
@@ -84,7 +87,7 @@ class DiameterNode:
         self._on_demand: dict[str, Link] = {}
         self._electing: dict[Connection, str] = {}
         self._table = RoutingTable()
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()  # of any result
         self._traffic_hooks: list[Callable[[Traffic], None]] = []
         self._peer_hooks: list[Callable[[PeerChange], None]] = []
         self._opened = asyncio.Condition()
@@ -234,19 +237,24 @@ class DiameterNode:
                 continue
             link = self._on_demand.get(host)
             if host not in self._in_service() and link is not None:
-                if not link.is_running:
-                    link.is_running = True
-                    self._spawn(link.run_once())
-                try:
-                    await self.wait_open(min(REDIRECT_INTERVAL, deadline - loop.time()), host)
-                except BackendError:
-                    continue
+                await self._open(link, min(REDIRECT_INTERVAL, deadline - loop.time()))
             if host in self._in_service():
                 self.redirected["followed"] += 1
                 return host
         self.redirected["not followed"] += 1
         log.warning("%s redirects to %s: none of them can be asked", by, ", ".join(hosts) or "nobody")
         return None
+
+    async def _open(self, link: Link, timeout: float) -> None:
+        """Connect on demand; back when the peer is in service, when the attempt failed, or after ``timeout``."""
+        if link.attempt is None or link.attempt.done():
+            link.attempt = self._spawn(link.run_once())
+        opened = self._spawn(self.wait_open(timeout, link.peer.host))
+        try:
+            await asyncio.wait({opened, link.attempt}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
+            await asyncio.gather(opened, return_exceptions=True)
 
     def _in_service(self) -> dict[str, Connection]:
         """Connections to which requests may go, by host in small letters."""
@@ -367,15 +375,11 @@ class DiameterNode:
         """A connection for a peer that has come."""
         return Connection(self, None, transport)
 
-    def refused(self, local: Endpoint, remote: Endpoint, why: str) -> None:
-        """A peer came and nothing came of it: TLS, or too many at a time."""
+    def refused(self, local: Endpoint, remote: Endpoint, why: str, host: str | None = None) -> None:
+        """A connection was wanted, and TLS or a limit stood against it; ``host`` is whom we wanted to reach."""
         self.ended["no transport connection"] += 1
-        self.tell(PeerChange(peer=None, local=local, remote=remote, is_up=False, text=f"{remote} refused: {why}"))
-
-    def failed(self, why: str) -> None:
-        """A transport connection that we wanted did not come up."""
-        self.ended["no transport connection"] += 1
-        log.info("%s", why)
+        text = f"{host or remote} refused: {why}"
+        self.tell(PeerChange(peer=host, local=local, remote=remote, is_up=False, text=text))
 
     def route_of(self, host: str) -> Route:
         """The peer's entry in the routing table."""
@@ -437,10 +441,11 @@ class DiameterNode:
         async with self._opened:
             self._opened.notify_all()
 
-    def _spawn(self, work: Coroutine[object, None, object]) -> None:
+    def _spawn(self, work: Coroutine[object, None, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _capabilities(usable: dict[str, Connection]) -> list[Capabilities]:

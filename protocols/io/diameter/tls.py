@@ -92,4 +92,6 @@ def failure_of(error: Exception) -> str:
         return f"its certificate does not hold: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.replace("_", " ").lower()
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error) or type(error).__name__
