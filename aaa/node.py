@@ -57,6 +57,7 @@ class AaaServer:
                     result_indications=configuration.eap.result_indications,
                 ),
                 limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
+                equipment=configuration.equipment.as_list(),
             ),
             recorder,
             ask=self._ask,

@@ -17,6 +17,7 @@ from aaa.events import (
     DeregistrationRequested,
     EapReceived,
     EapSent,
+    EquipmentNoted,
     ProfileChangedByHss,
     Question,
     Refused,
@@ -156,6 +157,7 @@ class SwmServer:
             "imsi": None if session.imsi is None else str(session.imsi),
             "user_name": session.user_name,
             "apn": session.apn,
+            "imei": session.imei,
             "gateway": session.origin_host,
             "created": session.created + offset,
             "authenticated": None if session.authenticated is None else session.authenticated + offset,
@@ -194,6 +196,8 @@ class SwmServer:
                 )
             case Resynchronised():
                 self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
+            case EquipmentNoted():
+                self._recorder.event("equipment-grey", event.text, {"imei": event.imei}, event.session_id)
             case Refused():
                 data: dict[str, JsonValue] = {
                     "identity": event.identity,
