@@ -165,7 +165,7 @@ class AaaServer:
 
     def _forsake(self, session_id: str) -> None:
         """End a session that was granted, and of which the gateway is told that it was refused."""
-        self._server.forsake(session_id)
+        self._server.end(session_id, "the gateway was told that it was refused")
         self._arm()
 
     # --- the HSS ------------------------------------------------------------------------------------

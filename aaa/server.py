@@ -82,9 +82,9 @@ class SwmServer:
         self._pump()
         return answer.to_message(message)
 
-    def forsake(self, session_id: str) -> None:
-        """End a session whose gateway was told that there is none."""
-        self._sessions.forsake(session_id)
+    def end(self, session_id: str, why: str) -> None:
+        """End a session for which no STR will come."""
+        self._sessions.end(session_id, why)
         self._pump()
 
     # --- the HSS's answers --------------------------------------------------------------------------

@@ -101,11 +101,11 @@ class Sessions:
             result=Result.of(code),
         )
 
-    def forsake(self, session_id: str) -> None:
-        """End a session whose gateway does not know that it was granted."""
+    def end(self, session_id: str, why: str) -> None:
+        """The session is over without an STR: its gateway does not know it, or cannot be reached."""
         session = self._sessions.get(session_id)
         if session is not None:
-            self._end(session, expired=False, why="the gateway was told that it was refused")
+            self._end(session, expired=False, why=why)
 
     def answer_vector(self, session_id: str, vector: AkaVector, now: float) -> None:
         """The HSS's answer to ``VectorRequested``; late answers to sessions that are gone are dropped."""
