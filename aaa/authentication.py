@@ -66,7 +66,7 @@ class _Round:
 
 
 class Authentication:
-    """One SWm session from its first DER on; ``origin_host`` is the gateway that opened it."""
+    """One SWm session from its first DER on; ``origin_host`` and ``origin_realm`` are the gateway that opened it."""
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class Authentication:
         """``is_registered`` tells whether the HSS knows this server as the one that serves a user."""
         self.session_id = der.session_id
         self.origin_host = der.origin_host
+        self.origin_realm = der.origin_realm
         self.created = created
         self.authenticated: float | None = None
         self.state: AuthenticationState | None = None
@@ -323,7 +324,7 @@ class Authentication:
             Result.of(ResultCode.DIAMETER_SUCCESS),
             success.packet,
             msk=success.msk,
-            granted=_apn_configuration(profile, granted),
+            granted=apn_configuration(profile, granted),
         )
 
     def _refuse_authenticated(self, success: aka.Succeeded, refusal: Refusal) -> None:
@@ -404,7 +405,7 @@ _PDN_TYPE = {
 }
 
 
-def _apn_configuration(profile: SubscriberProfile, granted: ApnSubscription) -> ApnConfiguration:
+def apn_configuration(profile: SubscriberProfile, granted: ApnSubscription) -> ApnConfiguration:
     """APN-Configuration of the granted APN (TS 29.273 §7.2.3.1)."""
     return ApnConfiguration(
         context_identifier=profile.apns.index(granted) + 1,

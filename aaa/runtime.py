@@ -9,10 +9,12 @@ import asyncio
 import importlib.metadata
 import logging
 import signal
+from collections.abc import Coroutine
 
 from aaa import questions
 from aaa.config import AaaConfiguration
 from aaa.events import DeregistrationRequested, Question, ServerIdentity
+from aaa.gateways import Gateways
 from aaa.hss.in_process import Bridge, InProcessHss
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HomeSubscriberServer
@@ -62,18 +64,19 @@ class AaaNode:
         self._hss: HomeSubscriberServer = InProcessHss(
             HssProcedures(database, vectors, database.registrations), self._bridge, server=identity.host
         )
-        self._server = SwmServer(
-            Sessions(
-                identity=ServerIdentity(host=identity.host, realm=identity.realm),
-                entropy=entropy,
-                options=ServerOptions(
-                    always_request_identity=configuration.eap.always_request_identity,
-                    first_identity_request=configuration.eap.identity_request,
-                    checkcode=configuration.eap.checkcode,
-                    result_indications=configuration.eap.result_indications,
-                ),
-                limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
+        table = Sessions(
+            identity=ServerIdentity(host=identity.host, realm=identity.realm),
+            entropy=entropy,
+            options=ServerOptions(
+                always_request_identity=configuration.eap.always_request_identity,
+                first_identity_request=configuration.eap.identity_request,
+                checkcode=configuration.eap.checkcode,
+                result_indications=configuration.eap.result_indications,
             ),
+            limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
+        )
+        self._server = SwmServer(
+            table,
             self.recorder,
             ask=self._ask,
             monotonic=self._clock.monotonic,
@@ -88,6 +91,19 @@ class AaaNode:
         )
         self._diameter.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, self._diameter_eap)
         self._diameter.on_request(SWM_APPLICATION, CommandCode.SESSION_TERMINATION, self._session_termination)
+        self._gateways = Gateways(
+            identity=ServerIdentity(host=identity.host, realm=identity.realm),
+            sessions=table,
+            server=self._server,
+            hss=self._hss,
+            sender=self._diameter,
+            recorder=self.recorder,
+            session_timeout=sessions.timeout,
+            monotonic=self._clock.monotonic,
+            spawn=self._spawn,
+        )
+        for (application, command), handler in self._gateways.handlers().items():
+            self._diameter.on_request(application, command, handler)
         self._diameter.on_traffic(self._record_traffic)
         self._diameter.on_peer(self._record_peer)
         self._control = ControlServer(
@@ -141,6 +157,7 @@ class AaaNode:
     async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._gateways.close()
         await self._control.close()
         await self._diameter.close()
         self._bridge.close()
@@ -172,6 +189,10 @@ class AaaNode:
             self._questions.create_task(questions.deregister(question, self._hss))
         else:
             self._questions.create_task(self._answer(question))
+
+    def _spawn(self, work: Coroutine[object, None, None]) -> None:
+        assert self._questions is not None
+        self._questions.create_task(work)
 
     async def _answer(self, question: Question) -> None:
         await questions.answer(question, self._hss, self._server)

@@ -61,6 +61,11 @@ class SwmServer:
         self._wall = wall
         self._requests: dict[int, tuple[DiameterMessage, Respond]] = {}
         self._request = 0
+        self._ended: list[Callable[[SessionEnded], None]] = []
+
+    def on_ended(self, hook: Callable[[SessionEnded], None]) -> None:
+        """Tell ``hook`` of every session that leaves the table."""
+        self._ended.append(hook)
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -77,6 +82,11 @@ class SwmServer:
         answer = self._sessions.receive_str(Str.from_message(message))
         self._pump()
         return answer.to_message(message)
+
+    def end(self, session_id: str, why: str) -> None:
+        """End a session for which no STR will come."""
+        self._sessions.end(session_id, why)
+        self._pump()
 
     # --- the HSS's answers --------------------------------------------------------------------------
 
@@ -183,6 +193,8 @@ class SwmServer:
             case SessionEnded():
                 name = "session-expired" if event.expired else "session-terminated"
                 self._recorder.event(name, event.text, {"identity": event.identity}, event.session_id)
+                for hook in self._ended:
+                    hook(event)
 
     def _respond(self, event: AnswerReady) -> None:
         for number in event.requests:

@@ -90,6 +90,12 @@ class Sessions:
             result=Result.of(code),
         )
 
+    def end(self, session_id: str, why: str) -> None:
+        """The session is over without an STR: its gateway does not know it, or cannot be reached."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._end(session, expired=False, why=why)
+
     def answer_vector(self, session_id: str, vector: AkaVector, now: float) -> None:
         """The HSS's answer to ``VectorRequested``; late answers to sessions that are gone are dropped."""
         session = self._waiting(session_id, AuthenticationState.WAITING_FOR_VECTOR)
@@ -207,6 +213,8 @@ class Sessions:
                 was_authenticated=state is AuthenticationState.AUTHENTICATED,
                 expired=expired,
                 text=f"{who}: the session ended because {why}.",
+                imsi=session.imsi,
+                apn=session.apn,
             )
         )
 
