@@ -1,20 +1,28 @@
 """The procedures between this AAA server and the gateways of its sessions, carried out.
 
 Joins the machines of ``initiated`` (ASR, RAR), ``reauthorization`` (AAR on SWm) and ``s6b`` to a Diameter
-node, the HSS and the recorder. What the HSS begins arrives here too: ``deregister_user`` is an RTR's work
-(TS 29.273 §8.1.2.2.3), ``push_profile`` a PPR's (§8.1.2.3).
+node, the HSS and the recorder. What the HSS begins arrives here too, as events of the sessions: an RTR
+(TS 29.273 §8.1.2.2.3) aborts, a PPR (§8.1.2.3) re-authorises.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Protocol
 
 from aaa import reauthorization, s6b
 from aaa.authorization import Refusal, authorise, backend_refusal, hss_refusal
-from aaa.events import AuthenticationState, ServerIdentity, SessionEnded
+from aaa.events import (
+    AuthenticationState,
+    DeregisteredByHss,
+    ProfileChangedByHss,
+    ServerIdentity,
+    SessionEnded,
+    SessionEvent,
+)
 from aaa.hss.port import HomeSubscriberServer, HssRefusal, SubscriberProfile
 from aaa.initiated import HeldSession, InitiatedProcedures, Procedure, ProcedureEnded, RequestToSend, SessionLost
 from aaa.server import SwmServer
@@ -24,13 +32,11 @@ from protocols.diameter import swm
 from protocols.diameter.codec import DiameterMessage, Result
 from protocols.diameter.dictionary import S6B_APPLICATION, SWM_APPLICATION, CommandCode
 from protocols.errors import BackendError, DecodeError, LocalError, StackError
-from protocols.threegpp.identity import Imsi
+from protocols.io.diameter.answers import Handler
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 
 _log = logging.getLogger(__name__)
-
-Handler = Callable[[DiameterMessage], Awaitable[DiameterMessage]]
 
 
 class Sender(Protocol):
@@ -53,14 +59,17 @@ class Gateways:
         identity: ServerIdentity,
         sessions: Sessions,
         server: SwmServer,
-        hss: HomeSubscriberServer,
+        hss: Callable[[], HomeSubscriberServer],
         sender: Sender,
         recorder: Recorder,
         session_timeout: int,
         monotonic: Callable[[], float],
         spawn: Callable[[Coroutine[object, None, None]], object],
     ) -> None:
-        """``spawn`` runs a coroutine beside everything else; ``session_timeout`` in seconds."""
+        """``hss`` gives the port to the HSS, ``spawn`` runs a coroutine beside everything else.
+
+        ``session_timeout`` is that of S6b sessions, in seconds; a profile may shorten it.
+        """
         self._sessions = sessions
         self._server = server
         self._hss = hss
@@ -69,9 +78,7 @@ class Gateways:
         self._monotonic = monotonic
         self._spawn = spawn
         self._initiated = InitiatedProcedures(identity)
-        self._reauthorization = reauthorization.Reauthorization(
-            sessions, identity=identity, session_timeout=session_timeout
-        )
+        self._reauthorization = reauthorization.Reauthorization(sessions, identity=identity)
         self._pgw_sessions = s6b.PgwSessions(
             identity=identity, is_registered=sessions.is_registered, session_timeout=session_timeout
         )
@@ -80,9 +87,9 @@ class Gateways:
         self._watchers: dict[tuple[int, str, Procedure], list[asyncio.Future[ProcedureEnded]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_pumping = False
-        server.on_ended(self._swm_session_ended)
+        server.on_event(self._session_event)
 
-    # --- what the operator and the HSS want ---------------------------------------------------------
+    # --- what the operator wants --------------------------------------------------------------------
 
     async def abort(self, session_id: str, why: str) -> ProcedureEnded:
         """ASR for a session of SWm or S6b; how it went. ``UnknownSession``."""
@@ -91,32 +98,6 @@ class Gateways:
     async def reauthorise(self, session_id: str, why: str) -> ProcedureEnded:
         """RAR for a session of SWm or S6b; how it went, the AAR included. ``UnknownSession``."""
         return await self._carry_out(Procedure.REAUTHORISE, self._held(session_id), why)
-
-    def deregister_user(self, imsi: Imsi, why: str) -> int:
-        """RTR: every session of the user is aborted; how many there are (none: the user is unknown here)."""
-        held = self._sessions_of(imsi)
-        for session in held:
-            self._initiated.abort(session, why)
-        self._pump()
-        return len(held)
-
-    def push_profile(self, profile: SubscriberProfile) -> int:
-        """PPR: the profile is kept, every session of the user is re-authorised; how many there are.
-
-        A session that the profile does not allow any more is aborted.
-        """
-        held = self._sessions_of(profile.imsi)
-        self._pgw_sessions.push(profile)
-        for session in held:
-            refusal = authorise(profile, self._apn_of(session))
-            if isinstance(refusal, Refusal):
-                self._initiated.abort(session, refusal.text.rstrip("."))
-                continue
-            if session.application == SWM_APPLICATION:
-                self._reauthorization.push(session.session_id, profile)
-            self._initiated.reauthorise(session, "the profile changed")
-        self._pump()
-        return len(held)
 
     def pgw_sessions(self) -> list[JsonValue]:
         """Every S6b session, oldest first."""
@@ -215,21 +196,48 @@ class Gateways:
             raise UnknownSession(f"there is no authenticated session {session_id}")
         return _held_of_pgw(pgw_session)
 
-    def _sessions_of(self, imsi: Imsi) -> list[HeldSession]:
-        """SWm first: the ePDG then releases the PDN connection, which ends most of the others."""
-        tunnels = [
-            self._held(session.session_id)
-            for session in self._sessions.of_user(imsi)
-            if session.state is AuthenticationState.AUTHENTICATED
-        ]
-        return [*tunnels, *(_held_of_pgw(session) for session in self._pgw_sessions.of_user(imsi))]
+    def _deregistered(self, event: DeregisteredByHss) -> None:
+        """RTR: the session is aborted, at the PGWs of the user too (TS 29.273 §8.1.2.2.3.2)."""
+        why = f"the HSS ended the registration: {event.text}"
+        with suppress(UnknownSession):  # it is being authenticated: the HSS refuses it at the end
+            self._initiated.abort(self._held(event.session_id), why)
+        for pgw_session in self._pgw_sessions.of_user(event.imsi):
+            self._initiated.abort(_held_of_pgw(pgw_session), why)
+        self._pump()
 
-    def _apn_of(self, held: HeldSession) -> str | None:
-        if held.application == SWM_APPLICATION:
-            session = self._sessions.get(held.session_id)
-            return None if session is None else session.apn
-        pgw_session = self._pgw_sessions.get(held.session_id)
-        return None if pgw_session is None else pgw_session.apn
+    def _profile_changed(self, event: ProfileChangedByHss) -> None:
+        """PPR: the session is re-authorised, or aborted when its APN is allowed no more (§8.1.2.3.3)."""
+        profile = event.profile
+        session = self._sessions.get(event.session_id)
+        if session is None or session.state is not AuthenticationState.AUTHENTICATED:
+            return  # the profile is asked for when the user is authenticated
+        if profile is not None:
+            self._reauthorization.push(event.session_id, profile)
+        self._follow_profile(self._held(event.session_id), session.apn, profile)
+        for pgw_session in self._pgw_sessions.of_user(event.imsi):
+            if pgw_session.apn != session.apn:
+                continue
+            if profile is not None:
+                self._pgw_sessions.push(pgw_session.session_id, profile)
+            self._follow_profile(_held_of_pgw(pgw_session), pgw_session.apn, profile)
+        self._pump()
+
+    def _follow_profile(self, held: HeldSession, apn: str | None, profile: SubscriberProfile | None) -> None:
+        granted = None if profile is None else authorise(profile, apn)
+        if isinstance(granted, Refusal):
+            self._initiated.abort(held, granted.text.rstrip("."))
+        else:
+            self._initiated.reauthorise(held, "the profile changed")
+
+    def _session_event(self, event: SessionEvent) -> None:
+        """What a SWm session says that concerns its gateway, or the PGW."""
+        match event:
+            case SessionEnded():
+                self._swm_session_ended(event)
+            case DeregisteredByHss():
+                self._deregistered(event)
+            case ProfileChangedByHss():
+                self._profile_changed(event)
 
     def _swm_session_ended(self, event: SessionEnded) -> None:
         """STR, or the session's time was over: the PGWs of an access that is gone have to let go."""
@@ -286,7 +294,7 @@ class Gateways:
     async def _ask_profile(self, event: reauthorization.ProfileRequested | s6b.ProfileRequested) -> None:
         machine = self._reauthorization if isinstance(event, reauthorization.ProfileRequested) else self._pgw_sessions
         try:
-            profile = await self._hss.user_data(event.imsi)
+            profile = await self._hss().user_data(event.imsi)
         except StackError as error:
             machine.answer_refusal(event.token, _refusal(error))
         except Exception:  # noqa: BLE001 - top loop of a question: a defect must not end the node
@@ -299,7 +307,7 @@ class Gateways:
     async def _update_pgw(self, event: s6b.PgwUpdateRequested) -> None:
         refusal: Refusal | None = None
         try:
-            await self._hss.update_pgw(event.imsi, event.apn, event.pgw)
+            await self._hss().update_pgw(event.imsi, event.apn, event.pgw)
         except StackError as error:
             refusal = _refusal(error)
         except Exception:  # noqa: BLE001 - top loop, as above

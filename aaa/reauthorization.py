@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from aaa.authentication import apn_configuration
 from aaa.authorization import Refusal, authorise
 from aaa.events import AuthenticationState, ServerIdentity
 from aaa.hss.port import SubscriberProfile
@@ -43,10 +42,9 @@ ReauthorizationEvent = ProfileRequested | AaaReady
 class Reauthorization:
     """The AARs that are under way, and the profiles that were pushed for the next ones."""
 
-    def __init__(self, sessions: Sessions, *, identity: ServerIdentity, session_timeout: int) -> None:
+    def __init__(self, sessions: Sessions, *, identity: ServerIdentity) -> None:
         self._sessions = sessions
         self._identity = identity
-        self._session_timeout = session_timeout
         self._waiting: dict[int, Aar] = {}
         self._pushed: dict[str, SubscriberProfile] = {}  # by Session-Id
         self._events: deque[ReauthorizationEvent] = deque()
@@ -83,19 +81,20 @@ class Reauthorization:
             self.answer_refusal(token, granted)
             return
         # Session-Timeout is what is left: the session began with its DEA, and ends here when that time is over
-        left = session.authenticated + self._session_timeout - now
+        left = session.authenticated + session.session_timeout - now
         answer = Aaa(
             session_id=session.session_id,
             origin_host=self._identity.host,
             origin_realm=self._identity.realm,
             result=Result.of(ResultCode.DIAMETER_SUCCESS),
             user_name=session.user_name,
-            apn_configuration=apn_configuration(profile, granted),
+            apn_configuration=granted,
             session_timeout=max(1, int(left)),
-            subscription_id=profile.msisdn,
+            subscription_id=profile.user_data.subscription_id,
+            charging_characteristics=profile.user_data.charging_characteristics,
         )
         del self._waiting[token]
-        text = f"Subscriber {session.imsi} was authorised anew for APN {granted.apn}."
+        text = f"Subscriber {session.imsi} was authorised anew for APN {granted.service_selection}."
         self._events.append(AaaReady(token=token, answer=answer, text=text))
 
     def answer_refusal(self, token: int, refusal: Refusal) -> None:

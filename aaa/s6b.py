@@ -20,14 +20,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from aaa.authentication import apn_configuration
 from aaa.authorization import Refusal, RefusalCause, authorise
 from aaa.events import ServerIdentity
 from aaa.hss.port import SubscriberProfile
-from aaa.subscribers.subscriber import ApnSubscription
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
-from protocols.diameter.profile import GTPV2_SUPPORTED
+from protocols.diameter.profile import GTPV2_SUPPORTED, ApnConfiguration
 from protocols.diameter.s6b import Aaa, Aar, Sta, Str
 from protocols.threegpp.identity import Imsi, Nai
 
@@ -103,8 +101,8 @@ class _Authorising:
 
     aar: Aar
     imsi: Imsi
-    granted: ApnSubscription | None = None
-    profile: SubscriberProfile | None = None
+    granted: ApnConfiguration | None = None
+    timeout: int = 0
 
 
 class PgwSessions:
@@ -169,9 +167,11 @@ class PgwSessions:
                 result = Result.of(ResultCode.DIAMETER_AUTHORIZATION_REJECTED)
             self._finish_refused(token, result, granted.text)
             return
-        waiting.granted, waiting.profile = granted, profile
+        limit = profile.user_data.session_timeout
+        waiting.granted = granted
+        waiting.timeout = self._session_timeout if limit is None else min(limit, self._session_timeout)
         present = self._sessions.get(waiting.aar.session_id)
-        apn, pgw = str(granted.apn), _pgw_of(waiting.aar)
+        apn, pgw = granted.service_selection, _pgw_of(waiting.aar)
         if present is not None and (present.apn, present.pgw) == (apn, pgw):
             self.answer_update(token, now)
         else:
@@ -180,22 +180,21 @@ class PgwSessions:
     def answer_update(self, token: int, now: float) -> None:
         """The HSS knows the PGW: the session is authorised."""
         waiting = self._waiting.pop(token)
-        aar, granted, profile = waiting.aar, waiting.granted, waiting.profile
+        aar, granted = waiting.aar, waiting.granted
         assert granted is not None
-        assert profile is not None
         session = PgwSession(
             session_id=aar.session_id,
             host=aar.origin_host,
             realm=aar.origin_realm,
             imsi=waiting.imsi,
             user_name=aar.user_name or "",
-            apn=str(granted.apn),
+            apn=granted.service_selection,
             pgw=_pgw_of(aar),
             authorised=now,
         )
         self._put(session)
         self._released.discard(aar.session_id)
-        self._arm(aar.session_id, now + self._session_timeout + SESSION_GRACE_INTERVAL)
+        self._arm(aar.session_id, now + waiting.timeout + SESSION_GRACE_INTERVAL)
         features = None if aar.mip6_feature_vector is None else aar.mip6_feature_vector & GTPV2_SUPPORTED
         answer = Aaa(
             session_id=aar.session_id,
@@ -204,8 +203,8 @@ class PgwSessions:
             result=_SUCCESS,
             auth_request_type=aar.auth_request_type,
             mip6_feature_vector=features,
-            session_timeout=self._session_timeout,
-            apn_configuration=apn_configuration(profile, granted),
+            session_timeout=waiting.timeout,
+            apn_configuration=granted,
         )
         text = f"PDN gateway {session.pgw} serves subscriber {session.imsi} on APN {session.apn}."
         self._events.append(AaaReady(token=token, answer=answer, text=text))
@@ -219,10 +218,9 @@ class PgwSessions:
 
     # --- what others say ----------------------------------------------------------------------------
 
-    def push(self, profile: SubscriberProfile) -> None:
-        """Keep what a PPR brought for the next AAR of each session of the user."""
-        for session in self.of_user(profile.imsi):
-            self._pushed[session.session_id] = profile
+    def push(self, session_id: str, profile: SubscriberProfile) -> None:
+        """Keep what a PPR brought for the session's next AAR."""
+        self._pushed[session_id] = profile
 
     def release(self, imsi: Imsi, apn: str, now: float) -> None:
         """The user's access to ``apn`` is gone: the PGW has a while to end its session, then it is told to."""

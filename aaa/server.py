@@ -13,9 +13,11 @@ from aaa.authorization import Refusal
 from aaa.events import (
     AnswerReady,
     Authenticated,
+    DeregisteredByHss,
     DeregistrationRequested,
     EapReceived,
     EapSent,
+    ProfileChangedByHss,
     Question,
     Refused,
     RegistrationRequested,
@@ -32,6 +34,7 @@ from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Avp, DiameterMessage
 from protocols.diameter.swm import Der, Str
 from protocols.eap.observation import eap_body
+from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 
@@ -61,11 +64,11 @@ class SwmServer:
         self._wall = wall
         self._requests: dict[int, tuple[DiameterMessage, Respond]] = {}
         self._request = 0
-        self._ended: list[Callable[[SessionEnded], None]] = []
+        self._hooks: list[Callable[[SessionEvent], None]] = []
 
-    def on_ended(self, hook: Callable[[SessionEnded], None]) -> None:
-        """Tell ``hook`` of every session that leaves the table."""
-        self._ended.append(hook)
+    def on_event(self, hook: Callable[[SessionEvent], None]) -> None:
+        """Show ``hook`` every event of a session, after it has been carried out."""
+        self._hooks.append(hook)
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -82,6 +85,11 @@ class SwmServer:
         answer = self._sessions.receive_str(Str.from_message(message))
         self._pump()
         return answer.to_message(message)
+
+    def forsake(self, session_id: str) -> None:
+        """End a session whose gateway was told that there is none."""
+        self._sessions.forsake(session_id)
+        self._pump()
 
     def end(self, session_id: str, why: str) -> None:
         """End a session for which no STR will come."""
@@ -109,6 +117,20 @@ class SwmServer:
         """The HSS refuses, or it failed."""
         self._sessions.answer_refusal(question.session_id, refusal, self._monotonic())
         self._pump()
+
+    # --- what the HSS says on its own (HssListener) -------------------------------------------------
+
+    def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
+        """RTR; whether the user has sessions here."""
+        known = self._sessions.deregistered(imsi, reason, text)
+        self._pump()
+        return known
+
+    def profile_changed(self, imsi: Imsi, profile: SubscriberProfile | None) -> bool:
+        """PPR; whether the user has sessions here."""
+        known = self._sessions.profile_changed(imsi, profile)
+        self._pump()
+        return known
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -157,6 +179,8 @@ class SwmServer:
     def _pump(self) -> None:
         while (event := self._sessions.poll_event()) is not None:
             self._take(event)
+            for hook in self._hooks:
+                hook(event)
 
     def _take(self, event: SessionEvent) -> None:
         match event:
@@ -190,11 +214,23 @@ class SwmServer:
                     "vendor": event.refusal.result.vendor,
                 }
                 self._recorder.event("refused", event.refusal.text, data, event.session_id)
+            case DeregisteredByHss():
+                self._recorder.event(
+                    "deregistered-by-hss",
+                    f"The HSS ended the registration of subscriber {event.imsi}: {event.text}.",
+                    {"imsi": str(event.imsi), "reason": event.reason},
+                    event.session_id,
+                )
+            case ProfileChangedByHss():
+                self._recorder.event(
+                    "profile-changed-by-hss",
+                    f"The HSS has another profile for subscriber {event.imsi}.",
+                    {"imsi": str(event.imsi)},
+                    event.session_id,
+                )
             case SessionEnded():
                 name = "session-expired" if event.expired else "session-terminated"
                 self._recorder.event(name, event.text, {"identity": event.identity}, event.session_id)
-                for hook in self._ended:
-                    hook(event)
 
     def _respond(self, event: AnswerReady) -> None:
         for number in event.requests:

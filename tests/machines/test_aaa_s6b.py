@@ -25,15 +25,19 @@ from aaa.s6b import (
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
-from protocols.diameter.profile import GTPV2_SUPPORTED, MIP6_INTEGRATED
+from protocols.diameter.profile import GTPV2_SUPPORTED, MIP6_INTEGRATED, ApnConfiguration, Non3gppUserData
 from protocols.diameter.s6b import Aaa, Aar, Str
 from protocols.threegpp.identity import Imsi
 
 TIMEOUT = 3600
 USER = laboratory_subscriber(1)
-PROFILE = SubscriberProfile(imsi=USER.imsi, enabled=True, msisdn=USER.msisdn, apns=USER.apns)
+INTERNET = ApnConfiguration(context_identifier=1, service_selection="internet")
+DATA = Non3gppUserData(
+    non_3gpp_ip_access=True, non_3gpp_ip_access_apn=True, default_context_identifier=1, apns=(INTERNET,)
+)
+PROFILE = SubscriberProfile(imsi=USER.imsi, user_data=DATA)
 NAI = f"0{USER.imsi}@nai.epc.mnc001.mcc001.3gppnetwork.org"
-APN = str(USER.apns[0].apn)
+APN = "internet"
 AAR = Aar(
     session_id="p;1;1",
     origin_host="pgw.test",
@@ -132,9 +136,9 @@ def test_an_apn_that_is_not_subscribed() -> None:
     assert world.pgws == {}
 
 
-def test_a_disabled_subscriber() -> None:
+def test_a_barred_subscriber() -> None:
     world = World()
-    world.profile = replace(PROFILE, enabled=False)
+    world.profile = replace(PROFILE, user_data=replace(DATA, non_3gpp_ip_access=False))
     assert world.authorise().result == Result.of(ResultCode.DIAMETER_AUTHORIZATION_REJECTED)
 
 
@@ -196,8 +200,8 @@ def test_authorising_anew_tells_the_hss_only_of_another_pgw() -> None:
 def test_a_pushed_profile_answers_the_next_aar_once() -> None:
     world = World()
     world.authorise()
-    changed = replace(USER.apns[0], static_ipv4=ip_address("10.45.0.77"))
-    world.sessions.push(replace(PROFILE, apns=(changed,)))
+    changed = replace(INTERNET, served_party_addresses=(ip_address("10.45.0.77"),))
+    world.sessions.push(AAR.session_id, replace(PROFILE, user_data=replace(DATA, apns=(changed,))))
     answer = world.authorise()
     assert answer.apn_configuration is not None
     assert answer.apn_configuration.static_ipv4 == ip_address("10.45.0.77")
@@ -231,6 +235,13 @@ def test_an_aar_takes_the_release_back() -> None:
     world.authorise()
     world.pass_time(RELEASE_INTERVAL)
     assert not any(isinstance(event, AbortRequested) for event in world.events)
+
+
+def test_a_profile_shortens_the_session() -> None:
+    world = World()
+    world.profile = replace(PROFILE, user_data=replace(DATA, session_timeout=60))
+    assert world.authorise().session_timeout == 60
+    assert world.sessions.next_deadline() == world.now + 60 + SESSION_GRACE_INTERVAL
 
 
 def test_sessions_end_with_their_time() -> None:
