@@ -95,7 +95,7 @@ class AaaServer:
             spawn=self._spawn,
         )
         for (application, command), serve in self.gateways.handlers().items():
-            wrapped = faulty.wrap(serve) if application == SWM_APPLICATION else handler
+            wrapped = faulty.wrap(serve) if application == SWM_APPLICATION else serve
             self._diameter.on_request(application, command, wrapped)
         self._observation = DiameterObservation(recorder, interface=INTERFACE)
         self._diameter.on_traffic(self._observation.traffic)
