@@ -67,7 +67,7 @@ class _Round:
 
 
 class Authentication:
-    """One SWm session from its first DER on; ``origin_host`` is the gateway that opened it."""
+    """One SWm session from its first DER on; ``origin_host`` and ``origin_realm`` name the gateway."""
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Authentication:
         """``is_registered`` tells whether the HSS knows this server as the one that serves a user."""
         self.session_id = der.session_id
         self.origin_host = der.origin_host
+        self.origin_realm = der.origin_realm
         self.created = created
         self.authenticated: float | None = None
         self.state: AuthenticationState | None = None

@@ -154,6 +154,8 @@ class SessionEnded:
     was_authenticated: bool
     expired: bool
     text: str
+    imsi: Imsi | None = None
+    apn: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

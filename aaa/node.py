@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 
 from aaa import questions
 from aaa.config import AaaConfiguration
 from aaa.events import DeregistrationRequested, Question, ServerIdentity
 from aaa.faults.wrapping import Faults
+from aaa.gateways import Gateways
 from aaa.hss.client import SwxClient
 from aaa.hss.in_process import Bridge, InProcessHss
 from aaa.hss.port import HomeSubscriberServer
@@ -21,7 +23,7 @@ from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
 from protocols.eap.aka.server import ServerOptions
 from protocols.entropy import Entropy
 from protocols.io.clock import SystemClock
-from protocols.io.diameter import SWM, SWX, DiameterIdentity
+from protocols.io.diameter import S6B, SWM, SWX, DiameterIdentity
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.diameter.configuration import PeerSection
 from protocols.trace.recorder import Recorder
@@ -46,19 +48,21 @@ class AaaServer:
     ) -> None:
         self._configuration = configuration
         identity, sessions = configuration.identity, configuration.sessions
-        self._server = SwmServer(
-            Sessions(
-                identity=ServerIdentity(host=identity.host, realm=identity.realm),
-                entropy=entropy,
-                options=ServerOptions(
-                    always_request_identity=configuration.eap.always_request_identity,
-                    first_identity_request=configuration.eap.identity_request,
-                    checkcode=configuration.eap.checkcode,
-                    result_indications=configuration.eap.result_indications,
-                ),
-                limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
-                equipment=configuration.equipment.as_list(),
+        server_identity = ServerIdentity(host=identity.host, realm=identity.realm)
+        table = Sessions(
+            identity=server_identity,
+            entropy=entropy,
+            options=ServerOptions(
+                always_request_identity=configuration.eap.always_request_identity,
+                first_identity_request=configuration.eap.identity_request,
+                checkcode=configuration.eap.checkcode,
+                result_indications=configuration.eap.result_indications,
             ),
+            limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
+            equipment=configuration.equipment.as_list(),
+        )
+        self._server = SwmServer(
+            table,
             recorder,
             ask=self._ask,
             monotonic=clock.monotonic,
@@ -66,7 +70,7 @@ class AaaServer:
         )
         self._diameter = make_node(
             DiameterIdentity(
-                host=identity.host, realm=identity.realm, applications=(SWM, SWX) if speaks_swx else (SWM,)
+                host=identity.host, realm=identity.realm, applications=(SWM, S6B, SWX) if speaks_swx else (SWM, S6B)
             ),
             configuration.diameter,
             listen=configuration.listen,
@@ -80,6 +84,20 @@ class AaaServer:
             (CommandCode.SESSION_TERMINATION, self._session_termination),
         ):
             self._diameter.on_request(SWM_APPLICATION, command, faulty.wrap(handler))
+        self.gateways = Gateways(
+            identity=server_identity,
+            sessions=table,
+            server=self._server,
+            hss=self._asked,
+            sender=self._diameter,
+            recorder=recorder,
+            session_timeout=sessions.timeout,
+            monotonic=clock.monotonic,
+            spawn=self._spawn,
+        )
+        for (application, command), serve in self.gateways.handlers().items():
+            wrapped = faulty.wrap(serve) if application == SWM_APPLICATION else serve
+            self._diameter.on_request(application, command, wrapped)
         self._observation = DiameterObservation(recorder, interface=INTERFACE)
         self._diameter.on_traffic(self._observation.traffic)
         self._diameter.on_peer(self._observation.peer)
@@ -135,6 +153,7 @@ class AaaServer:
         """End the connections; what the HSS still answers goes out before."""
         if self._timer is not None:
             self._timer.cancel()
+        self.gateways.close()
         await self._diameter.close()
 
     def dropped(self) -> dict[str, JsonValue]:
@@ -181,6 +200,14 @@ class AaaServer:
     async def _answer(self, question: Question, hss: HomeSubscriberServer) -> None:
         await questions.answer(question, hss, self._server)
         self._arm()
+
+    def _asked(self) -> HomeSubscriberServer:
+        assert self._hss is not None
+        return self._hss
+
+    def _spawn(self, work: Coroutine[object, None, None]) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(work)
 
     # --- time ---------------------------------------------------------------------------------------
 

@@ -65,6 +65,11 @@ class SwmServer:
         self._wall = wall
         self._requests: dict[int, tuple[DiameterMessage, Respond]] = {}
         self._request = 0
+        self._hooks: list[Callable[[SessionEvent], None]] = []
+
+    def on_event(self, hook: Callable[[SessionEvent], None]) -> None:
+        """Show ``hook`` every event of a session, after it has been carried out."""
+        self._hooks.append(hook)
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -171,6 +176,8 @@ class SwmServer:
     def _pump(self) -> None:
         while (event := self._sessions.poll_event()) is not None:
             self._take(event)
+            for hook in self._hooks:
+                hook(event)
 
     def _take(self, event: SessionEvent) -> None:
         match event:

@@ -241,6 +241,8 @@ class Sessions:
                 was_authenticated=state is AuthenticationState.AUTHENTICATED,
                 expired=expired,
                 text=f"{who}: the session ended because {why}.",
+                imsi=session.imsi,
+                apn=session.apn,
             )
         )
 
