@@ -49,6 +49,9 @@ class EquipmentList:
         return self.unknown if found is None else found
 
 
+ANY_EQUIPMENT = EquipmentList()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EquipmentFinding:
     """What was found: whether to refuse, and one sentence where somebody wants to know."""
@@ -80,14 +83,14 @@ def parse_pattern(text: str) -> str:
     return text if text.endswith("*") else text[:IMEI_LENGTH]
 
 
-def parse_list(text: str, status: EquipmentStatus) -> dict[str, EquipmentStatus]:
+def parse_list(text: str) -> tuple[str, ...]:
     """The patterns in a file: one on each line; ``#`` begins a remark, empty lines are skipped; ``ValueError``."""
-    found: dict[str, EquipmentStatus] = {}
+    found: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         pattern = line.partition("#")[0].strip()
         if pattern:
             try:
-                found[parse_pattern(pattern)] = status
+                found.append(parse_pattern(pattern))
             except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
-    return found
+                raise ValueError(f"{error}, in line {number}") from None
+    return tuple(found)

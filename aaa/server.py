@@ -17,6 +17,7 @@ from aaa.events import (
     DeregistrationRequested,
     EapReceived,
     EapSent,
+    EquipmentNoted,
     ProfileChangedByHss,
     Question,
     Refused,
@@ -70,6 +71,11 @@ class SwmServer:
         """Show ``hook`` every event of a session, after it has been carried out."""
         self._hooks.append(hook)
 
+    @property
+    def table(self) -> Sessions:
+        """The sessions' own machines."""
+        return self._sessions
+
     # --- requests -----------------------------------------------------------------------------------
 
     def receive_der(self, message: DiameterMessage, respond: Respond) -> None:
@@ -85,11 +91,6 @@ class SwmServer:
         answer = self._sessions.receive_str(Str.from_message(message))
         self._pump()
         return answer.to_message(message)
-
-    def forsake(self, session_id: str) -> None:
-        """End a session whose gateway was told that there is none."""
-        self._sessions.forsake(session_id)
-        self._pump()
 
     def end(self, session_id: str, why: str) -> None:
         """End a session for which no STR will come."""
@@ -166,6 +167,7 @@ class SwmServer:
             "imsi": None if session.imsi is None else str(session.imsi),
             "user_name": session.user_name,
             "apn": session.apn,
+            "imei": session.imei,
             "gateway": session.origin_host,
             "created": session.created + offset,
             "authenticated": None if session.authenticated is None else session.authenticated + offset,
@@ -206,6 +208,8 @@ class SwmServer:
                 )
             case Resynchronised():
                 self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
+            case EquipmentNoted():
+                self._recorder.event("equipment-grey", event.text, {"imei": event.imei}, event.session_id)
             case Refused():
                 data: dict[str, JsonValue] = {
                     "identity": event.identity,

@@ -38,6 +38,7 @@ class AaaSessionView(Answer):
     imsi: str | None
     user_name: str
     apn: str | None
+    imei: str | None = None
     gateway: str
     created: float
     authenticated: float | None

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from aaa.__main__ import application
 from aaa.config import AaaConfiguration
+from aaa.equipment import EquipmentStatus
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import load, parse
@@ -138,6 +139,35 @@ def test_a_bad_rule_in_the_configuration_is_one_line(extra: str, line: str) -> N
     said = str(refused.value)
     assert said.startswith(line)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        ("equipment: {black: [nothing]}", "f: equipment.black.0: got 'nothing', expected an IMEI of 14 to 16 digits"),
+        ("equipment: {black: nowhere.txt}", "f: equipment.black: got 'nowhere.txt', expected a list, or a text file"),
+        (
+            "equipment: {black: ['35*'], grey: ['35*']}",
+            "f: equipment: got a mapping, expected every device in one list only",
+        ),
+        ("equipment: {unknown: pink}", "f: equipment.unknown: got 'pink', expected 'white', 'grey' or 'black'"),
+    ],
+)
+def test_a_bad_equipment_list_is_one_line(extra: str, line: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        configuration(extra)
+    assert str(refused.value).startswith(line)
+
+
+def test_an_equipment_list_may_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "stolen.txt").write_text("35693803*\n")
+    text = (
+        "identity: {host: aaa.example.org, realm: example.org}\n"
+        "control: aaa.sock\nequipment: {black: stolen.txt, unknown: grey}\n"
+    )
+    listed = parse(text, AaaConfiguration, directory=tmp_path).equipment.as_list()
+    assert listed.status("35693803000000") is EquipmentStatus.BLACK
+    assert listed.status("01000000000000") is EquipmentStatus.GREY
 
 
 def test_the_rule_in_the_example_is_one() -> None:
