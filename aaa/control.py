@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aaa.config import AaaConfiguration, Role
 from aaa.faults.rule import FaultRule
 from aaa.faults.table import FaultExists, UnknownFault
 from aaa.faults.wrapping import Faults
+from aaa.gateways import UnknownSession
 from aaa.hss.in_process import Bridge
 from aaa.hss.node import HssNode
 from aaa.hss.push import NotRegistered
+from aaa.initiated import ProcedureEnded
 from aaa.node import AaaServer
 from aaa.subscribers.database import SubscriberDatabase
 from protocols.diameter.codec import Result
@@ -67,6 +69,9 @@ class AaaControl:
             "peers.list": self._list_peers,
             "sessions.list": self._list_sessions,
             "sessions.get": self._get_session,
+            "sessions.abort": self._abort_session,
+            "sessions.reauthorise": self._reauthorise_session,
+            "pgw-sessions.list": self._list_pgw_sessions,
             "registrations.get": self._get_registration,
             "registrations.terminate": self._terminate_registration,
             "registrations.push-profile": self._push_profile,
@@ -75,7 +80,7 @@ class AaaControl:
             "faults.remove": self._remove_fault,
             "faults.clear": self._clear_faults,
         }
-        absent = {"sessions": self._aaa is None, "registrations": self._hss is None}
+        absent = {"sessions": self._aaa is None, "pgw-sessions": self._aaa is None, "registrations": self._hss is None}
         return {name: handler for name, handler in methods.items() if not absent.get(name.partition(".")[0])}
 
     # --- the node -----------------------------------------------------------------------------------
@@ -133,6 +138,18 @@ class AaaControl:
         if session is None:
             raise ControlError("not-found", f"there is no session {identifier}")
         return session
+
+    async def _abort_session(self, params: Params) -> JsonValue:
+        assert self._aaa is not None
+        return await _carried_out(self._aaa.gateways.abort, params)
+
+    async def _reauthorise_session(self, params: Params) -> JsonValue:
+        assert self._aaa is not None
+        return await _carried_out(self._aaa.gateways.reauthorise, params)
+
+    async def _list_pgw_sessions(self, params: Params) -> JsonValue:
+        assert self._aaa is not None
+        return {"sessions": self._aaa.gateways.pgw_sessions()}
 
     # --- registrations ------------------------------------------------------------------------------
 
@@ -203,6 +220,27 @@ class AaaControl:
         if count:
             self._recorder.event("faults-cleared", f"{count} fault rules were removed.", {"removed": count})
         return {"removed": count}
+
+
+async def _carried_out(
+    procedure: Callable[[str, str], Awaitable[ProcedureEnded]], params: Params
+) -> dict[str, JsonValue]:
+    identifier, why = params.get("id"), params.get("reason") or "the operator asked for it"
+    if not isinstance(why, str):
+        raise ControlError("bad-params", "reason is a text for people")
+    try:
+        ended = await procedure(identifier if isinstance(identifier, str) else "", why)
+    except UnknownSession as error:
+        raise ControlError("not-found", str(error)) from None
+    except BackendError as error:
+        raise ControlError("backend", str(error)) from None
+    return {
+        "id": ended.session.session_id,
+        "gateway": ended.session.host,
+        "succeeded": ended.succeeded,
+        "result": None if ended.result is None else str(ended.result),
+        "text": ended.text,
+    }
 
 
 def _told(imsi: Imsi, result: Result) -> JsonValue:

@@ -26,7 +26,6 @@ from aaa.events import (
 from aaa.hss.port import HomeSubscriberServer, HssRefusal, SubscriberProfile
 from aaa.initiated import HeldSession, InitiatedProcedures, Procedure, ProcedureEnded, RequestToSend, SessionLost
 from aaa.server import SwmServer
-from aaa.sessions import Sessions
 from protocols.diameter import s6b as s6b_commands
 from protocols.diameter import swm
 from protocols.diameter.codec import DiameterMessage, Result
@@ -57,7 +56,6 @@ class Gateways:
         self,
         *,
         identity: ServerIdentity,
-        sessions: Sessions,
         server: SwmServer,
         hss: Callable[[], HomeSubscriberServer],
         sender: Sender,
@@ -70,7 +68,7 @@ class Gateways:
 
         ``session_timeout`` is that of S6b sessions, in seconds; a profile may shorten it.
         """
-        self._sessions = sessions
+        self._sessions = sessions = server.table
         self._server = server
         self._hss = hss
         self._sender = sender

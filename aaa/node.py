@@ -48,21 +48,19 @@ class AaaServer:
     ) -> None:
         self._configuration = configuration
         identity, sessions = configuration.identity, configuration.sessions
-        server_identity = ServerIdentity(host=identity.host, realm=identity.realm)
-        table = Sessions(
-            identity=server_identity,
-            entropy=entropy,
-            options=ServerOptions(
-                always_request_identity=configuration.eap.always_request_identity,
-                first_identity_request=configuration.eap.identity_request,
-                checkcode=configuration.eap.checkcode,
-                result_indications=configuration.eap.result_indications,
-            ),
-            limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
-            equipment=configuration.equipment.as_list(),
-        )
         self._server = SwmServer(
-            table,
+            Sessions(
+                identity=ServerIdentity(host=identity.host, realm=identity.realm),
+                entropy=entropy,
+                options=ServerOptions(
+                    always_request_identity=configuration.eap.always_request_identity,
+                    first_identity_request=configuration.eap.identity_request,
+                    checkcode=configuration.eap.checkcode,
+                    result_indications=configuration.eap.result_indications,
+                ),
+                limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
+                equipment=configuration.equipment.as_list(),
+            ),
             recorder,
             ask=self._ask,
             monotonic=clock.monotonic,
@@ -85,8 +83,7 @@ class AaaServer:
         ):
             self._diameter.on_request(SWM_APPLICATION, command, faulty.wrap(handler))
         self.gateways = Gateways(
-            identity=server_identity,
-            sessions=table,
+            identity=ServerIdentity(host=identity.host, realm=identity.realm),
             server=self._server,
             hss=self._asked,
             sender=self._diameter,

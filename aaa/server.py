@@ -71,6 +71,11 @@ class SwmServer:
         """Show ``hook`` every event of a session, after it has been carried out."""
         self._hooks.append(hook)
 
+    @property
+    def table(self) -> Sessions:
+        """The sessions' own machines."""
+        return self._sessions
+
     # --- requests -----------------------------------------------------------------------------------
 
     def receive_der(self, message: DiameterMessage, respond: Respond) -> None:
