@@ -112,6 +112,15 @@ class Resynchronised:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EquipmentNoted:
+    """The device is on the grey list: it may attach, and somebody wants to know."""
+
+    session_id: str
+    imei: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """The user is refused; the answer says so to the gateway."""
 
@@ -123,7 +132,17 @@ class Refused:
 Question = VectorRequested | RegistrationRequested | UserDataRequested
 """What a session asks the HSS, and waits for."""
 
-Event = Question | AnswerReady | EapReceived | EapSent | StateChanged | Authenticated | Resynchronised | Refused
+Event = (
+    Question
+    | AnswerReady
+    | EapReceived
+    | EapSent
+    | StateChanged
+    | Authenticated
+    | Resynchronised
+    | EquipmentNoted
+    | Refused
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +154,8 @@ class SessionEnded:
     was_authenticated: bool
     expired: bool
     text: str
+    imsi: Imsi | None = None
+    apn: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,6 +40,7 @@ from protocols.eap.aka.server import Resynchronisation
 from protocols.eap.packet import EapType
 from protocols.errors import AuthenticationError, BackendError, DecodeError
 from protocols.io.diameter import DiameterNode
+from protocols.io.diameter.answers import Handler
 from protocols.threegpp.identity import Imsi
 
 _SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
@@ -68,15 +69,19 @@ class SwxServer:
         *,
         wall: Callable[[], float],
         timeout: float,
+        wrap: Callable[[Handler], Handler] | None = None,
     ) -> None:
-        """``timeout`` is how long an AAA server may take to answer RTR and PPR."""
+        """``timeout`` is how long an AAA server may take to answer RTR and PPR; ``wrap`` is put around handlers."""
         self._node = node
         self._procedures = procedures
         self._bridge = bridge
         self._timeout = timeout
         self._session_ids = SessionIdSource(node.identity.host, wall=wall())
-        node.on_request(SWX_APPLICATION, CommandCode.MULTIMEDIA_AUTH, self._multimedia_auth)
-        node.on_request(SWX_APPLICATION, CommandCode.SERVER_ASSIGNMENT, self._server_assignment)
+        for command, handler in (
+            (CommandCode.MULTIMEDIA_AUTH, self._multimedia_auth),
+            (CommandCode.SERVER_ASSIGNMENT, self._server_assignment),
+        ):
+            node.on_request(SWX_APPLICATION, command, handler if wrap is None else wrap(handler))
 
     # --- what AAA servers ask -----------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
+from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AnswerReady,
     Authenticated,
@@ -35,7 +36,7 @@ from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
-from protocols.diameter.swm import Ambr, Dea, Der, Str
+from protocols.diameter.swm import Ambr, Dea, Der, Str, TerminalInformation
 from protocols.eap.aka.server import ServerOptions
 from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
 from protocols.entropy import SeededEntropy
@@ -58,7 +59,14 @@ HOME_REALM = "nai.epc.mnc001.mcc001.3gppnetwork.org"
 class World:
     """A gateway's view of the server, on virtual time; questions are answered by the in-process HSS."""
 
-    def __init__(self, *subscribers: Subscriber, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self,
+        *subscribers: Subscriber,
+        options: ServerOptions | None = None,
+        equipment: EquipmentList = ANY_EQUIPMENT,
+        imei: str | None = None,
+    ) -> None:
+        self.imei = imei  # that the gateway passes on
         self.table = Table(*subscribers)
         self.registrations = MemoryRegistrations()
         vectors = LocalHss(self.table, SeededEntropy("hss"))
@@ -70,6 +78,7 @@ class World:
             entropy=SeededEntropy("aaa"),
             options=options or ServerOptions(),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
+            equipment=equipment,
         )
         self._request = 0
 
@@ -86,6 +95,7 @@ class World:
             eap_payload=packet,
             service_selection=apn,
             aaa_failure_indication=failure,
+            terminal_information=None if self.imei is None else TerminalInformation(self.imei),
         )
         self.sessions.receive_der(der, self._request, self.now)
         return self._request
