@@ -16,8 +16,6 @@ from protocols.algorithms.vector import AkaVector, generate_vector, verify_auts
 from protocols.eap.aka import peer as peer_side
 from protocols.eap.aka import server as server_side
 from protocols.eap.aka.attributes import (
-    AkaMessage,
-    AkaSubtype,
     AtAnyIdReq,
     AtAutn,
     AtBidding,
@@ -36,13 +34,12 @@ from protocols.eap.aka.attributes import (
     AtResultInd,
     Attribute,
     UnknownAttribute,
-    checkcode,
-    encode_with_mac,
-    mac_verifies,
 )
 from protocols.eap.aka.keys import derive_keys
+from protocols.eap.aka.messages import AkaMessage, AkaSubtype
 from protocols.eap.aka.outcome import AkaFailure, PacketDiscarded, PacketToSend
 from protocols.eap.aka.peer import ChallengeReceived, EapAkaPeer, IdentityForm, PeerOptions
+from protocols.eap.aka.protection import checkcode, encode_with_mac, mac_verifies
 from protocols.eap.aka.server import EapAkaServer, IdentityRequest, ServerOptions, VectorRequested
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure, identity_response, success
 from protocols.entropy import SeededEntropy
