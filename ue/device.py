@@ -447,7 +447,7 @@ class Device:
                 commands.append(AnswerIke(answer=EapReply(msk=event.msk)))
             elif isinstance(event, aka.Failed):
                 commands += self._give_up(connection, event.cause.value, f"authentication rejected: {event.why}")
-            else:
+            elif isinstance(event, aka.PacketDiscarded):
                 # RFC 3748 discards in silence; inside IKE_AUTH nothing would ever follow
                 commands += self._give_up(connection, "eap", f"the EAP server breaks the rules: {event.why}")
         return commands

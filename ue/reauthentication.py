@@ -85,7 +85,7 @@ class Reauthentication:
                 commands.append(AnswerSuccessor(answer=EapReply(packet=event.packet)))
             elif isinstance(event, aka.Succeeded):
                 commands.append(AnswerSuccessor(answer=EapReply(msk=event.msk)))
-            else:
+            elif isinstance(event, aka.Failed | aka.PacketDiscarded):
                 commands += self.abandon(event.why)
         return commands
 
