@@ -26,9 +26,9 @@ from protocols.eap.aka.server import ServerOptions
 from protocols.errors import AuthenticationError, BackendError, StackError
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer, Params
-from protocols.io.diameter import DiameterIdentity, DiameterNode, PeerChange, Traffic
+from protocols.io.diameter import DiameterIdentity, PeerChange, Traffic
+from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.entropy import SystemEntropy
-from protocols.path import Endpoint
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 
@@ -67,7 +67,6 @@ class AaaNode:
         self._clock = SystemClock()
         entropy = SystemEntropy()
         identity, sessions = configuration.identity, configuration.sessions
-        known_peers = configuration.listen.known_peers
         self.recorder = Recorder(
             NODE,
             monotonic=self._clock.monotonic,
@@ -93,11 +92,12 @@ class AaaNode:
             monotonic=self._clock.monotonic,
             wall=self._clock.wall,
         )
-        self._diameter = DiameterNode(
+        self._diameter = make_node(
             DiameterIdentity(host=identity.host, realm=identity.realm),
+            configuration.diameter,
+            listen=configuration.listen,
             entropy=entropy,
             wall=self._clock.wall,
-            known_peers=None if known_peers is None else frozenset(known_peers),
         )
         self._diameter.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, self._diameter_eap)
         self._diameter.on_request(SWM_APPLICATION, CommandCode.SESSION_TERMINATION, self._session_termination)
@@ -117,7 +117,7 @@ class AaaNode:
         self._questions: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
-        self._listening: Endpoint | None = None
+        self._listening: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Migrate, listen, serve until ``stop``, then disconnect from every peer; ``BackendError``."""
@@ -140,12 +140,13 @@ class AaaNode:
 
     async def _open(self, revision: str) -> None:
         """Listen; the control socket comes last, so that a node that answers there is ready."""
-        listen = self._configuration.listen
-        self._listening = await self._diameter.listen(str(listen.address), listen.port)
+        configuration = self._configuration
+        self._listening = await open_node(self._diameter, configuration.diameter, configuration.listen)
         await self._control.start()
-        text = f"The AAA server listens on {self._listening}, database revision {revision}."
+        listening = ", ".join(self._listening)
+        text = f"The AAA server listens on {listening}, database revision {revision}."
         _log.info("%s", text)
-        self.recorder.event("started", text, {"listen": str(self._listening)})
+        self.recorder.event("started", text, {"listen": listening})
 
     def stop(self) -> None:
         """End ``run``."""
@@ -251,7 +252,7 @@ class AaaNode:
             "started": self.recorder.started,
             "host": identity.host,
             "realm": identity.realm,
-            "listen": None if self._listening is None else str(self._listening),
+            "listen": ", ".join(self._listening) or None,
             "sessions": len(self._server),
             "subscribers": await self._bridge.run(self._database.count),
             "dropped": {"diameter": {str(why): count for why, count in self._diameter.dropped.items()}},

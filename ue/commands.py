@@ -11,6 +11,7 @@ from protocols.ikev2.redirection import RedirectTrail
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
 from protocols.trace.records import JsonValue
+from ue.backoff import BackOff
 
 
 class Procedure(Enum):
@@ -175,6 +176,13 @@ class RemoveChildSa:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepBackOff:
+    """Remember how long the network wants to be left alone, over a restart too; ``None``: nothing any more."""
+
+    back_off: BackOff | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tell:
     """An event a person wants to know: its name, one plain sentence, data."""
 
@@ -212,6 +220,7 @@ Command = (
     | UpdateChildSa
     | RetireChildSa
     | RemoveChildSa
+    | KeepBackOff
     | Tell
     | Finished
 )

@@ -277,6 +277,7 @@ class UeConfiguration(ConfigurationModel):
     childless: bool = False
     redirect: RedirectSection = RedirectSection()
     resumption: bool = False
+    reactivate: bool = True
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False

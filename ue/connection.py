@@ -86,7 +86,8 @@ class Connection:
     """What belongs to one attach: it begins with the command and ends when the IKE SA is gone.
 
     ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on, ``nat_refusals``
-    how often it was begun anew because of a NAT (RFC 4555 §3.9). ``deleting``: this end has sent DELETE, by
+    how often it was begun anew because of a NAT (RFC 4555 §3.9). ``back_off``: seconds that a refusal asks to wait.
+    ``reactivation``: the gateway ends it to have it set up again; ``reactivations``: how often that was done in a row. ``deleting``: this end has sent DELETE, by
     command or because the IKE SA must not go on.
     """
 
@@ -99,6 +100,9 @@ class Connection:
         self.trail: RedirectTrail | None = None
         self.redirect: tuple[Address | None, RedirectTrail | None] | None = None
         self.nat_refusals = 0
+        self.back_off: float | None = None
+        self.reactivation = False
+        self.reactivations = 0
         self.detach_ticket: int | None = None
         self.detach_requested = False
         self.deleting = False

@@ -58,9 +58,10 @@ from protocols.ikev2.redirection import RedirectStage
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
-from protocols.threegpp.causes import AUTHENTICATION_FAILED, NOTIFY_NAMES
+from protocols.threegpp.causes import AUTHENTICATION_FAILED, notify_name
 from protocols.threegpp.identity import Imsi
 from protocols.trace.records import JsonValue
+from ue.backoff import BackOff
 from ue.commands import (
     AccessPorts,
     AnswerIke,
@@ -71,6 +72,7 @@ from ue.commands import (
     DeleteSa,
     Finished,
     InstallChildSa,
+    KeepBackOff,
     MoveSa,
     OpenAccess,
     Procedure,
@@ -89,6 +91,8 @@ from ue.reauthentication import Reauthentication
 
 MOVES_KEPT = 100
 NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
+REACTIVATIONS_MAXIMUM = 5  # in a row; TS 24.302 §7.2.4.2 sets no bound
+REACTIVATION_INTERVAL = 60.0  # a connection that lasted so long begins a new row
 
 
 class DeviceState(str, Enum):
@@ -115,15 +119,20 @@ class Device:
         accesses: tuple[str, ...] = (),
         gateways: Mapping[str, Address] | None = None,
         other_versions: Mapping[int, Endpoint] | None = None,
+        reactivate: bool = True,
+        back_off: BackOff | None = None,
     ) -> None:
         """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
         those that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.
+        ``reactivate``: attach again when the gateway asks for it as it ends the connection.
         """
         self.imsi = imsi
         self.nai = nai
         self.apn = apn
         self.state = DeviceState.IDLE
         self.connection: Connection | None = None
+        self.back_off = back_off
+        self._reactivate = reactivate
         self._gateway = gateway
         self._gateways = gateways or {}
         self._other_versions = dict(other_versions or {})
@@ -143,6 +152,16 @@ class Device:
         if self.connection is not None:
             self.connection.only_allowed = version
 
+    def back_off_received(self, seconds: float) -> None:
+        """A refusal that is being read asks the UE to stay away for so long."""
+        if self.connection is not None:
+            self.connection.back_off = seconds
+
+    def reactivation_received(self) -> None:
+        """The gateway deletes the IKE SA and wants the UE back (TS 24.302 §7.2.4.2)."""
+        if self.connection is not None:
+            self.connection.reactivation = True
+
     @property
     def server_authenticated(self) -> bool:
         """Whether the USIM has accepted the network: the IMEI may be told (TS 24.302 §7.2.2.1)."""
@@ -157,10 +176,13 @@ class Device:
 
     # --- what a person asks for
 
-    def attach(self, access: str, ticket: int, now: float) -> list[Command]:
-        """Attach on an access."""
+    def attach(self, access: str, ticket: int | None, now: float, *, force: bool = False) -> list[Command]:
+        """Attach on an access; not while the network wants to be left alone, unless that is to be ignored."""
         if self.state not in (DeviceState.IDLE, DeviceState.CLOSED):
             raise LocalError(f"the UE is {_WORDS[self.state]} already")
+        refusal = None if self.back_off is None else self.back_off.refusal(now)
+        if refusal is not None and not force:
+            raise LocalError(refusal)
         peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
         self.connection = Connection(access, ticket, peer, now)
         self.state = DeviceState.ATTACHING
@@ -371,7 +393,7 @@ class Device:
         if isinstance(event, PathValidated):
             return self._end_test(connection)
         if isinstance(event, Refused):
-            return self._refused(connection, event)
+            return self._refused(connection, event, now)
         if isinstance(event, Redirected):
             return self._redirected(connection, event)
         if isinstance(event, RedirectIgnored):
@@ -469,7 +491,9 @@ class Device:
         connection.granted = granted
         if not connection.addresses:
             return self._give_up(connection, "configuration", "the gateway assigned no inner address")
-        return [StartHost(addresses=connection.addresses)]
+        welcome: list[Command] = [] if self.back_off is None else [KeepBackOff(back_off=None)]
+        self.back_off = None
+        return [*welcome, StartHost(addresses=connection.addresses)]
 
     def _child_removed(self, connection: Connection, event: ChildSaRemoved) -> list[Command]:
         """Without its last child SA a UE is attached and has no traffic, which is legal (RFC 7296 §1.4.1)."""
@@ -501,9 +525,9 @@ class Device:
         taken = tuple(dict.fromkeys(ConfigurationAttribute(type=each.type) for each in accepted))
         return [*commands, AnswerIke(answer=ConfigurationAnswer(attributes=taken))]
 
-    def _refused(self, connection: Connection, event: Refused) -> list[Command]:
+    def _refused(self, connection: Connection, event: Refused, now: float) -> list[Command]:
         number = None if event.notify is None else int(event.notify.type)
-        cause = "gateway refused" if number is None else _cause(number)
+        cause = "gateway refused" if number is None else notify_name(number)
         attaching = self.state is DeviceState.ATTACHING
         if (
             number == NotifyType.UNEXPECTED_NAT_DETECTED
@@ -516,11 +540,19 @@ class Device:
             return [Tell(name="nat-detected", text="A NAT changed the addresses; the attach begins anew.", data={})]
         if attaching:
             text = self._refusal_text(connection, event, number)
-            commands = self._fail_attach(connection, cause, text, by_peer=event.by_peer)
+            commands = self._stay_away(connection, cause, now) if event.by_peer else []
+            commands += self._fail_attach(connection, cause, text, by_peer=event.by_peer)
             self.state = DeviceState.CLOSING
             return commands
         connection.last_error = (cause, event.text)
         return []
+
+    def _stay_away(self, connection: Connection, cause: str, now: float) -> list[Command]:
+        """BACKOFF_TIMER beside the refusal; zero seconds end an earlier one."""
+        if connection.back_off is None:
+            return []
+        self.back_off = BackOff(cause=cause, until=now + connection.back_off) if connection.back_off else None
+        return [KeepBackOff(back_off=self.back_off)]
 
     def _refusal_text(self, connection: Connection, event: Refused, number: int | None) -> str:
         finding = connection.peer.refusal
@@ -541,7 +573,7 @@ class Device:
     def _fail_attach(self, connection: Connection, cause: str, text: str, *, by_peer: bool = False) -> list[Command]:
         """Nothing if the attach is over already."""
         ticket, connection.attach_ticket = connection.attach_ticket, None
-        if ticket is None and connection.trail is None:
+        if ticket is None and connection.trail is None and not connection.reactivations:
             return []
         followed = connection.last_error is not None  # told already
         if ticket is None and followed:
@@ -782,7 +814,24 @@ class Device:
             )
             if name == "connection-lost":
                 connection.last_error = (name, why)
-        return commands + self._end(connection, now)
+        commands += self._end(connection, now)
+        if event.by_peer and connection.reactivation and not connection.detach_requested:
+            commands += self._come_back(connection, now)
+        return commands
+
+    def _come_back(self, former: Connection, now: float) -> list[Command]:
+        """REACTIVATION_REQUESTED_CAUSE: the tunnel is set up again (TS 24.302 §7.2.4.2), a bounded number of times."""
+        lasted = 0.0 if former.established is None else now - former.established
+        row = 0 if lasted >= REACTIVATION_INTERVAL else former.reactivations
+        if not self._reactivate or row >= REACTIVATIONS_MAXIMUM:
+            why = "it is configured not to" if not self._reactivate else f"it has done so {row} times in a row"
+            text = f"The network wants the UE to attach again; {why}."
+            return [Tell(name="reactivation-ignored", text=text, data={"reactivations": row})]
+        commands = self.attach(former.access, None, now, force=True)
+        assert self.connection is not None
+        self.connection.reactivations = row + 1
+        text = "The network has ended the connection and wants the UE to attach again."
+        return [Tell(name="reactivating", text=text, data={"reactivations": row + 1}), *commands]
 
     def _unfinished(self, connection: Connection, event: Closed) -> str:
         """Why an attach ended without a refusal."""
@@ -843,13 +892,8 @@ def _remove_children(connection: Connection) -> list[Command]:
     return [RemoveChildSa(inbound_spi=spi) for spi in left]
 
 
-def _cause(number: int) -> str:
-    """A Notify's name: 3GPP's of the private range, else IANA's."""
-    return NOTIFY_NAMES.get(number) or NotifyType.of(number).name
-
-
 def _told_refusal(event: CreateChildSaRefused) -> Tell:
-    cause = _cause(int(event.notify.type))
+    cause = notify_name(int(event.notify.type))
     who = "the gateway" if event.by_peer else "the UE"
     return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
 

@@ -51,6 +51,7 @@ from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import DeviceSwu
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
+from ue.backoff import FileBackOff
 from ue.commands import (
     AccessPorts,
     AdoptSuccessor,
@@ -65,6 +66,7 @@ from ue.commands import (
     DropSuccessor,
     Finished,
     InstallChildSa,
+    KeepBackOff,
     MoveSa,
     OpenAccess,
     RemoveChildSa,
@@ -121,6 +123,7 @@ class UeNode:
         natt: dict[int, Endpoint] = {
             address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
         }
+        self._back_off = FileBackOff(state_directory(configuration) / f"back-off-{configuration.imsi}.json")
         self.device = Device(
             imsi=Imsi(configuration.imsi),
             nai=root_nai(configuration),
@@ -130,6 +133,8 @@ class UeNode:
             accesses=tuple(configuration.accesses),
             gateways=configuration.redirect.names,
             other_versions=natt,
+            reactivate=configuration.reactivate,
+            back_off=self._back_off.read(self.wall_offset),
         )
         self._endpoint = IkeEndpoint(
             entropy=self._entropy,
@@ -138,6 +143,8 @@ class UeNode:
                 server_authenticated=lambda: self.device.server_authenticated,
                 p_cscf_reselection=configuration.request.p_cscf_reselection,
                 only_allowed=self.device.only_allowed,
+                back_off=self.device.back_off_received,
+                reactivation=self.device.reactivation_received,
             ),
             inbound_packets=self._inbound_packets,
         )
@@ -225,6 +232,11 @@ class UeNode:
                 await self.stopped()  # somebody detached the UE: it stays so until it is told otherwise
                 return
             interval = RETRY_INTERVALS[min(failures, len(RETRY_INTERVALS) - 1)]
+            back_off = self.device.back_off
+            if back_off is not None:
+                interval = max(
+                    interval, back_off.until - self._now()
+                )  # without an end: until the process is started anew
             failures += 1
             _log.info("attaching again in %g s", interval)
             await asyncio.sleep(interval)
@@ -290,13 +302,16 @@ class UeNode:
 
     # --- what a person asks for
 
-    async def attach(self, access: str | None = None) -> None:
-        """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not."""
+    async def attach(self, access: str | None = None, *, force: bool = False) -> None:
+        """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not.
+
+        ``force``: even though the network has asked to be left alone (BACKOFF_TIMER).
+        """
         name = self._access_name(access) if access is not None else next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
         if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
             raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
-        await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now()))
+        await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force))
 
     async def move(self, to: str, *, keep_old: bool = False) -> Move:
         """Move to an access, named or by its address; returns the measures when the gateway has agreed."""
@@ -472,6 +487,8 @@ class UeNode:
                 self._start_host(command.addresses)
             case StopHost():
                 self._stop_host()
+            case KeepBackOff():
+                self._keep_back_off(command)
             case Tell():
                 _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, self._session() or None)
@@ -479,6 +496,12 @@ class UeNode:
                 waiting = self._waiting.get(command.ticket)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(command.failure)
+
+    def _keep_back_off(self, command: KeepBackOff) -> None:
+        try:
+            self._back_off.write(command.back_off, self.wall_offset)
+        except BackendError as error:
+            _log.error("%s", error)
 
     def _session(self) -> str:
         return "" if self._sa is None else self._session_of(self._sa)
