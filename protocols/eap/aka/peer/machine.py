@@ -159,6 +159,11 @@ class EapAkaPeer:
         return self._state.failure if isinstance(self._state, _Refused) else None
 
     @property
+    def server_authenticated(self) -> bool:
+        """Whether the server has proved itself and nothing has gone wrong since, before EAP-Success."""
+        return isinstance(self._state, Authenticated)
+
+    @property
     def identity(self) -> str:
         """What IDi and EAP-Response/Identity say (TS 24.302 §7.2.2.1, RFC 4187 §4.1.3)."""
         return self._identities.outer

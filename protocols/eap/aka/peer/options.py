@@ -11,25 +11,25 @@ DEFAULT_SYNCHRONISATION_FAILURES = 3
 DEFAULT_REAUTHENTICATIONS = 100  # RFC 4187 §5.1: "SHOULD have an upper limit", left to us
 
 
-class IdentityForm(Enum):
+class IdentityForm(str, Enum):
     """How AT_IDENTITY names the subscriber."""
 
-    NAI = "NAI"
-    USERNAME = "username without realm"  # as Android answers AT_*_ID_REQ
+    NAI = "nai"
+    USERNAME = "username"  # without realm, as Android answers AT_*_ID_REQ
 
 
-class PrivacyPolicy(Enum):
+class PrivacyPolicy(str, Enum):
     """What AT_PERMANENT_ID_REQ gets from a peer that has a pseudonym (RFC 4187 §4.1.6)."""
 
-    LIBERAL = "the permanent identity"
-    CONSERVATIVE = "nothing: the exchange ends"
+    LIBERAL = "liberal"  # the permanent identity
+    CONSERVATIVE = "conservative"  # nothing: the exchange ends
 
 
-class NetworkNamePolicy(Enum):
+class NetworkNamePolicy(str, Enum):
     """What another network name than the expected one leads to (RFC 9048 §3.1)."""
 
-    REJECT = "the network is not authenticated"
-    WARN = "a warning"
+    REJECT = "reject"  # as if AUTN had been wrong
+    WARN = "warn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
