@@ -96,7 +96,7 @@ def issue_username(ring: KeyRing, kind: IdentityKind, imsi: Imsi, entropy: Entro
 
 def imsi_of_username(ring: KeyRing, username: str) -> Imsi | None:
     """The IMSI in a username that a key of the ring made, ``None`` for any other text."""
-    if len(username) < 2 or not username.isascii():
+    if len(username) < 2 or not username.isascii() or "=" in username:
         return None
     key = ring.get(_INDEX_CHARACTERS.find(username[1]))
     if key is None:
