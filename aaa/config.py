@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from protocols.eap.aka.server import IdentityRequest
-from protocols.io.configuration import AnyPort, ConfigurationModel, Count, FilePath, Interval, IpAddress
+from protocols.io.configuration import ConfigurationModel, Count, FilePath, Interval
+from protocols.io.diameter.configuration import DiameterIdentityText, DiameterNodeSection, ListenSection
 
-DIAMETER_PORT = 3868  # RFC 6733 §2.1
 DEFAULT_SESSION_TIMEOUT = 86_400  # a day; TS 29.273 leaves Session-Timeout to the operator
 DEFAULT_UNFINISHED_INTERVAL = 60.0  # longer than a UE retransmits within one EAP round (RFC 7296 §2.4)
 DEFAULT_SEQUENCE_BLOCK = 32  # one turn of IND (TS 33.102 §C.3.2)
 DEFAULT_RING = 20_000
-
-_FQDN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*\Z")
-
-
-def _diameter_identity(value: str) -> str:
-    if not _FQDN.match(value):
-        raise PydanticCustomError("diameter_identity", "a domain name such as aaa.example.org")
-    return value.lower()
 
 
 def _database_url(value: str, info: ValidationInfo) -> str:
@@ -65,7 +55,6 @@ def _identity_request(value: object) -> IdentityRequest:
     return found
 
 
-DiameterIdentityText = Annotated[str, AfterValidator(_diameter_identity)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
@@ -74,17 +63,6 @@ class IdentitySection(ConfigurationModel):
 
     host: DiameterIdentityText
     realm: DiameterIdentityText
-
-
-class ListenSection(ConfigurationModel):
-    """Where Diameter over TCP is served; port 0 lets the system choose.
-
-    ``known_peers`` are the Origin-Hosts that may connect, without it every peer may (RFC 6733 §5.3).
-    """
-
-    address: IpAddress = IPv4Address("127.0.0.1")
-    port: AnyPort = DIAMETER_PORT
-    known_peers: tuple[DiameterIdentityText, ...] | None = None
 
 
 class EapSection(ConfigurationModel):
@@ -130,3 +108,10 @@ class AaaConfiguration(ConfigurationModel):
     sessions: SessionsSection = SessionsSection()
     hss: HssSection = HssSection()
     trace: TraceSection = TraceSection()
+    diameter: DiameterNodeSection = DiameterNodeSection()
+
+    @model_validator(mode="after")
+    def _secured(self) -> AaaConfiguration:
+        if self.listen.tls_port is not None and self.diameter.tls is None:
+            raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+        return self

@@ -6,10 +6,10 @@ import asyncio
 from dataclasses import dataclass
 
 from protocols.diameter.events import CloseReason, PeerState
+from protocols.diameter.uri import PORT
 from protocols.io.diameter.connection import Connection, ConnectionOwner, Intended
 from protocols.io.diameter.observation import PeerStatus
 
-PORT = 3868  # RFC 6733 §2.1
 CONNECT_INTERVAL = 5.0  # for a TCP connection to come up; RFC 6733 leaves it to us
 RECONNECT_INTERVAL_FIRST = 0.5  # doubles up to the longest; RFC 6733 leaves the way there to us
 RECONNECT_INTERVAL_LONGEST = 30.0  # Tc, RFC 6733 §2.1

@@ -20,12 +20,13 @@ from protocols.diameter.dictionary import DisconnectCause, ResultCode
 from protocols.diameter.events import PeerState, RequestFailure
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.peer import REQUEST_INTERVAL, PeerMachine
+from protocols.diameter.uri import PORT
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL
 from protocols.entropy import Entropy
 from protocols.errors import BackendError, StackError
 from protocols.io.diameter.answers import AnswerCache, Handler
 from protocols.io.diameter.connection import Connection, Intended
-from protocols.io.diameter.link import PORT, RECONNECT_INTERVAL_FIRST, Link, PeerAddress
+from protocols.io.diameter.link import RECONNECT_INTERVAL_FIRST, Link, PeerAddress
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
 from protocols.io.entropy import SystemEntropy
 from protocols.path import Endpoint
