@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aaa.authorization import Refusal
+from aaa.hss.port import DeregistrationReason, VectorRequest
 from protocols.diameter.swm import Dea
-from protocols.eap.aka import server as aka
 from protocols.threegpp.identity import Imsi
 
 
@@ -31,20 +31,27 @@ class ServerIdentity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProfileRequested:
-    """Answer with ``answer_profile`` or ``answer_backend_failure``."""
+class VectorRequested:
+    """MAR. Answer with ``answer_vector``, ``answer_vector_refusal`` or ``answer_refusal``."""
+
+    session_id: str
+    request: VectorRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistrationRequested:
+    """SAR REGISTRATION: the user is authenticated. Answer with ``answer_profile`` or ``answer_refusal``."""
 
     session_id: str
     imsi: Imsi
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VectorRequested:
-    """Answer with ``answer_vector``, ``answer_vector_refusal`` or ``answer_backend_failure``."""
+class UserDataRequested:
+    """SAR AAA_USER_DATA_REQUEST of a user who is registered here. Answered as ``RegistrationRequested``."""
 
     session_id: str
     imsi: Imsi
-    resynchronisation: aka.Resynchronisation | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +62,7 @@ class AnswerReady:
     requests: tuple[int, ...]
     answer: Dea
     reissued: bytes | None = None  # EAP-Reissued-Payload (RFC 4072 §4.1.2)
+    redirect_host: str | None = None  # Redirect-Host (RFC 6733 §6.12)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,17 +119,10 @@ class Refused:
     refusal: Refusal
 
 
-Event = (
-    ProfileRequested
-    | VectorRequested
-    | AnswerReady
-    | EapReceived
-    | EapSent
-    | StateChanged
-    | Authenticated
-    | Resynchronised
-    | Refused
-)
+Question = VectorRequested | RegistrationRequested | UserDataRequested
+"""What a session asks the HSS, and waits for."""
+
+Event = Question | AnswerReady | EapReceived | EapSent | StateChanged | Authenticated | Resynchronised | Refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,4 +136,12 @@ class SessionEnded:
     text: str
 
 
-SessionEvent = Event | SessionEnded
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeregistrationRequested:
+    """SAR USER_DEREGISTRATION: the last session of the user at this server ended. Nothing waits for the answer."""
+
+    imsi: Imsi
+    why: DeregistrationReason
+
+
+SessionEvent = Event | SessionEnded | DeregistrationRequested

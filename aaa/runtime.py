@@ -9,21 +9,21 @@ import asyncio
 import importlib.metadata
 import logging
 import signal
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
+from aaa import questions
 from aaa.config import AaaConfiguration
-from aaa.events import ProfileRequested, ServerIdentity, VectorRequested
+from aaa.events import DeregistrationRequested, Question, ServerIdentity
+from aaa.hss.in_process import Bridge, InProcessHss
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HomeSubscriberServer
-from aaa.server import Question, SwmServer
+from aaa.hss.procedures import HssProcedures
+from aaa.server import SwmServer
 from aaa.sessions import SessionLimits, Sessions
 from aaa.subscribers.database import SubscriberDatabase
 from protocols.diameter.codec import DiameterMessage, RequestError
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
 from protocols.eap.aka.server import ServerOptions
-from protocols.errors import AuthenticationError, BackendError, StackError
+from protocols.errors import BackendError
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer, Params
 from protocols.io.diameter import DiameterIdentity, PeerChange, Traffic
@@ -32,8 +32,6 @@ from protocols.io.entropy import SystemEntropy
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 
-T = TypeVar("T")
-
 NODE = "aaa"
 KIND = "aaa"
 DISTRIBUTION = "epdg-emulator"
@@ -41,21 +39,6 @@ LIST_LIMIT = 100
 LIST_LIMIT_MAXIMUM = 1000
 
 _log = logging.getLogger(__name__)
-
-
-class Bridge:
-    """The one thread on which blocking calls run, in order."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aaa-database")
-
-    async def run(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns or raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-
-    def close(self) -> None:
-        """Finish what is running, let go what is queued."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class AaaNode:
@@ -74,7 +57,11 @@ class AaaNode:
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
         )
-        self._hss: HomeSubscriberServer = LocalHss(database, entropy, sequence_block=configuration.hss.sequence_block)
+        self._bridge = Bridge()
+        vectors = LocalHss(database, entropy, sequence_block=configuration.hss.sequence_block)
+        self._hss: HomeSubscriberServer = InProcessHss(
+            HssProcedures(database, vectors, database.registrations), self._bridge, server=identity.host
+        )
         self._server = SwmServer(
             Sessions(
                 identity=ServerIdentity(host=identity.host, realm=identity.realm),
@@ -113,7 +100,6 @@ class AaaNode:
             },
             self.recorder,
         )
-        self._bridge = Bridge()
         self._questions: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
@@ -180,33 +166,15 @@ class AaaNode:
 
     # --- the HSS ------------------------------------------------------------------------------------
 
-    def _ask(self, question: Question) -> None:
+    def _ask(self, question: Question | DeregistrationRequested) -> None:
         assert self._questions is not None
-        self._questions.create_task(self._answer(question))
+        if isinstance(question, DeregistrationRequested):
+            self._questions.create_task(questions.deregister(question, self._hss))
+        else:
+            self._questions.create_task(self._answer(question))
 
     async def _answer(self, question: Question) -> None:
-        """Ask the HSS on the bridge; whatever it raises on purpose ends the attach, not the node."""
-        try:
-            match question:
-                case ProfileRequested():
-                    imsi = question.imsi
-                    profile = await self._bridge.run(lambda: self._hss.profile(imsi))
-                    self._server.profile_answered(question, profile)
-                case VectorRequested():
-                    wanted = question
-                    vector = await self._bridge.run(
-                        lambda: self._hss.authentication_vector(wanted.imsi, wanted.resynchronisation)
-                    )
-                    self._server.vector_answered(question, vector)
-        except AuthenticationError as error:
-            assert isinstance(question, VectorRequested)
-            self._server.vector_refused(question, str(error))
-        except StackError as error:
-            _log.error("session %s: %s", question.session_id, error)
-            self._server.question_failed(question, str(error))
-        except Exception:  # noqa: BLE001 - top loop of a question: a defect must not end the node
-            _log.exception("session %s: the HSS failed", question.session_id)
-            self._server.question_failed(question, "the server failed; see its log")
+        await questions.answer(question, self._hss, self._server)
         self._arm()
 
     # --- time ---------------------------------------------------------------------------------------

@@ -9,17 +9,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aaa.authentication import Authentication
+from aaa.authorization import Refusal
 from aaa.events import (
     AnswerReady,
     Authenticated,
+    DeregistrationRequested,
     EapReceived,
     EapSent,
-    ProfileRequested,
+    Question,
     Refused,
+    RegistrationRequested,
     Resynchronised,
     SessionEnded,
     SessionEvent,
     StateChanged,
+    UserDataRequested,
     VectorRequested,
 )
 from aaa.hss.port import SubscriberProfile
@@ -32,9 +36,9 @@ from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 
 Respond = Callable[[DiameterMessage], None]
-Question = ProfileRequested | VectorRequested
 MACHINE = "swm-session"
 INTERFACE = "SWm"
+ALL_SESSION = 1  # Redirect-Host-Usage (RFC 6733 §6.13)
 
 
 class SwmServer:
@@ -45,7 +49,7 @@ class SwmServer:
         sessions: Sessions,
         recorder: Recorder,
         *,
-        ask: Callable[[Question], None],
+        ask: Callable[[Question | DeregistrationRequested], None],
         monotonic: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -76,11 +80,6 @@ class SwmServer:
 
     # --- the HSS's answers --------------------------------------------------------------------------
 
-    def profile_answered(self, question: ProfileRequested, profile: SubscriberProfile | None) -> None:
-        """The profile, ``None`` for an unknown user."""
-        self._sessions.answer_profile(question.session_id, profile, self._monotonic())
-        self._pump()
-
     def vector_answered(self, question: VectorRequested, vector: AkaVector) -> None:
         """The vector."""
         self._sessions.answer_vector(question.session_id, vector, self._monotonic())
@@ -91,9 +90,14 @@ class SwmServer:
         self._sessions.answer_vector_refusal(question.session_id, text, self._monotonic())
         self._pump()
 
-    def question_failed(self, question: Question, text: str) -> None:
-        """The HSS or its database failed."""
-        self._sessions.answer_backend_failure(question.session_id, text, self._monotonic())
+    def profile_answered(self, question: RegistrationRequested | UserDataRequested, profile: SubscriberProfile) -> None:
+        """The profile."""
+        self._sessions.answer_profile(question.session_id, profile, self._monotonic())
+        self._pump()
+
+    def refused(self, question: Question, refusal: Refusal) -> None:
+        """The HSS refuses, or it failed."""
+        self._sessions.answer_refusal(question.session_id, refusal, self._monotonic())
         self._pump()
 
     # --- time ---------------------------------------------------------------------------------------
@@ -146,7 +150,7 @@ class SwmServer:
 
     def _take(self, event: SessionEvent) -> None:
         match event:
-            case ProfileRequested() | VectorRequested():
+            case VectorRequested() | RegistrationRequested() | UserDataRequested() | DeregistrationRequested():
                 self._ask(event)
             case AnswerReady():
                 self._respond(event)
@@ -187,6 +191,10 @@ class SwmServer:
             if event.reissued is not None:
                 reissued = Avp.of("EAP-Reissued-Payload", event.reissued)
                 answer = replace(answer, avps=(*answer.avps, reissued))
+            if event.redirect_host is not None:  # RFC 6733 §6.1.8: the whole session goes there
+                there = Avp.of("Redirect-Host", f"aaa://{event.redirect_host}")
+                usage = Avp.of("Redirect-Host-Usage", ALL_SESSION)
+                answer = replace(answer, avps=(*answer.avps, there, usage))
             respond(answer)
 
     def _record_eap(self, session_id: str, packet: bytes, direction: str) -> None:

@@ -1,4 +1,4 @@
-"""The HSS in this process: vectors (TS 33.102 §6.3, Annex C) and profiles from the subscriber database.
+"""The authentication centre of the HSS: vectors (TS 33.102 §6.3, Annex C) out of the subscriber database.
 
 Not for use by several threads at once: the runtime calls it through one bridge.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from aaa.hss.port import SubscriberProfile
 from aaa.subscribers.database import UnknownImsi
 from aaa.subscribers.subscriber import Algorithm, Subscriber
 from protocols.algorithms.milenage import Milenage
@@ -59,19 +58,6 @@ class LocalHss:
         sqn = allocator.next()
         rand = self._entropy.octets(RAND_LENGTH)
         return generate_vector(algorithm, rand=rand, sqn=sqn, amf=subscriber.amf)
-
-    def profile(self, imsi: Imsi) -> SubscriberProfile | None:
-        """The profile of ``imsi``, ``None`` when it is unknown."""
-        subscriber = self._database.get(imsi)
-        if subscriber is None:
-            return None
-        return SubscriberProfile(
-            imsi=subscriber.imsi,
-            enabled=subscriber.enabled,
-            non_3gpp_allowed=subscriber.non_3gpp_allowed,
-            msisdn=subscriber.msisdn,
-            apns=subscriber.apns,
-        )
 
     def _allocator(self, imsi: Imsi) -> SqnAllocator:
         allocator = self._allocators.get(imsi)

@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, selectinload
 
 from aaa.subscribers.engines import lock_for_migration, one_line, open_engine, writing
+from aaa.subscribers.registrations import RegistrationTable
 from aaa.subscribers.schema import ApnRow, SubscriberRow
 from aaa.subscribers.subscriber import Algorithm, ApnSubscription, PdnType, Subscriber
 from protocols.errors import BackendError, LocalError
@@ -45,6 +46,7 @@ class SubscriberDatabase:
         """``ValueError`` when ``url`` is no database URL or its driver is not installed."""
         self._engine = open_engine(url)
         self._writing = writing(self._engine)
+        self.registrations = RegistrationTable(self._engine, self._writing, self._mapped)
 
     def close(self) -> None:
         """Close every connection."""

@@ -1,4 +1,4 @@
-"""What both ends of EAP-AKA report alike: causes of failure, packets to send, packets passed over."""
+"""What both ends of EAP-AKA and EAP-AKA' report alike: causes of failure, packets to send, packets passed over."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class AkaFailure(Enum):
     WRONG_RES = "wrong RES"
     WRONG_MAC = "wrong AT_MAC"
     WRONG_CHECKCODE = "wrong AT_CHECKCODE"
+    WRONG_COUNTER = "wrong AT_COUNTER"
+    DENIED = "access denied"
     MALFORMED = "malformed message"
     UNEXPECTED = "unexpected message"
     CLIENT_ERROR = "client error"
