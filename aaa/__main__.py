@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from aaa import provisioning
-from aaa.config import AaaConfiguration
+from aaa.config import AaaConfiguration, Role
 from aaa.provisioning import ConfigurationOption, DatabaseOption, JsonOption
-from aaa.runtime import NODE, serve
+from aaa.runtime import node_name, serve
 from protocols.io.configuration import exit_on_error, load
 from protocols.io.control import call_sync
 from protocols.io.logging import start_logging
@@ -34,15 +34,22 @@ application.add_typer(provisioning.application)
 @exit_on_error
 def serve_command(
     config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")],
+    role: Annotated[
+        Role, typer.Option(help="aaa: SWm with an HSS elsewhere; hss: SWx alone; both in one process.")
+    ] = Role.BOTH,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log debugging detail.")] = False,
 ) -> None:
-    """Serve SWm until SIGTERM or SIGINT."""
+    """Serve SWm and SWx until SIGTERM or SIGINT."""
     configuration = load(config, AaaConfiguration)
-    start_logging(NODE, level=logging.DEBUG if verbose else logging.INFO, machine_readable=log_json)
+    configuration.check(role, str(config))
+    start_logging(node_name(role), level=logging.DEBUG if verbose else logging.INFO, machine_readable=log_json)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if role is Role.AAA:
+        asyncio.run(serve(configuration, None, role))
+        return
     with provisioning.unmigrated_database(config, None) as database:
-        asyncio.run(serve(configuration, database))
+        asyncio.run(serve(configuration, database, role))
 
 
 @application.command()

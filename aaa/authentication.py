@@ -37,12 +37,11 @@ from aaa.events import (
     VectorRequested,
 )
 from aaa.hss.port import SubscriberProfile, VectorRequest
-from aaa.subscribers.subscriber import ApnSubscription, PdnType
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import PdnType as PdnTypeCode
 from protocols.diameter.dictionary import ResultCode
-from protocols.diameter.swm import Ambr, ApnConfiguration, Dea, Der
+from protocols.diameter.profile import ApnConfiguration, Non3gppUserData
+from protocols.diameter.swm import Dea, Der
 from protocols.eap.aka import server as aka
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure
 from protocols.entropy import Entropy
@@ -88,12 +87,12 @@ class Authentication:
         self.user_name = der.user_name or ""
         self.imsi: Imsi | None = None
         self.registered: Imsi | None = None  # of whom this session is one that is served here
+        self.session_timeout = session_timeout  # seconds from success; the profile may shorten it
         self.apn: str | None = der.service_selection
         self.refusal: Refusal | None = None
         self._identity = identity
         self._entropy = entropy
         self._options = options
-        self._session_timeout = session_timeout
         self._is_registered = is_registered
         self._eap: aka.EapAkaServer | None = None
         self._success: aka.Succeeded | None = None  # while the profile is asked for
@@ -307,8 +306,10 @@ class Authentication:
         kind = UserDataRequested if self._is_registered(event.imsi) else RegistrationRequested
         self._events.append(kind(session_id=self.session_id, imsi=event.imsi))
 
-    def _grant(self, success: aka.Succeeded, profile: SubscriberProfile, granted: ApnSubscription, now: float) -> None:
-        self.apn = str(granted.apn)
+    def _grant(self, success: aka.Succeeded, profile: SubscriberProfile, granted: ApnConfiguration, now: float) -> None:
+        self.apn = granted.service_selection
+        if profile.user_data.session_timeout is not None:
+            self.session_timeout = min(self.session_timeout, profile.user_data.session_timeout)
         self.authenticated = now
         self._change(AuthenticationState.AUTHENTICATED, "the APN is subscribed")
         self._events.append(
@@ -323,7 +324,8 @@ class Authentication:
             Result.of(ResultCode.DIAMETER_SUCCESS),
             success.packet,
             msk=success.msk,
-            granted=_apn_configuration(profile, granted),
+            profile=profile.user_data,
+            granted=granted,
         )
 
     def _refuse_authenticated(self, success: aka.Succeeded, refusal: Refusal) -> None:
@@ -338,6 +340,7 @@ class Authentication:
         packet: bytes | None,
         *,
         msk: Secret | None = None,
+        profile: Non3gppUserData | None = None,
         granted: ApnConfiguration | None = None,
         reissued: bytes | None = None,
         error: str | None = None,
@@ -356,7 +359,9 @@ class Authentication:
             master_session_key=msk,
             user_name=self.user_name if granted is not None else None,
             apn_configuration=granted,
-            session_timeout=self._session_timeout if granted is not None else None,
+            subscription_id=None if profile is None else profile.subscription_id,
+            charging_characteristics=None if profile is None else profile.charging_characteristics,
+            session_timeout=None if profile is None else self.session_timeout,
             error_message=error,
         )
         ready = AnswerReady(
@@ -395,24 +400,6 @@ class Authentication:
     def _expect(self, state: AuthenticationState) -> None:
         if self.state is not state:
             raise LocalError(f"session {self.session_id} is {self.state}, not {state}")
-
-
-_PDN_TYPE = {
-    PdnType.IPV4: PdnTypeCode.IPv4,
-    PdnType.IPV6: PdnTypeCode.IPv6,
-    PdnType.IPV4V6: PdnTypeCode.IPv4v6,
-}
-
-
-def _apn_configuration(profile: SubscriberProfile, granted: ApnSubscription) -> ApnConfiguration:
-    """APN-Configuration of the granted APN (TS 29.273 §7.2.3.1)."""
-    return ApnConfiguration(
-        context_identifier=profile.apns.index(granted) + 1,
-        service_selection=str(granted.apn),
-        pdn_type=_PDN_TYPE[granted.pdn_type],
-        ambr=Ambr(granted.ambr_uplink_bits, granted.ambr_downlink_bits),
-        served_party_addresses=() if granted.static_ipv4 is None else (granted.static_ipv4,),
-    )
 
 
 def _permanent_identity(identity: str, imsi: Imsi) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aaa.authorization import Refusal
-from aaa.hss.port import DeregistrationReason, VectorRequest
+from aaa.hss.port import SubscriberProfile, VectorRequest
+from protocols.diameter.dictionary import ServerAssignmentType
 from protocols.diameter.swm import Dea
 from protocols.threegpp.identity import Imsi
 
@@ -141,7 +142,26 @@ class DeregistrationRequested:
     """SAR USER_DEREGISTRATION: the last session of the user at this server ended. Nothing waits for the answer."""
 
     imsi: Imsi
-    why: DeregistrationReason
+    why: ServerAssignmentType
 
 
-SessionEvent = Event | SessionEnded | DeregistrationRequested
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeregisteredByHss:
+    """RTR: the HSS ended the registration under this session (TS 29.273 §8.1.2.2.3); Reason-Code and its words."""
+
+    session_id: str
+    imsi: Imsi
+    reason: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileChangedByHss:
+    """PPR: another profile holds for the user of this session (§8.1.2.3); ``None``: it is to be asked for."""
+
+    session_id: str
+    imsi: Imsi
+    profile: SubscriberProfile | None
+
+
+SessionEvent = Event | SessionEnded | DeregistrationRequested | DeregisteredByHss | ProfileChangedByHss

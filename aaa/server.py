@@ -13,9 +13,11 @@ from aaa.authorization import Refusal
 from aaa.events import (
     AnswerReady,
     Authenticated,
+    DeregisteredByHss,
     DeregistrationRequested,
     EapReceived,
     EapSent,
+    ProfileChangedByHss,
     Question,
     Refused,
     RegistrationRequested,
@@ -32,6 +34,7 @@ from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Avp, DiameterMessage
 from protocols.diameter.swm import Der, Str
 from protocols.eap.observation import eap_body
+from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 
@@ -99,6 +102,20 @@ class SwmServer:
         """The HSS refuses, or it failed."""
         self._sessions.answer_refusal(question.session_id, refusal, self._monotonic())
         self._pump()
+
+    # --- what the HSS says on its own (HssListener) -------------------------------------------------
+
+    def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
+        """RTR; whether the user has sessions here."""
+        known = self._sessions.deregistered(imsi, reason, text)
+        self._pump()
+        return known
+
+    def profile_changed(self, imsi: Imsi, profile: SubscriberProfile | None) -> bool:
+        """PPR; whether the user has sessions here."""
+        known = self._sessions.profile_changed(imsi, profile)
+        self._pump()
+        return known
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -180,6 +197,20 @@ class SwmServer:
                     "vendor": event.refusal.result.vendor,
                 }
                 self._recorder.event("refused", event.refusal.text, data, event.session_id)
+            case DeregisteredByHss():
+                self._recorder.event(
+                    "deregistered-by-hss",
+                    f"The HSS ended the registration of subscriber {event.imsi}: {event.text}.",
+                    {"imsi": str(event.imsi), "reason": event.reason},
+                    event.session_id,
+                )
+            case ProfileChangedByHss():
+                self._recorder.event(
+                    "profile-changed-by-hss",
+                    f"The HSS has another profile for subscriber {event.imsi}.",
+                    {"imsi": str(event.imsi)},
+                    event.session_id,
+                )
             case SessionEnded():
                 name = "session-expired" if event.expired else "session-terminated"
                 self._recorder.event(name, event.text, {"identity": event.identity}, event.session_id)

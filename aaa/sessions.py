@@ -15,15 +15,17 @@ from aaa.authentication import Authentication
 from aaa.authorization import Refusal
 from aaa.events import (
     AuthenticationState,
+    DeregisteredByHss,
     DeregistrationRequested,
+    ProfileChangedByHss,
     ServerIdentity,
     SessionEnded,
     SessionEvent,
 )
-from aaa.hss.port import DeregistrationReason, SubscriberProfile
+from aaa.hss.port import SubscriberProfile
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import ResultCode
+from protocols.diameter.dictionary import ResultCode, ServerAssignmentType
 from protocols.diameter.swm import Der, Sta, Str
 from protocols.eap.aka.server import ServerOptions
 from protocols.entropy import Entropy
@@ -127,6 +129,23 @@ class Sessions:
             session.answer_refusal(refusal)
             self._collect(session, now)
 
+    def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
+        """RTR: the HSS has this server no longer as the user's; whether the user has sessions here."""
+        sessions = self.of_user(imsi)
+        for session in sessions:
+            session.registered = None
+            del self._registrations[session.session_id]
+            self._events.append(DeregisteredByHss(session_id=session.session_id, imsi=imsi, reason=reason, text=text))
+        self._registered.pop(imsi, None)
+        return bool(sessions)
+
+    def profile_changed(self, imsi: Imsi, profile: SubscriberProfile | None) -> bool:
+        """PPR: another profile holds from now on; whether the user has sessions here."""
+        sessions = self.of_user(imsi)
+        for session in sessions:
+            self._events.append(ProfileChangedByHss(session_id=session.session_id, imsi=imsi, profile=profile))
+        return bool(sessions)
+
     # --- time ---------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
@@ -182,7 +201,7 @@ class Sessions:
             self._events.append(event)
         self._follow_registration(session)
         if session.state is AuthenticationState.AUTHENTICATED and session.authenticated is not None:
-            deadline = session.authenticated + self._limits.timeout + SESSION_GRACE_INTERVAL
+            deadline = session.authenticated + session.session_timeout + SESSION_GRACE_INTERVAL
         else:
             deadline = now + self._limits.unfinished_interval
         if self._deadlines.get(session.session_id) != deadline:
@@ -228,4 +247,4 @@ class Sessions:
                 self._deregister(before)
 
     def _deregister(self, imsi: Imsi) -> None:
-        self._events.append(DeregistrationRequested(imsi=imsi, why=DeregistrationReason.USER_DEREGISTRATION))
+        self._events.append(DeregistrationRequested(imsi=imsi, why=ServerAssignmentType.USER_DEREGISTRATION))

@@ -19,7 +19,15 @@ from protocols.algorithms.sqn import (
     SqnState,
     compose,
 )
-from protocols.algorithms.vector import RAND_LENGTH, AkaAlgorithm, AkaVector, generate_vector, verify_auts
+from protocols.algorithms.vector import (
+    AMF_SEPARATION,
+    RAND_LENGTH,
+    AkaAlgorithm,
+    AkaVector,
+    generate_vector,
+    verify_auts,
+)
+from protocols.eap.aka.keys import prime_vector
 from protocols.eap.aka.server import Resynchronisation
 from protocols.entropy import Entropy
 from protocols.threegpp.identity import Imsi
@@ -44,8 +52,14 @@ class LocalHss:
         self._sequence_block = sequence_block
         self._allocators: dict[Imsi, SqnAllocator] = {}
 
-    def authentication_vector(self, imsi: Imsi, resynchronisation: Resynchronisation | None) -> AkaVector:
-        """A fresh vector (TS 33.102 §6.3.2), after moving SEQ_HE when AUTS is given (§6.3.5)."""
+    def authentication_vector(
+        self, imsi: Imsi, resynchronisation: Resynchronisation | None, *, prime_for: bytes | None = None
+    ) -> AkaVector:
+        """A fresh vector (TS 33.102 §6.3.2), after moving SEQ_HE when AUTS is given (§6.3.5).
+
+        ``prime_for`` is the access network identity of an EAP-AKA' vector: CK' and IK' are bound to it, and
+        the AMF has its separation bit (TS 33.402 §6.2, Annex A.2). ``UnknownImsi``, ``AuthenticationError``.
+        """
         subscriber = self._database.get(imsi)
         if subscriber is None:
             self._allocators.pop(imsi, None)
@@ -57,7 +71,10 @@ class LocalHss:
             allocator.resynchronise(sqn_ms)
         sqn = allocator.next()
         rand = self._entropy.octets(RAND_LENGTH)
-        return generate_vector(algorithm, rand=rand, sqn=sqn, amf=subscriber.amf)
+        if prime_for is None:
+            return generate_vector(algorithm, rand=rand, sqn=sqn, amf=subscriber.amf)
+        separated = bytes([subscriber.amf[0] | AMF_SEPARATION[0], subscriber.amf[1]])
+        return prime_vector(generate_vector(algorithm, rand=rand, sqn=sqn, amf=separated), prime_for)
 
     def _allocator(self, imsi: Imsi) -> SqnAllocator:
         allocator = self._allocators.get(imsi)

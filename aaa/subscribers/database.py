@@ -130,6 +130,13 @@ class SubscriberDatabase:
             row = session.get(SubscriberRow, str(imsi))
             return None if row is None else _subscriber(row)
 
+    def get_many(self, imsis: tuple[Imsi, ...]) -> dict[Imsi, Subscriber]:
+        """Those of ``imsis`` that are provisioned, in one statement."""
+        statement = select(SubscriberRow).where(SubscriberRow.imsi.in_([str(imsi) for imsi in imsis]))
+        with self._mapped("read subscribers"), Session(self._engine) as session:
+            found = (_subscriber(row) for row in session.scalars(statement).unique())
+            return {subscriber.imsi: subscriber for subscriber in found}
+
     def page(self, *, after: Imsi | None = None, limit: int = 1000) -> tuple[Subscriber, ...]:
         """Up to ``limit`` subscribers by ascending IMSI, beginning behind ``after``."""
         statement = select(SubscriberRow).order_by(SubscriberRow.imsi).limit(limit)

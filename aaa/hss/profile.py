@@ -1,0 +1,46 @@
+"""The profile that the HSS tells of a subscriber (Non-3GPP-User-Data, TS 29.273 §8.2.3.1), made of its row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aaa.subscribers.subscriber import ApnSubscription, PdnType, Subscriber
+from protocols.diameter.dictionary import PdnGwAllocationType
+from protocols.diameter.dictionary import PdnType as PdnTypeCode
+from protocols.diameter.profile import Ambr, ApnConfiguration, Non3gppUserData
+
+_PDN_TYPE = {
+    PdnType.IPV4: PdnTypeCode.IPv4,
+    PdnType.IPV6: PdnTypeCode.IPv6,
+    PdnType.IPV4V6: PdnTypeCode.IPv4v6,
+}
+
+
+def user_data(subscriber: Subscriber, pgws: Mapping[str, str]) -> Non3gppUserData:
+    """The profile; ``pgws`` are the PDN gateways that the AAA server reported, by APN.
+
+    A subscriber who is disabled is barred: its vectors are given, its sessions refused (§8.2.3.4). Without a
+    default among the APNs the first one is it.
+    """
+    apns = subscriber.apns
+    default = next((number for number, held in enumerate(apns, 1) if held.is_default), 1 if apns else None)
+    return Non3gppUserData(
+        non_3gpp_ip_access=subscriber.enabled,
+        non_3gpp_ip_access_apn=True,
+        default_context_identifier=default,
+        apns=tuple(_apn(number, held, pgws.get(str(held.apn))) for number, held in enumerate(apns, 1)),
+        subscription_id=subscriber.msisdn,
+    )
+
+
+def _apn(number: int, held: ApnSubscription, pgw: str | None) -> ApnConfiguration:
+    """APN-Configuration (TS 29.272 §7.3.35); Context-Identifier counts the APNs from 1."""
+    return ApnConfiguration(
+        context_identifier=number,
+        service_selection=str(held.apn),
+        pdn_type=_PDN_TYPE[held.pdn_type],
+        ambr=Ambr(held.ambr_uplink_bits, held.ambr_downlink_bits),
+        served_party_addresses=() if held.static_ipv4 is None else (held.static_ipv4,),
+        mip6_agent_info=pgw,
+        pdn_gw_allocation_type=None if pgw is None else PdnGwAllocationType.DYNAMIC,
+    )
