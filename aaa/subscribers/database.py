@@ -20,6 +20,7 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, selectinload
 
+from aaa.subscribers.contexts import ContextTable
 from aaa.subscribers.engines import lock_for_migration, one_line, open_engine, writing
 from aaa.subscribers.registrations import RegistrationTable
 from aaa.subscribers.schema import ApnRow, SubscriberRow
@@ -47,6 +48,7 @@ class SubscriberDatabase:
         self._engine = open_engine(url)
         self._writing = writing(self._engine)
         self.registrations = RegistrationTable(self._engine, self._writing, self._mapped)
+        self.contexts = ContextTable(self._writing, self._mapped)
 
     def close(self) -> None:
         """Close every connection."""
