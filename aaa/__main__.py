@@ -45,7 +45,7 @@ def serve_command(
     configuration.check(role, str(config))
     start_logging(node_name(role), level=logging.DEBUG if verbose else logging.INFO, machine_readable=log_json)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if role is Role.AAA:
+    if role is Role.AAA and configuration.eap.temporary is None:
         asyncio.run(serve(configuration, None, role))
         return
     with provisioning.unmigrated_database(config, None) as database:
@@ -62,6 +62,18 @@ def migrate(config: ConfigurationOption = None, database: DatabaseOption = None)
     typer.echo(f"database is at revision {after}" + ("" if before == after else f" (was {before or 'empty'})"))
 
 
+@application.command("roll-eap-key")
+@exit_on_error
+def roll_eap_key(
+    config: ConfigurationOption = None,
+    control: Annotated[Path | None, typer.Option("--control", help="The node's control socket, instead of -c.")] = None,
+) -> None:
+    """Make pseudonyms and re-authentication identities under a new key; a running node still reads its older ones."""
+    answer = call_sync(_control(config, control), "eap.roll-key")
+    assert isinstance(answer, dict)
+    typer.echo(f"temporary identities are made under key {answer['index']}")
+
+
 @application.command()
 @exit_on_error
 def sessions(
@@ -71,12 +83,7 @@ def sessions(
     as_json: JsonOption = False,
 ) -> None:
     """List the SWm sessions of a running node."""
-    if control is None:
-        if config is None:
-            raise provisioning.refusal(
-                "--control", provisioning.Unshown("nothing"), "a control socket, or -c with a configuration file"
-            )
-        control = load(config, AaaConfiguration).control
+    control = _control(config, control)
     found: list[JsonValue] = []
     cursor: JsonValue = None
     while True:
@@ -108,6 +115,16 @@ def _line(session: dict[str, JsonValue]) -> str:
 def main() -> None:
     """Entry point of the console script."""
     application()
+
+
+def _control(config: Path | None, control: Path | None) -> Path:
+    """The control socket that the options name."""
+    if control is not None:
+        return control
+    if config is None:
+        expected = "a control socket, or -c with a configuration file"
+        raise provisioning.refusal("--control", provisioning.Unshown("nothing"), expected)
+    return load(config, AaaConfiguration).control
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Authentication:
         self._service = eap
         self._is_registered = is_registered
         self._eap: aka.EapAkaServer | None = None
-        self._granted: tuple[SubscriberProfile, ApnSubscription] | None = None  # authorised, EAP goes on
+        self._granted: tuple[SubscriberProfile, ApnConfiguration] | None = None  # authorised, EAP goes on
         self._denial: Refusal | None = None  # not authorised, EAP goes on
         self._success: aka.Succeeded | None = None  # while the re-authentication context is stored
         self._round: _Round | None = None
@@ -328,9 +328,7 @@ class Authentication:
     def _request_context(self, event: aka.ContextRequested) -> None:
         self._name(event.identity, event.imsi)
         self._change(AuthenticationState.WAITING_FOR_CONTEXT, "a re-authentication identity came")
-        self._events.append(
-            ContextRequested(session_id=self.session_id, imsi=event.imsi, username=event.username)
-        )
+        self._events.append(ContextRequested(session_id=self.session_id, imsi=event.imsi, username=event.username))
 
     def _request_profile(self, event: aka.Authenticated) -> None:
         """RES and MAC are right; what the user may use is asked of the HSS before anybody is told."""
@@ -365,7 +363,9 @@ class Authentication:
     def _grant(self, success: aka.Succeeded, now: float) -> None:
         assert self._granted is not None
         (profile, granted), self._granted = self._granted, None
-        self.apn = str(granted.apn)
+        self.apn = granted.service_selection
+        if profile.user_data.session_timeout is not None:
+            self.session_timeout = min(self.session_timeout, profile.user_data.session_timeout)
         self.authenticated = now
         self._change(AuthenticationState.AUTHENTICATED, "the APN is subscribed")
         how = " again without a vector" if success.fast else ""
@@ -383,7 +383,8 @@ class Authentication:
             Result.of(ResultCode.DIAMETER_SUCCESS),
             success.packet,
             msk=success.msk,
-            granted=_apn_configuration(profile, granted),
+            profile=profile.user_data,
+            granted=granted,
         )
 
     # --- answers ------------------------------------------------------------------------------------
@@ -454,6 +455,17 @@ class Authentication:
     def _expect(self, state: AuthenticationState) -> None:
         if self.state is not state:
             raise LocalError(f"session {self.session_id} is {self.state}, not {state}")
+
+
+_GENERAL_FAILURE = NotificationCode.GENERAL_FAILURE_AFTER_AUTHENTICATION
+_NOTIFICATIONS = {
+    RefusalCause.APN_NOT_SUBSCRIBED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.NON_3GPP_NOT_SUBSCRIBED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.ROAMING_NOT_ALLOWED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.RAT_TYPE_NOT_ALLOWED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.SUBSCRIBER_DISABLED: NotificationCode.TEMPORARILY_DENIED,
+}
+"""What a refused user is told where both ends want result indications (RFC 4187 §10.19)."""
 
 
 def _permanent_identity(identity: str, imsi: Imsi) -> str:

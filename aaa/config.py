@@ -7,12 +7,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from protocols.eap.aka.server import IdentityRequest
+from aaa.eap_configuration import EapSection
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import ConfigurationModel, Count, FilePath, Interval
 from protocols.io.diameter.configuration import (
@@ -48,22 +48,6 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     return url.render_as_string(hide_password=False)
 
 
-_IDENTITY_REQUESTS = {
-    "any": IdentityRequest.ANY,
-    "full-authentication": IdentityRequest.FULL_AUTHENTICATION,
-    "permanent": IdentityRequest.PERMANENT,
-}
-
-
-def _identity_request(value: object) -> IdentityRequest:
-    if isinstance(value, IdentityRequest):
-        return value
-    found = _IDENTITY_REQUESTS.get(value) if isinstance(value, str) else None
-    if found is None:
-        raise PydanticCustomError("identity_request", "any, full-authentication or permanent")
-    return found
-
-
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
@@ -72,18 +56,6 @@ class IdentitySection(ConfigurationModel):
 
     host: DiameterIdentityText
     realm: DiameterIdentityText
-
-
-class EapSection(ConfigurationModel):
-    """The EAP-AKA server (RFC 4187).
-
-    ``identity_request`` is what is asked for when the identity is not usable, or always.
-    """
-
-    identity_request: Annotated[IdentityRequest, BeforeValidator(_identity_request)] = IdentityRequest.PERMANENT
-    always_request_identity: bool = False
-    checkcode: bool = True
-    result_indications: bool = False
 
 
 class SessionsSection(ConfigurationModel):
@@ -170,6 +142,8 @@ class AaaConfiguration(ConfigurationModel):
                     value=self.hss.identity.host,
                     expected="another host than identity.host: AAA server and HSS are two nodes on SWx",
                 )
+        if role is Role.AAA and self.eap.temporary is not None and self.database is None:
+            raise _missing(file, "database", "a database URL, where eap.temporary keeps re-authentication contexts")
         if role is Role.AAA and not (self.hss.peers or self.diameter.peers):
             raise _missing(file, "hss.peers", "an HSS or an agent to connect to, because the role is aaa")
 

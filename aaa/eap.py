@@ -1,4 +1,4 @@
-"""The policy of the EAP server: which options hold for whom (RFC 4187, RFC 9048), and with which keys it makes identities.
+"""The policy of the EAP server (RFC 4187, RFC 9048): which options hold for whom.
 
 Until the user has named itself the options of the node hold, those of a rule for every subscriber of an APN before
 them; then those of the first rule that fits subscriber and APN.

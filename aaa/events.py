@@ -149,7 +149,17 @@ Question = VectorRequested | RegistrationRequested | UserDataRequested
 TemporaryQuestion = ContextRequested | ContextIssued
 """What a session asks about temporary identities, and waits for."""
 
-Event = Question | TemporaryQuestion | AnswerReady | EapReceived | EapSent | StateChanged | Authenticated | Resynchronised | Refused
+Event = (
+    Question
+    | TemporaryQuestion
+    | AnswerReady
+    | EapReceived
+    | EapSent
+    | StateChanged
+    | Authenticated
+    | Resynchronised
+    | Refused
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

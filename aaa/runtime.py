@@ -63,6 +63,8 @@ class AaaNode:
         uses_swx = configuration.uses_swx(role)
         if role is not Role.HSS:
             self._aaa = AaaServer(configuration, self.recorder, clock=clock, entropy=entropy, speaks_swx=uses_swx)
+            if database is not None:
+                self._aaa.use_contexts(database.contexts, self._bridge)
         if role is not Role.AAA:
             assert database is not None
             self._hss = HssNode(configuration, database, self._bridge, self.recorder, clock=clock, entropy=entropy)
@@ -156,6 +158,7 @@ class AaaNode:
         methods: dict[str, Handler] = {"node.status": self._status, "peers.list": self._list_peers}
         if self._aaa is not None:
             methods |= {"sessions.list": self._list_sessions, "sessions.get": self._get_session}
+            methods["eap.roll-key"] = self._roll_key
         if self._hss is not None:
             methods |= {
                 "registrations.get": self._get_registration,
@@ -214,6 +217,16 @@ class AaaNode:
         if session is None:
             raise ControlError("not-found", f"there is no session {identifier}")
         return session
+
+    async def _roll_key(self, params: Params) -> JsonValue:
+        assert self._aaa is not None
+        try:
+            index = self._aaa.roll_key()
+        except BackendError as error:
+            raise ControlError("backend", str(error)) from error
+        if index is None:
+            raise ControlError("not-found", "this server makes no temporary identities: it has no eap.temporary")
+        return {"index": index}
 
     async def _list_peers(self, params: Params) -> JsonValue:
         return {"peers": [peer for part in (self._aaa, self._hss) if part is not None for peer in part.peers()]}

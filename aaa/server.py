@@ -36,10 +36,10 @@ from aaa.sessions import Sessions
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Avp, DiameterMessage
 from protocols.diameter.swm import Der, Str
-from protocols.eap.observation import eap_body
-from protocols.threegpp.identity import Imsi
 from protocols.eap.aka.messages import METHOD_NAMES
 from protocols.eap.aka.temporary import ReauthenticationContext
+from protocols.eap.observation import eap_body
+from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 

@@ -46,9 +46,7 @@ class SessionLimits:
 class Sessions:
     """All sessions by Session-Id; events of all of them come out of one queue, in order."""
 
-    def __init__(
-        self, *, identity: ServerIdentity, entropy: Entropy, eap: EapService, limits: SessionLimits
-    ) -> None:
+    def __init__(self, *, identity: ServerIdentity, entropy: Entropy, eap: EapService, limits: SessionLimits) -> None:
         self._identity = identity
         self._entropy = entropy
         self._eap = eap

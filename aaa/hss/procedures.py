@@ -23,9 +23,9 @@ from aaa.hss.registration import Registration, RegistrationStore, ServingServer,
 from aaa.subscribers.subscriber import Subscriber
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
+from protocols.diameter.dictionary import ExperimentalResultCode, RatType, ResultCode
 from protocols.eap.packet import EapType
-from protocols.threegpp.identity import Imsi
+from protocols.threegpp.identity import Imsi, Plmn
 
 VECTORS_LIMIT = 5  # in one MAA; SIP-Number-Auth-Items may ask for more (TS 29.273 §8.1.2.1.2)
 
@@ -60,6 +60,16 @@ class HssProcedures:
             _refuse(
                 ExperimentalResultCode.DIAMETER_ERROR_USER_NO_NON_3GPP_SUBSCRIPTION,
                 f"Subscriber {request.imsi} has no subscription to non-3GPP access.",
+            )
+        if not _may_roam(subscriber, request.visited_network):
+            _refuse(
+                ExperimentalResultCode.DIAMETER_ERROR_ROAMING_NOT_ALLOWED,
+                f"Subscriber {request.imsi} may not roam in {request.visited_network}.",
+            )
+        if not subscriber.wlan_allowed and request.rat_type == RatType.WLAN:
+            _refuse(
+                ExperimentalResultCode.DIAMETER_ERROR_RAT_TYPE_NOT_ALLOWED,
+                f"Subscriber {request.imsi} may not use WLAN.",
             )
         present = self._registrations.registration(request.imsi)
         if present is not None and present.server != server and not request.replaces_failed_server:
@@ -140,6 +150,26 @@ class HssProcedures:
         if present.server != server:
             _refuse_served_elsewhere(imsi, present.server)
         return present
+
+
+def _may_roam(subscriber: Subscriber, visited: str | None) -> bool:
+    """Whether the Visited-Network-Identifier is home or a network that the user may visit (TS 29.273 §8.1.2.1.2).
+
+    An IMSI does not tell how many digits its MNC has: either makes a home network.
+    """
+    if visited is None:
+        return True
+    digits = str(subscriber.imsi)
+    if any(_is(visited, Plmn(digits[:3], digits[3:end])) for end in (5, 6)):
+        return True
+    if not subscriber.roaming_allowed:
+        return False
+    return not subscriber.visited_networks or any(_is(visited, plmn) for plmn in subscriber.visited_networks)
+
+
+def _is(visited: str, plmn: Plmn) -> bool:
+    """Names such as mnc001.mcc001.3gppnetwork.org, or below it (TS 23.003 §19.2)."""
+    return f".{visited.lower()}".endswith(f".{plmn.domain}")
 
 
 def _refuse(code: ExperimentalResultCode, text: str) -> NoReturn:

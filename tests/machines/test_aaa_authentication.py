@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -11,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
+from aaa.eap import EapService
 from aaa.events import (
     AnswerReady,
     Authenticated,
@@ -33,6 +33,7 @@ from aaa.hss.registration import MemoryRegistrations, Registration, ServingServe
 from aaa.sessions import SESSION_GRACE_INTERVAL, SessionLimits, Sessions
 from aaa.subscribers import ApnSubscription, PdnType, Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
+from protocols.algorithms.sqn import SqnState, Transition
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
@@ -67,10 +68,10 @@ class Table:
             raise BackendError("the database is gone")
         return self.rows.get(imsi)
 
-    def change_sequence(self, imsi: Imsi, transition: Callable[[int], int]) -> int:
-        old = self.rows[imsi].sequence
-        self.rows[imsi] = replace(self.rows[imsi], sequence=transition(old))
-        return old
+    def change_sequence(self, imsi: Imsi, transition: Transition) -> SqnState:
+        new = transition(SqnState(self.rows[imsi].sequence))
+        self.rows[imsi] = replace(self.rows[imsi], sequence=new.seq)
+        return new
 
 
 class World:
@@ -86,7 +87,7 @@ class World:
         self.sessions = Sessions(
             identity=ServerIdentity(host=AAA.host, realm=AAA.realm),
             entropy=SeededEntropy("aaa"),
-            options=options or ServerOptions(),
+            eap=EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
         )
         self._request = 0

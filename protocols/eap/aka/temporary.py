@@ -115,8 +115,8 @@ class ReauthenticationContext:
 
     ``username`` is the one-time identity under which it is found, ``counter`` the value that the next request
     carries, ``network_name`` that of the full authentication (RFC 9048 §3.3, empty in EAP-AKA). ``k_re`` is as
-    in ``AkaKeys``. ``pseudonym`` is the one issued last, ``permanent_identity`` the root NAI. ``established`` is when the full
-    authentication was, in seconds of whoever stores it.
+    in ``AkaKeys``. ``pseudonym`` is the one issued last, ``permanent_identity`` the root NAI. ``established`` is
+    when the full authentication was, in seconds of whoever stores it.
     """
 
     username: str
