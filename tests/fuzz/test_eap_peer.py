@@ -1,4 +1,4 @@
-"""Invariant: whatever a server of either method sends, its peer raises nothing, and believes no server without its keys.
+"""Invariant: whatever a server of either method sends, a peer raises nothing, and none without its keys is believed.
 
 A server that does have the keys (right AT_MAC, its own attributes and nested ones) may make it do anything but raise.
 """
