@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aaa.hss.port import HssRefusal, SubscriberProfile
-from aaa.subscribers.subscriber import ApnSubscription
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
+from protocols.diameter.profile import ApnConfiguration
 from protocols.threegpp.identity import Apn
 
 
@@ -87,26 +87,25 @@ def backend_refusal(why: str) -> Refusal:
     )
 
 
-def authorise(profile: SubscriberProfile, requested: str | None) -> ApnSubscription | Refusal:
-    """The subscription that an authenticated user is granted (TS 29.273 §7.1.2.1.2).
+def authorise(profile: SubscriberProfile, requested: str | None) -> ApnConfiguration | Refusal:
+    """The APN that an authenticated user is granted (TS 29.273 §7.1.2.1.2).
 
     ``requested`` is Service-Selection; without it the default APN is taken, else the first one.
     """
-    if not profile.enabled:
+    user_data = profile.user_data
+    if not user_data.non_3gpp_ip_access:
         return Refusal(
             cause=RefusalCause.SUBSCRIBER_DISABLED,
             result=Result.of(ResultCode.DIAMETER_AUTHORIZATION_REJECTED),
-            text=f"Subscriber {profile.imsi} is disabled.",
+            text=f"Subscriber {profile.imsi} is barred from non-3GPP access.",
         )
     if requested is None:
-        chosen = next((apn for apn in profile.apns if apn.is_default), None)
-        if chosen is None and profile.apns:
-            chosen = profile.apns[0]
+        chosen = user_data.default_apn or next(iter(user_data.apns), None)
         missing = "any APN"
     else:
-        chosen = _subscription(profile, requested)
+        chosen = _subscribed(user_data.apns, requested)
         missing = f"APN {requested!r}"
-    if chosen is None:
+    if chosen is None or not user_data.non_3gpp_ip_access_apn:
         return Refusal(
             cause=RefusalCause.APN_NOT_SUBSCRIBED,
             result=Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION),
@@ -115,10 +114,17 @@ def authorise(profile: SubscriberProfile, requested: str | None) -> ApnSubscript
     return chosen
 
 
-def _subscription(profile: SubscriberProfile, requested: str) -> ApnSubscription | None:
+def _subscribed(apns: tuple[ApnConfiguration, ...], requested: str) -> ApnConfiguration | None:
     try:
-        apn = Apn(requested)
+        wanted = Apn(requested).network_identifier
     except ValueError:
         return None
-    wanted = apn.network_identifier
-    return next((held for held in profile.apns if held.apn.network_identifier == wanted), None)
+    return next((held for held in apns if _network_identifier(held.service_selection) == wanted), None)
+
+
+def _network_identifier(service_selection: str) -> str | None:
+    """Of a subscribed APN; one that is no name is nobody's (the HSS may be anybody's)."""
+    try:
+        return Apn(service_selection).network_identifier
+    except ValueError:
+        return None

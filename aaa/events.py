@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aaa.authorization import Refusal
-from aaa.hss.port import DeregistrationReason, VectorRequest
+from aaa.hss.port import SubscriberProfile, VectorRequest
+from protocols.diameter.dictionary import ServerAssignmentType
 from protocols.diameter.swm import Dea
+from protocols.eap.aka.temporary import ReauthenticationContext
+from protocols.eap.packet import EapType
 from protocols.threegpp.identity import Imsi
 
 
@@ -17,6 +20,8 @@ class AuthenticationState(str, Enum):
     IDENTIFYING = "identifying"
     WAITING_FOR_PROFILE = "waiting-for-profile"
     WAITING_FOR_VECTOR = "waiting-for-vector"
+    WAITING_FOR_CONTEXT = "waiting-for-context"
+    WAITING_FOR_STORAGE = "waiting-for-storage"
     CHALLENGED = "challenged"
     AUTHENTICATED = "authenticated"
     REFUSED = "refused"
@@ -52,6 +57,23 @@ class UserDataRequested:
 
     session_id: str
     imsi: Imsi
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextRequested:
+    """A fast re-authentication identity of ours came (RFC 4187 §5.3). Answer with ``answer_context``."""
+
+    session_id: str
+    imsi: Imsi
+    username: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextIssued:
+    """To be kept before the user hears of its success. Answer with ``answer_kept``."""
+
+    session_id: str
+    context: ReauthenticationContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +120,8 @@ class Authenticated:
     session_id: str
     imsi: Imsi
     apn: str
+    method: EapType
+    fast: bool
     text: str
 
 
@@ -122,7 +146,20 @@ class Refused:
 Question = VectorRequested | RegistrationRequested | UserDataRequested
 """What a session asks the HSS, and waits for."""
 
-Event = Question | AnswerReady | EapReceived | EapSent | StateChanged | Authenticated | Resynchronised | Refused
+TemporaryQuestion = ContextRequested | ContextIssued
+"""What a session asks about temporary identities, and waits for."""
+
+Event = (
+    Question
+    | TemporaryQuestion
+    | AnswerReady
+    | EapReceived
+    | EapSent
+    | StateChanged
+    | Authenticated
+    | Resynchronised
+    | Refused
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +178,26 @@ class DeregistrationRequested:
     """SAR USER_DEREGISTRATION: the last session of the user at this server ended. Nothing waits for the answer."""
 
     imsi: Imsi
-    why: DeregistrationReason
+    why: ServerAssignmentType
 
 
-SessionEvent = Event | SessionEnded | DeregistrationRequested
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeregisteredByHss:
+    """RTR: the HSS ended the registration under this session (TS 29.273 §8.1.2.2.3); Reason-Code and its words."""
+
+    session_id: str
+    imsi: Imsi
+    reason: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileChangedByHss:
+    """PPR: another profile holds for the user of this session (§8.1.2.3); ``None``: it is to be asked for."""
+
+    session_id: str
+    imsi: Imsi
+    profile: SubscriberProfile | None
+
+
+SessionEvent = Event | SessionEnded | DeregistrationRequested | DeregisteredByHss | ProfileChangedByHss

@@ -13,19 +13,22 @@ from dataclasses import dataclass
 
 from aaa.authentication import Authentication
 from aaa.authorization import Refusal
+from aaa.eap import EapService
 from aaa.events import (
     AuthenticationState,
+    DeregisteredByHss,
     DeregistrationRequested,
+    ProfileChangedByHss,
     ServerIdentity,
     SessionEnded,
     SessionEvent,
 )
-from aaa.hss.port import DeregistrationReason, SubscriberProfile
+from aaa.hss.port import SubscriberProfile
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import ResultCode
+from protocols.diameter.dictionary import ResultCode, ServerAssignmentType
 from protocols.diameter.swm import Der, Sta, Str
-from protocols.eap.aka.server import ServerOptions
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.entropy import Entropy
 from protocols.threegpp.identity import Imsi
 
@@ -43,12 +46,10 @@ class SessionLimits:
 class Sessions:
     """All sessions by Session-Id; events of all of them come out of one queue, in order."""
 
-    def __init__(
-        self, *, identity: ServerIdentity, entropy: Entropy, options: ServerOptions, limits: SessionLimits
-    ) -> None:
+    def __init__(self, *, identity: ServerIdentity, entropy: Entropy, eap: EapService, limits: SessionLimits) -> None:
         self._identity = identity
         self._entropy = entropy
-        self._options = options
+        self._eap = eap
         self._limits = limits
         self._sessions: dict[str, Authentication] = {}
         self._deadlines: dict[str, float] = {}
@@ -67,7 +68,7 @@ class Sessions:
                 der,
                 identity=self._identity,
                 entropy=self._entropy,
-                options=self._options,
+                eap=self._eap,
                 session_timeout=self._limits.timeout,
                 created=now,
                 is_registered=self.is_registered,
@@ -118,14 +119,45 @@ class Sessions:
         if not held and not self.is_registered(profile.imsi):
             self._deregister(profile.imsi)
 
+    def answer_context(self, session_id: str, context: ReauthenticationContext | None, now: float) -> None:
+        """The answer to ``ContextRequested``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_CONTEXT)
+        if session is not None:
+            session.answer_context(context, now)
+            self._collect(session, now)
+
+    def answer_kept(self, session_id: str, now: float) -> None:
+        """The answer to ``ContextIssued``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_STORAGE)
+        if session is not None:
+            session.answer_kept(now)
+            self._collect(session, now)
+
     def answer_refusal(self, session_id: str, refusal: Refusal, now: float) -> None:
         """The HSS refuses a question, or it does not answer."""
         session = self._waiting(
             session_id, AuthenticationState.WAITING_FOR_PROFILE, AuthenticationState.WAITING_FOR_VECTOR
         )
         if session is not None:
-            session.answer_refusal(refusal)
+            session.answer_refusal(refusal, now)
             self._collect(session, now)
+
+    def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
+        """RTR: the HSS has this server no longer as the user's; whether the user has sessions here."""
+        sessions = self.of_user(imsi)
+        for session in sessions:
+            session.registered = None
+            del self._registrations[session.session_id]
+            self._events.append(DeregisteredByHss(session_id=session.session_id, imsi=imsi, reason=reason, text=text))
+        self._registered.pop(imsi, None)
+        return bool(sessions)
+
+    def profile_changed(self, imsi: Imsi, profile: SubscriberProfile | None) -> bool:
+        """PPR: another profile holds from now on; whether the user has sessions here."""
+        sessions = self.of_user(imsi)
+        for session in sessions:
+            self._events.append(ProfileChangedByHss(session_id=session.session_id, imsi=imsi, profile=profile))
+        return bool(sessions)
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -182,7 +214,7 @@ class Sessions:
             self._events.append(event)
         self._follow_registration(session)
         if session.state is AuthenticationState.AUTHENTICATED and session.authenticated is not None:
-            deadline = session.authenticated + self._limits.timeout + SESSION_GRACE_INTERVAL
+            deadline = session.authenticated + session.session_timeout + SESSION_GRACE_INTERVAL
         else:
             deadline = now + self._limits.unfinished_interval
         if self._deadlines.get(session.session_id) != deadline:
@@ -228,4 +260,4 @@ class Sessions:
                 self._deregister(before)
 
     def _deregister(self, imsi: Imsi) -> None:
-        self._events.append(DeregistrationRequested(imsi=imsi, why=DeregistrationReason.USER_DEREGISTRATION))
+        self._events.append(DeregistrationRequested(imsi=imsi, why=ServerAssignmentType.USER_DEREGISTRATION))

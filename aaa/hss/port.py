@@ -7,12 +7,12 @@ an HSS elsewhere, over Diameter. The results of the HSS are the same either way.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
-from aaa.subscribers.subscriber import ApnSubscription
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
+from protocols.diameter.dictionary import ServerAssignmentType
+from protocols.diameter.profile import Non3gppUserData
 from protocols.eap.aka.server import Resynchronisation
 from protocols.eap.packet import EapType
 from protocols.errors import StackError
@@ -30,15 +30,6 @@ class HssRefusal(StackError):
         self.result = result
         self.text = text
         self.serving_server = serving_server
-
-
-class DeregistrationReason(str, Enum):
-    """Why a user's registration at this AAA server ends (Server-Assignment-Type, TS 29.229 §6.3.15)."""
-
-    USER_DEREGISTRATION = "user-deregistration"
-    ADMINISTRATIVE_DEREGISTRATION = "administrative-deregistration"
-    AUTHENTICATION_FAILURE = "authentication-failure"
-    AUTHENTICATION_TIMEOUT = "authentication-timeout"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,12 +52,10 @@ class VectorRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SubscriberProfile:
-    """What an access decision needs of a subscriber (Non-3GPP-User-Data, TS 29.273 §8.2.3.1): no keys."""
+    """A subscriber as the AAA server knows it (Non-3GPP-User-Data, TS 29.273 §8.2.3.1): no keys."""
 
     imsi: Imsi
-    enabled: bool
-    msisdn: str | None
-    apns: tuple[ApnSubscription, ...]
+    user_data: Non3gppUserData
 
 
 class HomeSubscriberServer(Protocol):
@@ -84,8 +73,18 @@ class HomeSubscriberServer(Protocol):
     async def user_data(self, imsi: Imsi) -> SubscriberProfile:
         """SAR AAA_USER_DATA_REQUEST: the profile of a user who is registered here."""
 
-    async def deregister(self, imsi: Imsi, why: DeregistrationReason) -> None:
+    async def deregister(self, imsi: Imsi, why: ServerAssignmentType) -> None:
         """SAR USER_DEREGISTRATION and its kin: this server has no session of the user any more."""
 
     async def update_pgw(self, imsi: Imsi, apn: str, pgw: str | None) -> None:
         """SAR PGW_UPDATE: the PDN gateway that serves ``apn``, or that none does."""
+
+
+class HssListener(Protocol):
+    """Who is told what the HSS says on its own; the results tell whether the user is known here."""
+
+    def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
+        """RTR: the HSS ended the registration (Reason-Code, TS 29.229 §6.3.17)."""
+
+    def profile_changed(self, imsi: Imsi, profile: SubscriberProfile | None) -> bool:
+        """PPR: another profile holds from now on; ``None``: ask for it."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from sqlalchemy import Engine, ForeignKey, String
+from sqlalchemy import Engine, ForeignKey, String, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from aaa.hss.registration import Registration
+from aaa.hss.registration import Registration, ServingServer
 from aaa.subscribers.schema import Base
 from protocols.threegpp.identity import Imsi
 
@@ -22,7 +22,9 @@ class RegistrationRow(Base):
     __tablename__ = "registrations"
 
     imsi: Mapped[str] = mapped_column(String(15), primary_key=True)
-    server: Mapped[str] = mapped_column(String(255))
+    host: Mapped[str] = mapped_column(String(255))
+    realm: Mapped[str] = mapped_column(String(255))
+    profile: Mapped[str] = mapped_column(String(64))
     pgws: Mapped[list[PgwRow]] = relationship(cascade="all, delete-orphan", lazy="joined")
 
 
@@ -59,14 +61,33 @@ class RegistrationTable:
             elif row is not None:
                 session.delete(row)
 
+    def page(self, *, after: Imsi | None = None, limit: int = 500) -> tuple[tuple[Imsi, Registration], ...]:
+        """Up to ``limit`` registrations by ascending IMSI, beginning behind ``after``."""
+        statement = select(RegistrationRow).order_by(RegistrationRow.imsi).limit(limit)
+        if after is not None:
+            statement = statement.where(RegistrationRow.imsi > str(after))
+        with self._mapped("list registrations"), Session(self._engine) as session:
+            return tuple((Imsi(row.imsi), _registration(row)) for row in session.scalars(statement).unique())
+
+    def count(self) -> int:
+        """How many users are registered."""
+        with self._mapped("count registrations"), Session(self._engine) as session:
+            return session.scalar(select(func.count()).select_from(RegistrationRow)) or 0
+
 
 def _registration(row: RegistrationRow) -> Registration:
-    return Registration(server=row.server, pgws={held.apn: held.pgw for held in row.pgws})
+    return Registration(
+        server=ServingServer(row.host, row.realm),
+        profile=row.profile,
+        pgws={held.apn: held.pgw for held in row.pgws},
+    )
 
 
 def _row(imsi: Imsi, registration: Registration) -> RegistrationRow:
     return RegistrationRow(
         imsi=str(imsi),
-        server=registration.server,
+        host=registration.server.host,
+        realm=registration.server.realm,
+        profile=registration.profile,
         pgws=[PgwRow(imsi=str(imsi), apn=apn, pgw=pgw) for apn, pgw in registration.pgws.items()],
     )

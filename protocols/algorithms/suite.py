@@ -21,6 +21,15 @@ class Algorithm(str, Enum):
     XOR = "xor"
 
 
+_KEY_LENGTHS = {Algorithm.MILENAGE: (16,), Algorithm.TUAK: tuak.KEY_LENGTHS, Algorithm.XOR: (16,)}
+_OPERATOR_LENGTH = {Algorithm.MILENAGE: 16, Algorithm.TUAK: 32, Algorithm.XOR: 0}
+_RES_LENGTHS = {
+    Algorithm.MILENAGE: milenage.RES_LENGTHS,
+    Algorithm.TUAK: tuak.RES_LENGTHS,
+    Algorithm.XOR: xor.RES_LENGTHS,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlgorithmKeys:
     """What makes a USIM's functions: for TUAK ``op`` and ``opc`` are TOP and TOPc, XOR takes neither.
@@ -37,17 +46,30 @@ class AlgorithmKeys:
     res_length: int = DEFAULT_RES_LENGTH
 
     def __post_init__(self) -> None:
+        name = self.algorithm.value
         if not _RES_MINIMUM_LENGTH <= self.res_length <= _RES_MAXIMUM_LENGTH:
             raise ValueError(f"RES has 4 to 16 octets, not {self.res_length}")
-        if self.algorithm is Algorithm.XOR:
+        if self.res_length not in _RES_LENGTHS[self.algorithm]:
+            raise ValueError(f"RES of {name} has not {self.res_length} octets")
+        if len(self.k.reveal()) not in _KEY_LENGTHS[self.algorithm]:
+            lengths = " or ".join(map(str, _KEY_LENGTHS[self.algorithm]))
+            raise ValueError(f"K of {name} has {lengths} octets, not {len(self.k.reveal())}")
+        operator_length = _OPERATOR_LENGTH[self.algorithm]
+        if not operator_length:
             if self.op is not None or self.opc is not None:
-                raise ValueError("the XOR test algorithm has neither OP nor OPc")
+                raise ValueError(f"{name} has neither OP nor OPc")
         elif (self.op is None) == (self.opc is None):
-            top = "T" if self.algorithm is Algorithm.TUAK else ""
-            raise ValueError(f"{self.algorithm.value} takes either {top}OP or {top}OPc")
-        if self.algorithm is not Algorithm.TUAK and self.tuak_iterations != 1:
-            raise ValueError(f"{self.algorithm.value} has no iterations")
-        self.functions()
+            raise ValueError(f"{name} takes either {self._operator('OP')} or {self._operator('OPc')}")
+        for label, key in (("OP", self.op), ("OPc", self.opc)):
+            if key is not None and len(key.reveal()) != operator_length:
+                raise ValueError(
+                    f"{self._operator(label)} of {name} has {operator_length} octets, not {len(key.reveal())}"
+                )
+        if self.tuak_iterations < 1 or (self.tuak_iterations != 1 and self.algorithm is not Algorithm.TUAK):
+            raise ValueError(f"{name} has not {self.tuak_iterations} iterations")
+
+    def _operator(self, name: str) -> str:
+        return f"T{name}" if self.algorithm is Algorithm.TUAK else name
 
     def functions(self) -> AkaAlgorithm:
         """The functions, keyed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -11,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
+from aaa.eap import EapService
 from aaa.events import (
     AnswerReady,
     Authenticated,
@@ -29,10 +29,11 @@ from aaa.events import (
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssRefusal
 from aaa.hss.procedures import HssProcedures
-from aaa.hss.registration import MemoryRegistrations, Registration
+from aaa.hss.registration import MemoryRegistrations, Registration, ServingServer
 from aaa.sessions import SESSION_GRACE_INTERVAL, SessionLimits, Sessions
 from aaa.subscribers import ApnSubscription, PdnType, Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
+from protocols.algorithms.sqn import SqnState, Transition
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
@@ -47,7 +48,7 @@ from tests.harness.aka_user import AkaUser, aka_user
 
 TIMEOUT = 3600
 UNFINISHED = 60.0
-AAA = "aaa.test"
+AAA = ServingServer("aaa.test", "test")
 SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
 MULTI_ROUND = Result.of(ResultCode.DIAMETER_MULTI_ROUND_AUTH)
 REJECTED = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
@@ -67,10 +68,10 @@ class Table:
             raise BackendError("the database is gone")
         return self.rows.get(imsi)
 
-    def change_sequence(self, imsi: Imsi, transition: Callable[[int], int]) -> int:
-        old = self.rows[imsi].sequence
-        self.rows[imsi] = replace(self.rows[imsi], sequence=transition(old))
-        return old
+    def change_sequence(self, imsi: Imsi, transition: Transition) -> SqnState:
+        new = transition(SqnState(self.rows[imsi].sequence))
+        self.rows[imsi] = replace(self.rows[imsi], sequence=new.seq)
+        return new
 
 
 class World:
@@ -84,9 +85,9 @@ class World:
         self.now = 1000.0
         self.events: list[SessionEvent] = []
         self.sessions = Sessions(
-            identity=ServerIdentity(host=AAA, realm="test"),
+            identity=ServerIdentity(host=AAA.host, realm=AAA.realm),
             entropy=SeededEntropy("aaa"),
-            options=options or ServerOptions(),
+            eap=EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
         )
         self._request = 0
@@ -124,7 +125,7 @@ class World:
                         profile = self.hss.user_data(event.imsi, server=AAA)
                         self.sessions.answer_profile(event.session_id, profile, self.now)
                     case DeregistrationRequested():
-                        self.hss.deregister(event.imsi, event.why, server=AAA)
+                        self.hss.deregister(event.imsi, server=AAA)
             except AuthenticationError as error:
                 assert isinstance(event, VectorRequested)
                 self.sessions.answer_vector_refusal(event.session_id, str(error), self.now)
@@ -550,7 +551,7 @@ def test_a_user_served_by_another_server_is_sent_there_unless_that_one_failed() 
     """TS 29.273 §8.1.2.1.2: 5005 with 3GPP-AAA-Server-Name; AAA-Failure-Indication moves the user here."""
     world = World(USER)
     user = aka_user(USER)
-    world.registrations.store_registration(USER.imsi, Registration(server="other.test"))
+    world.registrations.store_registration(USER.imsi, Registration(server=ServingServer("other.test", "test")))
     request = world.send(identity_response(1, user.nai.encode()))
     answer = world.answer_to(request)
     assert answer.result == Result.of(ResultCode.DIAMETER_REDIRECT_INDICATION)
@@ -564,7 +565,9 @@ def test_a_user_served_by_another_server_is_sent_there_unless_that_one_failed() 
     response = user.take(first.eap_payload)
     assert response is not None
     assert world.exchange(response, session="s;1;2").result == SUCCESS
-    assert world.registrations.registration(USER.imsi) == Registration(server=AAA)
+    present = world.registrations.registration(USER.imsi)
+    assert present is not None
+    assert present.server == AAA
 
 
 def test_sessions_are_independent() -> None:

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocols.algorithms.milenage import Milenage
-from protocols.algorithms.sqn import IND_COUNT, SqnGenerator, SqnState, SqnWindow, compose, ind_of, seq_of
+from protocols.algorithms.sqn import IND_COUNT, SqnScheme, SqnState, SqnWindow, compose, ind_of, seq_of
 from protocols.algorithms.usim import UsimReject, UsimResult, UsimSuccess
 from protocols.algorithms.vector import AkaVector, generate_vector, verify_auts
 from protocols.eap.aka import peer as peer_side
@@ -82,8 +82,8 @@ class HomeNetwork:
         again = request.resynchronisation
         if again is not None:
             sqn_ms = verify_auts(self.algorithm, rand=again.rand, auts=again.auts)
-            self.sqn = SqnGenerator.resynchronised(self.sqn, sqn_ms)
-        sqn, self.sqn = SqnGenerator.next(self.sqn)
+            self.sqn = SqnScheme().resynchronised(self.sqn, sqn_ms)
+        sqn, self.sqn = SqnScheme().next(self.sqn)
         return generate_vector(self.algorithm, rand=bytes([len(self.requests)] * 16), sqn=sqn)
 
 

@@ -115,7 +115,8 @@ class ReauthenticationContext:
 
     ``username`` is the one-time identity under which it is found, ``counter`` the value that the next request
     carries, ``network_name`` that of the full authentication (RFC 9048 §3.3, empty in EAP-AKA). ``k_re`` is as
-    in ``AkaKeys``. ``pseudonym`` is the one issued last, ``permanent_identity`` the root NAI.
+    in ``AkaKeys``. ``pseudonym`` is the one issued last, ``permanent_identity`` the root NAI. ``established`` is
+    when the full authentication was, in seconds of whoever stores it.
     """
 
     username: str
@@ -128,6 +129,7 @@ class ReauthenticationContext:
     k_re: Secret
     counter: int
     network_name: bytes = b""
+    established: float | None = None
 
     def following(self, username: str) -> ReauthenticationContext:
         """After a fast re-authentication that issued ``username``."""
@@ -145,6 +147,7 @@ class ReauthenticationContext:
             "k_re": self.k_re.reveal().hex(),
             "counter": self.counter,
             "network_name": self.network_name.hex(),
+            "established": self.established,
         }
         newest = ring.keys[0]
         plaintext = json.dumps(value, separators=(",", ":")).encode()
@@ -169,6 +172,7 @@ class ReauthenticationContext:
                 k_re=Secret(bytes.fromhex(value["k_re"])),
                 counter=value["counter"],
                 network_name=bytes.fromhex(value["network_name"]),
+                established=value["established"],
             )
         except (InvalidTag, ValueError, KeyError, TypeError) as error:
             raise DecodeError("the re-authentication context does not open: it was altered") from error

@@ -97,6 +97,7 @@ class ContextRequested:
     once and forgets it.
     """
 
+    identity: bytes
     username: str
     imsi: Imsi
 

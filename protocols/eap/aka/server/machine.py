@@ -294,7 +294,7 @@ class EapAkaServer:
             self._events.append(PacketToSend(step.packet))
         elif isinstance(step, AwaitingContext):
             self._state = step
-            self._events.append(ContextRequested(username=step.username, imsi=step.imsi))
+            self._events.append(ContextRequested(identity=step.identity, username=step.username, imsi=step.imsi))
         else:
             self._request_vector(step.identifier, step.identity, step.imsi)
 

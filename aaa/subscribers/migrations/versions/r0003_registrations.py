@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0002"
-down_revision: str | None = "0001"
+revision: str = "0003"
+down_revision: str | None = "0002"
 branch_labels: str | None = None
 depends_on: str | None = None
 
@@ -16,7 +16,9 @@ def upgrade() -> None:
     op.create_table(
         "registrations",
         sa.Column("imsi", sa.String(15), nullable=False),
-        sa.Column("server", sa.String(255), nullable=False),
+        sa.Column("host", sa.String(255), nullable=False),
+        sa.Column("realm", sa.String(255), nullable=False),
+        sa.Column("profile", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("imsi", name=op.f("pk_registrations")),
     )
     op.create_table(
