@@ -87,8 +87,8 @@ class Connection:
 
     ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on, ``nat_refusals``
     how often it was begun anew because of a NAT (RFC 4555 §3.9). ``back_off``: seconds that a refusal asks to wait.
-    ``reactivation``: the gateway ends it to have it set up again; ``reactivations``: how often that was done in a row. ``deleting``: this end has sent DELETE, by
-    command or because the IKE SA must not go on.
+    ``reactivation``: the gateway ends it to have it set up again; ``reactivations``: how often that was done in a row.
+    ``deleting``: this end has sent DELETE, by command or because the IKE SA must not go on.
     """
 
     def __init__(self, access: str, ticket: int | None, peer: EapAkaPeer, now: float) -> None:
