@@ -24,8 +24,9 @@ from protocols.diameter.codec import (
     encode_message,
     redact,
 )
-from protocols.diameter.dictionary import BY_CODE, REQUEST_FORMATS, SWM_APPLICATION, DisconnectCause
+from protocols.diameter.dictionary import BY_CODE, SWM_APPLICATION, DisconnectCause
 from protocols.diameter.events import PeerState
+from protocols.diameter.formats import REQUEST_FORMATS
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.peer import PeerMachine
 from protocols.diameter.swm import Dea, Der, Str
