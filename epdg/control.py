@@ -193,7 +193,9 @@ class _Methods:
         if address in self._node.addresses.withdrawn:
             self._node.open_ports(address)
             self._node.addresses.restore(address)
-            self._node.recorder.event("address-restored", f"The gateway has {address} again.", {"address": str(address)})
+            self._node.recorder.event(
+                "address-restored", f"The gateway has {address} again.", {"address": str(address)}
+            )
             self._tell_everybody()
         return self._node.addresses.view()
 

@@ -15,7 +15,9 @@ from protocols.errors import BackendError
 class Core:
     """The network of the inner addresses; ``send`` takes what it sends to UEs."""
 
-    def __init__(self, section: DataPlaneSection, pools: tuple[AddressPool, ...], send: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, section: DataPlaneSection, pools: tuple[AddressPool, ...], send: Callable[[bytes], None]
+    ) -> None:
         self._section = section
         self._pools = pools
         self._send = send

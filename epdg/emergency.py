@@ -1,8 +1,9 @@
 """Emergency sessions (TS 23.402 §4.5.7.2, TS 24.302 §7.2.5, TS 23.003 §19.3.9): what asks for one, and from whom.
 
-An IDr that says ``EMERGENCY`` or names the APN of the configuration asks for one. Then the subscription decides nothing:
-the APN is the configured one and is not sent to the AAA server, which is told by Emergency-Services (TS 29.273
-§7.2.3.4). A UE without a USIM presents its IMEI in an NAI; who lets it in, and by which MSK, is the AAA server's business.
+An IDr that says ``EMERGENCY`` or names the APN of the configuration asks for one. Then the subscription decides
+nothing: the APN is the configured one and is not sent to the AAA server, which is told by Emergency-Services (TS 29.273
+§7.2.3.4). A UE without a USIM presents its IMEI in an NAI; whether it comes in, and by which MSK, is the AAA server's
+business.
 """
 
 from __future__ import annotations

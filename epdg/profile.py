@@ -45,14 +45,10 @@ def responder_config(
     initial = None
     if redirect is not None and (redirect.stage is RedirectPoint.INIT or redirect.anycast):
         threshold = redirect.threshold if redirect.stage is RedirectPoint.INIT else None
-        initial = InitialRedirect(
-            gateway=redirect.gateway, threshold=threshold, anycast=frozenset(redirect.anycast)
-        )
+        initial = InitialRedirect(gateway=redirect.gateway, threshold=threshold, anycast=frozenset(redirect.anycast))
     tickets = None
     if resumption is not None:
-        tickets = ticket_office(
-            resumption.secret_file, resumption.lifetime, resumption.key_interval, clock.wall
-        )
+        tickets = ticket_office(resumption.secret_file, resumption.lifetime, resumption.key_interval, clock.wall)
     return ResponderConfig(
         ike_policy=IkePolicy.of(ike.suites),
         esp_policy=EspPolicy.of(ike.esp_suites),

@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 from collections import Counter
-from collections.abc import Coroutine
-from ipaddress import ip_address, ip_interface
 
 from epdg.addresses import GatewayAddresses
-from epdg.authentication import own_credentials, ue_verifier
-from epdg.config import DataPlaneKind, EpdgConfiguration, RedirectPoint, RedirectSection, RequestedAddress
-from epdg.observation import session_view
-from epdg.pdn.configuration import GrantedNetwork
-from epdg.pdn.pool import AddressPools
-from epdg.qcd import read_secrets
-from epdg.resumption import ticket_office
-from epdg.session import (
+from epdg.commands import (
     AllocateAddress,
     AnswerIke,
+    AuthenticateAnew,
     Command,
+    DeleteUe,
+    GrantTime,
     ReleaseAddress,
+    SendAar,
     SendConfiguration,
     SendDer,
     SendStr,
-    Session,
-    SessionState,
     Tell,
 )
+from epdg.config import EpdgConfiguration, RedirectPoint, RequestedAddress
+from epdg.control import control_methods
+from epdg.core import Core
+from epdg.live import Live
+from epdg.observation import session_view
+from epdg.pdn.configuration import GrantedNetwork
+from epdg.pdn.pool import AddressPools
+from epdg.profile import responder_config, service_policy
+from epdg.session import Session, SessionState
+from epdg.swm import SwmClient
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, SequenceNumbersRunningOut
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
-from protocols.dataplane.userspace.host import InProcessHost
-from protocols.dataplane.userspace.tun import TunDevice
-from protocols.diameter.swm import Dea, Der, SessionIdSource, Str, TerminalInformation
-from protocols.errors import BackendError, LocalError, RemoteError
-from protocols.ikev2.config import ResponderConfig
+from protocols.errors import BackendError, LocalError
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
     ChildSaInstalled,
@@ -45,31 +43,23 @@ from protocols.ikev2.events import (
     ChildSaRetired,
     Closed,
     ConfigurationRequested,
-    Established,
     Event,
     IkeSaRekeyed,
     Resumed,
     SuccessorCreated,
 )
-from protocols.ikev2.payloads import IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
-from protocols.ikev2.redirection import Gateway, InitialRedirect
-from protocols.ikev2.registry import IdType
+from protocols.ikev2.redirection import Gateway
 from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.task import Task
 from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa
-from protocols.ikev2.tasks.reauthentication import LIFETIME_MAXIMUM, AuthenticationLifetime
-from protocols.ikev2.tasks.redirect import RedirectPeer
-from protocols.ikev2.tasks.rekey_child import RekeyChild
-from protocols.ikev2.tasks.rekey_ike import RekeyIke
+from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
 from protocols.io.algorithms import weakness
 from protocols.io.clock import SystemClock
-from protocols.io.control import ControlError, ControlServer, Params
-from protocols.io.diameter import SWM, DiameterIdentity, PeerChange, Traffic
-from protocols.io.diameter.composition import make_node, open_node
+from protocols.io.control import ControlServer
 from protocols.io.driver import Driver
 from protocols.io.entropy import SystemEntropy
-from protocols.io.lifetime import machine_lifetime
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Address, Datagram, Endpoint, Path

@@ -698,9 +698,7 @@ class Session:
         self, verdict: Verdict, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
     ) -> list[Command]:
         notifies = (*verdict.beside, *beside)
-        return self._answer(
-            Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies)
-        )
+        return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))
 
 
 def _imsi(text: str) -> str | None:

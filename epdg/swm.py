@@ -183,7 +183,9 @@ class SwmClient:
             self._recorder.event("aaa-unreachable", f"SWm: {error}.", {}, live.session.identifier)
             commands = live.session.aaa_failed(str(error))
         except RemoteError as error:
-            commands = live.session.aaa_failed(f"the answer of the AAA server cannot be used: {error}", GatewayCause.AAA_UNUSABLE)
+            commands = live.session.aaa_failed(
+                f"the answer of the AAA server cannot be used: {error}", GatewayCause.AAA_UNUSABLE
+            )
         else:
             self._remember_server(command.user_name, dea.origin_host)
             commands = live.session.aaa_answered(dea)
