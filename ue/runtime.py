@@ -135,6 +135,7 @@ class UeNode:
         natt: dict[int, Endpoint] = {
             address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
         }
+        self._dropped_notifies: Counter[str] = Counter()
         self._back_off = FileBackOff(state_directory(configuration) / f"back-off-{configuration.imsi}.json")
         self.device = Device(
             imsi=Imsi(configuration.imsi),
@@ -158,6 +159,7 @@ class UeNode:
                 only_allowed=self.device.only_allowed,
                 back_off=self.device.back_off_received,
                 reactivation=self.device.reactivation_received,
+                dropped=self._dropped_notifies,
             ),
             inbound_packets=self._inbound_packets,
         )
@@ -792,7 +794,7 @@ class UeNode:
         }
 
     def _dropped_ike(self) -> Counter[str]:
-        dropped = self._endpoint.dropped.copy()
+        dropped = self._endpoint.dropped + self._dropped_notifies
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             dropped.update(self._sa.dropped)
         return dropped

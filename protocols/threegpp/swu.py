@@ -65,12 +65,18 @@ class GatewaySwu:
     ``dropped`` counts what is malformed: a status type that cannot be read is ignored (RFC 7296 §3.10.1).
     """
 
-    def __init__(self, *, request_device_identity: bool = False, emergency_support: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        request_device_identity: bool = False,
+        emergency_support: bool = False,
+        dropped: Counter[str] | None = None,
+    ) -> None:
         self._request = request_device_identity
         self._emergency_support = emergency_support
         self.device_identity: str | None = None
         self.p_cscf_reselection = False
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter() if dropped is None else dropped
 
     def payloads(self, step: Step) -> Sequence[Payload]:
         """An empty DEVICE_IDENTITY with the first EAP packet; EMERGENCY_SUPPORT at the end."""
@@ -113,6 +119,7 @@ class DeviceSwu:
         only_allowed: Callable[[int], None] = lambda version: None,
         back_off: Callable[[float], None] = lambda seconds: None,
         reactivation: Callable[[], None] = lambda: None,
+        dropped: Counter[str] | None = None,
     ) -> None:
         self._imei = imei
         self._server_authenticated = server_authenticated
@@ -121,7 +128,7 @@ class DeviceSwu:
         self._back_off = back_off
         self._reactivation = reactivation
         self._asked = False
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter() if dropped is None else dropped
 
     def payloads(self, step: Step) -> Sequence[Payload]:
         """P_CSCF_RESELECTION_SUPPORT with the identity, DEVICE_IDENTITY once, when it is due."""

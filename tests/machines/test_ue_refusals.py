@@ -1,4 +1,4 @@
-"""What the UE does with refusals that ask it to wait, and with a network that wants it back (TS 24.302 §7.2, §8.2.9.1)."""
+"""A UE that is asked to wait, and a network that wants it back (TS 24.302 §7.2, §8.2.9.1)."""
 
 from __future__ import annotations
 
