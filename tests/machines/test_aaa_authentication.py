@@ -15,6 +15,8 @@ from aaa.events import (
     AnswerReady,
     Authenticated,
     AuthenticationState,
+    ContextIssued,
+    ContextRequested,
     DeregistrationRequested,
     Refused,
     RegistrationRequested,
@@ -39,6 +41,7 @@ from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
 from protocols.diameter.swm import Ambr, Dea, Der, Str
 from protocols.eap.aka.server import ServerOptions
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
 from protocols.entropy import SeededEntropy
 from protocols.errors import AuthenticationError, BackendError, LocalError
@@ -77,7 +80,9 @@ class Table:
 class World:
     """A gateway's view of the server, on virtual time; questions are answered by the in-process HSS."""
 
-    def __init__(self, *subscribers: Subscriber, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self, *subscribers: Subscriber, options: ServerOptions | None = None, eap: EapService | None = None
+    ) -> None:
         self.table = Table(*subscribers)
         self.registrations = MemoryRegistrations()
         vectors = LocalHss(self.table, SeededEntropy("hss"))
@@ -87,9 +92,10 @@ class World:
         self.sessions = Sessions(
             identity=ServerIdentity(host=AAA.host, realm=AAA.realm),
             entropy=SeededEntropy("aaa"),
-            eap=EapService(options=options or ServerOptions()),
+            eap=eap or EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
         )
+        self.contexts: dict[str, ReauthenticationContext] = {}
         self._request = 0
 
     def send(
@@ -124,6 +130,12 @@ class World:
                     case UserDataRequested():
                         profile = self.hss.user_data(event.imsi, server=AAA)
                         self.sessions.answer_profile(event.session_id, profile, self.now)
+                    case ContextRequested():
+                        context = self.contexts.pop(event.username, None)
+                        self.sessions.answer_context(event.session_id, context, self.now)
+                    case ContextIssued():
+                        self.contexts[event.context.username] = event.context
+                        self.sessions.answer_kept(event.session_id, self.now)
                     case DeregistrationRequested():
                         self.hss.deregister(event.imsi, server=AAA)
             except AuthenticationError as error:
