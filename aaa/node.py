@@ -214,4 +214,6 @@ def key_file(section: TemporarySection | None, entropy: Entropy, wall: Callable[
     """The keys of temporary identities, where configured; ``ConfigurationError`` when the file is unusable."""
     if section is None:
         return None
-    return KeyFile(section.key_file, interval=section.key_interval, kept=section.keys_kept, entropy=entropy, wall=wall)
+    return KeyFile(
+        section.key_file, interval=section.rollover_interval, kept=section.rollovers_kept, entropy=entropy, wall=wall
+    )

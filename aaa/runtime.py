@@ -20,7 +20,7 @@ from protocols.diameter.dictionary import ResultCode
 from protocols.errors import BackendError
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer, Handler, Params
-from protocols.io.diameter.configuration import ListenSection, PeerSection
+from protocols.io.diameter.configuration import PeerSection
 from protocols.io.entropy import SystemEntropy
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
@@ -68,14 +68,11 @@ class AaaNode:
         if role is not Role.AAA:
             assert database is not None
             self._hss = HssNode(configuration, database, self._bridge, self.recorder, clock=clock, entropy=entropy)
+            listen, section = configuration.hss_listen(role), configuration.diameter
             if role is Role.HSS:
-                self._hss.serve_swx(configuration.hss.listen or ListenSection(), configuration.diameter, is_traced=True)
-            elif uses_swx:
-                self._hss.serve_swx(
-                    configuration.hss.listen or ListenSection(port=0),
-                    configuration.diameter.model_copy(update={"peers": ()}),
-                    is_traced=False,
-                )
+                self._hss.serve_swx(listen, section, is_traced=True)
+            elif uses_swx:  # the other end of SWx is in the same trace, and diameter.peers are the AAA server's
+                self._hss.serve_swx(listen, section.model_copy(update={"peers": ()}), is_traced=False)
             else:
                 assert self._aaa is not None
                 self._hss.serve_in_process(self._aaa.sessions)
@@ -135,12 +132,11 @@ class AaaNode:
         realm = section.realm or self._configuration.identity.realm
         if self._hss is None:
             return section.peers, realm
-        assert section.identity is not None
         address, _, port = self._hss.listening[0].rpartition(":")
         peer = PeerSection.model_validate(
-            {"host": section.identity.host, "address": address.strip("[]"), "port": int(port)}
+            {"host": self._configuration.hss_identity.host, "address": address.strip("[]"), "port": int(port)}
         )
-        return (peer, *section.peers), section.realm or section.identity.realm
+        return (peer, *section.peers), section.realm or self._configuration.hss_identity.realm
 
     def stop(self) -> None:
         """End ``run``."""
@@ -155,22 +151,22 @@ class AaaNode:
     # --- control ------------------------------------------------------------------------------------
 
     def _methods(self) -> dict[str, Handler]:
-        methods: dict[str, Handler] = {"node.status": self._status, "peers.list": self._list_peers}
-        if self._aaa is not None:
-            methods |= {"sessions.list": self._list_sessions, "sessions.get": self._get_session}
-            methods["eap.roll-key"] = self._roll_key
-        if self._hss is not None:
-            methods |= {
-                "registrations.get": self._get_registration,
-                "registrations.terminate": self._terminate_registration,
-                "registrations.push-profile": self._push_profile,
-            }
-        return methods
+        methods: dict[str, Handler] = {
+            "node.status": self._status,
+            "sessions.list": self._list_sessions,
+            "eap.roll-key": self._roll_key,
+            "sessions.get": self._get_session,
+            "registrations.get": self._get_registration,
+            "registrations.terminate": self._terminate_registration,
+            "registrations.push-profile": self._push_profile,
+            "peers.list": self._list_peers,
+        }
+        absent = ("sessions.", "eap.") if self._aaa is None else ("registrations.",) if self._hss is None else ()
+        return {name: method for name, method in methods.items() if not name.startswith(absent)}
 
     async def _status(self, params: Params) -> JsonValue:
         aaa, hss = self._aaa, self._hss
-        identity = self._configuration.identity if aaa is not None else self._configuration.hss.identity
-        assert identity is not None
+        identity = self._configuration.identity if aaa is not None else self._configuration.hss_identity
         listening = aaa.listening if aaa is not None else hss.listening if hss is not None else ()
         dropped: dict[str, JsonValue] = {}
         for part in (aaa, hss):
