@@ -13,7 +13,7 @@ import typer
 
 from aaa import provisioning
 from aaa.config import AaaConfiguration
-from aaa.provisioning import ConfigurationOption, DatabaseOption, JsonOption
+from aaa.provisioning import ConfigurationOption, DatabaseOption, JsonOption, MasterKeysOption
 from aaa.runtime import NODE, serve
 from protocols.io.configuration import exit_on_error, load
 from protocols.io.control import call_sync
@@ -28,6 +28,8 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.add_typer(provisioning.application)
+application.add_typer(provisioning.master_key_application)
+application.command("rekey-database")(provisioning.rekey_database)
 
 
 @application.command("serve")
@@ -41,15 +43,17 @@ def serve_command(
     configuration = load(config, AaaConfiguration)
     start_logging(NODE, level=logging.DEBUG if verbose else logging.INFO, machine_readable=log_json)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with provisioning.unmigrated_database(config, None) as database:
+    with provisioning.serving_database(config) as database:
         asyncio.run(serve(configuration, database))
 
 
 @application.command()
 @exit_on_error
-def migrate(config: ConfigurationOption = None, database: DatabaseOption = None) -> None:
+def migrate(
+    config: ConfigurationOption = None, database: DatabaseOption = None, master_keys: MasterKeysOption = None
+) -> None:
     """Bring the subscriber database to the newest revision."""
-    with provisioning.unmigrated_database(config, database) as opened:
+    with provisioning.unmigrated_database(config, database, master_keys) as opened:
         before = opened.revision()
         after = opened.migrate()
     typer.echo(f"database is at revision {after}" + ("" if before == after else f" (was {before or 'empty'})"))

@@ -119,6 +119,13 @@ class HssSection(ConfigurationModel):
     sequence_block: Annotated[Count, Field(ge=1, le=1024)] = DEFAULT_SEQUENCE_BLOCK
 
 
+class EncryptionSection(ConfigurationModel):
+    """Keys of subscribers at rest: sealed under the master keys of a file, in clear without one."""
+
+    master_keys: FilePath | None = None
+    create: bool = False
+
+
 class AaaConfiguration(ConfigurationModel):
     """Everything ``aaa serve`` needs."""
 
@@ -130,3 +137,4 @@ class AaaConfiguration(ConfigurationModel):
     sessions: SessionsSection = SessionsSection()
     hss: HssSection = HssSection()
     trace: TraceSection = TraceSection()
+    encryption: EncryptionSection = EncryptionSection()
