@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from protocols.io.control import ControlError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
+from tests.harness.aka_user import AkaUser, aka_user
+from tests.nodes.test_swx import Home, own_home
 from tests.nodes.test_ue_node import GATEWAY, USER, Ue, records_of
-from tests.peers.aaa_node import AaaProcess
+from tests.peers.aaa_node import AaaProcess, Gateway
 from tests.peers.epdg_node import EpdgProcess
 
 NETWORK_FAILURE = "the gateway could not reach or use the AAA server (NETWORK_FAILURE 10500)"
@@ -169,3 +172,47 @@ def test_rules_are_for_subscribers_apns_and_attempts(world: World) -> None:
     listed = world.aaa.call("faults.list")["faults"]
     assert isinstance(listed, list)
     assert [(rule["matched"] > 0, rule["applied"]) for rule in listed] == [(False, 0), (False, 0), (True, 2)]  # type: ignore[index,call-overload,operator]
+
+
+# --- an HSS and an AAA server apart -------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with own_home(tmp_path) as started:
+        yield started
+
+
+def test_rules_of_an_hss_alone_and_of_a_server_without_keys(home: Home) -> None:
+    def attach(user: AkaUser) -> list[str]:
+        async def run() -> list[str]:
+            async with Gateway.connected(home.aaa.port) as gateway:
+                return [answer.result.name for answer in await gateway.attach(user)]
+
+        return asyncio.run(run())
+
+    def rule(name: str, command: str, **action: JsonValue) -> dict[str, JsonValue]:
+        return {"name": name, "match": {"command": command}, "action": dict(action), "times": 1}
+
+    user = aka_user(USER)
+    assert attach(user) == ["DIAMETER_MULTI_ROUND_AUTH", "DIAMETER_SUCCESS"]
+    home.hss.call("faults.add", rule=rule("autn", "MAR", wrong_autn=True))
+    assert attach(user.again())[-1] == "DIAMETER_AUTHENTICATION_REJECTED"
+    home.hss.call("faults.add", rule=rule("sqn", "MAR", old_sqn=True))
+    assert attach(user.again()) == [*2 * ["DIAMETER_MULTI_ROUND_AUTH"], "DIAMETER_SUCCESS"]
+    home.hss.call("faults.add", rule=rule("mar", "MAR", result="DIAMETER_ERROR_ROAMING_NOT_ALLOWED"))
+    assert attach(user.again()) == ["DIAMETER_ERROR_ROAMING_NOT_ALLOWED"]
+    told = [str(r.body["text"]) for r in records_of(home.hss.control) if r.body.get("name") == "fault-applied"]
+    assert [text.split(",")[0] for text in told] == [
+        "Fault rule autn: wrong AUTN",
+        "Fault rule sqn: old SQN",
+        "Fault rule mar: result DIAMETER_ERROR_ROAMING_NOT_ALLOWED",
+    ]
+    # the server has no keys, and can spoil what it was given
+    with pytest.raises(ControlError, match="the HSS is elsewhere"):
+        home.aaa.call("faults.add", rule=rule("no", "MAR", old_sqn=True))
+    home.aaa.call("faults.add", rule=rule("autn", "DER", wrong_autn=True))
+    assert attach(user.again())[-1] == "DIAMETER_AUTHENTICATION_REJECTED"
+    assert attach(user.again())[-1] == "DIAMETER_SUCCESS"
+    with pytest.raises(ControlError, match="no method"):
+        home.aaa.call("subscribers.list")
