@@ -158,8 +158,11 @@ class AaaServer:
         return {str(why): count for why, count in self._diameter.dropped.items()}
 
     def peers(self) -> list[JsonValue]:
-        """The Diameter peers."""
-        return [peer.to_json() for peer in self._diameter.peers()]
+        """The Diameter peers, each with its interface."""
+        return [
+            {**peer.to_json(), "interface": self._observation.interface_of(peer.host)}
+            for peer in self._diameter.peers()
+        ]
 
     # --- Diameter -----------------------------------------------------------------------------------
 
