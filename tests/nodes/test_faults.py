@@ -19,6 +19,7 @@ from tests.peers.epdg_node import EpdgProcess
 
 NETWORK_FAILURE = "the gateway could not reach or use the AAA server (NETWORK_FAILURE 10500)"
 ATTACHED = "attached"
+GREY, BLACK = "356938035643809", "990000862471853"  # devices on lists of the AAA server
 
 
 @dataclass
@@ -56,15 +57,19 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     def hasty(values: dict[str, object]) -> None:
         diameter = values["diameter"]
         assert isinstance(diameter, dict)
-        diameter["request_interval"] = 0.4
+        diameter["request_interval"] = 1.0
+        ike = values.setdefault("ike", {})
+        assert isinstance(ike, dict)
+        ike["request_device_identity"] = True
 
     def patient(values: dict[str, object]) -> None:
         values["retransmission"] = {"base_interval": 2.0, "limit": 2}
+        values["imei"] = GREY
 
     def directory(name: str) -> Path:
         return tmp_path_factory.mktemp(name)
 
-    aaa = AaaProcess(directory("aaa"))
+    aaa = AaaProcess(directory("aaa"), extra="equipment: {grey: [35693803*], black: [99*]}\n")
     aaa.provision(USER)
     with (
         aaa,
@@ -92,7 +97,7 @@ REFUSED = [
     ({}, {"wrong_keys": True}, "AT_MAC of the challenge does not verify"),
     ({"step": "challenge"}, {"eap_failure": True}, "authentication rejected by the network"),
     ({"step": "challenge"}, {"silence": True}, NETWORK_FAILURE),
-    ({"step": "final"}, {"delay": 0.6}, NETWORK_FAILURE),
+    ({"step": "final"}, {"delay": 1.5}, NETWORK_FAILURE),
     ({"step": "challenge"}, {"truncate": 20}, NETWORK_FAILURE),
 ]
 
@@ -123,8 +128,12 @@ def test_an_old_sqn_makes_the_usim_report_its_own(world: World) -> None:
     world.add("old", {}, {"old_sqn": True})
     before = len(records_of(world.aaa.control))
     assert world.attach() == ATTACHED
-    names = [r.body["name"] for r in records_of(world.aaa.control)[before:] if r.kind is Kind.EVENT]
-    assert names[:3] == ["fault-applied", "resynchronised", "authenticated"]
+    events = [r.body["name"] for r in records_of(world.aaa.control)[before:] if r.kind is Kind.EVENT]
+    assert [name for name in events if name != "equipment-grey"][:3] == [
+        "fault-applied",
+        "resynchronised",
+        "authenticated",
+    ]
 
 
 def test_eap_aka_does_not_look_at_the_separation_bit(world: World) -> None:
@@ -172,6 +181,26 @@ def test_rules_are_for_subscribers_apns_and_attempts(world: World) -> None:
     listed = world.aaa.call("faults.list")["faults"]
     assert isinstance(listed, list)
     assert [(rule["matched"] > 0, rule["applied"]) for rule in listed] == [(False, 0), (False, 0), (True, 2)]  # type: ignore[index,call-overload,operator]
+
+
+# --- the equipment list -------------------------------------------------------------------------------
+
+
+def test_the_equipment_list_is_asked(world: World, tmp_path: Path) -> None:
+    """DEVICE_IDENTITY, Terminal-Information; the grey device was let in by all the tests above."""
+
+    def other(values: dict[str, object]) -> None:
+        values["imei"] = BLACK
+        accesses = values["accesses"]
+        assert isinstance(accesses, dict)
+        values["accesses"] = {"wifi-b": accesses["wifi-b"]}
+
+    assert world.attach() == ATTACHED
+    noted = [record for record in records_of(world.aaa.control) if record.body.get("name") == "equipment-grey"]
+    assert GREY[:14] in str(noted[-1].body["text"])
+    refused = Ue(tmp_path, world.epdg.authority, change=other).command("attach")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "the network does not accept this equipment (ILLEGAL_ME 9006)" in refused.stderr
 
 
 # --- an HSS and an AAA server apart -------------------------------------------------------------------
