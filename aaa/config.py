@@ -225,14 +225,25 @@ class AaaConfiguration(ConfigurationModel):
         """Whether the AAA server of a process in ``role`` has its HSS behind Diameter."""
         return role is Role.AAA or (role is Role.BOTH and self.hss.connection is Connection.SWX)
 
+    @property
+    def hss_identity(self) -> IdentitySection:
+        """Who the HSS is on SWx: an HSS alone may say it under ``identity``."""
+        return self.hss.identity or self.identity
+
+    def hss_listen(self, role: Role) -> ListenSection:
+        """Where the HSS listens: one that is alone may say it under ``listen``, the other needs no fixed port."""
+        if self.hss.listen is not None:
+            return self.hss.listen
+        return self.listen if role is Role.HSS else ListenSection(port=0)
+
     def check(self, role: Role, file: str) -> None:
         """``ConfigurationError`` for the first key that ``role`` needs and the file does not have."""
         if role is not Role.AAA and self.database is None:
             raise _missing(file, "database", "a database URL, where the HSS finds its subscribers")
-        if role is Role.HSS or (role is Role.BOTH and self.uses_swx(role)):
+        if role is Role.BOTH and self.uses_swx(role):
             if self.hss.identity is None:
                 raise _missing(file, "hss.identity", "the host and realm that the HSS has on SWx")
-            if role is Role.BOTH and self.hss.identity.host == self.identity.host:
+            if self.hss.identity.host == self.identity.host:
                 raise ConfigurationError(
                     file=file,
                     key="hss.identity.host",

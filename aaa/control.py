@@ -87,8 +87,7 @@ class AaaControl:
 
     async def _status(self, params: Params) -> JsonValue:
         aaa, hss = self._aaa, self._hss
-        identity = self._configuration.identity if aaa is not None else self._configuration.hss.identity
-        assert identity is not None
+        identity = self._configuration.identity if aaa is not None else self._configuration.hss_identity
         listening = aaa.listening if aaa is not None else hss.listening if hss is not None else ()
         dropped: dict[str, JsonValue] = {}
         for part in (aaa, hss):

@@ -21,7 +21,7 @@ from protocols.algorithms.vector import AkaAlgorithm
 from protocols.errors import BackendError
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlServer
-from protocols.io.diameter.configuration import ListenSection, PeerSection
+from protocols.io.diameter.configuration import PeerSection
 from protocols.io.entropy import SystemEntropy
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
@@ -58,16 +58,11 @@ class AaaNode:
         if role is not Role.AAA:
             assert database is not None
             self._hss = HssNode(configuration, database, self._bridge, self.recorder, clock=clock, entropy=entropy)
+            listen, section = configuration.hss_listen(role), configuration.diameter
             if role is Role.HSS:
-                self._hss.serve_swx(
-                    configuration.hss.listen or ListenSection(), configuration.diameter, is_traced=True, faults=faults
-                )
-            elif uses_swx:
-                self._hss.serve_swx(
-                    configuration.hss.listen or ListenSection(port=0),
-                    configuration.diameter.model_copy(update={"peers": ()}),
-                    is_traced=False,
-                )
+                self._hss.serve_swx(listen, section, is_traced=True, faults=faults)
+            elif uses_swx:  # the other end of SWx is in the same trace, and diameter.peers are the AAA server's
+                self._hss.serve_swx(listen, section.model_copy(update={"peers": ()}), is_traced=False)
             else:
                 assert self._aaa is not None
                 self._hss.serve_in_process(self._aaa.sessions)
@@ -149,12 +144,11 @@ class AaaNode:
         realm = section.realm or self._configuration.identity.realm
         if self._hss is None:
             return section.peers, realm
-        assert section.identity is not None
         address, _, port = self._hss.listening[0].rpartition(":")
         peer = PeerSection.model_validate(
-            {"host": section.identity.host, "address": address.strip("[]"), "port": int(port)}
+            {"host": self._configuration.hss_identity.host, "address": address.strip("[]"), "port": int(port)}
         )
-        return (peer, *section.peers), section.realm or section.identity.realm
+        return (peer, *section.peers), section.realm or self._configuration.hss_identity.realm
 
     def stop(self) -> None:
         """End ``run``."""

@@ -72,8 +72,7 @@ class HssNode:
 
         ``faults`` only where no AAA server in this process is under them.
         """
-        identity = self._configuration.hss.identity
-        assert identity is not None
+        identity = self._configuration.hss_identity
         self._listen, self._section = listen, section
         self._diameter = make_node(
             DiameterIdentity(host=identity.host, realm=identity.realm, applications=(SWX,)),
@@ -130,10 +129,10 @@ class HssNode:
 
     async def status(self) -> dict[str, JsonValue]:
         """Who it is, where it listens, how many users are registered."""
-        identity = self._configuration.hss.identity
+        identity = None if self._diameter is None else self._diameter.identity
         return {
-            "host": None if identity is None or self._diameter is None else identity.host,
-            "realm": None if identity is None or self._diameter is None else identity.realm,
+            "host": None if identity is None else identity.host,
+            "realm": None if identity is None else identity.realm,
             "listen": ", ".join(self.listening) or None,
             "registrations": await self._bridge.run(self._database.registrations.count),
         }
