@@ -24,7 +24,8 @@ from protocols.diameter.dictionary import (
     ExperimentalResultCode,
     ResultCode,
 )
-from protocols.diameter.profile import Ambr, ApnConfiguration, Non3gppUserData
+from protocols.diameter.profile import GTPV2_SUPPORTED, MIP6_INTEGRATED, Ambr, ApnConfiguration, Non3gppUserData
+from protocols.eap.packet import identity_response
 from protocols.errors import BackendError
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
@@ -49,6 +50,27 @@ def attached() -> World:
     world = World(USER)
     assert world.attach(aka_user(USER))[-1].result == SUCCESS
     return world
+
+
+@pytest.mark.parametrize(("said", "answered"), [(None, None), (GTPV2_SUPPORTED | MIP6_INTEGRATED, GTPV2_SUPPORTED)])
+def test_mobility_is_what_both_have(said: int | None, answered: int | None) -> None:
+    """TS 29.273 §7.1.2.1.2: the gateway says its features once, the DEA of success which of them hold."""
+    world, ue = World(USER), aka_user(USER)
+    der = swm.Der(
+        session_id=SESSION,
+        origin_host="epdg.test",
+        origin_realm="test",
+        destination_realm="test",
+        eap_payload=identity_response(1, ue.nai.encode()),
+        service_selection="internet",
+        mip6_feature_vector=said,
+    )
+    world.sessions.receive_der(der, 100, world.now)
+    challenge = world.answer_to(100).eap_payload
+    assert challenge is not None
+    response = ue.take(challenge)
+    assert response is not None
+    assert world.exchange(response).mip6_feature_vector == answered
 
 
 # --- AAR on SWm -----------------------------------------------------------------------------------------
