@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_address
 
+from epdg.aaa_session import MULTI_ROUND, SUCCESS, AaaSession
 from epdg.authorisation import Authorisation
 from epdg.commands import (
     AllocateAddress,
@@ -31,13 +32,12 @@ from epdg.commands import (
     DeleteUe,
     GrantTime,
     ReleaseAddress,
-    SendAar,
     SendConfiguration,
     SendDer,
-    SendStr,
     Tell,
 )
 from epdg.emergency import EmergencyPolicy, imei_of
+from epdg.identity import apn_of, imsi_of
 from epdg.pdn.configuration import (
     WORDS,
     GrantedNetwork,
@@ -51,8 +51,18 @@ from epdg.pdn.configuration import (
 )
 from epdg.refusals import GatewayCause, RefusalPolicy, Verdict
 from epdg.resumption import ResumedSubscriber
+from epdg.whereabouts import PathUse, Whereabouts
 from protocols.diameter.dictionary import PdnType, ReAuthRequestType
-from protocols.diameter.swm import VENDOR_3GPP, Aaa, ApnConfiguration, Dea, ExperimentalResultCode, Result, ResultCode
+from protocols.diameter.swm import (
+    VENDOR_3GPP,
+    Aaa,
+    ApnConfiguration,
+    Dea,
+    ExperimentalResultCode,
+    Result,
+    ResultCode,
+    TerminationCause,
+)
 from protocols.eap.packet import EapCode, EapPacket, EapType
 from protocols.errors import RemoteError
 from protocols.ikev2.events import (
@@ -77,22 +87,13 @@ from protocols.ikev2.events import (
     Refused,
 )
 from protocols.ikev2.identity import identity_text
-from protocols.ikev2.payloads import IdrPayload, NotifyPayload
+from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.redirection import Gateway
 from protocols.ikev2.registry import ConfigType
 from protocols.path import Address, Path
 from protocols.threegpp.causes import notify_name
-from protocols.threegpp.identity import Apn, Imsi, Nai
 from protocols.threegpp.swu import reactivation_notify
 
-TERMINATION_LOGOUT = 1  # RFC 6733 §8.15
-TERMINATION_ADMINISTRATIVE = 4
-TERMINATION_LINK_BROKEN = 5
-TERMINATION_SESSION_TIMEOUT = 8
-PATHS_KEPT = 1000
-
-_SUCCESS = Result(0, ResultCode.DIAMETER_SUCCESS)
-_MULTI_ROUND = Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH)
 _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
     Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
@@ -106,17 +107,6 @@ class SessionState(str, Enum):
     ESTABLISHED = "established"
     CLOSING = "closing"
     CLOSED = "closed"
-
-
-@dataclass(kw_only=True)
-class PathUse:
-    """A path the session has been on; wall-clock seconds."""
-
-    path: Path
-    since: float
-    why: str
-    validated: bool
-    until: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +149,8 @@ class Session:
         self.imsi: str | None = None
         self.apn: str | None = None
         self.inner_addresses: tuple[Address, ...] = ()
-        self.paths: list[PathUse] = []
+        self.paths = Whereabouts()
+        self.aaa = AaaSession()
         self.last_error: tuple[str, str] | None = None
         self.authorisation: Authorisation | None = None
         self.session_timeout: int | None = None
@@ -172,24 +163,16 @@ class Session:
         self._congested = congested
         self._question_open = False
         self._aborted = False
-        self._renewal_asked = False
-        self._renewal_due = False
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
-        self._aaa_state: tuple[bytes, ...] = ()
-        self._aaa_host: str | None = None
-        self._aaa_knows = False
-        self._aaa_asked = False
-        self._user_name: str | None = None
         self._request = Request()
         self._network = GrantedNetwork()
         self._holds_addresses = False
-        self._termination_cause = TERMINATION_LOGOUT
 
     @property
     def subscriber(self) -> str:
         """Whose session it is: as the AAA server says it, since IDi is only what the UE says (RFC 7296 §2.16)."""
-        return self._user_name or self.nai
+        return self.aaa.user_name or self.nai
 
     # --- events of the IKE SA
 
@@ -238,20 +221,20 @@ class Session:
     def detach(self) -> None:
         """The operator ends the session; the IKE SA is being deleted."""
         self.state = SessionState.CLOSING
-        self._termination_cause = TERMINATION_ADMINISTRATIVE
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
 
     def expire(self) -> None:
         """The time the AAA server granted is over; the IKE SA is being deleted (RFC 6733 §8.13)."""
         self.state = SessionState.CLOSING
-        self._termination_cause = TERMINATION_SESSION_TIMEOUT
+        self.aaa.termination_cause = TerminationCause.DIAMETER_SESSION_TIMEOUT
 
     # --- what the AAA server asks for
 
     def abort(self) -> tuple[ResultCode, list[Command]]:
         """ASR (TS 29.273 §7.1.2.4, RFC 6733 §8.5): detach the UE; STR follows when it is gone."""
-        if self.state is SessionState.CLOSED or not self._held_by_aaa:
+        if self.state is SessionState.CLOSED or not self.aaa.held:
             return ResultCode.DIAMETER_UNKNOWN_SESSION_ID, []
-        self._termination_cause = TERMINATION_ADMINISTRATIVE
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
         if self.state is SessionState.CLOSING or self._aborted:
             return ResultCode.DIAMETER_SUCCESS, []
         why = "the AAA server has ended the session"
@@ -262,42 +245,27 @@ class Session:
 
     def reauthorise(self, kind: int) -> tuple[ResultCode, list[Command]]:
         """RAR (TS 29.273 §7.1.2.5): fetch the present profile, or have the UE authenticate anew (RFC 6733 §8.12)."""
-        if self.state in (SessionState.CLOSING, SessionState.CLOSED) or self._aborted or not self._held_by_aaa:
+        if self.state in (SessionState.CLOSING, SessionState.CLOSED) or self._aborted or not self.aaa.held:
             return ResultCode.DIAMETER_UNKNOWN_SESSION_ID, []
         if kind not in ReAuthRequestType._value2member_map_:
             return ResultCode.DIAMETER_INVALID_AVP_VALUE, []
         if self.state is SessionState.ATTACHING:
-            self._renewal_due = True  # what is being granted now may be what has changed
+            self.aaa.renewal_due = True  # what is being granted now may be what has changed
             return ResultCode.DIAMETER_SUCCESS, []
         if kind == ReAuthRequestType.AUTHORIZE_AUTHENTICATE:
             return ResultCode.DIAMETER_SUCCESS, [AuthenticateAnew()]
         return ResultCode.DIAMETER_SUCCESS, self._renew()
 
-    @property
-    def _held_by_aaa(self) -> bool:
-        return self._aaa_knows or self._aaa_asked
-
-    @property
-    def aaa_host(self) -> str | None:
-        """The AAA server that has the session."""
-        return self._aaa_host
-
     def _renew(self) -> list[Command]:
-        """AAR; one at a time, since the later answer must be the one that counts."""
         assert self._path is not None
-        if self._renewal_asked:
-            self._renewal_due = True
-            return []
-        self._renewal_asked, self._renewal_due = True, False
-        user_name = self._user_name or self.nai
-        return [SendAar(user_name=user_name, ue_address=self._path, destination_host=self._aaa_host)]
+        return self.aaa.renew(self.nai, self._path)
 
     def authorisation_answered(self, answer: Aaa, wall: float) -> list[Command]:
         """The profile as it is now, or why there is none (TS 29.273 §7.2.2.1.4)."""
-        self._renewal_asked = False
+        self.aaa.renewed(answer)
         if self.state is not SessionState.ESTABLISHED:
             return []
-        if answer.result != _SUCCESS:
+        if answer.result != SUCCESS:
             return self._authorisation_refused(answer)
         former, self.authorisation = self.authorisation, Authorisation.of(answer, wall)
         obstacle = self.authorisation.obstacle(former, self.apn, self.inner_addresses)
@@ -313,25 +281,23 @@ class Session:
 
     def authorisation_failed(self, why: str) -> list[Command]:
         """No answer came: what was granted before stands."""
-        self._renewal_asked = False
+        self.aaa.renewed(None)
         if self.state is not SessionState.ESTABLISHED:
             return []
         text = f"The authorisation of {self.imsi or self.nai} could not be renewed: {why}."
         return [Tell(name="authorisation-not-renewed", text=text, data={"why": why}), *self._renew_again()]
 
     def _renew_again(self) -> list[Command]:
-        return self._renew() if self._renewal_due else []
+        return self._renew() if self.aaa.renewal_due else []
 
     def _authorisation_refused(self, answer: Aaa) -> list[Command]:
         verdict = self._policy.refusals.of_result(answer.result, answer.error_message)
-        if answer.result == Result(0, ResultCode.DIAMETER_UNKNOWN_SESSION_ID):
-            self._aaa_knows = False
         return self._dismiss(verdict.name, verdict.text, come_back=False)
 
     def _dismiss(self, cause: str, why: str, *, come_back: bool) -> list[Command]:
         """End a session that is up; ``come_back``: the UE is told to attach again."""
         self.state = SessionState.CLOSING
-        self._termination_cause = TERMINATION_ADMINISTRATIVE
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
         self.last_error = (cause, why)
         text = f"{self.imsi or self.nai} is detached: {why}."
         notifies = (reactivation_notify(),) if come_back else ()
@@ -342,30 +308,25 @@ class Session:
 
     def aaa_answered(self, dea: Dea) -> list[Command]:
         """The AAA server's word, translated for the UE."""
-        self._aaa_asked = False
-        self._aaa_host = dea.origin_host
-        self._aaa_state = dea.state
+        self.aaa.answered(dea)
         if self.state is SessionState.CLOSED:
-            return self._answered_too_late(dea)
+            # what the AAA server holds now is ended there, and only now (RFC 6733 §8.4)
+            return self.aaa.terminate(self.nai)
         if self._aborted:
-            self._aaa_knows = dea.result in (_MULTI_ROUND, _SUCCESS)
             return []  # the refusal is on its way to the UE, and the STR follows it
-        if dea.result == _MULTI_ROUND:
-            self._aaa_knows = True
+        if dea.result == MULTI_ROUND:
             if dea.eap_payload is None:
                 return self._refuse(GatewayCause.AAA_UNUSABLE, "the AAA server goes on without an EAP packet")
             return self._answer(EapReply(packet=dea.eap_payload))
-        if dea.result != _SUCCESS:
-            self._aaa_knows = False
+        if dea.result != SUCCESS:
             return self._refused_by_aaa(dea)
-        self._aaa_knows = True
         if dea.eap_payload is None or dea.master_session_key is None:
             return self._refuse(GatewayCause.AAA_UNUSABLE, "the AAA server succeeds without EAP packet or MSK")
         self.authorisation = Authorisation.of(dea)
         self.session_timeout = dea.session_timeout
         if dea.user_name:
-            self._user_name = dea.user_name
-            self.imsi = _imsi(dea.user_name) or self.imsi
+            self.aaa.user_name = dea.user_name
+            self.imsi = imsi_of(dea.user_name) or self.imsi
         if self.apn is None and dea.apn_configuration is not None:
             self.apn = dea.apn_configuration.service_selection
         return self._answer(EapReply(packet=dea.eap_payload, msk=dea.master_session_key))
@@ -382,9 +343,9 @@ class Session:
 
     def aaa_failed(self, why: str, cause: GatewayCause = GatewayCause.AAA_UNREACHABLE) -> list[Command]:
         """No answer came, or one that cannot be used (``cause``)."""
-        self._aaa_asked = False
+        self.aaa.asked = False
         if self.state is SessionState.CLOSED:
-            return self._terminate()
+            return self.aaa.terminate(self.nai)
         if self._aborted:
             return []
         text = why if cause is GatewayCause.AAA_UNUSABLE else f"the AAA server cannot be reached: {why}"
@@ -434,8 +395,8 @@ class Session:
 
     def _identity(self, event: IdentityReceived) -> list[Command]:
         self.nai = identity_text(event.identity)
-        self.imsi = _imsi(self.nai)
-        asked = _apn(event.responder_identity)
+        self.imsi = imsi_of(self.nai)
+        asked = apn_of(event.responder_identity)
         emergency = self._policy.emergency
         self.emergency = emergency is not None and emergency.asked_for(asked, self.nai)
         self.apn = self._default_apn if asked is None or asked in self._own_names else asked
@@ -472,22 +433,18 @@ class Session:
 
     def _der(self, packet: bytes) -> SendDer:
         assert self._path is not None
-        self._aaa_asked = True
-        return SendDer(
-            eap_payload=packet,
+        return self.aaa.der(
+            packet,
             user_name=self.nai,
             apn=None if self.emergency else self.apn,
             ue_address=self._path,
-            state=self._aaa_state,
-            destination_host=self._aaa_host,
-            first=self._aaa_host is None,
             emergency=self.emergency,
             device_identity=self.device_identity,
         )
 
     def inherit(self, former: Session) -> None:
         """The UE resumed a session that was still here: what the AAA server knows of it goes on in this one."""
-        self._aaa_knows, self._aaa_host, self._aaa_state = former._aaa_knows, former._aaa_host, former._aaa_state
+        self.aaa.inherit(former.aaa)
         self.authorisation = former.authorisation
 
     def _ticket(self, addresses: tuple[Address, ...]) -> bytes | None:
@@ -496,7 +453,7 @@ class Session:
             return None
         return ResumedSubscriber(
             nai=self.nai,
-            user_name=self._user_name,
+            user_name=self.aaa.user_name,
             imsi=self.imsi,
             apn=self.apn,
             addresses=tuple(map(str, addresses)),
@@ -513,7 +470,7 @@ class Session:
             if known.until <= wall:
                 return "the session time granted by the AAA server is over"
             self.session_timeout = max(1, int(known.until - wall))
-        self.nai, self._user_name, self.imsi, self.apn = known.nai, known.user_name, known.imsi, known.apn
+        self.nai, self.aaa.user_name, self.imsi, self.apn = known.nai, known.user_name, known.imsi, known.apn
         self._resumed_addresses = tuple(ip_address(address) for address in known.addresses)
         return None
 
@@ -562,7 +519,7 @@ class Session:
         self.state = SessionState.ESTABLISHED
         self.established = wall
         self._path = event.path
-        self.paths.append(PathUse(path=event.path, since=wall, why="attach", validated=True))
+        self.paths.enter(PathUse(path=event.path, since=wall, why="attach", validated=True))
         inner = ", ".join(map(str, self.inner_addresses))
         return [
             GrantTime(self.session_timeout),
@@ -586,12 +543,8 @@ class Session:
 
     def _moved(self, event: AddressesUpdated, wall: float) -> list[Command]:
         self._path = event.new
-        if not self.paths or self.paths[-1].path != event.new:
-            if self.paths:
-                self.paths[-1].until = wall
-            why = "moved behind a NAT" if event.nat.remote else "moved"
-            self.paths.append(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
-            del self.paths[:-PATHS_KEPT]
+        why = "moved behind a NAT" if event.nat.remote else "moved"
+        self.paths.enter(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
         went = f"moved from {event.old.remote} to {event.new.remote}"
         if event.old == event.new:
             went = f"says again that it is at {event.new.remote}"
@@ -652,15 +605,14 @@ class Session:
         administrative = self.state is SessionState.CLOSING
         self.state = SessionState.CLOSED
         commands: list[Command] = []
-        if self.paths:
-            self.paths[-1].until = wall
+        self.paths.leave(wall)
         if self.apn is not None and self._holds_addresses:
             self._holds_addresses = False
             commands += [ReleaseAddress(apn=self.apn, address=address) for address in self.inner_addresses]
         if not administrative and not event.by_peer and not self._aborted:
-            self._termination_cause = TERMINATION_LINK_BROKEN
-        if not event.resumed and not self._aaa_asked:
-            commands += self._terminate()
+            self.aaa.termination_cause = TerminationCause.DIAMETER_LINK_BROKEN
+        if not event.resumed and not self.aaa.asked:
+            commands += self.aaa.terminate(self.nai)
         commands.append(
             Tell(
                 name="detached" if attached else "attach-ended",
@@ -669,19 +621,6 @@ class Session:
             )
         )
         return commands
-
-    def _answered_too_late(self, dea: Dea) -> list[Command]:
-        """The UE has gone meanwhile: what the AAA server holds now is ended there, and only now (RFC 6733 §8.4)."""
-        self._aaa_knows = dea.result in (_MULTI_ROUND, _SUCCESS)
-        return self._terminate()
-
-    def _terminate(self) -> list[Command]:
-        """STR, once, if the AAA server has the session."""
-        if not self._aaa_knows:
-            return []
-        self._aaa_knows = False
-        cause = self._termination_cause
-        return [SendStr(user_name=self.nai, termination_cause=cause, destination_host=self._aaa_host)]
 
     def _answer(self, answer: EapReply | ConfigurationReply | RedirectReply | Refusal) -> list[Command]:
         """Answer the question that the UE's last message has put."""
@@ -699,28 +638,3 @@ class Session:
     ) -> list[Command]:
         notifies = (*verdict.beside, *beside)
         return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))
-
-
-def _imsi(text: str) -> str | None:
-    """The IMSI in an NAI or standing alone, ``None`` when there is none (a UE that is no 3GPP device)."""
-    try:
-        imsi = Nai.parse(text).imsi
-    except ValueError:
-        imsi = None
-    if imsi is not None:
-        return imsi.digits
-    try:
-        return Imsi(text).digits
-    except ValueError:
-        return None
-
-
-def _apn(identity: IdrPayload | None) -> str | None:
-    """The APN's network identifier in IDr, which is ID_FQDN or ID_KEY_ID (TS 24.302 §7.2.2.1)."""
-    if identity is None or not identity.data:
-        return None
-    text = identity.data.decode("utf-8", "replace")
-    try:
-        return Apn(text).network_identifier
-    except ValueError:
-        return text.lower()
