@@ -18,10 +18,12 @@ A UE that authenticates by a pre-shared key or a certificate gets its address wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from ipaddress import ip_address
 
+from epdg import telling
 from epdg.aaa_session import MULTI_ROUND, SUCCESS, AaaSession
 from epdg.authorisation import Authorisation
 from epdg.commands import (
@@ -36,7 +38,7 @@ from epdg.commands import (
     SendDer,
     Tell,
 )
-from epdg.emergency import EmergencyPolicy, imei_of
+from epdg.emergency import imei_of
 from epdg.identity import apn_of, imsi_of
 from epdg.pdn.configuration import (
     WORDS,
@@ -49,7 +51,8 @@ from epdg.pdn.configuration import (
     reply,
     selectors,
 )
-from epdg.refusals import GatewayCause, RefusalPolicy, Verdict
+from epdg.policy import ServicePolicy
+from epdg.refusals import GatewayCause, Verdict
 from epdg.resumption import ResumedSubscriber
 from epdg.whereabouts import PathUse, Whereabouts
 from protocols.diameter.dictionary import PdnType, ReAuthRequestType
@@ -109,19 +112,6 @@ class SessionState(str, Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServicePolicy:
-    """How the gateway treats its sessions, whoever they are.
-
-    ``reactivation``: UEs that the AAA server has detached are to come back (TS 24.302 §7.4.3).
-    """
-
-    refusals: RefusalPolicy
-    emergency: EmergencyPolicy | None = None
-    require_device_identity: bool = False
-    reactivation: bool = False
-
-
 class Session:
     """One IKE SA's worth of subscriber."""
 
@@ -134,12 +124,12 @@ class Session:
         created: float,
         policy: ServicePolicy,
         elsewhere: Gateway | None = None,
-        congested: bool = False,
+        congested: Callable[[str], bool] = lambda who: False,
     ) -> None:
         """``own_names``: an IDr that names the gateway itself asks for the default APN.
 
         ``elsewhere``: the gateway that serves the UE in our place once it is authenticated (RFC 5685 §6).
-        ``congested``: there are too many sessions for another one, unless it is an emergency.
+        ``congested`` tells whether there are too many for another one, of somebody who has none.
         """
         self.identifier = identifier
         self.state = SessionState.ATTACHING
@@ -174,6 +164,10 @@ class Session:
         """Whose session it is: as the AAA server says it, since IDi is only what the UE says (RFC 7296 §2.16)."""
         return self.aaa.user_name or self.nai
 
+    @property
+    def _who(self) -> str:
+        return self.imsi or self.nai
+
     # --- events of the IKE SA
 
     def handle(self, event: object, wall: float) -> list[Command]:
@@ -193,27 +187,19 @@ class Session:
         if isinstance(event, ConfigurationReceived):
             return self._inquired(event)
         if isinstance(event, ConfigurationExchanged):
-            return self._restored(event)
+            return [telling.restored(event, self._who)]
         if isinstance(event, AddressesUpdated):
             return self._moved(event, wall)
         if isinstance(event, AddressUpdateFailed):
-            return [
-                Tell(
-                    name="address-update-failed",
-                    text=f"The UE stays at {event.old.remote}; {event.new.remote} was not adopted: {event.why}.",
-                    data={"old": str(event.old.remote), "new": str(event.new.remote), "why": event.why},
-                )
-            ]
+            return [telling.not_moved(event)]
         if isinstance(event, IkeSaRekeyed):
-            return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self.imsi or self.nai} was rekeyed.")]
+            return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self._who} was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
-            cause, who = event.notify.type.name, "the UE" if event.by_peer else "the gateway"
-            text = f"For {event.what} of {self.imsi or self.nai} {who} said {cause}."
-            return [Tell(name="rekey-refused", text=text, data={"cause": cause})]
+            return [telling.rekey_refused(event, self._who)]
         if isinstance(event, Refused):
             return self._refused(event)
         if isinstance(event, PeerRedirected):
-            return self._redirected(event)
+            return [telling.redirected(event, self._who)]
         if isinstance(event, Closed):
             return self._closed(event, wall)
         return []
@@ -275,7 +261,7 @@ class Session:
             return self._dismiss("authorisation-changed", obstacle, come_back=self._policy.reactivation)
         self.session_timeout = answer.session_timeout
         changes = ", ".join(self.authorisation.changes(former)) or "nothing"
-        text = f"The authorisation of {self.imsi or self.nai} was renewed; changed: {changes}."
+        text = f"The authorisation of {self._who} was renewed; changed: {changes}."
         told = Tell(name="authorisation-renewed", text=text, data={"changes": changes})
         return [GrantTime(answer.session_timeout), told, *self._renew_again()]
 
@@ -284,7 +270,7 @@ class Session:
         self.aaa.renewed(None)
         if self.state is not SessionState.ESTABLISHED:
             return []
-        text = f"The authorisation of {self.imsi or self.nai} could not be renewed: {why}."
+        text = f"The authorisation of {self._who} could not be renewed: {why}."
         return [Tell(name="authorisation-not-renewed", text=text, data={"why": why}), *self._renew_again()]
 
     def _renew_again(self) -> list[Command]:
@@ -299,7 +285,7 @@ class Session:
         self.state = SessionState.CLOSING
         self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
         self.last_error = (cause, why)
-        text = f"{self.imsi or self.nai} is detached: {why}."
+        text = f"{self._who} is detached: {why}."
         notifies = (reactivation_notify(),) if come_back else ()
         told = Tell(name="dismissed", text=text, data={"cause": cause, "why": why, "reactivation": come_back})
         return [told, DeleteUe(why=why, notifies=notifies)]
@@ -406,20 +392,11 @@ class Session:
         identity = EapPacket(
             code=EapCode.RESPONSE, identifier=0, type=EapType.IDENTITY, data=event.identity.data
         ).encode()
-        attach = Tell(
-            name="attach-requested",
-            text=f"{self.nai} asks for APN {self.apn or '(default)'} from {event.path.remote}.",
-            data={
-                "nai": self.nai,
-                "apn": self.apn,
-                "remote": str(event.path.remote),
-                "authentication": event.authentication.value,
-                "emergency": self.emergency,
-            },
-        )
+        attach = telling.attach_requested(event, self.nai, self.apn, emergency=self.emergency)
         if event.authentication is not AuthenticationKind.EAP:
             return [attach]  # it has proved itself to IKE: no AAA server is asked
-        if self._congested and not self.emergency:
+        # who comes under a pseudonym may be somebody who authenticates anew: that is known when it is done
+        if self.imsi is not None and not self.emergency and self._congested(self.nai):
             return [attach, *self._refuse_congested()]
         if self.emergency and imei_of(self.nai) is not None:
             self.device_identity = imei_of(self.nai)
@@ -492,7 +469,7 @@ class Session:
             return self._answer(RedirectReply(self._elsewhere))
         elif self._policy.require_device_identity and self.device_identity is None:
             return self._refuse(GatewayCause.NO_DEVICE_IDENTITY, "the UE does not tell its IMEI")
-        if self._congested and not self.emergency:
+        if not self.emergency and self._congested(self.subscriber):
             return self._refuse_congested()
         request = Request.of(event.configuration)
         if not request.wanted:
@@ -520,24 +497,8 @@ class Session:
         self.established = wall
         self._path = event.path
         self.paths.enter(PathUse(path=event.path, since=wall, why="attach", validated=True))
-        inner = ", ".join(map(str, self.inner_addresses))
-        return [
-            GrantTime(self.session_timeout),
-            Tell(
-                name="attached",
-                text=f"{self.imsi or self.nai} is attached to {self.apn} with {inner} from {event.path.remote}.",
-                data={
-                    "imsi": self.imsi,
-                    "apn": self.apn,
-                    "inner_address": inner,
-                    "remote": str(event.path.remote),
-                    "seconds": round(wall - self.created, 6),
-                    "mobike": event.mobike,
-                    "nat": event.nat.remote,
-                },
-            ),
-            *self._renew_again(),
-        ]
+        told = telling.attached(event, self._who, self.imsi, self.apn, self.inner_addresses, wall - self.created)
+        return [GrantTime(self.session_timeout), told, *self._renew_again()]
 
     # --- life
 
@@ -545,34 +506,7 @@ class Session:
         self._path = event.new
         why = "moved behind a NAT" if event.nat.remote else "moved"
         self.paths.enter(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
-        went = f"moved from {event.old.remote} to {event.new.remote}"
-        if event.old == event.new:
-            went = f"says again that it is at {event.new.remote}"
-        elif event.old.remote == event.new.remote:
-            went = f"at {event.new.remote} goes to {event.new.local} now, no longer to {event.old.local}"
-        return [
-            Tell(
-                name="moved",
-                text=f"The UE {went}"
-                + (" behind a NAT" if event.nat.remote else "")
-                + ("; the address was checked." if event.validated else "."),
-                data={
-                    "old": str(event.old.remote),
-                    "new": str(event.new.remote),
-                    "nat": event.nat.remote,
-                    "validated": event.validated,
-                },
-            )
-        ]
-
-    def _redirected(self, event: PeerRedirected) -> list[Command]:
-        return [
-            Tell(
-                name="redirected",
-                text=f"{self.imsi or self.nai} was told to go to the gateway {event.gateway} ({event.stage.value}).",
-                data={"gateway": str(event.gateway), "stage": event.stage.value},
-            )
-        ]
+        return [telling.moved(event)]
 
     def _inquired(self, event: ConfigurationReceived) -> list[Command]:
         """The UE asks again for what it was given; nothing of ours can be set (RFC 7296 §3.15.1)."""
@@ -583,22 +517,10 @@ class Session:
             )
         return [AnswerIke(answer=answer)]
 
-    def _restored(self, event: ConfigurationExchanged) -> list[Command]:
-        servers = ", ".join(dict.fromkeys(str(ip_address(attribute.value)) for attribute in event.attributes))
-        text = f"{self.imsi or self.nai} was told to use P-CSCF {servers}."
-        return [Tell(name="p-cscf-restored", text=text, data={"p_cscf": servers, "confirmed": bool(event.answer)})]
-
     def _refused(self, event: Refused) -> list[Command]:
         cause = "error" if event.notify is None else notify_name(int(event.notify.type))
         self.last_error = (cause, event.text)
-        who = "The UE refused" if event.by_peer else "Refused"
-        return [
-            Tell(
-                name="refused",
-                text=f"{who} {self.imsi or self.nai or 'an unknown UE'}: {event.text.rstrip('.')}.",
-                data={"cause": cause, "text": event.text, "by_peer": event.by_peer},
-            )
-        ]
+        return [telling.refused(event, self._who, cause)]
 
     def _closed(self, event: Closed, wall: float) -> list[Command]:
         attached = self.established is not None
@@ -613,13 +535,7 @@ class Session:
             self.aaa.termination_cause = TerminationCause.DIAMETER_LINK_BROKEN
         if not event.resumed and not self.aaa.asked:
             commands += self.aaa.terminate(self.nai)
-        commands.append(
-            Tell(
-                name="detached" if attached else "attach-ended",
-                text=f"{self.imsi or self.nai or 'An unknown UE'} is gone: {event.why}.",
-                data={"why": event.why, "by_peer": event.by_peer},
-            )
-        )
+        commands.append(telling.gone(event, self._who, was_attached=attached))
         return commands
 
     def _answer(self, answer: EapReply | ConfigurationReply | RedirectReply | Refusal) -> list[Command]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aaa.subscribers import Subscriber
+from aaa.subscribers.laboratory import laboratory_subscriber
 from epdg.refusals import SHIPPED
 from protocols.diameter.dictionary import PdnType
 from protocols.diameter.profile import OverloadReport
@@ -132,18 +134,20 @@ def test_what_the_gateway_finds_goes_by_the_same_policy(pki: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "notify"),
+    ("limits", "second", "notify"),
     [
-        ({"connections_per_ue": 1}, PrivateNotify.MAX_CONNECTION_REACHED),
-        ({"congestion_threshold": 1}, PrivateNotify.CONGESTION),
+        ({"connections_per_ue": 1}, USER, PrivateNotify.MAX_CONNECTION_REACHED),
+        ({"congestion_threshold": 1}, laboratory_subscriber(2), PrivateNotify.CONGESTION),
     ],
 )
-def test_one_connection_more_than_there_may_be(pki: Path, limits: dict[str, int], notify: PrivateNotify) -> None:
-    """Of one UE, or in all: a second tunnel of the same subscriber beside the first."""
+def test_one_connection_more_than_there_may_be(
+    pki: Path, limits: dict[str, int], second: Subscriber, notify: PrivateNotify
+) -> None:
+    """A second tunnel of the same subscriber beside the first, or another subscriber where there is room for one."""
 
     async def story(world: World) -> None:
         await world.ue.attach()
-        phone = Phone(EpdgProcess(world.directory, 0, address=GATEWAY), aka_user(USER))
+        phone = Phone(EpdgProcess(world.directory, 0, address=GATEWAY), aka_user(second))
         phone.config = replace(phone.config, initial_contact=False)
         try:
             phone.attach(WIFI_B)
