@@ -34,9 +34,9 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("refusals")
 
 
-def tell(directory: Path, story: Story, **changes: dict[str, object]) -> None:
+def tell(directory: Path, story: Story, *, backup: bool = False, **changes: dict[str, object]) -> None:
     async def run() -> None:
-        async with World(directory, **changes) as world:
+        async with World(directory, backup=backup, **changes) as world:
             await story(world)
 
     asyncio.run(run())
@@ -182,6 +182,29 @@ def test_a_ue_without_an_imei_is_refused_where_it_has_to_have_one(pki: Path) -> 
         await world.until(lambda: len(world.aaa.strs) == 1)
 
     tell(pki, story, gateway={"ike": {"require_device_identity": True}}, ue={"imei": None})
+
+
+def test_the_server_that_takes_over_is_told_of_the_failure(pki: Path) -> None:
+    """AAA-Failure-Indication (TS 29.273 §7.2.3.5): once, to another server than the user's last one, which is down."""
+
+    async def story(world: World) -> None:
+        await world.ue.attach()
+        (first, *_), (used, other) = (
+            (world.aaa.ders, (world.aaa, world.backup))
+            if world.aaa.ders
+            else (world.backup.ders, (world.backup, world.aaa))
+        )
+        assert first.aaa_failure_indication is None
+        await world.ue.detach()
+        await world.until(lambda: bool(used.strs))
+        await used.node.close()
+        await world.event("peer-down", "epdg")
+        other.script = answering(10415, 5001)
+        await refused(world)
+        await refused(world)
+        assert [der.aaa_failure_indication for der in other.ders] == [1, None]
+
+    tell(pki, story, backup=True)
 
 
 def test_an_emergency_attach(pki: Path) -> None:
