@@ -97,6 +97,8 @@ from protocols.path import Address, Path
 from protocols.threegpp.causes import notify_name
 from protocols.threegpp.swu import reactivation_notify
 
+PASSING_ERRORS = (3, 4)  # RFC 6733 §7.1.3, §7.1.4: nobody has decided, or it may be otherwise later
+
 _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
     Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
@@ -251,6 +253,8 @@ class Session:
         self.aaa.renewed(answer)
         if self.state is not SessionState.ESTABLISHED:
             return []
+        if answer.result.vendor == 0 and answer.result.code // 1000 in PASSING_ERRORS:
+            return self.authorisation_failed(f"result {answer.result.code}")
         if answer.result != SUCCESS:
             return self._authorisation_refused(answer)
         former, self.authorisation = self.authorisation, Authorisation.of(answer, wall)
