@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from aaa import provisioning
-from aaa.config import AaaConfiguration
+from aaa.config import AaaConfiguration, Role
 from aaa.provisioning import ConfigurationOption, DatabaseOption, JsonOption
-from aaa.runtime import NODE, serve
+from aaa.runtime import node_name, serve
 from protocols.io.configuration import exit_on_error, load
 from protocols.io.control import call_sync
 from protocols.io.logging import start_logging
@@ -34,15 +34,22 @@ application.add_typer(provisioning.application)
 @exit_on_error
 def serve_command(
     config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")],
+    role: Annotated[
+        Role, typer.Option(help="aaa: SWm with an HSS elsewhere; hss: SWx alone; both in one process.")
+    ] = Role.BOTH,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log debugging detail.")] = False,
 ) -> None:
-    """Serve SWm until SIGTERM or SIGINT."""
+    """Serve SWm and SWx until SIGTERM or SIGINT."""
     configuration = load(config, AaaConfiguration)
-    start_logging(NODE, level=logging.DEBUG if verbose else logging.INFO, machine_readable=log_json)
+    configuration.check(role, str(config))
+    start_logging(node_name(role), level=logging.DEBUG if verbose else logging.INFO, machine_readable=log_json)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if role is Role.AAA and configuration.eap.temporary is None:
+        asyncio.run(serve(configuration, None, role))
+        return
     with provisioning.unmigrated_database(config, None) as database:
-        asyncio.run(serve(configuration, database))
+        asyncio.run(serve(configuration, database, role))
 
 
 @application.command()
@@ -55,6 +62,18 @@ def migrate(config: ConfigurationOption = None, database: DatabaseOption = None)
     typer.echo(f"database is at revision {after}" + ("" if before == after else f" (was {before or 'empty'})"))
 
 
+@application.command("roll-eap-key")
+@exit_on_error
+def roll_eap_key(
+    config: ConfigurationOption = None,
+    control: Annotated[Path | None, typer.Option("--control", help="The node's control socket, instead of -c.")] = None,
+) -> None:
+    """Make pseudonyms and re-authentication identities under a new key; a running node still reads its older ones."""
+    answer = call_sync(_control(config, control), "eap.roll-key")
+    assert isinstance(answer, dict)
+    typer.echo(f"temporary identities are made under key {answer['index']}")
+
+
 @application.command()
 @exit_on_error
 def sessions(
@@ -64,12 +83,7 @@ def sessions(
     as_json: JsonOption = False,
 ) -> None:
     """List the SWm sessions of a running node."""
-    if control is None:
-        if config is None:
-            raise provisioning.refusal(
-                "--control", provisioning.Unshown("nothing"), "a control socket, or -c with a configuration file"
-            )
-        control = load(config, AaaConfiguration).control
+    control = _control(config, control)
     found: list[JsonValue] = []
     cursor: JsonValue = None
     while True:
@@ -101,6 +115,16 @@ def _line(session: dict[str, JsonValue]) -> str:
 def main() -> None:
     """Entry point of the console script."""
     application()
+
+
+def _control(config: Path | None, control: Path | None) -> Path:
+    """The control socket that the options name."""
+    if control is not None:
+        return control
+    if config is None:
+        expected = "a control socket, or -c with a configuration file"
+        raise provisioning.refusal("--control", provisioning.Unshown("nothing"), expected)
+    return load(config, AaaConfiguration).control
 
 
 if __name__ == "__main__":

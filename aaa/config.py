@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from protocols.eap.aka.server import IdentityRequest
+from aaa.eap_configuration import EapSection
+from protocols.errors import ConfigurationError
 from protocols.io.configuration import ConfigurationModel, Count, FilePath, Interval
-from protocols.io.diameter.configuration import DiameterIdentityText, DiameterNodeSection, ListenSection
+from protocols.io.diameter.configuration import (
+    DiameterIdentityText,
+    DiameterNodeSection,
+    ListenSection,
+    PeerSection,
+)
 
 DEFAULT_SESSION_TIMEOUT = 86_400  # a day; TS 29.273 leaves Session-Timeout to the operator
 DEFAULT_UNFINISHED_INTERVAL = 60.0  # longer than a UE retransmits within one EAP round (RFC 7296 §2.4)
 DEFAULT_SEQUENCE_BLOCK = 32  # one turn of IND (TS 33.102 §C.3.2)
+DEFAULT_HSS_TIMEOUT = 5.0  # shorter than a gateway waits for its DEA
+DEFAULT_POLL_INTERVAL = 5.0
 DEFAULT_RING = 20_000
 
 
@@ -39,22 +48,6 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     return url.render_as_string(hide_password=False)
 
 
-_IDENTITY_REQUESTS = {
-    "any": IdentityRequest.ANY,
-    "full-authentication": IdentityRequest.FULL_AUTHENTICATION,
-    "permanent": IdentityRequest.PERMANENT,
-}
-
-
-def _identity_request(value: object) -> IdentityRequest:
-    if isinstance(value, IdentityRequest):
-        return value
-    found = _IDENTITY_REQUESTS.get(value) if isinstance(value, str) else None
-    if found is None:
-        raise PydanticCustomError("identity_request", "any, full-authentication or permanent")
-    return found
-
-
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
@@ -63,18 +56,6 @@ class IdentitySection(ConfigurationModel):
 
     host: DiameterIdentityText
     realm: DiameterIdentityText
-
-
-class EapSection(ConfigurationModel):
-    """The EAP-AKA server (RFC 4187).
-
-    ``identity_request`` is what is asked for when the identity is not usable, or always.
-    """
-
-    identity_request: Annotated[IdentityRequest, BeforeValidator(_identity_request)] = IdentityRequest.PERMANENT
-    always_request_identity: bool = False
-    checkcode: bool = True
-    result_indications: bool = False
 
 
 class SessionsSection(ConfigurationModel):
@@ -91,18 +72,45 @@ class TraceSection(ConfigurationModel):
     ring: Annotated[Count, Field(ge=1)] = DEFAULT_RING
 
 
-class HssSection(ConfigurationModel):
-    """The HSS in this process."""
+class Role(str, Enum):
+    """What a process serves: SWm, SWx, or both."""
 
+    AAA = "aaa"
+    HSS = "hss"
+    BOTH = "both"
+
+
+class Connection(str, Enum):
+    """How the AAA server of a process with both roles reaches the HSS: by a call, or over Diameter."""
+
+    IN_PROCESS = "in-process"
+    SWX = "swx"
+
+
+class HssSection(ConfigurationModel):
+    """The HSS: the one of this process, and where the AAA server finds one elsewhere.
+
+    ``identity`` and ``listen`` are those of the HSS here, ``peers`` lead the AAA server to one elsewhere, in
+    ``realm`` (its own without it). ``timeout`` is how long an answer on SWx may take.
+    ``poll_interval``: how often the HSS looks for changes that others made in the database.
+    """
+
+    connection: Connection = Connection.IN_PROCESS
+    identity: IdentitySection | None = None
+    listen: ListenSection | None = None
+    peers: tuple[PeerSection, ...] = ()
+    realm: DiameterIdentityText | None = None
+    timeout: Interval = DEFAULT_HSS_TIMEOUT
+    poll_interval: Interval | None = DEFAULT_POLL_INTERVAL
     sequence_block: Annotated[Count, Field(ge=1, le=1024)] = DEFAULT_SEQUENCE_BLOCK
 
 
 class AaaConfiguration(ConfigurationModel):
-    """Everything ``aaa serve`` needs."""
+    """Everything ``aaa serve`` needs; ``check`` says what a role needs besides."""
 
     identity: IdentitySection
     listen: ListenSection = ListenSection()
-    database: DatabaseUrl
+    database: DatabaseUrl | None = None
     control: FilePath
     eap: EapSection = EapSection()
     sessions: SessionsSection = SessionsSection()
@@ -115,3 +123,30 @@ class AaaConfiguration(ConfigurationModel):
         if self.listen.tls_port is not None and self.diameter.tls is None:
             raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
         return self
+
+    def uses_swx(self, role: Role) -> bool:
+        """Whether the AAA server of a process in ``role`` has its HSS behind Diameter."""
+        return role is Role.AAA or (role is Role.BOTH and self.hss.connection is Connection.SWX)
+
+    def check(self, role: Role, file: str) -> None:
+        """``ConfigurationError`` for the first key that ``role`` needs and the file does not have."""
+        if role is not Role.AAA and self.database is None:
+            raise _missing(file, "database", "a database URL, where the HSS finds its subscribers")
+        if role is Role.HSS or (role is Role.BOTH and self.uses_swx(role)):
+            if self.hss.identity is None:
+                raise _missing(file, "hss.identity", "the host and realm that the HSS has on SWx")
+            if role is Role.BOTH and self.hss.identity.host == self.identity.host:
+                raise ConfigurationError(
+                    file=file,
+                    key="hss.identity.host",
+                    value=self.hss.identity.host,
+                    expected="another host than identity.host: AAA server and HSS are two nodes on SWx",
+                )
+        if role is Role.AAA and self.eap.temporary is not None and self.database is None:
+            raise _missing(file, "database", "a database URL, where eap.temporary keeps re-authentication contexts")
+        if role is Role.AAA and not (self.hss.peers or self.diameter.peers):
+            raise _missing(file, "hss.peers", "an HSS or an agent to connect to, because the role is aaa")
+
+
+def _missing(file: str, key: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(file=file, key=key, value=None, expected=expected)

@@ -9,17 +9,26 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aaa.authentication import Authentication
+from aaa.authorization import Refusal
 from aaa.events import (
     AnswerReady,
     Authenticated,
+    ContextIssued,
+    ContextRequested,
+    DeregisteredByHss,
+    DeregistrationRequested,
     EapReceived,
     EapSent,
-    ProfileRequested,
+    ProfileChangedByHss,
+    Question,
     Refused,
+    RegistrationRequested,
     Resynchronised,
     SessionEnded,
     SessionEvent,
     StateChanged,
+    TemporaryQuestion,
+    UserDataRequested,
     VectorRequested,
 )
 from aaa.hss.port import SubscriberProfile
@@ -27,14 +36,17 @@ from aaa.sessions import Sessions
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Avp, DiameterMessage
 from protocols.diameter.swm import Der, Str
+from protocols.eap.aka.messages import METHOD_NAMES
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.observation import eap_body
+from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 
 Respond = Callable[[DiameterMessage], None]
-Question = ProfileRequested | VectorRequested
 MACHINE = "swm-session"
 INTERFACE = "SWm"
+ALL_SESSION = 1  # Redirect-Host-Usage (RFC 6733 §6.13)
 
 
 class SwmServer:
@@ -45,7 +57,7 @@ class SwmServer:
         sessions: Sessions,
         recorder: Recorder,
         *,
-        ask: Callable[[Question], None],
+        ask: Callable[[Question | TemporaryQuestion | DeregistrationRequested], None],
         monotonic: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -76,11 +88,6 @@ class SwmServer:
 
     # --- the HSS's answers --------------------------------------------------------------------------
 
-    def profile_answered(self, question: ProfileRequested, profile: SubscriberProfile | None) -> None:
-        """The profile, ``None`` for an unknown user."""
-        self._sessions.answer_profile(question.session_id, profile, self._monotonic())
-        self._pump()
-
     def vector_answered(self, question: VectorRequested, vector: AkaVector) -> None:
         """The vector."""
         self._sessions.answer_vector(question.session_id, vector, self._monotonic())
@@ -91,10 +98,39 @@ class SwmServer:
         self._sessions.answer_vector_refusal(question.session_id, text, self._monotonic())
         self._pump()
 
-    def question_failed(self, question: Question, text: str) -> None:
-        """The HSS or its database failed."""
-        self._sessions.answer_backend_failure(question.session_id, text, self._monotonic())
+    def profile_answered(self, question: RegistrationRequested | UserDataRequested, profile: SubscriberProfile) -> None:
+        """The profile."""
+        self._sessions.answer_profile(question.session_id, profile, self._monotonic())
         self._pump()
+
+    def context_answered(self, question: ContextRequested, context: ReauthenticationContext | None) -> None:
+        """What is kept behind a re-authentication identity."""
+        self._sessions.answer_context(question.session_id, context, self._monotonic())
+        self._pump()
+
+    def context_kept(self, question: ContextIssued) -> None:
+        """A re-authentication context is stored, or cannot be: the user will be authenticated in full next time."""
+        self._sessions.answer_kept(question.session_id, self._monotonic())
+        self._pump()
+
+    def refused(self, question: Question, refusal: Refusal) -> None:
+        """The HSS refuses, or it failed."""
+        self._sessions.answer_refusal(question.session_id, refusal, self._monotonic())
+        self._pump()
+
+    # --- what the HSS says on its own (HssListener) -------------------------------------------------
+
+    def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
+        """RTR; whether the user has sessions here."""
+        known = self._sessions.deregistered(imsi, reason, text)
+        self._pump()
+        return known
+
+    def profile_changed(self, imsi: Imsi, profile: SubscriberProfile | None) -> bool:
+        """PPR; whether the user has sessions here."""
+        known = self._sessions.profile_changed(imsi, profile)
+        self._pump()
+        return known
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -146,7 +182,9 @@ class SwmServer:
 
     def _take(self, event: SessionEvent) -> None:
         match event:
-            case ProfileRequested() | VectorRequested():
+            case VectorRequested() | RegistrationRequested() | UserDataRequested() | DeregistrationRequested():
+                self._ask(event)
+            case ContextRequested() | ContextIssued():
                 self._ask(event)
             case AnswerReady():
                 self._respond(event)
@@ -163,9 +201,9 @@ class SwmServer:
                 }
                 self._recorder.record(Kind.STATE, body, event.session_id)
             case Authenticated():
-                self._recorder.event(
-                    "authenticated", event.text, {"imsi": str(event.imsi), "apn": event.apn}, event.session_id
-                )
+                how: dict[str, JsonValue] = {"method": f"EAP-{METHOD_NAMES[event.method]}", "fast": event.fast}
+                who: dict[str, JsonValue] = {"imsi": str(event.imsi), "apn": event.apn}
+                self._recorder.event("authenticated", event.text, {**who, **how}, event.session_id)
             case Resynchronised():
                 self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
             case Refused():
@@ -176,6 +214,20 @@ class SwmServer:
                     "vendor": event.refusal.result.vendor,
                 }
                 self._recorder.event("refused", event.refusal.text, data, event.session_id)
+            case DeregisteredByHss():
+                self._recorder.event(
+                    "deregistered-by-hss",
+                    f"The HSS ended the registration of subscriber {event.imsi}: {event.text}.",
+                    {"imsi": str(event.imsi), "reason": event.reason},
+                    event.session_id,
+                )
+            case ProfileChangedByHss():
+                self._recorder.event(
+                    "profile-changed-by-hss",
+                    f"The HSS has another profile for subscriber {event.imsi}.",
+                    {"imsi": str(event.imsi)},
+                    event.session_id,
+                )
             case SessionEnded():
                 name = "session-expired" if event.expired else "session-terminated"
                 self._recorder.event(name, event.text, {"identity": event.identity}, event.session_id)
@@ -187,6 +239,10 @@ class SwmServer:
             if event.reissued is not None:
                 reissued = Avp.of("EAP-Reissued-Payload", event.reissued)
                 answer = replace(answer, avps=(*answer.avps, reissued))
+            if event.redirect_host is not None:  # RFC 6733 §6.1.8: the whole session goes there
+                there = Avp.of("Redirect-Host", f"aaa://{event.redirect_host}")
+                usage = Avp.of("Redirect-Host-Usage", ALL_SESSION)
+                answer = replace(answer, avps=(*answer.avps, there, usage))
             respond(answer)
 
     def _record_eap(self, session_id: str, packet: bytes, direction: str) -> None:

@@ -21,8 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from protocols.algorithms.usim import UsimResult, UsimSuccess
-from protocols.eap.aka import peer as aka
+from protocols.algorithms.usim import UsimResult
 from protocols.entropy import Entropy
 from protocols.errors import LocalError, RemoteError
 from protocols.ikev2.events import (
@@ -61,11 +60,11 @@ from protocols.path import Address, Endpoint, Path
 from protocols.threegpp.causes import AUTHENTICATION_FAILED, notify_name
 from protocols.threegpp.identity import Imsi
 from protocols.trace.records import JsonValue
+from ue.authentication import Authenticator
 from ue.backoff import BackOff
 from ue.commands import (
     AccessPorts,
     AnswerIke,
-    AskUsim,
     CloseAccess,
     Command,
     Connect,
@@ -121,10 +120,12 @@ class Device:
         other_versions: Mapping[int, Endpoint] | None = None,
         reactivate: bool = True,
         back_off: BackOff | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
         those that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.
-        ``reactivate``: attach again when the gateway asks for it as it ends the connection.
+        ``reactivate``: attach again when the gateway asks for it as it ends the connection. ``authenticator``: how it
+        proves itself by EAP, by default with nothing but its NAI.
         """
         self.imsi = imsi
         self.nai = nai
@@ -137,7 +138,7 @@ class Device:
         self._gateways = gateways or {}
         self._other_versions = dict(other_versions or {})
         self._session: ResumableSession | None = None
-        self._entropy = entropy
+        self._authenticator = authenticator or Authenticator(imsi=imsi, nai=nai, entropy=entropy)
         self._accesses = accesses
         self._open: dict[str, AccessPorts] = {}
         self._reauthentication: Reauthentication | None = None
@@ -165,7 +166,7 @@ class Device:
     @property
     def server_authenticated(self) -> bool:
         """Whether the USIM has accepted the network: the IMEI may be told (TS 24.302 §7.2.2.1)."""
-        return self.connection is not None and self.connection.server_authenticated
+        return self.connection is not None and self.connection.authentication.server_authenticated
 
     def ports(self, access: str) -> AccessPorts:
         """Where the ports of an open access are; ``LocalError`` when it is closed."""
@@ -183,8 +184,7 @@ class Device:
         refusal = None if self.back_off is None else self.back_off.refusal(now)
         if refusal is not None and not force:
             raise LocalError(refusal)
-        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
-        self.connection = Connection(access, ticket, peer, now)
+        self.connection = Connection(access, ticket, self._authenticator.begin(_answer), now)
         self.state = DeviceState.ATTACHING
         return [OpenAccess(access=access)]
 
@@ -294,9 +294,7 @@ class Device:
             return self._reauthentication.usim_answered(result)
         if connection is None or self.state is not DeviceState.ATTACHING:
             return []
-        connection.peer.answer(result)
-        connection.server_authenticated = isinstance(result, UsimSuccess) and connection.peer.refusal is None
-        return self._take_from_peer(connection)
+        return self._unless_over(connection, connection.authentication.usim_answered(result))
 
     def usim_failed(self, why: str) -> list[Command]:
         """The USIM gives no verdict (its store cannot be written, say)."""
@@ -330,6 +328,7 @@ class Device:
                     "retransmissions": connection.attach_retransmissions,
                     "mobike": connection.mobike,
                     "nat": connection.nat.local,
+                    "eap": connection.authentication.view(),
                 },
             )
         ]
@@ -376,7 +375,8 @@ class Device:
             return self._reauthenticate(connection)
         if isinstance(event, StateChanged):
             connection.deleting = connection.deleting or event.new is SaState.DELETING
-            return []
+            leaves = event.new is SaState.AUTHENTICATING and not connection.resumes
+            return connection.authentication.identity_given() if leaves else []
         if isinstance(event, IkeSaRekeyed):
             self._session = None  # RFC 5723 §6.2: "When the IKE SA is rekeyed, the ticket is invalidated"
             connection.continued(event.successor.window)
@@ -425,7 +425,7 @@ class Device:
             self._reauthentication = None
         if attempt.succeeded and isinstance(event, Established):
             self._session = None  # the ticket goes with the former SA; the new one brings its own
-            connection.peer = attempt.peer
+            connection.authentication = attempt.authentication
             connection.gateway_addresses = attempt.gateway_addresses
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands
@@ -442,8 +442,7 @@ class Device:
             return []
         if connection.access not in self._open or connection.path is None:
             return []
-        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
-        self._reauthentication = Reauthentication(peer, connection.addresses)
+        self._reauthentication = Reauthentication(self._authenticator, connection.addresses)
         return self._reauthentication.begin(connection.access, connection.path.remote.address)
 
     def _abandon_reauthentication(self, why: str) -> list[Command]:
@@ -455,24 +454,14 @@ class Device:
     def _eap_request(self, connection: Connection, event: EapRequestReceived) -> list[Command]:
         if self.state is not DeviceState.ATTACHING:
             return []
-        connection.peer.receive(event.packet)
-        return self._take_from_peer(connection)
+        used = connection.authentication.identity_given() if connection.resumes else []
+        connection.resumes = False  # the ticket was not taken
+        return self._unless_over(connection, [*used, *connection.authentication.receive(event.packet)])
 
-    def _take_from_peer(self, connection: Connection) -> list[Command]:
-        commands: list[Command] = []
-        while (event := connection.peer.poll_event()) is not None:
-            if isinstance(event, aka.ChallengeReceived):
-                commands.append(AskUsim(rand=event.rand, autn=event.autn))
-            elif isinstance(event, aka.PacketToSend):
-                commands.append(AnswerIke(answer=EapReply(packet=event.packet)))
-            elif isinstance(event, aka.Succeeded):
-                commands.append(AnswerIke(answer=EapReply(msk=event.msk)))
-            elif isinstance(event, aka.Failed):
-                commands += self._give_up(connection, event.cause.value, f"authentication rejected: {event.why}")
-            else:
-                # RFC 3748 discards in silence; inside IKE_AUTH nothing would ever follow
-                commands += self._give_up(connection, "eap", f"the EAP server breaks the rules: {event.why}")
-        return commands
+    def _unless_over(self, connection: Connection, commands: list[Command]) -> list[Command]:
+        """What the exchange asks for, and the end of the attach where it goes no further."""
+        problem = connection.authentication.problem
+        return commands if problem is None else commands + self._give_up(connection, problem.cause, problem.text)
 
     def _establish(self, connection: Connection, event: Established, now: float) -> list[Command]:
         if self.state is not DeviceState.ATTACHING:
@@ -555,9 +544,9 @@ class Device:
         return [KeepBackOff(back_off=self.back_off)]
 
     def _refusal_text(self, connection: Connection, event: Refused, number: int | None) -> str:
-        finding = connection.peer.refusal
+        finding = connection.authentication.refusal
         if finding is not None:
-            return f"authentication rejected: {finding.why}"
+            return f"authentication rejected: {finding}"
         if not event.by_peer:
             return f"the gateway is not accepted: {event.text}"
         if number == AUTHENTICATION_FAILED:
@@ -772,8 +761,7 @@ class Device:
         commands += _remove_children(former)
         if former.addresses:
             commands.append(StopHost())
-        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
-        connection = Connection(former.access, former.attach_ticket, peer, now)
+        connection = Connection(former.access, former.attach_ticket, self._authenticator.begin(_answer), now)
         connection.gateway, connection.trail = former.redirect
         connection.nat_refusals = former.nat_refusals
         self.connection = connection
@@ -786,7 +774,14 @@ class Device:
     def _connect(self, connection: Connection) -> Connect:
         """Start the SA; a ticket is presented once (RFC 5723 §4.3.1)."""
         session, self._session = self._session, None
-        return Connect(access=connection.access, gateway=connection.gateway, trail=connection.trail, session=session)
+        connection.resumes = session is not None
+        return Connect(
+            access=connection.access,
+            identity=connection.authentication.identity,
+            gateway=connection.gateway,
+            trail=connection.trail,
+            session=session,
+        )
 
     # --- the end
 
@@ -874,6 +869,10 @@ class Device:
     def _close_access(self, access: str) -> list[Command]:
         del self._open[access]
         return [CloseAccess(access=access)]
+
+
+def _answer(reply: EapReply) -> Command:
+    return AnswerIke(answer=reply)
 
 
 _WORDS = {

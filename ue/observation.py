@@ -65,6 +65,7 @@ def session_view(
         "established": None if connection.established is None else wall(connection.established),
         "ended": None if connection.ended is None else wall(connection.ended),
         "gateway": gateway,
+        "eap": connection.authentication.view(),
         "ike": None if sa is None else _ike_view(sa),
         "child_sas": children,
         "paths": [

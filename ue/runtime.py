@@ -22,6 +22,7 @@ from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    AuthenticationKind,
     ChildSaRemoved,
     Closed,
     EapReply,
@@ -31,6 +32,7 @@ from protocols.ikev2.events import (
     SaState,
     SuccessorCreated,
 )
+from protocols.ikev2.payloads import IdiPayload
 from protocols.ikev2.registry import ConfigAttributeType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
@@ -67,6 +69,7 @@ from ue.commands import (
     Finished,
     InstallChildSa,
     KeepBackOff,
+    KeepTemporaryIdentities,
     MoveSa,
     OpenAccess,
     RemoveChildSa,
@@ -83,7 +86,15 @@ from ue.connection import Move, MoveOutcome
 from ue.control import control_methods
 from ue.device import Device, DeviceState
 from ue.observation import counters_view, record_eap, session_view
-from ue.profile import initiator_config, root_nai, software_usim, state_directory
+from ue.profile import (
+    authenticator,
+    identification,
+    initiator_config,
+    root_nai,
+    software_usim,
+    state_directory,
+    temporary_identity_store,
+)
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 
 KIND = "ue"
@@ -118,6 +129,7 @@ class UeNode:
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
         )
+        self._temporary = temporary_identity_store(configuration)
         gateway = configuration.gateway
         self._gateway_ike = Endpoint(gateway.address, gateway.ike_port)
         natt: dict[int, Endpoint] = {
@@ -131,6 +143,7 @@ class UeNode:
             apn=configuration.apn,
             gateway=self._gateway_ike,
             entropy=self._entropy,
+            authenticator=authenticator(configuration, self._entropy, self._temporary.load()),
             accesses=tuple(configuration.accesses),
             gateways=configuration.redirect.names,
             other_versions=natt,
@@ -466,6 +479,8 @@ class UeNode:
                 self._delete(command.why, self._sa)
             case AskUsim():
                 self._ask_usim(command)
+            case KeepTemporaryIdentities():
+                self._keep_temporary_identities(command)
             case AnswerIke():
                 self._answer(command)
             case InstallChildSa():
@@ -525,6 +540,7 @@ class UeNode:
             self._ike_config,
             nat_traversal_port=ports.nat_traversal.port,
             initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
+            identity=self._own_identity(command.identity),
             redirected=command.trail,
             session=command.session,
             initial_paths=() if command.gateway is not None else self._alternatives(ports.ike),
@@ -566,6 +582,7 @@ class UeNode:
         config = replace(
             self._ike_config,
             nat_traversal_port=ports.nat_traversal.port,
+            identity=self._own_identity(command.identity),
             initial_contact=False,
             configuration_request=request,
         )
@@ -585,6 +602,20 @@ class UeNode:
             self._endpoint.close(sa, why, self._now())
         elif sa.state is not SaState.DELETING:
             self._endpoint.initiate(sa, DeleteIkeSa(why), self._now())
+
+    def _own_identity(self, identity: str) -> IdiPayload:
+        """IDi: what EAP begins with, where EAP is how the UE proves itself."""
+        by_eap = self.configuration.authentication is AuthenticationKind.EAP
+        return identification(identity) if by_eap else self._ike_config.identity
+
+    def _keep_temporary_identities(self, command: KeepTemporaryIdentities) -> None:
+        """A file that cannot be written costs a full authentication later, not this one."""
+        try:
+            self._temporary.save(command.held)
+        except StackError as error:
+            _log.error("%s", error)
+            text = f"The UE's temporary identities could not be kept: {error}."
+            self.recorder.event("temporary-identities-not-kept", text)
 
     def _ask_usim(self, command: AskUsim) -> None:
         assert self._usim is not None  # authentication by EAP needs one

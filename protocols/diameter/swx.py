@@ -74,6 +74,7 @@ class Mar:
     access_network_identity: str | None = None
     visited_network: str | None = None
     terminal_information: TerminalInformation | None = None
+    aaa_failure_indication: int | None = None
 
     def to_message(self) -> DiameterMessage:
         """Build the request; the connection that sends it sets the identifiers."""
@@ -93,6 +94,7 @@ class Mar:
                 *(() if self.terminal_information is None else (self.terminal_information.to_avp(),)),
                 Avp.of("3GPP-SIP-Auth-Data-Item", item),
                 Avp.of("3GPP-SIP-Number-Auth-Items", self.number_of_items),
+                *optional("AAA-Failure-Indication", self.aaa_failure_indication),
             ),
         )
 
@@ -132,6 +134,7 @@ class Mar:
             access_network_identity=message.text("ANID"),
             visited_network=message.text("Visited-Network-Identifier"),
             terminal_information=TerminalInformation.within(message),
+            aaa_failure_indication=message.integer("AAA-Failure-Indication"),
         )
 
 

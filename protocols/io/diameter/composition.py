@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 
 from protocols.diameter.identity import DiameterIdentity
+from protocols.diameter.uri import Transport
 from protocols.entropy import Entropy
 from protocols.io.diameter.configuration import DiameterNodeSection, ListenSection
 from protocols.io.diameter.link import PeerAddress
 from protocols.io.diameter.node import DiameterNode
+from protocols.io.diameter.tls import TlsContexts
 
 
 def make_node(
@@ -21,6 +23,7 @@ def make_node(
     wall: Callable[[], float] = time.time,
 ) -> DiameterNode:
     """A node with the section's limits and certificates; ``ConfigurationError`` for files that are none."""
+    tls = section.tls
     known_peers = None if listen is None else listen.known_peers
     return DiameterNode(
         identity,
@@ -29,6 +32,9 @@ def make_node(
         known_peers=None if known_peers is None else frozenset(known_peers),
         watchdog_interval=section.watchdog_interval,
         message_length_limit=section.limits.message_length,
+        requests_limit=section.limits.requests,
+        answers_limit=section.limits.answers,
+        tls=None if tls is None else TlsContexts.load(chain=tls.chain, key=tls.key, authority=tls.authority),
     )
 
 
@@ -37,8 +43,27 @@ async def open_node(
 ) -> tuple[str, ...]:
     """Listen, then connect to the peers; where it listens (TCP, TLS, SCTP). ``BackendError`` where it cannot."""
     endpoints: list[str] = []
-    if listen is not None and listen.port is not None:
-        endpoints.append(str(await node.listen(str(listen.address), listen.port)))
+    if listen is not None:
+        ports = {
+            Transport.TCP: listen.port,
+            Transport.TLS: listen.tls_port,
+            Transport.SCTP: listen.sctp_port,
+        }
+        for transport, port in ports.items():
+            if port is not None:
+                endpoints.append(str(await node.listen(str(listen.address), port, transport)))
     for peer in section.peers:
-        node.add_peer(PeerAddress(host=peer.host, address=str(peer.address), port=peer.port or peer.transport.port))
+        node.add_peer(
+            PeerAddress(
+                host=peer.host,
+                address=str(peer.address),
+                port=peer.port or peer.transport.port,
+                transport=peer.transport,
+                realms=frozenset(peer.realms),
+                applications=frozenset(application.identifier for application in peer.applications),
+                priority=peer.priority,
+                weight=peer.weight,
+                on_demand=peer.on_demand,
+            )
+        )
     return tuple(endpoints)

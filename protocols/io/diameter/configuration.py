@@ -7,7 +7,7 @@ from enum import Enum
 from ipaddress import IPv4Address
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.diameter.codec import HEADER_LENGTH, MESSAGE_LENGTH_LIMIT
@@ -15,11 +15,13 @@ from protocols.diameter.dictionary import S6B_APPLICATION, SWM_APPLICATION, SWX_
 from protocols.diameter.uri import PORT, Transport
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL, WATCHDOG_INTERVAL_MINIMUM
 from protocols.io.configuration import AnyPort, ConfigurationModel, Count, FilePath, Interval, IpAddress, Port
-
-REQUESTS_LIMIT = 1000  # received requests in work at a time before DIAMETER_TOO_BUSY (RFC 6733 §7.1.3)
-ANSWERS_LIMIT = 16 * 1024 * 1024  # octets of answers kept for duplicates (RFC 6733 §3)
+from protocols.io.diameter.answers import ANSWERS_LIMIT
+from protocols.io.diameter.node import REQUESTS_LIMIT
+from protocols.io.diameter.sctp import has_sctp
 
 _FQDN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*\Z")
+
+_WITHOUT_SCTP = "a kernel with SCTP, which this one has not"
 
 
 def _diameter_identity(value: str) -> str:
@@ -63,6 +65,13 @@ class PeerSection(ConfigurationModel):
     weight: Annotated[Count, Field(ge=1, le=65535)] = 1
     on_demand: bool = False
 
+    @field_validator("transport")
+    @classmethod
+    def _spoken_here(cls, value: Transport) -> Transport:
+        if value is Transport.SCTP and not has_sctp():
+            raise PydanticCustomError("sctp", _WITHOUT_SCTP)
+        return value
+
 
 class ListenSection(ConfigurationModel):
     """Where Diameter is served: TCP, TLS and SCTP; null: not there, 0: the system chooses.
@@ -75,6 +84,13 @@ class ListenSection(ConfigurationModel):
     tls_port: AnyPort | None = None
     sctp_port: AnyPort | None = None
     known_peers: tuple[DiameterIdentityText, ...] | None = None
+
+    @field_validator("sctp_port")
+    @classmethod
+    def _spoken_here(cls, value: int | None) -> int | None:
+        if value is not None and not has_sctp():
+            raise PydanticCustomError("sctp", _WITHOUT_SCTP)
+        return value
 
     @model_validator(mode="after")
     def _somewhere(self) -> ListenSection:
