@@ -329,6 +329,7 @@ class UeConfiguration(ConfigurationModel):
     redirect: RedirectSection = RedirectSection()
     resumption: bool = False
     reactivate: bool = True
+    emergency: bool = False
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False

@@ -163,6 +163,11 @@ class Device:
         if self.connection is not None:
             self.connection.reactivation = True
 
+    def emergency_support_received(self) -> None:
+        """The gateway serves emergency sessions."""
+        if self.connection is not None:
+            self.connection.emergency_support = True
+
     @property
     def server_authenticated(self) -> bool:
         """Whether the USIM has accepted the network: the IMEI may be told (TS 24.302 §7.2.2.1)."""

@@ -34,6 +34,7 @@ _P_CSCF_PLACE = {
     PCscfAttributes.PRIVATE_16384: 1,
     PCscfAttributes.PRIVATE_16389: 2,
 }
+EMERGENCY = "EMERGENCY"
 _HANDOVER_PREFIX_LENGTH = 64  # TS 23.402 §4.7.3: every UE has a /64
 _FULL_RANGE = {4: TrafficSelector.network("0.0.0.0/0"), 6: TrafficSelector.network("::/0")}
 
@@ -41,7 +42,12 @@ _FULL_RANGE = {4: TrafficSelector.network("0.0.0.0/0"), 6: TrafficSelector.netwo
 def root_nai(configuration: UeConfiguration) -> str:
     """The permanent NAI: with the digit of the method preferred, decorated when abroad (TS 23.003 §19.3.2, §19.3.3)."""
     eap = configuration.eap
-    root = Nai.root(Imsi(configuration.imsi), configuration.plmn.plmn, leading_digit=eap.methods[0].leading_digit)
+    root = Nai.root(
+        Imsi(configuration.imsi),
+        configuration.plmn.plmn,
+        leading_digit=eap.methods[0].leading_digit,
+        emergency=configuration.emergency,
+    )
     return str(root if eap.visited is None else root.decorated(eap.visited.plmn))
 
 
@@ -72,7 +78,7 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         path_test_after=configuration.path_test_after,
         update_cookie=configuration.update_cookie,
         hold_lifetime=configuration.hold_lifetime,
-        responder_identity=IdrPayload(id_type=IdType.ID_FQDN, data=configuration.apn.encode()),
+        responder_identity=IdrPayload(id_type=IdType.ID_FQDN, data=wanted_service(configuration).encode()),
         verifier=_verifier(gateway, moment),
         gateway_names=configuration.gateway_names,
         eap_only=gateway.eap_only,
@@ -108,6 +114,11 @@ def configuration_request(configuration: UeConfiguration) -> tuple[Configuration
     return tuple(
         ConfigurationAttribute(type=ConfigAttributeType.of(kind), value=suggested.get(kind, b"")) for kind in kinds
     )
+
+
+def wanted_service(configuration: UeConfiguration) -> str:
+    """What IDr names: the APN, or that this is an emergency (TS 24.302 §7.2.2.1, §7.2.5)."""
+    return EMERGENCY if configuration.emergency else configuration.apn
 
 
 def own_identity(configuration: UeConfiguration) -> IdiPayload:

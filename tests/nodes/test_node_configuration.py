@@ -248,6 +248,7 @@ UE_REFUSALS = [
     ("redirect.obey", "always", "redirect.obey: got 'always', expected 'never', 'authenticated' or 'any'"),
     ("redirect.names", "{epdg2.example: there}", "redirect.names.epdg2.example: got 'there', expected an IP address"),
     ("resumption", "perhaps", "resumption: got 'perhaps', expected true or false"),
+    ("emergency", "perhaps", "emergency: got 'perhaps', expected true or false"),
     ("reactivate", "perhaps", "reactivate: got 'perhaps', expected true or false"),
     ("fragment_size", "65536", "fragment_size: got 65536, expected at most 65535"),
     ("window_size", "0", "window_size: got 0, expected at least 1"),

@@ -23,6 +23,7 @@ from protocols.threegpp.causes import PrivateNotify, notify_name, words
 from tests.harness.aka_user import aka_user
 from tests.machines.test_epdg_refusals import TABLE
 from tests.nodes.scripted_aaa_world import GATEWAY, IMEI, USER, WIFI_B, World
+from tests.peers.aaa_node import REALM
 from tests.peers.epdg_node import EpdgProcess, Phone
 
 Story = Callable[[World], Awaitable[None]]
@@ -208,17 +209,19 @@ def test_the_server_that_takes_over_is_told_of_the_failure(pki: Path) -> None:
 
 
 def test_an_emergency_attach(pki: Path) -> None:
-    """APN sos: Emergency-Services without an APN, and addresses of the gateway's own APN."""
+    """IDr EMERGENCY: Emergency-Services without an APN, and addresses of the gateway's own APN."""
 
     async def story(world: World) -> None:
         await world.ue.attach()
         assert {der.emergency_services for der in world.aaa.ders} == {1}
         assert {der.service_selection for der in world.aaa.ders} == {None}
+        assert {str(der.user_name).partition("@")[2] for der in world.aaa.ders} == {f"sos.nai.{REALM}"}
         assert world.session["emergency"] is True
+        assert world.at_ue["emergency_support"] is True
         assert str(world.at_ue["inner_addresses"]).startswith("['10.47.0.")
 
     emergency: dict[str, object] = {"emergency": {"apn": "sos"}, "limits": {"congestion_threshold": 1}}
-    tell(pki, story, gateway=emergency, ue={"apn": "sos"})
+    tell(pki, story, gateway=emergency, ue={"emergency": True})
 
 
 def test_a_wrong_policy_file_keeps_the_gateway_from_starting(pki: Path, tmp_path: Path) -> None:
