@@ -70,6 +70,7 @@ def test_a_refused_ue_stays_away_until_its_time_is_over() -> None:
     began = world.device.back_off
     assert began is not None
     assert began.cause == "CONGESTION"
+    assert world.event("back-off").data == {"cause": "CONGESTION", "seconds": 60.0}
     world.grant = granted
     with pytest.raises(LocalError, match=r"refused the UE with CONGESTION and asked it to stay away for another 5\d s"):
         world.attach()

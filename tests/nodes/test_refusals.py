@@ -89,6 +89,7 @@ def test_back_off_is_told_kept_and_obeyed(pki: Path, tmp_path: Path) -> None:
         assert first["cause"] == "NETWORK_FAILURE"
         world.aaa.script = answering(10415, 5001)
         await refused(world)
+        assert [(await world.event("refused", "epdg"))["back_off"] for _ in range(2)] == [120, 3600]
         back_off = world.at_ue["back_off"]
         assert isinstance(back_off, dict)
         assert back_off["until"] - first["until"] > 3000
