@@ -20,7 +20,7 @@ from protocols.ikev2.signatures import library_pss
 from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 from protocols.io.lifetime import machine_lifetime
 from protocols.selectors import TrafficSelector
-from protocols.threegpp.identity import Imsi, Nai
+from protocols.threegpp.identity import Imsi, Nai, nai_realm
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
 from ue.authentication import Authenticator
 from ue.config import CertificateSection, GatewaySection, OuterIdentity, PCscfAttributes, UeConfiguration
@@ -34,21 +34,21 @@ _P_CSCF_PLACE = {
     PCscfAttributes.PRIVATE_16384: 1,
     PCscfAttributes.PRIVATE_16389: 2,
 }
-EMERGENCY = "EMERGENCY"
 _HANDOVER_PREFIX_LENGTH = 64  # TS 23.402 §4.7.3: every UE has a /64
 _FULL_RANGE = {4: TrafficSelector.network("0.0.0.0/0"), 6: TrafficSelector.network("::/0")}
 
 
 def root_nai(configuration: UeConfiguration) -> str:
-    """The permanent NAI: with the digit of the method preferred, decorated when abroad (TS 23.003 §19.3.2, §19.3.3)."""
+    """The permanent NAI: with the digit of the method preferred, decorated when abroad, of the realm for emergencies.
+
+    TS 23.003 §19.3.2, §19.3.3, §19.3.9.
+    """
     eap = configuration.eap
-    root = Nai.root(
-        Imsi(configuration.imsi),
-        configuration.plmn.plmn,
-        leading_digit=eap.methods[0].leading_digit,
-        emergency=configuration.emergency,
-    )
-    return str(root if eap.visited is None else root.decorated(eap.visited.plmn))
+    digit, emergency = eap.methods[0].leading_digit, eap.emergency
+    root = Nai.root(Imsi(configuration.imsi), configuration.plmn.plmn, leading_digit=digit)
+    if eap.visited is not None:
+        return str(root.decorated(eap.visited.plmn, emergency=emergency))
+    return str(Nai(username=root.username, realm=nai_realm(configuration.plmn.plmn, emergency=emergency)))
 
 
 def initiator_config(configuration: UeConfiguration, moment: Callable[[], datetime]) -> InitiatorConfig:
@@ -78,7 +78,7 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         path_test_after=configuration.path_test_after,
         update_cookie=configuration.update_cookie,
         hold_lifetime=configuration.hold_lifetime,
-        responder_identity=IdrPayload(id_type=IdType.ID_FQDN, data=wanted_service(configuration).encode()),
+        responder_identity=IdrPayload(id_type=IdType.ID_FQDN, data=configuration.apn.encode()),
         verifier=_verifier(gateway, moment),
         gateway_names=configuration.gateway_names,
         eap_only=gateway.eap_only,
@@ -116,11 +116,6 @@ def configuration_request(configuration: UeConfiguration) -> tuple[Configuration
     )
 
 
-def wanted_service(configuration: UeConfiguration) -> str:
-    """What IDr names: the APN, or that this is an emergency (TS 24.302 §7.2.2.1, §7.2.5)."""
-    return EMERGENCY if configuration.emergency else configuration.apn
-
-
 def own_identity(configuration: UeConfiguration) -> IdiPayload:
     """IDi: the NAI, or what is configured (RFC 7296 §3.5)."""
     return identification(configuration.identity or root_nai(configuration))
@@ -152,7 +147,7 @@ def software_usim(configuration: UeConfiguration) -> SoftwareUsim | None:
         algorithm=section.algorithm,
         tuak_iterations=section.tuak_iterations,
         res_length=section.res_length,
-        store=FileSqnStore(file),
+        store=FileSqnStore(file, section.ind_bits),
     )
 
 
@@ -168,7 +163,7 @@ def authenticator(configuration: UeConfiguration, entropy: Entropy, held: Tempor
     """How the UE proves itself by EAP, with what earlier exchanges have left."""
     eap = configuration.eap
     fixed = configuration.identity
-    if fixed is None and eap.outer_identity is OuterIdentity.PERMANENT:
+    if fixed is None and (eap.emergency or eap.outer_identity is OuterIdentity.PERMANENT):
         fixed = root_nai(configuration)
     return Authenticator(
         imsi=Imsi(configuration.imsi),

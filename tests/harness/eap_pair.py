@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from protocols.algorithms.milenage import Milenage
-from protocols.algorithms.sqn import SqnGenerator, SqnState
+from protocols.algorithms.sqn import SqnScheme, SqnState
 from protocols.algorithms.vector import AMF_SEPARATION, AkaVector, generate_vector, verify_auts
 from protocols.eap.aka import peer as peer_side
 from protocols.eap.aka import server as server_side
@@ -139,10 +139,10 @@ class EapPair:
         if again is not None:
             try:
                 sqn_ms = verify_auts(self._algorithm, rand=again.rand, auts=again.auts)
-                self.sqn = SqnGenerator.resynchronised(self.sqn, sqn_ms)
+                self.sqn = SqnScheme().resynchronised(self.sqn, sqn_ms)
             except AuthenticationError:
                 pass  # the next vector is as good as the last
-        sqn, self.sqn = SqnGenerator.next(self.sqn)
+        sqn, self.sqn = SqnScheme().next(self.sqn)
         rand = self._entropy.octets(16)
         vector = generate_vector(self._algorithm, rand=rand, sqn=sqn, amf=self.amf)
         return vector if request.network_name is None else prime_vector(vector, request.network_name)

@@ -210,7 +210,7 @@ def test_the_server_that_takes_over_is_told_of_the_failure(pki: Path) -> None:
 
 
 def test_an_emergency_attach(pki: Path) -> None:
-    """IDr EMERGENCY: Emergency-Services without an APN, and addresses of the gateway's own APN."""
+    """APN sos: Emergency-Services without an APN, and addresses of the gateway's own APN."""
 
     async def story(world: World) -> None:
         await world.ue.attach()
@@ -222,7 +222,7 @@ def test_an_emergency_attach(pki: Path) -> None:
         assert str(world.at_ue["inner_addresses"]).startswith("['10.47.0.")
 
     emergency: dict[str, object] = {"emergency": {"apn": "sos"}, "limits": {"congestion_threshold": 1}}
-    tell(pki, story, gateway=emergency, ue={"emergency": True})
+    tell(pki, story, gateway=emergency, ue={"apn": "sos", "eap": {"emergency": True}})
 
 
 def test_a_wrong_policy_file_keeps_the_gateway_from_starting(pki: Path, tmp_path: Path) -> None:
