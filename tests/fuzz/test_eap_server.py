@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from protocols.eap.aka.attributes import AtEncrData, AtIv, AtMac, UnknownAttribute
@@ -26,7 +26,7 @@ from protocols.secret import Secret
 from tests.harness.eap_by_formula import IV, FormulaPeer, vector
 from tests.harness.eap_network import AKA, PRIME, Network
 
-FEW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 STATES = ["identity", "challenge", "negotiated", "reauthentication", "notification"]
 EVERYWHERE = pytest.mark.parametrize(
     ("method", "state"),
@@ -164,6 +164,42 @@ def test_arbitrary_attributes_under_the_right_keys(
     else:
         packet = encode_with_mac(message, here.keys[1], here.nonce)
     assert state == "notification" or not succeeded(here.hear(packet))
+
+
+PARTS = st.one_of(
+    st.sampled_from(["0001010000000001", "6001010000000001", "001010000000001", "2A", "4A", "8Bx", "", "x" * 250]),
+    st.text(max_size=20),
+)
+IDENTITY = st.one_of(
+    st.binary(max_size=300),
+    st.builds(
+        lambda *parts: "".join(parts).encode(), PARTS, st.sampled_from(["!", "@", "..", ""]), PARTS, st.just("@"), PARTS
+    ),
+)
+
+
+@pytest.mark.parametrize("method", [AKA, PRIME])
+@FEW
+@given(identity=IDENTITY)
+@example(identity=b"a..b!0001010000000001@x")
+@example(identity=b"a@b!6001010000000001@x")
+@example(identity=b"0001010000000001@" + b"r" * 230)
+@example(identity=b"6001010000000001@" + b"r" * 230)
+def test_any_identity_leads_to_a_request_or_to_the_keys_of_it(method: EapType, identity: bytes) -> None:
+    network, _ = remembered(method)
+    server = EapAkaServer(entropy=SeededEntropy(1), options=ServerOptions(methods=(method,)), ring=network.ring)
+    peer = FormulaPeer(methods=(method,))
+    peer.begin()
+    peer.identity = identity
+    server.start(identity)
+    for _ in range(4):
+        (*_, event) = drain(server, {})
+        if isinstance(event, Succeeded):
+            assert event.msk == peer.msk
+            return
+        assert isinstance(event, PacketToSend)
+        server.receive(peer.answer(event.packet))
+    assert server.concluded or isinstance(drain(server, {})[-1], (PacketToSend, Succeeded))
 
 
 @pytest.mark.parametrize("method", [AKA, PRIME])
