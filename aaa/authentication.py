@@ -23,8 +23,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from aaa.authorization import Refusal, RefusalCause, authorise
+from aaa.authorization import Refusal, RefusalCause, authorise, equipment_refusal
 from aaa.eap import EapService
+from aaa.equipment import EquipmentList, check_equipment
 from aaa.events import (
     AnswerReady,
     Authenticated,
@@ -33,6 +34,7 @@ from aaa.events import (
     ContextRequested,
     EapReceived,
     EapSent,
+    EquipmentNoted,
     Event,
     Refused,
     RegistrationRequested,
@@ -73,7 +75,7 @@ class _Round:
 
 
 class Authentication:
-    """One SWm session from its first DER on; ``origin_host`` is the gateway that opened it."""
+    """One SWm session from its first DER on; ``origin_host`` and ``origin_realm`` name the gateway."""
 
     def __init__(
         self,
@@ -85,10 +87,12 @@ class Authentication:
         session_timeout: int,
         created: float,
         is_registered: Callable[[Imsi], bool],
+        equipment: EquipmentList,
     ) -> None:
         """``is_registered`` tells whether the HSS knows this server as the one that serves a user."""
         self.session_id = der.session_id
         self.origin_host = der.origin_host
+        self.origin_realm = der.origin_realm
         self.created = created
         self.authenticated: float | None = None
         self.state: AuthenticationState | None = None
@@ -97,7 +101,9 @@ class Authentication:
         self.registered: Imsi | None = None  # of whom this session is one that is served here
         self.session_timeout = session_timeout  # seconds from success; the profile may shorten it
         self.apn: str | None = der.service_selection
+        self.imei: str | None = None
         self.refusal: Refusal | None = None
+        self._equipment = equipment
         self._identity = identity
         self._entropy = entropy
         self._service = eap
@@ -117,6 +123,8 @@ class Authentication:
     def receive(self, der: Der, request: int, now: float) -> None:
         """Take a DER; ``request`` is a token that comes back in ``AnswerReady``."""
         payload = der.eap_payload
+        if der.terminal_information is not None:
+            self.imei = der.terminal_information.imei
         if self._round is not None:
             if payload == self._round.eap_payload:
                 self._round.requests.append(request)  # retransmission: RFC 6733 §5.5.4
@@ -182,7 +190,10 @@ class Authentication:
         self._expect(AuthenticationState.WAITING_FOR_PROFILE)
         assert self._eap is not None
         self.registered = profile.imsi
-        granted = authorise(profile, self.apn)
+        finding = check_equipment(self._equipment, self.imei, bound=profile.imei)
+        granted = equipment_refusal(finding) or authorise(profile, self.apn)
+        if finding.text is not None and not finding.refused:
+            self._events.append(EquipmentNoted(session_id=self.session_id, imei=self.imei, text=finding.text))
         if isinstance(granted, Refusal):
             self._deny(granted, now)
             return

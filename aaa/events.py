@@ -135,6 +135,15 @@ class Resynchronised:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EquipmentNoted:
+    """The device is on the grey list: it may attach, and somebody wants to know."""
+
+    session_id: str
+    imei: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """The user is refused; the answer says so to the gateway."""
 
@@ -158,6 +167,7 @@ Event = (
     | StateChanged
     | Authenticated
     | Resynchronised
+    | EquipmentNoted
     | Refused
 )
 
@@ -171,6 +181,8 @@ class SessionEnded:
     was_authenticated: bool
     expired: bool
     text: str
+    imsi: Imsi | None = None
+    apn: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
