@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from aaa.equipment import EquipmentFinding
 from aaa.hss.port import HssRefusal, SubscriberProfile
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
@@ -27,6 +28,7 @@ class RefusalCause(str, Enum):
     SERVED_ELSEWHERE = "served-elsewhere"
     SUBSCRIBER_DISABLED = "subscriber-disabled"
     APN_NOT_SUBSCRIBED = "apn-not-subscribed"
+    ILLEGAL_EQUIPMENT = "illegal-equipment"
     AUTHENTICATION_FAILED = "authentication-failed"
     BACKEND_FAILED = "backend-failed"
     UNKNOWN_SESSION = "unknown-session"
@@ -84,6 +86,17 @@ def backend_refusal(why: str) -> Refusal:
         cause=RefusalCause.BACKEND_FAILED,
         result=Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY),
         text=f"The home subscriber server failed: {why}.",
+    )
+
+
+def equipment_refusal(finding: EquipmentFinding) -> Refusal | None:
+    """What the device's being on the black list, or not the one the subscription is bound to, means on SWm."""
+    if not finding.refused:
+        return None
+    return Refusal(
+        cause=RefusalCause.ILLEGAL_EQUIPMENT,
+        result=Result.of(ExperimentalResultCode.DIAMETER_ERROR_ILLEGAL_EQUIPMENT),
+        text=finding.text or "",
     )
 
 

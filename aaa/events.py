@@ -9,6 +9,8 @@ from aaa.authorization import Refusal
 from aaa.hss.port import SubscriberProfile, VectorRequest
 from protocols.diameter.dictionary import ServerAssignmentType
 from protocols.diameter.swm import Dea
+from protocols.eap.aka.temporary import ReauthenticationContext
+from protocols.eap.packet import EapType
 from protocols.threegpp.identity import Imsi
 
 
@@ -18,6 +20,8 @@ class AuthenticationState(str, Enum):
     IDENTIFYING = "identifying"
     WAITING_FOR_PROFILE = "waiting-for-profile"
     WAITING_FOR_VECTOR = "waiting-for-vector"
+    WAITING_FOR_CONTEXT = "waiting-for-context"
+    WAITING_FOR_STORAGE = "waiting-for-storage"
     CHALLENGED = "challenged"
     AUTHENTICATED = "authenticated"
     REFUSED = "refused"
@@ -53,6 +57,23 @@ class UserDataRequested:
 
     session_id: str
     imsi: Imsi
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextRequested:
+    """A fast re-authentication identity of ours came (RFC 4187 §5.3). Answer with ``answer_context``."""
+
+    session_id: str
+    imsi: Imsi
+    username: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextIssued:
+    """To be kept before the user hears of its success. Answer with ``answer_kept``."""
+
+    session_id: str
+    context: ReauthenticationContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +120,8 @@ class Authenticated:
     session_id: str
     imsi: Imsi
     apn: str
+    method: EapType
+    fast: bool
     text: str
 
 
@@ -108,6 +131,15 @@ class Resynchronised:
 
     session_id: str
     imsi: Imsi
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EquipmentNoted:
+    """The device is on the grey list: it may attach, and somebody wants to know."""
+
+    session_id: str
+    imei: str | None
     text: str
 
 
@@ -123,7 +155,21 @@ class Refused:
 Question = VectorRequested | RegistrationRequested | UserDataRequested
 """What a session asks the HSS, and waits for."""
 
-Event = Question | AnswerReady | EapReceived | EapSent | StateChanged | Authenticated | Resynchronised | Refused
+TemporaryQuestion = ContextRequested | ContextIssued
+"""What a session asks about temporary identities, and waits for."""
+
+Event = (
+    Question
+    | TemporaryQuestion
+    | AnswerReady
+    | EapReceived
+    | EapSent
+    | StateChanged
+    | Authenticated
+    | Resynchronised
+    | EquipmentNoted
+    | Refused
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +181,8 @@ class SessionEnded:
     was_authenticated: bool
     expired: bool
     text: str
+    imsi: Imsi | None = None
+    apn: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,10 +13,13 @@ from aaa.authorization import Refusal
 from aaa.events import (
     AnswerReady,
     Authenticated,
+    ContextIssued,
+    ContextRequested,
     DeregisteredByHss,
     DeregistrationRequested,
     EapReceived,
     EapSent,
+    EquipmentNoted,
     ProfileChangedByHss,
     Question,
     Refused,
@@ -25,6 +28,7 @@ from aaa.events import (
     SessionEnded,
     SessionEvent,
     StateChanged,
+    TemporaryQuestion,
     UserDataRequested,
     VectorRequested,
 )
@@ -33,6 +37,8 @@ from aaa.sessions import Sessions
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Avp, DiameterMessage
 from protocols.diameter.swm import Der, Str
+from protocols.eap.aka.messages import METHOD_NAMES
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.observation import eap_body
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
@@ -52,7 +58,7 @@ class SwmServer:
         sessions: Sessions,
         recorder: Recorder,
         *,
-        ask: Callable[[Question | DeregistrationRequested], None],
+        ask: Callable[[Question | TemporaryQuestion | DeregistrationRequested], None],
         monotonic: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -64,6 +70,16 @@ class SwmServer:
         self._wall = wall
         self._requests: dict[int, tuple[DiameterMessage, Respond]] = {}
         self._request = 0
+        self._hooks: list[Callable[[SessionEvent], None]] = []
+
+    def on_event(self, hook: Callable[[SessionEvent], None]) -> None:
+        """Show ``hook`` every event of a session, after it has been carried out."""
+        self._hooks.append(hook)
+
+    @property
+    def table(self) -> Sessions:
+        """The sessions' own machines."""
+        return self._sessions
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -81,6 +97,11 @@ class SwmServer:
         self._pump()
         return answer.to_message(message)
 
+    def end(self, session_id: str, why: str) -> None:
+        """End a session for which no STR will come."""
+        self._sessions.end(session_id, why)
+        self._pump()
+
     # --- the HSS's answers --------------------------------------------------------------------------
 
     def vector_answered(self, question: VectorRequested, vector: AkaVector) -> None:
@@ -96,6 +117,16 @@ class SwmServer:
     def profile_answered(self, question: RegistrationRequested | UserDataRequested, profile: SubscriberProfile) -> None:
         """The profile."""
         self._sessions.answer_profile(question.session_id, profile, self._monotonic())
+        self._pump()
+
+    def context_answered(self, question: ContextRequested, context: ReauthenticationContext | None) -> None:
+        """What is kept behind a re-authentication identity."""
+        self._sessions.answer_context(question.session_id, context, self._monotonic())
+        self._pump()
+
+    def context_kept(self, question: ContextIssued) -> None:
+        """A re-authentication context is stored, or cannot be: the user will be authenticated in full next time."""
+        self._sessions.answer_kept(question.session_id, self._monotonic())
         self._pump()
 
     def refused(self, question: Question, refusal: Refusal) -> None:
@@ -151,6 +182,7 @@ class SwmServer:
             "imsi": None if session.imsi is None else str(session.imsi),
             "user_name": session.user_name,
             "apn": session.apn,
+            "imei": session.imei,
             "gateway": session.origin_host,
             "created": session.created + offset,
             "authenticated": None if session.authenticated is None else session.authenticated + offset,
@@ -164,10 +196,14 @@ class SwmServer:
     def _pump(self) -> None:
         while (event := self._sessions.poll_event()) is not None:
             self._take(event)
+            for hook in self._hooks:
+                hook(event)
 
     def _take(self, event: SessionEvent) -> None:
         match event:
             case VectorRequested() | RegistrationRequested() | UserDataRequested() | DeregistrationRequested():
+                self._ask(event)
+            case ContextRequested() | ContextIssued():
                 self._ask(event)
             case AnswerReady():
                 self._respond(event)
@@ -184,11 +220,13 @@ class SwmServer:
                 }
                 self._recorder.record(Kind.STATE, body, event.session_id)
             case Authenticated():
-                self._recorder.event(
-                    "authenticated", event.text, {"imsi": str(event.imsi), "apn": event.apn}, event.session_id
-                )
+                how: dict[str, JsonValue] = {"method": f"EAP-{METHOD_NAMES[event.method]}", "fast": event.fast}
+                who: dict[str, JsonValue] = {"imsi": str(event.imsi), "apn": event.apn}
+                self._recorder.event("authenticated", event.text, {**who, **how}, event.session_id)
             case Resynchronised():
                 self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
+            case EquipmentNoted():
+                self._recorder.event("equipment-grey", event.text, {"imei": event.imei}, event.session_id)
             case Refused():
                 data: dict[str, JsonValue] = {
                     "identity": event.identity,

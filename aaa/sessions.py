@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from aaa.authentication import Authentication
 from aaa.authorization import Refusal
+from aaa.eap import EapService
+from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AuthenticationState,
     DeregisteredByHss,
@@ -27,7 +29,7 @@ from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode, ServerAssignmentType
 from protocols.diameter.swm import Der, Sta, Str
-from protocols.eap.aka.server import ServerOptions
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.entropy import Entropy
 from protocols.threegpp.identity import Imsi
 
@@ -46,12 +48,19 @@ class Sessions:
     """All sessions by Session-Id; events of all of them come out of one queue, in order."""
 
     def __init__(
-        self, *, identity: ServerIdentity, entropy: Entropy, options: ServerOptions, limits: SessionLimits
+        self,
+        *,
+        identity: ServerIdentity,
+        entropy: Entropy,
+        eap: EapService,
+        limits: SessionLimits,
+        equipment: EquipmentList = ANY_EQUIPMENT,
     ) -> None:
         self._identity = identity
         self._entropy = entropy
-        self._options = options
+        self._eap = eap
         self._limits = limits
+        self._equipment = equipment
         self._sessions: dict[str, Authentication] = {}
         self._deadlines: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
@@ -69,10 +78,11 @@ class Sessions:
                 der,
                 identity=self._identity,
                 entropy=self._entropy,
-                options=self._options,
+                eap=self._eap,
                 session_timeout=self._limits.timeout,
                 created=now,
                 is_registered=self.is_registered,
+                equipment=self._equipment,
             )
             self._sessions[der.session_id] = session
         session.receive(der, request, now)
@@ -91,6 +101,12 @@ class Sessions:
             origin_realm=self._identity.realm,
             result=Result.of(code),
         )
+
+    def end(self, session_id: str, why: str) -> None:
+        """The session is over without an STR: its gateway does not know it, or cannot be reached."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._end(session, expired=False, why=why)
 
     def answer_vector(self, session_id: str, vector: AkaVector, now: float) -> None:
         """The HSS's answer to ``VectorRequested``; late answers to sessions that are gone are dropped."""
@@ -120,13 +136,27 @@ class Sessions:
         if not held and not self.is_registered(profile.imsi):
             self._deregister(profile.imsi)
 
+    def answer_context(self, session_id: str, context: ReauthenticationContext | None, now: float) -> None:
+        """The answer to ``ContextRequested``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_CONTEXT)
+        if session is not None:
+            session.answer_context(context, now)
+            self._collect(session, now)
+
+    def answer_kept(self, session_id: str, now: float) -> None:
+        """The answer to ``ContextIssued``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_STORAGE)
+        if session is not None:
+            session.answer_kept(now)
+            self._collect(session, now)
+
     def answer_refusal(self, session_id: str, refusal: Refusal, now: float) -> None:
         """The HSS refuses a question, or it does not answer."""
         session = self._waiting(
             session_id, AuthenticationState.WAITING_FOR_PROFILE, AuthenticationState.WAITING_FOR_VECTOR
         )
         if session is not None:
-            session.answer_refusal(refusal)
+            session.answer_refusal(refusal, now)
             self._collect(session, now)
 
     def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
@@ -226,6 +256,8 @@ class Sessions:
                 was_authenticated=state is AuthenticationState.AUTHENTICATED,
                 expired=expired,
                 text=f"{who}: the session ended because {why}.",
+                imsi=session.imsi,
+                apn=session.apn,
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aaa.config import AaaConfiguration
+from aaa.faults.wrapping import Faults
 from aaa.hss.in_process import Bridge, InProcessPush
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssListener
@@ -59,8 +60,18 @@ class HssNode:
             self._database, self._database.registrations, self._bridge, InProcessPush(listener), self._recorder
         )
 
-    def serve_swx(self, listen: ListenSection, section: DiameterNodeSection, *, is_traced: bool) -> None:
-        """AAA servers ask over Diameter; ``is_traced``: not where the other end of SWx is in this trace too."""
+    def serve_swx(
+        self,
+        listen: ListenSection,
+        section: DiameterNodeSection,
+        *,
+        is_traced: bool,
+        faults: Faults | None = None,
+    ) -> None:
+        """AAA servers ask over Diameter; ``is_traced``: not where the other end of SWx is in this trace too.
+
+        ``faults`` only where no AAA server in this process is under them.
+        """
         identity = self._configuration.hss_identity
         self._listen, self._section = listen, section
         self._diameter = make_node(
@@ -80,6 +91,7 @@ class HssNode:
             self._bridge,
             wall=self._clock.wall,
             timeout=self._configuration.hss.timeout,
+            wrap=None if faults is None else faults.swx().wrap,
         )
         self._push = HssPush(self._database, self._database.registrations, self._bridge, server, self._recorder)
 
@@ -137,5 +149,7 @@ class HssNode:
         return {} if self._diameter is None else {str(why): n for why, n in self._diameter.dropped.items()}
 
     def peers(self) -> list[JsonValue]:
-        """The Diameter peers."""
-        return [] if self._diameter is None else [peer.to_json() for peer in self._diameter.peers()]
+        """The Diameter peers, each with its interface."""
+        if self._diameter is None:
+            return []
+        return [{**peer.to_json(), "interface": INTERFACE} for peer in self._diameter.peers()]

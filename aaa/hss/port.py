@@ -52,10 +52,15 @@ class VectorRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SubscriberProfile:
-    """A subscriber as the AAA server knows it (Non-3GPP-User-Data, TS 29.273 §8.2.3.1): no keys."""
+    """A subscriber as the AAA server knows it (Non-3GPP-User-Data, TS 29.273 §8.2.3.1): no keys.
+
+    ``imei`` is the equipment that the subscription is bound to; SWx has no word for it, an HSS in the same
+    process tells it.
+    """
 
     imsi: Imsi
     user_data: Non3gppUserData
+    imei: str | None = None
 
 
 class HomeSubscriberServer(Protocol):

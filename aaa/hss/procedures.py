@@ -139,7 +139,7 @@ class HssProcedures:
         told = replace(registration, profile=digest(profile))
         if told != self._registrations.registration(subscriber.imsi):
             self._registrations.store_registration(subscriber.imsi, told)
-        return SubscriberProfile(imsi=subscriber.imsi, user_data=profile)
+        return SubscriberProfile(imsi=subscriber.imsi, user_data=profile, imei=subscriber.imei)
 
     def _registered(self, imsi: Imsi, server: ServingServer) -> Registration:
         present = self._registrations.registration(imsi)

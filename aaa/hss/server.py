@@ -40,6 +40,7 @@ from protocols.eap.aka.server import Resynchronisation
 from protocols.eap.packet import EapType
 from protocols.errors import AuthenticationError, BackendError, DecodeError
 from protocols.io.diameter import DiameterNode
+from protocols.io.diameter.answers import Handler
 from protocols.threegpp.identity import Imsi
 
 _SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
@@ -68,15 +69,19 @@ class SwxServer:
         *,
         wall: Callable[[], float],
         timeout: float,
+        wrap: Callable[[Handler], Handler] | None = None,
     ) -> None:
-        """``timeout`` is how long an AAA server may take to answer RTR and PPR."""
+        """``timeout`` is how long an AAA server may take to answer RTR and PPR; ``wrap`` is put around handlers."""
         self._node = node
         self._procedures = procedures
         self._bridge = bridge
         self._timeout = timeout
         self._session_ids = SessionIdSource(node.identity.host, wall=wall())
-        node.on_request(SWX_APPLICATION, CommandCode.MULTIMEDIA_AUTH, self._multimedia_auth)
-        node.on_request(SWX_APPLICATION, CommandCode.SERVER_ASSIGNMENT, self._server_assignment)
+        for command, handler in (
+            (CommandCode.MULTIMEDIA_AUTH, self._multimedia_auth),
+            (CommandCode.SERVER_ASSIGNMENT, self._server_assignment),
+        ):
+            node.on_request(SWX_APPLICATION, command, handler if wrap is None else wrap(handler))
 
     # --- what AAA servers ask -----------------------------------------------------------------------
 
@@ -168,11 +173,7 @@ class SwxServer:
             user_name=str(imsi),
             deregistration_reason=DeregistrationReason(reason, text),
         )
-        answer = await self._node.request(rtr.to_message(), self._timeout)
-        try:
-            return Rta.from_message(answer).result
-        except DecodeError as error:
-            raise BackendError(f"the RTA of {server.host} cannot be read: {error}") from error
+        return await self._told(server, rtr, Rta)
 
     async def push_profile(self, server: ServingServer, imsi: Imsi, profile: Non3gppUserData) -> Result:
         """PPR --> ; <-- PPA; ``BackendError`` when ``server`` does not answer."""
@@ -185,11 +186,18 @@ class SwxServer:
             user_name=str(imsi),
             user_data=profile,
         )
-        answer = await self._node.request(ppr.to_message(), self._timeout)
+        return await self._told(server, ppr, Ppa)
+
+    async def _told(self, server: ServingServer, request: Rtr | Ppr, answer_type: type[Rta] | type[Ppa]) -> Result:
+        """The server's result; an agent's or another node's word that it cannot be reached is none of its own."""
+        answer = await self._node.request(request.to_message(), self._timeout)
         try:
-            return Ppa.from_message(answer).result
+            result = answer_type.from_message(answer).result
         except DecodeError as error:
-            raise BackendError(f"the PPA of {server.host} cannot be read: {error}") from error
+            raise BackendError(f"the {answer.name} of {server.host} cannot be read: {error}") from error
+        if result.is_protocol_error:
+            raise BackendError(f"{server.host} cannot be reached: {result}")
+        return result
 
 
 def _vector_request(mar: Mar) -> VectorRequest:

@@ -224,6 +224,17 @@ class PeerMachine:
         self._send(bound_to(request, answer))
         return True
 
+    def send_octets(self, octets: bytes) -> bool:
+        """Send an answer that was encoded elsewhere as it is, sound or not; ``DecodeError`` without a header."""
+        if self.state not in (PeerState.OPEN, PeerState.CLOSING):
+            return False
+        try:
+            message = decode_message(octets)
+        except MalformedMessage as malformed:
+            message = malformed.header
+        self._put(message, octets)
+        return True
+
     def stop(self, cause: DisconnectCause, now: float) -> None:
         """Stop: DPR --> and wait for DPA; at once where there is no open peer."""
         if self.state is PeerState.OPEN:
@@ -435,7 +446,9 @@ class PeerMachine:
         self._send(self._identity.refusal(request, error))
 
     def _send(self, message: DiameterMessage) -> None:
-        octets = encode_message(message)
+        self._put(message, encode_message(message))
+
+    def _put(self, message: DiameterMessage, octets: bytes) -> None:
         self._output.append(octets)
         self.sent[message.name] += 1
         self._events.append(MessageSeen(Direction.OUT, message, octets))

@@ -128,6 +128,12 @@ class AaaProcess:
             return status
         return None
 
+    def call(self, method: str, **params: JsonValue) -> dict[str, JsonValue]:
+        """A control method's answer."""
+        answer = call_sync(self.control, method, **params)
+        assert isinstance(answer, dict)
+        return answer
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it by a signal; its exit status."""
         assert self.process is not None

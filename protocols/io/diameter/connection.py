@@ -35,6 +35,7 @@ from protocols.diameter.routing import Route
 from protocols.diameter.uri import Transport
 from protocols.diameter.watchdog import WatchdogState
 from protocols.errors import LocalError
+from protocols.io.diameter.answers import Answer, AnswerOctets
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
 from protocols.io.diameter.tls import failure_of
 from protocols.path import Endpoint
@@ -220,7 +221,7 @@ class Connection(asyncio.Protocol):
         self._outcomes.pop(sent.hop_by_hop, None)
         self.machine.withdraw(sent)
 
-    def send_answer(self, request: DiameterMessage, answer: DiameterMessage) -> None:
+    def send_answer(self, request: DiameterMessage, answer: Answer) -> None:
         """Send an answer if the connection is still there."""
         transport = self._transport
         if transport is None:
@@ -230,7 +231,11 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         try:
-            self.machine.send_answer(request, answer)
+            if isinstance(answer, AnswerOctets):
+                for octets in answer.messages:
+                    self.machine.send_octets(octets)
+            else:
+                self.machine.send_answer(request, answer)
         except LocalError:
             log.exception("an answer to %s of %s that has no encoding", request.name, self.name)
         self._pump()

@@ -26,7 +26,7 @@ from protocols.diameter.uri import PORT, Transport
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL
 from protocols.entropy import Entropy
 from protocols.errors import BackendError, LocalError, StackError
-from protocols.io.diameter.answers import ANSWERS_LIMIT, AnswerCache, Handler
+from protocols.io.diameter.answers import ANSWERS_LIMIT, Answer, AnswerCache, Handler
 from protocols.io.diameter.connection import Connection, Intended
 from protocols.io.diameter.link import RECONNECT_INTERVAL_FIRST, Link, PeerAddress
 from protocols.io.diameter.listener import Listener
@@ -423,12 +423,10 @@ class DiameterNode:
         else:
             self._spawn(self._serve(connection, request, self._answers.answer(request, self._handle)))
 
-    async def _serve(
-        self, connection: Connection, request: DiameterMessage, answer: asyncio.Future[DiameterMessage]
-    ) -> None:
+    async def _serve(self, connection: Connection, request: DiameterMessage, answer: asyncio.Future[Answer]) -> None:
         connection.send_answer(request, await asyncio.shield(answer))
 
-    async def _handle(self, request: DiameterMessage) -> DiameterMessage:
+    async def _handle(self, request: DiameterMessage) -> Answer:
         handler = self._handlers[request.application, request.command]
         try:
             return await handler(request)
