@@ -66,6 +66,8 @@ def unmigrated_database(config: Path | None, database: str | None) -> Iterator[S
             raise refusal("--database", Unshown("nothing"), expected)
         database = load(config, AaaConfiguration).database
         file, key = str(config), "database"
+        if database is None:
+            raise ConfigurationError(file=file, key=key, value=None, expected="a database URL")
     try:
         opened = SubscriberDatabase(database)
     except ValueError as error:

@@ -43,6 +43,7 @@ from protocols.io.configuration import (
     Port,
     SharedKey,
 )
+from protocols.io.diameter.configuration import DiameterIdentityText, DiameterNodeSection
 from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
 
 DEFAULT_RING = 20_000
@@ -206,21 +207,12 @@ class IkeSection(ConfigurationModel):
     resumption: ResumptionSection | None = None
 
 
-class PeerSection(ConfigurationModel):
-    """A Diameter peer to connect to."""
-
-    host: str = Field(min_length=1)
-    address: IpAddress
-    port: Port = 3868
-
-
-class DiameterSection(ConfigurationModel):
+class DiameterSection(DiameterNodeSection):
     """Who the gateway is on SWm and whom it asks."""
 
-    host: str = Field(min_length=1)
-    realm: str = Field(min_length=1)
-    destination_realm: str | None = None
-    peers: tuple[PeerSection, ...] = ()
+    host: DiameterIdentityText
+    realm: DiameterIdentityText
+    destination_realm: DiameterIdentityText | None = None
     request_interval: Interval = 5.0
 
 

@@ -65,7 +65,8 @@ from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.algorithms import weakness
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlError, ControlServer, Params
-from protocols.io.diameter import SWM, DiameterIdentity, DiameterNode, PeerAddress, PeerChange, Traffic
+from protocols.io.diameter import SWM, DiameterIdentity, PeerChange, Traffic
+from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.driver import Driver
 from protocols.io.entropy import SystemEntropy
 from protocols.io.lifetime import machine_lifetime
@@ -135,8 +136,9 @@ class EpdgNode:
         self._tun: TunDevice | None = None
         self._pools = {name: AddressPools(apn.networks) for name, apn in configuration.apns.items()}
         diameter = configuration.diameter
-        self._diameter = DiameterNode(
+        self._diameter = make_node(
             DiameterIdentity(host=diameter.host, realm=diameter.realm, applications=(SWM,)),
+            diameter,
             entropy=self._entropy,
             wall=self._clock.wall,
         )
@@ -186,8 +188,7 @@ class EpdgNode:
             for address in configuration.listen.addresses:
                 self._open_ports(address)
             await self._open_core()
-            for peer in configuration.diameter.peers:
-                self._diameter.add_peer(PeerAddress(host=peer.host, address=str(peer.address), port=peer.port))
+            await open_node(self._diameter, configuration.diameter)
             await self._control.start()
             self._warn_of_weak_algorithms()
             listening = ", ".join(str(endpoint) for endpoint in self._ports.local_endpoints)

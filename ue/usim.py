@@ -61,6 +61,8 @@ class FileSqnStore:
             raise BackendError(f"{self._path}: {error.strerror}") from error
         try:
             seqs = json.loads(text)[_KEY]
+            if len(seqs) != IND_COUNT:
+                raise ValueError
             return SqnWindow(tuple(int(seq) for seq in seqs))
         except (ValueError, KeyError, TypeError) as error:
             expected = f"{IND_COUNT} sequence numbers"

@@ -1,4 +1,4 @@
-"""The HSS in this process: vectors (TS 33.102 §6.3, Annex C) and profiles from the subscriber database.
+"""The authentication centre of the HSS: vectors (TS 33.102 §6.3, Annex C) out of the subscriber database.
 
 Not for use by several threads at once: the runtime calls it through one bridge.
 """
@@ -8,93 +8,59 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from aaa.hss.port import SubscriberProfile
 from aaa.subscribers.database import UnknownImsi
-from aaa.subscribers.subscriber import Algorithm, Subscriber
-from protocols.algorithms.milenage import Milenage
-from protocols.algorithms.sqn import (
-    DEFAULT_BLOCK,
-    IND_COUNT,
-    SqnAllocator,
-    SqnGenerator,
-    SqnState,
-    compose,
-)
-from protocols.algorithms.vector import RAND_LENGTH, AkaAlgorithm, AkaVector, generate_vector, verify_auts
+from aaa.subscribers.sequences import SequenceNumbers, SequenceStore
+from aaa.subscribers.subscriber import Subscriber
+from protocols.algorithms.sqn import DEFAULT_BLOCK
+from protocols.algorithms.vector import AMF_SEPARATION, RAND_LENGTH, AkaVector, generate_vector, verify_auts
+from protocols.eap.aka.keys import prime_vector
 from protocols.eap.aka.server import Resynchronisation
 from protocols.entropy import Entropy
+from protocols.io.clock import SystemClock
 from protocols.threegpp.identity import Imsi
 
 
-class SubscriberStore(Protocol):
+class SubscriberStore(SequenceStore, Protocol):
     """What the HSS needs of ``SubscriberDatabase``."""
 
     def get(self, imsi: Imsi) -> Subscriber | None:
         """The subscriber of ``imsi``, if provisioned."""
 
-    def change_sequence(self, imsi: Imsi, transition: Callable[[int], int]) -> int:
-        """Store ``transition(SEQ_HE)`` durably; the value it was applied to."""
-
 
 class LocalHss:
     """Answers from the database; SQN values come from blocks reserved there ahead of their use."""
 
-    def __init__(self, database: SubscriberStore, entropy: Entropy, *, sequence_block: int = DEFAULT_BLOCK) -> None:
+    def __init__(
+        self,
+        database: SubscriberStore,
+        entropy: Entropy,
+        *,
+        sequence_block: int = DEFAULT_BLOCK,
+        wall: Callable[[], float] | None = None,
+    ) -> None:
         self._database = database
         self._entropy = entropy
-        self._sequence_block = sequence_block
-        self._allocators: dict[Imsi, SqnAllocator] = {}
+        self._sequences = SequenceNumbers(database, wall=wall or SystemClock().wall, block=sequence_block)
 
-    def authentication_vector(self, imsi: Imsi, resynchronisation: Resynchronisation | None) -> AkaVector:
-        """A fresh vector (TS 33.102 §6.3.2), after moving SEQ_HE when AUTS is given (§6.3.5)."""
+    def authentication_vector(
+        self, imsi: Imsi, resynchronisation: Resynchronisation | None, *, prime_for: bytes | None = None
+    ) -> AkaVector:
+        """A fresh vector (TS 33.102 §6.3.2), after moving SEQ_HE when AUTS is given (§6.3.5).
+
+        ``prime_for`` is the access network identity of an EAP-AKA' vector: CK' and IK' are bound to it, and
+        the AMF has its separation bit (TS 33.402 §6.2, Annex A.2). ``UnknownImsi``, ``AuthenticationError``.
+        """
         subscriber = self._database.get(imsi)
         if subscriber is None:
-            self._allocators.pop(imsi, None)
+            self._sequences.forget(imsi)
             raise UnknownImsi(f"no subscriber has IMSI {imsi}")
-        algorithm = _algorithm(subscriber)
-        allocator = self._allocator(imsi)
+        algorithm = subscriber.keys.functions()
         if resynchronisation is not None:
             sqn_ms = verify_auts(algorithm, rand=resynchronisation.rand, auts=resynchronisation.auts)
-            allocator.resynchronise(sqn_ms)
-        sqn = allocator.next()
+            self._sequences.resynchronise(subscriber, sqn_ms)
+        sqn = self._sequences.next(subscriber)
         rand = self._entropy.octets(RAND_LENGTH)
-        return generate_vector(algorithm, rand=rand, sqn=sqn, amf=subscriber.amf)
-
-    def profile(self, imsi: Imsi) -> SubscriberProfile | None:
-        """The profile of ``imsi``, ``None`` when it is unknown."""
-        subscriber = self._database.get(imsi)
-        if subscriber is None:
-            return None
-        return SubscriberProfile(
-            imsi=subscriber.imsi,
-            enabled=subscriber.enabled,
-            non_3gpp_allowed=subscriber.non_3gpp_allowed,
-            msisdn=subscriber.msisdn,
-            apns=subscriber.apns,
-        )
-
-    def _allocator(self, imsi: Imsi) -> SqnAllocator:
-        allocator = self._allocators.get(imsi)
-        if allocator is None:
-            allocator = SqnAllocator(
-                lambda count: self._database.change_sequence(imsi, lambda seq: seq + count) + 1,
-                lambda seq_ms: self._reset(imsi, seq_ms),
-                block=self._sequence_block,
-            )
-            self._allocators[imsi] = allocator
-        return allocator
-
-    def _reset(self, imsi: Imsi, seq_ms: int) -> None:
-        """Follow the USIM, unless what is stored is acceptable to it: another process may have moved on."""
-        sqn_ms = compose(seq_ms, seq_ms % IND_COUNT)
-
-        def transition(seq: int) -> int:
-            return SqnGenerator.resynchronised(SqnState(seq, seq % IND_COUNT), sqn_ms).seq
-
-        self._database.change_sequence(imsi, transition)
-
-
-def _algorithm(subscriber: Subscriber) -> AkaAlgorithm:
-    match subscriber.algorithm:
-        case Algorithm.MILENAGE:
-            return Milenage(subscriber.k, op=subscriber.op, opc=subscriber.opc)
+        if prime_for is None:
+            return generate_vector(algorithm, rand=rand, sqn=sqn, amf=subscriber.amf)
+        separated = bytes([subscriber.amf[0] | AMF_SEPARATION[0], subscriber.amf[1]])
+        return prime_vector(generate_vector(algorithm, rand=rand, sqn=sqn, amf=separated), prime_for)

@@ -6,9 +6,10 @@ Every call blocks; a node calls it through one bridge (``aaa.runtime``). Databas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -16,18 +17,31 @@ import alembic.command
 import alembic.config
 import alembic.util
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, lazyload, selectinload
 
-from aaa.subscribers.engines import lock_for_migration, one_line, open_engine, writing
-from aaa.subscribers.schema import ApnRow, SubscriberRow
-from aaa.subscribers.subscriber import Algorithm, ApnSubscription, PdnType, Subscriber
+from aaa.subscribers.engines import create_file, migrating, one_line, open_engine, writing
+from aaa.subscribers.master_keys import MasterKeyError, MasterKeys
+from aaa.subscribers.registrations import RegistrationTable
+from aaa.subscribers.rows import (
+    Values,
+    apn_values,
+    opened_keys,
+    scheme_of,
+    sealed_keys,
+    subscriber_of,
+    subscriber_values,
+)
+from aaa.subscribers.schema import ApnRow, MasterKeyRow, SubscriberRow
+from aaa.subscribers.selection import EVERYBODY, SubscriberFilter
+from aaa.subscribers.subscriber import Subscriber
+from protocols.algorithms.sqn import SqnState, Transition
 from protocols.errors import BackendError, LocalError
-from protocols.secret import Secret
-from protocols.threegpp.identity import Apn, Imsi
+from protocols.threegpp.identity import Imsi
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+BATCH = 2000  # subscribers in one transaction
 
 
 class SubscriberExists(LocalError):
@@ -38,13 +52,23 @@ class UnknownImsi(LocalError):
     """No subscriber has this IMSI."""
 
 
-class SubscriberDatabase:
-    """Subscribers behind any SQLAlchemy URL; an SQLite file is made readable by its owner only."""
+class SequenceGoesBack(LocalError):
+    """A change would let sequence numbers come again that were given out already."""
 
-    def __init__(self, url: str) -> None:
+
+class SubscriberDatabase:
+    """Subscribers behind any SQLAlchemy URL; an SQLite file is made readable by its owner only.
+
+    With ``keys`` K, OP and OPc are sealed as they are written, whatever stands there from before; without, they
+    are written in clear.
+    """
+
+    def __init__(self, url: str, keys: MasterKeys | None = None) -> None:
         """``ValueError`` when ``url`` is no database URL or its driver is not installed."""
         self._engine = open_engine(url)
         self._writing = writing(self._engine)
+        self._keys = keys
+        self.registrations = RegistrationTable(self._engine, self._writing, self._mapped)
 
     def close(self) -> None:
         """Close every connection."""
@@ -61,112 +85,226 @@ class SubscriberDatabase:
     # --- schema -------------------------------------------------------------------------------------
 
     def migrate(self) -> str:
-        """Bring the schema to the newest revision, which is returned; safe to run from several processes."""
-        with self._mapped("migrate"), self._writing.begin() as connection:
-            lock_for_migration(connection)
-            configuration = alembic.config.Config()
-            configuration.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-            configuration.attributes["connection"] = connection
-            alembic.command.upgrade(configuration, "head")
-            return _revision(connection) or ""
+        """Bring the schema to the newest revision, which is returned; safe to run from several processes.
+
+        ``MasterKeyError`` when the keys that are stored are not sealed under the master keys given.
+        """
+        with self._mapped("migrate"):
+            create_file(self._engine)
+            with migrating(self._engine) as connection:
+                configuration = alembic.config.Config()
+                configuration.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+                configuration.attributes["connection"] = connection
+                alembic.command.upgrade(configuration, "head")
+                _check_master_keys(connection, self._keys)
+                return _revision(connection) or ""
 
     def revision(self) -> str | None:
         """The schema's revision, ``None`` before the first migration."""
-        with self._mapped("read the schema revision"), self._engine.connect() as connection:
-            return _revision(connection)
+        with self._mapped("read the schema revision"):
+            create_file(self._engine)
+            with self._engine.connect() as connection:
+                return _revision(connection)
+
+    # --- keys at rest -------------------------------------------------------------------------------
+
+    def keys_in_clear(self) -> int:
+        """Of how many subscribers the keys are stored in clear."""
+        statement = select(func.count()).select_from(SubscriberRow).where(SubscriberRow.key_version.is_(None))
+        with self._mapped("count keys"), self._engine.connect() as connection:
+            return connection.scalar(statement) or 0
+
+    def rekey(self, progress: Callable[[int], None] = lambda count: None) -> int:
+        """Seal every key that is not sealed under the newest master key; of how many subscribers.
+
+        Transactions of some thousands; ``progress`` is told how many each one did. ``LocalError`` without keys.
+        """
+        if self._keys is None:
+            raise LocalError("there is no master key to seal under")
+        done = 0
+        while count := self._rekey_some(self._keys):
+            done += count
+            progress(count)
+        return done
+
+    def _rekey_some(self, keys: MasterKeys) -> int:
+        statement = (
+            select(SubscriberRow)
+            .where(SubscriberRow.key_version.is_distinct_from(keys.newest))
+            .order_by(SubscriberRow.imsi)
+            .limit(BATCH)
+            .options(lazyload(SubscriberRow.apns))
+            .with_for_update()
+        )
+        with self._mapped("seal keys"), Session(self._writing) as session, session.begin():
+            rows = session.scalars(statement).all()
+            for row in rows:
+                for name, value in sealed_keys(row.imsi, opened_keys(row, keys), keys).items():
+                    setattr(row, name, value)
+            return len(rows)
 
     # --- provisioning -------------------------------------------------------------------------------
 
     def add(self, subscriber: Subscriber) -> None:
         """Provision; ``SubscriberExists`` when the IMSI is there already."""
-        with self._mapped("add a subscriber"):
-            try:
-                with Session(self._writing) as session, session.begin():
-                    session.add(_row(subscriber))
-            except IntegrityError as error:
-                if self.get(subscriber.imsi) is None:
-                    raise
-                raise SubscriberExists(f"IMSI {subscriber.imsi} is provisioned already") from error
+        self.put((subscriber,))
 
     def replace(self, subscriber: Subscriber) -> None:
-        """Provision, over an older subscriber of the same IMSI if there is one.
+        """Provision, over an older subscriber of the same IMSI if there is one; see ``put``."""
+        self.put((subscriber,), over=True)
 
-        SEQ only moves forward (TS 33.102 §C.1.1.1), unless K or the algorithm's constants change: then it is
-        another USIM, whose sequence numbers start anew.
+    def put(self, subscribers: Sequence[Subscriber], *, over: bool = False) -> None:
+        """Provision all of them in one transaction, or none; ``SubscriberExists`` names one that is there already.
+
+        ``over`` puts them over older subscribers of the same IMSI. SEQ then only moves forward (TS 33.102
+        §C.1.1.1), unless K or the algorithm's constants change: that is another USIM, whose numbers start anew.
         """
-        with self._mapped("replace a subscriber"):
+        with self._mapped("store subscribers"):
             try:
-                self._put(subscriber)
-            except IntegrityError:  # another process added the IMSI in between: now it is there to be replaced
-                self._put(subscriber)
+                self._put(subscribers, over=over)
+            except IntegrityError:  # another process added one in between: now it is there to be found
+                self._put(subscribers, over=over)
 
-    def _put(self, subscriber: Subscriber) -> None:
+    def put_all(
+        self,
+        subscribers: Iterable[Subscriber],
+        *,
+        over: bool = False,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> int:
+        """Provision a stream in transactions of some thousands; how many. ``progress`` is told of each one's."""
+        done = 0
+        stream = iter(subscribers)
+        while batch := tuple(islice(stream, BATCH)):
+            self.put(batch, over=over)
+            done += len(batch)
+            progress(len(batch))
+        return done
+
+    def _put(self, subscribers: Sequence[Subscriber], *, over: bool) -> None:
         with Session(self._writing) as session, session.begin():
-            row = _row(subscriber)
-            old = _locked(session, subscriber.imsi)
-            if old is None:
-                session.add(row)
-                return
-            if (old.k, old.op, old.opc, old.algorithm) == (row.k, row.op, row.opc, row.algorithm):
-                row.sequence = max(row.sequence, old.sequence)
-            old.apns.clear()
-            session.flush()  # the old APNs go before new ones of the same name come
-            session.merge(row)
+            wanted = {str(subscriber.imsi): subscriber for subscriber in subscribers}
+            if len(wanted) != len(subscribers):
+                raise LocalError("an IMSI is provisioned once at a time")
+            there = session.scalars(_locking().where(SubscriberRow.imsi.in_(wanted))).all()
+            if there and not over:
+                raise SubscriberExists(f"IMSI {there[0].imsi} is provisioned already")
+            values = [subscriber_values(subscriber, self._keys) for subscriber in subscribers]
+            if there:
+                old = {row.imsi: row for row in there}
+                for row_values in values:
+                    row = old.get(str(row_values["imsi"]))
+                    if row is not None:
+                        self._keep_sequence(row, wanted[row.imsi], row_values)
+                session.expunge_all()
+                session.execute(delete(SubscriberRow).where(SubscriberRow.imsi.in_(old)))
+            _insert(session, values, [row for subscriber in subscribers for row in apn_values(subscriber)])
+
+    def _keep_sequence(self, row: SubscriberRow, subscriber: Subscriber, values: Values) -> None:
+        """Numbers of the same USIM go on, also under a scheme with another length of IND."""
+        clear = opened_keys(row, self._keys)
+        mine = [None if key is None else key.reveal() for key in (subscriber.k, subscriber.op, subscriber.opc)]
+        if (row.algorithm, row.tuak_iterations) != (subscriber.algorithm.value, subscriber.tuak_iterations):
+            return
+        if mine != [clear["k"], clear["op"], clear["opc"]]:
+            return
+        scheme, before = subscriber.sqn_scheme, scheme_of(row.sqn_generation, row.ind_bits)
+        values["sequence"] = max(subscriber.sequence, scheme.seq_of(before.compose(row.sequence, before.ind_count - 1)))
+        if scheme == before:
+            values["clock_difference"] = row.clock_difference
+
+    def update(self, imsi: Imsi, change: Callable[[Subscriber], Subscriber]) -> Subscriber:
+        """Store what ``change`` makes of a subscriber, which is returned; nobody changes it in between.
+
+        ``UnknownImsi``; ``SequenceGoesBack`` when it lowers SEQ of the same USIM; what ``change`` raises goes on.
+        """
+        with self._mapped("change a subscriber"), Session(self._writing) as session, session.begin():
+            row = _locked(session, imsi)
+            if row is None:
+                raise UnknownImsi(f"no subscriber has IMSI {imsi}")
+            old = subscriber_of(row, self._keys)
+            changed = change(old)
+            if changed.imsi != imsi:
+                raise LocalError(f"IMSI {imsi} stays what it is")
+            values = subscriber_values(changed, self._keys)
+            self._keep_sequence(row, changed, values)
+            kept = values["sequence"]
+            assert isinstance(kept, int)
+            if changed.sqn_scheme == old.sqn_scheme and kept > changed.sequence:
+                raise SequenceGoesBack(f"SEQ of IMSI {imsi} is {kept} and does not go back")
+            session.expunge_all()
+            session.execute(delete(SubscriberRow).where(SubscriberRow.imsi == str(imsi)))
+            _insert(session, [values], apn_values(changed))
+            return replace(changed, sequence=kept)
 
     def remove(self, imsi: Imsi) -> bool:
         """Remove; whether there was such a subscriber."""
-        with self._mapped("remove a subscriber"), Session(self._writing) as session, session.begin():
-            row = _locked(session, imsi)
-            if row is None:
-                return False
-            session.delete(row)
-            return True
+        with self._mapped("remove a subscriber"), self._writing.begin() as connection:
+            statement = delete(SubscriberRow).where(SubscriberRow.imsi == str(imsi))
+            return connection.execute(statement).rowcount == 1
 
     def get(self, imsi: Imsi) -> Subscriber | None:
         """The subscriber of ``imsi``, if provisioned."""
         with self._mapped("read a subscriber"), Session(self._engine) as session:
             row = session.get(SubscriberRow, str(imsi))
-            return None if row is None else _subscriber(row)
+            return None if row is None else subscriber_of(row, self._keys)
 
-    def page(self, *, after: Imsi | None = None, limit: int = 1000) -> tuple[Subscriber, ...]:
+    def get_many(self, imsis: Sequence[Imsi]) -> dict[Imsi, Subscriber]:
+        """Those of ``imsis`` that are provisioned, in one statement."""
+        statement = select(SubscriberRow).where(SubscriberRow.imsi.in_(map(str, imsis)))
+        with self._mapped("read subscribers"), Session(self._engine) as session:
+            found = (subscriber_of(row, self._keys) for row in session.scalars(statement).unique())
+            return {subscriber.imsi: subscriber for subscriber in found}
+
+    def existing(self, imsis: Sequence[Imsi]) -> frozenset[Imsi]:
+        """Which of them are provisioned."""
+        statement = select(SubscriberRow.imsi).where(SubscriberRow.imsi.in_(map(str, imsis)))
+        with self._mapped("look subscribers up"), self._engine.connect() as connection:
+            return frozenset(Imsi(imsi) for imsi in connection.scalars(statement))
+
+    def page(
+        self, *, after: Imsi | None = None, limit: int = 1000, where: SubscriberFilter = EVERYBODY
+    ) -> tuple[Subscriber, ...]:
         """Up to ``limit`` subscribers by ascending IMSI, beginning behind ``after``."""
-        statement = select(SubscriberRow).order_by(SubscriberRow.imsi).limit(limit)
+        statement = select(SubscriberRow).where(*where.conditions()).order_by(SubscriberRow.imsi).limit(limit)
         if after is not None:
             statement = statement.where(SubscriberRow.imsi > str(after))
         with self._mapped("list subscribers"), Session(self._engine) as session:
-            return tuple(_subscriber(row) for row in session.scalars(statement).unique())
+            return tuple(subscriber_of(row, self._keys) for row in session.scalars(statement).unique())
 
-    def all(self, *, size: int = 1000) -> Iterator[Subscriber]:
+    def all(self, *, size: int = 1000, where: SubscriberFilter = EVERYBODY) -> Iterator[Subscriber]:
         """Every subscriber by ascending IMSI, read page by page."""
         after: Imsi | None = None
-        while batch := self.page(after=after, limit=size):
+        while batch := self.page(after=after, limit=size, where=where):
             yield from batch
             after = batch[-1].imsi
 
-    def count(self) -> int:
+    def count(self, where: SubscriberFilter = EVERYBODY) -> int:
         """How many subscribers are provisioned."""
+        statement = select(func.count()).select_from(SubscriberRow).where(*where.conditions())
         with self._mapped("count subscribers"), Session(self._engine) as session:
-            return session.scalar(select(func.count()).select_from(SubscriberRow)) or 0
+            return session.scalar(statement) or 0
 
     # --- sequence numbers ---------------------------------------------------------------------------
 
-    def change_sequence(self, imsi: Imsi, transition: Callable[[int], int]) -> int:
-        """Store ``transition(SEQ_HE)``, durably before this returns; the value it was applied to.
+    def change_sequence(self, imsi: Imsi, transition: Transition) -> SqnState:
+        """Store what ``transition`` makes of the stored state, durably before this returns; what is stored then.
 
         Compare-and-swap on the stored value, so that it is right with many processes; ``transition`` may
-        therefore be called more than once. ``UnknownImsi``.
+        therefore be called more than once, the last time with what was replaced. ``UnknownImsi``.
         """
         with self._mapped("store a sequence number"):
             while True:
                 with self._writing.begin() as connection:
                     old = _sequence(connection, imsi)
-                    if _swap(connection, imsi, old, transition(old)):
-                        return old
+                    new = transition(old)
+                    if _swap(connection, imsi, old, new):
+                        return new
 
     def sequence(self, imsi: Imsi) -> int:
         """The stored SEQ_HE; ``UnknownImsi``."""
         with self._mapped("read a sequence number"), self._engine.begin() as connection:
-            return _sequence(connection, imsi)
+            return _sequence(connection, imsi).seq
 
     @contextmanager
     def _mapped(self, what: str) -> Iterator[None]:
@@ -182,76 +320,60 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+def _check_master_keys(connection: Connection, keys: MasterKeys | None) -> None:
+    """``MasterKeyError`` unless the given keys are those of the database; a new one leaves its witness here."""
+    used = set(
+        connection.scalars(select(SubscriberRow.key_version).where(SubscriberRow.key_version.is_not(None)).distinct())
+    )
+    if keys is None:
+        if used:
+            expected = "the file of the master keys that the keys in this database are sealed under"
+            raise MasterKeyError("the subscriber database", "nothing", expected)
+        return
+    witnesses = {row.version: row.witness for row in connection.execute(select(MasterKeyRow.__table__))}
+    for version, witness in sorted(witnesses.items()):
+        if version in keys and not keys.is_of(version, witness):
+            expected = "the one that the keys in the database are sealed under"
+            raise MasterKeyError(keys.file, f"another key of version {version}", expected)
+    for version in sorted(version for version in used if version is not None and version not in keys):
+        expected = "that version, which keys in the database are sealed under"
+        raise MasterKeyError(keys.file, f"no version {version}", expected)
+    if keys.newest not in witnesses:
+        connection.execute(insert(MasterKeyRow).values(version=keys.newest, witness=keys.witness()))
+
+
+def _locking() -> Select[SubscriberRow]:
+    """Rows without their APNs, which nobody else changes before the transaction ends."""
+    return select(SubscriberRow).options(lazyload(SubscriberRow.apns)).with_for_update()
+
+
 def _locked(session: Session, imsi: Imsi) -> SubscriberRow | None:
     """The row, which nobody else changes before the transaction ends; its APNs are read once it is locked."""
     return session.get(SubscriberRow, str(imsi), with_for_update=True, options=[selectinload(SubscriberRow.apns)])
 
 
-def _sequence(connection: Connection, imsi: Imsi) -> int:
-    value = connection.scalar(select(SubscriberRow.sequence).where(SubscriberRow.imsi == str(imsi)))
-    if value is None:
+def _insert(session: Session, subscribers: list[Values], apns: list[Values]) -> None:
+    session.execute(insert(SubscriberRow.__table__), subscribers)  # type: ignore[arg-type]
+    if apns:
+        session.execute(insert(ApnRow.__table__), apns)  # type: ignore[arg-type]
+
+
+def _sequence(connection: Connection, imsi: Imsi) -> SqnState:
+    statement = select(SubscriberRow.sequence, SubscriberRow.clock_difference).where(SubscriberRow.imsi == str(imsi))
+    row = connection.execute(statement).one_or_none()
+    if row is None:
         raise UnknownImsi(f"no subscriber has IMSI {imsi}")
-    return value
+    return SqnState(row.sequence, difference=row.clock_difference)
 
 
-def _swap(connection: Connection, imsi: Imsi, old: int, new: int) -> bool:
+def _swap(connection: Connection, imsi: Imsi, old: SqnState, new: SqnState) -> bool:
     statement = (
-        update(SubscriberRow).where(SubscriberRow.imsi == str(imsi), SubscriberRow.sequence == old).values(sequence=new)
+        update(SubscriberRow)
+        .where(
+            SubscriberRow.imsi == str(imsi),
+            SubscriberRow.sequence == old.seq,
+            SubscriberRow.clock_difference.is_not_distinct_from(old.difference),
+        )
+        .values(sequence=new.seq, clock_difference=new.difference)
     )
     return connection.execute(statement).rowcount == 1
-
-
-def _row(subscriber: Subscriber) -> SubscriberRow:
-    return SubscriberRow(
-        imsi=str(subscriber.imsi),
-        k=subscriber.k.reveal(),
-        op=subscriber.op.reveal() if subscriber.op else None,
-        opc=subscriber.opc.reveal() if subscriber.opc else None,
-        amf=subscriber.amf,
-        algorithm=subscriber.algorithm.value,
-        sequence=subscriber.sequence,
-        enabled=subscriber.enabled,
-        non_3gpp_allowed=subscriber.non_3gpp_allowed,
-        msisdn=subscriber.msisdn,
-        apns=[
-            ApnRow(
-                position=position,
-                name=str(subscription.apn),
-                pdn_type=subscription.pdn_type.value,
-                ambr_uplink_bits=subscription.ambr_uplink_bits,
-                ambr_downlink_bits=subscription.ambr_downlink_bits,
-                static_ipv4=str(subscription.static_ipv4) if subscription.static_ipv4 else None,
-                is_default=subscription.is_default,
-            )
-            for position, subscription in enumerate(subscriber.apns)
-        ],
-    )
-
-
-def _subscriber(row: SubscriberRow) -> Subscriber:
-    try:
-        return Subscriber(
-            imsi=Imsi(row.imsi),
-            k=Secret(row.k),
-            op=Secret(row.op) if row.op is not None else None,
-            opc=Secret(row.opc) if row.opc is not None else None,
-            amf=row.amf,
-            algorithm=Algorithm(row.algorithm),
-            sequence=row.sequence,
-            enabled=row.enabled,
-            non_3gpp_allowed=row.non_3gpp_allowed,
-            msisdn=row.msisdn,
-            apns=tuple(
-                ApnSubscription(
-                    apn=Apn(apn.name),
-                    pdn_type=PdnType(apn.pdn_type),
-                    ambr_uplink_bits=apn.ambr_uplink_bits,
-                    ambr_downlink_bits=apn.ambr_downlink_bits,
-                    static_ipv4=IPv4Address(apn.static_ipv4) if apn.static_ipv4 else None,
-                    is_default=apn.is_default,
-                )
-                for apn in row.apns
-            ),
-        )
-    except ValueError as error:
-        raise BackendError(f"the database row of IMSI {row.imsi} is not valid: {error}") from error

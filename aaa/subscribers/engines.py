@@ -1,21 +1,23 @@
 """Engines of SQLAlchemy as the subscriber database needs them: SQLite, PostgreSQL, others by their defaults.
 
-A transaction on the engine that ``writing`` returns is one that changes something; ``lock_for_migration`` lets
-one process at a time change the schema. No text that leaves here holds a password.
+A transaction on the engine that ``writing`` returns is one that changes something; ``migrating`` lets one process
+at a time change the schema. No text that leaves here holds a password.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-LOCK_INTERVAL = 10.0  # how long a writer waits for another one
+LOCK_INTERVAL = 4.0  # how long a writer waits for another one; a Diameter peer waits about 10 for its answer
 LIBPQ_DRIVERS = frozenset({"psycopg", "psycopg2", "psycopg2cffi"})
 LIBPQ_LIMITS = {  # a server that does not answer is an error in seconds; libpq's defaults wait for minutes to hours
     "connect_timeout": 3,  # seconds, for each address
@@ -47,7 +49,9 @@ def open_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         file = _sqlite_file(parsed)
         if file is not None:
-            event.listen(engine, "do_connect", lambda *_: _owner_only(file))
+            event.listen(engine, "do_connect", lambda *_: _must_exist(file))
+            event.listen(engine, "connect", lambda _, record: record.info.update(file=_identity(file)))
+            event.listen(engine, "checkout", lambda _, record, __: _check_identity(file, record))
         event.listen(engine, "connect", _sqlite_connected)
         event.listen(engine, "begin", _sqlite_begin)
     elif parsed.get_backend_name() == "postgresql":
@@ -60,10 +64,31 @@ def writing(engine: Engine) -> Engine:
     return engine.execution_options(**{_WRITING: True})
 
 
-def lock_for_migration(connection: Connection) -> None:
-    """Wait until no other process migrates; held to the end of the transaction (SQLite has it from its begin)."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+def create_file(engine: Engine) -> None:
+    """Make the file of an SQLite database where there is none; other databases are made by their own means."""
+    if engine.dialect.name == "sqlite":
+        file = _sqlite_file(engine.url)
+        if file is not None:
+            _owner_only(file)
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """A transaction that changes the schema, when no other process does; what it holds is committed at its end.
+
+    SQLite changes a table by making another one and dropping it, which must not take along what refers to it.
+    """
+    with writing(engine).connect() as connection:
+        if connection.dialect.name == "sqlite":
+            _enforce_references(connection, enforced=False)
+        try:
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+                yield connection
+        finally:
+            if connection.dialect.name == "sqlite":
+                _enforce_references(connection, enforced=True)
 
 
 def one_line(error: BaseException) -> str:
@@ -107,11 +132,38 @@ def _owner_only(file: Path) -> None:
     os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
 
 
+def _must_exist(file: Path) -> None:
+    """A file that is gone is an error: SQLite would make another, empty one in its place."""
+    file.stat()
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+def _check_identity(file: Path, record: ConnectionPoolEntry) -> None:
+    """A connection to a file that was removed or replaced would write where nobody reads: another one is made."""
+    try:
+        present = _identity(file)
+    except OSError:
+        present = None
+    if present != record.info.get("file"):
+        raise DisconnectionError(f"{file} is another file now")
+
+
 def _sqlite_connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     """Foreign keys on; transactions are begun by ``_sqlite_begin``, also around DDL."""
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _enforce_references(connection: Connection, *, enforced: bool) -> None:
+    """Foreign keys on or off, which SQLite takes only outside of transactions, so not by SQLAlchemy's way."""
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA foreign_keys={'ON' if enforced else 'OFF'}")
     cursor.close()
 
 

@@ -1,4 +1,8 @@
-"""The tables of the subscriber database (SQLAlchemy 2 typed ORM); only migrations make them."""
+"""The tables of the subscriber database (SQLAlchemy 2 typed ORM); only migrations make them.
+
+``k``, ``op`` and ``opc`` hold octets in clear where ``key_version`` is null, otherwise sealed under the master key
+of that version (``aaa.subscribers.master_keys``).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Text,
     UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -17,8 +22,10 @@ NAMING = {
     "pk": "pk_%(table_name)s",
     "fk": "fk_%(table_name)s_%(column_0_name)s",
     "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ix": "ix_%(column_0_label)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
 }
+SEALED_LENGTH = 64  # 32 octets of TOP, a nonce and a tag, rounded up
 
 
 class Base(DeclarativeBase):
@@ -32,20 +39,33 @@ class SubscriberRow(Base):
 
     __tablename__ = "subscribers"
     __table_args__ = (
-        CheckConstraint("(op IS NULL) <> (opc IS NULL)", name="op_or_opc"),
+        CheckConstraint("op IS NULL OR opc IS NULL", name="op_or_opc"),
         CheckConstraint("sequence >= 0", name="sequence_not_negative"),
     )
 
     imsi: Mapped[str] = mapped_column(String(15), primary_key=True)
-    k: Mapped[bytes] = mapped_column(LargeBinary(16))
-    op: Mapped[bytes | None] = mapped_column(LargeBinary(16))
-    opc: Mapped[bytes | None] = mapped_column(LargeBinary(16))
+    k: Mapped[bytes] = mapped_column(LargeBinary(SEALED_LENGTH))
+    op: Mapped[bytes | None] = mapped_column(LargeBinary(SEALED_LENGTH))
+    opc: Mapped[bytes | None] = mapped_column(LargeBinary(SEALED_LENGTH))
+    key_version: Mapped[int | None] = mapped_column(index=True)
     amf: Mapped[bytes] = mapped_column(LargeBinary(2))
     algorithm: Mapped[str] = mapped_column(String(16))
+    tuak_iterations: Mapped[int]
+    res_length: Mapped[int]
+    sqn_generation: Mapped[str] = mapped_column(String(24))
+    ind_bits: Mapped[int]
     sequence: Mapped[int] = mapped_column(BigInteger)
+    clock_difference: Mapped[int | None] = mapped_column(BigInteger)
     enabled: Mapped[bool]
     non_3gpp_allowed: Mapped[bool]
     msisdn: Mapped[str | None] = mapped_column(String(15))
+    roaming_allowed: Mapped[bool]
+    visited_networks: Mapped[str] = mapped_column(Text)  # PLMNs, a comma between them
+    wlan_allowed: Mapped[bool]
+    ambr_uplink_bits: Mapped[int | None] = mapped_column(BigInteger)
+    ambr_downlink_bits: Mapped[int | None] = mapped_column(BigInteger)
+    session_timeout: Mapped[int | None] = mapped_column(BigInteger)
+    imei: Mapped[str | None] = mapped_column(String(16))
     apns: Mapped[list[ApnRow]] = relationship(
         back_populates="subscriber",
         cascade="all, delete-orphan",
@@ -64,9 +84,25 @@ class ApnRow(Base):
     imsi: Mapped[str] = mapped_column(ForeignKey("subscribers.imsi", ondelete="CASCADE"))
     position: Mapped[int]
     name: Mapped[str] = mapped_column(String(100))
-    pdn_type: Mapped[str] = mapped_column(String(8))
+    pdn_type: Mapped[str] = mapped_column(String(16))
     ambr_uplink_bits: Mapped[int] = mapped_column(BigInteger)
     ambr_downlink_bits: Mapped[int] = mapped_column(BigInteger)
     static_ipv4: Mapped[str | None] = mapped_column(String(15))
+    static_ipv6: Mapped[str | None] = mapped_column(String(43))
+    qci: Mapped[int]
+    priority_level: Mapped[int]
+    pre_emption_capability: Mapped[bool]
+    pre_emption_vulnerability: Mapped[bool]
     is_default: Mapped[bool]
+    visited_dynamic_address: Mapped[bool]
+    pgw: Mapped[str | None] = mapped_column(String(255))
     subscriber: Mapped[SubscriberRow] = relationship(back_populates="apns")
+
+
+class MasterKeyRow(Base):
+    """A version of the master key that was used here, with what tells the right key from a wrong one."""
+
+    __tablename__ = "master_keys"
+
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    witness: Mapped[bytes] = mapped_column(LargeBinary(SEALED_LENGTH))

@@ -11,6 +11,7 @@ from protocols.algorithms.vector import AkaOutput, xor
 from protocols.secret import Secret
 
 KEY_LENGTH = 16
+RES_LENGTHS = range(4, 9)  # f2 gives 8 octets; a shorter RES is its first ones (TS 33.102 §6.3.7)
 
 # TS 35.206 §4.1: rotations r1..r5 (here in octets), constants c1..c5.
 _ROTATION = {1: 8, 2: 0, 3: 4, 4: 8, 5: 12}
@@ -35,13 +36,21 @@ def _octets(name: str, value: Secret | bytes) -> bytes:
 class Milenage:
     """The algorithm set keyed with K and either OP or OPc; the AES context is made once and kept."""
 
-    __slots__ = ("_encryptor", "_opc")
+    __slots__ = ("_encryptor", "_opc", "_res_length")
 
     def __init__(
-        self, k: Secret | bytes, *, opc: Secret | bytes | None = None, op: Secret | bytes | None = None
+        self,
+        k: Secret | bytes,
+        *,
+        opc: Secret | bytes | None = None,
+        op: Secret | bytes | None = None,
+        res_length: int = 8,
     ) -> None:
         if (opc is None) == (op is None):
             raise ValueError("Milenage takes either OP or OPc")
+        if res_length not in RES_LENGTHS:
+            raise ValueError(f"RES of Milenage has 4 to 8 octets, not {res_length}")
+        self._res_length = res_length
         self._opc = _octets("OPc", opc) if opc is not None else derive_opc(k, op or b"").reveal()
         self._encryptor = Cipher(algorithms.AES(_octets("K", k)), modes.ECB()).encryptor()  # noqa: S305
 
@@ -57,8 +66,8 @@ class Milenage:
         return self._out1(rand, sqn, amf)[8:]
 
     def f2(self, rand: bytes) -> bytes:
-        """RES, 8 octets."""
-        return self._out(2, self._temp(rand))[8:]
+        """RES."""
+        return self._res(self._out(2, self._temp(rand)))
 
     def f3(self, rand: bytes) -> bytes:
         """CK, 16 octets."""
@@ -80,7 +89,10 @@ class Milenage:
         """RES, CK, IK and AK with TEMP and OUT2 computed once."""
         temp = self._temp(rand)
         out2 = self._out(2, temp)
-        return AkaOutput(res=out2[8:], ck=self._out(3, temp), ik=self._out(4, temp), ak=out2[:6])
+        return AkaOutput(res=self._res(out2), ck=self._out(3, temp), ik=self._out(4, temp), ak=out2[:6])
+
+    def _res(self, out2: bytes) -> bytes:
+        return out2[8 : 8 + self._res_length]
 
     def _temp(self, rand: bytes) -> bytes:
         """TEMP = E_K(RAND xor OPc)."""

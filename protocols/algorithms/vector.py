@@ -1,7 +1,8 @@
 """AKA values of the home network (TS 33.102 §6.3): the quintet, AUTN and AUTS, built and checked.
 
-``AkaAlgorithm`` is what Milenage (TS 35.206) offers; another algorithm set is another class with
-these functions. Sequence numbers are integers of 48 bits here, octets on the wire.
+``AkaAlgorithm`` is what an algorithm set offers: Milenage (TS 35.206), TUAK (TS 35.231), the test algorithm
+(TS 34.108 §8.1.2); ``protocols.algorithms.suite`` makes one by its name. Sequence
+numbers are integers of 48 bits here, octets on the wire.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ RAND_LENGTH = 16
 AUTN_LENGTH = 16
 AUTS_LENGTH = 14
 SQN_LENGTH = 6
+AK_LENGTH = 6
 AMF_LENGTH = 2
 AMF_SEPARATION = b"\x80\x00"  # TS 33.102 Annex H: bit 0 separates EPS contexts
 AMF_RESYNCHRONISATION = b"\x00\x00"  # TS 33.102 §6.3.3: MAC-S is computed with a dummy AMF of zeros

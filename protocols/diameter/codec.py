@@ -18,18 +18,16 @@ from protocols.buffer import Reader
 from protocols.diameter.dictionary import (
     BY_CODE,
     BY_NAME,
-    GROUP_FORMATS,
-    REQUEST_FORMATS,
     SECRET_AVPS,
     VALUE_NAMES,
     VENDOR_3GPP,
     AvpDefinition,
     AvpType,
     ExperimentalResultCode,
-    Occurrence,
     ResultCode,
     command_name,
 )
+from protocols.diameter.formats import GROUP_FORMATS, REQUEST_FORMATS, Occurrence
 from protocols.errors import DecodeError, LocalError, RemoteError
 from protocols.trace.records import JsonValue
 

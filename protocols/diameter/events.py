@@ -16,6 +16,7 @@ class PeerState(Enum):
     CLOSED = "Closed"
     WAIT_CER = "Wait-CER"
     WAIT_CEA = "Wait-I-CEA"
+    WAIT_RETURNS = "Wait-Returns"
     OPEN = "Open"
     CLOSING = "Closing"
 
@@ -31,7 +32,9 @@ class CloseReason(Enum):
     NOT_CAPABILITIES = "something else than the capabilities exchange came first"
     REFUSED = "the peer refused the capabilities exchange"
     UNKNOWN_PEER = "the peer is not one of ours"
+    NOT_CERTIFIED = "the peer's certificate does not name it"
     ALREADY_CONNECTED = "the peer has a connection already"
+    ELECTION_LOST = "the other connection with the peer was elected"
     NO_COMMON_APPLICATION = "no application in common"
     NO_COMMON_SECURITY = "no security mechanism in common"
     MALFORMED_CAPABILITIES = "the capabilities exchange does not parse"

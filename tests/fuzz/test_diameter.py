@@ -24,8 +24,9 @@ from protocols.diameter.codec import (
     encode_message,
     redact,
 )
-from protocols.diameter.dictionary import BY_CODE, REQUEST_FORMATS, SWM_APPLICATION, DisconnectCause
+from protocols.diameter.dictionary import BY_CODE, SWM_APPLICATION, DisconnectCause
 from protocols.diameter.events import PeerState
+from protocols.diameter.formats import REQUEST_FORMATS
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.peer import PeerMachine
 from protocols.diameter.swm import Dea, Der, Str
@@ -136,10 +137,10 @@ def drain(machine: PeerMachine) -> None:
         continue
 
 
-def machine() -> PeerMachine:
+def machine(identity: DiameterIdentity = IDENTITY) -> PeerMachine:
     entropy = SeededEntropy("fuzz")
     return PeerMachine(
-        identity=IDENTITY,
+        identity=identity,
         local_addresses=(ip_address("127.0.0.1"),),
         services=SERVICES,
         identifiers=IdentifierSource(entropy, wall=0.0),
@@ -192,7 +193,7 @@ def test_port_survives_anything(caplog: pytest.LogCaptureFixture) -> None:
     """Connections with random, truncated and changed octets; afterwards the node still serves."""
     source = SeededEntropy("port")
     good = encode_message(replace(valid_der(), hop_by_hop=1, end_to_end=1))
-    one = machine()
+    one = machine(replace(IDENTITY, host="epdg.epc.test"))
     one.start_initiator(0.0)
     cer = one.poll_transmit() or b""
     streams = [source.octets(1 + n) for n in range(40)]

@@ -1,4 +1,4 @@
-"""Milenage, AUTN and AUTS against osmo-auc-gen, an independent authentication centre."""
+"""Milenage, the test algorithm, AUTN and AUTS against osmo-auc-gen, an independent authentication centre."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import pytest
 from protocols.algorithms.milenage import Milenage
 from protocols.algorithms.sqn import SqnWindow, compose
 from protocols.algorithms.usim import UsimSuccess, UsimSynchronisationFailure, authenticate
-from protocols.algorithms.vector import generate_vector
+from protocols.algorithms.vector import generate_vector, xor
+from protocols.algorithms.xor import XorTestAlgorithm
 from protocols.entropy import SeededEntropy
 
 pytestmark = pytest.mark.peer
 PROGRAM = shutil.which("osmo-auc-gen")
 
 
-def osmo(*arguments: str) -> dict[str, str]:
+def osmo(*arguments: str, algorithm: str = "milenage") -> dict[str, str]:
     """Run the program; its ``NAME: hexadecimal`` lines."""
     if PROGRAM is None:
         pytest.skip("osmo-auc-gen is not installed")
     completed = subprocess.run(
-        [PROGRAM, "-3", "-a", "milenage", *arguments], capture_output=True, text=True, check=True, timeout=10
+        [PROGRAM, "-3", "-a", algorithm, *arguments], capture_output=True, text=True, check=True, timeout=10
     )
     return dict(re.findall(r"^([A-Z.]+):\s+([0-9a-f]+)\s*$", completed.stdout, re.MULTILINE))
 
@@ -42,6 +43,26 @@ def test_vectors_agree(seed: int, operator: str) -> None:
     assert theirs["RES"] == ours.xres.hex()
     assert theirs["CK"] == ours.ck.hex()
     assert theirs["IK"] == ours.ik.hex()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_vectors_of_the_test_algorithm_agree(seed: int) -> None:
+    entropy = SeededEntropy(f"xor{seed}")
+    k, rand = entropy.octets(16), entropy.octets(16)
+    test_usim = XorTestAlgorithm(k)
+    keys = ("-k", k.hex(), "-f", "8000")
+    # libosmogsm takes the SQN before the one asked for, and with this algorithm does not step on from it
+    theirs = osmo(*keys, "-r", rand.hex(), "-s", str(compose(8, 7)), algorithm="xor")
+    ours = generate_vector(test_usim, rand=rand, sqn=compose(7, 7))
+    assert [theirs[name] for name in ("AUTN", "RES", "CK", "IK")] == [
+        value.hex() for value in (ours.autn, ours.xres, ours.ck, ours.ik)
+    ]
+    card = SqnWindow((4000,) * 32)
+    refused, card = authenticate(test_usim, card, rand=rand, autn=bytes.fromhex(theirs["AUTN"]))
+    assert isinstance(refused, UsimSynchronisationFailure)
+    resynchronised = osmo(*keys, "-r", rand.hex(), "-A", refused.auts.hex(), algorithm="xor")
+    ak = test_usim.f2345(bytes.fromhex(resynchronised["RAND"])).ak
+    assert int.from_bytes(xor(bytes.fromhex(resynchronised["AUTN"])[:6], ak), "big") == card.sqn_ms
 
 
 def test_their_autn_is_taken_and_our_auts_resynchronises_them() -> None:

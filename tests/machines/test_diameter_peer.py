@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from protocols.diameter.capabilities import Admission, Capabilities, admit_all
+from protocols.diameter.capabilities import Admission, Capabilities, Judgement, admit_all
 from protocols.diameter.codec import (
     Avp,
     DiameterMessage,
@@ -304,7 +304,7 @@ def test_refused_cer(request_: DiameterMessage, result: ResultCode, reason: Clos
 
 
 def test_unknown_peer() -> None:
-    aaa = machine(AAA, admission=lambda peer: ResultCode.DIAMETER_UNKNOWN_PEER)
+    aaa = machine(AAA, admission=lambda peer: Judgement.UNKNOWN_PEER)
     ends = Ends(aaa=aaa).connect()
     assert ends.take("aaa", ConnectionEnded).why is CloseReason.UNKNOWN_PEER
     refused = ends.take("epdg", ConnectionEnded)

@@ -10,14 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocols.algorithms.milenage import Milenage
-from protocols.algorithms.sqn import IND_COUNT, SqnGenerator, SqnState, SqnWindow, compose, ind_of, seq_of
+from protocols.algorithms.sqn import IND_COUNT, SqnScheme, SqnState, SqnWindow, compose, ind_of, seq_of
 from protocols.algorithms.usim import UsimReject, UsimResult, UsimSuccess
 from protocols.algorithms.vector import AkaVector, generate_vector, verify_auts
 from protocols.eap.aka import peer as peer_side
 from protocols.eap.aka import server as server_side
 from protocols.eap.aka.attributes import (
-    AkaMessage,
-    AkaSubtype,
     AtAnyIdReq,
     AtAutn,
     AtBidding,
@@ -36,13 +34,12 @@ from protocols.eap.aka.attributes import (
     AtResultInd,
     Attribute,
     UnknownAttribute,
-    checkcode,
-    encode_with_mac,
-    mac_verifies,
 )
 from protocols.eap.aka.keys import derive_keys
+from protocols.eap.aka.messages import AkaMessage, AkaSubtype
 from protocols.eap.aka.outcome import AkaFailure, PacketDiscarded, PacketToSend
 from protocols.eap.aka.peer import ChallengeReceived, EapAkaPeer, IdentityForm, PeerOptions
+from protocols.eap.aka.protection import checkcode, encode_with_mac, mac_verifies
 from protocols.eap.aka.server import EapAkaServer, IdentityRequest, ServerOptions, VectorRequested
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure, identity_response, success
 from protocols.entropy import SeededEntropy
@@ -85,8 +82,8 @@ class HomeNetwork:
         again = request.resynchronisation
         if again is not None:
             sqn_ms = verify_auts(self.algorithm, rand=again.rand, auts=again.auts)
-            self.sqn = SqnGenerator.resynchronised(self.sqn, sqn_ms)
-        sqn, self.sqn = SqnGenerator.next(self.sqn)
+            self.sqn = SqnScheme().resynchronised(self.sqn, sqn_ms)
+        sqn, self.sqn = SqnScheme().next(self.sqn)
         return generate_vector(self.algorithm, rand=bytes([len(self.requests)] * 16), sqn=sqn)
 
 

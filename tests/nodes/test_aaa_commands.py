@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from aaa.__main__ import application
 from aaa.config import AaaConfiguration
+from aaa.subscribers import SubscriberDatabase
 from protocols.io.configuration import load
 from tests.harness.material import ROOT
 from tests.peers.aaa_node import run_aaa
@@ -152,8 +153,11 @@ def test_a_wrong_database_url_is_refused_without_being_printed() -> None:
 
 
 def test_migrate_tells_the_revision(url: str) -> None:
-    assert aaa("migrate", "--database", url).output == "database is at revision 0001 (was empty)\n"
-    assert aaa("migrate", "--database", url).output == "database is at revision 0001\n"
+    first = aaa("migrate", "--database", url).output
+    with SubscriberDatabase(url) as database:
+        revision = database.revision()
+    assert first == f"database is at revision {revision} (was empty)\n"
+    assert aaa("migrate", "--database", url).output == f"database is at revision {revision}\n"
 
 
 def test_sessions_without_a_node_is_one_line(tmp_path: Path) -> None:

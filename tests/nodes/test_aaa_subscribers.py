@@ -31,7 +31,7 @@ from aaa.subscribers.database import MIGRATIONS
 from aaa.subscribers.laboratory import laboratory_subscriber, provision
 from aaa.subscribers.schema import Base
 from protocols.algorithms.milenage import Milenage
-from protocols.algorithms.sqn import seq_of
+from protocols.algorithms.sqn import SqnState, seq_of
 from protocols.algorithms.vector import AkaVector, build_auts, xor
 from protocols.eap.aka.server import Resynchronisation
 from protocols.entropy import SeededEntropy
@@ -78,6 +78,35 @@ def test_migrations_go_down_and_up_again(database: SubscriberDatabase, url: str)
     assert database.revision() is None
     assert database.migrate() == database.revision()
     assert database.count() == 0
+
+
+def test_subscribers_of_an_older_revision_are_kept(url: str) -> None:
+    """Keys, numbers and APNs of a database as the first revision made it."""
+    engine = create_engine(url)
+    configuration = alembic.config.Config()
+    configuration.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        configuration.attributes["connection"] = connection
+        alembic.command.upgrade(configuration, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO subscribers (imsi, k, opc, amf, algorithm, sequence, enabled, non_3gpp_allowed)"
+                f" VALUES ('{USER.imsi}', :k, :opc, :amf, 'milenage', 77, true, true)"
+            ),
+            {"k": USER.k.reveal(), "opc": USER.opc.reveal() if USER.opc else None, "amf": USER.amf},
+        )
+        for position, name in enumerate(("internet", "ims")):
+            connection.execute(
+                text(
+                    "INSERT INTO apns (imsi, position, name, pdn_type, ambr_uplink_bits, ambr_downlink_bits,"
+                    " is_default)"
+                    f" VALUES ('{USER.imsi}', {position}, '{name}', 'ipv4v6', 100000000, 100000000, {position == 0})"
+                )
+            )
+    engine.dispose()
+    with SubscriberDatabase(url) as database:
+        database.migrate()
+        assert database.get(USER.imsi) == replace(USER, sequence=77)
 
 
 def test_there_is_one_newest_revision(database: SubscriberDatabase) -> None:
@@ -277,9 +306,9 @@ def test_changes_of_two_writers_are_not_lost(database: SubscriberDatabase, url: 
     other = SubscriberDatabase(url)
     applied: list[int] = []
 
-    def transition(seq: int) -> int:
-        applied.append(seq)
-        return seq + 1
+    def transition(state: SqnState) -> SqnState:
+        applied.append(state.seq)
+        return SqnState(state.seq + 1)
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(writer.change_sequence, USER.imsi, transition) for writer in [database, other] * 20]:
@@ -325,10 +354,9 @@ def test_a_wrong_auts_is_refused_and_moves_nothing(database: SubscriberDatabase)
     assert database.sequence(USER.imsi) == before
 
 
-def test_an_unknown_imsi_has_neither_vector_nor_profile(database: SubscriberDatabase) -> None:
+def test_an_unknown_imsi_has_no_vector(database: SubscriberDatabase) -> None:
     hss = LocalHss(database, SeededEntropy(1))
-    assert hss.profile(USER.imsi) is None
     with pytest.raises(UnknownImsi):
         hss.authentication_vector(USER.imsi, None)
     with pytest.raises(UnknownImsi):
-        database.change_sequence(USER.imsi, lambda seq: seq + 1)
+        database.change_sequence(USER.imsi, lambda state: state)

@@ -26,7 +26,7 @@ from types import TracebackType
 
 from lab.namespaces import Namespace, terminate
 from protocols.algorithms.milenage import Milenage
-from protocols.algorithms.sqn import SqnGenerator, SqnState
+from protocols.algorithms.sqn import SqnScheme
 from protocols.algorithms.vector import AkaVector, generate_vector, verify_auts
 from protocols.errors import RemoteError
 from protocols.path import Address
@@ -59,18 +59,18 @@ class Subscriber:
 
     def __init__(self, *, k: bytes, opc: bytes, sqn: int = 0) -> None:
         self._algorithm = Milenage(Secret(k), opc=Secret(opc))
-        self._state = SqnState.of(sqn)
+        self._state = SqnScheme().state(sqn)
         self.resynchronisations = 0
 
     def vector(self) -> AkaVector:
         """The next vector, of a fresh RAND (TS 33.102 §6.3.2)."""
-        sqn, self._state = SqnGenerator.next(self._state)
+        sqn, self._state = SqnScheme().next(self._state)
         return generate_vector(self._algorithm, rand=os.urandom(16), sqn=sqn)
 
     def resynchronise(self, rand: bytes, auts: bytes) -> None:
         """Take SQN_MS out of AUTS (TS 33.102 §6.3.5)."""
         sqn = verify_auts(self._algorithm, rand=rand, auts=auts)
-        self._state = SqnGenerator.resynchronised(self._state, sqn)
+        self._state = SqnScheme().resynchronised(self._state, sqn)
         self.resynchronisations += 1
 
 

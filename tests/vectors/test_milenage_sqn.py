@@ -12,9 +12,10 @@ from protocols.algorithms.sqn import (
     SEQ_JUMP_LIMIT,
     SEQ_MAXIMUM,
     SqnAllocator,
-    SqnGenerator,
+    SqnScheme,
     SqnState,
     SqnWindow,
+    Transition,
     compose,
     ind_of,
     seq_of,
@@ -37,14 +38,15 @@ class Subscriber:
     def __init__(self, seq: int = 0) -> None:
         self.seq = seq
 
-    def reserve(self, count: int) -> int:
-        """Make the next ``count`` values ours."""
-        self.seq += count
-        return self.seq - count + 1
+    def change(self, transition: Transition) -> SqnState:
+        """Store what the transition makes of it."""
+        new = transition(SqnState(self.seq))
+        self.seq = new.seq
+        return new
 
-    def reset(self, seq: int) -> None:
-        """Go on after ``seq``."""
-        self.seq = seq
+    def allocator(self, block: int) -> SqnAllocator:
+        """A process that draws from it."""
+        return SqnAllocator(SqnScheme(), self.change, lambda: 0.0, block=block)
 
 
 def test_composition() -> None:
@@ -57,17 +59,17 @@ def test_generator_steps_seq_and_goes_round_ind() -> None:
     state = SqnState()
     sqns = []
     for _ in range(70):
-        sqn, state = SqnGenerator.next(state)
+        sqn, state = SqnScheme().next(state)
         sqns.append(sqn)
     assert [seq_of(sqn) for sqn in sqns] == list(range(1, 71))
     assert [ind_of(sqn) for sqn in sqns] == [at % IND_COUNT for at in range(1, 71)]
 
 
 def test_generator_ends_rather_than_wraps() -> None:
-    sqn, state = SqnGenerator.next(SqnState(SEQ_MAXIMUM - 1, 0))
+    sqn, state = SqnScheme().next(SqnState(SEQ_MAXIMUM - 1, 0))
     assert sqn >> 5 == SEQ_MAXIMUM
     with pytest.raises(LocalError, match="exhausted"):
-        SqnGenerator.next(state)
+        SqnScheme().next(state)
 
 
 @pytest.mark.parametrize(
@@ -82,17 +84,17 @@ def test_generator_ends_rather_than_wraps() -> None:
 )
 def test_resynchronisation_makes_the_next_sqn_acceptable(home: int, card: int, expected: int) -> None:
     window = SqnWindow(tuple(card if ind == card % IND_COUNT else 0 for ind in range(IND_COUNT)))
-    state = SqnGenerator.resynchronised(SqnState(home, home % IND_COUNT), window.sqn_ms)
+    state = SqnScheme().resynchronised(SqnState(home, home % IND_COUNT), window.sqn_ms)
     assert state.seq == expected
-    assert window.accept(SqnGenerator.next(state)[0]) is not None
+    assert window.accept(SqnScheme().next(state)[0]) is not None
 
 
 def test_allocator_reserves_blocks_and_never_repeats_after_a_crash() -> None:
     row = Subscriber()
-    before = SqnAllocator(row.reserve, row.reset, block=8)
+    before = row.allocator(8)
     given = [before.next() for _ in range(11)]
     assert row.seq == 16
-    after = SqnAllocator(row.reserve, row.reset, block=8)  # the process died with five values unused
+    after = row.allocator(8)  # the process died with five values unused
     given += [after.next() for _ in range(9)]
     assert [seq_of(sqn) for sqn in given] == [*range(1, 12), *range(17, 26)]
     window = SqnWindow()
@@ -104,7 +106,7 @@ def test_allocator_reserves_blocks_and_never_repeats_after_a_crash() -> None:
 
 def test_allocator_resynchronises() -> None:
     row = Subscriber()
-    allocator = SqnAllocator(row.reserve, row.reset, block=4)
+    allocator = row.allocator(4)
     allocator.next()
     allocator.resynchronise(compose(5000, 7))
     assert seq_of(allocator.next()) == 5001
@@ -114,14 +116,14 @@ def test_allocator_resynchronises() -> None:
 
 def test_allocator_resynchronises_straight_after_a_restart() -> None:
     row = Subscriber(seq=100)
-    allocator = SqnAllocator(row.reserve, row.reset, block=4)
+    allocator = row.allocator(4)
     allocator.resynchronise(compose(100, 4))
     assert seq_of(allocator.next()) == 101
 
 
 def test_allocator_ends_rather_than_wraps() -> None:
     row = Subscriber(seq=SEQ_MAXIMUM - 1)
-    allocator = SqnAllocator(row.reserve, row.reset, block=4)
+    allocator = row.allocator(4)
     assert seq_of(allocator.next()) == SEQ_MAXIMUM
     with pytest.raises(LocalError, match="exhausted"):
         allocator.next()
@@ -145,7 +147,7 @@ def test_window_refuses_jumps_beyond_delta() -> None:
 
 
 def test_window_of_wrong_shape() -> None:
-    with pytest.raises(ValueError, match="32 SEQ values"):
+    with pytest.raises(ValueError, match="such as 32, not 31"):
         SqnWindow((0,) * 31)
     with pytest.raises(ValueError, match="43 bits"):
         SqnWindow((SEQ_MAXIMUM + 1,) + (0,) * 31)

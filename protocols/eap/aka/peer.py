@@ -18,12 +18,6 @@ from enum import Enum
 from protocols.algorithms.usim import UsimReject, UsimResult, UsimSuccess, UsimSynchronisationFailure
 from protocols.buffer import Reader
 from protocols.eap.aka.attributes import (
-    IDENTITY_REQUESTS,
-    NOTIFICATION_PHASE_BIT,
-    NOTIFICATION_SUCCESS_BIT,
-    NOTIFICATION_TEXTS,
-    AkaMessage,
-    AkaSubtype,
     AtAnyIdReq,
     AtAutn,
     AtAuts,
@@ -42,15 +36,21 @@ from protocols.eap.aka.attributes import (
     AtRes,
     AtResultInd,
     Attribute,
-    NotificationCode,
     UnknownAttribute,
-    checkcode,
     decode_attributes,
-    encode_with_mac,
-    mac_verifies,
 )
-from protocols.eap.aka.keys import AkaKeys, decrypt_attributes, derive_keys
+from protocols.eap.aka.keys import AkaKeys, derive_keys
+from protocols.eap.aka.messages import (
+    IDENTITY_REQUESTS,
+    NOTIFICATION_PHASE_BIT,
+    NOTIFICATION_SUCCESS_BIT,
+    NOTIFICATION_TEXTS,
+    AkaMessage,
+    AkaSubtype,
+    NotificationCode,
+)
 from protocols.eap.aka.outcome import AkaFailure, PacketDiscarded, PacketToSend
+from protocols.eap.aka.protection import checkcode, decrypt_attributes, encode_with_mac, mac_verifies
 from protocols.eap.packet import EapCode, EapPacket, EapType, trimmed
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError, LocalError

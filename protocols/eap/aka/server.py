@@ -22,8 +22,6 @@ from enum import Enum
 
 from protocols.algorithms.vector import AkaVector
 from protocols.eap.aka.attributes import (
-    AkaMessage,
-    AkaSubtype,
     AtAnyIdReq,
     AtAutn,
     AtAuts,
@@ -38,13 +36,11 @@ from protocols.eap.aka.attributes import (
     AtRes,
     AtResultInd,
     Attribute,
-    NotificationCode,
-    checkcode,
-    encode_with_mac,
-    mac_verifies,
 )
 from protocols.eap.aka.keys import AkaKeys, derive_keys
+from protocols.eap.aka.messages import AkaMessage, AkaSubtype, NotificationCode
 from protocols.eap.aka.outcome import AkaFailure, PacketDiscarded, PacketToSend
+from protocols.eap.aka.protection import checkcode, encode_with_mac, mac_verifies
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure, success, trimmed
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError, LocalError
