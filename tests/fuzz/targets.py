@@ -39,7 +39,7 @@ from protocols.path import Datagram
 from protocols.threegpp.identity import Apn, Imsi, Nai
 from protocols.threegpp.swu import decode_device_identity
 from tests.dataplane.pairs import SUITES, mirrored, ue_spec
-from tests.fuzz import conversations, test_diameter, test_eap
+from tests.fuzz import conversations, test_diameter, test_eap, test_eap_peer
 from tests.fuzz.conversations import CONVERSATIONS
 from tests.fuzz.injection import drain, established, fresh, inject, next_expected, outstanding, spent
 from tests.harness.material import SHARED
@@ -243,6 +243,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         ikev2_plaintext_for_ue,
         eap,
         eap_machines,
+        test_eap_peer.peer_of_either_method,
         diameter,
         diameter_machine,
         esp,
@@ -338,6 +339,8 @@ def seeds(name: str) -> Iterator[bytes]:
             for step, packet in enumerate(packets):
                 yield packet if name == "eap" else bytes([step]) + packet
                 yield packet[8:]
+    elif name == "peer_of_either_method":
+        yield from test_eap_peer.seeds()
     elif name.startswith("diameter"):
         yield encode_message(test_diameter.valid_der())
         one = test_diameter.machine()
