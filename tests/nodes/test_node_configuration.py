@@ -138,6 +138,21 @@ EPDG_REFUSALS = [
         "always",
         "apns.internet.requested_address: got 'always', expected 'preferred' or 'required'",
     ),
+    ("ike.require_device_identity", "7", "ike.require_device_identity: got 7, expected true or false"),
+    ("refusals", "7", "refusals: got 7, expected a path"),
+    (
+        "aaa_initiated.reactivation",
+        "sometimes",
+        "aaa_initiated.reactivation: got 'sometimes', expected 'never' or 'always'",
+    ),
+    ("emergency", "{apn: sos}", "(top): got a mapping, expected emergency.apn to be one of the APNs listed under apns"),
+    (
+        "emergency",
+        "{unauthenticated: perhaps}",
+        "emergency.unauthenticated: got 'perhaps', expected 'allow' or 'refuse'",
+    ),
+    ("limits.connections_per_ue", "0", "limits.connections_per_ue: got 0, expected at least 1"),
+    ("limits.congestion_threshold", "many", "limits.congestion_threshold: got 'many', expected a whole number"),
     ("apns.internet", "{dns: []}", "apns.internet: got a mapping, expected pool (IPv4), pool6 (IPv6) or both"),
 ]
 UE_REFUSALS = [
@@ -233,6 +248,7 @@ UE_REFUSALS = [
     ("redirect.obey", "always", "redirect.obey: got 'always', expected 'never', 'authenticated' or 'any'"),
     ("redirect.names", "{epdg2.example: there}", "redirect.names.epdg2.example: got 'there', expected an IP address"),
     ("resumption", "perhaps", "resumption: got 'perhaps', expected true or false"),
+    ("reactivate", "perhaps", "reactivate: got 'perhaps', expected true or false"),
     ("fragment_size", "65536", "fragment_size: got 65536, expected at most 65535"),
     ("window_size", "0", "window_size: got 0, expected at least 1"),
     ("path_test_after", "0", "path_test_after: got 0, expected more than 0"),
