@@ -723,6 +723,9 @@ def _mask(masked: bytearray, reader: Reader, depth: int) -> None:
                 masked[start : start + size] = bytes(size)
             elif definition.type is AvpType.GROUPED and depth:
                 _mask(masked, data, depth - 1)
+            elif definition.type is AvpType.GROUPED:
+                # What is not opened cannot be told from a secret
+                masked[start : start + size] = bytes(size)
     except DecodeError:
         # What cannot be read cannot be told from a secret
         end = reader.offset + reader.remaining

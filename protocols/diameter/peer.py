@@ -345,7 +345,9 @@ class PeerMachine:
             self._answer(message, ResultCode.DIAMETER_SUCCESS)
             if self.state is PeerState.OPEN:
                 # RFC 6733 §5.4: the receiver of the DPA disconnects; we only if it does not
-                self._begin_closing(CloseReason.DISCONNECT_REQUESTED, now)
+                # RFC 6733 §5.4.3: after any other cause than REBOOTING we SHOULD NOT attempt reconnection
+                is_back_soon = message.integer("Disconnect-Cause") == DisconnectCause.REBOOTING
+                self._begin_closing(CloseReason.DISCONNECT_REQUESTED if is_back_soon else CloseReason.UNWANTED, now)
         else:
             # RFC 6733 §5.6 knows no CER on an open connection
             raise RequestError(ResultCode.DIAMETER_UNABLE_TO_COMPLY, "capabilities were exchanged already")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
@@ -351,7 +353,12 @@ class Connection(asyncio.Protocol):
             self._tell(False, f"{self.name}: {event.text}")
         else:
             log.info("connection with %s ended: %s", self.remote, event.text)
-        if self._transport is not None:
+        if self._transport is not None and event.why is CloseReason.NOT_DIAMETER:
+            # RFC 6733 §2.1: what cannot be parsed MUST end with a RESET
+            ends = self._transport.get_extra_info("socket")
+            ends.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+        elif self._transport is not None:
             self._transport.close()
 
     def _show(

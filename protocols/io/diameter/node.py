@@ -77,7 +77,7 @@ class DiameterNode:
         self.dropped: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.failovers: Counter[str] = Counter()
-        self.redirected: Counter[str] = Counter()
+        self.redirected = 0
         self._known_peers = None if known_peers is None else {host.lower() for host in known_peers}
         self._reconnect_interval = reconnect_interval
         self._handlers: dict[tuple[int, int], Handler] = {}
@@ -154,7 +154,7 @@ class DiameterNode:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._answers.clear()
+        await self._answers.close()
 
     # Requests
 
@@ -239,9 +239,9 @@ class DiameterNode:
             if host not in self._in_service() and link is not None:
                 await self._open(link, min(REDIRECT_INTERVAL, deadline - loop.time()))
             if host in self._in_service():
-                self.redirected["followed"] += 1
+                self.redirected += 1
                 return host
-        self.redirected["not followed"] += 1
+        self.dropped["redirect indication that leads nowhere"] += 1
         log.warning("%s redirects to %s: none of them can be asked", by, ", ".join(hosts) or "nobody")
         return None
 
@@ -419,10 +419,10 @@ class DiameterNode:
             self.dropped["too busy"] += 1
             connection.send_answer(request, self.identity.answer(request, ResultCode.DIAMETER_TOO_BUSY))
         else:
-            self._spawn(self._serve(connection, request))
+            self._spawn(self._serve(connection, request, self._answers.answer(request, self._handle)))
 
-    async def _serve(self, connection: Connection, request: DiameterMessage) -> None:
-        connection.send_answer(request, await self._answers.answer(request, self._handle))
+    async def _serve(self, connection: Connection, request: DiameterMessage, answer: asyncio.Future[Answer]) -> None:
+        connection.send_answer(request, await asyncio.shield(answer))
 
     async def _handle(self, request: DiameterMessage) -> Answer:
         handler = self._handlers[request.application, request.command]
