@@ -35,6 +35,7 @@ from protocols.errors import BackendError
 from protocols.secret import Secret
 from tests.harness.aka_user import AkaUser, aka_user
 from tests.nodes.test_aaa_subscribers import FULL, USER, draw
+from tests.nodes.test_sqn_durability import lives
 from tests.peers.aaa_node import AaaProcess, Gateway, free_port, run_aaa
 from tests.peers.postgresql import PASSWORD, URL_PASSWORD, PostgreSql, require_psycopg
 
@@ -276,6 +277,11 @@ def test_a_reservation_survives_a_crash_of_the_server(server: PostgreSql) -> Non
         server.stop(signal.SIGQUIT)
         server.start()
         assert database.sequence(USER.imsi) == reserved.seq == 32
+
+
+def test_processes_killed_at_random_moments(url: str) -> None:
+    """No number that left one of them comes again, whoever gives out the next ones."""
+    assert lives(url, 40)["numbers"] > 40
 
 
 def test_a_lock_is_not_waited_for_for_ever(server: PostgreSql, database: SubscriberDatabase, url: str) -> None:

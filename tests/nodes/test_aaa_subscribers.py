@@ -98,8 +98,8 @@ def test_subscribers_of_an_older_revision_are_kept(url: str) -> None:
         for position, name in enumerate(("internet", "ims")):
             connection.execute(
                 text(
-                    "INSERT INTO apns (imsi, position, name, pdn_type, ambr_uplink_bits, ambr_downlink_bits,"
-                    " is_default)"
+                    "INSERT INTO apns"
+                    " (imsi, position, name, pdn_type, ambr_uplink_bits, ambr_downlink_bits, is_default)"
                     f" VALUES ('{USER.imsi}', {position}, '{name}', 'ipv4v6', 100000000, 100000000, {position == 0})"
                 )
             )
