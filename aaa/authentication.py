@@ -4,44 +4,55 @@
 
     ePDG                                AAA                                  HSS
      DER [EAP-Response/Identity]  -->
-                                         ProfileRequested              -->   profile
-                                         VectorRequested               -->   vector
-     <--  DEA 1001 [EAP-Request/AKA-Challenge]
+                                         VectorRequested               -->   MAR: is the user known, may it?
+     <--  DEA 1001 [EAP-Request/AKA-Challenge]                         <--   vector
      DER [EAP-Response/AKA-Challenge]  -->
-     <--  DEA 2001 [EAP-Success], MSK, User-Name, APN-Configuration
+                                         RegistrationRequested         -->   SAR: served here from now on
+     <--  DEA 2001 [EAP-Success], MSK, User-Name, APN-Configuration    <--   profile
 
-A pure machine: no clock, socket or database; stores are asked by event and answered. Left out: EAP-AKA'
-and fast re-authentication (the EAP server offers none), AAR/AAA, emergency sessions.
+Fast re-authentication (RFC 4187 §5) asks for no vector: the context of the identity, which this server keeps, takes
+its place. Where both ends want result indications, AKA-Notification goes one round before the last answer.
+
+A pure machine: no clock, socket or database; stores are asked by event and answered. Left out: AAR/AAA, emergency
+sessions.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from aaa.authorization import Refusal, RefusalCause, access_refusal, authorise
+from aaa.authorization import Refusal, RefusalCause, authorise, equipment_refusal
+from aaa.eap import EapService
+from aaa.equipment import EquipmentList, check_equipment
 from aaa.events import (
     AnswerReady,
     Authenticated,
     AuthenticationState,
+    ContextIssued,
+    ContextRequested,
     EapReceived,
     EapSent,
+    EquipmentNoted,
     Event,
-    ProfileRequested,
     Refused,
+    RegistrationRequested,
     Resynchronised,
     ServerIdentity,
     StateChanged,
+    UserDataRequested,
     VectorRequested,
 )
-from aaa.hss.port import SubscriberProfile
-from aaa.subscribers.subscriber import ApnSubscription, PdnType
+from aaa.hss.port import SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import PdnType as PdnTypeCode
 from protocols.diameter.dictionary import ResultCode
-from protocols.diameter.swm import Ambr, ApnConfiguration, Dea, Der
+from protocols.diameter.profile import ApnConfiguration, Non3gppUserData
+from protocols.diameter.swm import Dea, Der
 from protocols.eap.aka import server as aka
+from protocols.eap.aka.messages import NotificationCode
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError, LocalError
@@ -55,12 +66,16 @@ INVALID_PACKET_LIMIT = 5  # RFC 4072 §2.4
 class _Round:
     """One DER that is owed an answer."""
 
-    eap_payload: bytes
+    der: Der
     requests: list[int]
+
+    @property
+    def eap_payload(self) -> bytes:
+        return self.der.eap_payload
 
 
 class Authentication:
-    """One SWm session from its first DER on; ``origin_host`` is the gateway that opened it."""
+    """One SWm session from its first DER on; ``origin_host`` and ``origin_realm`` name the gateway."""
 
     def __init__(
         self,
@@ -68,25 +83,35 @@ class Authentication:
         *,
         identity: ServerIdentity,
         entropy: Entropy,
-        options: aka.ServerOptions,
+        eap: EapService,
         session_timeout: int,
         created: float,
+        is_registered: Callable[[Imsi], bool],
+        equipment: EquipmentList,
     ) -> None:
+        """``is_registered`` tells whether the HSS knows this server as the one that serves a user."""
         self.session_id = der.session_id
         self.origin_host = der.origin_host
+        self.origin_realm = der.origin_realm
         self.created = created
         self.authenticated: float | None = None
         self.state: AuthenticationState | None = None
         self.user_name = der.user_name or ""
         self.imsi: Imsi | None = None
+        self.registered: Imsi | None = None  # of whom this session is one that is served here
+        self.session_timeout = session_timeout  # seconds from success; the profile may shorten it
         self.apn: str | None = der.service_selection
+        self.imei: str | None = None
         self.refusal: Refusal | None = None
+        self._equipment = equipment
         self._identity = identity
         self._entropy = entropy
-        self._options = options
-        self._session_timeout = session_timeout
+        self._service = eap
+        self._is_registered = is_registered
         self._eap: aka.EapAkaServer | None = None
-        self._profile: SubscriberProfile | None = None
+        self._granted: tuple[SubscriberProfile, ApnConfiguration] | None = None  # authorised, EAP goes on
+        self._denial: Refusal | None = None  # not authorised, EAP goes on
+        self._success: aka.Succeeded | None = None  # while the re-authentication context is stored
         self._round: _Round | None = None
         self._request: bytes | None = None  # the EAP request that is outstanding
         self._discards = 0
@@ -98,6 +123,8 @@ class Authentication:
     def receive(self, der: Der, request: int, now: float) -> None:
         """Take a DER; ``request`` is a token that comes back in ``AnswerReady``."""
         payload = der.eap_payload
+        if der.terminal_information is not None:
+            self.imei = der.terminal_information.imei
         if self._round is not None:
             if payload == self._round.eap_payload:
                 self._round.requests.append(request)  # retransmission: RFC 6733 §5.5.4
@@ -107,7 +134,7 @@ class Authentication:
         if self._last is not None and payload == self._last[0]:
             self._events.append(replace(self._last[1], requests=(request,)))
             return
-        self._round = _Round(eap_payload=payload, requests=[request])
+        self._round = _Round(der=der, requests=[request])
         if not payload:
             self._ask_identity()
             return
@@ -132,19 +159,6 @@ class Authentication:
         self._eap.receive(payload)
         self._pump(now)
 
-    def answer_profile(self, profile: SubscriberProfile | None) -> None:
-        """The HSS's answer to ``ProfileRequested``."""
-        self._expect(AuthenticationState.WAITING_FOR_PROFILE)
-        assert self._eap is not None
-        assert self.imsi is not None
-        refusal = access_refusal(profile)
-        if refusal is not None:
-            self._stop_eap(refusal, aka.AkaFailure.USER_UNKNOWN)
-            return
-        self._profile = profile
-        self._change(AuthenticationState.WAITING_FOR_VECTOR, "the profile allows non-3GPP access")
-        self._events.append(VectorRequested(session_id=self.session_id, imsi=self.imsi, resynchronisation=None))
-
     def answer_vector(self, vector: AkaVector, now: float) -> None:
         """The HSS's answer to ``VectorRequested``."""
         self._expect(AuthenticationState.WAITING_FOR_VECTOR)
@@ -164,26 +178,50 @@ class Authentication:
             aka.AkaFailure.SYNCHRONISATION,
         )
 
-    def answer_backend_failure(self, text: str) -> None:
-        """The HSS or its database failed: DIAMETER_UNABLE_TO_COMPLY (RFC 6733 §7.1.5)."""
-        if self.state not in (
-            AuthenticationState.WAITING_FOR_PROFILE,
-            AuthenticationState.WAITING_FOR_VECTOR,
-        ):
-            raise LocalError(f"session {self.session_id} waits for no store")
-        self._stop_eap(
-            Refusal(
-                cause=RefusalCause.BACKEND_FAILED,
-                result=Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY),
-                text=f"The home subscriber server failed: {text}.",
-            ),
-            aka.AkaFailure.BACKEND,
-        )
+    def answer_context(self, context: ReauthenticationContext | None, now: float) -> None:
+        """The answer to ``ContextRequested``; without a context there will be a full authentication."""
+        self._expect(AuthenticationState.WAITING_FOR_CONTEXT)
+        assert self._eap is not None
+        self._eap.answer_context(context)
+        self._pump(now)
+
+    def answer_profile(self, profile: SubscriberProfile, now: float) -> None:
+        """The HSS's answer to ``RegistrationRequested`` and ``UserDataRequested``."""
+        self._expect(AuthenticationState.WAITING_FOR_PROFILE)
+        assert self._eap is not None
+        self.registered = profile.imsi
+        finding = check_equipment(self._equipment, self.imei, bound=profile.imei)
+        granted = equipment_refusal(finding) or authorise(profile, self.apn)
+        if finding.text is not None and not finding.refused:
+            self._events.append(EquipmentNoted(session_id=self.session_id, imei=self.imei, text=finding.text))
+        if isinstance(granted, Refusal):
+            self._deny(granted, now)
+            return
+        self._granted = (profile, granted)
+        self._eap.authorise()
+        self._pump(now)
+
+    def answer_kept(self, now: float) -> None:
+        """The answer to ``ContextIssued``."""
+        self._expect(AuthenticationState.WAITING_FOR_STORAGE)
+        assert self._success is not None
+        success, self._success = self._success, None
+        self._grant(success, now)
+
+    def answer_refusal(self, refusal: Refusal, now: float) -> None:
+        """The HSS refuses, or it does not answer."""
+        if self.state is AuthenticationState.WAITING_FOR_VECTOR:
+            backend = refusal.cause is RefusalCause.BACKEND_FAILED
+            self._stop_eap(refusal, aka.AkaFailure.BACKEND if backend else aka.AkaFailure.USER_UNKNOWN)
+            return
+        self._expect(AuthenticationState.WAITING_FOR_PROFILE)
+        self._deny(refusal, now)
 
     def close(self, why: str) -> None:
         """The session ends: STR, or its time is over. A DER that is owed an answer gets 5012."""
         if self._round is not None:
             self._answer(Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY), None)
+        self.registered = None
         self._change(None, why)
 
     def poll_event(self) -> Event | None:
@@ -203,10 +241,10 @@ class Authentication:
 
     def _begin(self, packet: EapPacket, der: Der) -> None:
         """A (new) EAP-AKA exchange; one inside a finished session re-authenticates it."""
-        self._eap = aka.EapAkaServer(entropy=self._entropy, options=self._options)
-        self._profile = None
+        self._eap = self._service.server(der.service_selection, self._entropy)
         self._request = None
         self._discards = 0
+        self._granted = self._denial = None
         self.refusal = None
         self.user_name = packet.data.decode("utf-8", "replace")
         self.apn = der.service_selection
@@ -224,17 +262,14 @@ class Authentication:
                     self._answer(Result.of(ResultCode.DIAMETER_MULTI_ROUND_AUTH), event.packet)
                 case aka.VectorRequested():
                     self._request_vector(event)
+                case aka.ContextRequested():
+                    self._request_context(event)
+                case aka.Authenticated():
+                    self._request_profile(event)
                 case aka.Succeeded():
                     self._succeeded(event, now)
                 case aka.Failed():
-                    self._refuse(
-                        Refusal(
-                            cause=RefusalCause.AUTHENTICATION_FAILED,
-                            result=Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
-                            text=f"Authentication failed: {event.why}.",
-                        ),
-                        event.packet,
-                    )
+                    self._failed(event)
                 case aka.PacketDiscarded():
                     self._discarded(event.why)
 
@@ -260,12 +295,9 @@ class Authentication:
         )
 
     def _request_vector(self, event: aka.VectorRequested) -> None:
-        self.imsi = event.imsi
-        self.user_name = _permanent_identity(event.identity.decode("utf-8", "replace"), event.imsi)
-        if self._profile is None:
-            self._change(AuthenticationState.WAITING_FOR_PROFILE, "the profile is asked for")
-            self._events.append(ProfileRequested(session_id=self.session_id, imsi=event.imsi))
-            return
+        assert self._round is not None
+        der = self._round.der
+        self._name(event.identity, event.imsi)
         if event.resynchronisation is not None:
             self._events.append(
                 Resynchronised(
@@ -275,40 +307,96 @@ class Authentication:
                 )
             )
         self._change(AuthenticationState.WAITING_FOR_VECTOR, "a vector is asked for")
-        self._events.append(
-            VectorRequested(session_id=self.session_id, imsi=event.imsi, resynchronisation=event.resynchronisation)
+        request = VectorRequest(
+            imsi=event.imsi,
+            method=event.method,
+            network_name=event.network_name,
+            resynchronisation=event.resynchronisation,
+            visited_network=der.visited_network_identifier,
+            rat_type=der.rat_type,
+            replaces_failed_server=der.aaa_failure_indication is not None,
         )
+        self._events.append(VectorRequested(session_id=self.session_id, request=request))
 
     def _stop_eap(self, refusal: Refusal, cause: aka.AkaFailure) -> None:
-        """End the EAP exchange without a vector: EAP-Failure goes out with ``refusal``."""
+        """End the EAP exchange without a vector: EAP-Failure goes out with ``refusal``.
+
+        A gateway that is sent to another server goes on there with the same packet: none is sent.
+        """
         assert self._eap is not None
         self._eap.answer_failure(cause, refusal.text)
         packet: bytes | None = None
         while (event := self._eap.poll_event()) is not None:
             if isinstance(event, aka.Failed):
                 packet = event.packet
-        self._refuse(refusal, packet)
+        self._refuse(refusal, packet if refusal.redirect_host is None else None)
+
+    def _name(self, identity: bytes, imsi: Imsi) -> None:
+        """The user has named itself."""
+        self.imsi = imsi
+        self.user_name = _permanent_identity(identity.decode("utf-8", "replace"), imsi)
+
+    def _request_context(self, event: aka.ContextRequested) -> None:
+        self._name(event.identity, event.imsi)
+        self._change(AuthenticationState.WAITING_FOR_CONTEXT, "a re-authentication identity came")
+        self._events.append(ContextRequested(session_id=self.session_id, imsi=event.imsi, username=event.username))
+
+    def _request_profile(self, event: aka.Authenticated) -> None:
+        """RES and MAC are right; what the user may use is asked of the HSS before anybody is told."""
+        self._change(AuthenticationState.WAITING_FOR_PROFILE, "RES and AT_MAC are right, the profile is asked for")
+        kind = UserDataRequested if self._is_registered(event.imsi) else RegistrationRequested
+        self._events.append(kind(session_id=self.session_id, imsi=event.imsi))
+
+    def _deny(self, refusal: Refusal, now: float) -> None:
+        """The user is who it says and may not come in: told by notification where that is agreed (RFC 4187 §6.2)."""
+        assert self._eap is not None
+        self._denial = refusal
+        self._eap.deny(_NOTIFICATIONS.get(refusal.cause, _GENERAL_FAILURE), refusal.text)
+        self._pump(now)
 
     def _succeeded(self, event: aka.Succeeded, now: float) -> None:
-        assert self._profile is not None
-        granted = authorise(self._profile, self.apn)
-        if isinstance(granted, Refusal):
-            # RFC 3748 §4.2: EAP-Failure carries the identifier of the response it answers, as Success would.
-            self._refuse(granted, failure(event.packet[1]))
+        """What the next fast re-authentication needs is stored before the gateway is told."""
+        self._eap = None
+        if event.context is None:
+            self._grant(event, now)
             return
-        self.apn = str(granted.apn)
+        self._success = event
+        self._change(AuthenticationState.WAITING_FOR_STORAGE, "the re-authentication context is stored")
+        self._events.append(ContextIssued(session_id=self.session_id, context=event.context))
+
+    def _failed(self, event: aka.Failed) -> None:
+        denial, self._denial = self._denial, None
+        text = f"Authentication failed: {event.why}."
+        rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
+        failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
+        self._refuse(failed if denial is None else denial, event.packet)
+
+    def _grant(self, success: aka.Succeeded, now: float) -> None:
+        assert self._granted is not None
+        (profile, granted), self._granted = self._granted, None
+        self.apn = granted.service_selection
+        if profile.user_data.session_timeout is not None:
+            self.session_timeout = min(self.session_timeout, profile.user_data.session_timeout)
         self.authenticated = now
-        self._change(AuthenticationState.AUTHENTICATED, "RES and AT_MAC are right and the APN is subscribed")
+        self._change(AuthenticationState.AUTHENTICATED, "the APN is subscribed")
+        how = " again without a vector" if success.fast else ""
         self._events.append(
             Authenticated(
                 session_id=self.session_id,
-                imsi=event.imsi,
+                imsi=success.imsi,
                 apn=self.apn,
-                text=f"Subscriber {event.imsi} was authenticated and authorised for APN {self.apn}.",
+                method=success.method,
+                fast=success.fast,
+                text=f"Subscriber {success.imsi} was authenticated{how} and authorised for APN {self.apn}.",
             )
         )
-        self._eap = None
-        self._answer(Result.of(ResultCode.DIAMETER_SUCCESS), event.packet, msk=event.msk, granted=granted)
+        self._answer(
+            Result.of(ResultCode.DIAMETER_SUCCESS),
+            success.packet,
+            msk=success.msk,
+            profile=profile.user_data,
+            granted=granted,
+        )
 
     # --- answers ------------------------------------------------------------------------------------
 
@@ -318,9 +406,11 @@ class Authentication:
         packet: bytes | None,
         *,
         msk: Secret | None = None,
-        granted: ApnSubscription | None = None,
+        profile: Non3gppUserData | None = None,
+        granted: ApnConfiguration | None = None,
         reissued: bytes | None = None,
         error: str | None = None,
+        redirect_host: str | None = None,
     ) -> None:
         assert self._round is not None
         finished, self._round = self._round, None
@@ -334,26 +424,21 @@ class Authentication:
             eap_payload=packet,
             master_session_key=msk,
             user_name=self.user_name if granted is not None else None,
-            apn_configuration=self._apn_configuration(granted) if granted is not None else None,
-            session_timeout=self._session_timeout if granted is not None else None,
+            apn_configuration=granted,
+            subscription_id=None if profile is None else profile.subscription_id,
+            charging_characteristics=None if profile is None else profile.charging_characteristics,
+            session_timeout=None if profile is None else self.session_timeout,
             error_message=error,
         )
         ready = AnswerReady(
-            session_id=self.session_id, requests=tuple(finished.requests), answer=answer, reissued=reissued
+            session_id=self.session_id,
+            requests=tuple(finished.requests),
+            answer=answer,
+            reissued=reissued,
+            redirect_host=redirect_host,
         )
         self._last = (finished.eap_payload, ready)
         self._events.append(ready)
-
-    def _apn_configuration(self, granted: ApnSubscription) -> ApnConfiguration:
-        """APN-Configuration of the granted APN (TS 29.273 §7.2.3.1)."""
-        assert self._profile is not None
-        return ApnConfiguration(
-            context_identifier=self._profile.apns.index(granted) + 1,
-            service_selection=str(granted.apn),
-            pdn_type=_PDN_TYPE[granted.pdn_type],
-            ambr=Ambr(granted.ambr_uplink_bits, granted.ambr_downlink_bits),
-            served_party_addresses=() if granted.static_ipv4 is None else (granted.static_ipv4,),
-        )
 
     def _answer_out_of_turn(self, request: int) -> None:
         """A second DER while the first is owed an answer breaks EAP's lock step (RFC 3748 §4.1)."""
@@ -367,10 +452,11 @@ class Authentication:
 
     def _refuse(self, refusal: Refusal, packet: bytes | None) -> None:
         self.refusal = refusal
+        self.registered = None
         self._eap = None
         self._change(AuthenticationState.REFUSED, refusal.text)
         self._events.append(Refused(session_id=self.session_id, identity=self.user_name, refusal=refusal))
-        self._answer(refusal.result, packet, error=refusal.text)
+        self._answer(refusal.result, packet, error=refusal.text, redirect_host=refusal.redirect_host)
 
     def _change(self, new: AuthenticationState | None, why: str) -> None:
         if new is not self.state:
@@ -382,12 +468,15 @@ class Authentication:
             raise LocalError(f"session {self.session_id} is {self.state}, not {state}")
 
 
-_PDN_TYPE = {
-    PdnType.IPV4: PdnTypeCode.IPv4,
-    PdnType.IPV6: PdnTypeCode.IPv6,
-    PdnType.IPV4V6: PdnTypeCode.IPv4v6,
-    PdnType.IPV4_OR_IPV6: PdnTypeCode.IPv4_OR_IPv6,
+_GENERAL_FAILURE = NotificationCode.GENERAL_FAILURE_AFTER_AUTHENTICATION
+_NOTIFICATIONS = {
+    RefusalCause.APN_NOT_SUBSCRIBED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.NON_3GPP_NOT_SUBSCRIBED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.ROAMING_NOT_ALLOWED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.RAT_TYPE_NOT_ALLOWED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.SUBSCRIBER_DISABLED: NotificationCode.TEMPORARILY_DENIED,
 }
+"""What a refused user is told where both ends want result indications (RFC 4187 §10.19)."""
 
 
 def _permanent_identity(identity: str, imsi: Imsi) -> str:

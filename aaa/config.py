@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from protocols.eap.aka.server import IdentityRequest
-from protocols.io.configuration import AnyPort, ConfigurationModel, Count, FilePath, Interval, IpAddress
+from aaa.eap_configuration import EapSection
+from aaa.equipment import EquipmentList, EquipmentStatus, parse_list, parse_pattern
+from aaa.faults.rule import FaultRule, Point
+from protocols.errors import ConfigurationError
+from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval
+from protocols.io.diameter.configuration import (
+    DiameterIdentityText,
+    DiameterNodeSection,
+    ListenSection,
+    PeerSection,
+)
 
-DIAMETER_PORT = 3868  # RFC 6733 §2.1
 DEFAULT_SESSION_TIMEOUT = 86_400  # a day; TS 29.273 leaves Session-Timeout to the operator
 DEFAULT_UNFINISHED_INTERVAL = 60.0  # longer than a UE retransmits within one EAP round (RFC 7296 §2.4)
 DEFAULT_SEQUENCE_BLOCK = 32  # one turn of IND (TS 33.102 §C.3.2)
+DEFAULT_HSS_TIMEOUT = 5.0  # shorter than a gateway waits for its DEA
+DEFAULT_POLL_INTERVAL = 5.0
 DEFAULT_RING = 20_000
-
-_FQDN = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*\Z")
-
-
-def _diameter_identity(value: str) -> str:
-    if not _FQDN.match(value):
-        raise PydanticCustomError("diameter_identity", "a domain name such as aaa.example.org")
-    return value.lower()
 
 
 def _database_url(value: str, info: ValidationInfo) -> str:
@@ -49,23 +50,6 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     return url.render_as_string(hide_password=False)
 
 
-_IDENTITY_REQUESTS = {
-    "any": IdentityRequest.ANY,
-    "full-authentication": IdentityRequest.FULL_AUTHENTICATION,
-    "permanent": IdentityRequest.PERMANENT,
-}
-
-
-def _identity_request(value: object) -> IdentityRequest:
-    if isinstance(value, IdentityRequest):
-        return value
-    found = _IDENTITY_REQUESTS.get(value) if isinstance(value, str) else None
-    if found is None:
-        raise PydanticCustomError("identity_request", "any, full-authentication or permanent")
-    return found
-
-
-DiameterIdentityText = Annotated[str, AfterValidator(_diameter_identity)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
@@ -74,29 +58,6 @@ class IdentitySection(ConfigurationModel):
 
     host: DiameterIdentityText
     realm: DiameterIdentityText
-
-
-class ListenSection(ConfigurationModel):
-    """Where Diameter over TCP is served; port 0 lets the system choose.
-
-    ``known_peers`` are the Origin-Hosts that may connect, without it every peer may (RFC 6733 §5.3).
-    """
-
-    address: IpAddress = IPv4Address("127.0.0.1")
-    port: AnyPort = DIAMETER_PORT
-    known_peers: tuple[DiameterIdentityText, ...] | None = None
-
-
-class EapSection(ConfigurationModel):
-    """The EAP-AKA server (RFC 4187).
-
-    ``identity_request`` is what is asked for when the identity is not usable, or always.
-    """
-
-    identity_request: Annotated[IdentityRequest, BeforeValidator(_identity_request)] = IdentityRequest.PERMANENT
-    always_request_identity: bool = False
-    checkcode: bool = True
-    result_indications: bool = False
 
 
 class SessionsSection(ConfigurationModel):
@@ -113,9 +74,36 @@ class TraceSection(ConfigurationModel):
     ring: Annotated[Count, Field(ge=1)] = DEFAULT_RING
 
 
-class HssSection(ConfigurationModel):
-    """The HSS in this process."""
+class Role(str, Enum):
+    """What a process serves: SWm, SWx, or both."""
 
+    AAA = "aaa"
+    HSS = "hss"
+    BOTH = "both"
+
+
+class Connection(str, Enum):
+    """How the AAA server of a process with both roles reaches the HSS: by a call, or over Diameter."""
+
+    IN_PROCESS = "in-process"
+    SWX = "swx"
+
+
+class HssSection(ConfigurationModel):
+    """The HSS: the one of this process, and where the AAA server finds one elsewhere.
+
+    ``identity`` and ``listen`` are those of the HSS here, ``peers`` lead the AAA server to one elsewhere, in
+    ``realm`` (its own without it). ``timeout`` is how long an answer on SWx may take.
+    ``poll_interval``: how often the HSS looks for changes that others made in the database.
+    """
+
+    connection: Connection = Connection.IN_PROCESS
+    identity: IdentitySection | None = None
+    listen: ListenSection | None = None
+    peers: tuple[PeerSection, ...] = ()
+    realm: DiameterIdentityText | None = None
+    timeout: Interval = DEFAULT_HSS_TIMEOUT
+    poll_interval: Interval | None = DEFAULT_POLL_INTERVAL
     sequence_block: Annotated[Count, Field(ge=1, le=1024)] = DEFAULT_SEQUENCE_BLOCK
 
 
@@ -126,15 +114,136 @@ class EncryptionSection(ConfigurationModel):
     create: bool = False
 
 
+def _equipment_patterns(value: object, info: ValidationInfo) -> object:
+    """Patterns in a list, or in a file that lies beside the configuration file."""
+    if isinstance(value, str):
+        directory = info.context.get("directory") if isinstance(info.context, Mapping) else None
+        file = Path(value).expanduser()
+        try:
+            text = (file if directory is None else Path(directory) / file).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise PydanticCustomError("equipment_file", "a list, or a text file that can be read") from None
+        try:
+            return parse_list(text)
+        except ValueError as error:
+            raise PydanticCustomError("equipment_file", "a file with {expected}", {"expected": str(error)}) from None
+    return value
+
+
+def _equipment_pattern(value: str) -> str:
+    try:
+        return parse_pattern(value)
+    except ValueError as error:
+        raise PydanticCustomError("equipment_pattern", "{expected}", {"expected": str(error)}) from None
+
+
+EquipmentPatterns = Annotated[
+    tuple[Annotated[Digits, AfterValidator(_equipment_pattern)], ...], BeforeValidator(_equipment_patterns)
+]
+
+
+class EquipmentSection(ConfigurationModel):
+    """Which devices may attach: each list is IMEIs and beginnings of such, or a file of them."""
+
+    white: EquipmentPatterns = ()
+    grey: EquipmentPatterns = ()
+    black: EquipmentPatterns = ()
+    unknown: EquipmentStatus = EquipmentStatus.WHITE
+    unidentified: EquipmentStatus = EquipmentStatus.WHITE
+
+    @model_validator(mode="after")
+    def _listed_once(self) -> EquipmentSection:
+        patterns = (*self.white, *self.grey, *self.black)
+        if len(set(patterns)) != len(patterns):
+            raise PydanticCustomError("equipment", "every device in one list only")
+        return self
+
+    def as_list(self) -> EquipmentList:
+        """The list that a server asks."""
+        patterns: dict[str, EquipmentStatus] = {}
+        for status, listed in (
+            (EquipmentStatus.WHITE, self.white),
+            (EquipmentStatus.GREY, self.grey),
+            (EquipmentStatus.BLACK, self.black),
+        ):
+            patterns |= dict.fromkeys(listed, status)
+        return EquipmentList(patterns=patterns, unknown=self.unknown, unidentified=self.unidentified)
+
+
+def _named_once(rules: tuple[FaultRule, ...]) -> tuple[FaultRule, ...]:
+    if len({rule.name for rule in rules}) != len(rules):
+        raise PydanticCustomError("fault_names", "every rule's name once")
+    return rules
+
+
+FaultRules = Annotated[tuple[FaultRule, ...], AfterValidator(_named_once)]
+
+
 class AaaConfiguration(ConfigurationModel):
-    """Everything ``aaa serve`` needs."""
+    """Everything ``aaa serve`` needs; ``check`` says what a role needs besides."""
 
     identity: IdentitySection
     listen: ListenSection = ListenSection()
-    database: DatabaseUrl
+    database: DatabaseUrl | None = None
     control: FilePath
     eap: EapSection = EapSection()
     sessions: SessionsSection = SessionsSection()
     hss: HssSection = HssSection()
     trace: TraceSection = TraceSection()
+    diameter: DiameterNodeSection = DiameterNodeSection()
+    faults: FaultRules = ()
+    equipment: EquipmentSection = EquipmentSection()
     encryption: EncryptionSection = EncryptionSection()
+
+    @model_validator(mode="after")
+    def _secured(self) -> AaaConfiguration:
+        if self.listen.tls_port is not None and self.diameter.tls is None:
+            raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+        return self
+
+    def uses_swx(self, role: Role) -> bool:
+        """Whether the AAA server of a process in ``role`` has its HSS behind Diameter."""
+        return role is Role.AAA or (role is Role.BOTH and self.hss.connection is Connection.SWX)
+
+    @property
+    def hss_identity(self) -> IdentitySection:
+        """Who the HSS is on SWx: an HSS alone may say it under ``identity``."""
+        return self.hss.identity or self.identity
+
+    def hss_listen(self, role: Role) -> ListenSection:
+        """Where the HSS listens: one that is alone may say it under ``listen``, the other needs no fixed port."""
+        if self.hss.listen is not None:
+            return self.hss.listen
+        return self.listen if role is Role.HSS else ListenSection(port=0)
+
+    def check(self, role: Role, file: str) -> None:
+        """``ConfigurationError`` for the first key that ``role`` needs and the file does not have."""
+        if role is not Role.AAA and self.database is None:
+            raise _missing(file, "database", "a database URL, where the HSS finds its subscribers")
+        if role is Role.BOTH and self.uses_swx(role):
+            if self.hss.identity is None:
+                raise _missing(file, "hss.identity", "the host and realm that the HSS has on SWx")
+            if self.hss.identity.host == self.identity.host:
+                raise ConfigurationError(
+                    file=file,
+                    key="hss.identity.host",
+                    value=self.hss.identity.host,
+                    expected="another host than identity.host: AAA server and HSS are two nodes on SWx",
+                )
+        if role is Role.AAA:
+            for number, rule in enumerate(self.faults):
+                if rule.action.needs_key:
+                    raise ConfigurationError(
+                        file=file,
+                        key=f"faults.{number}.action",
+                        value=rule.action.described(Point.VECTOR),
+                        expected="another action: this one needs the subscribers' keys, and the role is aaa",
+                    )
+        if role is Role.AAA and self.eap.temporary is not None and self.database is None:
+            raise _missing(file, "database", "a database URL, where eap.temporary keeps re-authentication contexts")
+        if role is Role.AAA and not (self.hss.peers or self.diameter.peers):
+            raise _missing(file, "hss.peers", "an HSS or an agent to connect to, because the role is aaa")
+
+
+def _missing(file: str, key: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(file=file, key=key, value=None, expected=expected)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aaa.authorization import Refusal
+from aaa.hss.port import SubscriberProfile, VectorRequest
+from protocols.diameter.dictionary import ServerAssignmentType
 from protocols.diameter.swm import Dea
-from protocols.eap.aka import server as aka
+from protocols.eap.aka.temporary import ReauthenticationContext
+from protocols.eap.packet import EapType
 from protocols.threegpp.identity import Imsi
 
 
@@ -17,6 +20,8 @@ class AuthenticationState(str, Enum):
     IDENTIFYING = "identifying"
     WAITING_FOR_PROFILE = "waiting-for-profile"
     WAITING_FOR_VECTOR = "waiting-for-vector"
+    WAITING_FOR_CONTEXT = "waiting-for-context"
+    WAITING_FOR_STORAGE = "waiting-for-storage"
     CHALLENGED = "challenged"
     AUTHENTICATED = "authenticated"
     REFUSED = "refused"
@@ -31,20 +36,44 @@ class ServerIdentity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProfileRequested:
-    """Answer with ``answer_profile`` or ``answer_backend_failure``."""
+class VectorRequested:
+    """MAR. Answer with ``answer_vector``, ``answer_vector_refusal`` or ``answer_refusal``."""
+
+    session_id: str
+    request: VectorRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistrationRequested:
+    """SAR REGISTRATION: the user is authenticated. Answer with ``answer_profile`` or ``answer_refusal``."""
 
     session_id: str
     imsi: Imsi
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VectorRequested:
-    """Answer with ``answer_vector``, ``answer_vector_refusal`` or ``answer_backend_failure``."""
+class UserDataRequested:
+    """SAR AAA_USER_DATA_REQUEST of a user who is registered here. Answered as ``RegistrationRequested``."""
 
     session_id: str
     imsi: Imsi
-    resynchronisation: aka.Resynchronisation | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextRequested:
+    """A fast re-authentication identity of ours came (RFC 4187 §5.3). Answer with ``answer_context``."""
+
+    session_id: str
+    imsi: Imsi
+    username: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextIssued:
+    """To be kept before the user hears of its success. Answer with ``answer_kept``."""
+
+    session_id: str
+    context: ReauthenticationContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +84,7 @@ class AnswerReady:
     requests: tuple[int, ...]
     answer: Dea
     reissued: bytes | None = None  # EAP-Reissued-Payload (RFC 4072 §4.1.2)
+    redirect_host: str | None = None  # Redirect-Host (RFC 6733 §6.12)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +120,8 @@ class Authenticated:
     session_id: str
     imsi: Imsi
     apn: str
+    method: EapType
+    fast: bool
     text: str
 
 
@@ -103,6 +135,15 @@ class Resynchronised:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EquipmentNoted:
+    """The device is on the grey list: it may attach, and somebody wants to know."""
+
+    session_id: str
+    imei: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """The user is refused; the answer says so to the gateway."""
 
@@ -111,15 +152,22 @@ class Refused:
     refusal: Refusal
 
 
+Question = VectorRequested | RegistrationRequested | UserDataRequested
+"""What a session asks the HSS, and waits for."""
+
+TemporaryQuestion = ContextRequested | ContextIssued
+"""What a session asks about temporary identities, and waits for."""
+
 Event = (
-    ProfileRequested
-    | VectorRequested
+    Question
+    | TemporaryQuestion
     | AnswerReady
     | EapReceived
     | EapSent
     | StateChanged
     | Authenticated
     | Resynchronised
+    | EquipmentNoted
     | Refused
 )
 
@@ -133,6 +181,35 @@ class SessionEnded:
     was_authenticated: bool
     expired: bool
     text: str
+    imsi: Imsi | None = None
+    apn: str | None = None
 
 
-SessionEvent = Event | SessionEnded
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeregistrationRequested:
+    """SAR USER_DEREGISTRATION: the last session of the user at this server ended. Nothing waits for the answer."""
+
+    imsi: Imsi
+    why: ServerAssignmentType
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeregisteredByHss:
+    """RTR: the HSS ended the registration under this session (TS 29.273 §8.1.2.2.3); Reason-Code and its words."""
+
+    session_id: str
+    imsi: Imsi
+    reason: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileChangedByHss:
+    """PPR: another profile holds for the user of this session (§8.1.2.3); ``None``: it is to be asked for."""
+
+    session_id: str
+    imsi: Imsi
+    profile: SubscriberProfile | None
+
+
+SessionEvent = Event | SessionEnded | DeregistrationRequested | DeregisteredByHss | ProfileChangedByHss

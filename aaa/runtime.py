@@ -1,294 +1,171 @@
-"""The AAA node in a process: Diameter on SWm, control socket, recorder, the bridge to the database.
+"""A process of this package: AAA server, HSS or both, with one recorder, one control socket, one event loop.
 
-Everything that blocks (SQLAlchemy) runs on one thread behind ``Bridge``; everything else on one event loop.
+Everything that blocks (SQLAlchemy) runs on one thread behind ``Bridge``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import signal
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
-from aaa.config import AaaConfiguration
-from aaa.events import ProfileRequested, ServerIdentity, VectorRequested
-from aaa.hss.local import LocalHss
-from aaa.hss.port import HomeSubscriberServer
-from aaa.server import Question, SwmServer
-from aaa.sessions import SessionLimits, Sessions
+from aaa.config import AaaConfiguration, Role
+from aaa.control import AaaControl, node_name
+from aaa.faults.hss import Algorithms
+from aaa.faults.wrapping import Faults
+from aaa.hss.in_process import Bridge
+from aaa.hss.node import HssNode
+from aaa.node import AaaServer
 from aaa.subscribers.database import SubscriberDatabase
-from protocols.diameter.codec import DiameterMessage, RequestError
-from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
-from protocols.eap.aka.server import ServerOptions
-from protocols.errors import AuthenticationError, BackendError, StackError
+from protocols.algorithms.vector import AkaAlgorithm
+from protocols.errors import BackendError
 from protocols.io.clock import SystemClock
-from protocols.io.control import ControlError, ControlServer, Params
-from protocols.io.diameter import DiameterIdentity, DiameterNode, PeerChange, Traffic
+from protocols.io.control import ControlServer
+from protocols.io.diameter.configuration import PeerSection
 from protocols.io.entropy import SystemEntropy
-from protocols.path import Endpoint
+from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
-from protocols.trace.records import JsonValue
-
-T = TypeVar("T")
-
-NODE = "aaa"
-KIND = "aaa"
-DISTRIBUTION = "epdg-emulator"
-LIST_LIMIT = 100
-LIST_LIMIT_MAXIMUM = 1000
 
 _log = logging.getLogger(__name__)
 
 
-class Bridge:
-    """The one thread on which blocking calls run, in order."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aaa-database")
-
-    async def run(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns or raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-
-    def close(self) -> None:
-        """Finish what is running, let go what is queued."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-
 class AaaNode:
-    """One AAA server with its HSS; ``run`` serves until ``stop``."""
+    """One process in its role; ``run`` serves until ``stop``. The configuration has been checked for the role."""
 
-    def __init__(self, configuration: AaaConfiguration, database: SubscriberDatabase) -> None:
+    def __init__(
+        self, configuration: AaaConfiguration, database: SubscriberDatabase | None, role: Role = Role.BOTH
+    ) -> None:
         self._configuration = configuration
         self._database = database
-        self._clock = SystemClock()
-        entropy = SystemEntropy()
-        identity, sessions = configuration.identity, configuration.sessions
-        known_peers = configuration.listen.known_peers
+        self._role = role
+        clock, entropy = SystemClock(), SystemEntropy()
         self.recorder = Recorder(
-            NODE,
-            monotonic=self._clock.monotonic,
-            wall=self._clock.wall,
+            node_name(role),
+            monotonic=clock.monotonic,
+            wall=clock.wall,
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
         )
-        self._hss: HomeSubscriberServer = LocalHss(database, entropy, sequence_block=configuration.hss.sequence_block)
-        self._server = SwmServer(
-            Sessions(
-                identity=ServerIdentity(host=identity.host, realm=identity.realm),
-                entropy=entropy,
-                options=ServerOptions(
-                    always_request_identity=configuration.eap.always_request_identity,
-                    first_identity_request=configuration.eap.identity_request,
-                    checkcode=configuration.eap.checkcode,
-                    result_indications=configuration.eap.result_indications,
-                ),
-                limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
-            ),
-            self.recorder,
-            ask=self._ask,
-            monotonic=self._clock.monotonic,
-            wall=self._clock.wall,
-        )
-        self._diameter = DiameterNode(
-            DiameterIdentity(host=identity.host, realm=identity.realm),
-            entropy=entropy,
-            wall=self._clock.wall,
-            known_peers=None if known_peers is None else frozenset(known_peers),
-        )
-        self._diameter.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, self._diameter_eap)
-        self._diameter.on_request(SWM_APPLICATION, CommandCode.SESSION_TERMINATION, self._session_termination)
-        self._diameter.on_traffic(self._record_traffic)
-        self._diameter.on_peer(self._record_peer)
-        self._control = ControlServer(
-            configuration.control,
-            {
-                "node.status": self._status,
-                "sessions.list": self._list_sessions,
-                "sessions.get": self._get_session,
-                "peers.list": self._list_peers,
-            },
-            self.recorder,
-        )
         self._bridge = Bridge()
-        self._questions: asyncio.TaskGroup | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._aaa: AaaServer | None = None
+        self._hss: HssNode | None = None
+        faults = Faults(configuration.faults, self.recorder, algorithms=self._algorithms(), sleep=asyncio.sleep)
+        uses_swx = configuration.uses_swx(role)
+        if role is not Role.HSS:
+            self._aaa = AaaServer(
+                configuration, self.recorder, clock=clock, entropy=entropy, speaks_swx=uses_swx, faults=faults
+            )
+            if database is not None:
+                self._aaa.use_contexts(database.contexts, self._bridge)
+        if role is not Role.AAA:
+            assert database is not None
+            self._hss = HssNode(configuration, database, self._bridge, self.recorder, clock=clock, entropy=entropy)
+            listen, section = configuration.hss_listen(role), configuration.diameter
+            if role is Role.HSS:
+                self._hss.serve_swx(listen, section, is_traced=True, faults=faults)
+            elif uses_swx:  # the other end of SWx is in the same trace, and diameter.peers are the AAA server's
+                self._hss.serve_swx(listen, section.model_copy(update={"peers": ()}), is_traced=False)
+            else:
+                assert self._aaa is not None
+                self._hss.serve_in_process(self._aaa.sessions)
+                self._aaa.use_in_process(self._hss.procedures, self._bridge)
+        control = AaaControl(
+            configuration,
+            role,
+            self.recorder,
+            aaa=self._aaa,
+            hss=self._hss,
+            database=database,
+            bridge=self._bridge,
+            faults=faults,
+        )
+        self._control = ControlServer(configuration.control, control.methods(), self.recorder)
         self._stopping = asyncio.Event()
-        self._listening: Endpoint | None = None
+
+    def _algorithms(self) -> Algorithms | None:
+        """How fault rules get at a subscriber's functions; ``None`` where the keys are elsewhere."""
+        database = self._database
+        if database is None:
+            return None
+
+        async def algorithm(imsi: Imsi) -> AkaAlgorithm | None:
+            subscriber = await self._bridge.run(lambda: database.get(imsi))
+            return None if subscriber is None else subscriber.keys.functions()
+
+        return algorithm
 
     async def run(self) -> None:
         """Migrate, listen, serve until ``stop``, then disconnect from every peer; ``BackendError``."""
         failure: BackendError | None = None
         try:
-            revision = await self._bridge.run(self._database.migrate)
-            async with asyncio.TaskGroup() as questions:
-                self._questions = questions
+            revision = None if self._database is None else await self._bridge.run(self._database.migrate)
+            async with asyncio.TaskGroup() as tasks:
+                watch: asyncio.Task[None] | None = None
                 try:
-                    await self._open(revision)
+                    await self._open(tasks, revision)
+                    if self._hss is not None:
+                        watch = tasks.create_task(self._hss.watch())
                     await self._stopping.wait()
                 except BackendError as error:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
+                if watch is not None:
+                    watch.cancel()
                 # peers first: what the HSS still answers goes out before DPR ends the connections
-                await self._diameter.close()
+                await self._close_diameter()
         finally:
-            await self._close()
+            await self._control.close()
+            await self._close_diameter()
+            self._bridge.close()
+            if self._database is not None:
+                self._database.close()
         if failure is not None:
             raise failure
 
-    async def _open(self, revision: str) -> None:
+    async def _open(self, tasks: asyncio.TaskGroup, revision: str | None) -> None:
         """Listen; the control socket comes last, so that a node that answers there is ready."""
-        listen = self._configuration.listen
-        self._listening = await self._diameter.listen(str(listen.address), listen.port)
+        listening: tuple[str, ...] = ()
+        if self._hss is not None:
+            await self._hss.open()
+            listening += self._hss.listening
+        if self._aaa is not None:
+            if self._configuration.uses_swx(self._role):
+                self._aaa.use_swx(*self._way_to_the_hss())
+            await self._aaa.open(tasks)
+            listening = self._aaa.listening + listening
         await self._control.start()
-        text = f"The AAA server listens on {self._listening}, database revision {revision}."
+        who = {Role.AAA: "The AAA server listens", Role.HSS: "The HSS listens", Role.BOTH: "The AAA server listens"}
+        where = ", ".join(listening)
+        with_database = "" if revision is None else f", database revision {revision}"
+        text = f"{who[self._role]} on {where}{with_database}."
         _log.info("%s", text)
-        self.recorder.event("started", text, {"listen": str(self._listening)})
+        self.recorder.event("started", text, {"listen": where, "role": self._role.value})
+
+    def _way_to_the_hss(self) -> tuple[tuple[PeerSection, ...], str]:
+        """The peers of SWx and the HSS's realm; an HSS in this process is reached where it listens."""
+        section = self._configuration.hss
+        realm = section.realm or self._configuration.identity.realm
+        if self._hss is None:
+            return section.peers, realm
+        address, _, port = self._hss.listening[0].rpartition(":")
+        peer = PeerSection.model_validate(
+            {"host": self._configuration.hss_identity.host, "address": address.strip("[]"), "port": int(port)}
+        )
+        return (peer, *section.peers), section.realm or self._configuration.hss_identity.realm
 
     def stop(self) -> None:
         """End ``run``."""
         self._stopping.set()
 
-    async def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._control.close()
-        await self._diameter.close()
-        self._bridge.close()
-        self._database.close()
-
-    # --- Diameter -----------------------------------------------------------------------------------
-
-    async def _diameter_eap(self, request: DiameterMessage) -> DiameterMessage:
-        answer: asyncio.Future[DiameterMessage] = asyncio.get_running_loop().create_future()
-
-        def respond(message: DiameterMessage) -> None:
-            if not answer.done():  # the connection may have gone meanwhile
-                answer.set_result(message)
-
-        self._server.receive_der(request, respond)
-        self._arm()
-        return await answer
-
-    async def _session_termination(self, request: DiameterMessage) -> DiameterMessage:
-        answer = self._server.receive_str(request)
-        self._arm()
-        return answer
-
-    # --- the HSS ------------------------------------------------------------------------------------
-
-    def _ask(self, question: Question) -> None:
-        assert self._questions is not None
-        self._questions.create_task(self._answer(question))
-
-    async def _answer(self, question: Question) -> None:
-        """Ask the HSS on the bridge; whatever it raises on purpose ends the attach, not the node."""
-        try:
-            match question:
-                case ProfileRequested():
-                    imsi = question.imsi
-                    profile = await self._bridge.run(lambda: self._hss.profile(imsi))
-                    self._server.profile_answered(question, profile)
-                case VectorRequested():
-                    wanted = question
-                    vector = await self._bridge.run(
-                        lambda: self._hss.authentication_vector(wanted.imsi, wanted.resynchronisation)
-                    )
-                    self._server.vector_answered(question, vector)
-        except AuthenticationError as error:
-            assert isinstance(question, VectorRequested)
-            self._server.vector_refused(question, str(error))
-        except StackError as error:
-            _log.error("session %s: %s", question.session_id, error)
-            self._server.question_failed(question, str(error))
-        except Exception:  # noqa: BLE001 - top loop of a question: a defect must not end the node
-            _log.exception("session %s: the HSS failed", question.session_id)
-            self._server.question_failed(question, "the server failed; see its log")
-        self._arm()
-
-    # --- time ---------------------------------------------------------------------------------------
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        deadline = self._server.next_deadline()
-        if deadline is not None:
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
-        self._server.handle_timeout()
-        self._arm()
-
-    # --- the trace ----------------------------------------------------------------------------------
-
-    def _record_traffic(self, traffic: Traffic) -> None:
-        session: str | None = None
-        if traffic.message is not None:
-            try:
-                session = traffic.message.session_id
-            except RequestError:  # octets that are no text; the answer says so
-                session = None
-        for kind, body in traffic.records(export_keys=self.recorder.export_keys):
-            self.recorder.record(kind, body, session)
-
-    def _record_peer(self, change: PeerChange) -> None:
-        name = "peer-up" if change.is_up else "peer-down"
-        data: dict[str, JsonValue] = {"peer": change.peer, "remote": str(change.remote)}
-        self.recorder.event(name, f"Diameter peer {change.text}.", data)
-
-    # --- control ------------------------------------------------------------------------------------
-
-    async def _status(self, params: Params) -> JsonValue:
-        identity = self._configuration.identity
-        return {
-            "node": NODE,
-            "kind": KIND,
-            "version": importlib.metadata.version(DISTRIBUTION),
-            "started": self.recorder.started,
-            "host": identity.host,
-            "realm": identity.realm,
-            "listen": None if self._listening is None else str(self._listening),
-            "sessions": len(self._server),
-            "subscribers": await self._bridge.run(self._database.count),
-            "dropped": {"diameter": {str(why): count for why, count in self._diameter.dropped.items()}},
-        }
-
-    async def _list_sessions(self, params: Params) -> JsonValue:
-        wanted = {name: params[name] for name in ("imsi", "apn", "state") if params.get(name) is not None}
-        limit = params.get("limit") or LIST_LIMIT
-        cursor = params.get("cursor") or "0"
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIST_LIMIT_MAXIMUM:
-            raise ControlError("bad-params", f"limit is a number from 1 to {LIST_LIMIT_MAXIMUM}")
-        if not isinstance(cursor, str) or not cursor.isdecimal():
-            raise ControlError("bad-params", "cursor is what an earlier answer held in next")
-        found = [
-            session
-            for session in self._server.sessions()
-            if isinstance(session, dict) and all(session[name] == value for name, value in wanted.items())
-        ]
-        start = int(cursor)
-        end = start + limit
-        page: list[JsonValue] = [*found[start:end]]
-        return {"sessions": page, "next": str(end) if end < len(found) else None, "total": len(found)}
-
-    async def _get_session(self, params: Params) -> JsonValue:
-        identifier = params.get("id")
-        session = self._server.session(identifier) if isinstance(identifier, str) else None
-        if session is None:
-            raise ControlError("not-found", f"there is no session {identifier}")
-        return session
-
-    async def _list_peers(self, params: Params) -> JsonValue:
-        return {"peers": [peer.to_json() for peer in self._diameter.peers()]}
+    async def _close_diameter(self) -> None:
+        if self._aaa is not None:
+            await self._aaa.close()
+        if self._hss is not None:
+            await self._hss.close()
 
 
-async def serve(configuration: AaaConfiguration, database: SubscriberDatabase) -> None:
+async def serve(configuration: AaaConfiguration, database: SubscriberDatabase | None, role: Role) -> None:
     """Run a node until SIGTERM or SIGINT."""
-    node = AaaNode(configuration, database)
+    node = AaaNode(configuration, database, role)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)

@@ -9,17 +9,27 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aaa.authentication import Authentication
+from aaa.authorization import Refusal
 from aaa.events import (
     AnswerReady,
     Authenticated,
+    ContextIssued,
+    ContextRequested,
+    DeregisteredByHss,
+    DeregistrationRequested,
     EapReceived,
     EapSent,
-    ProfileRequested,
+    EquipmentNoted,
+    ProfileChangedByHss,
+    Question,
     Refused,
+    RegistrationRequested,
     Resynchronised,
     SessionEnded,
     SessionEvent,
     StateChanged,
+    TemporaryQuestion,
+    UserDataRequested,
     VectorRequested,
 )
 from aaa.hss.port import SubscriberProfile
@@ -27,14 +37,17 @@ from aaa.sessions import Sessions
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Avp, DiameterMessage
 from protocols.diameter.swm import Der, Str
+from protocols.eap.aka.messages import METHOD_NAMES
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.observation import eap_body
+from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 
 Respond = Callable[[DiameterMessage], None]
-Question = ProfileRequested | VectorRequested
 MACHINE = "swm-session"
 INTERFACE = "SWm"
+ALL_SESSION = 1  # Redirect-Host-Usage (RFC 6733 §6.13)
 
 
 class SwmServer:
@@ -45,7 +58,7 @@ class SwmServer:
         sessions: Sessions,
         recorder: Recorder,
         *,
-        ask: Callable[[Question], None],
+        ask: Callable[[Question | TemporaryQuestion | DeregistrationRequested], None],
         monotonic: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -57,6 +70,16 @@ class SwmServer:
         self._wall = wall
         self._requests: dict[int, tuple[DiameterMessage, Respond]] = {}
         self._request = 0
+        self._hooks: list[Callable[[SessionEvent], None]] = []
+
+    def on_event(self, hook: Callable[[SessionEvent], None]) -> None:
+        """Show ``hook`` every event of a session, after it has been carried out."""
+        self._hooks.append(hook)
+
+    @property
+    def table(self) -> Sessions:
+        """The sessions' own machines."""
+        return self._sessions
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -74,12 +97,12 @@ class SwmServer:
         self._pump()
         return answer.to_message(message)
 
-    # --- the HSS's answers --------------------------------------------------------------------------
-
-    def profile_answered(self, question: ProfileRequested, profile: SubscriberProfile | None) -> None:
-        """The profile, ``None`` for an unknown user."""
-        self._sessions.answer_profile(question.session_id, profile, self._monotonic())
+    def end(self, session_id: str, why: str) -> None:
+        """End a session for which no STR will come."""
+        self._sessions.end(session_id, why)
         self._pump()
+
+    # --- the HSS's answers --------------------------------------------------------------------------
 
     def vector_answered(self, question: VectorRequested, vector: AkaVector) -> None:
         """The vector."""
@@ -91,10 +114,39 @@ class SwmServer:
         self._sessions.answer_vector_refusal(question.session_id, text, self._monotonic())
         self._pump()
 
-    def question_failed(self, question: Question, text: str) -> None:
-        """The HSS or its database failed."""
-        self._sessions.answer_backend_failure(question.session_id, text, self._monotonic())
+    def profile_answered(self, question: RegistrationRequested | UserDataRequested, profile: SubscriberProfile) -> None:
+        """The profile."""
+        self._sessions.answer_profile(question.session_id, profile, self._monotonic())
         self._pump()
+
+    def context_answered(self, question: ContextRequested, context: ReauthenticationContext | None) -> None:
+        """What is kept behind a re-authentication identity."""
+        self._sessions.answer_context(question.session_id, context, self._monotonic())
+        self._pump()
+
+    def context_kept(self, question: ContextIssued) -> None:
+        """A re-authentication context is stored, or cannot be: the user will be authenticated in full next time."""
+        self._sessions.answer_kept(question.session_id, self._monotonic())
+        self._pump()
+
+    def refused(self, question: Question, refusal: Refusal) -> None:
+        """The HSS refuses, or it failed."""
+        self._sessions.answer_refusal(question.session_id, refusal, self._monotonic())
+        self._pump()
+
+    # --- what the HSS says on its own (HssListener) -------------------------------------------------
+
+    def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
+        """RTR; whether the user has sessions here."""
+        known = self._sessions.deregistered(imsi, reason, text)
+        self._pump()
+        return known
+
+    def profile_changed(self, imsi: Imsi, profile: SubscriberProfile | None) -> bool:
+        """PPR; whether the user has sessions here."""
+        known = self._sessions.profile_changed(imsi, profile)
+        self._pump()
+        return known
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -130,6 +182,7 @@ class SwmServer:
             "imsi": None if session.imsi is None else str(session.imsi),
             "user_name": session.user_name,
             "apn": session.apn,
+            "imei": session.imei,
             "gateway": session.origin_host,
             "created": session.created + offset,
             "authenticated": None if session.authenticated is None else session.authenticated + offset,
@@ -143,10 +196,14 @@ class SwmServer:
     def _pump(self) -> None:
         while (event := self._sessions.poll_event()) is not None:
             self._take(event)
+            for hook in self._hooks:
+                hook(event)
 
     def _take(self, event: SessionEvent) -> None:
         match event:
-            case ProfileRequested() | VectorRequested():
+            case VectorRequested() | RegistrationRequested() | UserDataRequested() | DeregistrationRequested():
+                self._ask(event)
+            case ContextRequested() | ContextIssued():
                 self._ask(event)
             case AnswerReady():
                 self._respond(event)
@@ -163,11 +220,13 @@ class SwmServer:
                 }
                 self._recorder.record(Kind.STATE, body, event.session_id)
             case Authenticated():
-                self._recorder.event(
-                    "authenticated", event.text, {"imsi": str(event.imsi), "apn": event.apn}, event.session_id
-                )
+                how: dict[str, JsonValue] = {"method": f"EAP-{METHOD_NAMES[event.method]}", "fast": event.fast}
+                who: dict[str, JsonValue] = {"imsi": str(event.imsi), "apn": event.apn}
+                self._recorder.event("authenticated", event.text, {**who, **how}, event.session_id)
             case Resynchronised():
                 self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
+            case EquipmentNoted():
+                self._recorder.event("equipment-grey", event.text, {"imei": event.imei}, event.session_id)
             case Refused():
                 data: dict[str, JsonValue] = {
                     "identity": event.identity,
@@ -176,6 +235,20 @@ class SwmServer:
                     "vendor": event.refusal.result.vendor,
                 }
                 self._recorder.event("refused", event.refusal.text, data, event.session_id)
+            case DeregisteredByHss():
+                self._recorder.event(
+                    "deregistered-by-hss",
+                    f"The HSS ended the registration of subscriber {event.imsi}: {event.text}.",
+                    {"imsi": str(event.imsi), "reason": event.reason},
+                    event.session_id,
+                )
+            case ProfileChangedByHss():
+                self._recorder.event(
+                    "profile-changed-by-hss",
+                    f"The HSS has another profile for subscriber {event.imsi}.",
+                    {"imsi": str(event.imsi)},
+                    event.session_id,
+                )
             case SessionEnded():
                 name = "session-expired" if event.expired else "session-terminated"
                 self._recorder.event(name, event.text, {"identity": event.identity}, event.session_id)
@@ -187,6 +260,10 @@ class SwmServer:
             if event.reissued is not None:
                 reissued = Avp.of("EAP-Reissued-Payload", event.reissued)
                 answer = replace(answer, avps=(*answer.avps, reissued))
+            if event.redirect_host is not None:  # RFC 6733 §6.1.8: the whole session goes there
+                there = Avp.of("Redirect-Host", f"aaa://{event.redirect_host}")
+                usage = Avp.of("Redirect-Host-Usage", ALL_SESSION)
+                answer = replace(answer, avps=(*answer.avps, there, usage))
             respond(answer)
 
     def _record_eap(self, session_id: str, packet: bytes, direction: str) -> None:

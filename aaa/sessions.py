@@ -1,6 +1,7 @@
 """The SWm sessions of this server (RFC 6733 §8): opened by DER, closed by STR or by time.
 
-A pure machine around ``Authentication``: one of these for each node, one of those for each Session-Id.
+A pure machine around ``Authentication``: one of these for each node, one of those for each Session-Id. With the
+last session of a user goes its registration at the HSS (TS 29.273 §8.1.2.2.2).
 """
 
 from __future__ import annotations
@@ -11,14 +12,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aaa.authentication import Authentication
-from aaa.events import AuthenticationState, ServerIdentity, SessionEnded, SessionEvent
+from aaa.authorization import Refusal
+from aaa.eap import EapService
+from aaa.equipment import ANY_EQUIPMENT, EquipmentList
+from aaa.events import (
+    AuthenticationState,
+    DeregisteredByHss,
+    DeregistrationRequested,
+    ProfileChangedByHss,
+    ServerIdentity,
+    SessionEnded,
+    SessionEvent,
+)
 from aaa.hss.port import SubscriberProfile
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import ResultCode
+from protocols.diameter.dictionary import ResultCode, ServerAssignmentType
 from protocols.diameter.swm import Der, Sta, Str
-from protocols.eap.aka.server import ServerOptions
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.entropy import Entropy
+from protocols.threegpp.identity import Imsi
 
 SESSION_GRACE_INTERVAL = 30.0  # the gateway's own Session-Timeout fires first and sends its STR
 
@@ -35,15 +48,24 @@ class Sessions:
     """All sessions by Session-Id; events of all of them come out of one queue, in order."""
 
     def __init__(
-        self, *, identity: ServerIdentity, entropy: Entropy, options: ServerOptions, limits: SessionLimits
+        self,
+        *,
+        identity: ServerIdentity,
+        entropy: Entropy,
+        eap: EapService,
+        limits: SessionLimits,
+        equipment: EquipmentList = ANY_EQUIPMENT,
     ) -> None:
         self._identity = identity
         self._entropy = entropy
-        self._options = options
+        self._eap = eap
         self._limits = limits
+        self._equipment = equipment
         self._sessions: dict[str, Authentication] = {}
         self._deadlines: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
+        self._registered: dict[Imsi, set[str]] = {}  # the sessions for which a user is registered here
+        self._registrations: dict[str, Imsi] = {}  # the same the other way round
         self._events: deque[SessionEvent] = deque()
 
     # --- what comes in ------------------------------------------------------------------------------
@@ -56,9 +78,11 @@ class Sessions:
                 der,
                 identity=self._identity,
                 entropy=self._entropy,
-                options=self._options,
+                eap=self._eap,
                 session_timeout=self._limits.timeout,
                 created=now,
+                is_registered=self.is_registered,
+                equipment=self._equipment,
             )
             self._sessions[der.session_id] = session
         session.receive(der, request, now)
@@ -78,15 +102,14 @@ class Sessions:
             result=Result.of(code),
         )
 
-    def answer_profile(self, session_id: str, profile: SubscriberProfile | None, now: float) -> None:
-        """The HSS's answer to ``ProfileRequested``; late answers to sessions that are gone are dropped."""
-        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_PROFILE)
+    def end(self, session_id: str, why: str) -> None:
+        """The session is over without an STR: its gateway does not know it, or cannot be reached."""
+        session = self._sessions.get(session_id)
         if session is not None:
-            session.answer_profile(profile)
-            self._collect(session, now)
+            self._end(session, expired=False, why=why)
 
     def answer_vector(self, session_id: str, vector: AkaVector, now: float) -> None:
-        """The HSS's answer to ``VectorRequested``."""
+        """The HSS's answer to ``VectorRequested``; late answers to sessions that are gone are dropped."""
         session = self._waiting(session_id, AuthenticationState.WAITING_FOR_VECTOR)
         if session is not None:
             session.answer_vector(vector, now)
@@ -99,14 +122,59 @@ class Sessions:
             session.answer_vector_refusal(text)
             self._collect(session, now)
 
-    def answer_backend_failure(self, session_id: str, text: str, now: float) -> None:
-        """A store failed."""
+    def answer_profile(self, session_id: str, profile: SubscriberProfile, now: float) -> None:
+        """The HSS's answer to ``RegistrationRequested`` and ``UserDataRequested``.
+
+        A registration for which no session is left is taken back at once: the session that asked is gone, or
+        the profile does not allow what it wants.
+        """
+        held = self.is_registered(profile.imsi)
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_PROFILE)
+        if session is not None:
+            session.answer_profile(profile, now)
+            self._collect(session, now)
+        if not held and not self.is_registered(profile.imsi):
+            self._deregister(profile.imsi)
+
+    def answer_context(self, session_id: str, context: ReauthenticationContext | None, now: float) -> None:
+        """The answer to ``ContextRequested``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_CONTEXT)
+        if session is not None:
+            session.answer_context(context, now)
+            self._collect(session, now)
+
+    def answer_kept(self, session_id: str, now: float) -> None:
+        """The answer to ``ContextIssued``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_STORAGE)
+        if session is not None:
+            session.answer_kept(now)
+            self._collect(session, now)
+
+    def answer_refusal(self, session_id: str, refusal: Refusal, now: float) -> None:
+        """The HSS refuses a question, or it does not answer."""
         session = self._waiting(
             session_id, AuthenticationState.WAITING_FOR_PROFILE, AuthenticationState.WAITING_FOR_VECTOR
         )
         if session is not None:
-            session.answer_backend_failure(text)
+            session.answer_refusal(refusal, now)
             self._collect(session, now)
+
+    def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:
+        """RTR: the HSS has this server no longer as the user's; whether the user has sessions here."""
+        sessions = self.of_user(imsi)
+        for session in sessions:
+            session.registered = None
+            del self._registrations[session.session_id]
+            self._events.append(DeregisteredByHss(session_id=session.session_id, imsi=imsi, reason=reason, text=text))
+        self._registered.pop(imsi, None)
+        return bool(sessions)
+
+    def profile_changed(self, imsi: Imsi, profile: SubscriberProfile | None) -> bool:
+        """PPR: another profile holds from now on; whether the user has sessions here."""
+        sessions = self.of_user(imsi)
+        for session in sessions:
+            self._events.append(ProfileChangedByHss(session_id=session.session_id, imsi=imsi, profile=profile))
+        return bool(sessions)
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -144,6 +212,14 @@ class Sessions:
         """The session of this Session-Id."""
         return self._sessions.get(session_id)
 
+    def is_registered(self, imsi: Imsi) -> bool:
+        """Whether a session here is one for which the HSS has this server as the user's."""
+        return imsi in self._registered
+
+    def of_user(self, imsi: Imsi) -> tuple[Authentication, ...]:
+        """The sessions for which the user is registered here."""
+        return tuple(self._sessions[session_id] for session_id in self._registered.get(imsi, ()))
+
     # --- inside -------------------------------------------------------------------------------------
 
     def _waiting(self, session_id: str, *states: AuthenticationState) -> Authentication | None:
@@ -153,8 +229,9 @@ class Sessions:
     def _collect(self, session: Authentication, now: float) -> None:
         while (event := session.poll_event()) is not None:
             self._events.append(event)
+        self._follow_registration(session)
         if session.state is AuthenticationState.AUTHENTICATED and session.authenticated is not None:
-            deadline = session.authenticated + self._limits.timeout + SESSION_GRACE_INTERVAL
+            deadline = session.authenticated + session.session_timeout + SESSION_GRACE_INTERVAL
         else:
             deadline = now + self._limits.unfinished_interval
         if self._deadlines.get(session.session_id) != deadline:
@@ -168,6 +245,7 @@ class Sessions:
         session.close(why)
         while (event := session.poll_event()) is not None:
             self._events.append(event)
+        self._follow_registration(session)
         if state is AuthenticationState.REFUSED:
             return  # that was said when it was refused
         who = f"Subscriber {session.imsi}" if session.imsi is not None else f"User {session.user_name or 'unnamed'}"
@@ -178,5 +256,27 @@ class Sessions:
                 was_authenticated=state is AuthenticationState.AUTHENTICATED,
                 expired=expired,
                 text=f"{who}: the session ended because {why}.",
+                imsi=session.imsi,
+                apn=session.apn,
             )
         )
+
+    def _follow_registration(self, session: Authentication) -> None:
+        """Keep count of the sessions that a registration at the HSS stands for; without one it ends."""
+        before, now = self._registrations.get(session.session_id), session.registered
+        if before == now:
+            return
+        if now is not None:
+            self._registrations[session.session_id] = now
+            self._registered.setdefault(now, set()).add(session.session_id)
+        else:
+            del self._registrations[session.session_id]
+        if before is not None:
+            holders = self._registered[before]
+            holders.discard(session.session_id)
+            if not holders:
+                del self._registered[before]
+                self._deregister(before)
+
+    def _deregister(self, imsi: Imsi) -> None:
+        self._events.append(DeregistrationRequested(imsi=imsi, why=ServerAssignmentType.USER_DEREGISTRATION))

@@ -238,6 +238,7 @@ def pki_issue(
     names: Annotated[list[str], typer.Argument(help="DNS names, mailboxes (the NAI of a UE) or addresses.")],
     kind: Annotated[KeyKind, typer.Option(help="The key's kind.")] = KeyKind.ECDSA,
     client: Annotated[bool, typer.Option("--client", help="For a UE instead of a gateway.")] = False,
+    diameter: Annotated[bool, typer.Option("--diameter", help="For TLS between Diameter nodes.")] = False,
 ) -> None:
     """Make a certificate and its key; the first name is the file's."""
     for each in names:
@@ -245,7 +246,8 @@ def pki_issue(
             raise ConfigurationError(
                 file="command line", key="NAMES", value=each, expected="a DNS name, a mailbox or an address"
             )
-    typer.echo(f"certificate: {issue(directory, tuple(names), kind=kind, client=client)}, its key beside it")
+    path = issue(directory, tuple(names), kind=kind, client=client, diameter=diameter)
+    typer.echo(f"certificate: {path}, its key beside it")
 
 
 @pki.command("revoke")

@@ -103,8 +103,18 @@ class KeyKind(str, Enum):
     ED448 = "ed448"
 
 
-def issue(directory: Path, names: tuple[str, ...], *, kind: KeyKind = KeyKind.ECDSA, client: bool = False) -> Path:
-    """A certificate of the CA in ``directory`` for names, mailboxes and addresses; where it lies, its key beside it."""
+def issue(
+    directory: Path,
+    names: tuple[str, ...],
+    *,
+    kind: KeyKind = KeyKind.ECDSA,
+    client: bool = False,
+    diameter: bool = False,
+) -> Path:
+    """A certificate of the CA in ``directory`` for names, mailboxes and addresses; where it lies, its key beside it.
+
+    ``client`` is for a UE instead of a gateway, ``diameter`` for a node that opens and accepts TLS (RFC 6733 §13.1).
+    """
     authority, authority_key = _authority(directory)
     path = directory / f"{names[0].replace('/', '_')}.pem"
     for file in (path, path.with_suffix(".key")):
@@ -112,13 +122,15 @@ def issue(directory: Path, names: tuple[str, ...], *, kind: KeyKind = KeyKind.EC
             raise BackendError(f"{file} exists already; choose another directory or remove it")
     key = _key_of(kind)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-    usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH, IKE_INTERMEDIATE]
+    if diameter:
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = (
         _builder(name, authority.subject, key, datetime.now(UTC), CERTIFICATE_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([usage, IKE_INTERMEDIATE]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())

@@ -1,4 +1,4 @@
-"""A USIM in software (TS 31.102 §7.1.2): K, OPc, and an SQN array that outlives the process."""
+"""A USIM in software (TS 31.102 §7.1.2): keyed functions, and an SQN array that outlives the process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from protocols.algorithms.milenage import Milenage
 from protocols.algorithms.sqn import IND_COUNT, SqnWindow
+from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
 from protocols.algorithms.usim import UsimResult, authenticate
 from protocols.errors import BackendError, ConfigurationError
 from protocols.secret import Secret
@@ -85,9 +85,24 @@ class FileSqnStore:
 class SoftwareUsim:
     """Answers AUTHENTICATE; the new array is saved before the answer leaves."""
 
-    def __init__(self, *, imsi: Imsi, k: Secret, opc: Secret, store: SqnStore | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        imsi: Imsi,
+        k: Secret,
+        opc: Secret | None = None,
+        op: Secret | None = None,
+        algorithm: Algorithm = Algorithm.MILENAGE,
+        tuak_iterations: int = 1,
+        res_length: int = DEFAULT_RES_LENGTH,
+        store: SqnStore | None = None,
+    ) -> None:
+        """What makes the functions is as ``AlgorithmKeys`` has it; ``ValueError`` where that does not fit."""
         self.imsi = imsi
-        self._algorithm = Milenage(k, opc=opc)
+        keys = AlgorithmKeys(
+            algorithm=algorithm, k=k, op=op, opc=opc, tuak_iterations=tuak_iterations, res_length=res_length
+        )
+        self._algorithm = keys.functions()
         self._store = store or MemorySqnStore()
         self._window = self._store.load()
 

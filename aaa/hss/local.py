@@ -1,4 +1,4 @@
-"""The HSS in this process: vectors (TS 33.102 §6.3, Annex C) and profiles from the subscriber database.
+"""The authentication centre of the HSS: vectors (TS 33.102 §6.3, Annex C) out of the subscriber database.
 
 Not for use by several threads at once: the runtime calls it through one bridge.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from aaa.hss.port import SubscriberProfile
 from aaa.subscribers.database import UnknownImsi
 from aaa.subscribers.sequences import SequenceNumbers, SequenceStore
 from aaa.subscribers.subscriber import Subscriber
 from protocols.algorithms.sqn import DEFAULT_BLOCK
-from protocols.algorithms.vector import RAND_LENGTH, AkaVector, generate_vector, verify_auts
+from protocols.algorithms.vector import AMF_SEPARATION, RAND_LENGTH, AkaVector, generate_vector, verify_auts
+from protocols.eap.aka.keys import prime_vector
 from protocols.eap.aka.server import Resynchronisation
 from protocols.entropy import Entropy
 from protocols.io.clock import SystemClock
@@ -42,8 +42,14 @@ class LocalHss:
         self._entropy = entropy
         self._sequences = SequenceNumbers(database, wall=wall or SystemClock().wall, block=sequence_block)
 
-    def authentication_vector(self, imsi: Imsi, resynchronisation: Resynchronisation | None) -> AkaVector:
-        """A fresh vector (TS 33.102 §6.3.2), after moving SEQ_HE when AUTS is given (§6.3.5)."""
+    def authentication_vector(
+        self, imsi: Imsi, resynchronisation: Resynchronisation | None, *, prime_for: bytes | None = None
+    ) -> AkaVector:
+        """A fresh vector (TS 33.102 §6.3.2), after moving SEQ_HE when AUTS is given (§6.3.5).
+
+        ``prime_for`` is the access network identity of an EAP-AKA' vector: CK' and IK' are bound to it, and
+        the AMF has its separation bit (TS 33.402 §6.2, Annex A.2). ``UnknownImsi``, ``AuthenticationError``.
+        """
         subscriber = self._database.get(imsi)
         if subscriber is None:
             self._sequences.forget(imsi)
@@ -54,17 +60,7 @@ class LocalHss:
             self._sequences.resynchronise(subscriber, sqn_ms)
         sqn = self._sequences.next(subscriber)
         rand = self._entropy.octets(RAND_LENGTH)
-        return generate_vector(algorithm, rand=rand, sqn=sqn, amf=subscriber.amf)
-
-    def profile(self, imsi: Imsi) -> SubscriberProfile | None:
-        """The profile of ``imsi``, ``None`` when it is unknown."""
-        subscriber = self._database.get(imsi)
-        if subscriber is None:
-            return None
-        return SubscriberProfile(
-            imsi=subscriber.imsi,
-            enabled=subscriber.enabled,
-            non_3gpp_allowed=subscriber.non_3gpp_allowed,
-            msisdn=subscriber.msisdn,
-            apns=subscriber.apns,
-        )
+        if prime_for is None:
+            return generate_vector(algorithm, rand=rand, sqn=sqn, amf=subscriber.amf)
+        separated = bytes([subscriber.amf[0] | AMF_SEPARATION[0], subscriber.amf[1]])
+        return prime_vector(generate_vector(algorithm, rand=rand, sqn=sqn, amf=separated), prime_for)

@@ -21,8 +21,10 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, lazyload, selectinload
 
+from aaa.subscribers.contexts import ContextTable
 from aaa.subscribers.engines import create_file, migrating, one_line, open_engine, writing
 from aaa.subscribers.master_keys import MasterKeyError, MasterKeys
+from aaa.subscribers.registrations import RegistrationTable
 from aaa.subscribers.rows import (
     Values,
     apn_values,
@@ -67,6 +69,8 @@ class SubscriberDatabase:
         self._engine = open_engine(url)
         self._writing = writing(self._engine)
         self._keys = keys
+        self.registrations = RegistrationTable(self._engine, self._writing, self._mapped)
+        self.contexts = ContextTable(self._writing, self._mapped)
 
     def close(self) -> None:
         """Close every connection."""
@@ -251,6 +255,13 @@ class SubscriberDatabase:
         with self._mapped("read a subscriber"), Session(self._engine) as session:
             row = session.get(SubscriberRow, str(imsi))
             return None if row is None else subscriber_of(row, self._keys)
+
+    def get_many(self, imsis: Sequence[Imsi]) -> dict[Imsi, Subscriber]:
+        """Those of ``imsis`` that are provisioned, in one statement."""
+        statement = select(SubscriberRow).where(SubscriberRow.imsi.in_(map(str, imsis)))
+        with self._mapped("read subscribers"), Session(self._engine) as session:
+            found = (subscriber_of(row, self._keys) for row in session.scalars(statement).unique())
+            return {subscriber.imsi: subscriber for subscriber in found}
 
     def existing(self, imsis: Sequence[Imsi]) -> frozenset[Imsi]:
         """Which of them are provisioned."""

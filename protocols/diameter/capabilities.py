@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from protocols.diameter.codec import Address, Avp, DiameterMessage
-from protocols.diameter.dictionary import RELAY_APPLICATION, ResultCode
+from protocols.diameter.dictionary import RELAY_APPLICATION
 from protocols.diameter.identity import DiameterIdentity
 from protocols.errors import DecodeError
 
@@ -55,13 +56,28 @@ class Capabilities:
         )
 
 
-Admission = Callable[[Capabilities], ResultCode | None]
-"""Judges a CER: ``None`` to accept, else DIAMETER_UNKNOWN_PEER or ELECTION_LOST."""
+class Judgement(Enum):
+    """What becomes of a CER (RFC 6733 §5.3, §5.6)."""
+
+    ACCEPTED = "accepted"
+    UNKNOWN_PEER = "unknown"  # DIAMETER_UNKNOWN_PEER
+    NOT_CERTIFIED = "not certified"  # DIAMETER_UNKNOWN_PEER: its certificate names another one (§13.1)
+    ALREADY_CONNECTED = "already connected"  # ELECTION_LOST
+    ELECTION = "election"  # our own connection to the peer goes on and may win (§5.6.4): no CEA yet
 
 
-def admit_all(capabilities: Capabilities) -> ResultCode | None:
+Admission = Callable[[Capabilities], Judgement]
+"""Judges a CER."""
+
+
+def admit_all(capabilities: Capabilities) -> Judgement:
     """Accept every peer (RFC 6733 §5.3 leaves it to local policy)."""
-    return None
+    return Judgement.ACCEPTED
+
+
+def wins_election(host: str, other: str) -> bool:
+    """Whether ``host`` succeeds ``other`` (RFC 6733 §5.6.4); its owner keeps the connection that it accepted."""
+    return host.lower() > other.lower()
 
 
 def capability_avps(identity: DiameterIdentity, addresses: tuple[Address, ...]) -> tuple[Avp, ...]:

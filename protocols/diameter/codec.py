@@ -18,18 +18,16 @@ from protocols.buffer import Reader
 from protocols.diameter.dictionary import (
     BY_CODE,
     BY_NAME,
-    GROUP_FORMATS,
-    REQUEST_FORMATS,
     SECRET_AVPS,
     VALUE_NAMES,
     VENDOR_3GPP,
     AvpDefinition,
     AvpType,
     ExperimentalResultCode,
-    Occurrence,
     ResultCode,
     command_name,
 )
+from protocols.diameter.formats import GROUP_FORMATS, REQUEST_FORMATS, Occurrence
 from protocols.errors import DecodeError, LocalError, RemoteError
 from protocols.trace.records import JsonValue
 
@@ -725,6 +723,9 @@ def _mask(masked: bytearray, reader: Reader, depth: int) -> None:
                 masked[start : start + size] = bytes(size)
             elif definition.type is AvpType.GROUPED and depth:
                 _mask(masked, data, depth - 1)
+            elif definition.type is AvpType.GROUPED:
+                # What is not opened cannot be told from a secret
+                masked[start : start + size] = bytes(size)
     except DecodeError:
         # What cannot be read cannot be told from a secret
         end = reader.offset + reader.remaining

@@ -1,9 +1,9 @@
-"""Names, codes and types of AVPs, and this project's own rules: flags, occurrence, group membership.
+"""Names, codes and types of AVPs, commands, values, and this project's own rules for the flags.
 
 The AVP dictionary of the ``diameter`` package gives names, codes and data types. What a sender must put
-into the flags, which AVPs a command must or may hold and what a group is made of is stated here, from
-RFC 6733 §4.5 and §3.2, RFC 4072 §3 and TS 29.273 §7.2. Applications other than the base protocol and SWm
-have names and types, but no command formats.
+into the flags is stated here, from RFC 6733 §4.5, RFC 4072 §3, TS 29.273 §7.2.3, §8.2.3 and §9.2.3. The AVPs
+that TS 29.229 calls SIP-Auth-Data-Item, SIP-Authenticate, … bear the prefix 3GPP- here, as in the package:
+RFC 4740 has the plain names with other codes and types. Command Code Formats: ``formats``.
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ class ExperimentalResultCode(IntEnum):
 
     DIAMETER_AUTHENTICATION_DATA_UNAVAILABLE = 4181
     DIAMETER_ERROR_USER_UNKNOWN = 5001
+    DIAMETER_ERROR_IDENTITY_NOT_REGISTERED = 5003
     DIAMETER_ERROR_ROAMING_NOT_ALLOWED = 5004
+    DIAMETER_ERROR_IDENTITY_ALREADY_REGISTERED = 5005
+    DIAMETER_ERROR_AUTH_SCHEME_NOT_SUPPORTED = 5006
     DIAMETER_ERROR_USER_NO_NON_3GPP_SUBSCRIPTION = 5450
     DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION = 5451
     DIAMETER_ERROR_RAT_TYPE_NOT_ALLOWED = 5452
@@ -169,6 +172,101 @@ class PdnType(IntEnum):
     IPv4_OR_IPv6 = 3
 
 
+class AuthSessionState(IntEnum):
+    """Auth-Session-State values (RFC 6733 §8.11)."""
+
+    STATE_MAINTAINED = 0
+    NO_STATE_MAINTAINED = 1
+
+
+class ServerAssignmentType(IntEnum):
+    """Server-Assignment-Type values (TS 29.229 §6.3.15; the last three TS 29.273 §8.2.3.3 for SWx)."""
+
+    NO_ASSIGNMENT = 0
+    REGISTRATION = 1
+    RE_REGISTRATION = 2
+    UNREGISTERED_USER = 3
+    TIMEOUT_DEREGISTRATION = 4
+    USER_DEREGISTRATION = 5
+    TIMEOUT_DEREGISTRATION_STORE_SERVER_NAME = 6
+    USER_DEREGISTRATION_STORE_SERVER_NAME = 7
+    ADMINISTRATIVE_DEREGISTRATION = 8
+    AUTHENTICATION_FAILURE = 9
+    AUTHENTICATION_TIMEOUT = 10
+    DEREGISTRATION_TOO_MUCH_DATA = 11
+    AAA_USER_DATA_REQUEST = 12
+    PGW_UPDATE = 13
+    RESTORATION = 14
+
+
+class ReasonCode(IntEnum):
+    """Reason-Code values of a Deregistration-Reason (TS 29.229 §6.3.17)."""
+
+    PERMANENT_TERMINATION = 0
+    NEW_SERVER_ASSIGNED = 1
+    SERVER_CHANGE = 2
+    REMOVE_S_CSCF = 3
+
+
+class Non3gppIpAccess(IntEnum):
+    """Non-3GPP-IP-Access values (TS 29.273 §8.2.3.4)."""
+
+    NON_3GPP_SUBSCRIPTION_ALLOWED = 0
+    NON_3GPP_SUBSCRIPTION_BARRED = 1
+
+
+class Non3gppIpAccessApn(IntEnum):
+    """Non-3GPP-IP-Access-APN values (TS 29.273 §8.2.3.5)."""
+
+    NON_3GPP_APNS_ENABLE = 0
+    NON_3GPP_APNS_DISABLE = 1
+
+
+class PdnGwAllocationType(IntEnum):
+    """PDN-GW-Allocation-Type values (TS 29.272 §7.3.44)."""
+
+    STATIC = 0
+    DYNAMIC = 1
+
+
+class VplmnDynamicAddressAllowed(IntEnum):
+    """VPLMN-Dynamic-Address-Allowed values (TS 29.272 §7.3.38)."""
+
+    NOTALLOWED = 0
+    ALLOWED = 1
+
+
+class PreEmptionCapability(IntEnum):
+    """Pre-emption-Capability values (TS 29.212 §5.3.46)."""
+
+    PRE_EMPTION_CAPABILITY_ENABLED = 0
+    PRE_EMPTION_CAPABILITY_DISABLED = 1
+
+
+class PreEmptionVulnerability(IntEnum):
+    """Pre-emption-Vulnerability values (TS 29.212 §5.3.47)."""
+
+    PRE_EMPTION_VULNERABILITY_ENABLED = 0
+    PRE_EMPTION_VULNERABILITY_DISABLED = 1
+
+
+class SubscriptionIdType(IntEnum):
+    """Subscription-Id-Type values (RFC 4006 §8.47)."""
+
+    END_USER_E164 = 0
+    END_USER_IMSI = 1
+    END_USER_SIP_URI = 2
+    END_USER_NAI = 3
+    END_USER_PRIVATE = 4
+
+
+class OverloadReportType(IntEnum):
+    """OC-Report-Type values (RFC 7683 §7.6)."""
+
+    HOST_REPORT = 0
+    REALM_REPORT = 1
+
+
 VALUE_NAMES: dict[str, type[IntEnum]] = {
     "Result-Code": ResultCode,
     "Experimental-Result-Code": ExperimentalResultCode,
@@ -178,6 +276,17 @@ VALUE_NAMES: dict[str, type[IntEnum]] = {
     "Termination-Cause": TerminationCause,
     "RAT-Type": RatType,
     "PDN-Type": PdnType,
+    "Auth-Session-State": AuthSessionState,
+    "Server-Assignment-Type": ServerAssignmentType,
+    "Reason-Code": ReasonCode,
+    "Non-3GPP-IP-Access": Non3gppIpAccess,
+    "Non-3GPP-IP-Access-APN": Non3gppIpAccessApn,
+    "PDN-GW-Allocation-Type": PdnGwAllocationType,
+    "VPLMN-Dynamic-Address-Allowed": VplmnDynamicAddressAllowed,
+    "Pre-emption-Capability": PreEmptionCapability,
+    "Pre-emption-Vulnerability": PreEmptionVulnerability,
+    "Subscription-Id-Type": SubscriptionIdType,
+    "OC-Report-Type": OverloadReportType,
 }
 """Enumerations whose names a trace shows, by AVP."""
 
@@ -187,6 +296,7 @@ SECRET_AVPS = frozenset(
         "Confidentiality-Key",
         "Integrity-Key",
         "User-Password",
+        "3GPP-SIP-Authorization",
         "SIP-Authorization",
         "MIP-MN-HA-MSA",
         "MIP-Session-Key",
@@ -237,8 +347,8 @@ class AvpDefinition:
     minimum_length: int
 
 
-# Flags of RFC 6733 §4.5, RFC 4072, RFC 5447, TS 29.273 §7.2.3 and TS 29.272 §7.3.1 where the package's
-# dictionary has none or differs.
+# Flags of RFC 6733 §4.5, RFC 4072, RFC 5447, TS 29.273 §7.2.3, §8.2.3 and §9.2.3, TS 29.272 §7.3.1 and
+# TS 29.212 §5.3.0 where the package's dictionary has none or differs.
 _FLAGS: dict[str, bool] = {
     "EAP-Payload": True,
     "EAP-Reissued-Payload": True,
@@ -255,6 +365,28 @@ _FLAGS: dict[str, bool] = {
     "Emergency-Services": False,
     "Supported-Features": False,
     "Mobile-Node-Identifier": True,
+    "Non-3GPP-User-Data": True,
+    "RAT-Type": False,
+    "Allocation-Retention-Priority": False,
+    "Priority-Level": False,
+    "Pre-emption-Capability": False,
+    "Pre-emption-Vulnerability": False,
+    "AN-Trusted": False,
+    "PPR-Flags": False,
+    "AAR-Flags": False,
+    "RAR-Flags": False,
+    "Active-APN": False,
+    "Emergency-Info": False,
+    "Access-Network-Info": False,
+    "Origination-Time-Stamp": False,
+    "Maximum-Wait-Time": False,
+    "OC-Supported-Features": False,
+    "OC-Feature-Vector": False,
+    "OC-OLR": False,
+    "OC-Sequence-Number": False,
+    "OC-Report-Type": False,
+    "OC-Reduction-Percentage": False,
+    "OC-Validity-Duration": False,
 }
 
 # Absent from the dictionary of the package; RFC 5777.
@@ -273,6 +405,7 @@ _IDENTITIES = frozenset(
         "Route-Record",
         "Proxy-Host",
         "Error-Reporting-Host",
+        "3GPP-AAA-Server-Name",
     }
 )
 
@@ -315,152 +448,3 @@ def _read_package() -> tuple[dict[str, AvpDefinition], dict[tuple[int, int], Avp
 
 
 BY_NAME, BY_CODE = _read_package()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Occurrence:
-    """How often an AVP stands in a command or group; ``maximum`` None means without limit."""
-
-    name: str
-    minimum: int
-    maximum: int | None
-
-
-def _required(*names: str) -> tuple[Occurrence, ...]:
-    return tuple(Occurrence(name=name, minimum=1, maximum=1) for name in names)
-
-
-def _optional(*names: str) -> tuple[Occurrence, ...]:
-    return tuple(Occurrence(name=name, minimum=0, maximum=1) for name in names)
-
-
-def _any(*names: str) -> tuple[Occurrence, ...]:
-    return tuple(Occurrence(name=name, minimum=0, maximum=None) for name in names)
-
-
-def _some(*names: str) -> tuple[Occurrence, ...]:
-    return tuple(Occurrence(name=name, minimum=1, maximum=None) for name in names)
-
-
-_ROUTING = _any("Proxy-Info", "Route-Record")
-_SWM_SESSION = _required("Session-Id", "Origin-Host", "Origin-Realm", "Auth-Application-Id")
-
-REQUEST_FORMATS: dict[tuple[int, int], tuple[Occurrence, ...]] = {
-    (BASE_APPLICATION, CommandCode.CAPABILITIES_EXCHANGE): (
-        *_required("Origin-Host", "Origin-Realm", "Vendor-Id", "Product-Name"),
-        *_some("Host-IP-Address"),
-        *_optional("Origin-State-Id", "Firmware-Revision"),
-        *_any(
-            "Supported-Vendor-Id",
-            "Auth-Application-Id",
-            "Inband-Security-Id",
-            "Acct-Application-Id",
-            "Vendor-Specific-Application-Id",
-        ),
-    ),
-    (BASE_APPLICATION, CommandCode.DEVICE_WATCHDOG): (
-        *_required("Origin-Host", "Origin-Realm"),
-        *_optional("Origin-State-Id"),
-    ),
-    (BASE_APPLICATION, CommandCode.DISCONNECT_PEER): (
-        *_required("Origin-Host", "Origin-Realm", "Disconnect-Cause"),
-        *_optional("Origin-State-Id"),
-    ),
-    # RFC 4072 §3.1 with TS 29.273 §7.2.2.1.1
-    (SWM_APPLICATION, CommandCode.DIAMETER_EAP): (
-        *_SWM_SESSION,
-        *_required("Destination-Realm", "Auth-Request-Type", "EAP-Payload"),
-        *_optional(
-            "Destination-Host",
-            "User-Name",
-            "RAT-Type",
-            "Service-Selection",
-            "MIP6-Feature-Vector",
-            "Visited-Network-Identifier",
-            "AAA-Failure-Indication",
-            "UE-Local-IP-Address",
-            "Terminal-Information",
-            "Emergency-Services",
-            "Mobile-Node-Identifier",
-            "MIP6-Agent-Info",
-            "WLAN-Identifier",
-            "QoS-Capability",
-            "Origin-State-Id",
-            "NAS-Identifier",
-            "NAS-IP-Address",
-            "NAS-IPv6-Address",
-            "NAS-Port",
-            "NAS-Port-Id",
-            "NAS-Port-Type",
-            "Port-Limit",
-            "EAP-Key-Name",
-            "Service-Type",
-            "Authorization-Lifetime",
-            "Auth-Grace-Period",
-            "Auth-Session-State",
-            "Callback-Number",
-            "Called-Station-Id",
-            "Calling-Station-Id",
-            "Originating-Line-Info",
-            "Connect-Info",
-            "Framed-Interface-Id",
-            "Framed-IP-Address",
-            "Framed-IP-Netmask",
-            "Framed-MTU",
-            "Framed-Protocol",
-            "Vendor-Specific-Application-Id",
-        ),
-        *_any("State", "Supported-Features", "Framed-Compression", "Framed-IPv6-Prefix", "Tunneling"),
-        *_ROUTING,
-    ),
-    # RFC 6733 §8.4.1 with TS 29.273 §7.2.2.3.1
-    (SWM_APPLICATION, CommandCode.SESSION_TERMINATION): (
-        *_SWM_SESSION,
-        *_required("Destination-Realm", "Termination-Cause", "User-Name"),
-        *_optional("Destination-Host", "Origin-State-Id", "Vendor-Specific-Application-Id"),
-        *_any("Class"),
-        *_ROUTING,
-    ),
-    # RFC 6733 §8.5.1
-    (SWM_APPLICATION, CommandCode.ABORT_SESSION): (
-        *_SWM_SESSION,
-        *_required("Destination-Realm", "Destination-Host"),
-        *_optional("User-Name", "Origin-State-Id", "Auth-Session-State", "Vendor-Specific-Application-Id"),
-        *_ROUTING,
-    ),
-    # RFC 6733 §8.3.1 with TS 29.273 §7.2.2.4.1
-    (SWM_APPLICATION, CommandCode.RE_AUTH): (
-        *_SWM_SESSION,
-        *_required("Destination-Realm", "Destination-Host", "Re-Auth-Request-Type"),
-        *_optional("User-Name", "Origin-State-Id", "Vendor-Specific-Application-Id"),
-        *_ROUTING,
-    ),
-}
-"""Command Code Formats of the requests that this project serves, by (application, command)."""
-
-GROUP_FORMATS: dict[str, tuple[Occurrence, ...]] = {
-    "Vendor-Specific-Application-Id": (
-        *_some("Vendor-Id"),
-        *_optional("Auth-Application-Id", "Acct-Application-Id"),
-    ),
-    "Experimental-Result": _required("Vendor-Id", "Experimental-Result-Code"),
-    "Proxy-Info": _required("Proxy-Host", "Proxy-State"),
-    "Terminal-Information": _optional("IMEI", "3GPP2-MEID", "Software-Version"),
-    "AMBR": _required("Max-Requested-Bandwidth-UL", "Max-Requested-Bandwidth-DL"),
-    "APN-Configuration": (
-        *_required("Context-Identifier", "PDN-Type", "Service-Selection"),
-        *_optional(
-            "EPS-Subscribed-QoS-Profile",
-            "VPLMN-Dynamic-Address-Allowed",
-            "MIP6-Agent-Info",
-            "Visited-Network-Identifier",
-            "PDN-GW-Allocation-Type",
-            "3GPP-Charging-Characteristics",
-            "AMBR",
-            "APN-OI-Replacement",
-        ),
-        *_any("Served-Party-IP-Address", "Specific-APN-Info"),
-    ),
-    "Supported-Features": _required("Vendor-Id", "Feature-List-ID", "Feature-List"),
-}
-"""Members of the groups that this project builds or checks."""

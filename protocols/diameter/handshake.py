@@ -1,13 +1,14 @@
 """Capabilities exchange (RFC 6733 §5.3, §5.6.1): judging the first message of either end.
 
-Left out: TLS (a peer that offers only Inband-Security-Id 1 is refused).
+TLS begins before the first message (§13.1) or not at all: Inband-Security-Id is not sent, and a peer that offers
+nothing but TLS by it is refused.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protocols.diameter.capabilities import Admission, Capabilities, capability_avps, in_common
+from protocols.diameter.capabilities import Admission, Capabilities, Judgement, capability_avps, in_common
 from protocols.diameter.codec import Address, DiameterMessage, RequestError, Result, check_request
 from protocols.diameter.delivery import check_error_flag
 from protocols.diameter.dictionary import CommandCode, ResultCode
@@ -26,9 +27,20 @@ class HandshakeFailure:
     text: str
 
 
+class Election:
+    """The CER waits for the outcome of our own connection to the peer (RFC 6733 §5.6, Wait-Returns)."""
+
+
+_REFUSALS = {
+    Judgement.UNKNOWN_PEER: (ResultCode.DIAMETER_UNKNOWN_PEER, CloseReason.UNKNOWN_PEER),
+    Judgement.NOT_CERTIFIED: (ResultCode.DIAMETER_UNKNOWN_PEER, CloseReason.NOT_CERTIFIED),
+    Judgement.ALREADY_CONNECTED: (ResultCode.ELECTION_LOST, CloseReason.ALREADY_CONNECTED),
+}
+
+
 def answer_cer(
     message: DiameterMessage, *, identity: DiameterIdentity, addresses: tuple[Address, ...], admission: Admission
-) -> tuple[DiameterMessage | None, Capabilities | HandshakeFailure]:
+) -> tuple[DiameterMessage | None, Capabilities | HandshakeFailure | Election]:
     """<-- CER, CEA -->: the answer, where there is one, and who the peer is.
 
     RFC 6733 §5.6.1: the connection is closed if any message other than a CER arrives.
@@ -46,7 +58,10 @@ def answer_cer(
         return identity.refusal(message, error, ours), failure
     except DecodeError as error:
         return None, HandshakeFailure(CloseReason.MALFORMED_CAPABILITIES, str(error))
-    refusal = _judge(identity, capabilities, security, admission)
+    judgement = admission(capabilities)
+    if judgement is Judgement.ELECTION:
+        return None, Election()
+    refusal = _REFUSALS.get(judgement) or _judge(identity, capabilities, security)
     if refusal is None:
         return identity.answer(message, ResultCode.DIAMETER_SUCCESS, ours), capabilities
     result, why = refusal
@@ -54,13 +69,8 @@ def answer_cer(
 
 
 def _judge(
-    identity: DiameterIdentity, capabilities: Capabilities, security: tuple[object, ...], admission: Admission
+    identity: DiameterIdentity, capabilities: Capabilities, security: tuple[object, ...]
 ) -> tuple[ResultCode, CloseReason] | None:
-    admitted = admission(capabilities)
-    if admitted is ResultCode.DIAMETER_UNKNOWN_PEER:
-        return admitted, CloseReason.UNKNOWN_PEER
-    if admitted is not None:
-        return admitted, CloseReason.ALREADY_CONNECTED
     # RFC 6733 §5.3: a receiver without applications in common MUST answer so
     if not in_common(identity, capabilities):
         return ResultCode.DIAMETER_NO_COMMON_APPLICATION, CloseReason.NO_COMMON_APPLICATION

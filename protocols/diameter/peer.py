@@ -4,8 +4,8 @@ Capabilities exchange, disconnection, the requests and answers that cross it and
 node answers by itself (§7.1.3). The watchdog and the requests that wait are objects of their own beside it.
 While a reopened connection is not in service yet, requests that arrive are served, not thrown away.
 
-Left out: the election of RFC 6733 §5.6.4 (a second connection of the same peer is rejected as in I-Open
-and R-Open, unless the peer's Origin-State-Id shows that it has restarted), TLS, redirects, relaying.
+An accepted connection waits in Wait-Returns while the one that we opened to the same peer may win the election
+(§5.6.4); who holds both says how it ends. Left out: relaying, redirecting others.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from protocols.diameter.events import (
     ServiceChanged,
     StateChanged,
 )
-from protocols.diameter.handshake import HandshakeFailure, answer_cer, take_cea
+from protocols.diameter.handshake import Election, HandshakeFailure, answer_cer, take_cea
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.pending import PendingRequests
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL, Watchdog, WatchdogState, WatchdogStep
@@ -63,6 +63,9 @@ REQUEST_INTERVAL = 10.0  # for an answer; RFC 6733 leaves it to us
 _BASE_COMMANDS = frozenset(
     {CommandCode.CAPABILITIES_EXCHANGE, CommandCode.DEVICE_WATCHDOG, CommandCode.DISCONNECT_PEER}
 )
+
+
+_BEFORE_OPEN = (PeerState.WAIT_CER, PeerState.WAIT_CEA, PeerState.WAIT_RETURNS)
 
 
 class PeerTimer(Enum):
@@ -161,12 +164,23 @@ class PeerMachine:
         if self._framer.pending:
             self._drop(DropReason.AFTER_CLOSE)
 
-    def disconnected(self, now: float) -> None:
+    def disconnected(self, now: float, why: str | None = None) -> None:
         """Peer-Disc: the transport connection is gone."""
         if self.state is not PeerState.CLOSED:
             if self._framer.pending:
                 self._drop(DropReason.TRUNCATED)
-            self._end(self._close_reason, self._close_reason.value)
+            self._end(self._close_reason, why or self._close_reason.value)
+
+    def lose_election(self) -> None:
+        """The other connection with this peer stays, this one ends (RFC 6733 §5.6.4)."""
+        if self.state is not PeerState.CLOSED:
+            self._end(CloseReason.ELECTION_LOST, CloseReason.ELECTION_LOST.value)
+
+    def win_election(self, now: float) -> None:
+        """I-Peer-Disc in Wait-Returns: our other connection came to nothing, the CER is judged anew."""
+        if self.state is PeerState.WAIT_RETURNS and self._cer is not None:
+            cer, self._cer = self._cer, None
+            self._take_cer(cer, now)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due at ``now``."""
@@ -210,6 +224,17 @@ class PeerMachine:
         self._send(bound_to(request, answer))
         return True
 
+    def send_octets(self, octets: bytes) -> bool:
+        """Send an answer that was encoded elsewhere as it is, sound or not; ``DecodeError`` without a header."""
+        if self.state not in (PeerState.OPEN, PeerState.CLOSING):
+            return False
+        try:
+            message = decode_message(octets)
+        except MalformedMessage as malformed:
+            message = malformed.header
+        self._put(message, octets)
+        return True
+
     def stop(self, cause: DisconnectCause, now: float) -> None:
         """Stop: DPR --> and wait for DPA; at once where there is no open peer."""
         if self.state is PeerState.OPEN:
@@ -219,7 +244,7 @@ class PeerMachine:
             )
             self._disconnect = dpr.hop_by_hop
             self._send(dpr)
-        elif self.state in (PeerState.WAIT_CER, PeerState.WAIT_CEA):
+        elif self.state in _BEFORE_OPEN:
             self._end(CloseReason.STOPPED, CloseReason.STOPPED.value)
 
     # Outputs
@@ -255,6 +280,10 @@ class PeerMachine:
             self._take_cer(message, now)
         elif self._cer is not None and self.state is PeerState.WAIT_CEA:
             self._take_cea(message, self._cer, now)
+        elif self.state is PeerState.WAIT_RETURNS:
+            # The peer MUST NOT send before CEA
+            self.dropped[DropReason.NOT_CAPABILITIES] += 1
+            self._end(CloseReason.NOT_CAPABILITIES, f"{message.name} came before CEA")
         else:
             self._alive(now)
             if message.request:
@@ -269,7 +298,7 @@ class PeerMachine:
         self._events.append(MessageSeen(Direction.IN, header, octets))
         if header.request:
             self._refuse(header, RequestError(ResultCode.DIAMETER_INVALID_AVP_LENGTH, str(error), error.failed))
-        if self.state in (PeerState.WAIT_CER, PeerState.WAIT_CEA):
+        if self.state in _BEFORE_OPEN:
             self._end(CloseReason.MALFORMED_CAPABILITIES, str(error))
 
     def _take_cer(self, message: DiameterMessage, now: float) -> None:
@@ -278,7 +307,11 @@ class PeerMachine:
         )
         if answer is not None:
             self._send(answer)
-        self._conclude(outcome, now)
+        if isinstance(outcome, Election):
+            self._cer = message
+            self._change(PeerState.WAIT_RETURNS, "our own connection to the peer goes on")
+        else:
+            self._conclude(outcome, now)
 
     def _take_cea(self, message: DiameterMessage, cer: DiameterMessage, now: float) -> None:
         self._conclude(take_cea(message, cer, identity=self._identity, expected_host=self._expected_host), now)
@@ -312,7 +345,9 @@ class PeerMachine:
             self._answer(message, ResultCode.DIAMETER_SUCCESS)
             if self.state is PeerState.OPEN:
                 # RFC 6733 §5.4: the receiver of the DPA disconnects; we only if it does not
-                self._begin_closing(CloseReason.DISCONNECT_REQUESTED, now)
+                # RFC 6733 §5.4.3: after any other cause than REBOOTING we SHOULD NOT attempt reconnection
+                is_back_soon = message.integer("Disconnect-Cause") == DisconnectCause.REBOOTING
+                self._begin_closing(CloseReason.DISCONNECT_REQUESTED if is_back_soon else CloseReason.UNWANTED, now)
         else:
             # RFC 6733 §5.6 knows no CER on an open connection
             raise RequestError(ResultCode.DIAMETER_UNABLE_TO_COMPLY, "capabilities were exchanged already")
@@ -411,7 +446,9 @@ class PeerMachine:
         self._send(self._identity.refusal(request, error))
 
     def _send(self, message: DiameterMessage) -> None:
-        octets = encode_message(message)
+        self._put(message, encode_message(message))
+
+    def _put(self, message: DiameterMessage, octets: bytes) -> None:
         self._output.append(octets)
         self.sent[message.name] += 1
         self._events.append(MessageSeen(Direction.OUT, message, octets))

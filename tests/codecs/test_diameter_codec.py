@@ -39,6 +39,7 @@ from protocols.diameter.dictionary import (
     ResultCode,
     command_name,
 )
+from protocols.diameter.formats import GROUP_FORMATS, REQUEST_FORMATS
 from protocols.errors import DecodeError, LocalError
 from tests.harness.material import SHARED, shared
 
@@ -62,7 +63,7 @@ AVPS: list[tuple[str, AvpValue, str]] = [
     ("Auth-Application-Id", SWM_APPLICATION, "00000102 4000000c 01000030"),
     ("EAP-Payload", b"\x01\x02", "000001ce 4000000a 0102 0000"),
     ("EAP-Master-Session-Key", b"\x0b" * 4, "000001d0 4000000c 0b0b0b0b"),
-    ("RAT-Type", 0, "00000408 c0000010 000028af 00000000"),
+    ("RAT-Type", 0, "00000408 80000010 000028af 00000000"),
     ("MIP6-Feature-Vector", 0x400000000000, "0000007c 40000010 0000400000000000"),
     ("Host-IP-Address", ip_address("127.0.0.8"), "00000101 4000000e 0001 7f000008 0000"),
     (
@@ -212,21 +213,21 @@ def test_wrong_values_are_our_fault(name: str, value: AvpValue) -> None:
 
 
 def test_flags_of_our_table() -> None:
-    mandatory = ("EAP-Payload", "EAP-Master-Session-Key", "RAT-Type", "Service-Selection", "APN-Configuration")
+    mandatory = ("EAP-Payload", "EAP-Master-Session-Key", "Service-Selection", "APN-Configuration")
     assert all(BY_NAME[name].mandatory for name in mandatory)
-    # RFC 6733 §4.5: M MUST NOT be set
-    never = ("Product-Name", "Firmware-Revision", "Error-Message", "Error-Reporting-Host")
+    # RFC 6733 §4.5, TS 29.212 §5.3.0: M MUST NOT be set
+    never = ("Product-Name", "Firmware-Revision", "Error-Message", "Error-Reporting-Host", "RAT-Type")
     assert not any(BY_NAME[name].mandatory for name in never)
     assert (BY_NAME["EAP-Master-Session-Key"].code, BY_NAME["EAP-Payload"].code) == (464, 462)
     assert BY_NAME["APN-Configuration"].vendor == 10415
 
 
 def test_tables_name_known_avps() -> None:
-    named = set(dictionary.VALUE_NAMES) | set(dictionary.SECRET_AVPS) | set(dictionary.GROUP_FORMATS)
-    for rules in (*dictionary.REQUEST_FORMATS.values(), *dictionary.GROUP_FORMATS.values()):
+    named = set(dictionary.VALUE_NAMES) | set(dictionary.SECRET_AVPS) | set(GROUP_FORMATS)
+    for rules in (*REQUEST_FORMATS.values(), *GROUP_FORMATS.values()):
         named |= {rule.name for rule in rules}
     assert named <= set(BY_NAME)
-    assert all(BY_NAME[name].type is AvpType.GROUPED for name in dictionary.GROUP_FORMATS)
+    assert all(BY_NAME[name].type is AvpType.GROUPED for name in GROUP_FORMATS)
 
 
 def test_command_names() -> None:

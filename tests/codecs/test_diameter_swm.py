@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols.diameter.codec import Avp, DiameterMessage, RequestError, Result, decode_message, encode_message
+from protocols.diameter.codec import Avp, RequestError, Result, decode_message, encode_message
 from protocols.diameter.dictionary import ResultCode
 from protocols.diameter.swm import (
     GTPV2_SUPPORTED,
@@ -31,6 +31,7 @@ from protocols.diameter.swm import (
 )
 from protocols.errors import DecodeError
 from protocols.secret import Secret
+from tests.harness.diameter_capture import capture
 from tests.harness.material import shared
 from tests.peers.tshark import Tshark
 
@@ -144,7 +145,7 @@ def test_codes_and_flags_on_the_wire() -> None:
     assert avps[124] == (0, True)
     assert avps[27] == (0, True)
     assert avps[600] == (10415, True)
-    assert avps[1032] == (10415, True)
+    assert avps[1032] == (10415, False)  # TS 29.212 §5.3.0
     assert avps[1430] == (10415, True)
     assert avps[1401] == (10415, False)
     assert avps[2805] == (10415, False)
@@ -189,12 +190,12 @@ def test_incomplete_apn_configuration(name: str) -> None:
 
 
 def test_apn_configuration_of_another_server_is_read() -> None:
-    """What we do not use (QoS profile, gateway, unknown) is kept out, the rest is read."""
+    """What we do not use is kept out, the rest is read."""
     members = APN.to_avp().value
     assert isinstance(members, tuple)
     more = Avp.of(
         "APN-Configuration",
-        (*members, Avp.of("VPLMN-Dynamic-Address-Allowed", 0), Avp(code=99999, vendor=10415, data=b"x")),
+        (*members, Avp.of("APN-OI-Replacement", "oi.test"), Avp(code=99999, vendor=10415, data=b"x")),
     )
     message = SHORT_DEA.to_message(DER.to_message())
     assert Dea.from_message(replace(message, avps=(*message.avps, more))).apn_configuration == APN
@@ -236,30 +237,6 @@ def test_session_ids() -> None:
     source = SessionIdSource("epdg.epc.test", wall=1_700_000_000.5)
     assert source.next() == "epdg.epc.test;1700000000;1"
     assert source.next("imsi") == "epdg.epc.test;1700000000;2;imsi"
-
-
-def capture(path: Path, messages: list[DiameterMessage]) -> Path:
-    """A capture (pcap, raw IPv4) with one TCP segment per message, sequence numbers in order."""
-    records = [(0xA1B2C3D4).to_bytes(4, "big") + bytes.fromhex("00020004 00000000 00000000 00040000 00000065")]
-    sequence = 1
-    for number, message in enumerate(messages):
-        octets = encode_message(message)
-        length = 40 + len(octets)
-        ip = bytes.fromhex("4500") + length.to_bytes(2, "big") + bytes.fromhex("00004000 4006 0000 7f000001 7f000002")
-        total = sum(int.from_bytes(ip[i : i + 2], "big") for i in range(0, 20, 2))
-        checksum = ~(total % 0xFFFF) & 0xFFFF
-        ip = ip[:10] + checksum.to_bytes(2, "big") + ip[12:]
-        tcp = (50000).to_bytes(2, "big") + (3868).to_bytes(2, "big") + sequence.to_bytes(4, "big")
-        tcp += bytes.fromhex("00000001 5018 ffff 0000 0000")
-        covered = ip[12:20] + bytes([0, 6]) + (20 + len(octets)).to_bytes(2, "big") + tcp + octets
-        total = sum(int.from_bytes(covered[i : i + 2], "big") for i in range(0, len(covered), 2))
-        checksum = ~(total % 0xFFFF) & 0xFFFF
-        tcp = tcp[:16] + checksum.to_bytes(2, "big") + tcp[18:]
-        header = number.to_bytes(4, "big") + bytes(4) + length.to_bytes(4, "big") * 2
-        records.append(header + ip + tcp + octets)
-        sequence += len(octets)
-    path.write_bytes(b"".join(records))
-    return path
 
 
 def test_tshark_reads_what_we_write(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from protocols.buffer import Reader
 from protocols.eap.aka.attributes import (
-    AkaMessage,
-    AkaSubtype,
     AtAnyIdReq,
     AtAutn,
     AtAuts,
@@ -20,6 +20,8 @@ from protocols.eap.aka.attributes import (
     AtFullauthIdReq,
     AtIdentity,
     AtIv,
+    AtKdf,
+    AtKdfInput,
     AtMac,
     AtNextPseudonym,
     AtNextReauthId,
@@ -32,17 +34,23 @@ from protocols.eap.aka.attributes import (
     AtResultInd,
     Attribute,
     UnknownAttribute,
-    checkcode,
     decode_attributes,
     encode_attributes,
-    encode_with_mac,
-    mac_verifies,
 )
-from protocols.eap.packet import EapCode
+from protocols.eap.aka.messages import AkaMessage, AkaSubtype
+from protocols.eap.aka.protection import (
+    checkcode,
+    encode_with_mac,
+    encrypt_attributes,
+    mac_verifies,
+    nested_attributes,
+)
+from protocols.eap.packet import EapCode, EapType
 from protocols.errors import DecodeError
 from protocols.secret import Secret
 
 BLOCK = bytes(range(16))
+K_AUT = Secret(BLOCK)
 TABLE: list[tuple[Attribute, str]] = [
     (AtRand(BLOCK), "01050000" + BLOCK.hex()),
     (AtAutn(BLOCK), "02050000" + BLOCK.hex()),
@@ -71,6 +79,7 @@ TABLE: list[tuple[Attribute, str]] = [
     (AtResultInd(), "87010000"),
     (AtBidding(True), "88018000"),
     (AtBidding(False), "88010000"),
+    (AtCheckcode(bytes(32)), "86090000" + "00" * 32),
     (UnknownAttribute(200, b"\x01\x02\x03\x04\x05\x06"), "c802010203040506"),
 ]
 
@@ -83,6 +92,32 @@ def test_table(value: Attribute, text: str) -> None:
     for length in range(1, len(octets)):
         with pytest.raises(DecodeError):
             decode_attributes(Reader(octets[:length]))
+
+
+PRIME_TABLE: list[tuple[Attribute, str]] = [
+    (AtKdfInput(b"WLAN"), "17020004" + b"WLAN".hex()),
+    (AtKdfInput(b"WLAN:x"), "17030006" + b"WLAN:x".hex() + "0000"),
+    (AtKdfInput(b""), "17010000"),
+    (AtKdf(1), "18010001"),
+    (UnknownAttribute(136, b"\x80\x00"), "88018000"),  # AT_BIDDING is of EAP-AKA alone
+]
+
+
+@pytest.mark.parametrize(("value", "text"), PRIME_TABLE, ids=lambda item: type(item).__name__)
+def test_table_of_aka_prime(value: Attribute, text: str) -> None:
+    octets = bytes.fromhex(text)
+    assert decode_attributes(Reader(octets), EapType.AKA_PRIME) == (value,)
+    assert encode_attributes([value]) == octets
+    for length in range(1, len(octets)):
+        with pytest.raises(DecodeError):
+            decode_attributes(Reader(octets[:length]), EapType.AKA_PRIME)
+
+
+def test_at_kdf_alone_stands_several_times_and_keeps_its_order() -> None:
+    octets = bytes.fromhex("180100021801000118010002")
+    assert decode_attributes(Reader(octets), EapType.AKA_PRIME) == (AtKdf(2), AtKdf(1), AtKdf(2))
+    with pytest.raises(DecodeError, match="stands twice"):
+        decode_attributes(Reader(bytes.fromhex("1701000017010000")), EapType.AKA_PRIME)
 
 
 @pytest.mark.parametrize("text", ["0105ffff" + BLOCK.hex(), "0a01ffff", "86017fff", "8205abcd" + BLOCK.hex()])
@@ -108,7 +143,7 @@ def test_reserved_octets_are_ignored_on_receipt_and_sent_zero(text: str) -> None
         ("0e010004", "octets needed"),
         ("06010001", "AT_PADDING"),
         ("0604" + "00" * 14, "AT_PADDING"),
-        ("860200000000 0000", "holds 4 octets"),
+        ("860200000000 0000", "4 octets, which is no hash"),
         ("0404" + "00" * 10, "octets needed"),
     ],
 )
@@ -128,6 +163,11 @@ def message(code: EapCode, subtype: int, *attributes: Attribute) -> AkaMessage:
     return AkaMessage(code=code, identifier=5, subtype=subtype, attributes=attributes)
 
 
+def prime(code: EapCode, subtype: int, *attributes: Attribute) -> AkaMessage:
+    """A message of EAP-AKA'."""
+    return replace(message(code, subtype, *attributes), method=EapType.AKA_PRIME)
+
+
 REQUEST, RESPONSE = EapCode.REQUEST, EapCode.RESPONSE
 MESSAGES = [
     message(REQUEST, AkaSubtype.IDENTITY, AtAnyIdReq()),
@@ -142,9 +182,17 @@ MESSAGES = [
     message(REQUEST, AkaSubtype.REAUTHENTICATION, AtIv(BLOCK), AtEncrData(BLOCK), AtMac(BLOCK)),
     message(REQUEST, 99, AtRand(BLOCK)),
 ]
+PRIME_MESSAGES = [
+    prime(
+        REQUEST, AkaSubtype.CHALLENGE, AtRand(BLOCK), AtAutn(BLOCK), AtKdf(2), AtKdf(1), AtKdfInput(b"W"), AtMac(BLOCK)
+    ),
+    prime(RESPONSE, AkaSubtype.CHALLENGE, AtKdf(1)),
+    prime(RESPONSE, AkaSubtype.CHALLENGE, AtRes.of(BLOCK[:4]), AtCheckcode(bytes(32)), AtMac(BLOCK)),
+    prime(RESPONSE, AkaSubtype.SYNCHRONIZATION_FAILURE, AtAuts(bytes(14)), AtKdf(1)),
+]
 
 
-@pytest.mark.parametrize("value", MESSAGES, ids=lambda value: value.name)
+@pytest.mark.parametrize("value", MESSAGES + PRIME_MESSAGES, ids=lambda value: value.name)
 def test_messages_round_trip_and_truncations_do_not_decode(value: AkaMessage) -> None:
     octets = value.encode()
     assert AkaMessage.decode(octets) == value
@@ -153,7 +201,7 @@ def test_messages_round_trip_and_truncations_do_not_decode(value: AkaMessage) ->
             AkaMessage.decode(octets[:length])
 
 
-@pytest.mark.parametrize("value", MESSAGES, ids=lambda value: value.name)
+@pytest.mark.parametrize("value", MESSAGES + PRIME_MESSAGES, ids=lambda value: value.name)
 def test_truncations_with_a_length_that_fits_raise_only_decode_errors(value: AkaMessage) -> None:
     octets = value.encode()
     survivors = 0
@@ -195,8 +243,64 @@ def test_iv_and_encrypted_data_stand_together(attribute: Attribute) -> None:
 
 
 def test_another_eap_type_is_no_aka_message() -> None:
-    with pytest.raises(DecodeError, match="EAP type 50"):
-        AkaMessage.decode(bytes.fromhex("0105000832010000"))
+    with pytest.raises(DecodeError, match="EAP type 18"):
+        AkaMessage.decode(bytes.fromhex("0105000812010000"))
+
+
+@pytest.mark.parametrize("value", PRIME_MESSAGES, ids=lambda value: value.name)
+def test_attributes_of_aka_prime_are_none_of_aka(value: AkaMessage) -> None:
+    with pytest.raises(DecodeError):
+        AkaMessage.decode(replace(value, method=EapType.AKA).encode())
+
+
+def test_a_checkcode_has_the_length_of_its_method() -> None:
+    of_sha1 = message(RESPONSE, AkaSubtype.CHALLENGE, AtCheckcode(bytes(20)))
+    AkaMessage.decode(of_sha1.encode())
+    with pytest.raises(DecodeError, match="AT_CHECKCODE of 20 octets does not belong to EAP-Response/AKA'-Challenge"):
+        AkaMessage.decode(replace(of_sha1, method=EapType.AKA_PRIME).encode())
+
+
+@pytest.mark.parametrize("method", [EapType.AKA, EapType.AKA_PRIME])
+@pytest.mark.parametrize(
+    ("code", "subtype", "attributes"),
+    [
+        (EapCode.REQUEST, AkaSubtype.CHALLENGE, (AtNextPseudonym(b"2abc"), AtNextReauthId(b"4a@b"))),
+        (EapCode.REQUEST, AkaSubtype.REAUTHENTICATION, (AtCounter(1), AtNonceS(BLOCK), AtNextReauthId(b"4a@b"))),
+        (EapCode.RESPONSE, AkaSubtype.REAUTHENTICATION, (AtCounter(1), AtCounterTooSmall())),
+        (EapCode.REQUEST, AkaSubtype.NOTIFICATION, (AtCounter(1), UnknownAttribute(200, bytes(10)))),
+        (EapCode.REQUEST, AkaSubtype.NOTIFICATION, (UnknownAttribute(200, bytes(14)),)),  # nothing to pad
+    ],
+)
+def test_nested_attributes(
+    method: EapType, code: EapCode, subtype: AkaSubtype, attributes: tuple[Attribute, ...]
+) -> None:
+    pair = encrypt_attributes(attributes, K_AUT, BLOCK)
+    sent = replace(message(code, subtype, *pair), method=method)
+    assert len(pair[1].ciphertext) % 16 == 0
+    received = nested_attributes(AkaMessage.decode(sent.encode()), K_AUT)
+    assert received.attributes == attributes
+    assert received.get(AtPadding) is None
+    with pytest.raises(DecodeError, match="AT_PADDING is missing from AT_ENCR_DATA of EAP-"):
+        received.require(AtPadding)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "nested", "why"),
+    [
+        (AkaSubtype.CHALLENGE, (AtCounter(1),), "AT_COUNTER must not be nested"),
+        (AkaSubtype.REAUTHENTICATION, (AtNextPseudonym(b"2"),), "AT_NEXT_PSEUDONYM must not be nested"),
+        (AkaSubtype.REAUTHENTICATION, (AtRand(BLOCK),), "AT_RAND must not be nested"),
+        (AkaSubtype.REAUTHENTICATION, (AtPadding(12), AtCounter(1)), "not the last"),
+        (AkaSubtype.REAUTHENTICATION, (AtCounter(1), AtCounter(1)), "stands twice"),
+    ],
+)
+def test_nested_attributes_out_of_place(subtype: AkaSubtype, nested: tuple[Attribute, ...], why: str) -> None:
+    with pytest.raises(DecodeError, match=why):
+        nested_attributes(message(REQUEST, subtype, *encrypt_attributes(nested, K_AUT, BLOCK)), K_AUT)
+
+
+def test_no_encrypted_data_is_no_nested_attribute() -> None:
+    assert nested_attributes(MESSAGES[2], K_AUT).attributes == ()
 
 
 def test_access_by_class() -> None:
@@ -210,10 +314,9 @@ def test_access_by_class() -> None:
 def test_names() -> None:
     assert MESSAGES[1].summary() == "EAP-Response/AKA-Identity [ AT_IDENTITY, AT_199 ]"
     assert MESSAGES[4].summary() == "EAP-Response/AKA-Authentication-Reject"
+    assert PRIME_MESSAGES[1].summary() == "EAP-Response/AKA'-Challenge [ AT_KDF ]"
+    assert PRIME_MESSAGES[0].kdfs == (2, 1)
     assert MESSAGES[-1].name == "EAP-Request/AKA-subtype-99"
-
-
-K_AUT = Secret(bytes(range(16)))
 
 
 def test_mac_covers_every_octet_and_the_extra_data() -> None:
@@ -245,3 +348,14 @@ def test_checkcode() -> None:
     assert checkcode([]) == b""
     assert checkcode([b"a", b"b"]) == checkcode([b"ab"]) != checkcode([b"ba"])
     assert len(checkcode([b"a"])) == 20
+    assert checkcode([], EapType.AKA_PRIME) == b""
+    assert len(checkcode([b"a"], EapType.AKA_PRIME)) == 32
+
+
+def test_the_mac_is_of_the_method() -> None:
+    aka = encode_with_mac(message(REQUEST, AkaSubtype.CHALLENGE), K_AUT)
+    other = encode_with_mac(prime(REQUEST, AkaSubtype.CHALLENGE), K_AUT)
+    assert mac_verifies(aka, K_AUT)
+    assert mac_verifies(other, K_AUT)
+    assert not mac_verifies(aka[:4] + b"\x32" + aka[5:], K_AUT)
+    assert not mac_verifies(aka[:4] + b"\x12" + aka[5:], K_AUT)

@@ -18,16 +18,10 @@ from protocols.algorithms.vector import AkaVector, generate_vector
 from protocols.buffer import Reader
 from protocols.eap.aka import peer as peer_side
 from protocols.eap.aka import server as server_side
-from protocols.eap.aka.attributes import (
-    AkaMessage,
-    AtNotification,
-    AtRes,
-    NotificationCode,
-    decode_attributes,
-    encode_attributes,
-    mac_verifies,
-)
+from protocols.eap.aka.attributes import AtNotification, AtRes, decode_attributes, encode_attributes
+from protocols.eap.aka.messages import AkaMessage, NotificationCode
 from protocols.eap.aka.outcome import PacketToSend
+from protocols.eap.aka.protection import mac_verifies
 from protocols.eap.packet import EapCode, EapPacket, EapType
 from protocols.entropy import SeededEntropy
 from protocols.errors import DecodeError

@@ -171,7 +171,8 @@ def test_subscribers_from_the_command_line(url: str) -> None:
     assert aaa("subscriber", "list", "--database", url, "--json").output == "[]\n"
     unknown = aaa("subscriber", "show", IMSI, "--database", url)
     assert (unknown.exit_code, unknown.stderr) == (1, f"no subscriber has IMSI {IMSI}\n")
-    assert aaa("migrate", "--database", url).output == "database is at revision 0002\n"
+    with SubscriberDatabase(url) as database:
+        assert aaa("migrate", "--database", url).output == f"database is at revision {database.revision()}\n"
 
 
 # --- sequence numbers (TS 33.102 §6.3, Annex C) -----------------------------------------------------

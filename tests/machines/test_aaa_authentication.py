@@ -9,30 +9,40 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aaa.authorization import RefusalCause
+from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
+from aaa.eap import EapService
+from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AnswerReady,
     Authenticated,
     AuthenticationState,
-    ProfileRequested,
+    ContextIssued,
+    ContextRequested,
+    DeregistrationRequested,
     Refused,
+    RegistrationRequested,
     Resynchronised,
     ServerIdentity,
     SessionEnded,
     SessionEvent,
     StateChanged,
+    UserDataRequested,
     VectorRequested,
 )
 from aaa.hss.local import LocalHss
+from aaa.hss.port import HssRefusal
+from aaa.hss.procedures import HssProcedures
+from aaa.hss.registration import MemoryRegistrations, Registration, ServingServer
 from aaa.sessions import SESSION_GRACE_INTERVAL, SessionLimits, Sessions
-from aaa.subscribers import ApnSubscription, PdnType, Subscriber, UnknownImsi
+from aaa.subscribers import ApnSubscription, PdnType, Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.algorithms.sqn import SqnState, Transition
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
-from protocols.diameter.swm import Ambr, Dea, Der, Str
+from protocols.diameter.swm import Ambr, Dea, Der, Str, TerminalInformation
 from protocols.eap.aka.server import ServerOptions
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
 from protocols.entropy import SeededEntropy
 from protocols.errors import AuthenticationError, BackendError, LocalError
@@ -42,6 +52,7 @@ from tests.harness.aka_user import AkaUser, aka_user
 
 TIMEOUT = 3600
 UNFINISHED = 60.0
+AAA = ServingServer("aaa.test", "test")
 SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
 MULTI_ROUND = Result.of(ResultCode.DIAMETER_MULTI_ROUND_AUTH)
 REJECTED = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
@@ -70,20 +81,34 @@ class Table:
 class World:
     """A gateway's view of the server, on virtual time; questions are answered by the in-process HSS."""
 
-    def __init__(self, *subscribers: Subscriber, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self,
+        *subscribers: Subscriber,
+        options: ServerOptions | None = None,
+        eap: EapService | None = None,
+        equipment: EquipmentList = ANY_EQUIPMENT,
+        imei: str | None = None,
+    ) -> None:
+        self.imei = imei  # that the gateway passes on
         self.table = Table(*subscribers)
-        self.hss = LocalHss(self.table, SeededEntropy("hss"))
+        self.registrations = MemoryRegistrations()
+        vectors = LocalHss(self.table, SeededEntropy("hss"))
+        self.hss = HssProcedures(self.table, vectors, self.registrations)
         self.now = 1000.0
         self.events: list[SessionEvent] = []
         self.sessions = Sessions(
-            identity=ServerIdentity(host="aaa.test", realm="test"),
+            identity=ServerIdentity(host=AAA.host, realm=AAA.realm),
             entropy=SeededEntropy("aaa"),
-            options=options or ServerOptions(),
+            eap=eap or EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
+            equipment=equipment,
         )
+        self.contexts: dict[str, ReauthenticationContext] = {}
         self._request = 0
 
-    def send(self, packet: bytes, *, session: str = "s;1;1", apn: str | None = "internet") -> int:
+    def send(
+        self, packet: bytes, *, session: str = "s;1;1", apn: str | None = "internet", failure: int | None = None
+    ) -> int:
         """DER --> ; returns the request's token."""
         self._request += 1
         der = Der(
@@ -93,6 +118,8 @@ class World:
             destination_realm="test",
             eap_payload=packet,
             service_selection=apn,
+            aaa_failure_indication=failure,
+            terminal_information=None if self.imei is None else TerminalInformation(self.imei),
         )
         self.sessions.receive_der(der, self._request, self.now)
         return self._request
@@ -103,16 +130,32 @@ class World:
             self.events.append(event)
             try:
                 match event:
-                    case ProfileRequested():
-                        profile = self.hss.profile(event.imsi)
-                        self.sessions.answer_profile(event.session_id, profile, self.now)
                     case VectorRequested():
-                        vector = self.hss.authentication_vector(event.imsi, event.resynchronisation)
+                        (vector,) = self.hss.authenticate(event.request, server=AAA)
                         self.sessions.answer_vector(event.session_id, vector, self.now)
+                    case RegistrationRequested():
+                        profile = self.hss.register(event.imsi, server=AAA)
+                        self.sessions.answer_profile(event.session_id, profile, self.now)
+                    case UserDataRequested():
+                        profile = self.hss.user_data(event.imsi, server=AAA)
+                        self.sessions.answer_profile(event.session_id, profile, self.now)
+                    case ContextRequested():
+                        context = self.contexts.pop(event.username, None)
+                        self.sessions.answer_context(event.session_id, context, self.now)
+                    case ContextIssued():
+                        self.contexts[event.context.username] = event.context
+                        self.sessions.answer_kept(event.session_id, self.now)
+                    case DeregistrationRequested():
+                        self.hss.deregister(event.imsi, server=AAA)
             except AuthenticationError as error:
+                assert isinstance(event, VectorRequested)
                 self.sessions.answer_vector_refusal(event.session_id, str(error), self.now)
+            except HssRefusal as error:
+                assert isinstance(event, VectorRequested | RegistrationRequested | UserDataRequested)
+                self.sessions.answer_refusal(event.session_id, hss_refusal(error), self.now)
             except BackendError as error:
-                self.sessions.answer_backend_failure(event.session_id, str(error), self.now)
+                assert isinstance(event, VectorRequested | RegistrationRequested | UserDataRequested)
+                self.sessions.answer_refusal(event.session_id, backend_refusal(str(error)), self.now)
 
     def answer_to(self, request: int) -> Dea:
         """<-- DEA"""
@@ -175,9 +218,9 @@ def test_success_carries_key_identity_and_apn() -> None:
     states = [event.new for event in world.take(StateChanged) if isinstance(event, StateChanged)]
     assert states == [
         AuthenticationState.IDENTIFYING,
-        AuthenticationState.WAITING_FOR_PROFILE,
         AuthenticationState.WAITING_FOR_VECTOR,
         AuthenticationState.CHALLENGED,
+        AuthenticationState.WAITING_FOR_PROFILE,
         AuthenticationState.AUTHENTICATED,
     ]
 
@@ -408,7 +451,7 @@ def test_unfinished_sessions_expire_and_late_answers_are_dropped() -> None:
     world = World(USER)
     request = world.send(identity_response(1, aka_user(USER).nai.encode()))
     question = world.sessions.poll_event()
-    while not isinstance(question, ProfileRequested):
+    while not isinstance(question, VectorRequested):
         question = world.sessions.poll_event()
     assert world.sessions.next_deadline() == world.now + UNFINISHED
     world.now += UNFINISHED - 0.1
@@ -419,7 +462,8 @@ def test_unfinished_sessions_expire_and_late_answers_are_dropped() -> None:
     assert len(world.sessions) == 0
     # the DER that still waited is answered, and the HSS comes too late
     assert world.answer_to(request).result == Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY)
-    world.sessions.answer_profile(question.session_id, world.hss.profile(question.imsi), world.now)
+    (vector,) = world.hss.authenticate(question.request, server=AAA)
+    world.sessions.answer_vector(question.session_id, vector, world.now)
     assert world.sessions.poll_event() is None
 
 
@@ -454,6 +498,99 @@ def test_authenticated_session_lives_for_its_session_timeout() -> None:
     assert len(world.sessions) == 0
 
 
+def terminate(world: World, session: str) -> None:
+    """STR -->"""
+    world.sessions.receive_str(
+        Str(
+            session_id=session,
+            origin_host="epdg.test",
+            origin_realm="test",
+            destination_realm="test",
+            user_name=str(USER.imsi),
+        )
+    )
+    world.serve()
+
+
+def test_the_hss_knows_the_server_from_the_first_session_to_the_last() -> None:
+    """TS 29.273 §8.1.2.2.2: REGISTRATION once, the profile alone for further sessions, then USER_DEREGISTRATION."""
+    world = World(USER)
+    user = aka_user(USER)
+    world.attach(user, session="s;1;1")
+    assert world.registrations.registration(USER.imsi) is not None
+    world.attach(user.again(), session="s;1;2", apn="ims")
+    assert len(world.take(RegistrationRequested)) == 1
+    assert len(world.take(UserDataRequested)) == 1
+    terminate(world, "s;1;1")
+    assert world.take(DeregistrationRequested) == []
+    terminate(world, "s;1;2")
+    assert len(world.take(DeregistrationRequested)) == 1
+    assert world.registrations.registration(USER.imsi) is None
+
+
+def test_a_user_who_may_not_use_the_apn_is_not_left_registered() -> None:
+    world = World(USER)
+    world.attach(aka_user(USER), apn="corporate")
+    assert len(world.take(RegistrationRequested)) == 1
+    assert world.registrations.registration(USER.imsi) is None
+
+
+def test_a_registration_that_comes_too_late_is_taken_back() -> None:
+    world = World(USER)
+    user = aka_user(USER)
+    challenge = world.exchange(identity_response(1, user.nai.encode())).eap_payload
+    assert challenge is not None
+    response = user.take(challenge)
+    assert response is not None
+    world.send(response)
+    while not isinstance(question := world.sessions.poll_event(), RegistrationRequested):
+        assert question is not None
+    profile = world.hss.register(question.imsi, server=AAA)
+    world.now += UNFINISHED
+    world.sessions.handle_timeout(world.now)  # the gateway gave up
+    world.sessions.answer_profile(question.session_id, profile, world.now)
+    world.serve()
+    assert world.registrations.registration(USER.imsi) is None
+
+
+def test_the_profile_is_asked_for_when_the_user_is_authenticated_and_may_be_refused_then() -> None:
+    world = World(USER)
+    user = aka_user(USER)
+    challenge = world.exchange(identity_response(1, user.nai.encode())).eap_payload
+    assert challenge is not None
+    response = user.take(challenge)
+    assert response is not None
+    world.table.broken = True
+    answer = world.exchange(response)
+    assert answer.result == Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY)
+    assert answer.master_session_key is None
+    assert answer.eap_payload is not None
+    assert EapPacket.decode(answer.eap_payload).code is EapCode.FAILURE
+
+
+def test_a_user_served_by_another_server_is_sent_there_unless_that_one_failed() -> None:
+    """TS 29.273 §8.1.2.1.2: 5005 with 3GPP-AAA-Server-Name; AAA-Failure-Indication moves the user here."""
+    world = World(USER)
+    user = aka_user(USER)
+    world.registrations.store_registration(USER.imsi, Registration(server=ServingServer("other.test", "test")))
+    request = world.send(identity_response(1, user.nai.encode()))
+    answer = world.answer_to(request)
+    assert answer.result == Result.of(ResultCode.DIAMETER_REDIRECT_INDICATION)
+    assert answer.eap_payload is None
+    (ready,) = [event for event in world.take(AnswerReady) if isinstance(event, AnswerReady)]
+    assert ready.redirect_host == "other.test"
+    # the gateway says that other.test is down
+    first = world.answer_to(world.send(identity_response(1, user.nai.encode()), session="s;1;2", failure=1))
+    assert first.result == MULTI_ROUND
+    assert first.eap_payload is not None
+    response = user.take(first.eap_payload)
+    assert response is not None
+    assert world.exchange(response, session="s;1;2").result == SUCCESS
+    present = world.registrations.registration(USER.imsi)
+    assert present is not None
+    assert present.server == AAA
+
+
 def test_sessions_are_independent() -> None:
     world = World(USER, laboratory_subscriber(2))
     first, second = aka_user(USER), aka_user(laboratory_subscriber(2))
@@ -470,18 +607,13 @@ def test_sessions_are_independent() -> None:
     assert answer_one.master_session_key != answer_two.master_session_key
 
 
-def test_unknown_imsi_has_no_vector() -> None:
-    with pytest.raises(UnknownImsi):
-        World().hss.authentication_vector(USER.imsi, None)
-
-
 def test_an_answer_nobody_waits_for_is_our_fault() -> None:
     world = World(USER)
     world.attach(aka_user(USER))
     session = world.sessions.get("s;1;1")
     assert session is not None
     with pytest.raises(LocalError):
-        session.answer_profile(None)
+        session.answer_vector_refusal("late")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from protocols.diameter.capabilities import Admission, Capabilities, admit_all
+from protocols.diameter.capabilities import Admission, Capabilities, Judgement, admit_all
 from protocols.diameter.codec import (
     Avp,
     DiameterMessage,
@@ -304,7 +304,7 @@ def test_refused_cer(request_: DiameterMessage, result: ResultCode, reason: Clos
 
 
 def test_unknown_peer() -> None:
-    aaa = machine(AAA, admission=lambda peer: ResultCode.DIAMETER_UNKNOWN_PEER)
+    aaa = machine(AAA, admission=lambda peer: Judgement.UNKNOWN_PEER)
     ends = Ends(aaa=aaa).connect()
     assert ends.take("aaa", ConnectionEnded).why is CloseReason.UNKNOWN_PEER
     refused = ends.take("epdg", ConnectionEnded)
@@ -778,10 +778,21 @@ def test_disconnection_without_answer() -> None:
 def test_peer_that_asks_to_disconnect_and_stays() -> None:
     ends = Ends().connect()
     ends.is_cut_to_epdg = True
-    ends.epdg.stop(DisconnectCause.DO_NOT_WANT_TO_TALK_TO_YOU, ends.now)
+    ends.epdg.stop(DisconnectCause.REBOOTING, ends.now)
     ends.settle()
     ends.advance(CLOSING_INTERVAL)
     assert ends.take("aaa", ConnectionEnded).why is CloseReason.DISCONNECT_REQUESTED
+
+
+@pytest.mark.parametrize("cause", [DisconnectCause.BUSY, DisconnectCause.DO_NOT_WANT_TO_TALK_TO_YOU])
+def test_peer_that_does_not_want_us(cause: DisconnectCause) -> None:
+    # RFC 6733 §5.4.3: A receiver of a DPR with above result code SHOULD NOT attempt reconnection
+    ends = Ends().connect()
+    ends.epdg.stop(cause, ends.now)
+    ends.settle()
+    ends.aaa.disconnected(ends.now)
+    ends.settle()
+    assert ends.take("aaa", ConnectionEnded).why is CloseReason.UNWANTED
 
 
 def test_both_ask_to_disconnect() -> None:

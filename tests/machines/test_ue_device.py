@@ -133,6 +133,7 @@ class World:
     rogue: bool = False
     accesses: tuple[str, ...] = ()
     p_cscf_reselection: bool = False
+    reactivate: bool = True
 
     def __post_init__(self) -> None:
         assert self.subscriber.opc is not None
@@ -151,6 +152,7 @@ class World:
             entropy=SeededEntropy("device"),
             accesses=self.accesses,
             gateways={"gw.example": OTHER_GATEWAY},
+            reactivate=self.reactivate,
         )
         self.config = self.ue_config or initiator_config(
             identity=IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=NAI.encode())
@@ -162,6 +164,8 @@ class World:
                 server_authenticated=lambda: self.device.server_authenticated,
                 p_cscf_reselection=self.p_cscf_reselection,
                 only_allowed=self.device.only_allowed,
+                back_off=self.device.back_off_received,
+                reactivation=self.device.reactivation_received,
             ),
         )
         self.swu: list[GatewaySwu] = []

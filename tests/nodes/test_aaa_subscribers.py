@@ -354,9 +354,8 @@ def test_a_wrong_auts_is_refused_and_moves_nothing(database: SubscriberDatabase)
     assert database.sequence(USER.imsi) == before
 
 
-def test_an_unknown_imsi_has_neither_vector_nor_profile(database: SubscriberDatabase) -> None:
+def test_an_unknown_imsi_has_no_vector(database: SubscriberDatabase) -> None:
     hss = LocalHss(database, SeededEntropy(1))
-    assert hss.profile(USER.imsi) is None
     with pytest.raises(UnknownImsi):
         hss.authentication_vector(USER.imsi, None)
     with pytest.raises(UnknownImsi):

@@ -84,21 +84,29 @@ class CertificateAuthority:
         self.credentials = Credentials(certificate=builder.sign(key, hashes.SHA256()), key=key)
 
     def issue(
-        self, *, names: Sequence[str], kind: str = "ecdsa", common_name: str | None = None, client: bool = False
+        self,
+        *,
+        names: Sequence[str],
+        kind: str = "ecdsa",
+        common_name: str | None = None,
+        client: bool = False,
+        diameter: bool = False,
     ) -> Credentials:
         """A server's or client's certificate with every one of ``names`` as dNSName or rfc822Name.
 
         An ePDG that returns the APN as IDr (TS 24.302 §7.4.1.1) needs its FQDN and its APNs here: a
-        strongSwan UE checks the returned IDr against the certificate.
+        strongSwan UE checks the returned IDr against the certificate. ``diameter``: for both ends of TLS.
         """
         key = generate_key(kind)
         issuer = self.credentials
-        usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH]
+        if diameter:
+            usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = (
             _builder(_name(common_name or names[0]), issuer.certificate.subject, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
         )
         return Credentials(certificate=builder.sign(self._key, hashes.SHA256()), key=key)

@@ -1,4 +1,4 @@
-"""EAP-AKA keys and AT_MAC (RFC 4187 §7, §10.15) against FIPS 186-2, RFC 4186, hostapd runs and AOSP."""
+"""Keys, AT_MAC and AT_ENCR_DATA of both methods against FIPS 186-2, RFC 4186, RFC 9048, hostapd runs and AOSP."""
 
 from __future__ import annotations
 
@@ -10,23 +10,31 @@ from typing import Any
 import pytest
 
 from protocols.algorithms import fips186
+from protocols.algorithms.vector import AkaVector
 from protocols.buffer import Reader
 from protocols.eap.aka.attributes import (
-    AkaMessage,
-    AkaSubtype,
+    AtAutn,
     AtCheckcode,
+    AtCounter,
     AtEncrData,
     AtIdentity,
     AtIv,
+    AtKdfInput,
     AtMac,
     AtNextPseudonym,
     AtNextReauthId,
-    checkcode,
+    AtNonceS,
     decode_attributes,
-    encode_attributes,
-    mac_verifies,
 )
-from protocols.eap.aka.keys import decrypt_attributes, derive_keys
+from protocols.eap.aka.keys import AkaKeys, derive_ck_ik_prime, derive_keys, derive_reauthentication_keys, prime_vector
+from protocols.eap.aka.messages import AkaMessage, AkaSubtype
+from protocols.eap.aka.protection import (
+    checkcode,
+    decrypt_attributes,
+    encrypt_attributes,
+    mac_verifies,
+    nested_attributes,
+)
 from protocols.eap.packet import EapPacket, EapType
 from protocols.errors import DecodeError
 from protocols.secret import Secret
@@ -78,7 +86,7 @@ def test_aosp_keys(compress: fips186.Compression) -> None:
     ik, ck = bytes.fromhex(aosp["IK"]), bytes.fromhex(aosp["CK"])
     keys = derive_keys(aosp["identity_for_MK"].encode(), ik=ik, ck=ck, compress=compress)
     for name, value in (
-        ("MK", keys.mk),
+        ("MK", keys.k_re),
         ("K_encr", keys.k_encr),
         ("K_aut", keys.k_aut),
         ("MSK", keys.msk),
@@ -110,35 +118,102 @@ def test_aosp_packets_decode_and_their_macs_verify() -> None:
     assert checked == 9
 
 
-def aka_runs() -> list[dict[str, Any]]:
-    """The recorded EAP-AKA (not EAP-AKA') runs of hostapd and eapol_test."""
-    runs = json.loads(shared("vectors/runs/eap_aka_hostap_runs.json").read_text())["runs"]
-    chosen = [run for run in runs if run["name"].startswith("aka_")]
-    assert len(chosen) == 4
-    return chosen
+@pytest.mark.parametrize("case", range(4))
+def test_rfc9048_appendix_d(case: int) -> None:
+    vector = json.loads(shared("vectors/spec/eap_aka_prime_rfc9048.json").read_text())["cases"][case]
+    octets = {name: bytes.fromhex(vector[name]) for name in ("RAND", "AUTN", "IK", "CK", "RES")}
+    plain = AkaVector(rand=octets["RAND"], autn=octets["AUTN"], xres=octets["RES"], ck=octets["CK"], ik=octets["IK"])
+    prime = prime_vector(plain, vector["Network_name"].encode())
+    assert (prime.ck.hex(), prime.ik.hex()) == (vector["CK'"], vector["IK'"])
+    keys = derive_keys(vector["Identity"].encode(), ik=prime.ik, ck=prime.ck, method=EapType.AKA_PRIME)
+    for name in ("K_encr", "K_aut", "K_re", "MSK", "EMSK"):
+        assert getattr(keys, name.lower()).reveal().hex() == vector[name], name
+
+
+def test_aosp_keys_of_aka_prime() -> None:
+    aosp = json.loads(shared("vectors/fetched/eap_aka_aosp.json").read_text())["eap_aka_prime"]
+    ck, ik = derive_ck_ik_prime(
+        bytes.fromhex(aosp["CK"]),
+        bytes.fromhex(aosp["IK"]),
+        network_name=aosp["network_name"].encode(),
+        sqn_xor_ak=bytes.fromhex(aosp["AUTN"])[:6],
+    )
+    assert (ck.hex(), ik.hex()) == (aosp["CKp"], aosp["IKp"])
+    keys = derive_keys(aosp["identity"].encode(), ik=ik, ck=ck, method=EapType.AKA_PRIME)
+    for name in ("k_encr", "k_aut", "k_re", "msk", "emsk"):
+        assert getattr(keys, name).reveal().hex() == aosp[name], name
+    checked = 0
+    for case in aosp["packets"]:
+        octets = bytes.fromhex(case["hex"])
+        assert AkaMessage.decode(octets).encode() == octets, case["name"]
+        if "mac" in case:
+            verifies = mac_verifies(octets, Secret(bytes.fromhex(case["mac"].get("k_aut", aosp["k_aut"]))))
+            assert verifies == case["mac"]["ok"], case["name"]
+            checked += 1
+    assert checked > 3
+
+
+def test_aosp_keys_of_fast_reauthentication(compress: fips186.Compression) -> None:
+    aosp = json.loads(shared("vectors/fetched/eap_aka_aosp.json").read_text())["eap_aka"]
+    reauth = aosp["reauth"]
+    found = []
+    for identity in reauth["identities"]:
+        keys = derive_reauthentication_keys(
+            Secret(bytes.fromhex(aosp["MK"])),
+            method=EapType.AKA,
+            identity=identity.encode(),
+            counter=reauth["counter"],
+            nonce_s=bytes.fromhex(reauth["NONCE_S"]),
+            compress=compress,
+        )
+        found.append((keys.msk.reveal().hex(), keys.emsk.reveal().hex()))
+    assert (reauth["MSK"], reauth["EMSK"]) in found
+
+
+def runs() -> list[dict[str, Any]]:
+    """The recorded runs of hostapd and eapol_test, of both methods."""
+    recorded = json.loads(shared("vectors/runs/eap_aka_hostap_runs.json").read_text())["runs"]
+    assert len(recorded) == 7
+    return list(recorded)
 
 
 def test_hostapd_packets_survive_a_round_trip() -> None:
-    for run in aka_runs():
+    for run in runs():
         for recorded in run["packets"]:
             octets = bytes.fromhex(recorded["hex"])
             packet = EapPacket.decode(octets)
             assert packet.encode() == octets
-            if packet.type == EapType.AKA:
+            if packet.type in (EapType.AKA, EapType.AKA_PRIME):
                 assert AkaMessage.decode(octets).encode() == octets
 
 
+def full_keys(recorded: dict[str, Any], message: AkaMessage) -> AkaKeys:
+    """The keys of a recorded challenge, judged by the record."""
+    ck, ik = (bytes.fromhex(recorded["aka_vector"][name]) for name in ("CK", "IK"))
+    if message.method is EapType.AKA_PRIME:
+        name, autn = message.require(AtKdfInput).value, message.require(AtAutn).value
+        ck, ik = derive_ck_ik_prime(ck, ik, network_name=name, sqn_xor_ak=autn[:6])
+    keys = derive_keys(recorded["mk_identity"].encode(), ik=ik, ck=ck, method=message.method)
+    for name, value in recorded["keys"].items():
+        if name == "mk":
+            assert keys.k_re.reveal().hex() == value
+        elif hasattr(keys, name):
+            assert getattr(keys, name).reveal().hex() == value, name
+    return keys
+
+
 def test_hostapd_keys_macs_checkcodes_and_nested_attributes() -> None:
-    keyed = checkcodes = nested = macs = 0
-    for run in aka_runs():
+    keyed = checkcodes = nested = macs = again = 0
+    for run in runs():
         rounds: list[bytes] = []
-        keys = None
+        keys: AkaKeys | None = None
+        nonce = b""
         for recorded in run["packets"]:
             octets = bytes.fromhex(recorded["hex"])
             packet = EapPacket.decode(octets)
             if packet.type == EapType.IDENTITY:
-                rounds, keys = [], None
-            if packet.type != EapType.AKA:
+                rounds, nonce = [], b""
+            if packet.type not in (EapType.AKA, EapType.AKA_PRIME):
                 continue
             message = AkaMessage.decode(octets)
             if message.subtype == AkaSubtype.IDENTITY:
@@ -146,34 +221,42 @@ def test_hostapd_keys_macs_checkcodes_and_nested_attributes() -> None:
                 identity = message.get(AtIdentity)
                 assert identity is None or identity.value.decode() == recorded["AT_IDENTITY"]
             if "aka_vector" in recorded:
-                vector = {name: bytes.fromhex(value) for name, value in recorded["aka_vector"].items()}
-                keys = derive_keys(recorded["mk_identity"].encode(), ik=vector["IK"], ck=vector["CK"])
-                for name, value in recorded["keys"].items():
-                    assert getattr(keys, name).reveal().hex() == value
+                keys = full_keys(recorded, message)
                 keyed += 1
-            if message.subtype == AkaSubtype.REAUTHENTICATION:
-                break  # later packets of the run are of fast re-authentication, with other MAC input
-            if keys is not None and message.get(AtMac) is not None:
-                assert mac_verifies(octets, keys.k_aut)
-                assert not mac_verifies(octets[:-1] + bytes([octets[-1] ^ 1]), keys.k_aut)
+            if keys is None:
+                continue
+            attributes = nested_attributes(message, keys.k_encr)
+            if message.get(AtMac) is not None:
+                assert mac_verifies(octets, keys.k_aut, nonce)
+                assert not mac_verifies(octets[:-1] + bytes([octets[-1] ^ 1]), keys.k_aut, nonce)
                 macs += 1
             code = message.get(AtCheckcode)
             if code is not None:
-                assert code.checkcode == checkcode(rounds)
+                assert code.checkcode == checkcode(rounds, message.method)
                 checkcodes += 1
-            iv, encrypted = message.get(AtIv), message.get(AtEncrData)
-            if keys is not None and iv is not None and encrypted is not None:
-                plaintext = decrypt_attributes(keys.k_encr, iv.value, encrypted.ciphertext)
+            if "encr_plaintext" in recorded:
+                iv = message.require(AtIv)
+                again_encrypted = encrypt_attributes(attributes.attributes, keys.k_encr, iv.value)
+                assert again_encrypted == (iv, message.require(AtEncrData))
+                plaintext = decrypt_attributes(keys.k_encr, iv.value, again_encrypted[1].ciphertext)
                 assert plaintext.hex() == recorded["encr_plaintext"]
-                attributes = decode_attributes(Reader(plaintext))
-                assert encode_attributes(attributes) == plaintext
-                texts = {
-                    type(a): a.value.decode() for a in attributes if isinstance(a, AtNextPseudonym | AtNextReauthId)
-                }
-                assert texts.get(AtNextPseudonym) == recorded.get("next_pseudonym")
-                assert texts.get(AtNextReauthId) == recorded.get("next_reauth_id")
+                for kind, name in ((AtNextPseudonym, "next_pseudonym"), (AtNextReauthId, "next_reauth_id")):
+                    text = attributes.get(kind)
+                    assert (text.value.decode() if text else None) == recorded.get(name)
                 nested += 1
-    assert (keyed, checkcodes, nested, macs) == (6, 10, 6, 14)
+            if "reauth_keys" in recorded:
+                nonce = attributes.require(AtNonceS).value
+                session = derive_reauthentication_keys(
+                    keys.k_re,
+                    method=message.method,
+                    identity=recorded["reauth_identity"].encode(),
+                    counter=attributes.require(AtCounter).value,
+                    nonce_s=nonce,
+                )
+                assert session.msk.reveal().hex() == recorded["reauth_keys"]["msk"]
+                assert session.emsk.reveal().hex() == recorded["reauth_keys"]["emsk"]
+                again += 1
+    assert (keyed, checkcodes, nested, macs, again) == (11, 27, 19, 35, 4)
 
 
 def test_the_cipher_of_rfc4186_is_ours() -> None:

@@ -1,33 +1,30 @@
-"""EAP-AKA messages and attributes (RFC 4187 §8 to §11; AT_BIDDING of RFC 9048 §4).
+"""Attributes of EAP-AKA (RFC 4187 §8.1, §10, §11) and EAP-AKA' (RFC 9048 §3.1, §3.2, §3.4, §4).
 
-Unknown skippable attributes survive a round trip; unknown non-skippable, duplicate, misplaced or
-malformed ones raise ``DecodeError``. AT_MAC (§10.15) and AT_CHECKCODE (§10.13) are computed here over
-the octets as they were on the wire. Left out: the attributes of EAP-AKA' (RFC 9048).
+Unknown skippable attributes survive a round trip; unknown non-skippable, duplicate or malformed ones
+raise ``DecodeError``. AT_KDF alone may stand several times, and its order counts.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self
 
 from protocols.buffer import Reader
-from protocols.eap.packet import EapCode, EapPacket, EapType, trimmed
+from protocols.eap.packet import EapType
 from protocols.errors import DecodeError
-from protocols.secret import Secret
 
-_UNIT = 4  # attribute lengths count words of four octets
+UNIT = 4  # attribute lengths count words of four octets
+MAC_LENGTH = 16
+CHECKCODE_LENGTHS = {EapType.AKA: 20, EapType.AKA_PRIME: 32}  # RFC 4187 §10.13, RFC 9048 §3.4.3
+KDF_CK_IK_PRIME = 1  # RFC 9048 §3.2: the default key derivation, from CK' and IK'
 _MAXIMUM_ATTRIBUTE_LENGTH = 1020  # the largest multiple of 4 that the Length octet can name
 _FIRST_SKIPPABLE = 128
-MAC_LENGTH = 16
-CHECKCODE_LENGTH = 20
 
 
 class AttributeType(IntEnum):
-    """Attribute types (RFC 4187 §11)."""
+    """Attribute types (RFC 4187 §11, RFC 9048 §8.2)."""
 
     AT_RAND = 1
     AT_AUTN = 2
@@ -44,6 +41,8 @@ class AttributeType(IntEnum):
     AT_COUNTER_TOO_SMALL = 20
     AT_NONCE_S = 21
     AT_CLIENT_ERROR_CODE = 22
+    AT_KDF_INPUT = 23
+    AT_KDF = 24
     AT_IV = 129
     AT_ENCR_DATA = 130
     AT_NEXT_PSEUDONYM = 132
@@ -51,39 +50,6 @@ class AttributeType(IntEnum):
     AT_CHECKCODE = 134
     AT_RESULT_IND = 135
     AT_BIDDING = 136
-
-
-class AkaSubtype(IntEnum):
-    """Subtypes (RFC 4187 §11)."""
-
-    CHALLENGE = 1
-    AUTHENTICATION_REJECT = 2
-    SYNCHRONIZATION_FAILURE = 4
-    IDENTITY = 5
-    NOTIFICATION = 12
-    REAUTHENTICATION = 13
-    CLIENT_ERROR = 14
-
-
-class NotificationCode(IntEnum):
-    """Values of AT_NOTIFICATION (RFC 4187 §10.19)."""
-
-    GENERAL_FAILURE_AFTER_AUTHENTICATION = 0
-    TEMPORARILY_DENIED = 1026
-    NOT_SUBSCRIBED = 1031
-    GENERAL_FAILURE = 16384
-    SUCCESS = 32768
-
-
-NOTIFICATION_TEXTS = {
-    NotificationCode.GENERAL_FAILURE_AFTER_AUTHENTICATION: "general failure after authentication",
-    NotificationCode.TEMPORARILY_DENIED: "the user is temporarily denied access to the requested service",
-    NotificationCode.NOT_SUBSCRIBED: "the user has not subscribed to the requested service",
-    NotificationCode.GENERAL_FAILURE: "general failure",
-    NotificationCode.SUCCESS: "success",
-}
-NOTIFICATION_SUCCESS_BIT = 0x8000  # RFC 4187 §6.1: S, no failure implied
-NOTIFICATION_PHASE_BIT = 0x4000  # RFC 4187 §6.1: P, used before the challenge round succeeded
 
 
 class Attribute:
@@ -157,12 +123,12 @@ class _Text(Attribute):
     @classmethod
     def decode_value(cls, reader: Reader) -> Self:
         value = reader.take(reader.u16())
-        if len(reader.rest()) >= _UNIT:
+        if len(reader.rest()) >= UNIT:
             raise DecodeError(f"{cls.type.name} is longer than its actual length and padding")
         return cls(value)
 
     def encode_value(self) -> bytes:
-        return len(self.value).to_bytes(2, "big") + self.value + bytes(-len(self.value) % _UNIT)
+        return len(self.value).to_bytes(2, "big") + self.value + bytes(-len(self.value) % UNIT)
 
 
 class AtPermanentIdReq(_Flag):
@@ -220,12 +186,12 @@ class AtRes(Attribute):
         if not 32 <= bits <= 128:
             raise DecodeError(f"AT_RES holds {bits} bits, not 32 to 128")
         res = reader.take((bits + 7) // 8)
-        if len(reader.rest()) >= _UNIT:
+        if len(reader.rest()) >= UNIT:
             raise DecodeError("AT_RES is longer than its RES")
         return cls(res, bits)
 
     def encode_value(self) -> bytes:
-        return self.bits.to_bytes(2, "big") + self.res + bytes(-len(self.res) % _UNIT)
+        return self.bits.to_bytes(2, "big") + self.res + bytes(-len(self.res) % UNIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +266,7 @@ class AtPadding(Attribute):
 
 @dataclass(frozen=True, slots=True)
 class AtCheckcode(Attribute):
-    """The hash over the AKA-Identity rounds, empty when there were none (§10.13)."""
+    """The hash over the AKA-Identity rounds, empty when there were none (§10.13; RFC 9048 §3.4.3)."""
 
     type: ClassVar[AttributeType] = AttributeType.AT_CHECKCODE
     checkcode: bytes
@@ -309,8 +275,8 @@ class AtCheckcode(Attribute):
     def decode_value(cls, reader: Reader) -> Self:
         reader.skip(2)
         checkcode = reader.rest()
-        if len(checkcode) not in (0, CHECKCODE_LENGTH):
-            raise DecodeError(f"AT_CHECKCODE holds {len(checkcode)} octets, not 0 or {CHECKCODE_LENGTH}")
+        if checkcode and len(checkcode) not in CHECKCODE_LENGTHS.values():
+            raise DecodeError(f"AT_CHECKCODE holds {len(checkcode)} octets, which is no hash's length")
         return cls(checkcode)
 
     def encode_value(self) -> bytes:
@@ -324,7 +290,7 @@ class AtResultInd(_Flag):
 
 
 class AtMac(_Block):
-    """HMAC-SHA1-128 over the packet (§10.15)."""
+    """HMAC-SHA1-128 over the packet, HMAC-SHA-256-128 in EAP-AKA' (§10.15; RFC 9048 §3.4.2)."""
 
     type = AttributeType.AT_MAC
 
@@ -376,6 +342,18 @@ class AtBidding(Attribute):
         return (0x8000 if self.aka_prime_preferred else 0).to_bytes(2, "big")
 
 
+class AtKdfInput(_Text):
+    """The network name, UTF-8 without terminator (RFC 9048 §3.1)."""
+
+    type = AttributeType.AT_KDF_INPUT
+
+
+class AtKdf(_Number):
+    """A key derivation function that is offered or chosen (RFC 9048 §3.2)."""
+
+    type = AttributeType.AT_KDF
+
+
 @dataclass(frozen=True, slots=True)
 class UnknownAttribute(Attribute):
     """A skippable attribute of an unknown type: its number and its value field."""
@@ -412,46 +390,32 @@ _CLASSES: dict[int, type[Attribute]] = {
         AtCheckcode,
         AtResultInd,
         AtBidding,
+        AtKdfInput,
+        AtKdf,
     )
 }
-
-IDENTITY_REQUESTS = (AtPermanentIdReq, AtAnyIdReq, AtFullauthIdReq)
-
-# RFC 4187 §10.1: what may stand in which message. The columns "0*" count as allowed.
-_ENCRYPTED = frozenset({AtIv, AtEncrData})
-_ALLOWED: dict[tuple[EapCode, int], frozenset[type[Attribute]]] = {
-    (EapCode.REQUEST, AkaSubtype.IDENTITY): frozenset(IDENTITY_REQUESTS),
-    (EapCode.RESPONSE, AkaSubtype.IDENTITY): frozenset({AtIdentity}),
-    (EapCode.REQUEST, AkaSubtype.CHALLENGE): frozenset({AtRand, AtAutn, AtCheckcode, AtResultInd, AtMac, AtBidding})
-    | _ENCRYPTED,
-    (EapCode.RESPONSE, AkaSubtype.CHALLENGE): frozenset({AtRes, AtCheckcode, AtResultInd, AtMac}) | _ENCRYPTED,
-    (EapCode.REQUEST, AkaSubtype.NOTIFICATION): frozenset({AtNotification, AtMac}) | _ENCRYPTED,
-    (EapCode.RESPONSE, AkaSubtype.NOTIFICATION): frozenset({AtMac}) | _ENCRYPTED,
-    (EapCode.REQUEST, AkaSubtype.REAUTHENTICATION): frozenset({AtCheckcode, AtResultInd, AtMac}) | _ENCRYPTED,
-    (EapCode.RESPONSE, AkaSubtype.REAUTHENTICATION): frozenset({AtCheckcode, AtResultInd, AtMac}) | _ENCRYPTED,
-    (EapCode.RESPONSE, AkaSubtype.CLIENT_ERROR): frozenset({AtClientErrorCode}),
-    (EapCode.RESPONSE, AkaSubtype.AUTHENTICATION_REJECT): frozenset(),
-    (EapCode.RESPONSE, AkaSubtype.SYNCHRONIZATION_FAILURE): frozenset({AtAuts}),
+# RFC 9048 §3.5, §4.1: what one of the two methods does not define, so that there it is an unknown attribute.
+_UNDEFINED: dict[EapType, frozenset[int]] = {
+    EapType.AKA: frozenset({AttributeType.AT_KDF_INPUT, AttributeType.AT_KDF}),
+    EapType.AKA_PRIME: frozenset({AttributeType.AT_BIDDING}),
 }
 
-AttributeT = TypeVar("AttributeT", bound=Attribute)
 
-
-def decode_attributes(reader: Reader) -> tuple[Attribute, ...]:
+def decode_attributes(reader: Reader, method: EapType = EapType.AKA) -> tuple[Attribute, ...]:
     """Attributes to the end of the reader, also those nested in AT_ENCR_DATA (RFC 4187 §8.1)."""
     attributes: list[Attribute] = []
     seen: set[int] = set()
     while reader.remaining:
         number, units = reader.u8(), reader.u8()
-        value = reader.sub(units * _UNIT - 2)
-        known = _CLASSES.get(number)
+        value = reader.sub(units * UNIT - 2)
+        known = None if number in _UNDEFINED[method] else _CLASSES.get(number)
         if known is None:
             # §8.1: non-skippable attributes that are not recognised end the exchange.
             if number < _FIRST_SKIPPABLE:
                 raise DecodeError(f"attribute {number} is not known and must not be skipped")
             attributes.append(UnknownAttribute(number, value.rest()))
             continue
-        if number in seen:
+        if number in seen and known is not AtKdf:
             raise DecodeError(f"{known.type.name} stands twice in one message")
         seen.add(number)
         attributes.append(known.decode_value(value))
@@ -465,130 +429,7 @@ def encode_attributes(attributes: Iterable[Attribute]) -> bytes:
         value = attribute.encode_value()
         number = attribute.number if isinstance(attribute, UnknownAttribute) else attribute.type
         length = 2 + len(value)
-        if length % _UNIT or length > _MAXIMUM_ATTRIBUTE_LENGTH:
+        if length % UNIT or length > _MAXIMUM_ATTRIBUTE_LENGTH:
             raise ValueError(f"attribute {number} of {length} octets cannot be written")
-        octets += bytes([number, length // _UNIT]) + value
+        octets += bytes([number, length // UNIT]) + value
     return octets
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AkaMessage:
-    """One EAP-AKA Request or Response (RFC 4187 §8.1); ``subtype`` may be an unknown number."""
-
-    code: EapCode
-    identifier: int
-    subtype: int
-    attributes: tuple[Attribute, ...] = ()
-
-    @classmethod
-    def decode(cls, octets: bytes) -> AkaMessage:
-        """From a whole EAP packet."""
-        return cls.from_packet(EapPacket.decode(octets))
-
-    @classmethod
-    def from_packet(cls, packet: EapPacket) -> AkaMessage:
-        """From an EAP packet of type AKA; attributes out of place raise ``DecodeError`` (§10.1)."""
-        if packet.type != EapType.AKA:
-            raise DecodeError(f"EAP type {packet.type} is not EAP-AKA")
-        reader = Reader(packet.data)
-        subtype = reader.u8()
-        reader.skip(2)
-        attributes = decode_attributes(reader)
-        allowed = _ALLOWED.get((packet.code, subtype))
-        for attribute in attributes:
-            if allowed is None or isinstance(attribute, UnknownAttribute):
-                continue
-            if type(attribute) not in allowed:
-                raise DecodeError(f"{attribute.type.name} must not stand in {_name(packet.code, subtype)}")
-        present = {type(attribute) for attribute in attributes}
-        # §10.1: AT_IV if and only if AT_ENCR_DATA.
-        if len(present & _ENCRYPTED) == 1:
-            raise DecodeError("AT_IV and AT_ENCR_DATA stand together or not at all")
-        return cls(code=packet.code, identifier=packet.identifier, subtype=subtype, attributes=attributes)
-
-    def encode(self) -> bytes:
-        """To a whole EAP packet; an AT_MAC is written as it stands."""
-        data = bytes([self.subtype, 0, 0]) + encode_attributes(self.attributes)
-        packet = EapPacket(code=self.code, identifier=self.identifier, type=EapType.AKA, data=data)
-        return packet.encode()
-
-    def get(self, kind: type[AttributeT]) -> AttributeT | None:
-        """The attribute of this class, ``None`` when it is absent."""
-        for attribute in self.attributes:
-            if isinstance(attribute, kind):
-                return attribute
-        return None
-
-    def require(self, kind: type[AttributeT]) -> AttributeT:
-        """The attribute of this class; ``DecodeError`` when it is absent."""
-        found = self.get(kind)
-        if found is None:
-            raise DecodeError(f"{kind.type.name} is missing from {self.name}")
-        return found
-
-    @property
-    def name(self) -> str:
-        """Such as ``EAP-Request/AKA-Challenge``."""
-        return _name(self.code, self.subtype)
-
-    def summary(self) -> str:
-        """Name and attributes, such as ``EAP-Request/AKA-Challenge [ AT_RAND, AT_AUTN, AT_MAC ]``."""
-        names = [f"AT_{a.number}" if isinstance(a, UnknownAttribute) else a.type.name for a in self.attributes]
-        return f"{self.name} [ {', '.join(names)} ]" if names else self.name
-
-
-def _name(code: EapCode, subtype: int) -> str:
-    """A message's name in the RFC's spelling."""
-    try:
-        word = "-".join(part.capitalize() for part in AkaSubtype(subtype).name.split("_"))
-    except ValueError:
-        word = f"subtype-{subtype}"
-    return f"EAP-{code.name.capitalize()}/AKA-{word}"
-
-
-def encode_with_mac(message: AkaMessage, k_aut: Secret, extra: bytes = b"") -> bytes:
-    """The packet with AT_MAC added as its last attribute (RFC 4187 §10.15).
-
-    ``extra`` is the message-specific data that the MAC covers behind the packet.
-    """
-    blank = AkaMessage(
-        code=message.code,
-        identifier=message.identifier,
-        subtype=message.subtype,
-        attributes=(*message.attributes, AtMac(bytes(MAC_LENGTH))),
-    ).encode()
-    return blank[:-MAC_LENGTH] + _mac(blank, k_aut, extra)
-
-
-def mac_verifies(octets: bytes, k_aut: Secret, extra: bytes = b"") -> bool:
-    """Whether the packet has an AT_MAC and it is right, over the octets as received (RFC 4187 §10.15)."""
-    octets = trimmed(octets)
-    at = _mac_offset(octets)
-    if at is None:
-        return False
-    blank = octets[:at] + bytes(MAC_LENGTH) + octets[at + MAC_LENGTH :]
-    return hmac.compare_digest(_mac(blank, k_aut, extra), octets[at : at + MAC_LENGTH])
-
-
-def _mac(octets: bytes, k_aut: Secret, extra: bytes) -> bytes:
-    """HMAC-SHA1-128: HMAC-SHA1 truncated to 16 octets."""
-    return hmac.digest(k_aut.reveal(), octets + extra, hashlib.sha1)[:MAC_LENGTH]
-
-
-def _mac_offset(octets: bytes) -> int | None:
-    """Where the 16 octets of the MAC begin."""
-    reader = Reader(octets)
-    reader.skip(8)
-    while reader.remaining:
-        number, units = reader.u8(), reader.u8()
-        value = reader.offset
-        reader.skip(units * _UNIT - 2)
-        if number == AttributeType.AT_MAC and units * _UNIT == 4 + MAC_LENGTH:
-            return value + 2
-    return None
-
-
-def checkcode(packets: Iterable[bytes]) -> bytes:
-    """SHA-1 over the AKA-Identity packets as they were on the wire, nothing for none (RFC 4187 §10.13)."""
-    octets = b"".join(packets)
-    return hashlib.sha1(octets, usedforsecurity=False).digest() if octets else b""

@@ -1,56 +1,138 @@
-"""Keys of EAP-AKA full authentication (RFC 4187 §7) and the cipher of AT_ENCR_DATA (§10.12)."""
+"""Keys of EAP-AKA (RFC 4187 §7) and EAP-AKA' (RFC 9048 §3.3), of full and fast re-authentication.
+
+CK' and IK' are those of TS 33.402 Annex A.2.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+import hmac
+from dataclasses import dataclass, replace
 
 from protocols.algorithms import fips186
-from protocols.errors import DecodeError
+from protocols.algorithms.vector import SQN_LENGTH, AkaVector
+from protocols.eap.packet import EapType
 from protocols.secret import Secret
 
 K_ENCR_LENGTH = 16
 K_AUT_LENGTH = 16
+K_AUT_PRIME_LENGTH = 32
+K_RE_LENGTH = 32
 MSK_LENGTH = 64
 EMSK_LENGTH = 64
-_CIPHER_BLOCK = 16
+COUNTER_LENGTH = 2
+_FC_CK_IK_PRIME = 0x20  # TS 33.402 Annex A.2
+_FULL_LABEL = b"EAP-AKA'"
+_REAUTHENTICATION_LABEL = b"EAP-AKA' re-auth"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AkaKeys:
-    """The Master Key and what the generator makes of it, in its order."""
+    """Keys of a full authentication.
 
-    mk: Secret
+    ``k_re`` is what the keys of fast re-authentication are made of: MK in EAP-AKA (20 octets, RFC 4187
+    §7), K_re in EAP-AKA' (32 octets, RFC 9048 §3.3).
+    """
+
+    method: EapType
     k_encr: Secret
     k_aut: Secret
+    k_re: Secret
     msk: Secret
     emsk: Secret
 
 
-def derive_keys(identity: bytes, *, ik: bytes, ck: bytes, compress: fips186.Compression | None = None) -> AkaKeys:
-    """MK = SHA1(Identity | IK | CK), then K_encr, K_aut, MSK, EMSK (RFC 4187 §7).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionKeys:
+    """What an exchange exports: MSK and EMSK."""
 
-    ``identity`` is the last one the peer sent, octet for octet.
+    msk: Secret
+    emsk: Secret
+
+
+def derive_keys(
+    identity: bytes,
+    *,
+    ik: bytes,
+    ck: bytes,
+    method: EapType = EapType.AKA,
+    compress: fips186.Compression | None = None,
+) -> AkaKeys:
+    """Keys of full authentication; for EAP-AKA' ``ik`` and ``ck`` are IK' and CK'.
+
+    ``identity`` is the last one the peer sent, octet for octet (RFC 4187 §7, RFC 9048 §5.3.1).
     """
+    if method is EapType.AKA_PRIME:
+        return _derive_prime(identity, ik=ik, ck=ck)
     mk = hashlib.sha1(identity + ik + ck, usedforsecurity=False).digest()
     stream = fips186.generate(mk, K_ENCR_LENGTH + K_AUT_LENGTH + MSK_LENGTH + EMSK_LENGTH, compress)
-    k_aut_at = K_ENCR_LENGTH
-    msk_at = k_aut_at + K_AUT_LENGTH
-    emsk_at = msk_at + MSK_LENGTH
-    return AkaKeys(
-        mk=Secret(mk),
-        k_encr=Secret(stream[:k_aut_at]),
-        k_aut=Secret(stream[k_aut_at:msk_at]),
-        msk=Secret(stream[msk_at:emsk_at]),
-        emsk=Secret(stream[emsk_at:]),
-    )
+    k_encr, k_aut, msk, emsk = _parts(stream, K_ENCR_LENGTH, K_AUT_LENGTH, MSK_LENGTH, EMSK_LENGTH)
+    return AkaKeys(method=EapType.AKA, k_encr=k_encr, k_aut=k_aut, k_re=Secret(mk), msk=msk, emsk=emsk)
 
 
-def decrypt_attributes(k_encr: Secret, iv: bytes, ciphertext: bytes) -> bytes:
-    """The nested attributes of AT_ENCR_DATA: AES-128-CBC (RFC 4187 §10.12)."""
-    if not ciphertext or len(ciphertext) % _CIPHER_BLOCK:
-        raise DecodeError(f"AT_ENCR_DATA holds {len(ciphertext)} octets, no multiple of {_CIPHER_BLOCK}")
-    decryptor = Cipher(algorithms.AES(k_encr.reveal()), modes.CBC(iv)).decryptor()
-    return decryptor.update(ciphertext) + decryptor.finalize()
+def derive_reauthentication_keys(
+    k_re: Secret,
+    *,
+    method: EapType,
+    identity: bytes,
+    counter: int,
+    nonce_s: bytes,
+    compress: fips186.Compression | None = None,
+) -> SessionKeys:
+    """MSK and EMSK of fast re-authentication (RFC 4187 §7: XKEY'; RFC 9048 §3.3).
+
+    ``identity`` is the fast re-authentication identity as the peer sent it.
+    """
+    seed = identity + counter.to_bytes(COUNTER_LENGTH, "big") + nonce_s
+    length = MSK_LENGTH + EMSK_LENGTH
+    if method is EapType.AKA_PRIME:
+        stream = prf_prime(k_re.reveal(), _REAUTHENTICATION_LABEL + seed, length)
+    else:
+        xkey = hashlib.sha1(seed + k_re.reveal(), usedforsecurity=False).digest()
+        stream = fips186.generate(xkey, length, compress)
+    msk, emsk = _parts(stream, MSK_LENGTH, EMSK_LENGTH)
+    return SessionKeys(msk=msk, emsk=emsk)
+
+
+def derive_ck_ik_prime(ck: bytes, ik: bytes, *, network_name: bytes, sqn_xor_ak: bytes) -> tuple[bytes, bytes]:
+    """(CK', IK') for an access network (TS 33.402 Annex A.2); ``sqn_xor_ak`` is AUTN's first 6 octets."""
+    string = bytes([_FC_CK_IK_PRIME])
+    for parameter in (network_name, sqn_xor_ak):
+        string += parameter + len(parameter).to_bytes(2, "big")
+    derived = hmac.digest(ck + ik, string, hashlib.sha256)
+    return derived[:16], derived[16:]
+
+
+def prime_vector(vector: AkaVector, network_name: bytes) -> AkaVector:
+    """The vector with CK' and IK' in place of CK and IK (TS 33.402 §6.2, Annex A.2)."""
+    ck, ik = derive_ck_ik_prime(vector.ck, vector.ik, network_name=network_name, sqn_xor_ak=vector.autn[:SQN_LENGTH])
+    return replace(vector, ck=ck, ik=ik)
+
+
+def prf_prime(key: bytes, seed: bytes, length: int) -> bytes:
+    """PRF' (RFC 9048 §3.4.1): HMAC-SHA-256 chained, ``length`` octets of it."""
+    stream = block = b""
+    counter = 1
+    while len(stream) < length:
+        block = hmac.digest(key, block + seed + bytes([counter]), hashlib.sha256)
+        stream += block
+        counter += 1
+    return stream[:length]
+
+
+def _derive_prime(identity: bytes, *, ik: bytes, ck: bytes) -> AkaKeys:
+    """MK = PRF'(IK' | CK', "EAP-AKA'" | Identity) (RFC 9048 §3.3)."""
+    lengths = (K_ENCR_LENGTH, K_AUT_PRIME_LENGTH, K_RE_LENGTH, MSK_LENGTH, EMSK_LENGTH)
+    mk = prf_prime(ik + ck, _FULL_LABEL + identity, sum(lengths))
+    k_encr, k_aut, k_re, msk, emsk = _parts(mk, *lengths)
+    return AkaKeys(method=EapType.AKA_PRIME, k_encr=k_encr, k_aut=k_aut, k_re=k_re, msk=msk, emsk=emsk)
+
+
+def _parts(stream: bytes, *lengths: int) -> list[Secret]:
+    """A key stream cut into keys."""
+    parts: list[Secret] = []
+    at = 0
+    for length in lengths:
+        parts.append(Secret(stream[at : at + length]))
+        at += length
+    return parts

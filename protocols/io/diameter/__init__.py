@@ -5,14 +5,17 @@ requests and serves received ones. Left out: TLS, SCTP, redirects.
 """
 
 from protocols.diameter.dictionary import DisconnectCause
-from protocols.diameter.identity import SWM, Application, DiameterIdentity
-from protocols.io.diameter.link import PORT, PeerAddress
+from protocols.diameter.identity import S6B, SWM, SWX, Application, DiameterIdentity
+from protocols.diameter.uri import PORT
+from protocols.io.diameter.link import PeerAddress
 from protocols.io.diameter.node import DiameterNode
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
 
 __all__ = [
     "PORT",
+    "S6B",
     "SWM",
+    "SWX",
     "Application",
     "DiameterIdentity",
     "DiameterNode",

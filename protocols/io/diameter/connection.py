@@ -1,13 +1,15 @@
-"""One TCP connection under the peer machine (RFC 6733 §2.1): octets in and out, its one timer, back-pressure.
+"""One transport connection under the peer machine (RFC 6733 §2.1): octets in and out, its one timer, back-pressure.
 
-A peer that does not read gets no new requests and is cut off when too much waits for it; a peer that asks
-faster than its requests are answered is not read from until they are.
+A peer that does not read gets no new requests and is cut off when too much waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import ssl
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,14 +31,17 @@ from protocols.diameter.events import (
     ServiceChanged,
 )
 from protocols.diameter.peer import CLOSING_INTERVAL, PeerMachine
+from protocols.diameter.routing import Route
+from protocols.diameter.uri import Transport
 from protocols.diameter.watchdog import WatchdogState
 from protocols.errors import LocalError
+from protocols.io.diameter.answers import Answer, AnswerOctets
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
+from protocols.io.diameter.tls import failure_of
 from protocols.path import Endpoint
 
 log = logging.getLogger(__name__)
 
-HANDLERS_LIMIT = 1000  # requests of one connection in work before we stop reading
 WRITE_LIMIT = 16 * 1024 * 1024  # octets a peer may leave unread before we cut it off
 
 
@@ -73,33 +78,50 @@ class ConnectionOwner(Protocol):
     def tell(self, change: PeerChange) -> None:
         """The peer came, went, left or returned to service."""
 
+    def opened(self, connection: Connection) -> None:
+        """The capabilities exchange succeeded."""
+
+    def is_connected(self, host: str) -> bool:
+        """Whether a connection with a peer is open, whoever opened it."""
+
+    def refused(self, local: Endpoint, remote: Endpoint, why: str, host: str | None = None) -> None:
+        """A connection was wanted, and TLS or a limit stood against it; ``host`` is whom we wanted to reach."""
+
+    def route_of(self, host: str) -> Route:
+        """The peer's entry in the routing table."""
+
+    def failovers_of(self, host: str) -> int:
+        """Requests that were repeated to others since the peer did not answer them."""
+
     def has_alternative(self, request: DiameterMessage, connection: Connection) -> bool:
         """Whether another peer could take a request over."""
 
     def serve(self, connection: Connection, request: DiameterMessage) -> None:
-        """Answer a request, then call ``handled``."""
+        """Answer a request."""
 
 
 class Connection(asyncio.Protocol):
-    """Pumps one TCP connection into its machine and carries out what the machine says."""
+    """Pumps one transport connection into its machine and carries out what the machine says."""
 
     machine: PeerMachine
     local: Endpoint
     remote: Endpoint
 
-    def __init__(self, owner: ConnectionOwner, intended: Intended | None) -> None:
+    def __init__(self, owner: ConnectionOwner, intended: Intended | None, transport: Transport = Transport.TCP) -> None:
         """``intended`` is ``None`` for an accepted connection."""
+        self.intended = intended
+        self.kind = transport
+        self.certificate: bytes | None = None
+        self.tls_version: str | None = None
         self.closed = asyncio.Event()
         self.end_reason: CloseReason | None = None
         self.end_text: str | None = None
         self._owner = owner
-        self._intended = intended
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._outcomes: dict[int, asyncio.Future[DiameterMessage | RequestFailure]] = {}
         self._requests: dict[int, DiameterMessage] = {}
-        self._in_work = 0
         self._is_congested = False
         self._was_open = False
         self._is_pumping = False
@@ -111,12 +133,12 @@ class Connection(asyncio.Protocol):
         capabilities = self.machine.capabilities
         if capabilities is not None:
             return capabilities.host
-        return self._intended.host if self._intended is not None else str(self.remote)
+        return self.intended.host if self.intended is not None else str(self.remote)
 
     @property
     def is_accepted(self) -> bool:
         """Whether the peer connected to us."""
-        return self._intended is None
+        return self.intended is None
 
     @property
     def is_usable(self) -> bool:
@@ -131,19 +153,22 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The TCP connection is up."""
+        """The transport connection is up, over TLS its handshake is done."""
         assert isinstance(transport, asyncio.Transport)
         local, remote = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
         self.local = Endpoint.of(local[0], local[1])
         # A peer that is gone already has no name any more
         self.remote = Endpoint.of(remote[0], remote[1]) if remote else self.local
-        self.machine = self._owner.machine_for(self, self._intended)
+        secure = transport.get_extra_info("ssl_object")
+        if secure is not None:
+            self.certificate, self.tls_version = secure.getpeercert(binary_form=True), secure.version()
+        self.machine = self._owner.machine_for(self, self.intended)
         if not self._owner.register(self):
             transport.abort()
             self.closed.set()
             return
         self._transport = transport
-        if self._intended is None:
+        if self.intended is None:
             self.machine.start_responder(self._loop.time())
         else:
             self.machine.start_initiator(self._loop.time())
@@ -156,9 +181,11 @@ class Connection(asyncio.Protocol):
             self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The TCP connection is gone."""
+        """The transport connection is gone."""
         self._transport = None
-        self.machine.disconnected(self._loop.time())
+        # An alert: with TLS 1.3 the server judges our certificate when we are done already
+        why = f"the peer ended TLS: {failure_of(exc)}" if isinstance(exc, ssl.SSLError) else None
+        self.machine.disconnected(self._loop.time(), why)
         self._pump()
         if self._timer is not None:
             self._timer.cancel()
@@ -194,7 +221,7 @@ class Connection(asyncio.Protocol):
         self._outcomes.pop(sent.hop_by_hop, None)
         self.machine.withdraw(sent)
 
-    def send_answer(self, request: DiameterMessage, answer: DiameterMessage) -> None:
+    def send_answer(self, request: DiameterMessage, answer: Answer) -> None:
         """Send an answer if the connection is still there."""
         transport = self._transport
         if transport is None:
@@ -204,16 +231,24 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         try:
-            self.machine.send_answer(request, answer)
+            if isinstance(answer, AnswerOctets):
+                for octets in answer.messages:
+                    self.machine.send_octets(octets)
+            else:
+                self.machine.send_answer(request, answer)
         except LocalError:
             log.exception("an answer to %s of %s that has no encoding", request.name, self.name)
         self._pump()
 
-    def handled(self) -> None:
-        """A request of this peer is out of work: read on."""
-        self._in_work -= 1
-        if self._in_work == HANDLERS_LIMIT // 2 and self._transport is not None:
-            self._transport.resume_reading()
+    def lose_election(self) -> None:
+        """The other connection with this peer stays (RFC 6733 §5.6.4)."""
+        self.machine.lose_election()
+        self._pump()
+
+    def win_election(self) -> None:
+        """Our own connection to this peer came to nothing: this one may open."""
+        self.machine.win_election(self._loop.time())
+        self._pump()
 
     def stop(self, cause: DisconnectCause) -> None:
         """Disconnect with DPR."""
@@ -227,9 +262,16 @@ class Connection(asyncio.Protocol):
 
     def status(self) -> PeerStatus:
         """What is known of the peer."""
-        machine, intended = self.machine, self._intended
+        machine, intended = self.machine, self.intended
         capabilities = machine.capabilities
+        route = self._owner.route_of(self.name)
         return PeerStatus(
+            transport=self.kind.value,
+            tls=self.tls_version,
+            in_service=self.is_usable,
+            priority=route.priority,
+            weight=route.weight,
+            failovers=self._owner.failovers_of(self.name),
             host=capabilities.host if capabilities else None if intended is None else intended.host,
             realm=capabilities.realm if capabilities else None,
             state=machine.state.value,
@@ -270,9 +312,6 @@ class Connection(asyncio.Protocol):
             if self._owner.is_traced:
                 self._show(event.direction, event.octets, event.message, None)
         elif isinstance(event, RequestReceived):
-            self._in_work += 1
-            if self._in_work == HANDLERS_LIMIT and self._transport is not None:
-                self._transport.pause_reading()
             self._owner.serve(self, event.request)
         elif isinstance(event, AnswerReceived):
             self._settle(event.request, event.answer)
@@ -283,6 +322,7 @@ class Connection(asyncio.Protocol):
             self._show(Direction.IN, event.octets, None, event.reason)
         elif isinstance(event, PeerOpened):
             self._was_open = True
+            self._owner.opened(self)
             if self.machine.is_usable:
                 self._tell(True, f"{self.name} is up")
         elif isinstance(event, ServiceChanged):
@@ -313,7 +353,12 @@ class Connection(asyncio.Protocol):
             self._tell(False, f"{self.name}: {event.text}")
         else:
             log.info("connection with %s ended: %s", self.remote, event.text)
-        if self._transport is not None:
+        if self._transport is not None and event.why is CloseReason.NOT_DIAMETER:
+            # RFC 6733 §2.1: what cannot be parsed MUST end with a RESET
+            ends = self._transport.get_extra_info("socket")
+            ends.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+        elif self._transport is not None:
             self._transport.close()
 
     def _show(

@@ -1,38 +1,47 @@
 """A Diameter node: its peers, the routing of its requests (RFC 6733 §6.1) and the handlers of received ones.
 
-A request goes to a peer that serves its application and is repeated to another one when the first goes
-down (§5.5.4). Received requests are handed to handlers, once even when they come twice (§3).
+A request goes where the routing table says and is repeated to another peer when the first goes down (§5.5.4).
+Received requests are handed to handlers, once even when they come twice (§3).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any, TypeVar
 
-from protocols.diameter.capabilities import Capabilities
+from protocols.diameter.capabilities import Capabilities, Judgement, wins_election
 from protocols.diameter.codec import MESSAGE_LENGTH_LIMIT, DiameterMessage, RequestError
 from protocols.diameter.dictionary import DisconnectCause, ResultCode
 from protocols.diameter.events import PeerState, RequestFailure
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.peer import REQUEST_INTERVAL, PeerMachine
+from protocols.diameter.routing import Route, RoutingTable, is_redirect
+from protocols.diameter.uri import PORT, Transport
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL
 from protocols.entropy import Entropy
-from protocols.errors import BackendError, StackError
-from protocols.io.diameter.answers import AnswerCache, Handler
+from protocols.errors import BackendError, LocalError, StackError
+from protocols.io.diameter.answers import ANSWERS_LIMIT, Answer, AnswerCache, Handler
 from protocols.io.diameter.connection import Connection, Intended
-from protocols.io.diameter.link import PORT, RECONNECT_INTERVAL_FIRST, Link, PeerAddress
+from protocols.io.diameter.link import RECONNECT_INTERVAL_FIRST, Link, PeerAddress
+from protocols.io.diameter.listener import Listener
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
+from protocols.io.diameter.tls import TlsContexts, certified_names
 from protocols.io.entropy import SystemEntropy
 from protocols.path import Endpoint
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CONNECTIONS_LIMIT = 256  # accepted at a time
+REQUESTS_LIMIT = 1000  # in work at a time
+REDIRECT_INTERVAL = 5.0  # for the connection to a host that a redirect names; RFC 6733 leaves it to us
 
 _TRY_ELSEWHERE = frozenset({ResultCode.DIAMETER_UNABLE_TO_DELIVER, ResultCode.DIAMETER_TOO_BUSY})
 
@@ -50,8 +59,15 @@ class DiameterNode:
         watchdog_interval: float = WATCHDOG_INTERVAL,
         reconnect_interval: float = RECONNECT_INTERVAL_FIRST,
         message_length_limit: int = MESSAGE_LENGTH_LIMIT,
+        requests_limit: int = REQUESTS_LIMIT,
+        answers_limit: int = ANSWERS_LIMIT,
+        tls: TlsContexts | None = None,
     ) -> None:
-        """``known_peers`` are the Origin-Hosts that may connect; without it every peer may."""
+        """``known_peers`` are the Origin-Hosts that may connect; without it every peer may.
+
+        ``requests_limit``: requests in work before others get DIAMETER_TOO_BUSY; ``answers_limit``: octets kept
+        for duplicates.
+        """
         self._entropy: Entropy = SystemEntropy() if entropy is None else entropy
         self.identity = identity if identity.origin_state_id else replace(identity, origin_state_id=int(wall()))
         self._identifiers = IdentifierSource(self._entropy, wall=wall())
@@ -60,17 +76,24 @@ class DiameterNode:
         self._services: dict[int, set[int]] = {}
         self.dropped: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
+        self.failovers: Counter[str] = Counter()
+        self.redirected = 0
         self._known_peers = None if known_peers is None else {host.lower() for host in known_peers}
         self._reconnect_interval = reconnect_interval
         self._handlers: dict[tuple[int, int], Handler] = {}
         self._connections: list[Connection] = []
         self._links: list[Link] = []
-        self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: list[Listener] = []
+        self._on_demand: dict[str, Link] = {}
+        self._electing: dict[Connection, str] = {}
+        self._table = RoutingTable()
+        self._tasks: set[asyncio.Task[Any]] = set()  # of any result
         self._traffic_hooks: list[Callable[[Traffic], None]] = []
         self._peer_hooks: list[Callable[[PeerChange], None]] = []
         self._opened = asyncio.Condition()
-        self._answers = AnswerCache()
+        self._answers = AnswerCache(answers_limit)
+        self._requests_limit = requests_limit
+        self._tls = tls
         self._is_closing = False
 
     # Configuration
@@ -93,30 +116,34 @@ class DiameterNode:
         self._peer_hooks.append(hook)
         return lambda: self._peer_hooks.remove(hook)
 
-    async def listen(self, address: str, port: int = PORT) -> Endpoint:
-        """Accept peers on an address; returns where (port 0 asks for a free one)."""
-        loop = asyncio.get_running_loop()
-        try:
-            server = await loop.create_server(lambda: Connection(self, None), address, port, reuse_address=True)
-        except OSError as error:
-            # asyncio puts a sentence of its own in front of the system's
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise BackendError(f"cannot listen on {address} port {port}: {why}") from error
-        self._servers.append(server)
-        bound = server.sockets[0].getsockname()
-        return Endpoint.of(bound[0], bound[1])
+    async def listen(self, address: str, port: int = PORT, transport: Transport = Transport.TCP) -> Endpoint:
+        """Accept peers on an address; returns where (port 0 asks for a free one). ``BackendError``."""
+        context = self._tls.server if transport is Transport.TLS and self._tls is not None else None
+        if transport is Transport.TLS and context is None:
+            raise LocalError("TLS without certificates")
+        listener = Listener(self, ip_address(address), port, transport, context)
+        self._listeners.append(listener)
+        self._spawn(listener.run())
+        return listener.endpoint
 
     def add_peer(self, peer: PeerAddress) -> None:
-        """Keep a connection to ``peer`` from now on."""
-        link = Link(self, peer, self._reconnect_interval)
+        """Keep a connection to ``peer`` from now on; or, on demand, know where it is."""
+        if peer.transport is Transport.TLS and self._tls is None:
+            raise LocalError("TLS without certificates")
+        peer = replace(peer, host=peer.host.lower())
+        link = Link(self, peer, self._reconnect_interval, self._tls)
         self._links.append(link)
-        self._spawn(link.run())
+        self._table.add(peer.route)
+        if peer.on_demand:
+            self._on_demand[peer.host] = link
+        else:
+            self._spawn(link.run())
 
     async def close(self, cause: DisconnectCause = DisconnectCause.REBOOTING) -> None:
         """Disconnect from every peer with DPR, stop listening, fail what is pending."""
         self._is_closing = True
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         for link in self._links:
             link.stop()
         connections = list(self._connections)
@@ -127,9 +154,7 @@ class DiameterNode:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for server in self._servers:
-            await server.wait_closed()
-        self._answers.clear()
+        await self._answers.close()
 
     # Requests
 
@@ -149,68 +174,112 @@ class DiameterNode:
     async def request(self, message: DiameterMessage, timeout: float = REQUEST_INTERVAL) -> DiameterMessage:
         """Send a request and return its answer; ``BackendError`` without a peer or an answer in time.
 
-        When the peer goes down or cannot deliver, the request goes to another one that serves the
-        application, with the T flag if the first gave no answer (RFC 6733 §3, §5.5.4, §7.1.3).
+        When the peer goes down, cannot deliver or is too busy, the request goes to the next one of the routing
+        table, with the T flag if the first gave no answer (RFC 6733 §3, §5.5.4, §7.1.3); after a redirect
+        indication to the host that it names, if that is one of ours (§6.1.8). No host gets a request twice.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        tried: list[Connection] = []
+        deadline = asyncio.get_running_loop().time() + timeout
+        tried: set[str] = set()
         answer: DiameterMessage | None = None
         failure = "no open Diameter peer"
+        left: str | None = None
+        to: str | None = None
         while True:
-            connection = self._route(message, tried)
+            connection = self._route(message, tried) if to is None else self._in_service().get(to)
             if connection is None:
                 if answer is not None:
                     return answer
                 raise BackendError(f"{message.name}: {failure} for application {message.application}")
-            tried.append(connection)
-            sent, outcome = connection.send_request(message, deadline - loop.time())
-            try:
-                result = await outcome
-            except asyncio.CancelledError:
-                connection.withdraw(sent)
-                raise
+            host = connection.name.lower()
+            tried.add(host)
+            if left is not None:
+                self.failovers[left] += 1
+                left = None
+            to = None
+            sent, result = await self._exchange(connection, message, deadline)
+            message = replace(message, end_to_end=sent.end_to_end, retransmitted=False)
             if isinstance(result, DiameterMessage):
-                if not (result.error and _base_result(result) in _TRY_ELSEWHERE):
+                if is_redirect(result):
+                    to = await self._follow(message, result, by=host, tried=tried, deadline=deadline)
+                elif not (result.error and _base_result(result) in _TRY_ELSEWHERE):
                     return result
                 answer = result
-                message = replace(message, end_to_end=sent.end_to_end, retransmitted=False)
             elif result is RequestFailure.TIME_OUT:
                 raise BackendError(f"{message.name}: no answer from {connection.name} in {timeout:g} s")
             else:
                 failure = f"the connection to {connection.name} went down and there is no other"
-                message = replace(message, end_to_end=sent.end_to_end, retransmitted=True)
+                message = replace(message, retransmitted=True)
+                left = host
 
-    def _route(self, message: DiameterMessage, tried: list[Connection]) -> Connection | None:
-        """The peer for a request (RFC 6733 §6.1): the destination itself, else a relay, else its realm."""
+    async def _exchange(
+        self, connection: Connection, message: DiameterMessage, deadline: float
+    ) -> tuple[DiameterMessage, DiameterMessage | RequestFailure]:
+        """The request as it was sent, and its answer or why there is none."""
+        sent, outcome = connection.send_request(message, deadline - asyncio.get_running_loop().time())
+        try:
+            return sent, await outcome
+        except asyncio.CancelledError:
+            connection.withdraw(sent)
+            raise
+
+    async def _follow(
+        self, request: DiameterMessage, answer: DiameterMessage, *, by: str, tried: set[str], deadline: float
+    ) -> str | None:
+        """The host in service that a redirect indication leads to; ``None`` where it cannot be followed.
+
+        Hosts that had the request already are no way out of a loop; those that are not configured are not
+        connected to.
+        """
+        loop = asyncio.get_running_loop()
+        hosts = self._table.learn(request, answer, by=by, now=loop.time())
+        for host in hosts:
+            if host in tried:
+                continue
+            link = self._on_demand.get(host)
+            if host not in self._in_service() and link is not None:
+                await self._open(link, min(REDIRECT_INTERVAL, deadline - loop.time()))
+            if host in self._in_service():
+                self.redirected += 1
+                return host
+        self.dropped["redirect indication that leads nowhere"] += 1
+        log.warning("%s redirects to %s: none of them can be asked", by, ", ".join(hosts) or "nobody")
+        return None
+
+    async def _open(self, link: Link, timeout: float) -> None:
+        """Connect on demand; back when the peer is in service, when the attempt failed, or after ``timeout``."""
+        if link.attempt is None or link.attempt.done():
+            link.attempt = self._spawn(link.run_once())
+        opened = self._spawn(self.wait_open(timeout, link.peer.host))
+        try:
+            await asyncio.wait({opened, link.attempt}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
+            await asyncio.gather(opened, return_exceptions=True)
+
+    def _in_service(self) -> dict[str, Connection]:
+        """Connections to which requests may go, by host in small letters."""
+        return {
+            connection.machine.capabilities.host.lower(): connection
+            for connection in self._connections
+            if connection.is_usable and connection.machine.capabilities is not None
+        }
+
+    def _route(self, message: DiameterMessage, tried: set[str]) -> Connection | None:
+        """The connection to the next hop (RFC 6733 §6.1)."""
         if self._is_closing:
             return None
-        host = (message.text("Destination-Host") or "").lower()
-        realm = (message.text("Destination-Realm") or "").lower()
-        best: tuple[int, Connection] | None = None
-        for connection in self._connections:
-            capabilities = connection.machine.capabilities
-            if not connection.is_usable or capabilities is None or connection in tried:
-                continue
-            if not capabilities.supports(message.application):
-                continue
-            if host and capabilities.host.lower() == host:
-                rank = 0
-            elif not host and realm and capabilities.realm.lower() == realm and not capabilities.is_relay:
-                rank = 1
-            elif capabilities.is_relay:
-                rank = 2
-            elif realm and capabilities.realm.lower() == realm:
-                rank = 3
-            else:
-                rank = 4
-            if best is None or rank < best[0]:
-                best = (rank, connection)
-        return None if best is None else best[1]
+        usable = self._in_service()
+        now = asyncio.get_running_loop().time()
+        host = self._table.choose(message, _capabilities(usable), now, tried=tried)
+        return None if host is None else usable[host]
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """All connections, and the configured peers that have none."""
-        absent = [link.status() for link in self._links if link.connection is None]
+        absent = [
+            link.status(self.failovers)
+            for link in self._links
+            if link.connection is None and not self.is_connected(link.peer.host)
+        ]
         return (*(connection.status() for connection in self._connections), *absent)
 
     # Called by connections
@@ -230,30 +299,41 @@ class DiameterNode:
             message_length_limit=self._message_length_limit,
         )
 
-    def _admit(self, newcomer: Connection, capabilities: Capabilities) -> ResultCode | None:
+    def _admit(self, newcomer: Connection, capabilities: Capabilities) -> Judgement:
         """Judge a CER: known peers only, and one connection each (RFC 6733 §5.3, §5.6).
 
         A greater Origin-State-Id says that the peer lost its state (§8.16): its old connection goes.
         """
         host = capabilities.host.lower()
-        if self._known_peers is not None and host not in self._known_peers:
-            return ResultCode.DIAMETER_UNKNOWN_PEER
+        if host == self.identity.host.lower() or (self._known_peers is not None and host not in self._known_peers):
+            return Judgement.UNKNOWN_PEER
+        if newcomer.certificate is not None and host not in certified_names(newcomer.certificate):
+            return Judgement.NOT_CERTIFIED
         for connection in list(self._connections):
-            present = connection.machine.capabilities
-            if connection is newcomer or present is None or not connection.has_host(host):
+            if connection is newcomer:
                 continue
-            if connection.machine.state is not PeerState.OPEN:
-                continue
-            if capabilities.origin_state_id <= present.origin_state_id:
-                return ResultCode.ELECTION_LOST
-            connection.abort()
-        return None
+            state, present = connection.machine.state, connection.machine.capabilities
+            if state is PeerState.OPEN and present is not None and present.host.lower() == host:
+                if capabilities.origin_state_id <= present.origin_state_id:
+                    return Judgement.ALREADY_CONNECTED
+                connection.abort()
+            elif state is PeerState.WAIT_RETURNS and self._electing.get(connection) == host:
+                return Judgement.ALREADY_CONNECTED
+            elif state is PeerState.WAIT_CEA and connection.intended is not None and connection.intended.host == host:
+                # RFC 6733 §5.6.4: the winner closes the connection that it initiated
+                if not wins_election(self.identity.host, host):
+                    self._electing[newcomer] = host
+                    return Judgement.ELECTION
+                connection.lose_election()
+        return Judgement.ACCEPTED
 
     def register(self, connection: Connection) -> bool:
-        """Take a new connection in; False when there are too many."""
+        """Take a new connection in; False when there are too many, or one with that peer already."""
         accepted = sum(1 for present in self._connections if present.is_accepted)
         if self._is_closing or (connection.is_accepted and accepted >= CONNECTIONS_LIMIT):
             self.ended["too many connections"] += 1
+            return False
+        if connection.intended is not None and self.is_connected(connection.intended.host):
             return False
         self._connections.append(connection)
         return True
@@ -262,8 +342,52 @@ class DiameterNode:
         """Forget an ended connection, keep its counters."""
         if connection in self._connections:
             self._connections.remove(connection)
+        self._electing.pop(connection, None)
         for reason, count in connection.machine.dropped.items():
             self.dropped[reason.value] += count
+        capabilities = connection.machine.capabilities
+        if capabilities is not None and not self.is_connected(capabilities.host):
+            self._table.lost(capabilities.host)
+        if connection.intended is not None:
+            # RFC 6733 §5.6, I-Peer-Disc in Wait-Returns
+            for other in self._electing_with(connection.intended.host):
+                other.win_election()
+
+    def opened(self, connection: Connection) -> None:
+        """RFC 6733 §5.6, I-Rcv-CEA in Wait-Returns: the accepted connection with the same peer goes."""
+        for other in self._electing_with(connection.name):
+            if other is not connection:
+                other.lose_election()
+
+    def _electing_with(self, host: str) -> list[Connection]:
+        found = [each for each, peer in self._electing.items() if peer == host.lower()]
+        for each in found:
+            del self._electing[each]
+        return found
+
+    def is_connected(self, host: str) -> bool:
+        """Whether a connection with a peer is open, whoever opened it."""
+        return any(
+            connection.has_host(host) and connection.machine.state is PeerState.OPEN for connection in self._connections
+        )
+
+    def accept(self, transport: Transport) -> Connection:
+        """A connection for a peer that has come."""
+        return Connection(self, None, transport)
+
+    def refused(self, local: Endpoint, remote: Endpoint, why: str, host: str | None = None) -> None:
+        """A connection was wanted, and TLS or a limit stood against it; ``host`` is whom we wanted to reach."""
+        self.ended["no transport connection"] += 1
+        text = f"{host or remote} refused: {why}"
+        self.tell(PeerChange(peer=host, local=local, remote=remote, is_up=False, text=text))
+
+    def route_of(self, host: str) -> Route:
+        """The peer's entry in the routing table."""
+        return self._table.route(host)
+
+    def failovers_of(self, host: str) -> int:
+        """Requests that were repeated to others since the peer did not answer them."""
+        return self.failovers[host.lower()]
 
     def show(self, traffic: Traffic) -> None:
         """Hand traffic to the hooks."""
@@ -284,20 +408,23 @@ class DiameterNode:
 
     def has_alternative(self, request: DiameterMessage, connection: Connection) -> bool:
         """Whether another peer could take a request over."""
-        return self._route(request, [connection]) is not None
+        usable = self._in_service()
+        now = asyncio.get_running_loop().time()
+        tried = {connection.name.lower()}
+        return bool(self._table.candidates(request, _capabilities(usable), now, tried=tried))
 
     def serve(self, connection: Connection, request: DiameterMessage) -> None:
-        """Answer a request in its own task."""
-        self._spawn(self._serve(connection, request))
+        """Answer a request in its own task; DIAMETER_TOO_BUSY when there is too much to do (RFC 6733 §7.1.3)."""
+        if self._answers.in_work >= self._requests_limit and not self._answers.knows(request):
+            self.dropped["too busy"] += 1
+            connection.send_answer(request, self.identity.answer(request, ResultCode.DIAMETER_TOO_BUSY))
+        else:
+            self._spawn(self._serve(connection, request, self._answers.answer(request, self._handle)))
 
-    async def _serve(self, connection: Connection, request: DiameterMessage) -> None:
-        try:
-            answer = await self._answers.answer(request, self._handle)
-            connection.send_answer(request, answer)
-        finally:
-            connection.handled()
+    async def _serve(self, connection: Connection, request: DiameterMessage, answer: asyncio.Future[Answer]) -> None:
+        connection.send_answer(request, await asyncio.shield(answer))
 
-    async def _handle(self, request: DiameterMessage) -> DiameterMessage:
+    async def _handle(self, request: DiameterMessage) -> Answer:
         handler = self._handlers[request.application, request.command]
         try:
             return await handler(request)
@@ -314,10 +441,15 @@ class DiameterNode:
         async with self._opened:
             self._opened.notify_all()
 
-    def _spawn(self, work: Coroutine[object, None, None]) -> None:
+    def _spawn(self, work: Coroutine[object, None, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _capabilities(usable: dict[str, Connection]) -> list[Capabilities]:
+    return [each.machine.capabilities for each in usable.values() if each.machine.capabilities is not None]
 
 
 def _base_result(answer: DiameterMessage) -> int | None:

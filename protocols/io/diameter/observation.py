@@ -70,7 +70,10 @@ class PeerChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatus:
-    """What is known of one peer; of a configured one also while there is no connection."""
+    """What is known of one peer; of a configured one also while there is no connection.
+
+    ``tls`` is the version in use; ``failovers`` are requests that were repeated to others.
+    """
 
     host: str | None
     realm: str | None = None
@@ -85,6 +88,12 @@ class PeerStatus:
     received: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     last_error: str | None = None
+    transport: str = "tcp"
+    tls: str | None = None
+    in_service: bool = False
+    priority: int = 0
+    weight: int = 1
+    failovers: int = 0
 
     def to_json(self) -> dict[str, JsonValue]:
         """The status for the control interface."""
@@ -102,4 +111,10 @@ class PeerStatus:
             "received": dict(self.received),
             "dropped": dict(self.dropped),
             "last_error": self.last_error,
+            "transport": self.transport,
+            "tls": self.tls,
+            "in_service": self.in_service,
+            "priority": self.priority,
+            "weight": self.weight,
+            "failovers": self.failovers,
         }
