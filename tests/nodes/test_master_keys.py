@@ -275,3 +275,16 @@ def test_a_node_says_what_is_in_clear_and_refuses_another_key(tmp_path: Path) ->
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert "got another key of version 1" in line
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("{master_keys: 7}", "encryption.master_keys: got a value that is not shown, expected a path"),
+        ("{create: perhaps}", "encryption.create: got 'perhaps', expected true or false"),
+        ("{key: aaa.key}", "encryption.key: got an unknown key"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(tmp_path: Path, section: str, words: str) -> None:
+    file = AaaProcess(tmp_path, extra=f"encryption: {section}\n").write_configuration()
+    assert refusal(aaa("migrate", "-c", str(file))).startswith(f"{file}: {words}")
