@@ -155,6 +155,7 @@ class Session:
         self._congested = congested
         self._question_open = False
         self._aborted = False
+        self._back_off: float | None = None
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
         self._request = Request()
@@ -524,7 +525,7 @@ class Session:
     def _refused(self, event: Refused) -> list[Command]:
         cause = "error" if event.notify is None else notify_name(int(event.notify.type))
         self.last_error = (cause, event.text)
-        return [telling.refused(event, self._who, cause)]
+        return [telling.refused(event, self._who, cause, self._back_off)]
 
     def _closed(self, event: Closed, wall: float) -> list[Command]:
         attached = self.established is not None
@@ -556,5 +557,6 @@ class Session:
     def _refusal(
         self, verdict: Verdict, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
     ) -> list[Command]:
+        self._back_off = verdict.back_off
         notifies = (*verdict.beside, *beside)
         return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))

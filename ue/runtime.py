@@ -160,6 +160,7 @@ class UeNode:
                 only_allowed=self.device.only_allowed,
                 back_off=self.device.back_off_received,
                 reactivation=self.device.reactivation_received,
+                emergency_support=self.device.emergency_support_received,
                 dropped=self._dropped_notifies,
             ),
             inbound_packets=self._inbound_packets,
