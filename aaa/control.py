@@ -75,7 +75,6 @@ class AaaControl:
             "sessions.abort": self._abort_session,
             "sessions.reauthorise": self._reauthorise_session,
             "pgw-sessions.list": self._list_pgw_sessions,
-            "eap.roll-key": self._roll_key,
             "registrations.get": self._get_registration,
             "registrations.terminate": self._terminate_registration,
             "registrations.push-profile": self._push_profile,
@@ -155,16 +154,6 @@ class AaaControl:
         if session is None:
             raise ControlError("not-found", f"there is no session {identifier}")
         return session
-
-    async def _roll_key(self, params: Params) -> JsonValue:
-        assert self._aaa is not None
-        try:
-            index = self._aaa.roll_key()
-        except BackendError as error:
-            raise ControlError("backend", str(error)) from error
-        if index is None:
-            raise ControlError("not-found", "this server makes no temporary identities: it has no eap.temporary")
-        return {"index": index}
 
     async def _abort_session(self, params: Params) -> JsonValue:
         assert self._aaa is not None
