@@ -108,6 +108,7 @@ class RuleSection(ConfigurationModel):
     network_name: NetworkName | None = None
     kdfs: Functions | None = None
     bidding: bool | None = None
+    separation_bit: bool | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> RuleSection:
@@ -141,6 +142,7 @@ class EapSection(ConfigurationModel):
     network_name: NetworkName = ServerOptions().network_name.decode()
     kdfs: Functions = (KDF_CK_IK_PRIME,)
     bidding: bool = True
+    separation_bit: bool = True
     rules: tuple[RuleSection, ...] = ()
     temporary: TemporarySection | None = None
 
@@ -161,6 +163,7 @@ class EapSection(ConfigurationModel):
             network_name=merged.network_name.encode(),
             kdfs=merged.kdfs,
             bidding=merged.bidding,
+            separation_bit=merged.separation_bit,
         )
 
     def policy(self) -> tuple[EapRule, ...]:

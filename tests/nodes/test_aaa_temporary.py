@@ -233,6 +233,7 @@ REFUSALS = [
     ),
     ("rules: [{apn: two words, bidding: false}]", "eap.rules.0.apn: got 'two words', expected an APN such as internet"),
     ("rules: [{apn: ims}]", "eap.rules.0: got a mapping, expected at least one option, such as methods"),
+    ("separation_bit: 7", "eap.separation_bit: got 7, expected true or false"),
     ("temporary: {}", "eap.temporary.key_file: got nothing, expected a value"),
     ("temporary: {key_file: k, rollover_interval: 0}", "eap.temporary.rollover_interval: got 0, expected more than 0"),
     ("temporary: {key_file: k, rollovers_kept: 63}", "eap.temporary.rollovers_kept: got 63, expected at most 62"),
