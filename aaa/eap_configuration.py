@@ -62,6 +62,8 @@ def _functions(value: tuple[int, ...]) -> tuple[int, ...]:
 def _network_name(value: str) -> str:
     if not value or len(value.encode()) > MAXIMUM_NETWORK_NAME_LENGTH or not value.isprintable():
         raise PydanticCustomError("network_name", "an access network identity such as WLAN")
+    if value.startswith("5G:"):  # RFC 9048 §5.3.1 derives keys from the SUPI there
+        raise PydanticCustomError("network_name", "an access network that is not of 5G, such as WLAN")
     return value
 
 

@@ -224,6 +224,10 @@ REFUSALS = [
     ("reauthentications: 0", "eap.reauthentications: got 0, expected at least 1"),
     ("resynchronisations: -1", "eap.resynchronisations: got -1, expected at least 0"),
     ('network_name: ""', "eap.network_name: got '', expected an access network identity such as WLAN"),
+    (
+        'network_name: "5G:x"',
+        "eap.network_name: got '5G:x', expected an access network that is not of 5G, such as WLAN",
+    ),
     ("kdfs: [2]", "eap.kdfs: got a list, expected 1 among them, the only function that this server computes"),
     ("kdfs: [1, 65536]", "eap.kdfs.1: got 65536, expected at most 65535"),
     (
