@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from aaa.authorization import Refusal, RefusalCause, authorise, equipment_refusal
+from aaa.authorization import Refusal, RefusalCause, authorise, backend_refusal, equipment_refusal
 from aaa.eap import EapService
 from aaa.equipment import EquipmentList, check_equipment
 from aaa.events import (
@@ -367,9 +367,12 @@ class Authentication:
 
     def _failed(self, event: aka.Failed) -> None:
         denial, self._denial = self._denial, None
-        text = f"Authentication failed: {event.why}."
-        rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
-        failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
+        if event.cause is aka.AkaFailure.BACKEND:
+            failed = backend_refusal(event.why)
+        else:
+            text = f"Authentication failed: {event.why}."
+            rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
+            failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
         self._refuse(failed if denial is None else denial, event.packet)
 
     def _grant(self, success: aka.Succeeded, now: float) -> None:
