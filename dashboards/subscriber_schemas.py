@@ -154,3 +154,10 @@ class Imported(Answer):
     added: int
     replaced: int
     told: int
+
+
+class ExportPart(Answer):
+    """A part of a file, as a node tells it."""
+
+    text: str
+    next: str | None
