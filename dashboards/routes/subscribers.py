@@ -15,8 +15,10 @@ from dashboards.problems import Problem, documented
 from dashboards.subscriber_schemas import (
     IMSI_PATTERN,
     ExportPart,
+    HssTold,
     Imported,
     ImportWanted,
+    RegistrationView,
     SubscriberChanged,
     SubscriberChanges,
     SubscriberPage,
@@ -200,3 +202,32 @@ async def remove_subscriber(given: ServicesDep, imsi: ImsiPath, node: NodeName =
     """Forget one; where the user is attached, its sessions end."""
     link = server(given, node)
     return shown(link, SubscriberRemoved, await ask(link, "subscribers.remove", imsi=imsi))
+
+
+# --- where a subscriber is registered -----------------------------------------------------------------
+
+
+@router.get("/{imsi}/registration", dependencies=[Reader], responses=documented(*_PROBLEMS))
+async def get_registration(given: ServicesDep, imsi: ImsiPath, node: NodeName = None) -> RegistrationView:
+    """Which AAA server serves the user, and the PDN gateways that it reported."""
+    link = server(given, node)
+    return shown(link, RegistrationView, await ask(link, "registrations.get", imsi=imsi))
+
+
+@router.delete("/{imsi}/registration", dependencies=[Operator], responses=documented(*_PROBLEMS))
+async def terminate_registration(
+    given: ServicesDep,
+    imsi: ImsiPath,
+    reason: Annotated[str | None, Query(min_length=1, max_length=200, description="for people")] = None,
+    node: NodeName = None,
+) -> HssTold:
+    """End it: RTR to the AAA server, which aborts the user's sessions at their gateways."""
+    link = server(given, node)
+    return shown(link, HssTold, await ask(link, "registrations.terminate", imsi=imsi, reason=reason))
+
+
+@router.post("/{imsi}/push-profile", dependencies=[Operator], responses=documented(*_PROBLEMS))
+async def push_profile(given: ServicesDep, imsi: ImsiPath, node: NodeName = None) -> HssTold:
+    """Tell the AAA server the profile as it is: PPR, and the gateways are asked to re-authorise."""
+    link = server(given, node)
+    return shown(link, HssTold, await ask(link, "registrations.push-profile", imsi=imsi))

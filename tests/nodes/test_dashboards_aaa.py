@@ -19,7 +19,7 @@ from tests.harness.aka_user import aka_user
 from tests.nodes.dashboards_world import TOKEN, site
 from tests.nodes.test_dashboards_api import API, BEARER, assert_problem
 from tests.nodes.test_ue_node import records_of
-from tests.peers.aaa_node import AaaProcess, Gateway
+from tests.peers.aaa_node import HOST, AaaProcess, Gateway
 from tests.peers.processes import wait_until
 
 USER = laboratory_subscriber(1)
@@ -322,6 +322,24 @@ def test_a_changed_profile_makes_the_gateway_ask_again(aaa: AaaProcess, client: 
 
     assert gateway_that_obeys(aaa, change, asked).json()["told"] == "DIAMETER_SUCCESS (2001)"
     assert asked == ["RAR"]
+
+
+def test_a_registration_is_shown_pushed_to_and_terminated(aaa: AaaProcess, client: httpx.Client) -> None:
+    where = f"/subscribers/{USER.imsi}"
+    asked: list[str] = []
+
+    def act(session: str) -> httpx.Response:
+        shown = client.get(f"{where}/registration")
+        assert shown.json()["server"] == HOST
+        assert client.post(f"{where}/push-profile").json()["success"] is True
+        wait_until(lambda: "RAR" in asked, what="RAR", timeout=10)
+        told = client.delete(f"{where}/registration", params={"reason": "stolen"})
+        wait_until(lambda: "ASR" in asked, what="ASR", timeout=10)
+        return told
+
+    assert gateway_that_obeys(aaa, act, asked).json()["success"] is True
+    assert_problem(client.get(f"{where}/registration"), 404)
+    assert_problem(client.delete(f"{where}/registration"), 404)
 
 
 # --- who may ----------------------------------------------------------------------------------------
