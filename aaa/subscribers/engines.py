@@ -100,7 +100,7 @@ def one_line(error: BaseException) -> str:
 
 def _options(url: URL) -> dict[str, object]:
     if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": LOCK_INTERVAL}}
+        return {} if "timeout" in url.query else {"connect_args": {"timeout": LOCK_INTERVAL}}
     options: dict[str, object] = {"pool_pre_ping": True}
     if url.get_backend_name() == "postgresql":
         # the level under which a writer that had to wait goes on from what the other one stored, instead of failing
