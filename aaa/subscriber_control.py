@@ -1,4 +1,4 @@
-"""Subscribers over the control socket: list, get, add, update, remove, import.
+"""Subscribers over the control socket: list, get, add, update, remove, import, export.
 
 Keys are told only to who asks for them with ``secrets``, and go into no record and no log. A change of somebody who
 is registered is told to the AAA server that serves the user (PPR, RTR: TS 29.273 §8.1.2.2.3, §8.1.2.3), which asks
@@ -7,13 +7,16 @@ the gateway to re-authorise or abort: what that came to is the answer's ``told``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from aaa.hss.in_process import Bridge
 from aaa.hss.node import HssNode
 from aaa.hss.push import NotRegistered
 from aaa.subscribers.database import SequenceGoesBack, SubscriberDatabase, SubscriberExists, UnknownImsi
 from aaa.subscribers.document import DocumentError, changed_by, described, subscriber_from
+from aaa.subscribers.forms.csv_form import parse_csv, write_csv
+from aaa.subscribers.forms.entry import FileProblem, entries
+from aaa.subscribers.forms.yaml_form import parse_yaml, write_yaml
 from aaa.subscribers.selection import SubscriberFilter
 from aaa.subscribers.subscriber import Subscriber
 from protocols.errors import BackendError
@@ -26,6 +29,7 @@ LIST_LIMIT = 100
 LIST_LIMIT_MAXIMUM = 1000
 IMPORT_LIMIT = 1000  # subscribers of one call
 PROBLEMS_SHOWN = 20
+CSV, YAML = "csv", "yaml"
 
 
 class SubscriberControl:
@@ -46,6 +50,7 @@ class SubscriberControl:
             "subscribers.update": self._update,
             "subscribers.remove": self._remove,
             "subscribers.import": self._import,
+            "subscribers.export": self._export,
         }
 
     # --- reading ------------------------------------------------------------------------------------
@@ -111,42 +116,40 @@ class SubscriberControl:
 
     async def _import(self, params: Params) -> JsonValue:
         """Provision many, or with one problem none; ``over`` those that are there."""
-        given, over = params.get("subscribers"), _flag(params, "over")
+        over = _flag(params, "over")
         defaults = _document(params, "defaults") if params.get("defaults") is not None else {}
-        if not isinstance(given, list) or not 1 <= len(given) <= IMPORT_LIMIT:
-            raise ControlError("bad-params", f"subscribers is a list of 1 to {IMPORT_LIMIT}")
-        subscribers: dict[Imsi, Subscriber] = {}
-        problems: list[str] = []
-        for number, document in enumerate(given):
-            try:
-                if not isinstance(document, dict):
-                    raise DocumentError("subscriber", "something else", "an object with imsi and k")
-                subscriber = subscriber_from({**defaults, **document})
-                if subscriber.imsi in subscribers:
-                    raise DocumentError("imsi", repr(str(subscriber.imsi)), "every IMSI once")
-                subscribers[subscriber.imsi] = subscriber
-            except DocumentError as error:
-                problems.append(f"subscribers.{number}.{error}")
-        if problems:
-            more = f"; and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
-            raise ControlError("bad-params", "; ".join(problems[:PROBLEMS_SHOWN]) + more)
-        imsis = tuple(subscribers)
+        found = await self._bridge.run(lambda: _imported(params, defaults))
 
         def store() -> frozenset[Imsi]:
-            there = self._database.existing(imsis) if over else frozenset[Imsi]()
-            self._database.put(tuple(subscribers.values()), over=over)
+            there = self._database.existing(tuple(found)) if over else frozenset[Imsi]()
+            self._database.put(tuple(found.values()), over=over)
             return there
 
         try:
             there = await self._bridge.run(store)
         except SubscriberExists as error:
             raise ControlError("exists", str(error)) from None
-        text = f"{len(imsis)} subscribers were imported, {len(there)} of them over older ones."
-        self._recorder.event("subscribers-imported", text, {"count": len(imsis), "replaced": len(there)})
+        text = f"{len(found)} subscribers were imported, {len(there)} of them over older ones."
+        self._recorder.event("subscribers-imported", text, {"count": len(found), "replaced": len(there)})
         told = 0
         for imsi in there:
             told += await self._tell(imsi) is not None
-        return {"added": len(imsis) - len(there), "replaced": len(there), "told": told}
+        return {"added": len(found) - len(there), "replaced": len(there), "told": told}
+
+    async def _export(self, params: Params) -> JsonValue:
+        """A page as text of a form; keys with ``secrets`` only. The pages of one export make one file."""
+        where, after, limit, secrets = _filter(params), _cursor(params), limit_of(params), _flag(params, "secrets")
+        form = _form(params)
+
+        def write() -> tuple[str, Imsi | None]:
+            found = self._database.page(after=after, limit=limit + 1, where=where)
+            pieces = (write_csv if form == CSV else write_yaml)(found[:limit], secrets=secrets)
+            head = next(pieces)
+            following = found[limit - 1].imsi if len(found) > limit else None
+            return ("" if after is not None else head) + "".join(pieces), following
+
+        text, following = await self._bridge.run(write)
+        return {"text": text, "next": None if following is None else str(following)}
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -161,6 +164,46 @@ class SubscriberControl:
 
     def _record(self, name: str, text: str, imsi: Imsi) -> None:
         self._recorder.event(name, text, {"imsi": str(imsi)}, str(imsi))
+
+
+def _imported(params: Params, defaults: Mapping[str, JsonValue]) -> dict[Imsi, Subscriber]:
+    """The subscribers of a list, or of text in a form; every problem in one ``ControlError``."""
+    given, text = params.get("subscribers"), params.get("text")
+    documents: Iterable[tuple[int, dict[str, object] | DocumentError]]
+    if isinstance(text, str) and given is None:
+        where, form = "line ", _form(params)
+        documents = parse_csv(text, form) if form == CSV else parse_yaml(text, form)
+    elif isinstance(given, list) and 1 <= len(given) <= IMPORT_LIMIT and text is None:
+        where = "subscribers."
+        documents = (
+            (number, {**each} if isinstance(each, dict) else DocumentError("item", "no object", "a subscriber"))
+            for number, each in enumerate(given)
+        )
+    else:
+        raise ControlError("bad-params", f"subscribers is a list of 1 to {IMPORT_LIMIT}, or text is CSV or YAML")
+    found: dict[Imsi, Subscriber] = {}
+    problems: list[str] = []
+    try:
+        for entry in entries(documents, defaults):
+            if entry.subscriber is not None:
+                found[entry.subscriber.imsi] = entry.subscriber
+            else:
+                problems.append(f"{where}{entry.line}: {entry.problem}")
+    except FileProblem as error:
+        raise ControlError("bad-params", str(error)) from None
+    if problems:
+        more = f"; and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
+        raise ControlError("bad-params", "; ".join(problems[:PROBLEMS_SHOWN]) + more)
+    if not found:
+        raise ControlError("bad-params", "there is no subscriber in it")
+    return found
+
+
+def _form(params: Params) -> str:
+    form = params.get("format")
+    if form not in (CSV, YAML):
+        raise ControlError("bad-params", f"format is {CSV} or {YAML}")
+    return str(form)
 
 
 def _unknown(imsi: Imsi) -> ControlError:

@@ -154,3 +154,27 @@ class Imported(Answer):
     added: int
     replaced: int
     told: int
+
+
+class ExportPart(Answer):
+    """A part of a file, as a node tells it."""
+
+    text: str
+    next: str | None
+
+
+class RegistrationView(Answer):
+    """The AAA server that serves a user; ``pgws`` are PDN gateways by APN."""
+
+    imsi: str
+    server: str
+    realm: str | None
+    pgws: dict[str, str]
+
+
+class HssTold(Answer):
+    """What the AAA server answered to RTR or PPR."""
+
+    imsi: str
+    result: str
+    success: bool

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import StreamingResponse
 
 from dashboards.calls import NodeName, ask, server, shown
 from dashboards.deps import Operator, Reader, ServicesDep
-from dashboards.problems import documented
+from dashboards.problems import Problem, documented
 from dashboards.subscriber_schemas import (
     IMSI_PATTERN,
+    ExportPart,
+    HssTold,
     Imported,
     ImportWanted,
+    RegistrationView,
     SubscriberChanged,
     SubscriberChanges,
     SubscriberPage,
@@ -21,9 +26,17 @@ from dashboards.subscriber_schemas import (
     SubscriberView,
     SubscriberWanted,
 )
+from protocols.trace.records import JsonValue
 
 PAGE = 50
 PAGE_LIMIT = 500
+FORMS = {"text/csv": "csv", "application/yaml": "yaml"}
+FILE_LIMIT = 900_000  # octets: one request of the control socket
+CSV_EXAMPLE = "IMSI,Ki,OPc\n001010000000001,465b5ce8b199b49faa5f0a2ee238a6bc,cd63cb71954a9f4e48a5994e37a02baf\n"
+YAML_EXAMPLE = (
+    "subscribers:\n  - imsi: 001010000000001\n    k: 465b5ce8b199b49faa5f0a2ee238a6bc\n"
+    "    opc: cd63cb71954a9f4e48a5994e37a02baf\n    apns: [{apn: internet, type: ipv4v6}]\n"
+)
 
 router = APIRouter(prefix="/subscribers", tags=["subscribers"])
 
@@ -78,6 +91,87 @@ async def import_subscribers(given: ServicesDep, wanted: ImportWanted, node: Nod
     return shown(link, Imported, answer)
 
 
+@router.post(
+    "/import-file",
+    dependencies=[Operator],
+    responses=documented(*_PROBLEMS, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "text/csv": {"schema": {"type": "string"}, "example": CSV_EXAMPLE},
+                "application/yaml": {"schema": {"type": "string"}, "example": YAML_EXAMPLE},
+            },
+        }
+    },
+)
+async def import_file(
+    request: Request,
+    given: ServicesDep,
+    over: Annotated[bool, Query(description="over subscribers that are there already")] = False,
+    apn: Annotated[
+        list[str] | None, Query(description="for subscribers whose APNs the file leaves out; the first is the default")
+    ] = None,
+    node: NodeName = None,
+) -> Imported:
+    """Provision a file of a SIM vendor (``IMSI,Ki,OPc``) or of the YAML form, all or none; at most 900,000 octets."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in FORMS:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", f"Content-Type is {' or '.join(FORMS)}.")
+    octets = bytearray()
+    async for piece in request.stream():
+        octets += piece
+        if len(octets) > FILE_LIMIT:
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", f"A file has at most {FILE_LIMIT} octets.")
+    try:
+        text = octets.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "The file is not UTF-8 text.") from None
+    link = server(given, node)
+    defaults: dict[str, JsonValue] = {"apns": [*(apn or ["internet"])]}
+    answer = await ask(link, "subscribers.import", text=text, format=FORMS[kind], over=over, defaults=defaults)
+    return shown(link, Imported, answer)
+
+
+@router.get(
+    "/export",
+    dependencies=[Reader],
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {kind: {"schema": {"type": "string"}} for kind in FORMS}, "description": "The file."},
+        **documented(*_PROBLEMS),
+    },
+)
+async def export_subscribers(
+    request: Request,
+    given: ServicesDep,
+    format: Annotated[Literal["csv", "yaml"], Query(description="of the file")] = "csv",
+    imsi: Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$", description="how the IMSI begins")] = None,
+    secrets: Annotated[bool, Query(description="with K and OPc; needs the token")] = False,
+    node: NodeName = None,
+) -> StreamingResponse:
+    """All subscribers as a file; keys on demand only."""
+    if secrets:
+        given.security.check_operator(request)
+    link = server(given, node)
+
+    async def part(cursor: str | None) -> ExportPart:
+        params: dict[str, JsonValue] = {"format": format, "imsi": imsi, "secrets": secrets, "cursor": cursor}
+        return shown(link, ExportPart, await ask(link, "subscribers.export", limit=PAGE_LIMIT, **params))
+
+    first = await part(None)  # before the answer begins: a refusal is a problem
+
+    async def parts() -> AsyncIterator[str]:
+        held = first
+        yield held.text
+        while held.next is not None:
+            held = await part(held.next)
+            yield held.text
+
+    kind = next(kind for kind, name in FORMS.items() if name == format)
+    return StreamingResponse(parts(), media_type=kind)
+
+
 @router.get("/{imsi}", dependencies=[Reader], responses=documented(*_PROBLEMS))
 async def get_subscriber(
     request: Request,
@@ -108,3 +202,32 @@ async def remove_subscriber(given: ServicesDep, imsi: ImsiPath, node: NodeName =
     """Forget one; where the user is attached, its sessions end."""
     link = server(given, node)
     return shown(link, SubscriberRemoved, await ask(link, "subscribers.remove", imsi=imsi))
+
+
+# --- where a subscriber is registered -----------------------------------------------------------------
+
+
+@router.get("/{imsi}/registration", dependencies=[Reader], responses=documented(*_PROBLEMS))
+async def get_registration(given: ServicesDep, imsi: ImsiPath, node: NodeName = None) -> RegistrationView:
+    """Which AAA server serves the user, and the PDN gateways that it reported."""
+    link = server(given, node)
+    return shown(link, RegistrationView, await ask(link, "registrations.get", imsi=imsi))
+
+
+@router.delete("/{imsi}/registration", dependencies=[Operator], responses=documented(*_PROBLEMS))
+async def terminate_registration(
+    given: ServicesDep,
+    imsi: ImsiPath,
+    reason: Annotated[str | None, Query(min_length=1, max_length=200, description="for people")] = None,
+    node: NodeName = None,
+) -> HssTold:
+    """End it: RTR to the AAA server, which aborts the user's sessions at their gateways."""
+    link = server(given, node)
+    return shown(link, HssTold, await ask(link, "registrations.terminate", imsi=imsi, reason=reason))
+
+
+@router.post("/{imsi}/push-profile", dependencies=[Operator], responses=documented(*_PROBLEMS))
+async def push_profile(given: ServicesDep, imsi: ImsiPath, node: NodeName = None) -> HssTold:
+    """Tell the AAA server the profile as it is: PPR, and the gateways are asked to re-authorise."""
+    link = server(given, node)
+    return shown(link, HssTold, await ask(link, "registrations.push-profile", imsi=imsi))

@@ -19,7 +19,7 @@ from tests.harness.aka_user import aka_user
 from tests.nodes.dashboards_world import TOKEN, site
 from tests.nodes.test_dashboards_api import API, BEARER, assert_problem
 from tests.nodes.test_ue_node import records_of
-from tests.peers.aaa_node import AaaProcess, Gateway
+from tests.peers.aaa_node import HOST, AaaProcess, Gateway
 from tests.peers.processes import wait_until
 
 USER = laboratory_subscriber(1)
@@ -250,8 +250,49 @@ def test_subscribers_are_imported_listed_and_searched(client: httpx.Client) -> N
     assert client.get("/subscribers", params={"imsi": "00102", "apn": "ims"}).json()["total"] == 0
     many[3]["k"], many[7]["imsi"] = "short", "001020000000000"
     detail = assert_problem(client.post("/subscribers/import", json={**wanted, "over": True}), 422)["detail"]
-    assert "subscribers.3.k: got 5 characters that are not shown" in detail
-    assert "subscribers.7.imsi" in detail
+    assert "subscribers.3: k: got 5 characters that are not shown" in detail
+    assert "subscribers.7: imsi" in detail
+
+
+@pytest.mark.parametrize("form", ["csv", "yaml"])
+def test_files_are_imported_and_exported(client: httpx.Client, form: str) -> None:
+    kind = {"csv": "text/csv", "yaml": "application/yaml"}[form]
+    prefix = {"csv": "00103", "yaml": "00104"}[form]
+    lines = [f"{prefix}{number:010},{K},{OPC}" for number in range(3)]
+    text = "\n".join(lines) + "\n"
+    if form == "yaml":
+        rows = (line.split(",") for line in lines)
+        text = "subscribers:\n" + "".join(f"  - {{imsi: {i}, k: {k}, opc: {opc}}}\n" for i, k, opc in rows)
+
+    def send(content: str, **params: str) -> httpx.Response:
+        return client.post(
+            "/subscribers/import-file", content=content, headers={"Content-Type": kind}, params={**NODE, **params}
+        )
+
+    assert send(text, apn="ims,type=ipv6").json() == {"added": 3, "replaced": 0, "told": 0}
+    assert client.get(f"/subscribers/{prefix}0000000002").json()["apns"][0]["type"] == "ipv6"
+    assert_problem(send(text), 409)
+    bad = assert_problem(send(text.replace(K, "short"), over="true"), 422)["detail"]
+    assert "k: got 5 characters that are not shown" in bad
+    assert_problem(send("nothing of the kind"), 422)
+    written = client.get("/subscribers/export", params={"format": form, "imsi": prefix})
+    assert written.headers["content-type"].startswith(kind)
+    assert K not in written.text
+    assert written.text.count(prefix) == 3
+    whole = client.get("/subscribers/export", params={"format": form, "imsi": prefix, "secrets": True}).text
+    assert whole.count(K) == 3
+    assert send(whole, over="true").json() == {"added": 0, "replaced": 3, "told": 0}
+
+
+def test_files_of_another_kind_or_size_are_problems(client: httpx.Client) -> None:
+    where = "/subscribers/import-file"
+    assert_problem(client.post(where, content="x", headers={"Content-Type": "text/plain"}), 422)
+    csv = {"Content-Type": "text/csv"}
+    assert_problem(client.post(where, content=b"\xff\xfe", headers=csv), 422)
+    assert_problem(client.post(where, content="x" * 1_000_000, headers=csv), 413)
+    anonymous = client.build_request("GET", "/subscribers/export", params={"secrets": True})
+    del anonymous.headers["authorization"]
+    assert_problem(client.send(anonymous), 401)
 
 
 def test_a_change_reaches_the_gateway_of_a_session(aaa: AaaProcess, client: httpx.Client) -> None:
@@ -281,6 +322,24 @@ def test_a_changed_profile_makes_the_gateway_ask_again(aaa: AaaProcess, client: 
 
     assert gateway_that_obeys(aaa, change, asked).json()["told"] == "DIAMETER_SUCCESS (2001)"
     assert asked == ["RAR"]
+
+
+def test_a_registration_is_shown_pushed_to_and_terminated(aaa: AaaProcess, client: httpx.Client) -> None:
+    where = f"/subscribers/{USER.imsi}"
+    asked: list[str] = []
+
+    def act(session: str) -> httpx.Response:
+        shown = client.get(f"{where}/registration")
+        assert shown.json()["server"] == HOST
+        assert client.post(f"{where}/push-profile").json()["success"] is True
+        wait_until(lambda: "RAR" in asked, what="RAR", timeout=10)
+        told = client.delete(f"{where}/registration", params={"reason": "stolen"})
+        wait_until(lambda: "ASR" in asked, what="ASR", timeout=10)
+        return told
+
+    assert gateway_that_obeys(aaa, act, asked).json()["success"] is True
+    assert_problem(client.get(f"{where}/registration"), 404)
+    assert_problem(client.delete(f"{where}/registration"), 404)
 
 
 # --- who may ----------------------------------------------------------------------------------------

@@ -59,6 +59,11 @@ def read_csv(file: Path, advance: Advance = lambda octets: None) -> Iterator[tup
         raise FileProblem(f"{file}: not UTF-8 text") from None
 
 
+def parse_csv(text: str, name: str) -> Iterator[tuple[int, Document | DocumentError]]:
+    """The same of text that is no file; ``name`` is what problems call it."""
+    return _documents(_lines(text.splitlines(), lambda octets: None), Path(name))
+
+
 def _lines(opened: Iterable[str], advance: Advance) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(opened, start=1):
         advance(len(line))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -27,7 +28,7 @@ _Loader: type[yaml.BaseLoader] | type[yaml.CBaseLoader] = getattr(yaml, "CBaseLo
 def read_yaml(file: Path, advance: Advance = lambda octets: None) -> Iterator[tuple[int, Document | DocumentError]]:
     """Line numbers and documents; ``FileProblem`` where it is no YAML or no such list."""
     try:
-        with file.open("rb") as opened:
+        with file.open("rb") as opened, _problems_of(file):
             position = 0
             for item in _items(yaml.parse(opened, _Loader), file):
                 yield item
@@ -35,12 +36,25 @@ def read_yaml(file: Path, advance: Advance = lambda octets: None) -> Iterator[tu
                 position = opened.tell()
     except OSError as error:
         raise FileProblem(f"{file}: {error.strerror}") from None
+
+
+@contextmanager
+def _problems_of(file: Path) -> Iterator[None]:
+    """What PyYAML raises as ``FileProblem``."""
+    try:
+        yield
     except yaml.MarkedYAMLError as problem:  # without the snippet, which may hold keys
         mark = problem.problem_mark or problem.context_mark
         where = f"{file}:{mark.line + 1}" if mark is not None else str(file)
         raise FileProblem(f"{where}: got text that does not parse, expected YAML") from None
     except (yaml.YAMLError, ValueError):
         raise FileProblem(f"{file}: got text that does not parse, expected YAML") from None
+
+
+def parse_yaml(text: str, name: str) -> Iterator[tuple[int, Document | DocumentError]]:
+    """The same of text that is no file; ``name`` is what problems call it."""
+    with _problems_of(Path(name)):
+        yield from _items(yaml.parse(text, _Loader), Path(name))
 
 
 def _items(events: Iterator[yaml.Event], file: Path) -> Iterator[tuple[int, Document | DocumentError]]:

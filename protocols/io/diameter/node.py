@@ -309,7 +309,11 @@ class DiameterNode:
         host = capabilities.host.lower()
         if host == self.identity.host.lower() or (self._known_peers is not None and host not in self._known_peers):
             return Judgement.UNKNOWN_PEER
-        if newcomer.certificate is not None and host not in certified_names(newcomer.certificate):
+        if newcomer.certificate is None:
+            # Whom we reach over TLS nobody may pretend to be without
+            if any(link.peer.host == host and link.peer.transport is Transport.TLS for link in self._links):
+                return Judgement.NOT_CERTIFIED
+        elif host not in certified_names(newcomer.certificate):
             return Judgement.NOT_CERTIFIED
         for connection in list(self._connections):
             if connection is newcomer:

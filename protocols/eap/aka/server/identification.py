@@ -20,6 +20,7 @@ from protocols.eap.aka.server.identity import (
     Unusable,
     first_request,
     identity_request,
+    is_decorated,
     method_of,
     nai_of,
     next_request,
@@ -115,9 +116,12 @@ class Identification:
     # --- inside
 
     def _go_on(self, identifier: int) -> Step:
-        """With the identity at hand, unless it is of no use or not to be trusted."""
+        """With the identity at hand, unless it is of no use or not to be trusted.
+
+        RFC 4187 §4.1.2.2: of a decorated one the server MUST request an undecorated copy.
+        """
         recognised: Recognised | None = None
-        if not self.options.always_request_identity:
+        if not self.options.always_request_identity and not is_decorated(self._identity):
             recognised = recognise(self._identity, self.method, self._ring)
             step = self._identified(preceding(identifier), recognised)
             if step is not None:
