@@ -247,6 +247,18 @@ def test_a_conservative_peer_with_a_pseudonym_withholds_its_permanent_identity()
     assert peer.hear(failure(9)) is None
 
 
+def test_a_name_outside_that_is_no_nai() -> None:
+    peer = FedPeer(nai="not an NAI")
+    assert peer.told(HandMadeServer().ask(AtPermanentIdReq())).require(AtIdentity).value == f"0{IMSI}".encode()
+
+
+@pytest.mark.parametrize("packet", [b"", b"\x01\x02", b"\x09\x01\x00\x04", identity_response(1, b"x")])
+def test_octets_that_are_no_request_are_passed_over(packet: bytes) -> None:
+    peer = FedPeer()
+    assert peer.hear(packet) is None
+    assert isinstance(peer.seen[-1], PacketDiscarded)
+
+
 # Fast re-authentication
 
 

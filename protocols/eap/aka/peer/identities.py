@@ -148,5 +148,5 @@ def _own_nai(nai: str, imsi: Imsi) -> Nai:
     try:
         own = Nai.parse(nai)
     except ValueError:
-        own = Nai(username="")
+        return Nai(username=f"0{imsi}")
     return own if own.imsi == imsi else Nai(username=f"0{imsi}", realm=own.home_realm)
