@@ -88,6 +88,7 @@ from ue.commands import (
 from ue.configuration import Granted, p_cscf_among
 from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
 from ue.reauthentication import Reauthentication
+from ue.sentences import attached, moved, rekey_refused, unfinished
 
 MOVES_KEPT = 100
 NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
@@ -316,28 +317,7 @@ class Device:
         connection = self.connection
         if connection is None or self.state is not DeviceState.ESTABLISHED or connection.path is None:
             return []
-        addresses = ", ".join(map(str, connection.addresses))
-        only = "" if connection.only_allowed is None else f"; the network allows only IPv{connection.only_allowed}"
-        commands: list[Command] = [
-            Tell(
-                name="attached",
-                text=f"Attached to {self.apn} on {connection.access} with {addresses} "
-                f"after {(connection.attach_interval or 0.0) * 1000:.0f} ms{only}.",
-                data={
-                    "imsi": self.imsi.digits,
-                    "apn": self.apn,
-                    "access": connection.access,
-                    "inner_addresses": [str(address) for address in connection.addresses],
-                    "local": str(connection.path.local),
-                    "seconds": round(connection.attach_interval or 0.0, 6),
-                    "requests": connection.attach_requests,
-                    "retransmissions": connection.attach_retransmissions,
-                    "mobike": connection.mobike,
-                    "nat": connection.nat.local,
-                    "eap": connection.authentication.view(),
-                },
-            )
-        ]
+        commands: list[Command] = [attached(connection, connection.path, self.imsi, self.apn)]
         if connection.attach_ticket is not None:
             commands.append(Finished(procedure=Procedure.ATTACH, ticket=connection.attach_ticket))
             connection.attach_ticket = None
@@ -388,7 +368,7 @@ class Device:
             connection.continued(event.successor.window)
             return [Tell(name="ike-rekeyed", text="The IKE SA was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
-            return [_told_refusal(event)]
+            return [rekey_refused(event)]
         if isinstance(event, PeerAddressesChanged):
             connection.gateway_addresses = event.addresses
             listed = ", ".join(map(str, event.addresses))
@@ -738,7 +718,7 @@ class Device:
         move.retransmissions = retransmissions - move.retransmissions_before
         move.inner_address_unchanged = after.addresses == move.before.addresses
         move.spis_unchanged = after.spis == move.before.spis
-        commands: list[Command] = [_told(move, now)]
+        commands: list[Command] = [moved(move, now)]
         if move.ticket is not None:
             failure = None
             if outcome is not MoveOutcome.COMPLETED:
@@ -807,7 +787,7 @@ class Device:
             return commands + self._follow(connection, now)
         if self.state is DeviceState.ATTACHING:
             commands += self._fail_attach(
-                connection, "no response", self._unfinished(connection, event), by_peer=event.by_peer
+                connection, "no response", unfinished(connection, self._gateway, event), by_peer=event.by_peer
             )
         if connection.established is not None:
             name = "detached" if connection.detach_requested or event.by_peer else "connection-lost"
@@ -838,18 +818,6 @@ class Device:
         self.connection.reactivations = row + 1
         text = "The network has ended the connection and wants the UE to attach again."
         return [Tell(name="reactivating", text=text, data={"reactivations": row + 1}), *commands]
-
-    def _unfinished(self, connection: Connection, event: Closed) -> str:
-        """Why an attach ended without a refusal."""
-        if event.by_peer:
-            return f"the gateway ended the attach: {event.why}"
-        gateway = self._gateway if connection.gateway is None else Endpoint(connection.gateway, self._gateway.port)
-        requests, retransmissions = connection.counts
-        sent = requests + retransmissions
-        if requests > 1:
-            return f"the gateway {gateway} fell silent during the attach: {event.why}"
-        times = "once" if sent == 1 else f"{sent} times"
-        return f"no response from the gateway {gateway}, asked {times} on {connection.access}"
 
     def _end(self, connection: Connection, now: float) -> list[Command]:
         """Nothing of the connection is left but the memory of it."""
@@ -900,37 +868,3 @@ def _remove_children(connection: Connection) -> list[Command]:
     left = list(connection.children)
     connection.children.clear()
     return [RemoveChildSa(inbound_spi=spi) for spi in left]
-
-
-def _told_refusal(event: CreateChildSaRefused) -> Tell:
-    cause = notify_name(int(event.notify.type))
-    who = "the gateway" if event.by_peer else "the UE"
-    return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
-
-
-def _told(move: Move, now: float) -> Tell:
-    data: dict[str, JsonValue] = {
-        "from": move.origin,
-        "to": move.target,
-        "old": str(move.old.local),
-        "new": None if move.new is None else str(move.new.local),
-        "seconds": round(now - move.started, 6),
-        "requests": move.requests,
-        "retransmissions": move.retransmissions,
-        "why": move.why,
-    }
-    if move.outcome is not MoveOutcome.COMPLETED:
-        return Tell(name="move-failed", text=f"The move to {move.target} failed: {move.why}.", data=data)
-    nat = move.nat is not None and move.nat.local
-    data.update(nat=nat, inner_address_unchanged=move.inner_address_unchanged, spis_unchanged=move.spis_unchanged)
-    kept = "inner address and SPIs unchanged"
-    if not move.inner_address_unchanged:
-        kept = "the inner address has changed"
-    elif not move.spis_unchanged:
-        kept = "inner address unchanged, the child SA was rekeyed meanwhile"
-    return Tell(
-        name="moved",
-        text=f"Moved from {move.origin} to {move.target}{' behind a NAT' if nat else ''} "
-        f"in {(move.update_interval or 0.0) * 1000:.0f} ms; {kept}.",
-        data=data,
-    )

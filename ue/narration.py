@@ -56,6 +56,7 @@ class Narrator:
             ("IMSI", session.get("imsi")),
             ("APN", session.get("apn")),
             ("access", session.get("access")),
+            ("EAP", _eap(session.get("eap"))),
             ("inner address", _joined(session.get("inner_addresses"))),
             ("DNS", _joined(session.get("dns"))),
             ("P-CSCF", _joined(session.get("p_cscf"))),
@@ -85,6 +86,12 @@ class Narrator:
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True)
+
+
+def _eap(value: JsonValue) -> str:
+    if not isinstance(value, dict):
+        return ""
+    return f"{value.get('method')}, {value.get('kind')}, as {value.get('identity')}"
 
 
 def _seconds(value: JsonValue) -> str:

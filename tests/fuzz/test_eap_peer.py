@@ -5,6 +5,7 @@ A server that does have the keys (right AT_MAC, its own attributes and nested on
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,7 @@ from protocols.eap.aka.peer import PacketToSend, PeerEvent, PeerOptions, Succeed
 from protocols.eap.aka.protection import encode_with_mac, encrypt_attributes
 from protocols.eap.packet import EapPacket, EapType
 from protocols.errors import DecodeError
+from protocols.threegpp.identity import Nai
 from tests.fuzz.test_eap import ATTRIBUTES, built, disturbed
 from tests.harness.aka_server import NAI, PRIME_NAI, REALM, FedPeer, HandMadeServer, identity_request
 
@@ -157,3 +159,15 @@ def test_the_genuine_packets_are_taken() -> None:
         before = len(peer.seen)
         assert peer.hear(genuine) is not None
         assert stage == "notified" or any(believes(event) for event in peer.seen[before:])
+
+
+@FEW
+@given(st.text(max_size=260), st.sampled_from([NAI, f"home!0001010000000001@{REALM}"]))
+def test_temporary_identities_raise_value_errors_only(text: str, permanent: str) -> None:
+    own = Nai.parse(permanent)
+    with contextlib.suppress(ValueError):
+        nai = own.temporary(text)
+        assert nai.realm
+        assert not nai.undecorated.decoration
+        assert nai.kind is not None
+        assert nai.imei is None or nai.mac is None

@@ -212,6 +212,14 @@ def test_identities_that_are_no_nai_are_passed_over(given: bytes) -> None:
     assert world.held == TemporaryIdentities()
 
 
+def test_a_pseudonym_with_a_realm_is_passed_over() -> None:
+    """RFC 4187 §10.10: "The username MUST NOT include any realm portion"."""
+    world = World()
+    world.authenticate(AtNextPseudonym(b"2hidden@example.org"), AtNextReauthId(b"4once@example.org"))
+    assert world.held.pseudonym is None
+    assert world.held.reauthentication is not None
+
+
 def test_temporary_identities_can_be_switched_off() -> None:
     world = World(options=PeerOptions(pseudonyms=False, fast_reauthentication=False))
     world.give_both()
@@ -245,6 +253,18 @@ def test_a_conservative_peer_with_a_pseudonym_withholds_its_permanent_identity()
     peer = world.peer(outer="anonymous@x")
     withheld(peer, world.server.ask(AtPermanentIdReq()), AkaFailure.IDENTITY_WITHHELD)
     assert peer.hear(failure(9)) is None
+
+
+def test_a_name_outside_that_is_no_nai() -> None:
+    peer = FedPeer(nai="not an NAI")
+    assert peer.told(HandMadeServer().ask(AtPermanentIdReq())).require(AtIdentity).value == f"0{IMSI}".encode()
+
+
+@pytest.mark.parametrize("packet", [b"", b"\x01\x02", b"\x09\x01\x00\x04", identity_response(1, b"x")])
+def test_octets_that_are_no_request_are_passed_over(packet: bytes) -> None:
+    peer = FedPeer()
+    assert peer.hear(packet) is None
+    assert isinstance(peer.seen[-1], PacketDiscarded)
 
 
 # Fast re-authentication
@@ -372,6 +392,16 @@ def test_result_indication_after_fast_reauthentication(method: EapType) -> None:
     answer = peer.told(world.server.notification(32768, counter=1))
     assert nested_attributes(answer, world.server.keys.k_encr).attributes == (AtCounter(1),)
     assert peer.succeed(world.server.identifier).fast
+
+
+@pytest.mark.parametrize("code", [0, 32768])
+def test_no_second_notification_round(code: int) -> None:
+    """RFC 4187 §6.1."""
+    world = World(options=PeerOptions(result_indications=True))
+    peer = world.peer()
+    peer.told(world.server.challenge(NAI, AtResultInd()))
+    assert peer.told(world.server.notification(32768)).subtype == AkaSubtype.NOTIFICATION
+    withheld(peer, world.server.notification(code), AkaFailure.UNEXPECTED)
 
 
 @pytest.mark.parametrize("counter", [None, 2])

@@ -88,9 +88,9 @@ class PeerIdentities:
 
     def next(self, pseudonym: Pseudonym | None, context: ReauthenticationContext | None) -> TemporaryIdentities:
         """What is held after a success that brought these; unusable ones and those not wanted are passed over."""
-        if not self._options.pseudonyms or (pseudonym is not None and not self._usable(pseudonym.username)):
+        if pseudonym is not None and not (self._options.pseudonyms and self._usable(pseudonym.username, bare=True)):
             pseudonym = None
-        if not self._options.fast_reauthentication or (context is not None and not self._usable(context.identity)):
+        if context is not None and not (self._options.fast_reauthentication and self._usable(context.identity)):
             context = None
         # §4.1.1.8: without a new pseudonym the old one may go on; §5.3: without a new context the old one MUST go
         self.held = TemporaryIdentities(pseudonym=pseudonym or self.held.pseudonym, reauthentication=context)
@@ -122,7 +122,7 @@ class PeerIdentities:
 
     def _pseudonym(self, method: EapType | None) -> Pseudonym | None:
         pseudonym = self.held.pseudonym
-        if pseudonym is None or not self._options.pseudonyms or not self._usable(pseudonym.username):
+        if pseudonym is None or not self._options.pseudonyms or not self._usable(pseudonym.username, bare=True):
             return None
         fits = pseudonym.method in self._options.methods and method in (None, pseudonym.method)
         return pseudonym if fits else None
@@ -134,13 +134,16 @@ class PeerIdentities:
             return own
         return Nai(username=_LEADING_DIGITS[method] + own.username[1:], realm=own.realm)
 
-    def _usable(self, identity: str) -> bool:
-        """Whether this is an NAI, also with our realm and decoration."""
+    def _usable(self, identity: str, *, bare: bool = False) -> bool:
+        """Whether this is an NAI, also with our realm and decoration; ``bare``: it must have none of its own.
+
+        RFC 4187 §10.10: a pseudonym "MUST NOT include any realm portion".
+        """
         try:
-            nai = self._own.temporary(identity)
+            given, nai = Nai.parse(identity), self._own.temporary(identity)
         except ValueError:
             return False
-        return len(str(nai).encode()) <= NAI_MAXIMUM_LENGTH
+        return not (bare and given.realm) and len(str(nai).encode()) <= NAI_MAXIMUM_LENGTH
 
 
 def _own_nai(nai: str, imsi: Imsi) -> Nai:
@@ -148,5 +151,5 @@ def _own_nai(nai: str, imsi: Imsi) -> Nai:
     try:
         own = Nai.parse(nai)
     except ValueError:
-        own = Nai(username="")
+        return Nai(username=f"0{imsi}")
     return own if own.imsi == imsi else Nai(username=f"0{imsi}", realm=own.home_realm)

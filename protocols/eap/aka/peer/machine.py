@@ -351,6 +351,9 @@ class EapAkaPeer:
             if not isinstance(state, Authenticated):
                 raise Refusal(AkaFailure.UNEXPECTED, f"notification {code} before authentication")
             packet = acknowledge_notification(message, octets, state, self._entropy)
+            if state.result_indications and state.success_allowed:
+                # §6.1: no more than one notification round
+                raise Refusal(AkaFailure.UNEXPECTED, f"notification {code} after the success notification")
             if not implies_failure and not state.result_indications:
                 raise Refusal(AkaFailure.UNEXPECTED, "a success notification though result indications were not agreed")
             if not implies_failure:

@@ -1,0 +1,84 @@
+"""What the device tells people of attaches, moves and refusals: events with one plain sentence and their data."""
+
+from __future__ import annotations
+
+from protocols.ikev2.events import Closed, CreateChildSaRefused
+from protocols.path import Endpoint, Path
+from protocols.threegpp.causes import notify_name
+from protocols.threegpp.identity import Imsi
+from protocols.trace.records import JsonValue
+from ue.commands import Tell
+from ue.connection import Connection, Move, MoveOutcome
+
+
+def attached(connection: Connection, path: Path, imsi: Imsi, apn: str) -> Tell:
+    """The UE is attached, with the measures of that."""
+    addresses = ", ".join(map(str, connection.addresses))
+    only = "" if connection.only_allowed is None else f"; the network allows only IPv{connection.only_allowed}"
+    return Tell(
+        name="attached",
+        text=f"Attached to {apn} on {connection.access} with {addresses} "
+        f"after {(connection.attach_interval or 0.0) * 1000:.0f} ms{only}.",
+        data={
+            "imsi": imsi.digits,
+            "apn": apn,
+            "access": connection.access,
+            "inner_addresses": [str(address) for address in connection.addresses],
+            "local": str(path.local),
+            "seconds": round(connection.attach_interval or 0.0, 6),
+            "requests": connection.attach_requests,
+            "retransmissions": connection.attach_retransmissions,
+            "mobike": connection.mobike,
+            "nat": connection.nat.local,
+            "eap": connection.authentication.view(),
+        },
+    )
+
+
+def unfinished(connection: Connection, configured: Endpoint, event: Closed) -> str:
+    """Why an attach ended without a refusal; ``configured`` is the gateway where no redirect led elsewhere."""
+    if event.by_peer:
+        return f"the gateway ended the attach: {event.why}"
+    gateway = configured if connection.gateway is None else Endpoint(connection.gateway, configured.port)
+    requests, retransmissions = connection.counts
+    sent = requests + retransmissions
+    if requests > 1:
+        return f"the gateway {gateway} fell silent during the attach: {event.why}"
+    times = "once" if sent == 1 else f"{sent} times"
+    return f"no response from the gateway {gateway}, asked {times} on {connection.access}"
+
+
+def rekey_refused(event: CreateChildSaRefused) -> Tell:
+    """One end did not want a rekey or another child SA."""
+    cause = notify_name(int(event.notify.type))
+    who = "the gateway" if event.by_peer else "the UE"
+    return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
+
+
+def moved(move: Move, now: float) -> Tell:
+    """A move has ended, well or not, with its measures."""
+    data: dict[str, JsonValue] = {
+        "from": move.origin,
+        "to": move.target,
+        "old": str(move.old.local),
+        "new": None if move.new is None else str(move.new.local),
+        "seconds": round(now - move.started, 6),
+        "requests": move.requests,
+        "retransmissions": move.retransmissions,
+        "why": move.why,
+    }
+    if move.outcome is not MoveOutcome.COMPLETED:
+        return Tell(name="move-failed", text=f"The move to {move.target} failed: {move.why}.", data=data)
+    nat = move.nat is not None and move.nat.local
+    data.update(nat=nat, inner_address_unchanged=move.inner_address_unchanged, spis_unchanged=move.spis_unchanged)
+    kept = "inner address and SPIs unchanged"
+    if not move.inner_address_unchanged:
+        kept = "the inner address has changed"
+    elif not move.spis_unchanged:
+        kept = "inner address unchanged, the child SA was rekeyed meanwhile"
+    return Tell(
+        name="moved",
+        text=f"Moved from {move.origin} to {move.target}{' behind a NAT' if nat else ''} "
+        f"in {(move.update_interval or 0.0) * 1000:.0f} ms; {kept}.",
+        data=data,
+    )
