@@ -316,7 +316,7 @@ def test_processes_killed_at_random_moments(url: str) -> None:
 def test_a_lock_is_not_waited_for_for_ever(server: PostgreSql, database: SubscriberDatabase, url: str) -> None:
     database.add(USER)
     engine = open_engine(url)
-    for connected, limit in ((writing(engine), "4s"), (engine, "0")):
+    for connected, limit in ((writing(engine), "2s"), (engine, "0")):
         with connected.begin() as connection:
             assert connection.scalar(text("SHOW lock_timeout")) == limit
     engine.dispose()
