@@ -48,7 +48,7 @@ from aaa.hss.port import SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode
-from protocols.diameter.profile import ApnConfiguration, Non3gppUserData
+from protocols.diameter.profile import GTPV2_SUPPORTED, ApnConfiguration, Non3gppUserData
 from protocols.diameter.swm import Dea, Der
 from protocols.eap.aka import server as aka
 from protocols.eap.aka.messages import NotificationCode
@@ -115,6 +115,7 @@ class Authentication:
         self._round: _Round | None = None
         self._request: bytes | None = None  # the EAP request that is outstanding
         self._discards = 0
+        self._features: int | None = None  # MIP6-Feature-Vector, which the gateway says once
         self._last: tuple[bytes, AnswerReady] | None = None
         self._events: deque[Event] = deque()
 
@@ -125,6 +126,8 @@ class Authentication:
         payload = der.eap_payload
         if der.terminal_information is not None:
             self.imei = der.terminal_information.imei
+        if der.mip6_feature_vector is not None:
+            self._features = der.mip6_feature_vector
         if self._round is not None:
             if payload == self._round.eap_payload:
                 self._round.requests.append(request)  # retransmission: RFC 6733 §5.5.4
@@ -428,6 +431,7 @@ class Authentication:
             subscription_id=None if profile is None else profile.subscription_id,
             charging_characteristics=None if profile is None else profile.charging_characteristics,
             session_timeout=None if profile is None else self.session_timeout,
+            mip6_feature_vector=None if profile is None else self._mobility(profile),
             error_message=error,
         )
         ready = AnswerReady(
@@ -439,6 +443,11 @@ class Authentication:
         )
         self._last = (finished.eap_payload, ready)
         self._events.append(ready)
+
+    def _mobility(self, profile: Non3gppUserData) -> int | None:
+        """What the gateway and the subscription both have of GTP on S2b (TS 29.273 §7.1.2.1.2)."""
+        allowed = GTPV2_SUPPORTED if profile.mip6_feature_vector is None else profile.mip6_feature_vector
+        return None if self._features is None else self._features & allowed & GTPV2_SUPPORTED
 
     def _answer_out_of_turn(self, request: int) -> None:
         """A second DER while the first is owed an answer breaks EAP's lock step (RFC 3748 §4.1)."""

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 from aaa.eap_configuration import EapSection
 from aaa.equipment import EquipmentList, EquipmentStatus, parse_list, parse_pattern
 from aaa.faults.rule import FaultRule, Point
+from protocols.diameter.uri import Transport
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval
 from protocols.io.diameter.configuration import (
@@ -197,8 +198,16 @@ class AaaConfiguration(ConfigurationModel):
 
     @model_validator(mode="after")
     def _secured(self) -> AaaConfiguration:
-        if self.listen.tls_port is not None and self.diameter.tls is None:
-            raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+        if self.diameter.tls is None:
+            if self.listen.tls_port is not None:
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+            if self.hss.listen is not None and self.hss.listen.tls_port is not None:
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which hss.listen.tls_port needs")
+            if any(peer.transport is Transport.TLS for peer in self.hss.peers):
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which transport: tls needs")
+        hosts = [peer.host for peer in (*self.diameter.peers, *self.hss.peers)]
+        if len(set(hosts)) != len(hosts):
+            raise PydanticCustomError("peers", "every host once under diameter.peers and hss.peers")
         return self
 
     def uses_swx(self, role: Role) -> bool:
@@ -230,6 +239,8 @@ class AaaConfiguration(ConfigurationModel):
                     value=self.hss.identity.host,
                     expected="another host than identity.host: AAA server and HSS are two nodes on SWx",
                 )
+            if self.hss.listen is not None and self.hss.listen.port is None:
+                raise _missing(file, "hss.listen.port", "a TCP port, to which the AAA server beside it connects")
         if role is Role.AAA:
             for number, rule in enumerate(self.faults):
                 if rule.action.needs_key:

@@ -120,8 +120,8 @@ class TemporarySection(ConfigurationModel):
     """Pseudonyms and fast re-authentication identities: the file of their keys, and how long things live."""
 
     key_file: FilePath
-    key_interval: Interval = DEFAULT_KEY_INTERVAL
-    keys_kept: Annotated[Count, Field(ge=0, le=KEY_INDICES - 2)] = DEFAULT_KEYS_KEPT
+    rollover_interval: Interval = DEFAULT_KEY_INTERVAL
+    rollovers_kept: Annotated[Count, Field(ge=0, le=KEY_INDICES - 2)] = DEFAULT_KEYS_KEPT
     lifetime: Interval = DEFAULT_LIFETIME
 
 

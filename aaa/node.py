@@ -177,8 +177,11 @@ class AaaServer:
         return {str(why): count for why, count in self._diameter.dropped.items()}
 
     def peers(self) -> list[JsonValue]:
-        """The Diameter peers."""
-        return [peer.to_json() for peer in self._diameter.peers()]
+        """The Diameter peers, each with its interface."""
+        return [
+            {**peer.to_json(), "interface": self._observation.interface_of(peer.host)}
+            for peer in self._diameter.peers()
+        ]
 
     # --- Diameter -----------------------------------------------------------------------------------
 
@@ -252,4 +255,6 @@ def key_file(section: TemporarySection | None, entropy: Entropy, wall: Callable[
     """The keys of temporary identities, where configured; ``ConfigurationError`` when the file is unusable."""
     if section is None:
         return None
-    return KeyFile(section.key_file, interval=section.key_interval, kept=section.keys_kept, entropy=entropy, wall=wall)
+    return KeyFile(
+        section.key_file, interval=section.rollover_interval, kept=section.rollovers_kept, entropy=entropy, wall=wall
+    )

@@ -84,7 +84,7 @@ class AaaNode:
 
     def _algorithms(self) -> Algorithms | None:
         """How fault rules get at a subscriber's functions; ``None`` where the keys are elsewhere."""
-        database = self._database
+        database = None if self._role is Role.AAA else self._database
         if database is None:
             return None
 

@@ -97,6 +97,8 @@ from protocols.path import Address, Path
 from protocols.threegpp.causes import notify_name
 from protocols.threegpp.swu import reactivation_notify
 
+PASSING_ERRORS = (3, 4)  # RFC 6733 §7.1.3, §7.1.4: nobody has decided, or it may be otherwise later
+
 _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
     Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
@@ -153,6 +155,7 @@ class Session:
         self._congested = congested
         self._question_open = False
         self._aborted = False
+        self._back_off: float | None = None
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
         self._request = Request()
@@ -251,6 +254,8 @@ class Session:
         self.aaa.renewed(answer)
         if self.state is not SessionState.ESTABLISHED:
             return []
+        if answer.result.vendor == 0 and answer.result.code // 1000 in PASSING_ERRORS:
+            return self.authorisation_failed(f"result {answer.result.code}")
         if answer.result != SUCCESS:
             return self._authorisation_refused(answer)
         former, self.authorisation = self.authorisation, Authorisation.of(answer, wall)
@@ -520,7 +525,7 @@ class Session:
     def _refused(self, event: Refused) -> list[Command]:
         cause = "error" if event.notify is None else notify_name(int(event.notify.type))
         self.last_error = (cause, event.text)
-        return [telling.refused(event, self._who, cause)]
+        return [telling.refused(event, self._who, cause, self._back_off)]
 
     def _closed(self, event: Closed, wall: float) -> list[Command]:
         attached = self.established is not None
@@ -552,5 +557,6 @@ class Session:
     def _refusal(
         self, verdict: Verdict, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
     ) -> list[Command]:
+        self._back_off = verdict.back_off
         notifies = (*verdict.beside, *beside)
         return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))

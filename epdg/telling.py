@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from epdg.commands import Tell
+from epdg.refusals import WITHOUT_END
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
@@ -17,6 +18,7 @@ from protocols.ikev2.events import (
     Refused,
 )
 from protocols.path import Address
+from protocols.threegpp.backoff import DEACTIVATED
 
 
 def attach_requested(event: IdentityReceived, nai: str, apn: str | None, *, emergency: bool) -> Tell:
@@ -104,13 +106,18 @@ def rekey_refused(event: CreateChildSaRefused, who: str) -> Tell:
     return Tell(name="rekey-refused", text=f"For {event.what} of {who} {end} said {cause}.", data={"cause": cause})
 
 
-def refused(event: Refused, who: str, cause: str) -> Tell:
-    """There is no session."""
+def refused(event: Refused, who: str, cause: str, back_off: float | None) -> Tell:
+    """There is no session; ``back_off``: how long the UE is to wait, infinite without an end."""
     end = "The UE refused" if event.by_peer else "Refused"
     return Tell(
         name="refused",
         text=f"{end} {who or 'an unknown UE'}: {event.text.rstrip('.')}.",
-        data={"cause": cause, "text": event.text, "by_peer": event.by_peer},
+        data={
+            "cause": cause,
+            "text": event.text,
+            "by_peer": event.by_peer,
+            "back_off": WITHOUT_END if back_off == DEACTIVATED else back_off,
+        },
     )
 
 

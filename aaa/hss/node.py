@@ -149,5 +149,7 @@ class HssNode:
         return {} if self._diameter is None else {str(why): n for why, n in self._diameter.dropped.items()}
 
     def peers(self) -> list[JsonValue]:
-        """The Diameter peers."""
-        return [] if self._diameter is None else [peer.to_json() for peer in self._diameter.peers()]
+        """The Diameter peers, each with its interface."""
+        if self._diameter is None:
+            return []
+        return [{**peer.to_json(), "interface": INTERFACE} for peer in self._diameter.peers()]

@@ -173,11 +173,7 @@ class SwxServer:
             user_name=str(imsi),
             deregistration_reason=DeregistrationReason(reason, text),
         )
-        answer = await self._node.request(rtr.to_message(), self._timeout)
-        try:
-            return Rta.from_message(answer).result
-        except DecodeError as error:
-            raise BackendError(f"the RTA of {server.host} cannot be read: {error}") from error
+        return await self._told(server, rtr, Rta)
 
     async def push_profile(self, server: ServingServer, imsi: Imsi, profile: Non3gppUserData) -> Result:
         """PPR --> ; <-- PPA; ``BackendError`` when ``server`` does not answer."""
@@ -190,11 +186,18 @@ class SwxServer:
             user_name=str(imsi),
             user_data=profile,
         )
-        answer = await self._node.request(ppr.to_message(), self._timeout)
+        return await self._told(server, ppr, Ppa)
+
+    async def _told(self, server: ServingServer, request: Rtr | Ppr, answer_type: type[Rta] | type[Ppa]) -> Result:
+        """The server's result; an agent's or another node's word that it cannot be reached is none of its own."""
+        answer = await self._node.request(request.to_message(), self._timeout)
         try:
-            return Ppa.from_message(answer).result
+            result = answer_type.from_message(answer).result
         except DecodeError as error:
-            raise BackendError(f"the PPA of {server.host} cannot be read: {error}") from error
+            raise BackendError(f"the {answer.name} of {server.host} cannot be read: {error}") from error
+        if result.is_protocol_error:
+            raise BackendError(f"{server.host} cannot be reached: {result}")
+        return result
 
 
 def _vector_request(mar: Mar) -> VectorRequest:

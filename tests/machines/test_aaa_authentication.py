@@ -36,7 +36,6 @@ from aaa.hss.registration import MemoryRegistrations, Registration, ServingServe
 from aaa.sessions import SESSION_GRACE_INTERVAL, SessionLimits, Sessions
 from aaa.subscribers import ApnSubscription, PdnType, Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
-from protocols.algorithms.sqn import SqnState, Transition
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
@@ -47,8 +46,9 @@ from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
 from protocols.entropy import SeededEntropy
 from protocols.errors import AuthenticationError, BackendError, LocalError
 from protocols.secret import Secret
-from protocols.threegpp.identity import Apn, Imsi
+from protocols.threegpp.identity import Apn
 from tests.harness.aka_user import AkaUser, aka_user
+from tests.harness.subscribers import Table
 
 TIMEOUT = 3600
 UNFINISHED = 60.0
@@ -58,24 +58,6 @@ MULTI_ROUND = Result.of(ResultCode.DIAMETER_MULTI_ROUND_AUTH)
 REJECTED = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
 USER = laboratory_subscriber(1)
 HOME_REALM = "nai.epc.mnc001.mcc001.3gppnetwork.org"
-
-
-class Table:
-    """Subscribers in memory, as ``LocalHss`` sees a database; ``broken`` makes it fail."""
-
-    def __init__(self, *subscribers: Subscriber) -> None:
-        self.rows = {subscriber.imsi: subscriber for subscriber in subscribers}
-        self.broken = False
-
-    def get(self, imsi: Imsi) -> Subscriber | None:
-        if self.broken:
-            raise BackendError("the database is gone")
-        return self.rows.get(imsi)
-
-    def change_sequence(self, imsi: Imsi, transition: Transition) -> SqnState:
-        new = transition(SqnState(self.rows[imsi].sequence))
-        self.rows[imsi] = replace(self.rows[imsi], sequence=new.seq)
-        return new
 
 
 class World:

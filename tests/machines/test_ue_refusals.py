@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from protocols.errors import LocalError, RemoteError
-from protocols.ikev2.events import Refusal
+from protocols.ikev2.events import Refusal, Refused
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.threegpp.backoff import DEACTIVATED, MAXIMUM, backoff_notify, decode_backoff, encode_backoff
 from protocols.threegpp.causes import PrivateNotify
 from protocols.threegpp.swu import reactivation_notify
+from tests.harness.pair import Pair, refuse_with
 from tests.machines.test_ue_device import World, attached, granted
 from ue.backoff import BackOff, FileBackOff
 from ue.device import REACTIVATION_INTERVAL, REACTIVATIONS_MAXIMUM, DeviceState
@@ -65,11 +66,25 @@ def refused(*beside: NotifyPayload) -> World:
     return world
 
 
+@pytest.mark.parametrize("seconds", [2.0, 60.0, 3600.0, DEACTIVATED])
+def test_a_refusal_with_all_that_may_stand_beside_it_is_understood_by_others(seconds: float) -> None:
+    """The suite's tshark reads what went over the wire here."""
+    only = NotifyPayload(type=NotifyType.of(PrivateNotify.PDN_TYPE_IPV4_ONLY_ALLOWED))
+    pair = Pair()
+    pair.epdg.answers = refuse_with(CONGESTION, "full", backoff_notify(seconds), only)
+    pair.attach()
+    found = pair.ue.take(Refused)
+    assert found.notify is not None
+    assert found.notify.type == PrivateNotify.CONGESTION
+    assert pair.wire[-1].count("N(") == 3
+
+
 def test_a_refused_ue_stays_away_until_its_time_is_over() -> None:
     world = refused(backoff_notify(60))
     began = world.device.back_off
     assert began is not None
     assert began.cause == "CONGESTION"
+    assert world.event("back-off").data == {"cause": "CONGESTION", "seconds": 60.0}
     world.grant = granted
     with pytest.raises(LocalError, match=r"refused the UE with CONGESTION and asked it to stay away for another 5\d s"):
         world.attach()
@@ -112,6 +127,18 @@ def test_a_back_off_outlives_the_process(tmp_path: Path) -> None:
     assert file.read(0.0) is None
     (tmp_path / "back-off.json").write_text("[]")
     assert file.read(0.0) is None
+
+
+def test_a_device_identity_that_is_none_is_ignored_and_counted() -> None:
+    """RFC 7296 §3.10.1: a status type does not end an SA."""
+    world = attached(World(imei="12"))
+    assert world.swu[-1].device_identity is None
+    assert world.swu[-1].dropped == {"device-identity-malformed": 1}
+
+
+@pytest.mark.parametrize("digits", ["35693803564380", "356938035643809", "3569380356438091"])
+def test_an_imei_with_or_without_check_digit_and_an_imeisv_are_told(digits: str) -> None:
+    assert attached(World(imei=digits)).swu[-1].device_identity == digits
 
 
 def ended_by_the_gateway(world: World, *notifies: NotifyPayload, seconds: float = 5.0) -> None:

@@ -62,13 +62,14 @@ Changes = dict[str, object]
 Scripted = Callable[[Der], "dict[str, object] | None"]
 
 
-@dataclass
+@dataclass(eq=False)
 class AaaServer:
-    """The AAA server; ``script`` may answer a DER in its place, ``None`` from it lets the UE authenticate itself.
+    """The AAA server ``host``; ``script`` may answer a DER, ``None`` from it lets the UE authenticate itself.
 
     ``profile`` and ``renewal`` are what DEA and AA-Answer say of the session.
     """
 
+    host: str = aaa_node.HOST
     script: Scripted = lambda der: None
     profile: dict[str, object] = field(default_factory=lambda: {"apn_configuration": PROFILE})
     renewal: dict[str, object] = field(default_factory=lambda: {"result": SUCCESS, "apn_configuration": PROFILE})
@@ -77,7 +78,8 @@ class AaaServer:
     strs: list[Str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        identity = DiameterIdentity(host=aaa_node.HOST, realm=aaa_node.REALM, applications=(SWM,))
+        self._me = {"origin_host": self.host, "origin_realm": aaa_node.REALM}
+        identity = DiameterIdentity(host=self.host, realm=aaa_node.REALM, applications=(SWM,))
         self.node = DiameterNode(identity)
         for command, handler in (
             (CommandCode.DIAMETER_EAP, self._der),
@@ -94,19 +96,19 @@ class AaaServer:
         self.ders.append(der)
         self.changed.set()
         values = self.script(der) or self._authenticate(der)
-        return Dea(session_id=der.session_id, **_ME, **values).to_message(message)  # type: ignore[arg-type]
+        return Dea(session_id=der.session_id, **self._me, **values).to_message(message)  # type: ignore[arg-type]
 
     async def _aar(self, message: DiameterMessage) -> DiameterMessage:
         aar = Aar.from_message(message)
         self.aars.append(aar)
         self.changed.set()
-        return Aaa(session_id=aar.session_id, **_ME, **self.renewal).to_message(message)  # type: ignore[arg-type]
+        return Aaa(session_id=aar.session_id, **self._me, **self.renewal).to_message(message)  # type: ignore[arg-type]
 
     async def _str(self, message: DiameterMessage) -> DiameterMessage:
         request = Str.from_message(message)
         self.strs.append(request)
         self.changed.set()
-        return Sta(session_id=request.session_id, **_ME, result=SUCCESS).to_message(message)
+        return Sta(session_id=request.session_id, **self._me, result=SUCCESS).to_message(message)
 
     def _authenticate(self, der: Der) -> dict[str, object]:
         if EapPacket.decode(der.eap_payload).type == EapType.IDENTITY:
@@ -152,15 +154,16 @@ class AaaServer:
         return Raa.from_message(await self.node.request(rar.to_message()))
 
 
-_ME = {"origin_host": aaa_node.HOST, "origin_realm": aaa_node.REALM}
-
-
 class World:
     """``async with World(directory) as world``: all three are up, the UE is not attached."""
 
-    def __init__(self, directory: Path, *, gateway: Changes | None = None, ue: Changes | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, gateway: Changes | None = None, ue: Changes | None = None, backup: bool = False
+    ) -> None:
         self.directory = directory
         self.aaa = AaaServer()
+        self.backup = AaaServer(host=f"backup.{aaa_node.REALM}")
+        self.servers = (self.aaa, self.backup) if backup else (self.aaa,)
         self._gateway_changes, self._ue_changes = gateway or {}, ue or {}
         self._tasks: list[asyncio.Task[None]] = []
         self._told: list[tuple[str, TraceRecord]] = []
@@ -170,7 +173,7 @@ class World:
         pki = self.directory / "pki"
         if not pki.exists():
             make_pki(pki, (FQDN, "internet", "ims"))
-        aaa_port = aaa_node.free_port()
+        peers = {server: aaa_node.free_port() for server in self.servers}
         ports: Changes = {"ike_port": IKE_PORT, "nat_traversal_port": NATT_PORT}
         self.gateway = EpdgNode(
             self._load(
@@ -183,7 +186,10 @@ class World:
                     "diameter": {
                         "host": EPDG_HOST,
                         "realm": aaa_node.REALM,
-                        "peers": [{"host": aaa_node.HOST, "address": "127.0.0.1", "port": aaa_port}],
+                        "peers": [
+                            {"host": server.host, "address": "127.0.0.1", "port": port, "priority": priority}
+                            for priority, (server, port) in enumerate(peers.items())
+                        ],
                         "request_interval": 2,
                     },
                     "apns": {"internet": {"pool": "10.45.0.0/24"}, "sos": {"pool": "10.47.0.0/24"}},
@@ -211,12 +217,14 @@ class World:
                 },
             )
         )
-        await self.aaa.node.listen("127.0.0.1", aaa_port)
+        for server, port in peers.items():
+            await server.node.listen("127.0.0.1", port)
         for name, node in (("epdg", self.gateway), ("ue", self.ue)):
             node.recorder.subscribe(lambda record, name=name: self._take(name, record))
             self._tasks.append(asyncio.create_task(node.run()))
         try:
-            await self.event("peer-up", "epdg")
+            for _ in peers:
+                await self.event("peer-up", "epdg")
             await self.event("started", "ue")
         except BaseException:
             await self.__aexit__()
@@ -233,7 +241,8 @@ class World:
         await self._tasks[1]
         self.gateway.stop()
         await self._tasks[0]
-        await self.aaa.node.close()
+        for server in self.servers:
+            await server.node.close()
 
     def _take(self, node: str, record: TraceRecord) -> None:
         if record.kind is Kind.EVENT:

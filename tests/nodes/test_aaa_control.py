@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from aaa.__main__ import application
-from aaa.config import AaaConfiguration
+from aaa.config import AaaConfiguration, Role
 from aaa.equipment import EquipmentStatus
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.errors import ConfigurationError
@@ -21,6 +21,7 @@ from tests.harness.material import ROOT
 from tests.peers.aaa_node import AaaProcess
 
 USER = laboratory_subscriber(1)
+OLD_SQN = "faults: [{name: a, action: {old_sqn: true}}]"
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,17 @@ def test_an_equipment_list_may_be_a_file(tmp_path: Path) -> None:
     listed = parse(text, AaaConfiguration, directory=tmp_path).equipment.as_list()
     assert listed.status("35693803000000") is EquipmentStatus.BLACK
     assert listed.status("01000000000000") is EquipmentStatus.GREY
+
+
+def test_a_server_without_keys_refuses_rules_that_need_them() -> None:
+    made = configuration("hss: {peers: [{host: hss.example.org, address: 127.0.0.1}]}\n" + OLD_SQN)
+    made.check(Role.BOTH, "f")
+    with pytest.raises(ConfigurationError) as refused:
+        made.check(Role.AAA, "f")
+    assert str(refused.value) == (
+        "f: faults.0.action: got 'old SQN', expected another action: "
+        "this one needs the subscribers' keys, and the role is aaa"
+    )
 
 
 def test_the_rule_in_the_example_is_one() -> None:

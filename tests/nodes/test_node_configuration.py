@@ -253,6 +253,8 @@ UE_REFUSALS = [
     ("eap.outer_identity", "none", "eap.outer_identity: got 'none', expected 'temporary' or 'permanent'"),
     ("eap.identity_form", "imsi", "eap.identity_form: got 'imsi', expected 'nai' or 'username'"),
     ("eap.visited", "{mcc: 310}", "eap.visited.mnc: got nothing, expected a value"),
+    ("eap.emergency", "now", "eap.emergency: got 'now', expected true or false"),
+    ("usim.ind_bits", "17", "usim.ind_bits: got 17, expected at most 16"),
     ("eap.privacy", "high", "eap.privacy: got 'high', expected 'liberal' or 'conservative'"),
     ("eap.pseudonyms", "some", "eap.pseudonyms: got 'some', expected true or false"),
     ("eap.reauthentication", "some", "eap.reauthentication: got 'some', expected true or false"),

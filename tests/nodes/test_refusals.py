@@ -23,6 +23,7 @@ from protocols.threegpp.causes import PrivateNotify, notify_name, words
 from tests.harness.aka_user import aka_user
 from tests.machines.test_epdg_refusals import TABLE
 from tests.nodes.scripted_aaa_world import GATEWAY, IMEI, USER, WIFI_B, World
+from tests.peers.aaa_node import REALM
 from tests.peers.epdg_node import EpdgProcess, Phone
 
 Story = Callable[[World], Awaitable[None]]
@@ -34,9 +35,9 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("refusals")
 
 
-def tell(directory: Path, story: Story, **changes: dict[str, object]) -> None:
+def tell(directory: Path, story: Story, *, backup: bool = False, **changes: dict[str, object]) -> None:
     async def run() -> None:
-        async with World(directory, **changes) as world:
+        async with World(directory, backup=backup, **changes) as world:
             await story(world)
 
     asyncio.run(run())
@@ -88,6 +89,7 @@ def test_back_off_is_told_kept_and_obeyed(pki: Path, tmp_path: Path) -> None:
         assert first["cause"] == "NETWORK_FAILURE"
         world.aaa.script = answering(10415, 5001)
         await refused(world)
+        assert [(await world.event("refused", "epdg"))["back_off"] for _ in range(2)] == [120, 3600]
         back_off = world.at_ue["back_off"]
         assert isinstance(back_off, dict)
         assert back_off["until"] - first["until"] > 3000
@@ -184,6 +186,29 @@ def test_a_ue_without_an_imei_is_refused_where_it_has_to_have_one(pki: Path) -> 
     tell(pki, story, gateway={"ike": {"require_device_identity": True}}, ue={"imei": None})
 
 
+def test_the_server_that_takes_over_is_told_of_the_failure(pki: Path) -> None:
+    """AAA-Failure-Indication (TS 29.273 §7.2.3.5): once, to another server than the user's last one, which is down."""
+
+    async def story(world: World) -> None:
+        await world.ue.attach()
+        (first, *_), (used, other) = (
+            (world.aaa.ders, (world.aaa, world.backup))
+            if world.aaa.ders
+            else (world.backup.ders, (world.backup, world.aaa))
+        )
+        assert first.aaa_failure_indication is None
+        await world.ue.detach()
+        await world.until(lambda: bool(used.strs))
+        await used.node.close()
+        await world.event("peer-down", "epdg")
+        other.script = answering(10415, 5001)
+        await refused(world)
+        await refused(world)
+        assert [der.aaa_failure_indication for der in other.ders] == [1, None]
+
+    tell(pki, story, backup=True)
+
+
 def test_an_emergency_attach(pki: Path) -> None:
     """APN sos: Emergency-Services without an APN, and addresses of the gateway's own APN."""
 
@@ -191,11 +216,13 @@ def test_an_emergency_attach(pki: Path) -> None:
         await world.ue.attach()
         assert {der.emergency_services for der in world.aaa.ders} == {1}
         assert {der.service_selection for der in world.aaa.ders} == {None}
+        assert {str(der.user_name).partition("@")[2] for der in world.aaa.ders} == {f"sos.nai.{REALM}"}
         assert world.session["emergency"] is True
+        assert world.at_ue["emergency_support"] is True
         assert str(world.at_ue["inner_addresses"]).startswith("['10.47.0.")
 
     emergency: dict[str, object] = {"emergency": {"apn": "sos"}, "limits": {"congestion_threshold": 1}}
-    tell(pki, story, gateway=emergency, ue={"apn": "sos"})
+    tell(pki, story, gateway=emergency, ue={"apn": "sos", "eap": {"emergency": True}})
 
 
 def test_a_wrong_policy_file_keeps_the_gateway_from_starting(pki: Path, tmp_path: Path) -> None:

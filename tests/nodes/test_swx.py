@@ -70,12 +70,13 @@ class Home:
         wait_until(lambda: self.swx_state() == "Open", what="SWx", timeout=TIMEOUT, log=self.aaa.log)
 
     def swx_state(self) -> str | None:
-        """The state of the connection to the HSS."""
+        """The state of the connection to the HSS, as the AAA server sees it."""
         answer = call_sync(self.aaa.control, "peers.list")
         assert isinstance(answer, dict)
         peers = answer["peers"]
         assert isinstance(peers, list)
         found = [peer for peer in peers if isinstance(peer, dict) and peer["host"] == HSS]
+        assert {peer["interface"] for peer in found} <= {"SWx"}
         return str(found[0]["state"]) if found else None
 
     def registration(self, subscriber: Subscriber) -> dict[str, JsonValue] | None:
@@ -575,6 +576,27 @@ def test_in_process_the_aaa_server_is_told_by_a_call(tmp_path: Path) -> None:
         ("both", "hss: {identity: {host: a b, realm: c}}\n", "hss.identity.host: got 'a b', expected a domain name"),
         ("both", "hss: {listen: {port: 70000}}\n", "hss.listen.port: got 70000, expected at most 65535"),
         ("both", "hss: {peers: [{host: x}]}\n", "hss.peers.0.address: got nothing, expected a value"),
+        (
+            "both",
+            f"database: sqlite:///aaa.db\nhss: {{connection: swx, identity: {{host: {HSS}, realm: {REALM}}}, "
+            "listen: {port: null, tls_port: 0}}\ndiameter: {tls: {chain: a.pem, key: a.key, authority: b.pem}}\n",
+            "hss.listen.port: got nothing, expected a TCP port, to which the AAA server beside it connects",
+        ),
+        (
+            "both",
+            "hss: {listen: {tls_port: 0}}\n",
+            "(top): got a mapping, expected certificates under diameter.tls, which hss.listen.tls_port needs",
+        ),
+        (
+            "aaa",
+            "hss: {peers: [{host: x, address: 192.0.2.1, transport: tls}]}\n",
+            "(top): got a mapping, expected certificates under diameter.tls, which transport: tls needs",
+        ),
+        (
+            "aaa",
+            "hss: {peers: [{host: x, address: 192.0.2.1}]}\ndiameter: {peers: [{host: x, address: 192.0.2.2}]}\n",
+            "(top): got a mapping, expected every host once under diameter.peers and hss.peers",
+        ),
         ("both", "hss: {realm: a b}\n", "hss.realm: got 'a b', expected a domain name"),
         ("both", "hss: {timeout: 0}\n", "hss.timeout: got 0, expected more than 0"),
         ("both", "hss: {poll_interval: 0}\n", "hss.poll_interval: got 0, expected more than 0"),

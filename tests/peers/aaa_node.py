@@ -119,7 +119,7 @@ class AaaProcess:
                 stderr=subprocess.STDOUT,
             )
         status = wait_until(self._status, what="aaa", timeout=START_TIMEOUT, process=self.process, log=log.read_text)
-        self.port = int(str(status["listen"]).rpartition(":")[2])
+        self.port = int(str(status["listen"]).split(", ")[0].rpartition(":")[2])
 
     def _status(self) -> dict[str, JsonValue] | None:
         with contextlib.suppress(BackendError):
