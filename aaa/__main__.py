@@ -13,7 +13,7 @@ from aaa import provisioning
 from aaa.commands import ControlOption, control_of, faults
 from aaa.config import AaaConfiguration, Role
 from aaa.control import node_name
-from aaa.provisioning import ConfigurationOption, DatabaseOption
+from aaa.provisioning import ConfigurationOption, DatabaseOption, MasterKeysOption
 from aaa.runtime import serve
 from aaa.session_commands import sessions
 from protocols.io.configuration import exit_on_error, load
@@ -28,6 +28,8 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.add_typer(provisioning.application)
+application.add_typer(provisioning.master_key_application)
+application.command("rekey-database")(provisioning.rekey_database)
 application.add_typer(faults)
 application.add_typer(sessions)
 
@@ -50,15 +52,17 @@ def serve_command(
     if role is Role.AAA and configuration.eap.temporary is None:
         asyncio.run(serve(configuration, None, role))
         return
-    with provisioning.unmigrated_database(config, None) as database:
+    with provisioning.serving_database(config) as database:
         asyncio.run(serve(configuration, database, role))
 
 
 @application.command()
 @exit_on_error
-def migrate(config: ConfigurationOption = None, database: DatabaseOption = None) -> None:
+def migrate(
+    config: ConfigurationOption = None, database: DatabaseOption = None, master_keys: MasterKeysOption = None
+) -> None:
     """Bring the subscriber database to the newest revision."""
-    with provisioning.unmigrated_database(config, database) as opened:
+    with provisioning.unmigrated_database(config, database, master_keys) as opened:
         before = opened.revision()
         after = opened.migrate()
     typer.echo(f"database is at revision {after}" + ("" if before == after else f" (was {before or 'empty'})"))

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from aaa.authorization import Refusal, RefusalCause, authorise, equipment_refusal
+from aaa.authorization import Refusal, RefusalCause, authorise, backend_refusal, equipment_refusal
 from aaa.eap import EapService
 from aaa.equipment import EquipmentList, check_equipment
 from aaa.events import (
@@ -48,7 +48,7 @@ from aaa.hss.port import SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode
-from protocols.diameter.profile import ApnConfiguration, Non3gppUserData
+from protocols.diameter.profile import GTPV2_SUPPORTED, ApnConfiguration, Non3gppUserData
 from protocols.diameter.swm import Dea, Der
 from protocols.eap.aka import server as aka
 from protocols.eap.aka.messages import NotificationCode
@@ -102,6 +102,7 @@ class Authentication:
         self.session_timeout = session_timeout  # seconds from success; the profile may shorten it
         self.apn: str | None = der.service_selection
         self.imei: str | None = None
+        self._rat_type = der.rat_type
         self.refusal: Refusal | None = None
         self._equipment = equipment
         self._identity = identity
@@ -115,6 +116,7 @@ class Authentication:
         self._round: _Round | None = None
         self._request: bytes | None = None  # the EAP request that is outstanding
         self._discards = 0
+        self._features: int | None = None  # MIP6-Feature-Vector, which the gateway says once
         self._last: tuple[bytes, AnswerReady] | None = None
         self._events: deque[Event] = deque()
 
@@ -125,6 +127,8 @@ class Authentication:
         payload = der.eap_payload
         if der.terminal_information is not None:
             self.imei = der.terminal_information.imei
+        if der.mip6_feature_vector is not None:
+            self._features = der.mip6_feature_vector
         if self._round is not None:
             if payload == self._round.eap_payload:
                 self._round.requests.append(request)  # retransmission: RFC 6733 §5.5.4
@@ -191,7 +195,7 @@ class Authentication:
         assert self._eap is not None
         self.registered = profile.imsi
         finding = check_equipment(self._equipment, self.imei, bound=profile.imei)
-        granted = equipment_refusal(finding) or authorise(profile, self.apn)
+        granted = equipment_refusal(finding) or authorise(profile, self.apn, rat_type=self._rat_type)
         if finding.text is not None and not finding.refused:
             self._events.append(EquipmentNoted(session_id=self.session_id, imei=self.imei, text=finding.text))
         if isinstance(granted, Refusal):
@@ -345,7 +349,7 @@ class Authentication:
         """RES and MAC are right; what the user may use is asked of the HSS before anybody is told."""
         self._change(AuthenticationState.WAITING_FOR_PROFILE, "RES and AT_MAC are right, the profile is asked for")
         kind = UserDataRequested if self._is_registered(event.imsi) else RegistrationRequested
-        self._events.append(kind(session_id=self.session_id, imsi=event.imsi))
+        self._events.append(kind(session_id=self.session_id, imsi=event.imsi, imei=self.imei))
 
     def _deny(self, refusal: Refusal, now: float) -> None:
         """The user is who it says and may not come in: told by notification where that is agreed (RFC 4187 §6.2)."""
@@ -366,9 +370,12 @@ class Authentication:
 
     def _failed(self, event: aka.Failed) -> None:
         denial, self._denial = self._denial, None
-        text = f"Authentication failed: {event.why}."
-        rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
-        failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
+        if event.cause is aka.AkaFailure.BACKEND:
+            failed = backend_refusal(event.why)
+        else:
+            text = f"Authentication failed: {event.why}."
+            rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
+            failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
         self._refuse(failed if denial is None else denial, event.packet)
 
     def _grant(self, success: aka.Succeeded, now: float) -> None:
@@ -428,6 +435,7 @@ class Authentication:
             subscription_id=None if profile is None else profile.subscription_id,
             charging_characteristics=None if profile is None else profile.charging_characteristics,
             session_timeout=None if profile is None else self.session_timeout,
+            mip6_feature_vector=None if profile is None else self._mobility(profile),
             error_message=error,
         )
         ready = AnswerReady(
@@ -439,6 +447,11 @@ class Authentication:
         )
         self._last = (finished.eap_payload, ready)
         self._events.append(ready)
+
+    def _mobility(self, profile: Non3gppUserData) -> int | None:
+        """What the gateway and the subscription both have of GTP on S2b (TS 29.273 §7.1.2.1.2)."""
+        allowed = GTPV2_SUPPORTED if profile.mip6_feature_vector is None else profile.mip6_feature_vector
+        return None if self._features is None else self._features & allowed & GTPV2_SUPPORTED
 
     def _answer_out_of_turn(self, request: int) -> None:
         """A second DER while the first is owed an answer breaks EAP's lock step (RFC 3748 §4.1)."""

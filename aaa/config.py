@@ -108,6 +108,13 @@ class HssSection(ConfigurationModel):
     sequence_block: Annotated[Count, Field(ge=1, le=1024)] = DEFAULT_SEQUENCE_BLOCK
 
 
+class EncryptionSection(ConfigurationModel):
+    """Keys of subscribers at rest: sealed under the master keys of a file, in clear without one."""
+
+    master_keys: FilePath | None = None
+    create: bool = False
+
+
 def _equipment_patterns(value: object, info: ValidationInfo) -> object:
     """Patterns in a list, or in a file that lies beside the configuration file."""
     if isinstance(value, str):
@@ -187,6 +194,7 @@ class AaaConfiguration(ConfigurationModel):
     diameter: DiameterNodeSection = DiameterNodeSection()
     faults: FaultRules = ()
     equipment: EquipmentSection = EquipmentSection()
+    encryption: EncryptionSection = EncryptionSection()
 
     @model_validator(mode="after")
     def _secured(self) -> AaaConfiguration:

@@ -16,6 +16,7 @@ from aaa.hss.node import HssNode
 from aaa.hss.push import NotRegistered
 from aaa.initiated import ProcedureEnded
 from aaa.node import AaaServer
+from aaa.subscriber_control import SubscriberControl, imsi_of, limit_of
 from aaa.subscribers.database import SubscriberDatabase
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode
@@ -29,8 +30,6 @@ from protocols.trace.records import JsonValue
 NODE = "aaa"
 HSS_NODE = "hss"  # the name and kind of a process that is an HSS alone
 DISTRIBUTION = "epdg-emulator"
-LIST_LIMIT = 100
-LIST_LIMIT_MAXIMUM = 1000
 
 
 def node_name(role: Role) -> str:
@@ -61,6 +60,9 @@ class AaaControl:
         self._database = database
         self._bridge = bridge
         self._faults = faults
+        self._subscribers: SubscriberControl | None = None
+        if database is not None and hss is not None:
+            self._subscribers = SubscriberControl(database, bridge, hss, recorder)
 
     def methods(self) -> Mapping[str, Handler]:
         """What ``ControlServer`` is given: what the role has."""
@@ -81,6 +83,8 @@ class AaaControl:
             "faults.remove": self._remove_fault,
             "faults.clear": self._clear_faults,
         }
+        if self._subscribers is not None:
+            methods |= self._subscribers.methods()
         no_aaa, no_hss = self._aaa is None, self._hss is None
         absent = {"sessions": no_aaa, "pgw-sessions": no_aaa, "eap": no_aaa, "registrations": no_hss}
         return {name: handler for name, handler in methods.items() if not absent.get(name.partition(".")[0])}
@@ -129,7 +133,7 @@ class AaaControl:
     async def _list_sessions(self, params: Params) -> JsonValue:
         assert self._aaa is not None
         wanted = {name: params[name] for name in ("imsi", "apn", "state") if params.get(name) is not None}
-        limit = _limit(params)
+        limit = limit_of(params)
         cursor = params.get("cursor") or "0"
         if not isinstance(cursor, str) or not cursor.isdecimal():
             raise ControlError("bad-params", "cursor is what an earlier answer held in next")
@@ -167,7 +171,7 @@ class AaaControl:
 
     async def _get_registration(self, params: Params) -> JsonValue:
         assert self._hss is not None
-        imsi = _imsi(params)
+        imsi = imsi_of(params)
         found = await self._hss.registration(imsi)
         if found is None:
             raise ControlError("not-found", f"no server serves subscriber {imsi}")
@@ -175,7 +179,7 @@ class AaaControl:
 
     async def _terminate_registration(self, params: Params) -> JsonValue:
         assert self._hss is not None
-        imsi, reason = _imsi(params), params.get("reason")
+        imsi, reason = imsi_of(params), params.get("reason")
         if reason is not None and not isinstance(reason, str):
             raise ControlError("bad-params", "reason is a text for people")
         try:
@@ -188,7 +192,7 @@ class AaaControl:
 
     async def _push_profile(self, params: Params) -> JsonValue:
         assert self._hss is not None
-        imsi = _imsi(params)
+        imsi = imsi_of(params)
         try:
             result = await self._hss.profile_changed(imsi)
         except NotRegistered as error:
@@ -257,18 +261,3 @@ async def _carried_out(
 
 def _told(imsi: Imsi, result: Result) -> JsonValue:
     return {"imsi": str(imsi), "result": str(result), "success": result.code == ResultCode.DIAMETER_SUCCESS}
-
-
-def _imsi(params: Params) -> Imsi:
-    text = params.get("imsi")
-    try:
-        return Imsi(text if isinstance(text, str) else "")
-    except ValueError:
-        raise ControlError("bad-params", "imsi is 6 to 15 digits") from None
-
-
-def _limit(params: Params) -> int:
-    limit = params.get("limit") or LIST_LIMIT
-    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIST_LIMIT_MAXIMUM:
-        raise ControlError("bad-params", f"limit is a number from 1 to {LIST_LIMIT_MAXIMUM}")
-    return limit

@@ -53,6 +53,24 @@ class AaaSessionPage(Answer):
     total: int
 
 
+class Why(Wanted):
+    """A reason for people, in the trace."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "the SIM was stolen"}]})
+
+    reason: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+class ProcedureView(Answer):
+    """How it went: the gateway's result, null when it gave none, and one sentence."""
+
+    id: str
+    gateway: str
+    succeeded: bool
+    result: str | None
+    text: str
+
+
 # --- fault rules ------------------------------------------------------------------------------------
 
 

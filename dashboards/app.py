@@ -20,12 +20,12 @@ from dashboards.config import DashboardsConfig
 from dashboards.deps import Operator, Services
 from dashboards.links import Fleet
 from dashboards.problems import PROBLEM_SCHEMA, problem_response
-from dashboards.routes import aaa_sessions, events, faults, identity, nodes, pages, sessions
+from dashboards.routes import aaa_sessions, events, faults, identity, nodes, pages, sessions, subscribers
 from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (sessions, aaa_sessions, faults, nodes, events, identity)
+MODULES = (sessions, subscribers, aaa_sessions, faults, nodes, events, identity)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -17,7 +17,8 @@ from protocols.trace.records import JsonValue
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 NodeName = Annotated[
-    str | None, Query(max_length=64, description="the AAA server's name under nodes; the first one without it")
+    str | None,
+    Query(max_length=64, description="an AAA server or HSS, by its name under nodes; the first one without it"),
 ]
 
 _STATUS = {
@@ -25,6 +26,7 @@ _STATUS = {
     "bad-params": HTTPStatus.UNPROCESSABLE_ENTITY,
     "bad-parameter": HTTPStatus.UNPROCESSABLE_ENTITY,
     "refused": HTTPStatus.CONFLICT,
+    "unknown-method": HTTPStatus.NOT_FOUND,
     "exists": HTTPStatus.CONFLICT,
     "not-now": HTTPStatus.CONFLICT,
     "not-possible": HTTPStatus.CONFLICT,
@@ -42,7 +44,7 @@ async def ask(link: NodeLink, method: str, **params: JsonValue) -> JsonValue:
 
 
 def server(given: Services, name: str | None) -> NodeLink:
-    """The AAA server that a request means."""
+    """The AAA server or HSS that a request means."""
     for link in given.fleet.servers:
         if name in (None, link.name):
             return link

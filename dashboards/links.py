@@ -240,8 +240,8 @@ class Fleet:
 
     @property
     def servers(self) -> tuple[NodeLink, ...]:
-        """The links to AAA servers: they own subscribers, fault rules and SWm sessions."""
-        return tuple(link for link in self.links if link.kind == "aaa")
+        """The links to AAA servers and HSSs: they own subscribers, fault rules and SWm sessions."""
+        return tuple(link for link in self.links if link.kind in ("aaa", "hss"))
 
     async def run(self) -> None:
         """Watch all nodes until cancelled."""

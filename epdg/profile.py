@@ -5,10 +5,10 @@ from __future__ import annotations
 from epdg.authentication import own_credentials, ue_verifier
 from epdg.config import EpdgConfiguration, Reactivation, RedirectPoint, UnauthenticatedEmergency
 from epdg.emergency import EmergencyPolicy
+from epdg.policy import ServicePolicy
 from epdg.qcd import read_secrets
 from epdg.refusals import read_refusals
 from epdg.resumption import ticket_office
-from epdg.session import ServicePolicy
 from protocols.entropy import Entropy
 from protocols.ikev2.config import ResponderConfig
 from protocols.ikev2.payloads import IdrPayload

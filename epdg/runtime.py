@@ -286,12 +286,13 @@ class EpdgNode:
             return None
         return redirect.gateway if len(self.live) >= redirect.threshold else None
 
-    def _congested(self) -> bool:
-        """Whether there are as many sessions as the gateway is to take."""
+    def _congested(self, who: str) -> bool:
+        """Whether there are as many sessions as the gateway is to take, and none of this NAI's or subscriber's."""
         threshold = self.configuration.limits.congestion_threshold
         if threshold is None:
             return False
-        return sum(live.session.state is SessionState.ESTABLISHED for live in self.live.values()) >= threshold
+        up = [each.session for each in self.live.values() if each.session.state is SessionState.ESTABLISHED]
+        return len(up) >= threshold and not any(who in (session.nai, session.subscriber) for session in up)
 
     def _granted_time(self, live: Live, seconds: int | None) -> None:
         """Session-Timeout (RFC 6733 §8.13), the first or another one."""
@@ -327,7 +328,7 @@ class EpdgNode:
             created=self._clock.wall(),
             policy=self._service,
             elsewhere=self._elsewhere(),
-            congested=self._congested(),
+            congested=self._congested,
         )
         live = Live(session, sa, self.swm.new_session_id())
         self.live[sa.local_spi] = live

@@ -18,10 +18,13 @@ A UE that authenticates by a pre-shared key or a certificate gets its address wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from ipaddress import ip_address
 
+from epdg import telling
+from epdg.aaa_session import MULTI_ROUND, SUCCESS, AaaSession
 from epdg.authorisation import Authorisation
 from epdg.commands import (
     AllocateAddress,
@@ -31,13 +34,12 @@ from epdg.commands import (
     DeleteUe,
     GrantTime,
     ReleaseAddress,
-    SendAar,
     SendConfiguration,
     SendDer,
-    SendStr,
     Tell,
 )
-from epdg.emergency import EmergencyPolicy, imei_of
+from epdg.emergency import imei_of
+from epdg.identity import apn_of, imsi_of
 from epdg.pdn.configuration import (
     WORDS,
     GrantedNetwork,
@@ -49,10 +51,21 @@ from epdg.pdn.configuration import (
     reply,
     selectors,
 )
-from epdg.refusals import GatewayCause, RefusalPolicy, Verdict
+from epdg.policy import ServicePolicy
+from epdg.refusals import GatewayCause, Verdict
 from epdg.resumption import ResumedSubscriber
+from epdg.whereabouts import PathUse, Whereabouts
 from protocols.diameter.dictionary import PdnType, ReAuthRequestType
-from protocols.diameter.swm import VENDOR_3GPP, Aaa, ApnConfiguration, Dea, ExperimentalResultCode, Result, ResultCode
+from protocols.diameter.swm import (
+    VENDOR_3GPP,
+    Aaa,
+    ApnConfiguration,
+    Dea,
+    ExperimentalResultCode,
+    Result,
+    ResultCode,
+    TerminationCause,
+)
 from protocols.eap.packet import EapCode, EapPacket, EapType
 from protocols.errors import RemoteError
 from protocols.ikev2.events import (
@@ -77,22 +90,15 @@ from protocols.ikev2.events import (
     Refused,
 )
 from protocols.ikev2.identity import identity_text
-from protocols.ikev2.payloads import IdrPayload, NotifyPayload
+from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.redirection import Gateway
 from protocols.ikev2.registry import ConfigType
 from protocols.path import Address, Path
 from protocols.threegpp.causes import notify_name
-from protocols.threegpp.identity import Apn, Imsi, Nai
 from protocols.threegpp.swu import reactivation_notify
 
-TERMINATION_LOGOUT = 1  # RFC 6733 §8.15
-TERMINATION_ADMINISTRATIVE = 4
-TERMINATION_LINK_BROKEN = 5
-TERMINATION_SESSION_TIMEOUT = 8
-PATHS_KEPT = 1000
+PASSING_ERRORS = (3, 4)  # RFC 6733 §7.1.3, §7.1.4: nobody has decided, or it may be otherwise later
 
-_SUCCESS = Result(0, ResultCode.DIAMETER_SUCCESS)
-_MULTI_ROUND = Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH)
 _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
     Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
@@ -108,30 +114,6 @@ class SessionState(str, Enum):
     CLOSED = "closed"
 
 
-@dataclass(kw_only=True)
-class PathUse:
-    """A path the session has been on; wall-clock seconds."""
-
-    path: Path
-    since: float
-    why: str
-    validated: bool
-    until: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServicePolicy:
-    """How the gateway treats its sessions, whoever they are.
-
-    ``reactivation``: UEs that the AAA server has detached are to come back (TS 24.302 §7.4.3).
-    """
-
-    refusals: RefusalPolicy
-    emergency: EmergencyPolicy | None = None
-    require_device_identity: bool = False
-    reactivation: bool = False
-
-
 class Session:
     """One IKE SA's worth of subscriber."""
 
@@ -144,12 +126,12 @@ class Session:
         created: float,
         policy: ServicePolicy,
         elsewhere: Gateway | None = None,
-        congested: bool = False,
+        congested: Callable[[str], bool] = lambda who: False,
     ) -> None:
         """``own_names``: an IDr that names the gateway itself asks for the default APN.
 
         ``elsewhere``: the gateway that serves the UE in our place once it is authenticated (RFC 5685 §6).
-        ``congested``: there are too many sessions for another one, unless it is an emergency.
+        ``congested`` tells whether there are too many for another one, of somebody who has none.
         """
         self.identifier = identifier
         self.state = SessionState.ATTACHING
@@ -159,7 +141,8 @@ class Session:
         self.imsi: str | None = None
         self.apn: str | None = None
         self.inner_addresses: tuple[Address, ...] = ()
-        self.paths: list[PathUse] = []
+        self.paths = Whereabouts()
+        self.aaa = AaaSession()
         self.last_error: tuple[str, str] | None = None
         self.authorisation: Authorisation | None = None
         self.session_timeout: int | None = None
@@ -172,24 +155,21 @@ class Session:
         self._congested = congested
         self._question_open = False
         self._aborted = False
-        self._renewal_asked = False
-        self._renewal_due = False
+        self._back_off: float | None = None
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
-        self._aaa_state: tuple[bytes, ...] = ()
-        self._aaa_host: str | None = None
-        self._aaa_knows = False
-        self._aaa_asked = False
-        self._user_name: str | None = None
         self._request = Request()
         self._network = GrantedNetwork()
         self._holds_addresses = False
-        self._termination_cause = TERMINATION_LOGOUT
 
     @property
     def subscriber(self) -> str:
         """Whose session it is: as the AAA server says it, since IDi is only what the UE says (RFC 7296 §2.16)."""
-        return self._user_name or self.nai
+        return self.aaa.user_name or self.nai
+
+    @property
+    def _who(self) -> str:
+        return self.imsi or self.nai
 
     # --- events of the IKE SA
 
@@ -210,27 +190,19 @@ class Session:
         if isinstance(event, ConfigurationReceived):
             return self._inquired(event)
         if isinstance(event, ConfigurationExchanged):
-            return self._restored(event)
+            return [telling.restored(event, self._who)]
         if isinstance(event, AddressesUpdated):
             return self._moved(event, wall)
         if isinstance(event, AddressUpdateFailed):
-            return [
-                Tell(
-                    name="address-update-failed",
-                    text=f"The UE stays at {event.old.remote}; {event.new.remote} was not adopted: {event.why}.",
-                    data={"old": str(event.old.remote), "new": str(event.new.remote), "why": event.why},
-                )
-            ]
+            return [telling.not_moved(event)]
         if isinstance(event, IkeSaRekeyed):
-            return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self.imsi or self.nai} was rekeyed.")]
+            return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self._who} was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
-            cause, who = event.notify.type.name, "the UE" if event.by_peer else "the gateway"
-            text = f"For {event.what} of {self.imsi or self.nai} {who} said {cause}."
-            return [Tell(name="rekey-refused", text=text, data={"cause": cause})]
+            return [telling.rekey_refused(event, self._who)]
         if isinstance(event, Refused):
             return self._refused(event)
         if isinstance(event, PeerRedirected):
-            return self._redirected(event)
+            return [telling.redirected(event, self._who)]
         if isinstance(event, Closed):
             return self._closed(event, wall)
         return []
@@ -238,20 +210,20 @@ class Session:
     def detach(self) -> None:
         """The operator ends the session; the IKE SA is being deleted."""
         self.state = SessionState.CLOSING
-        self._termination_cause = TERMINATION_ADMINISTRATIVE
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
 
     def expire(self) -> None:
         """The time the AAA server granted is over; the IKE SA is being deleted (RFC 6733 §8.13)."""
         self.state = SessionState.CLOSING
-        self._termination_cause = TERMINATION_SESSION_TIMEOUT
+        self.aaa.termination_cause = TerminationCause.DIAMETER_SESSION_TIMEOUT
 
     # --- what the AAA server asks for
 
     def abort(self) -> tuple[ResultCode, list[Command]]:
         """ASR (TS 29.273 §7.1.2.4, RFC 6733 §8.5): detach the UE; STR follows when it is gone."""
-        if self.state is SessionState.CLOSED or not self._held_by_aaa:
+        if self.state is SessionState.CLOSED or not self.aaa.held:
             return ResultCode.DIAMETER_UNKNOWN_SESSION_ID, []
-        self._termination_cause = TERMINATION_ADMINISTRATIVE
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
         if self.state is SessionState.CLOSING or self._aborted:
             return ResultCode.DIAMETER_SUCCESS, []
         why = "the AAA server has ended the session"
@@ -262,42 +234,29 @@ class Session:
 
     def reauthorise(self, kind: int) -> tuple[ResultCode, list[Command]]:
         """RAR (TS 29.273 §7.1.2.5): fetch the present profile, or have the UE authenticate anew (RFC 6733 §8.12)."""
-        if self.state in (SessionState.CLOSING, SessionState.CLOSED) or self._aborted or not self._held_by_aaa:
+        if self.state in (SessionState.CLOSING, SessionState.CLOSED) or self._aborted or not self.aaa.held:
             return ResultCode.DIAMETER_UNKNOWN_SESSION_ID, []
         if kind not in ReAuthRequestType._value2member_map_:
             return ResultCode.DIAMETER_INVALID_AVP_VALUE, []
         if self.state is SessionState.ATTACHING:
-            self._renewal_due = True  # what is being granted now may be what has changed
+            self.aaa.renewal_due = True  # what is being granted now may be what has changed
             return ResultCode.DIAMETER_SUCCESS, []
         if kind == ReAuthRequestType.AUTHORIZE_AUTHENTICATE:
             return ResultCode.DIAMETER_SUCCESS, [AuthenticateAnew()]
         return ResultCode.DIAMETER_SUCCESS, self._renew()
 
-    @property
-    def _held_by_aaa(self) -> bool:
-        return self._aaa_knows or self._aaa_asked
-
-    @property
-    def aaa_host(self) -> str | None:
-        """The AAA server that has the session."""
-        return self._aaa_host
-
     def _renew(self) -> list[Command]:
-        """AAR; one at a time, since the later answer must be the one that counts."""
         assert self._path is not None
-        if self._renewal_asked:
-            self._renewal_due = True
-            return []
-        self._renewal_asked, self._renewal_due = True, False
-        user_name = self._user_name or self.nai
-        return [SendAar(user_name=user_name, ue_address=self._path, destination_host=self._aaa_host)]
+        return self.aaa.renew(self.nai, self._path)
 
     def authorisation_answered(self, answer: Aaa, wall: float) -> list[Command]:
         """The profile as it is now, or why there is none (TS 29.273 §7.2.2.1.4)."""
-        self._renewal_asked = False
+        self.aaa.renewed(answer)
         if self.state is not SessionState.ESTABLISHED:
             return []
-        if answer.result != _SUCCESS:
+        if answer.result.vendor == 0 and answer.result.code // 1000 in PASSING_ERRORS:
+            return self.authorisation_failed(f"result {answer.result.code}")
+        if answer.result != SUCCESS:
             return self._authorisation_refused(answer)
         former, self.authorisation = self.authorisation, Authorisation.of(answer, wall)
         obstacle = self.authorisation.obstacle(former, self.apn, self.inner_addresses)
@@ -307,33 +266,31 @@ class Session:
             return self._dismiss("authorisation-changed", obstacle, come_back=self._policy.reactivation)
         self.session_timeout = answer.session_timeout
         changes = ", ".join(self.authorisation.changes(former)) or "nothing"
-        text = f"The authorisation of {self.imsi or self.nai} was renewed; changed: {changes}."
+        text = f"The authorisation of {self._who} was renewed; changed: {changes}."
         told = Tell(name="authorisation-renewed", text=text, data={"changes": changes})
         return [GrantTime(answer.session_timeout), told, *self._renew_again()]
 
     def authorisation_failed(self, why: str) -> list[Command]:
         """No answer came: what was granted before stands."""
-        self._renewal_asked = False
+        self.aaa.renewed(None)
         if self.state is not SessionState.ESTABLISHED:
             return []
-        text = f"The authorisation of {self.imsi or self.nai} could not be renewed: {why}."
+        text = f"The authorisation of {self._who} could not be renewed: {why}."
         return [Tell(name="authorisation-not-renewed", text=text, data={"why": why}), *self._renew_again()]
 
     def _renew_again(self) -> list[Command]:
-        return self._renew() if self._renewal_due else []
+        return self._renew() if self.aaa.renewal_due else []
 
     def _authorisation_refused(self, answer: Aaa) -> list[Command]:
         verdict = self._policy.refusals.of_result(answer.result, answer.error_message)
-        if answer.result == Result(0, ResultCode.DIAMETER_UNKNOWN_SESSION_ID):
-            self._aaa_knows = False
         return self._dismiss(verdict.name, verdict.text, come_back=False)
 
     def _dismiss(self, cause: str, why: str, *, come_back: bool) -> list[Command]:
         """End a session that is up; ``come_back``: the UE is told to attach again."""
         self.state = SessionState.CLOSING
-        self._termination_cause = TERMINATION_ADMINISTRATIVE
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
         self.last_error = (cause, why)
-        text = f"{self.imsi or self.nai} is detached: {why}."
+        text = f"{self._who} is detached: {why}."
         notifies = (reactivation_notify(),) if come_back else ()
         told = Tell(name="dismissed", text=text, data={"cause": cause, "why": why, "reactivation": come_back})
         return [told, DeleteUe(why=why, notifies=notifies)]
@@ -342,30 +299,25 @@ class Session:
 
     def aaa_answered(self, dea: Dea) -> list[Command]:
         """The AAA server's word, translated for the UE."""
-        self._aaa_asked = False
-        self._aaa_host = dea.origin_host
-        self._aaa_state = dea.state
+        self.aaa.answered(dea)
         if self.state is SessionState.CLOSED:
-            return self._answered_too_late(dea)
+            # what the AAA server holds now is ended there, and only now (RFC 6733 §8.4)
+            return self.aaa.terminate(self.nai)
         if self._aborted:
-            self._aaa_knows = dea.result in (_MULTI_ROUND, _SUCCESS)
             return []  # the refusal is on its way to the UE, and the STR follows it
-        if dea.result == _MULTI_ROUND:
-            self._aaa_knows = True
+        if dea.result == MULTI_ROUND:
             if dea.eap_payload is None:
                 return self._refuse(GatewayCause.AAA_UNUSABLE, "the AAA server goes on without an EAP packet")
             return self._answer(EapReply(packet=dea.eap_payload))
-        if dea.result != _SUCCESS:
-            self._aaa_knows = False
+        if dea.result != SUCCESS:
             return self._refused_by_aaa(dea)
-        self._aaa_knows = True
         if dea.eap_payload is None or dea.master_session_key is None:
             return self._refuse(GatewayCause.AAA_UNUSABLE, "the AAA server succeeds without EAP packet or MSK")
         self.authorisation = Authorisation.of(dea)
         self.session_timeout = dea.session_timeout
         if dea.user_name:
-            self._user_name = dea.user_name
-            self.imsi = _imsi(dea.user_name) or self.imsi
+            self.aaa.user_name = dea.user_name
+            self.imsi = imsi_of(dea.user_name) or self.imsi
         if self.apn is None and dea.apn_configuration is not None:
             self.apn = dea.apn_configuration.service_selection
         return self._answer(EapReply(packet=dea.eap_payload, msk=dea.master_session_key))
@@ -382,9 +334,9 @@ class Session:
 
     def aaa_failed(self, why: str, cause: GatewayCause = GatewayCause.AAA_UNREACHABLE) -> list[Command]:
         """No answer came, or one that cannot be used (``cause``)."""
-        self._aaa_asked = False
+        self.aaa.asked = False
         if self.state is SessionState.CLOSED:
-            return self._terminate()
+            return self.aaa.terminate(self.nai)
         if self._aborted:
             return []
         text = why if cause is GatewayCause.AAA_UNUSABLE else f"the AAA server cannot be reached: {why}"
@@ -434,8 +386,8 @@ class Session:
 
     def _identity(self, event: IdentityReceived) -> list[Command]:
         self.nai = identity_text(event.identity)
-        self.imsi = _imsi(self.nai)
-        asked = _apn(event.responder_identity)
+        self.imsi = imsi_of(self.nai)
+        asked = apn_of(event.responder_identity)
         emergency = self._policy.emergency
         self.emergency = emergency is not None and emergency.asked_for(asked, self.nai)
         self.apn = self._default_apn if asked is None or asked in self._own_names else asked
@@ -445,20 +397,11 @@ class Session:
         identity = EapPacket(
             code=EapCode.RESPONSE, identifier=0, type=EapType.IDENTITY, data=event.identity.data
         ).encode()
-        attach = Tell(
-            name="attach-requested",
-            text=f"{self.nai} asks for APN {self.apn or '(default)'} from {event.path.remote}.",
-            data={
-                "nai": self.nai,
-                "apn": self.apn,
-                "remote": str(event.path.remote),
-                "authentication": event.authentication.value,
-                "emergency": self.emergency,
-            },
-        )
+        attach = telling.attach_requested(event, self.nai, self.apn, emergency=self.emergency)
         if event.authentication is not AuthenticationKind.EAP:
             return [attach]  # it has proved itself to IKE: no AAA server is asked
-        if self._congested and not self.emergency:
+        # who comes under a pseudonym may be somebody who authenticates anew: that is known when it is done
+        if self.imsi is not None and not self.emergency and self._congested(self.nai):
             return [attach, *self._refuse_congested()]
         if self.emergency and imei_of(self.nai) is not None:
             self.device_identity = imei_of(self.nai)
@@ -472,22 +415,18 @@ class Session:
 
     def _der(self, packet: bytes) -> SendDer:
         assert self._path is not None
-        self._aaa_asked = True
-        return SendDer(
-            eap_payload=packet,
+        return self.aaa.der(
+            packet,
             user_name=self.nai,
             apn=None if self.emergency else self.apn,
             ue_address=self._path,
-            state=self._aaa_state,
-            destination_host=self._aaa_host,
-            first=self._aaa_host is None,
             emergency=self.emergency,
             device_identity=self.device_identity,
         )
 
     def inherit(self, former: Session) -> None:
         """The UE resumed a session that was still here: what the AAA server knows of it goes on in this one."""
-        self._aaa_knows, self._aaa_host, self._aaa_state = former._aaa_knows, former._aaa_host, former._aaa_state
+        self.aaa.inherit(former.aaa)
         self.authorisation = former.authorisation
 
     def _ticket(self, addresses: tuple[Address, ...]) -> bytes | None:
@@ -496,7 +435,7 @@ class Session:
             return None
         return ResumedSubscriber(
             nai=self.nai,
-            user_name=self._user_name,
+            user_name=self.aaa.user_name,
             imsi=self.imsi,
             apn=self.apn,
             addresses=tuple(map(str, addresses)),
@@ -513,7 +452,7 @@ class Session:
             if known.until <= wall:
                 return "the session time granted by the AAA server is over"
             self.session_timeout = max(1, int(known.until - wall))
-        self.nai, self._user_name, self.imsi, self.apn = known.nai, known.user_name, known.imsi, known.apn
+        self.nai, self.aaa.user_name, self.imsi, self.apn = known.nai, known.user_name, known.imsi, known.apn
         self._resumed_addresses = tuple(ip_address(address) for address in known.addresses)
         return None
 
@@ -535,7 +474,7 @@ class Session:
             return self._answer(RedirectReply(self._elsewhere))
         elif self._policy.require_device_identity and self.device_identity is None:
             return self._refuse(GatewayCause.NO_DEVICE_IDENTITY, "the UE does not tell its IMEI")
-        if self._congested and not self.emergency:
+        if not self.emergency and self._congested(self.subscriber):
             return self._refuse_congested()
         request = Request.of(event.configuration)
         if not request.wanted:
@@ -562,64 +501,17 @@ class Session:
         self.state = SessionState.ESTABLISHED
         self.established = wall
         self._path = event.path
-        self.paths.append(PathUse(path=event.path, since=wall, why="attach", validated=True))
-        inner = ", ".join(map(str, self.inner_addresses))
-        return [
-            GrantTime(self.session_timeout),
-            Tell(
-                name="attached",
-                text=f"{self.imsi or self.nai} is attached to {self.apn} with {inner} from {event.path.remote}.",
-                data={
-                    "imsi": self.imsi,
-                    "apn": self.apn,
-                    "inner_address": inner,
-                    "remote": str(event.path.remote),
-                    "seconds": round(wall - self.created, 6),
-                    "mobike": event.mobike,
-                    "nat": event.nat.remote,
-                },
-            ),
-            *self._renew_again(),
-        ]
+        self.paths.enter(PathUse(path=event.path, since=wall, why="attach", validated=True))
+        told = telling.attached(event, self._who, self.imsi, self.apn, self.inner_addresses, wall - self.created)
+        return [GrantTime(self.session_timeout), told, *self._renew_again()]
 
     # --- life
 
     def _moved(self, event: AddressesUpdated, wall: float) -> list[Command]:
         self._path = event.new
-        if not self.paths or self.paths[-1].path != event.new:
-            if self.paths:
-                self.paths[-1].until = wall
-            why = "moved behind a NAT" if event.nat.remote else "moved"
-            self.paths.append(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
-            del self.paths[:-PATHS_KEPT]
-        went = f"moved from {event.old.remote} to {event.new.remote}"
-        if event.old == event.new:
-            went = f"says again that it is at {event.new.remote}"
-        elif event.old.remote == event.new.remote:
-            went = f"at {event.new.remote} goes to {event.new.local} now, no longer to {event.old.local}"
-        return [
-            Tell(
-                name="moved",
-                text=f"The UE {went}"
-                + (" behind a NAT" if event.nat.remote else "")
-                + ("; the address was checked." if event.validated else "."),
-                data={
-                    "old": str(event.old.remote),
-                    "new": str(event.new.remote),
-                    "nat": event.nat.remote,
-                    "validated": event.validated,
-                },
-            )
-        ]
-
-    def _redirected(self, event: PeerRedirected) -> list[Command]:
-        return [
-            Tell(
-                name="redirected",
-                text=f"{self.imsi or self.nai} was told to go to the gateway {event.gateway} ({event.stage.value}).",
-                data={"gateway": str(event.gateway), "stage": event.stage.value},
-            )
-        ]
+        why = "moved behind a NAT" if event.nat.remote else "moved"
+        self.paths.enter(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
+        return [telling.moved(event)]
 
     def _inquired(self, event: ConfigurationReceived) -> list[Command]:
         """The UE asks again for what it was given; nothing of ours can be set (RFC 7296 §3.15.1)."""
@@ -630,58 +522,26 @@ class Session:
             )
         return [AnswerIke(answer=answer)]
 
-    def _restored(self, event: ConfigurationExchanged) -> list[Command]:
-        servers = ", ".join(dict.fromkeys(str(ip_address(attribute.value)) for attribute in event.attributes))
-        text = f"{self.imsi or self.nai} was told to use P-CSCF {servers}."
-        return [Tell(name="p-cscf-restored", text=text, data={"p_cscf": servers, "confirmed": bool(event.answer)})]
-
     def _refused(self, event: Refused) -> list[Command]:
         cause = "error" if event.notify is None else notify_name(int(event.notify.type))
         self.last_error = (cause, event.text)
-        who = "The UE refused" if event.by_peer else "Refused"
-        return [
-            Tell(
-                name="refused",
-                text=f"{who} {self.imsi or self.nai or 'an unknown UE'}: {event.text.rstrip('.')}.",
-                data={"cause": cause, "text": event.text, "by_peer": event.by_peer},
-            )
-        ]
+        return [telling.refused(event, self._who, cause, self._back_off)]
 
     def _closed(self, event: Closed, wall: float) -> list[Command]:
         attached = self.established is not None
         administrative = self.state is SessionState.CLOSING
         self.state = SessionState.CLOSED
         commands: list[Command] = []
-        if self.paths:
-            self.paths[-1].until = wall
+        self.paths.leave(wall)
         if self.apn is not None and self._holds_addresses:
             self._holds_addresses = False
             commands += [ReleaseAddress(apn=self.apn, address=address) for address in self.inner_addresses]
         if not administrative and not event.by_peer and not self._aborted:
-            self._termination_cause = TERMINATION_LINK_BROKEN
-        if not event.resumed and not self._aaa_asked:
-            commands += self._terminate()
-        commands.append(
-            Tell(
-                name="detached" if attached else "attach-ended",
-                text=f"{self.imsi or self.nai or 'An unknown UE'} is gone: {event.why}.",
-                data={"why": event.why, "by_peer": event.by_peer},
-            )
-        )
+            self.aaa.termination_cause = TerminationCause.DIAMETER_LINK_BROKEN
+        if not event.resumed and not self.aaa.asked:
+            commands += self.aaa.terminate(self.nai)
+        commands.append(telling.gone(event, self._who, was_attached=attached))
         return commands
-
-    def _answered_too_late(self, dea: Dea) -> list[Command]:
-        """The UE has gone meanwhile: what the AAA server holds now is ended there, and only now (RFC 6733 §8.4)."""
-        self._aaa_knows = dea.result in (_MULTI_ROUND, _SUCCESS)
-        return self._terminate()
-
-    def _terminate(self) -> list[Command]:
-        """STR, once, if the AAA server has the session."""
-        if not self._aaa_knows:
-            return []
-        self._aaa_knows = False
-        cause = self._termination_cause
-        return [SendStr(user_name=self.nai, termination_cause=cause, destination_host=self._aaa_host)]
 
     def _answer(self, answer: EapReply | ConfigurationReply | RedirectReply | Refusal) -> list[Command]:
         """Answer the question that the UE's last message has put."""
@@ -697,30 +557,6 @@ class Session:
     def _refusal(
         self, verdict: Verdict, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
     ) -> list[Command]:
+        self._back_off = verdict.back_off
         notifies = (*verdict.beside, *beside)
         return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))
-
-
-def _imsi(text: str) -> str | None:
-    """The IMSI in an NAI or standing alone, ``None`` when there is none (a UE that is no 3GPP device)."""
-    try:
-        imsi = Nai.parse(text).imsi
-    except ValueError:
-        imsi = None
-    if imsi is not None:
-        return imsi.digits
-    try:
-        return Imsi(text).digits
-    except ValueError:
-        return None
-
-
-def _apn(identity: IdrPayload | None) -> str | None:
-    """The APN's network identifier in IDr, which is ID_FQDN or ID_KEY_ID (TS 24.302 §7.2.2.1)."""
-    if identity is None or not identity.data:
-        return None
-    text = identity.data.decode("utf-8", "replace")
-    try:
-        return Apn(text).network_identifier
-    except ValueError:
-        return text.lower()

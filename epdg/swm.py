@@ -284,7 +284,8 @@ class SwmClient:
         live = self._sessions.get(session_id)
         if live is None:
             return None
-        own = live.session.aaa_host is not None and host.lower() == live.session.aaa_host.lower()
+        server = live.session.aaa.host
+        own = server is not None and host.lower() == server.lower()
         return live if own or realm.lower() == self._destination_realm.lower() else None
 
     # --- what is seen

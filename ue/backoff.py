@@ -21,9 +21,13 @@ class BackOff:
         """Why there is no attach now, in one sentence; ``None`` when the time is over."""
         if now >= self.until:
             return None
-        endless = self.until == math.inf
-        left = "until the UE is switched off and on" if endless else f"for another {math.ceil(self.until - now)} s"
-        return f"the network refused the UE with {self.cause} and asked it to stay away {left}"
+        return f"the network refused the UE with {self.cause} and asked it to stay away {self.how_long(now)}"
+
+    def how_long(self, now: float) -> str:
+        """The time that is left, in words."""
+        if self.until == math.inf:
+            return "until the UE is switched off and on"
+        return f"for another {math.ceil(self.until - now)} s"
 
 
 class FileBackOff:

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from protocols.algorithms.sqn import IND_BITS, IND_BITS_MAXIMUM
 from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
 from protocols.eap.aka.peer import IdentityForm, NetworkNamePolicy, PrivacyPolicy
 from protocols.ikev2.config import (
@@ -87,6 +88,7 @@ class UsimSection(ConfigurationModel):
     op: HexSecret | None = None
     tuak_iterations: Annotated[Count, Field(ge=1, le=255)] = 1
     res_length: Annotated[Count, Field(ge=4, le=16)] = DEFAULT_RES_LENGTH
+    ind_bits: Annotated[Count, Field(le=IND_BITS_MAXIMUM)] = IND_BITS
     sqn: FilePath | None = None
 
     @model_validator(mode="after")
@@ -133,6 +135,7 @@ class EapSection(ConfigurationModel):
     outer_identity: OuterIdentity = OuterIdentity.TEMPORARY
     identity_form: IdentityForm = IdentityForm.NAI
     visited: PlmnSection | None = None
+    emergency: bool = False
     privacy: PrivacyPolicy = PrivacyPolicy.LIBERAL
     pseudonyms: bool = True
     reauthentication: bool = True

@@ -104,6 +104,7 @@ class Connection:
         self.resumes = False
         self.back_off: float | None = None
         self.reactivation = False
+        self.emergency_support = False
         self.reactivations = 0
         self.detach_ticket: int | None = None
         self.detach_requested = False

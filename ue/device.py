@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from math import isfinite
 
 from protocols.algorithms.usim import UsimResult
 from protocols.entropy import Entropy
@@ -162,6 +163,11 @@ class Device:
         """The gateway deletes the IKE SA and wants the UE back (TS 24.302 §7.2.4.2)."""
         if self.connection is not None:
             self.connection.reactivation = True
+
+    def emergency_support_received(self) -> None:
+        """The gateway serves emergency sessions."""
+        if self.connection is not None:
+            self.connection.emergency_support = True
 
     @property
     def server_authenticated(self) -> bool:
@@ -541,7 +547,12 @@ class Device:
         if connection.back_off is None:
             return []
         self.back_off = BackOff(cause=cause, until=now + connection.back_off) if connection.back_off else None
-        return [KeepBackOff(back_off=self.back_off)]
+        if self.back_off is None:
+            return [KeepBackOff(back_off=None)]
+        text = f"The network asks the UE to stay away {self.back_off.how_long(now)}."
+        seconds = connection.back_off if isfinite(connection.back_off) else None
+        told = Tell(name="back-off", text=text, data={"cause": cause, "seconds": seconds})
+        return [KeepBackOff(back_off=self.back_off), told]
 
     def _refusal_text(self, connection: Connection, event: Refused, number: int | None) -> str:
         finding = connection.authentication.refusal

@@ -85,6 +85,7 @@ def session_view(
             "retransmissions": connection.attach_retransmissions,
         },
         "moves": [move_view(move, wall) for move in connection.moves],
+        "emergency_support": connection.emergency_support,
         "back_off": None
         if device.back_off is None
         else {

@@ -20,7 +20,7 @@ from protocols.ikev2.signatures import library_pss
 from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 from protocols.io.lifetime import machine_lifetime
 from protocols.selectors import TrafficSelector
-from protocols.threegpp.identity import Imsi, Nai
+from protocols.threegpp.identity import Imsi, Nai, nai_realm
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
 from ue.authentication import Authenticator
 from ue.config import CertificateSection, GatewaySection, OuterIdentity, PCscfAttributes, UeConfiguration
@@ -39,10 +39,16 @@ _FULL_RANGE = {4: TrafficSelector.network("0.0.0.0/0"), 6: TrafficSelector.netwo
 
 
 def root_nai(configuration: UeConfiguration) -> str:
-    """The permanent NAI: with the digit of the method preferred, decorated when abroad (TS 23.003 §19.3.2, §19.3.3)."""
+    """The permanent NAI: with the digit of the method preferred, decorated when abroad, of the realm for emergencies.
+
+    TS 23.003 §19.3.2, §19.3.3, §19.3.9.
+    """
     eap = configuration.eap
-    root = Nai.root(Imsi(configuration.imsi), configuration.plmn.plmn, leading_digit=eap.methods[0].leading_digit)
-    return str(root if eap.visited is None else root.decorated(eap.visited.plmn))
+    digit, emergency = eap.methods[0].leading_digit, eap.emergency
+    root = Nai.root(Imsi(configuration.imsi), configuration.plmn.plmn, leading_digit=digit)
+    if eap.visited is not None:
+        return str(root.decorated(eap.visited.plmn, emergency=emergency))
+    return str(Nai(username=root.username, realm=nai_realm(configuration.plmn.plmn, emergency=emergency)))
 
 
 def initiator_config(configuration: UeConfiguration, moment: Callable[[], datetime]) -> InitiatorConfig:
@@ -141,7 +147,7 @@ def software_usim(configuration: UeConfiguration) -> SoftwareUsim | None:
         algorithm=section.algorithm,
         tuak_iterations=section.tuak_iterations,
         res_length=section.res_length,
-        store=FileSqnStore(file),
+        store=FileSqnStore(file, section.ind_bits),
     )
 
 
@@ -157,7 +163,7 @@ def authenticator(configuration: UeConfiguration, entropy: Entropy, held: Tempor
     """How the UE proves itself by EAP, with what earlier exchanges have left."""
     eap = configuration.eap
     fixed = configuration.identity
-    if fixed is None and eap.outer_identity is OuterIdentity.PERMANENT:
+    if fixed is None and (eap.emergency or eap.outer_identity is OuterIdentity.PERMANENT):
         fixed = root_nai(configuration)
     return Authenticator(
         imsi=Imsi(configuration.imsi),

@@ -22,6 +22,7 @@ from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    Answer,
     AuthenticationKind,
     ChildSaRemoved,
     Closed,
@@ -159,6 +160,7 @@ class UeNode:
                 only_allowed=self.device.only_allowed,
                 back_off=self.device.back_off_received,
                 reactivation=self.device.reactivation_received,
+                emergency_support=self.device.emergency_support_received,
                 dropped=self._dropped_notifies,
             ),
             inbound_packets=self._inbound_packets,
@@ -463,7 +465,7 @@ class UeNode:
                 self._connect_successor(command)
             case AnswerSuccessor():
                 if self._successor is not None:
-                    self._endpoint.answer(self._successor, command.answer, self._now())
+                    self._answer(self._successor, command.answer)
             case AdoptSuccessor():
                 self._adopt_successor()
             case DropSuccessor():
@@ -482,7 +484,7 @@ class UeNode:
             case KeepTemporaryIdentities():
                 self._keep_temporary_identities(command)
             case AnswerIke():
-                self._answer(command)
+                self._answer(self._require_sa(), command.answer)
             case InstallChildSa():
                 if command.replaces is None:
                     self._data_plane.install(command.spec)
@@ -626,9 +628,7 @@ class UeNode:
         else:
             self._carry_out(self.device.usim_answered(verdict))
 
-    def _answer(self, command: AnswerIke) -> None:
-        sa = self._require_sa()
-        reply = command.answer
+    def _answer(self, sa: IkeSa, reply: Answer) -> None:
         if isinstance(reply, EapReply) and reply.packet is not None:
             peer, session = str(sa.path.remote), self._session()
             record_eap(self.recorder, reply.packet, direction="out", peer=peer, session=session)

@@ -35,7 +35,7 @@ class Bridge:
 
 
 class InProcessHss:
-    """Answers of ``HssProcedures`` for the AAA server of this process, which is ``server``."""
+    """Answers of ``HssProcedures`` for the AAA server of this process, ``server``, which judges devices itself."""
 
     def __init__(self, procedures: HssProcedures, bridge: Bridge, *, server: ServingServer) -> None:
         self._procedures = procedures
@@ -47,11 +47,11 @@ class InProcessHss:
         (vector,) = await self._bridge.run(lambda: self._procedures.authenticate(request, server=self._server))
         return vector
 
-    async def register(self, imsi: Imsi) -> SubscriberProfile:
+    async def register(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
         """This server serves the user; the profile."""
         return await self._bridge.run(lambda: self._procedures.register(imsi, server=self._server))
 
-    async def user_data(self, imsi: Imsi) -> SubscriberProfile:
+    async def user_data(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
         """The profile of a user who is registered here."""
         return await self._bridge.run(lambda: self._procedures.user_data(imsi, server=self._server))
 

@@ -139,10 +139,14 @@ class SwxServer:
         """What the Server-Assignment-Type says (TS 29.273 §8.1.2.2.2.2), on the thread of the database."""
         imsi, server = _imsi(sar.user_name), ServingServer(sar.origin_host, sar.origin_realm)
         kind = sar.server_assignment_type
+        device = None if sar.terminal_information is None else sar.terminal_information.imei
         match kind:
             case ServerAssignmentType.REGISTRATION:
+                self._procedures.check_device(imsi, device)
                 return self._procedures.register(imsi, server=server)
             case ServerAssignmentType.AAA_USER_DATA_REQUEST:
+                if device is not None:  # it names none where no device attaches
+                    self._procedures.check_device(imsi, device)
                 return self._procedures.user_data(imsi, server=server)
             case ServerAssignmentType.RESTORATION:
                 return self._procedures.restore(imsi, server=server)

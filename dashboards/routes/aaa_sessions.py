@@ -7,9 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from dashboards.aaa_schemas import AaaSessionPage, AaaSessionState, AaaSessionView
+from dashboards.aaa_schemas import AaaSessionPage, AaaSessionState, AaaSessionView, ProcedureView, Why
 from dashboards.calls import NodeName, ask, server, shown
-from dashboards.deps import Reader, ServicesDep
+from dashboards.deps import Operator, Reader, ServicesDep
+from dashboards.links import NodeLink
 from dashboards.problems import documented
 
 PAGE = 50
@@ -47,3 +48,26 @@ async def get_aaa_session(given: ServicesDep, identifier: Identifier, node: Node
     """One session."""
     link = server(given, node)
     return shown(link, AaaSessionView, await ask(link, "sessions.get", id=identifier))
+
+
+@router.post("/{identifier}/abort", dependencies=[Operator], responses=documented(*_PROBLEMS, HTTPStatus.BAD_GATEWAY))
+async def abort_aaa_session(
+    given: ServicesDep, identifier: Identifier, wanted: Why | None = None, node: NodeName = None
+) -> ProcedureView:
+    """ASR to the gateway (or the PGW), which detaches the UE; answered when its STR is there or will not come."""
+    return await _carried_out(server(given, node), "sessions.abort", identifier, wanted)
+
+
+@router.post(
+    "/{identifier}/reauthorise", dependencies=[Operator], responses=documented(*_PROBLEMS, HTTPStatus.BAD_GATEWAY)
+)
+async def reauthorise_aaa_session(
+    given: ServicesDep, identifier: Identifier, wanted: Why | None = None, node: NodeName = None
+) -> ProcedureView:
+    """RAR to the gateway (or the PGW); answered when it has fetched the profile by its AAR, or will not."""
+    return await _carried_out(server(given, node), "sessions.reauthorise", identifier, wanted)
+
+
+async def _carried_out(link: NodeLink, method: str, identifier: str, wanted: Why | None) -> ProcedureView:
+    reason = None if wanted is None else wanted.reason
+    return shown(link, ProcedureView, await ask(link, method, id=identifier, reason=reason))

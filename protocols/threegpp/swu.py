@@ -107,7 +107,8 @@ class DeviceSwu:
     """The UE's end: tells its IMEI when asked, after ``server_authenticated`` says that it may.
 
     ``only_allowed`` is told the IP version when the network allows no other (TS 24.302 §8.1.2.3), ``back_off`` the
-    seconds that a refusal asks to wait, ``reactivation`` that the network deletes the tunnel to have it set up again.
+    seconds that a refusal asks to wait, ``reactivation`` that the network deletes the tunnel to have it set up again,
+    ``emergency_support`` that the gateway serves emergency sessions.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class DeviceSwu:
         only_allowed: Callable[[int], None] = lambda version: None,
         back_off: Callable[[float], None] = lambda seconds: None,
         reactivation: Callable[[], None] = lambda: None,
+        emergency_support: Callable[[], None] = lambda: None,
         dropped: Counter[str] | None = None,
     ) -> None:
         self._imei = imei
@@ -127,6 +129,7 @@ class DeviceSwu:
         self._only_allowed = only_allowed
         self._back_off = back_off
         self._reactivation = reactivation
+        self._emergency_support = emergency_support
         self._asked = False
         self.dropped: Counter[str] = Counter() if dropped is None else dropped
 
@@ -149,6 +152,8 @@ class DeviceSwu:
             for notify, version in ONLY_ALLOWED.items():
                 if message.notify(notify) is not None:
                     self._only_allowed(version)
+        if step is Step.FINAL_RESPONSE and message.notify(PrivateNotify.EMERGENCY_SUPPORT) is not None:
+            self._emergency_support()
         if step is Step.REFUSAL:
             self._take_back_off(message.notify(PrivateNotify.BACKOFF_TIMER))
         elif step is Step.DELETION and message.notify(PrivateNotify.REACTIVATION_REQUESTED_CAUSE) is not None:

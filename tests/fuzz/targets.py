@@ -36,6 +36,7 @@ from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ip import IcmpEcho, IpPacket, UdpDatagram, flow_of
 from protocols.path import Datagram
+from protocols.threegpp.backoff import decode_backoff
 from protocols.threegpp.identity import Apn, Imsi, Nai
 from protocols.threegpp.swu import decode_device_identity
 from tests.dataplane.pairs import SUITES, mirrored, ue_spec
@@ -123,8 +124,9 @@ def identities(octets: bytes) -> None:
     for parse in (Nai.parse, Apn, Imsi):
         with contextlib.suppress(ValueError):
             parse(text)
-    with contextlib.suppress(RemoteError):
-        decode_device_identity(octets)
+    for decode in (decode_device_identity, decode_backoff):
+        with contextlib.suppress(RemoteError):
+            decode(octets)
 
 
 def configuration(octets: bytes) -> None:

@@ -257,6 +257,15 @@ def test_a_refused_authorisation_detaches_the_ue_with_its_cause() -> None:
     assert one(session.handle(Closed(why="deleted"), 11.0), SendStr)
 
 
+@pytest.mark.parametrize("code", [3002, 3004, 4002])
+def test_an_error_that_passes_decides_nothing(code: int) -> None:
+    """RFC 6733 §7.1.3, §7.1.4."""
+    session = upright()
+    asked(session)
+    assert kinds(session.authorisation_answered(aaa(code), 10.0)) == [Tell]
+    assert session.state is SessionState.ESTABLISHED
+
+
 def test_a_session_that_the_aaa_server_has_lost_needs_no_str() -> None:
     session = upright()
     asked(session)

@@ -12,8 +12,9 @@ import yaml
 from epdg.commands import AllocateAddress, AnswerIke, Command, SendDer
 from epdg.emergency import EmergencyPolicy, imei_of
 from epdg.pdn.configuration import GrantedNetwork
+from epdg.policy import ServicePolicy
 from epdg.refusals import SHIPPED, GatewayCause, RefusalPolicy, read_refusals
-from epdg.session import ServicePolicy, Session
+from epdg.session import Session
 from protocols.diameter.dictionary import PdnType
 from protocols.diameter.profile import OverloadReport
 from protocols.diameter.swm import ApnConfiguration, ExperimentalResultCode, Result, ResultCode
@@ -161,7 +162,7 @@ def test_an_overload_report_sets_the_back_off_where_the_file_has_none() -> None:
 
 
 def test_a_congested_gateway_asks_nobody() -> None:
-    session = new(congested=True)
+    session = new(congested=lambda who: True)
     commands = session.handle(identity(), 0.0)
     assert not [command for command in commands if isinstance(command, SendDer)]
     answer = refusal(commands)
@@ -234,7 +235,7 @@ ALLOWING = replace(POLICY, emergency=EmergencyPolicy(apn="sos", unauthenticated=
 def emergency(
     policy: ServicePolicy, apn: bytes | None = b"EMERGENCY", nai: str = SOS_NAI
 ) -> tuple[Session, list[Command]]:
-    session = new(policy=policy, congested=True)
+    session = new(policy=policy, congested=lambda who: True)
     return session, session.handle(identity(apn, nai), 0.0)
 
 

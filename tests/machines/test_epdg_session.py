@@ -18,8 +18,9 @@ from epdg.commands import (
 )
 from epdg.pdn.configuration import GrantedNetwork
 from epdg.pdn.pool import AddressPool
+from epdg.policy import ServicePolicy
 from epdg.refusals import read_refusals
-from epdg.session import ServicePolicy, Session, SessionState
+from epdg.session import Session, SessionState
 from protocols.diameter.swm import ApnConfiguration, Dea, Result
 from protocols.eap.packet import EapPacket, EapType
 from protocols.ikev2.events import (

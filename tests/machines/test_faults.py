@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aaa.faults.patterns import AttemptPattern, ImsiPattern, parse_result, written_result
-from aaa.faults.rule import Action, AttachStep, FaultRule, Point
+from aaa.faults.rule import Action, AttachStep, FaultRule, Match, Point
 from aaa.faults.spoiling import OLDEST_SQN, has_mac, spoil_answer, spoil_octets, spoil_vector, step_of
 from aaa.faults.table import Fault, FaultExists, FaultTable, Occasion, UnknownFault
 from protocols.algorithms.milenage import Milenage
@@ -19,8 +23,11 @@ from protocols.diameter.codec import (
     encode_message,
 )
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
+from protocols.diameter.profile import OverloadReport
 from protocols.diameter.swm import Dea, Der
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure, identity_response, success
+from protocols.errors import ConfigurationError
+from protocols.io.configuration import parse
 from protocols.secret import Secret
 
 IMSI, OTHER = "001010000000001", "001010000000002"
@@ -138,6 +145,35 @@ def test_a_rule_reads_what_it_writes() -> None:
     made = rule(imsi="00101*", apn="ims", attempts="2-4", share=0.5, seed=7, result="10415:5451", backoff=60, times=2)
     assert FaultRule.model_validate(made.to_json()) == made
     assert made.action.described(ANSWER) == "result DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION, back-off of 60 s"
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-5, 9) | st.floats(allow_nan=False) | st.text(max_size=8)
+SECTIONS = {"match": Match, "action": Action}
+DOCUMENTS = st.fixed_dictionaries(
+    {"name": st.just("x")},
+    optional={
+        "times": SCALARS,
+        "enabled": SCALARS,
+        **{
+            name: st.dictionaries(st.sampled_from(sorted(model.model_fields)), SCALARS, max_size=3)
+            for name, model in SECTIONS.items()
+        },
+    },
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(DOCUMENTS)
+def test_whatever_is_given_is_a_rule_or_one_line(document: dict[str, object]) -> None:
+    """A rule, which then reads what it writes, or ``ConfigurationError``."""
+    try:
+        made = parse(json.dumps(document), FaultRule)
+    except ConfigurationError as error:
+        line = str(error)
+    else:
+        line = ""
+        assert FaultRule.model_validate(made.to_json()) == made
+    assert "\n" not in line
 
 
 # --- the table --------------------------------------------------------------------------------------
@@ -330,12 +366,11 @@ def test_a_protocol_error_has_the_e_flag() -> None:
     assert spoiled.error
 
 
-def test_a_back_off_is_an_overload_report() -> None:
-    action = Action.model_validate({"result": "DIAMETER_UNABLE_TO_COMPLY", "backoff": 45})
-    report = spoil_answer(REQUEST, answer(CHALLENGE), action, sequence=3).group("OC-OLR")
-    assert report is not None
-    assert (report.integer("OC-Validity-Duration"), report.integer("OC-Sequence-Number")) == (45, 3)
-    assert (report.integer("OC-Reduction-Percentage"), report.integer("OC-Report-Type")) == (100, 0)
+@pytest.mark.parametrize("result", ["DIAMETER_UNABLE_TO_COMPLY", "DIAMETER_TOO_BUSY", None])
+def test_a_back_off_is_an_overload_report(result: str | None) -> None:
+    dea = spoilt(answer(CHALLENGE), backoff=45, **({} if result is None else {"result": result}))
+    assert dea.overload == OverloadReport(sequence=3, validity=45, reduction=100)
+    assert dea.overload_features is not None  # RFC 7683 §5.1.2: a report never goes without
 
 
 def test_one_bit_of_the_mac_is_wrong() -> None:

@@ -357,6 +357,12 @@ def test_nothing_secret_is_printed() -> None:
             f"{REALM}!0{IMSI}@nai.epc.mnc410.mcc310.3gppnetwork.org",
         ),
         ({"visited": {"mcc": "610", "mnc": "71"}}, "ue@example.org", "ue@example.org"),
+        ({"emergency": True}, None, f"0{IMSI}@sos.{REALM}"),
+        (
+            {"emergency": True, "visited": {"mcc": "610", "mnc": "71"}},
+            None,
+            f"{REALM}!0{IMSI}@sos.nai.epc.mnc071.mcc610.3gppnetwork.org",
+        ),
     ],
 )
 def test_identity_outside(eap: dict[str, object], identity: str | None, expected: str) -> None:
@@ -367,9 +373,16 @@ def test_identity_outside(eap: dict[str, object], identity: str | None, expected
     assert identity is not None or root_nai(values) == expected
 
 
-@pytest.mark.parametrize(("outer", "expected"), [("temporary", "8once@aaa1.example"), ("permanent", NAI)])
-def test_whether_temporary_identities_are_told_outside(outer: str, expected: str) -> None:
-    values = configured(eap={"outer_identity": outer})
+@pytest.mark.parametrize(
+    ("eap", "expected"),
+    [
+        ({"outer_identity": "temporary"}, "8once@aaa1.example"),
+        ({"outer_identity": "permanent"}, NAI),
+        ({"emergency": True}, f"0{IMSI}@sos.{REALM}"),
+    ],
+)
+def test_whether_temporary_identities_are_told_outside(eap: dict[str, object], expected: str) -> None:
+    values = configured(eap=eap)
     begun = authenticator(values, SeededEntropy(1), HELD).begin(lambda reply: AnswerIke(answer=reply))
     assert begun.identity == expected
 
@@ -411,3 +424,15 @@ def test_algorithms_of_the_usim(tmp_path: Path, usim: dict[str, object], keys: A
     again = card.authenticate(vector.rand, vector.autn)
     assert isinstance(again, UsimSynchronisationFailure)
     assert verify_auts(keys.functions(), rand=vector.rand, auts=again.auts) == compose(1, 1)
+
+
+def test_array_of_the_usim_by_the_length_of_ind(tmp_path: Path) -> None:
+    usim: dict[str, object] = {"k": "00" * 16, "opc": "11" * 16, "sqn": str(tmp_path / "sqn.json")}
+    keys = AlgorithmKeys(k=Secret(bytes(16)), opc=Secret(b"\x11" * 16)).functions()
+    card = software_usim(configured(usim={**usim, "ind_bits": 0}))
+    assert card is not None
+    for sqn, fresh in ((5, True), (4, False), (6, True)):
+        vector = generate_vector(keys, rand=bytes(16), sqn=sqn)
+        assert isinstance(card.authenticate(vector.rand, vector.autn), UsimSuccess) is fresh
+    with pytest.raises(ConfigurationError, match="expected 32 sequence numbers"):
+        software_usim(configured(usim=usim))

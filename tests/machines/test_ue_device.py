@@ -134,6 +134,7 @@ class World:
     accesses: tuple[str, ...] = ()
     p_cscf_reselection: bool = False
     reactivate: bool = True
+    imei: str = IMEI
 
     def __post_init__(self) -> None:
         assert self.subscriber.opc is not None
@@ -160,7 +161,7 @@ class World:
         self.ue = IkeEndpoint(
             entropy=SeededEntropy("ue"),
             extension=lambda: DeviceSwu(
-                imei=IMEI,
+                imei=self.imei,
                 server_authenticated=lambda: self.device.server_authenticated,
                 p_cscf_reselection=self.p_cscf_reselection,
                 only_allowed=self.device.only_allowed,

@@ -70,6 +70,7 @@ def test_a_refused_ue_stays_away_until_its_time_is_over() -> None:
     began = world.device.back_off
     assert began is not None
     assert began.cause == "CONGESTION"
+    assert world.event("back-off").data == {"cause": "CONGESTION", "seconds": 60.0}
     world.grant = granted
     with pytest.raises(LocalError, match=r"refused the UE with CONGESTION and asked it to stay away for another 5\d s"):
         world.attach()
@@ -112,6 +113,18 @@ def test_a_back_off_outlives_the_process(tmp_path: Path) -> None:
     assert file.read(0.0) is None
     (tmp_path / "back-off.json").write_text("[]")
     assert file.read(0.0) is None
+
+
+def test_a_device_identity_that_is_none_is_ignored_and_counted() -> None:
+    """RFC 7296 §3.10.1: a status type does not end an SA."""
+    world = attached(World(imei="12"))
+    assert world.swu[-1].device_identity is None
+    assert world.swu[-1].dropped == {"device-identity-malformed": 1}
+
+
+@pytest.mark.parametrize("digits", ["35693803564380", "356938035643809", "3569380356438091"])
+def test_an_imei_with_or_without_check_digit_and_an_imeisv_are_told(digits: str) -> None:
+    assert attached(World(imei=digits)).swu[-1].device_identity == digits
 
 
 def ended_by_the_gateway(world: World, *notifies: NotifyPayload, seconds: float = 5.0) -> None:

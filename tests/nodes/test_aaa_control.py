@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from aaa.__main__ import application
-from aaa.config import AaaConfiguration
+from aaa.config import AaaConfiguration, Role
 from aaa.equipment import EquipmentStatus
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.errors import ConfigurationError
@@ -21,6 +21,7 @@ from tests.harness.material import ROOT
 from tests.peers.aaa_node import AaaProcess
 
 USER = laboratory_subscriber(1)
+OLD_SQN = "faults: [{name: a, action: {old_sqn: true}}]"
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,22 @@ def test_a_command_without_a_node_is_one_line() -> None:
         ("faults.add", {"rule": {"name": "configured", "action": {"silence": True}}}, "exists"),
         ("faults.remove", {"name": "nobody"}, "not-found"),
         ("faults.remove", {"name": 7}, "bad-params"),
+        ("subscribers.get", {"imsi": "1"}, "bad-params"),
+        ("subscribers.get", {"imsi": "001019999999999"}, "not-found"),
+        ("subscribers.get", {"imsi": str(USER.imsi), "secrets": "yes"}, "bad-params"),
+        ("subscribers.list", {"cursor": "x"}, "bad-params"),
+        ("subscribers.list", {"apn": "not an apn"}, "bad-params"),
+        ("subscribers.list", {"enabled": "maybe"}, "bad-params"),
+        ("subscribers.add", {"subscriber": "all"}, "bad-params"),
+        ("subscribers.update", {"imsi": str(USER.imsi), "changes": {"imsi": "001019999999999"}}, "refused"),
+        ("subscribers.remove", {"imsi": "001019999999999"}, "not-found"),
+        ("subscribers.import", {"subscribers": []}, "bad-params"),
+        ("subscribers.import", {"text": "001010000000009,0,0", "format": "xml"}, "bad-params"),
+        ("subscribers.import", {"text": "# nobody", "format": "csv"}, "bad-params"),
+        ("subscribers.import", {"text": "subscribers: {", "format": "yaml"}, "bad-params"),
+        ("subscribers.import", {"subscribers": [7, {}]}, "bad-params"),
+        ("subscribers.export", {"format": "xml"}, "bad-params"),
+        ("registrations.get", {"imsi": str(USER.imsi)}, "not-found"),
         ("sessions.list", {"limit": 2000}, "bad-params"),
         ("sessions.get", {"id": "none"}, "not-found"),
     ],
@@ -101,6 +118,18 @@ def test_what_control_refuses(aaa: AaaProcess, method: str, params: dict[str, Js
         aaa.call(method, **params)
     assert refused.value.code == code
     assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize("form", ["csv", "yaml"])
+def test_the_parts_of_an_export_make_one_file(aaa: AaaProcess, form: str) -> None:
+    aaa.provision(*(laboratory_subscriber(number) for number in range(2, 6)))
+    whole = aaa.call("subscribers.export", format=form, secrets=True)
+    assert whole["next"] is None
+    text, cursor = "", None
+    while not text or cursor is not None:
+        part = aaa.call("subscribers.export", format=form, secrets=True, limit=2, cursor=cursor)
+        text, cursor = text + str(part["text"]), part["next"]
+    assert text == whole["text"]
 
 
 def configuration(extra: str) -> AaaConfiguration:
@@ -168,6 +197,17 @@ def test_an_equipment_list_may_be_a_file(tmp_path: Path) -> None:
     listed = parse(text, AaaConfiguration, directory=tmp_path).equipment.as_list()
     assert listed.status("35693803000000") is EquipmentStatus.BLACK
     assert listed.status("01000000000000") is EquipmentStatus.GREY
+
+
+def test_a_server_without_keys_refuses_rules_that_need_them() -> None:
+    made = configuration("hss: {peers: [{host: hss.example.org, address: 127.0.0.1}]}\n" + OLD_SQN)
+    made.check(Role.BOTH, "f")
+    with pytest.raises(ConfigurationError) as refused:
+        made.check(Role.AAA, "f")
+    assert str(refused.value) == (
+        "f: faults.0.action: got 'old SQN', expected another action: "
+        "this one needs the subscribers' keys, and the role is aaa"
+    )
 
 
 def test_the_rule_in_the_example_is_one() -> None:

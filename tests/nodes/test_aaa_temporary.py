@@ -224,6 +224,10 @@ REFUSALS = [
     ("reauthentications: 0", "eap.reauthentications: got 0, expected at least 1"),
     ("resynchronisations: -1", "eap.resynchronisations: got -1, expected at least 0"),
     ('network_name: ""', "eap.network_name: got '', expected an access network identity such as WLAN"),
+    (
+        'network_name: "5G:x"',
+        "eap.network_name: got '5G:x', expected an access network that is not of 5G, such as WLAN",
+    ),
     ("kdfs: [2]", "eap.kdfs: got a list, expected 1 among them, the only function that this server computes"),
     ("kdfs: [1, 65536]", "eap.kdfs.1: got 65536, expected at most 65535"),
     (
@@ -233,6 +237,7 @@ REFUSALS = [
     ),
     ("rules: [{apn: two words, bidding: false}]", "eap.rules.0.apn: got 'two words', expected an APN such as internet"),
     ("rules: [{apn: ims}]", "eap.rules.0: got a mapping, expected at least one option, such as methods"),
+    ("separation_bit: 7", "eap.separation_bit: got 7, expected true or false"),
     ("temporary: {}", "eap.temporary.key_file: got nothing, expected a value"),
     ("temporary: {key_file: k, rollover_interval: 0}", "eap.temporary.rollover_interval: got 0, expected more than 0"),
     ("temporary: {key_file: k, rollovers_kept: 63}", "eap.temporary.rollovers_kept: got 63, expected at most 62"),

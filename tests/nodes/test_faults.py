@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ import pytest
 
 from protocols.io.control import ControlError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
+from tests.harness.aka_user import AkaUser, aka_user
+from tests.nodes.test_swx import Home, own_home
 from tests.nodes.test_ue_node import GATEWAY, USER, Ue, records_of
-from tests.peers.aaa_node import AaaProcess
+from tests.peers.aaa_node import AaaProcess, Gateway
 from tests.peers.epdg_node import EpdgProcess
 
 NETWORK_FAILURE = "the gateway could not reach or use the AAA server (NETWORK_FAILURE 10500)"
 ATTACHED = "attached"
+GREY, BLACK = "356938035643809", "990000862471853"  # devices on lists of the AAA server
 
 
 @dataclass
@@ -53,15 +57,19 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     def hasty(values: dict[str, object]) -> None:
         diameter = values["diameter"]
         assert isinstance(diameter, dict)
-        diameter["request_interval"] = 0.4
+        diameter["request_interval"] = 1.0
+        ike = values.setdefault("ike", {})
+        assert isinstance(ike, dict)
+        ike["request_device_identity"] = True
 
     def patient(values: dict[str, object]) -> None:
         values["retransmission"] = {"base_interval": 2.0, "limit": 2}
+        values["imei"] = GREY
 
     def directory(name: str) -> Path:
         return tmp_path_factory.mktemp(name)
 
-    aaa = AaaProcess(directory("aaa"))
+    aaa = AaaProcess(directory("aaa"), extra="equipment: {grey: [35693803*], black: [99*]}\n")
     aaa.provision(USER)
     with (
         aaa,
@@ -89,7 +97,7 @@ REFUSED = [
     ({}, {"wrong_keys": True}, "AT_MAC of the challenge does not verify"),
     ({"step": "challenge"}, {"eap_failure": True}, "authentication rejected by the network"),
     ({"step": "challenge"}, {"silence": True}, NETWORK_FAILURE),
-    ({"step": "final"}, {"delay": 0.6}, NETWORK_FAILURE),
+    ({"step": "final"}, {"delay": 1.5}, NETWORK_FAILURE),
     ({"step": "challenge"}, {"truncate": 20}, NETWORK_FAILURE),
 ]
 
@@ -120,8 +128,12 @@ def test_an_old_sqn_makes_the_usim_report_its_own(world: World) -> None:
     world.add("old", {}, {"old_sqn": True})
     before = len(records_of(world.aaa.control))
     assert world.attach() == ATTACHED
-    names = [r.body["name"] for r in records_of(world.aaa.control)[before:] if r.kind is Kind.EVENT]
-    assert names[:3] == ["fault-applied", "resynchronised", "authenticated"]
+    events = [r.body["name"] for r in records_of(world.aaa.control)[before:] if r.kind is Kind.EVENT]
+    assert [name for name in events if name != "equipment-grey"][:3] == [
+        "fault-applied",
+        "resynchronised",
+        "authenticated",
+    ]
 
 
 def test_eap_aka_does_not_look_at_the_separation_bit(world: World) -> None:
@@ -169,3 +181,67 @@ def test_rules_are_for_subscribers_apns_and_attempts(world: World) -> None:
     listed = world.aaa.call("faults.list")["faults"]
     assert isinstance(listed, list)
     assert [(rule["matched"] > 0, rule["applied"]) for rule in listed] == [(False, 0), (False, 0), (True, 2)]  # type: ignore[index,call-overload,operator]
+
+
+# --- the equipment list -------------------------------------------------------------------------------
+
+
+def test_the_equipment_list_is_asked(world: World, tmp_path: Path) -> None:
+    """DEVICE_IDENTITY, Terminal-Information; the grey device was let in by all the tests above."""
+
+    def other(values: dict[str, object]) -> None:
+        values["imei"] = BLACK
+        accesses = values["accesses"]
+        assert isinstance(accesses, dict)
+        values["accesses"] = {"wifi-b": accesses["wifi-b"]}
+
+    assert world.attach() == ATTACHED
+    noted = [record for record in records_of(world.aaa.control) if record.body.get("name") == "equipment-grey"]
+    assert GREY[:14] in str(noted[-1].body["text"])
+    refused = Ue(tmp_path, world.epdg.authority, change=other).command("attach")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "the network does not accept this equipment (ILLEGAL_ME 9006)" in refused.stderr
+
+
+# --- an HSS and an AAA server apart -------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with own_home(tmp_path) as started:
+        yield started
+
+
+def test_rules_of_an_hss_alone_and_of_a_server_without_keys(home: Home) -> None:
+    def attach(user: AkaUser) -> list[str]:
+        async def run() -> list[str]:
+            async with Gateway.connected(home.aaa.port) as gateway:
+                return [answer.result.name for answer in await gateway.attach(user)]
+
+        return asyncio.run(run())
+
+    def rule(name: str, command: str, **action: JsonValue) -> dict[str, JsonValue]:
+        return {"name": name, "match": {"command": command}, "action": dict(action), "times": 1}
+
+    user = aka_user(USER)
+    assert attach(user) == ["DIAMETER_MULTI_ROUND_AUTH", "DIAMETER_SUCCESS"]
+    home.hss.call("faults.add", rule=rule("autn", "MAR", wrong_autn=True))
+    assert attach(user.again())[-1] == "DIAMETER_AUTHENTICATION_REJECTED"
+    home.hss.call("faults.add", rule=rule("sqn", "MAR", old_sqn=True))
+    assert attach(user.again()) == [*2 * ["DIAMETER_MULTI_ROUND_AUTH"], "DIAMETER_SUCCESS"]
+    home.hss.call("faults.add", rule=rule("mar", "MAR", result="DIAMETER_ERROR_ROAMING_NOT_ALLOWED"))
+    assert attach(user.again()) == ["DIAMETER_ERROR_ROAMING_NOT_ALLOWED"]
+    told = [str(r.body["text"]) for r in records_of(home.hss.control) if r.body.get("name") == "fault-applied"]
+    assert [text.split(",")[0] for text in told] == [
+        "Fault rule autn: wrong AUTN",
+        "Fault rule sqn: old SQN",
+        "Fault rule mar: result DIAMETER_ERROR_ROAMING_NOT_ALLOWED",
+    ]
+    # the server has no keys, and can spoil what it was given
+    with pytest.raises(ControlError, match="the HSS is elsewhere"):
+        home.aaa.call("faults.add", rule=rule("no", "MAR", old_sqn=True))
+    home.aaa.call("faults.add", rule=rule("autn", "DER", wrong_autn=True))
+    assert attach(user.again())[-1] == "DIAMETER_AUTHENTICATION_REJECTED"
+    assert attach(user.again())[-1] == "DIAMETER_SUCCESS"
+    with pytest.raises(ControlError, match="no method"):
+        home.aaa.call("subscribers.list")
