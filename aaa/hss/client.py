@@ -16,6 +16,7 @@ from aaa.hss.in_process import known
 from aaa.hss.port import HssListener, HssRefusal, SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import DiameterMessage, RequestError, Result
+from protocols.diameter.commands import SessionIdSource
 from protocols.diameter.dictionary import (
     SWX_APPLICATION,
     CommandCode,
@@ -24,7 +25,6 @@ from protocols.diameter.dictionary import (
     ServerAssignmentType,
 )
 from protocols.diameter.profile import TerminalInformation
-from protocols.diameter.swm import SessionIdSource
 from protocols.diameter.swx import EAP_AKA, EAP_AKA_PRIME, Maa, Mar, Ppa, Ppr, Rta, Rtr, Saa, Sar
 from protocols.eap.packet import EapType
 from protocols.errors import AuthenticationError, BackendError, DecodeError

@@ -13,6 +13,7 @@ from aaa.hss.port import HssRefusal, SubscriberProfile, VectorRequest
 from aaa.hss.procedures import HssProcedures
 from aaa.hss.registration import ServingServer
 from protocols.diameter.codec import DiameterMessage, RequestError, Result
+from protocols.diameter.commands import SessionIdSource
 from protocols.diameter.dictionary import (
     SWX_APPLICATION,
     CommandCode,
@@ -21,7 +22,6 @@ from protocols.diameter.dictionary import (
     ServerAssignmentType,
 )
 from protocols.diameter.profile import Non3gppUserData
-from protocols.diameter.swm import SessionIdSource
 from protocols.diameter.swx import (
     EAP_AKA,
     EAP_AKA_PRIME,
