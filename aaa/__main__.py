@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from aaa import provisioning
-from aaa.commands import faults
+from aaa.commands import ControlOption, control_of, faults
 from aaa.config import AaaConfiguration, Role
 from aaa.control import node_name
 from aaa.provisioning import ConfigurationOption, DatabaseOption, MasterKeysOption
 from aaa.runtime import serve
 from aaa.session_commands import sessions
 from protocols.io.configuration import exit_on_error, load
+from protocols.io.control import call_sync
 from protocols.io.logging import start_logging
 
 application = typer.Typer(
@@ -48,7 +49,7 @@ def serve_command(
     configuration.check(role, str(config))
     start_logging(node_name(role), level=logging.DEBUG if verbose else logging.INFO, machine_readable=log_json)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if role is Role.AAA:
+    if role is Role.AAA and configuration.eap.temporary is None:
         asyncio.run(serve(configuration, None, role))
         return
     with provisioning.serving_database(config) as database:
@@ -65,6 +66,15 @@ def migrate(
         before = opened.revision()
         after = opened.migrate()
     typer.echo(f"database is at revision {after}" + ("" if before == after else f" (was {before or 'empty'})"))
+
+
+@application.command("roll-eap-key")
+@exit_on_error
+def roll_eap_key(config: ConfigurationOption = None, control: ControlOption = None) -> None:
+    """Make pseudonyms and re-authentication identities under a new key; a running node still reads its older ones."""
+    answer = call_sync(control_of(config, control), "eap.roll-key")
+    assert isinstance(answer, dict)
+    typer.echo(f"temporary identities are made under key {answer['index']}")
 
 
 def main() -> None:

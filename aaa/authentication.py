@@ -10,8 +10,11 @@
                                          RegistrationRequested         -->   SAR: served here from now on
      <--  DEA 2001 [EAP-Success], MSK, User-Name, APN-Configuration    <--   profile
 
-A pure machine: no clock, socket or database; stores are asked by event and answered. Left out: EAP-AKA'
-and fast re-authentication (the EAP server offers none), AAR/AAA, emergency sessions.
+Fast re-authentication (RFC 4187 §5) asks for no vector: the context of the identity, which this server keeps, takes
+its place. Where both ends want result indications, AKA-Notification goes one round before the last answer.
+
+A pure machine: no clock, socket or database; stores are asked by event and answered. Left out: AAR/AAA, emergency
+sessions.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from aaa.authorization import Refusal, RefusalCause, authorise, equipment_refusal
+from aaa.eap import EapService
 from aaa.equipment import EquipmentList, check_equipment
 from aaa.events import (
     AnswerReady,
     Authenticated,
     AuthenticationState,
+    ContextIssued,
+    ContextRequested,
     EapReceived,
     EapSent,
     EquipmentNoted,
@@ -42,9 +48,11 @@ from aaa.hss.port import SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode
-from protocols.diameter.profile import ApnConfiguration, Non3gppUserData
+from protocols.diameter.profile import GTPV2_SUPPORTED, ApnConfiguration, Non3gppUserData
 from protocols.diameter.swm import Dea, Der
 from protocols.eap.aka import server as aka
+from protocols.eap.aka.messages import NotificationCode
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError, LocalError
@@ -75,7 +83,7 @@ class Authentication:
         *,
         identity: ServerIdentity,
         entropy: Entropy,
-        options: aka.ServerOptions,
+        eap: EapService,
         session_timeout: int,
         created: float,
         is_registered: Callable[[Imsi], bool],
@@ -98,13 +106,16 @@ class Authentication:
         self._equipment = equipment
         self._identity = identity
         self._entropy = entropy
-        self._options = options
+        self._service = eap
         self._is_registered = is_registered
         self._eap: aka.EapAkaServer | None = None
-        self._success: aka.Succeeded | None = None  # while the profile is asked for
+        self._granted: tuple[SubscriberProfile, ApnConfiguration] | None = None  # authorised, EAP goes on
+        self._denial: Refusal | None = None  # not authorised, EAP goes on
+        self._success: aka.Succeeded | None = None  # while the re-authentication context is stored
         self._round: _Round | None = None
         self._request: bytes | None = None  # the EAP request that is outstanding
         self._discards = 0
+        self._features: int | None = None  # MIP6-Feature-Vector, which the gateway says once
         self._last: tuple[bytes, AnswerReady] | None = None
         self._events: deque[Event] = deque()
 
@@ -115,6 +126,8 @@ class Authentication:
         payload = der.eap_payload
         if der.terminal_information is not None:
             self.imei = der.terminal_information.imei
+        if der.mip6_feature_vector is not None:
+            self._features = der.mip6_feature_vector
         if self._round is not None:
             if payload == self._round.eap_payload:
                 self._round.requests.append(request)  # retransmission: RFC 6733 §5.5.4
@@ -168,31 +181,44 @@ class Authentication:
             aka.AkaFailure.SYNCHRONISATION,
         )
 
+    def answer_context(self, context: ReauthenticationContext | None, now: float) -> None:
+        """The answer to ``ContextRequested``; without a context there will be a full authentication."""
+        self._expect(AuthenticationState.WAITING_FOR_CONTEXT)
+        assert self._eap is not None
+        self._eap.answer_context(context)
+        self._pump(now)
+
     def answer_profile(self, profile: SubscriberProfile, now: float) -> None:
         """The HSS's answer to ``RegistrationRequested`` and ``UserDataRequested``."""
         self._expect(AuthenticationState.WAITING_FOR_PROFILE)
-        assert self._success is not None
-        success, self._success = self._success, None
+        assert self._eap is not None
         self.registered = profile.imsi
         finding = check_equipment(self._equipment, self.imei, bound=profile.imei)
         granted = equipment_refusal(finding) or authorise(profile, self.apn)
         if finding.text is not None and not finding.refused:
             self._events.append(EquipmentNoted(session_id=self.session_id, imei=self.imei, text=finding.text))
         if isinstance(granted, Refusal):
-            self._refuse_authenticated(success, granted)
-        else:
-            self._grant(success, profile, granted, now)
+            self._deny(granted, now)
+            return
+        self._granted = (profile, granted)
+        self._eap.authorise()
+        self._pump(now)
 
-    def answer_refusal(self, refusal: Refusal) -> None:
+    def answer_kept(self, now: float) -> None:
+        """The answer to ``ContextIssued``."""
+        self._expect(AuthenticationState.WAITING_FOR_STORAGE)
+        assert self._success is not None
+        success, self._success = self._success, None
+        self._grant(success, now)
+
+    def answer_refusal(self, refusal: Refusal, now: float) -> None:
         """The HSS refuses, or it does not answer."""
         if self.state is AuthenticationState.WAITING_FOR_VECTOR:
             backend = refusal.cause is RefusalCause.BACKEND_FAILED
             self._stop_eap(refusal, aka.AkaFailure.BACKEND if backend else aka.AkaFailure.USER_UNKNOWN)
             return
         self._expect(AuthenticationState.WAITING_FOR_PROFILE)
-        assert self._success is not None
-        success, self._success = self._success, None
-        self._refuse_authenticated(success, refusal)
+        self._deny(refusal, now)
 
     def close(self, why: str) -> None:
         """The session ends: STR, or its time is over. A DER that is owed an answer gets 5012."""
@@ -218,9 +244,10 @@ class Authentication:
 
     def _begin(self, packet: EapPacket, der: Der) -> None:
         """A (new) EAP-AKA exchange; one inside a finished session re-authenticates it."""
-        self._eap = aka.EapAkaServer(entropy=self._entropy, options=self._options)
+        self._eap = self._service.server(der.service_selection, self._entropy)
         self._request = None
         self._discards = 0
+        self._granted = self._denial = None
         self.refusal = None
         self.user_name = packet.data.decode("utf-8", "replace")
         self.apn = der.service_selection
@@ -238,17 +265,14 @@ class Authentication:
                     self._answer(Result.of(ResultCode.DIAMETER_MULTI_ROUND_AUTH), event.packet)
                 case aka.VectorRequested():
                     self._request_vector(event)
+                case aka.ContextRequested():
+                    self._request_context(event)
+                case aka.Authenticated():
+                    self._request_profile(event)
                 case aka.Succeeded():
-                    self._succeeded(event)
+                    self._succeeded(event, now)
                 case aka.Failed():
-                    self._refuse(
-                        Refusal(
-                            cause=RefusalCause.AUTHENTICATION_FAILED,
-                            result=Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
-                            text=f"Authentication failed: {event.why}.",
-                        ),
-                        event.packet,
-                    )
+                    self._failed(event)
                 case aka.PacketDiscarded():
                     self._discarded(event.why)
 
@@ -276,8 +300,7 @@ class Authentication:
     def _request_vector(self, event: aka.VectorRequested) -> None:
         assert self._round is not None
         der = self._round.der
-        self.imsi = event.imsi
-        self.user_name = _permanent_identity(event.identity.decode("utf-8", "replace"), event.imsi)
+        self._name(event.identity, event.imsi)
         if event.resynchronisation is not None:
             self._events.append(
                 Resynchronised(
@@ -289,6 +312,8 @@ class Authentication:
         self._change(AuthenticationState.WAITING_FOR_VECTOR, "a vector is asked for")
         request = VectorRequest(
             imsi=event.imsi,
+            method=event.method,
+            network_name=event.network_name,
             resynchronisation=event.resynchronisation,
             visited_network=der.visited_network_identifier,
             rat_type=der.rat_type,
@@ -309,26 +334,63 @@ class Authentication:
                 packet = event.packet
         self._refuse(refusal, packet if refusal.redirect_host is None else None)
 
-    def _succeeded(self, event: aka.Succeeded) -> None:
-        """RES and MAC are right; what the user may use is asked of the HSS before the gateway is told."""
-        self._success = event
-        self._eap = None
+    def _name(self, identity: bytes, imsi: Imsi) -> None:
+        """The user has named itself."""
+        self.imsi = imsi
+        self.user_name = _permanent_identity(identity.decode("utf-8", "replace"), imsi)
+
+    def _request_context(self, event: aka.ContextRequested) -> None:
+        self._name(event.identity, event.imsi)
+        self._change(AuthenticationState.WAITING_FOR_CONTEXT, "a re-authentication identity came")
+        self._events.append(ContextRequested(session_id=self.session_id, imsi=event.imsi, username=event.username))
+
+    def _request_profile(self, event: aka.Authenticated) -> None:
+        """RES and MAC are right; what the user may use is asked of the HSS before anybody is told."""
         self._change(AuthenticationState.WAITING_FOR_PROFILE, "RES and AT_MAC are right, the profile is asked for")
         kind = UserDataRequested if self._is_registered(event.imsi) else RegistrationRequested
         self._events.append(kind(session_id=self.session_id, imsi=event.imsi))
 
-    def _grant(self, success: aka.Succeeded, profile: SubscriberProfile, granted: ApnConfiguration, now: float) -> None:
+    def _deny(self, refusal: Refusal, now: float) -> None:
+        """The user is who it says and may not come in: told by notification where that is agreed (RFC 4187 §6.2)."""
+        assert self._eap is not None
+        self._denial = refusal
+        self._eap.deny(_NOTIFICATIONS.get(refusal.cause, _GENERAL_FAILURE), refusal.text)
+        self._pump(now)
+
+    def _succeeded(self, event: aka.Succeeded, now: float) -> None:
+        """What the next fast re-authentication needs is stored before the gateway is told."""
+        self._eap = None
+        if event.context is None:
+            self._grant(event, now)
+            return
+        self._success = event
+        self._change(AuthenticationState.WAITING_FOR_STORAGE, "the re-authentication context is stored")
+        self._events.append(ContextIssued(session_id=self.session_id, context=event.context))
+
+    def _failed(self, event: aka.Failed) -> None:
+        denial, self._denial = self._denial, None
+        text = f"Authentication failed: {event.why}."
+        rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
+        failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
+        self._refuse(failed if denial is None else denial, event.packet)
+
+    def _grant(self, success: aka.Succeeded, now: float) -> None:
+        assert self._granted is not None
+        (profile, granted), self._granted = self._granted, None
         self.apn = granted.service_selection
         if profile.user_data.session_timeout is not None:
             self.session_timeout = min(self.session_timeout, profile.user_data.session_timeout)
         self.authenticated = now
         self._change(AuthenticationState.AUTHENTICATED, "the APN is subscribed")
+        how = " again without a vector" if success.fast else ""
         self._events.append(
             Authenticated(
                 session_id=self.session_id,
                 imsi=success.imsi,
                 apn=self.apn,
-                text=f"Subscriber {success.imsi} was authenticated and authorised for APN {self.apn}.",
+                method=success.method,
+                fast=success.fast,
+                text=f"Subscriber {success.imsi} was authenticated{how} and authorised for APN {self.apn}.",
             )
         )
         self._answer(
@@ -338,10 +400,6 @@ class Authentication:
             profile=profile.user_data,
             granted=granted,
         )
-
-    def _refuse_authenticated(self, success: aka.Succeeded, refusal: Refusal) -> None:
-        """RFC 3748 §4.2: EAP-Failure carries the identifier of the response it answers, as Success would."""
-        self._refuse(refusal, failure(success.packet[1]))
 
     # --- answers ------------------------------------------------------------------------------------
 
@@ -373,6 +431,7 @@ class Authentication:
             subscription_id=None if profile is None else profile.subscription_id,
             charging_characteristics=None if profile is None else profile.charging_characteristics,
             session_timeout=None if profile is None else self.session_timeout,
+            mip6_feature_vector=None if profile is None else self._mobility(profile),
             error_message=error,
         )
         ready = AnswerReady(
@@ -384,6 +443,11 @@ class Authentication:
         )
         self._last = (finished.eap_payload, ready)
         self._events.append(ready)
+
+    def _mobility(self, profile: Non3gppUserData) -> int | None:
+        """What the gateway and the subscription both have of GTP on S2b (TS 29.273 §7.1.2.1.2)."""
+        allowed = GTPV2_SUPPORTED if profile.mip6_feature_vector is None else profile.mip6_feature_vector
+        return None if self._features is None else self._features & allowed & GTPV2_SUPPORTED
 
     def _answer_out_of_turn(self, request: int) -> None:
         """A second DER while the first is owed an answer breaks EAP's lock step (RFC 3748 §4.1)."""
@@ -411,6 +475,17 @@ class Authentication:
     def _expect(self, state: AuthenticationState) -> None:
         if self.state is not state:
             raise LocalError(f"session {self.session_id} is {self.state}, not {state}")
+
+
+_GENERAL_FAILURE = NotificationCode.GENERAL_FAILURE_AFTER_AUTHENTICATION
+_NOTIFICATIONS = {
+    RefusalCause.APN_NOT_SUBSCRIBED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.NON_3GPP_NOT_SUBSCRIBED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.ROAMING_NOT_ALLOWED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.RAT_TYPE_NOT_ALLOWED: NotificationCode.NOT_SUBSCRIBED,
+    RefusalCause.SUBSCRIBER_DISABLED: NotificationCode.TEMPORARILY_DENIED,
+}
+"""What a refused user is told where both ends want result indications (RFC 4187 §10.19)."""
 
 
 def _permanent_identity(identity: str, imsi: Imsi) -> str:

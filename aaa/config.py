@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from aaa.eap_configuration import EapSection
 from aaa.equipment import EquipmentList, EquipmentStatus, parse_list, parse_pattern
 from aaa.faults.rule import FaultRule, Point
 from protocols.diameter.uri import Transport
-from protocols.eap.aka.server import IdentityRequest
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval
 from protocols.io.diameter.configuration import (
@@ -51,22 +51,6 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     return url.render_as_string(hide_password=False)
 
 
-_IDENTITY_REQUESTS = {
-    "any": IdentityRequest.ANY,
-    "full-authentication": IdentityRequest.FULL_AUTHENTICATION,
-    "permanent": IdentityRequest.PERMANENT,
-}
-
-
-def _identity_request(value: object) -> IdentityRequest:
-    if isinstance(value, IdentityRequest):
-        return value
-    found = _IDENTITY_REQUESTS.get(value) if isinstance(value, str) else None
-    if found is None:
-        raise PydanticCustomError("identity_request", "any, full-authentication or permanent")
-    return found
-
-
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
@@ -75,18 +59,6 @@ class IdentitySection(ConfigurationModel):
 
     host: DiameterIdentityText
     realm: DiameterIdentityText
-
-
-class EapSection(ConfigurationModel):
-    """The EAP-AKA server (RFC 4187).
-
-    ``identity_request`` is what is asked for when the identity is not usable, or always.
-    """
-
-    identity_request: Annotated[IdentityRequest, BeforeValidator(_identity_request)] = IdentityRequest.PERMANENT
-    always_request_identity: bool = False
-    checkcode: bool = True
-    result_indications: bool = False
 
 
 class SessionsSection(ConfigurationModel):
@@ -278,6 +250,8 @@ class AaaConfiguration(ConfigurationModel):
                         value=rule.action.described(Point.VECTOR),
                         expected="another action: this one needs the subscribers' keys, and the role is aaa",
                     )
+        if role is Role.AAA and self.eap.temporary is not None and self.database is None:
+            raise _missing(file, "database", "a database URL, where eap.temporary keeps re-authentication contexts")
         if role is Role.AAA and not (self.hss.peers or self.diameter.peers):
             raise _missing(file, "hss.peers", "an HSS or an agent to connect to, because the role is aaa")
 

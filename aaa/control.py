@@ -69,6 +69,7 @@ class AaaControl:
         methods: dict[str, Handler] = {
             "node.status": self._status,
             "peers.list": self._list_peers,
+            "eap.roll-key": self._roll_key,
             "sessions.list": self._list_sessions,
             "sessions.get": self._get_session,
             "sessions.abort": self._abort_session,
@@ -84,7 +85,8 @@ class AaaControl:
         }
         if self._subscribers is not None:
             methods |= self._subscribers.methods()
-        absent = {"sessions": self._aaa is None, "pgw-sessions": self._aaa is None, "registrations": self._hss is None}
+        no_aaa, no_hss = self._aaa is None, self._hss is None
+        absent = {"sessions": no_aaa, "pgw-sessions": no_aaa, "eap": no_aaa, "registrations": no_hss}
         return {name: handler for name, handler in methods.items() if not absent.get(name.partition(".")[0])}
 
     # --- the node -----------------------------------------------------------------------------------
@@ -115,6 +117,16 @@ class AaaControl:
 
     async def _list_peers(self, params: Params) -> JsonValue:
         return {"peers": [peer for part in (self._aaa, self._hss) if part is not None for peer in part.peers()]}
+
+    async def _roll_key(self, params: Params) -> JsonValue:
+        assert self._aaa is not None
+        try:
+            index = self._aaa.roll_key()
+        except BackendError as error:
+            raise ControlError("backend", str(error)) from error
+        if index is None:
+            raise ControlError("not-found", "this server makes no temporary identities: it has no eap.temporary")
+        return {"index": index}
 
     # --- sessions -----------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from aaa.authorization import Refusal
 from aaa.hss.port import SubscriberProfile, VectorRequest
 from protocols.diameter.dictionary import ServerAssignmentType
 from protocols.diameter.swm import Dea
+from protocols.eap.aka.temporary import ReauthenticationContext
+from protocols.eap.packet import EapType
 from protocols.threegpp.identity import Imsi
 
 
@@ -18,6 +20,8 @@ class AuthenticationState(str, Enum):
     IDENTIFYING = "identifying"
     WAITING_FOR_PROFILE = "waiting-for-profile"
     WAITING_FOR_VECTOR = "waiting-for-vector"
+    WAITING_FOR_CONTEXT = "waiting-for-context"
+    WAITING_FOR_STORAGE = "waiting-for-storage"
     CHALLENGED = "challenged"
     AUTHENTICATED = "authenticated"
     REFUSED = "refused"
@@ -53,6 +57,23 @@ class UserDataRequested:
 
     session_id: str
     imsi: Imsi
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextRequested:
+    """A fast re-authentication identity of ours came (RFC 4187 §5.3). Answer with ``answer_context``."""
+
+    session_id: str
+    imsi: Imsi
+    username: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextIssued:
+    """To be kept before the user hears of its success. Answer with ``answer_kept``."""
+
+    session_id: str
+    context: ReauthenticationContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +120,8 @@ class Authenticated:
     session_id: str
     imsi: Imsi
     apn: str
+    method: EapType
+    fast: bool
     text: str
 
 
@@ -132,8 +155,12 @@ class Refused:
 Question = VectorRequested | RegistrationRequested | UserDataRequested
 """What a session asks the HSS, and waits for."""
 
+TemporaryQuestion = ContextRequested | ContextIssued
+"""What a session asks about temporary identities, and waits for."""
+
 Event = (
     Question
+    | TemporaryQuestion
     | AnswerReady
     | EapReceived
     | EapSent

@@ -128,7 +128,7 @@ class Gateways:
         self._reauthorization.receive(aar, token, self._monotonic())
         self._pump()
         answered = await answer
-        self._initiated.authorised(SWM_APPLICATION, aar.session_id)
+        self._initiated.authorised(SWM_APPLICATION, aar.session_id, Result.from_message(answered))
         self._pump()
         return answered
 
@@ -139,7 +139,7 @@ class Gateways:
         self._pgw_sessions.receive_aar(aar, token, self._monotonic())
         self._pump()
         answered = await answer
-        self._initiated.authorised(S6B_APPLICATION, aar.session_id)
+        self._initiated.authorised(S6B_APPLICATION, aar.session_id, Result.from_message(answered))
         self._pump()
         return answered
 

@@ -166,10 +166,16 @@ class InitiatedProcedures:
         else:
             self._finish(running, succeeded=False, text=f"the gateway cannot be reached ({why})")
 
-    def authorised(self, application: int, session_id: str) -> None:
-        """An AAR of the session was answered: that ends a re-authorisation."""
+    def authorised(self, application: int, session_id: str, result: Result) -> None:
+        """An AAR of the session was answered with ``result``: that ends a re-authorisation.
+
+        A gateway that was refused ends the session with an STR (TS 29.273 §7.1.2.5).
+        """
         running = self._running.get((application, session_id))
         if running is not None and running.procedure is Procedure.REAUTHORISE:
+            if not result.is_success:
+                self._finish(running, succeeded=False, text=f"the gateway was told {result}")
+                return
             self._finish(running, succeeded=True, text="the gateway has the present profile")
             if running.again is not None:
                 self.reauthorise(running.session, running.again)

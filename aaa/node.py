@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from aaa import questions
 from aaa.config import AaaConfiguration
-from aaa.events import DeregistrationRequested, Question, ServerIdentity
+from aaa.eap import EapService
+from aaa.eap_configuration import TemporarySection
+from aaa.events import DeregistrationRequested, Question, ServerIdentity, TemporaryQuestion
 from aaa.faults.wrapping import Faults
 from aaa.gateways import Gateways
 from aaa.hss.client import SwxClient
@@ -18,9 +20,9 @@ from aaa.hss.registration import ServingServer
 from aaa.observation import DiameterObservation
 from aaa.server import SwmServer
 from aaa.sessions import SessionLimits, Sessions
+from aaa.temporary import ContextStore, KeyFile, TemporaryIdentities
 from protocols.diameter.codec import DiameterMessage
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
-from protocols.eap.aka.server import ServerOptions
 from protocols.entropy import Entropy
 from protocols.io.clock import SystemClock
 from protocols.io.diameter import S6B, SWM, SWX, DiameterIdentity
@@ -47,16 +49,20 @@ class AaaServer:
         faults: Faults,
     ) -> None:
         self._configuration = configuration
+        self._keys = key_file(configuration.eap.temporary, entropy, clock.wall)
+        self._identities: TemporaryIdentities | None = None
+        self._contexts_bridge: Bridge | None = None
         identity, sessions = configuration.identity, configuration.sessions
         self._server = SwmServer(
             Sessions(
                 identity=ServerIdentity(host=identity.host, realm=identity.realm),
                 entropy=entropy,
-                options=ServerOptions(
-                    always_request_identity=configuration.eap.always_request_identity,
-                    first_identity_request=configuration.eap.identity_request,
-                    checkcode=configuration.eap.checkcode,
-                    result_indications=configuration.eap.result_indications,
+                eap=faults.eap(
+                    EapService(
+                        options=configuration.eap.options(),
+                        rules=configuration.eap.policy(),
+                        ring=lambda: None if self._keys is None else self._keys.ring,
+                    )
                 ),
                 limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
                 equipment=configuration.equipment.as_list(),
@@ -136,6 +142,21 @@ class AaaServer:
             )
         )
 
+    # --- temporary identities -----------------------------------------------------------------------
+
+    def use_contexts(self, contexts: ContextStore, bridge: Bridge) -> None:
+        """Where re-authentication contexts lie, if this server has temporary identities at all."""
+        temporary = self._configuration.eap.temporary
+        if temporary is not None and self._keys is not None:
+            self._contexts_bridge = bridge
+            self._identities = TemporaryIdentities(
+                keys=self._keys, contexts=contexts, lifetime=temporary.lifetime, wall=self._wall
+            )
+
+    def roll_key(self) -> int | None:
+        """Begin with a new key of temporary identities; its index, ``None`` where there are none. ``BackendError``."""
+        return None if self._keys is None else self._keys.roll()
+
     # --- life ---------------------------------------------------------------------------------------
 
     async def open(self, tasks: asyncio.TaskGroup) -> None:
@@ -189,8 +210,11 @@ class AaaServer:
 
     # --- the HSS ------------------------------------------------------------------------------------
 
-    def _ask(self, question: Question | DeregistrationRequested) -> None:
+    def _ask(self, question: Question | TemporaryQuestion | DeregistrationRequested) -> None:
         assert self._tasks is not None
+        if isinstance(question, TemporaryQuestion):
+            self._tasks.create_task(self._answer_temporary(question))
+            return
         assert self._hss is not None
         if isinstance(question, DeregistrationRequested):
             self._tasks.create_task(questions.deregister(question, self._hss))
@@ -209,6 +233,10 @@ class AaaServer:
         assert self._tasks is not None
         self._tasks.create_task(work)
 
+    async def _answer_temporary(self, question: TemporaryQuestion) -> None:
+        await questions.answer_temporary(question, self._identities, self._contexts_bridge, self._server)
+        self._arm()
+
     # --- time ---------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
@@ -223,3 +251,12 @@ class AaaServer:
         self._timer = None
         self._server.handle_timeout()
         self._arm()
+
+
+def key_file(section: TemporarySection | None, entropy: Entropy, wall: Callable[[], float]) -> KeyFile | None:
+    """The keys of temporary identities, where configured; ``ConfigurationError`` when the file is unusable."""
+    if section is None:
+        return None
+    return KeyFile(
+        section.key_file, interval=section.rollover_interval, kept=section.rollovers_kept, entropy=entropy, wall=wall
+    )

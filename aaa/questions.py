@@ -6,16 +6,22 @@ import logging
 
 from aaa.authorization import backend_refusal, hss_refusal
 from aaa.events import (
+    ContextIssued,
+    ContextRequested,
     DeregistrationRequested,
     Question,
     RegistrationRequested,
+    TemporaryQuestion,
     UserDataRequested,
     VectorRequested,
 )
+from aaa.hss.in_process import Bridge
 from aaa.hss.port import HomeSubscriberServer, HssRefusal, SubscriberProfile
 from aaa.server import SwmServer
+from aaa.temporary import TemporaryIdentities
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.errors import AuthenticationError, StackError
 from protocols.threegpp.identity import Imsi
 
@@ -45,6 +51,28 @@ async def answer(question: Question, hss: HomeSubscriberServer, server: SwmServe
     except Exception:  # noqa: BLE001 - top loop of a question: a defect must not end the node
         _log.exception("session %s: the HSS failed", question.session_id)
         server.refused(question, backend_refusal("the server failed; see its log"))
+
+
+async def answer_temporary(
+    question: TemporaryQuestion, identities: TemporaryIdentities | None, bridge: Bridge | None, server: SwmServer
+) -> None:
+    """Ask the store of re-authentication contexts; one that fails costs a full authentication and nothing else."""
+    context: ReauthenticationContext | None = None
+    try:
+        if identities is not None and bridge is not None:
+            match question:
+                case ContextRequested(imsi=imsi, username=username):
+                    context = await bridge.run(lambda: identities.take(imsi, username))
+                case ContextIssued(context=issued):
+                    await bridge.run(lambda: identities.keep(issued))
+    except StackError as error:
+        _log.error("session %s: %s", question.session_id, error)
+    except Exception:  # noqa: BLE001 - top loop, as above
+        _log.exception("session %s: the store of re-authentication contexts failed", question.session_id)
+    if isinstance(question, ContextRequested):
+        server.context_answered(question, context)
+    else:
+        server.context_kept(question)
 
 
 async def deregister(request: DeregistrationRequested, hss: HomeSubscriberServer) -> None:

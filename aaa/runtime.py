@@ -55,6 +55,8 @@ class AaaNode:
             self._aaa = AaaServer(
                 configuration, self.recorder, clock=clock, entropy=entropy, speaks_swx=uses_swx, faults=faults
             )
+            if database is not None:
+                self._aaa.use_contexts(database.contexts, self._bridge)
         if role is not Role.AAA:
             assert database is not None
             self._hss = HssNode(configuration, database, self._bridge, self.recorder, clock=clock, entropy=entropy)
@@ -82,7 +84,7 @@ class AaaNode:
 
     def _algorithms(self) -> Algorithms | None:
         """How fault rules get at a subscriber's functions; ``None`` where the keys are elsewhere."""
-        database = self._database
+        database = None if self._role is Role.AAA else self._database
         if database is None:
             return None
 

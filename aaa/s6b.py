@@ -133,6 +133,11 @@ class PgwSessions:
             result = Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN)
             self._refuse(aar, token, result, f"user {aar.user_name or 'unnamed'} is not attached here")
             return
+        present = self._sessions.get(aar.session_id)
+        if present is not None and (present.imsi, present.host) != (imsi, aar.origin_host):
+            result = Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY)
+            self._refuse(aar, token, result, "the Session-Id is another session's")
+            return
         self._waiting[token] = _Authorising(aar=aar, imsi=imsi)
         pushed = self._pushed.pop(aar.session_id, None)
         if pushed is None:

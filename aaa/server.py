@@ -13,6 +13,8 @@ from aaa.authorization import Refusal
 from aaa.events import (
     AnswerReady,
     Authenticated,
+    ContextIssued,
+    ContextRequested,
     DeregisteredByHss,
     DeregistrationRequested,
     EapReceived,
@@ -26,6 +28,7 @@ from aaa.events import (
     SessionEnded,
     SessionEvent,
     StateChanged,
+    TemporaryQuestion,
     UserDataRequested,
     VectorRequested,
 )
@@ -34,6 +37,8 @@ from aaa.sessions import Sessions
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Avp, DiameterMessage
 from protocols.diameter.swm import Der, Str
+from protocols.eap.aka.messages import METHOD_NAMES
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.observation import eap_body
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
@@ -53,7 +58,7 @@ class SwmServer:
         sessions: Sessions,
         recorder: Recorder,
         *,
-        ask: Callable[[Question | DeregistrationRequested], None],
+        ask: Callable[[Question | TemporaryQuestion | DeregistrationRequested], None],
         monotonic: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -112,6 +117,16 @@ class SwmServer:
     def profile_answered(self, question: RegistrationRequested | UserDataRequested, profile: SubscriberProfile) -> None:
         """The profile."""
         self._sessions.answer_profile(question.session_id, profile, self._monotonic())
+        self._pump()
+
+    def context_answered(self, question: ContextRequested, context: ReauthenticationContext | None) -> None:
+        """What is kept behind a re-authentication identity."""
+        self._sessions.answer_context(question.session_id, context, self._monotonic())
+        self._pump()
+
+    def context_kept(self, question: ContextIssued) -> None:
+        """A re-authentication context is stored, or cannot be: the user will be authenticated in full next time."""
+        self._sessions.answer_kept(question.session_id, self._monotonic())
         self._pump()
 
     def refused(self, question: Question, refusal: Refusal) -> None:
@@ -188,6 +203,8 @@ class SwmServer:
         match event:
             case VectorRequested() | RegistrationRequested() | UserDataRequested() | DeregistrationRequested():
                 self._ask(event)
+            case ContextRequested() | ContextIssued():
+                self._ask(event)
             case AnswerReady():
                 self._respond(event)
             case EapReceived():
@@ -203,9 +220,9 @@ class SwmServer:
                 }
                 self._recorder.record(Kind.STATE, body, event.session_id)
             case Authenticated():
-                self._recorder.event(
-                    "authenticated", event.text, {"imsi": str(event.imsi), "apn": event.apn}, event.session_id
-                )
+                how: dict[str, JsonValue] = {"method": f"EAP-{METHOD_NAMES[event.method]}", "fast": event.fast}
+                who: dict[str, JsonValue] = {"imsi": str(event.imsi), "apn": event.apn}
+                self._recorder.event("authenticated", event.text, {**who, **how}, event.session_id)
             case Resynchronised():
                 self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
             case EquipmentNoted():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from aaa.authentication import Authentication
 from aaa.authorization import Refusal
+from aaa.eap import EapService
 from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AuthenticationState,
@@ -28,7 +29,7 @@ from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode, ServerAssignmentType
 from protocols.diameter.swm import Der, Sta, Str
-from protocols.eap.aka.server import ServerOptions
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.entropy import Entropy
 from protocols.threegpp.identity import Imsi
 
@@ -51,13 +52,13 @@ class Sessions:
         *,
         identity: ServerIdentity,
         entropy: Entropy,
-        options: ServerOptions,
+        eap: EapService,
         limits: SessionLimits,
         equipment: EquipmentList = ANY_EQUIPMENT,
     ) -> None:
         self._identity = identity
         self._entropy = entropy
-        self._options = options
+        self._eap = eap
         self._limits = limits
         self._equipment = equipment
         self._sessions: dict[str, Authentication] = {}
@@ -77,7 +78,7 @@ class Sessions:
                 der,
                 identity=self._identity,
                 entropy=self._entropy,
-                options=self._options,
+                eap=self._eap,
                 session_timeout=self._limits.timeout,
                 created=now,
                 is_registered=self.is_registered,
@@ -135,13 +136,27 @@ class Sessions:
         if not held and not self.is_registered(profile.imsi):
             self._deregister(profile.imsi)
 
+    def answer_context(self, session_id: str, context: ReauthenticationContext | None, now: float) -> None:
+        """The answer to ``ContextRequested``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_CONTEXT)
+        if session is not None:
+            session.answer_context(context, now)
+            self._collect(session, now)
+
+    def answer_kept(self, session_id: str, now: float) -> None:
+        """The answer to ``ContextIssued``."""
+        session = self._waiting(session_id, AuthenticationState.WAITING_FOR_STORAGE)
+        if session is not None:
+            session.answer_kept(now)
+            self._collect(session, now)
+
     def answer_refusal(self, session_id: str, refusal: Refusal, now: float) -> None:
         """The HSS refuses a question, or it does not answer."""
         session = self._waiting(
             session_id, AuthenticationState.WAITING_FOR_PROFILE, AuthenticationState.WAITING_FOR_VECTOR
         )
         if session is not None:
-            session.answer_refusal(refusal)
+            session.answer_refusal(refusal, now)
             self._collect(session, now)
 
     def deregistered(self, imsi: Imsi, reason: int, text: str) -> bool:

@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
@@ -196,6 +196,7 @@ class IkeSection(ConfigurationModel):
     authentication_lifetime: Interval | None = None
     retransmission: RetransmissionSection = RetransmissionSection()
     request_device_identity: bool = False
+    require_device_identity: bool = False
     application_version: str | None = Field(default="epdg-emulator", pattern=r"^[ -~]{1,255}$")
     ue_liveness_period: Annotated[Count, Field(ge=1, le=0xFFFFFFFF)] | None = None
     fragmentation: bool = True
@@ -214,6 +215,40 @@ class DiameterSection(DiameterNodeSection):
     realm: DiameterIdentityText
     destination_realm: DiameterIdentityText | None = None
     request_interval: Interval = 5.0
+
+
+class Reactivation(str, Enum):
+    """Whether UEs that the AAA server has detached are told to attach again (TS 24.302 §7.4.3)."""
+
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+class AaaInitiatedSection(ConfigurationModel):
+    """What happens to UEs whose session the AAA server ends (ASR), or changes so that it cannot go on (RAR)."""
+
+    reactivation: Reactivation = Reactivation.NEVER
+
+
+class UnauthenticatedEmergency(str, Enum):
+    """Whether UEs that cannot be authenticated may have emergency sessions; the AAA server decides on the allowed."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+class EmergencySection(ConfigurationModel):
+    """Emergency sessions (TS 24.302 §7.2.5); the APN has its addresses under ``apns``."""
+
+    apn: Annotated[str, AfterValidator(str.lower)] = "sos"
+    unauthenticated: UnauthenticatedEmergency = UnauthenticatedEmergency.REFUSE
+
+
+class LimitsSection(ConfigurationModel):
+    """How many sessions there may be: of one UE, and in all; emergency sessions do not ask."""
+
+    connections_per_ue: Limit | None = None
+    congestion_threshold: Limit | None = None
 
 
 class RequestedAddress(str, Enum):
@@ -284,6 +319,10 @@ class EpdgConfiguration(ConfigurationModel):
     diameter: DiameterSection
     apns: dict[str, ApnSection] = Field(min_length=1)
     default_apn: str | None = None
+    refusals: FilePath | None = None
+    aaa_initiated: AaaInitiatedSection = AaaInitiatedSection()
+    emergency: EmergencySection | None = None
+    limits: LimitsSection = LimitsSection()
     data_plane: DataPlaneSection = DataPlaneSection()
     control: FilePath
     trace: TraceSection = TraceSection()
@@ -292,6 +331,8 @@ class EpdgConfiguration(ConfigurationModel):
     def _consistent(self) -> EpdgConfiguration:
         if self.default_apn is not None and self.default_apn not in self.apns:
             raise PydanticCustomError("default_apn", "default_apn to be one of the APNs listed under apns")
+        if self.emergency is not None and self.emergency.apn not in self.apns:
+            raise PydanticCustomError("emergency", "emergency.apn to be one of the APNs listed under apns")
         eap = AuthenticationKind.EAP in self.authentication.methods
         if self.certificate is None and eap and not self.ike.eap_only:
             raise PydanticCustomError("certificate", "a certificate, or ike.eap_only: true")

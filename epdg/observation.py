@@ -59,6 +59,9 @@ def session_view(
         ],
         "diameter_session_id": diameter_session_id,
         "session_timeout": session.session_timeout,
+        "authorisation": None if session.authorisation is None else session.authorisation.view(),
+        "device_identity": session.device_identity,
+        "emergency": session.emergency,
         "last_error": None
         if session.last_error is None
         else {"cause": session.last_error[0], "text": session.last_error[1]},

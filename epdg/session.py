@@ -10,26 +10,67 @@ Attach::
 While it lasts::
 
     restore_p_cscf     -> SendConfiguration(CFG_REQUEST)      ConfigurationReceived -> AnswerIke(ConfigurationAnswer)
+    abort (ASR)        -> DeleteUe | AnswerIke(Refusal)       reauthorise (RAR)      -> SendAar | AuthenticateAnew
+    authorisation_answered(AAA) -> GrantTime | DeleteUe
 
 A UE that authenticates by a pre-shared key or a certificate gets its address without SWm.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from ipaddress import ip_address
 
-from epdg.pdn.configuration import WORDS, GrantedNetwork, Request, only_allowed, p_cscf, possible, reply, selectors
+from epdg import telling
+from epdg.aaa_session import MULTI_ROUND, SUCCESS, AaaSession
+from epdg.authorisation import Authorisation
+from epdg.commands import (
+    AllocateAddress,
+    AnswerIke,
+    AuthenticateAnew,
+    Command,
+    DeleteUe,
+    GrantTime,
+    ReleaseAddress,
+    SendConfiguration,
+    SendDer,
+    Tell,
+)
+from epdg.emergency import imei_of
+from epdg.identity import apn_of, imsi_of
+from epdg.pdn.configuration import (
+    WORDS,
+    GrantedNetwork,
+    Request,
+    only_allowed,
+    only_possible,
+    p_cscf,
+    possible,
+    reply,
+    selectors,
+)
+from epdg.policy import ServicePolicy
+from epdg.refusals import GatewayCause, Verdict
 from epdg.resumption import ResumedSubscriber
-from protocols.diameter.dictionary import PdnType
-from protocols.diameter.swm import ApnConfiguration, Dea, Result, ResultCode
+from epdg.whereabouts import PathUse, Whereabouts
+from protocols.diameter.dictionary import PdnType, ReAuthRequestType
+from protocols.diameter.swm import (
+    VENDOR_3GPP,
+    Aaa,
+    ApnConfiguration,
+    Dea,
+    ExperimentalResultCode,
+    Result,
+    ResultCode,
+    TerminationCause,
+)
 from protocols.eap.packet import EapCode, EapPacket, EapType
 from protocols.errors import RemoteError
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
-    Answer,
     AuthenticationKind,
     Closed,
     ConfigurationAnswer,
@@ -49,18 +90,19 @@ from protocols.ikev2.events import (
     Refused,
 )
 from protocols.ikev2.identity import identity_text
-from protocols.ikev2.payloads import ConfigurationAttribute, IdrPayload, NotifyPayload
+from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.redirection import Gateway
-from protocols.ikev2.registry import ConfigType, NotifyType
+from protocols.ikev2.registry import ConfigType
 from protocols.path import Address, Path
-from protocols.threegpp.causes import PrivateNotify, notify_for, words
-from protocols.threegpp.identity import Apn, Imsi, Nai
+from protocols.threegpp.causes import notify_name
+from protocols.threegpp.swu import reactivation_notify
 
-TERMINATION_LOGOUT = 1  # RFC 6733 §8.15
-TERMINATION_ADMINISTRATIVE = 4
-TERMINATION_LINK_BROKEN = 5
-TERMINATION_SESSION_TIMEOUT = 8
-PATHS_KEPT = 1000
+PASSING_ERRORS = (3, 4)  # RFC 6733 §7.1.3, §7.1.4: nobody has decided, or it may be otherwise later
+
+_UNAUTHENTICATED = (
+    Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
+    Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
+)
 
 
 class SessionState(str, Enum):
@@ -70,91 +112,6 @@ class SessionState(str, Enum):
     ESTABLISHED = "established"
     CLOSING = "closing"
     CLOSED = "closed"
-
-
-# --- commands
-
-
-@dataclass(frozen=True, kw_only=True)
-class SendDer:
-    """Ask the AAA server; the answer comes back through ``aaa_answered`` or ``aaa_failed``."""
-
-    eap_payload: bytes
-    user_name: str
-    apn: str | None
-    ue_address: Path
-    state: tuple[bytes, ...]
-    destination_host: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SendStr:
-    """Tell the AAA server that the session is over."""
-
-    user_name: str
-    termination_cause: int
-    destination_host: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AllocateAddress:
-    """Find an inner address of each IP version; answer through ``address_allocated``.
-
-    ``wanted``: what the UE had before (handover); ``static``: what the subscription gives it; ``single``: the
-    subscription allows one version at a time.
-    """
-
-    apn: str
-    versions: tuple[int, ...]
-    wanted: tuple[Address, ...] = ()
-    static: tuple[Address, ...] = ()
-    single: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReleaseAddress:
-    """Give an inner address back."""
-
-    apn: str
-    address: Address
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerIke:
-    """Answer the open question of the IKE SA."""
-
-    answer: Answer
-
-
-@dataclass(frozen=True, kw_only=True)
-class SendConfiguration:
-    """Send these attributes to the UE in an exchange of their own; ``ConfigurationExchanged`` tells the outcome."""
-
-    type: ConfigType
-    attributes: tuple[ConfigurationAttribute, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tell:
-    """An event a person wants to know: its name, one plain sentence, data."""
-
-    name: str
-    text: str
-    data: dict[str, str | int | float | bool | None] = field(default_factory=dict)
-
-
-Command = SendDer | SendStr | AllocateAddress | ReleaseAddress | AnswerIke | SendConfiguration | Tell
-
-
-@dataclass(kw_only=True)
-class PathUse:
-    """A path the session has been on; wall-clock seconds."""
-
-    path: Path
-    since: float
-    why: str
-    validated: bool
-    until: float | None = None
 
 
 class Session:
@@ -167,11 +124,14 @@ class Session:
         default_apn: str | None,
         own_names: frozenset[str],
         created: float,
+        policy: ServicePolicy,
         elsewhere: Gateway | None = None,
+        congested: Callable[[str], bool] = lambda who: False,
     ) -> None:
         """``own_names``: an IDr that names the gateway itself asks for the default APN.
 
         ``elsewhere``: the gateway that serves the UE in our place once it is authenticated (RFC 5685 §6).
+        ``congested`` tells whether there are too many for another one, of somebody who has none.
         """
         self.identifier = identifier
         self.state = SessionState.ATTACHING
@@ -181,34 +141,44 @@ class Session:
         self.imsi: str | None = None
         self.apn: str | None = None
         self.inner_addresses: tuple[Address, ...] = ()
-        self.paths: list[PathUse] = []
+        self.paths = Whereabouts()
+        self.aaa = AaaSession()
         self.last_error: tuple[str, str] | None = None
-        self.apn_configuration: ApnConfiguration | None = None
+        self.authorisation: Authorisation | None = None
         self.session_timeout: int | None = None
+        self.device_identity: str | None = None
+        self.emergency = False
         self._default_apn = default_apn
         self._own_names = own_names
+        self._policy = policy
         self._elsewhere = elsewhere
+        self._congested = congested
+        self._question_open = False
+        self._aborted = False
+        self._back_off: float | None = None
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
-        self._aaa_state: tuple[bytes, ...] = ()
-        self._aaa_host: str | None = None
-        self._aaa_knows = False
-        self._aaa_asked = False
-        self._user_name: str | None = None
         self._request = Request()
         self._network = GrantedNetwork()
         self._holds_addresses = False
-        self._termination_cause = TERMINATION_LOGOUT
 
     @property
     def subscriber(self) -> str:
         """Whose session it is: as the AAA server says it, since IDi is only what the UE says (RFC 7296 §2.16)."""
-        return self._user_name or self.nai
+        return self.aaa.user_name or self.nai
+
+    @property
+    def _who(self) -> str:
+        return self.imsi or self.nai
 
     # --- events of the IKE SA
 
     def handle(self, event: object, wall: float) -> list[Command]:
         """Take an event of the IKE SA."""
+        if isinstance(event, IdentityReceived | EapResponseReceived | ConfigurationRequested):
+            self._question_open = True
+            if self._aborted:
+                return self._refuse(GatewayCause.ABORTED, "the AAA server has ended the session")
         if isinstance(event, IdentityReceived):
             return self._identity(event)
         if isinstance(event, EapResponseReceived):
@@ -220,27 +190,19 @@ class Session:
         if isinstance(event, ConfigurationReceived):
             return self._inquired(event)
         if isinstance(event, ConfigurationExchanged):
-            return self._restored(event)
+            return [telling.restored(event, self._who)]
         if isinstance(event, AddressesUpdated):
             return self._moved(event, wall)
         if isinstance(event, AddressUpdateFailed):
-            return [
-                Tell(
-                    name="address-update-failed",
-                    text=f"The UE stays at {event.old.remote}; {event.new.remote} was not adopted: {event.why}.",
-                    data={"old": str(event.old.remote), "new": str(event.new.remote), "why": event.why},
-                )
-            ]
+            return [telling.not_moved(event)]
         if isinstance(event, IkeSaRekeyed):
-            return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self.imsi or self.nai} was rekeyed.")]
+            return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self._who} was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
-            cause, who = event.notify.type.name, "the UE" if event.by_peer else "the gateway"
-            text = f"For {event.what} of {self.imsi or self.nai} {who} said {cause}."
-            return [Tell(name="rekey-refused", text=text, data={"cause": cause})]
+            return [telling.rekey_refused(event, self._who)]
         if isinstance(event, Refused):
             return self._refused(event)
         if isinstance(event, PeerRedirected):
-            return self._redirected(event)
+            return [telling.redirected(event, self._who)]
         if isinstance(event, Closed):
             return self._closed(event, wall)
         return []
@@ -248,66 +210,151 @@ class Session:
     def detach(self) -> None:
         """The operator ends the session; the IKE SA is being deleted."""
         self.state = SessionState.CLOSING
-        self._termination_cause = TERMINATION_ADMINISTRATIVE
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
 
     def expire(self) -> None:
         """The time the AAA server granted is over; the IKE SA is being deleted (RFC 6733 §8.13)."""
         self.state = SessionState.CLOSING
-        self._termination_cause = TERMINATION_SESSION_TIMEOUT
+        self.aaa.termination_cause = TerminationCause.DIAMETER_SESSION_TIMEOUT
+
+    # --- what the AAA server asks for
+
+    def abort(self) -> tuple[ResultCode, list[Command]]:
+        """ASR (TS 29.273 §7.1.2.4, RFC 6733 §8.5): detach the UE; STR follows when it is gone."""
+        if self.state is SessionState.CLOSED or not self.aaa.held:
+            return ResultCode.DIAMETER_UNKNOWN_SESSION_ID, []
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
+        if self.state is SessionState.CLOSING or self._aborted:
+            return ResultCode.DIAMETER_SUCCESS, []
+        why = "the AAA server has ended the session"
+        if self.state is SessionState.ATTACHING:
+            self._aborted = True
+            return ResultCode.DIAMETER_SUCCESS, self._refuse(GatewayCause.ABORTED, why) if self._question_open else []
+        return ResultCode.DIAMETER_SUCCESS, self._dismiss("aborted", why, come_back=self._policy.reactivation)
+
+    def reauthorise(self, kind: int) -> tuple[ResultCode, list[Command]]:
+        """RAR (TS 29.273 §7.1.2.5): fetch the present profile, or have the UE authenticate anew (RFC 6733 §8.12)."""
+        if self.state in (SessionState.CLOSING, SessionState.CLOSED) or self._aborted or not self.aaa.held:
+            return ResultCode.DIAMETER_UNKNOWN_SESSION_ID, []
+        if kind not in ReAuthRequestType._value2member_map_:
+            return ResultCode.DIAMETER_INVALID_AVP_VALUE, []
+        if self.state is SessionState.ATTACHING:
+            self.aaa.renewal_due = True  # what is being granted now may be what has changed
+            return ResultCode.DIAMETER_SUCCESS, []
+        if kind == ReAuthRequestType.AUTHORIZE_AUTHENTICATE:
+            return ResultCode.DIAMETER_SUCCESS, [AuthenticateAnew()]
+        return ResultCode.DIAMETER_SUCCESS, self._renew()
+
+    def _renew(self) -> list[Command]:
+        assert self._path is not None
+        return self.aaa.renew(self.nai, self._path)
+
+    def authorisation_answered(self, answer: Aaa, wall: float) -> list[Command]:
+        """The profile as it is now, or why there is none (TS 29.273 §7.2.2.1.4)."""
+        self.aaa.renewed(answer)
+        if self.state is not SessionState.ESTABLISHED:
+            return []
+        if answer.result.vendor == 0 and answer.result.code // 1000 in PASSING_ERRORS:
+            return self.authorisation_failed(f"result {answer.result.code}")
+        if answer.result != SUCCESS:
+            return self._authorisation_refused(answer)
+        former, self.authorisation = self.authorisation, Authorisation.of(answer, wall)
+        obstacle = self.authorisation.obstacle(former, self.apn, self.inner_addresses)
+        if self.emergency:
+            obstacle = None  # no subscription decides on it
+        if obstacle is not None:
+            return self._dismiss("authorisation-changed", obstacle, come_back=self._policy.reactivation)
+        self.session_timeout = answer.session_timeout
+        changes = ", ".join(self.authorisation.changes(former)) or "nothing"
+        text = f"The authorisation of {self._who} was renewed; changed: {changes}."
+        told = Tell(name="authorisation-renewed", text=text, data={"changes": changes})
+        return [GrantTime(answer.session_timeout), told, *self._renew_again()]
+
+    def authorisation_failed(self, why: str) -> list[Command]:
+        """No answer came: what was granted before stands."""
+        self.aaa.renewed(None)
+        if self.state is not SessionState.ESTABLISHED:
+            return []
+        text = f"The authorisation of {self._who} could not be renewed: {why}."
+        return [Tell(name="authorisation-not-renewed", text=text, data={"why": why}), *self._renew_again()]
+
+    def _renew_again(self) -> list[Command]:
+        return self._renew() if self.aaa.renewal_due else []
+
+    def _authorisation_refused(self, answer: Aaa) -> list[Command]:
+        verdict = self._policy.refusals.of_result(answer.result, answer.error_message)
+        return self._dismiss(verdict.name, verdict.text, come_back=False)
+
+    def _dismiss(self, cause: str, why: str, *, come_back: bool) -> list[Command]:
+        """End a session that is up; ``come_back``: the UE is told to attach again."""
+        self.state = SessionState.CLOSING
+        self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
+        self.last_error = (cause, why)
+        text = f"{self._who} is detached: {why}."
+        notifies = (reactivation_notify(),) if come_back else ()
+        told = Tell(name="dismissed", text=text, data={"cause": cause, "why": why, "reactivation": come_back})
+        return [told, DeleteUe(why=why, notifies=notifies)]
 
     # --- answers
 
     def aaa_answered(self, dea: Dea) -> list[Command]:
         """The AAA server's word, translated for the UE."""
-        self._aaa_asked = False
-        self._aaa_host = dea.origin_host
-        self._aaa_state = dea.state
+        self.aaa.answered(dea)
         if self.state is SessionState.CLOSED:
-            return self._answered_too_late(dea)
-        if dea.result == Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH):
-            self._aaa_knows = True
+            # what the AAA server holds now is ended there, and only now (RFC 6733 §8.4)
+            return self.aaa.terminate(self.nai)
+        if self._aborted:
+            return []  # the refusal is on its way to the UE, and the STR follows it
+        if dea.result == MULTI_ROUND:
             if dea.eap_payload is None:
-                return self._refuse(PrivateNotify.NETWORK_FAILURE, "the AAA server goes on without an EAP packet")
-            return [AnswerIke(answer=EapReply(packet=dea.eap_payload))]
-        if dea.result != Result(0, ResultCode.DIAMETER_SUCCESS):
-            self._aaa_knows = False
-            notify = notify_for(dea.result.vendor, dea.result.code)
-            text = words(notify) or f"the AAA server refused with result {dea.result.code}"
-            if dea.error_message:
-                text = f"{text}: {dea.error_message}"
-            return self._refuse(notify, text, dea.eap_payload)
-        self._aaa_knows = True
+                return self._refuse(GatewayCause.AAA_UNUSABLE, "the AAA server goes on without an EAP packet")
+            return self._answer(EapReply(packet=dea.eap_payload))
+        if dea.result != SUCCESS:
+            return self._refused_by_aaa(dea)
         if dea.eap_payload is None or dea.master_session_key is None:
-            return self._refuse(PrivateNotify.NETWORK_FAILURE, "the AAA server succeeds without EAP packet or MSK")
-        self.apn_configuration = dea.apn_configuration
+            return self._refuse(GatewayCause.AAA_UNUSABLE, "the AAA server succeeds without EAP packet or MSK")
+        self.authorisation = Authorisation.of(dea)
         self.session_timeout = dea.session_timeout
         if dea.user_name:
-            self._user_name = dea.user_name
-            self.imsi = _imsi(dea.user_name) or self.imsi
+            self.aaa.user_name = dea.user_name
+            self.imsi = imsi_of(dea.user_name) or self.imsi
         if self.apn is None and dea.apn_configuration is not None:
             self.apn = dea.apn_configuration.service_selection
-        return [AnswerIke(answer=EapReply(packet=dea.eap_payload, msk=dea.master_session_key))]
+        return self._answer(EapReply(packet=dea.eap_payload, msk=dea.master_session_key))
 
-    def aaa_failed(self, why: str) -> list[Command]:
-        """No answer came."""
-        self._aaa_asked = False
+    def _refused_by_aaa(self, dea: Dea) -> list[Command]:
+        emergency = self._policy.emergency
+        refused = self.emergency and emergency is not None and not emergency.unauthenticated
+        if refused and dea.result in _UNAUTHENTICATED:
+            text = f"no emergency session without authentication: result {dea.result.code}"
+            return self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text, eap_packet=dea.eap_payload)
+        validity = None if dea.overload is None else float(dea.overload.validity)
+        verdict = self._policy.refusals.of_result(dea.result, dea.error_message, validity)
+        return self._refusal(verdict, eap_packet=dea.eap_payload)
+
+    def aaa_failed(self, why: str, cause: GatewayCause = GatewayCause.AAA_UNREACHABLE) -> list[Command]:
+        """No answer came, or one that cannot be used (``cause``)."""
+        self.aaa.asked = False
         if self.state is SessionState.CLOSED:
-            return self._terminate()
-        return self._refuse(PrivateNotify.NETWORK_FAILURE, f"the AAA server cannot be reached: {why}")
+            return self.aaa.terminate(self.nai)
+        if self._aborted:
+            return []
+        text = why if cause is GatewayCause.AAA_UNUSABLE else f"the AAA server cannot be reached: {why}"
+        return self._refuse(cause, text)
 
     def address_allocated(self, addresses: tuple[Address, ...], network: GrantedNetwork | None) -> list[Command]:
         """The pools' word; ``network`` is ``None`` when this gateway does not serve the APN."""
         if network is None:
-            return self._refuse(PrivateNotify.PDN_CONNECTION_REJECTION, f"this gateway does not serve APN {self.apn}")
+            return self._refuse(GatewayCause.APN_NOT_SERVED, f"this gateway does not serve APN {self.apn}")
         request, allowed = self._request, possible(network, self._pdn_type)
         if not set(request.versions) & set(allowed):
             text = f"the UE asks for {WORDS[request.versions]} and may have {WORDS[allowed]} in APN {self.apn}"
-            return self._refuse(NotifyType.INTERNAL_ADDRESS_FAILURE, text)
+            return self._refuse(GatewayCause.PDN_TYPE_NOT_ALLOWED, text, beside=only_possible(allowed))
         if not addresses:
             text = f"no inner address is free in APN {self.apn}"
             if request.wanted:
                 text = f"the inner address that the UE asks for cannot be had in APN {self.apn}"
-            return self._refuse(NotifyType.INTERNAL_ADDRESS_FAILURE, text)
+            return self._refuse(GatewayCause.NO_ADDRESS_FREE, text)
         self.inner_addresses, self._network = addresses, network
         self._holds_addresses = True
         local, remote = selectors(addresses)
@@ -318,7 +365,11 @@ class Session:
             notifies=only_allowed(request, addresses, allowed),
             session=self._ticket(addresses),
         )
-        return [AnswerIke(answer=answer)]
+        return self._answer(answer)
+
+    def too_many_connections(self, limit: int) -> list[Command]:
+        """The UE has as many PDN connections as it may have."""
+        return self._refuse(GatewayCause.TOO_MANY_CONNECTIONS, f"the UE has {limit} PDN connections already")
 
     def restore_p_cscf(self, servers: tuple[Address, ...]) -> list[Command]:
         """Tell the UE of other P-CSCFs, so that it registers with IMS anew (TS 23.380 §5.6.5, TS 24.302 §7.4).
@@ -335,43 +386,48 @@ class Session:
 
     def _identity(self, event: IdentityReceived) -> list[Command]:
         self.nai = identity_text(event.identity)
-        self.imsi = _imsi(self.nai)
-        asked = _apn(event.responder_identity)
+        self.imsi = imsi_of(self.nai)
+        asked = apn_of(event.responder_identity)
+        emergency = self._policy.emergency
+        self.emergency = emergency is not None and emergency.asked_for(asked, self.nai)
         self.apn = self._default_apn if asked is None or asked in self._own_names else asked
+        if self.emergency and emergency is not None:
+            self.apn = emergency.apn
         self._path = event.path
         identity = EapPacket(
             code=EapCode.RESPONSE, identifier=0, type=EapType.IDENTITY, data=event.identity.data
         ).encode()
-        attach = Tell(
-            name="attach-requested",
-            text=f"{self.nai} asks for APN {self.apn or '(default)'} from {event.path.remote}.",
-            data={
-                "nai": self.nai,
-                "apn": self.apn,
-                "remote": str(event.path.remote),
-                "authentication": event.authentication.value,
-            },
-        )
+        attach = telling.attach_requested(event, self.nai, self.apn, emergency=self.emergency)
         if event.authentication is not AuthenticationKind.EAP:
             return [attach]  # it has proved itself to IKE: no AAA server is asked
+        # who comes under a pseudonym may be somebody who authenticates anew: that is known when it is done
+        if self.imsi is not None and not self.emergency and self._congested(self.nai):
+            return [attach, *self._refuse_congested()]
+        if self.emergency and imei_of(self.nai) is not None:
+            self.device_identity = imei_of(self.nai)
+            if emergency is None or not emergency.unauthenticated:
+                text = "no emergency session without authentication: the UE has no IMSI"
+                return [attach, *self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text)]
         return [attach, self._der(identity)]
+
+    def _refuse_congested(self) -> list[Command]:
+        return self._refuse(GatewayCause.CONGESTION, "the gateway has as many sessions as it takes")
 
     def _der(self, packet: bytes) -> SendDer:
         assert self._path is not None
-        self._aaa_asked = True
-        return SendDer(
-            eap_payload=packet,
+        return self.aaa.der(
+            packet,
             user_name=self.nai,
-            apn=self.apn,
+            apn=None if self.emergency else self.apn,
             ue_address=self._path,
-            state=self._aaa_state,
-            destination_host=self._aaa_host,
+            emergency=self.emergency,
+            device_identity=self.device_identity,
         )
 
     def inherit(self, former: Session) -> None:
         """The UE resumed a session that was still here: what the AAA server knows of it goes on in this one."""
-        self._aaa_knows, self._aaa_host, self._aaa_state = former._aaa_knows, former._aaa_host, former._aaa_state
-        self.apn_configuration = former.apn_configuration
+        self.aaa.inherit(former.aaa)
+        self.authorisation = former.authorisation
 
     def _ticket(self, addresses: tuple[Address, ...]) -> bytes | None:
         """What a ticket says of the session (RFC 5723 §6.1); the AAA server's time bounds it."""
@@ -379,7 +435,7 @@ class Session:
             return None
         return ResumedSubscriber(
             nai=self.nai,
-            user_name=self._user_name,
+            user_name=self.aaa.user_name,
             imsi=self.imsi,
             apn=self.apn,
             addresses=tuple(map(str, addresses)),
@@ -396,21 +452,30 @@ class Session:
             if known.until <= wall:
                 return "the session time granted by the AAA server is over"
             self.session_timeout = max(1, int(known.until - wall))
-        self.nai, self._user_name, self.imsi, self.apn = known.nai, known.user_name, known.imsi, known.apn
+        self.nai, self.aaa.user_name, self.imsi, self.apn = known.nai, known.user_name, known.imsi, known.apn
         self._resumed_addresses = tuple(ip_address(address) for address in known.addresses)
         return None
 
     @property
+    def _profile(self) -> ApnConfiguration | None:
+        """What the subscription says of the APN; of an emergency it says nothing."""
+        return None if self.authorisation is None or self.emergency else self.authorisation.apn_configuration
+
+    @property
     def _pdn_type(self) -> PdnType | None:
-        return None if self.apn_configuration is None else self.apn_configuration.pdn_type
+        return None if self._profile is None else self._profile.pdn_type
 
     def _configure(self, event: ConfigurationRequested, wall: float) -> list[Command]:
         if event.resumed is not None:
             why = self._resume(event.resumed, wall)
             if why is not None:
-                return self._refuse(NotifyType.AUTHENTICATION_FAILED, why)
-        elif self._elsewhere is not None and event.redirectable:
-            return [AnswerIke(answer=RedirectReply(self._elsewhere))]
+                return self._refuse(GatewayCause.RESUMPTION_IMPOSSIBLE, why)
+        elif self._elsewhere is not None and event.redirectable and not self.emergency:
+            return self._answer(RedirectReply(self._elsewhere))
+        elif self._policy.require_device_identity and self.device_identity is None:
+            return self._refuse(GatewayCause.NO_DEVICE_IDENTITY, "the UE does not tell its IMEI")
+        if not self.emergency and self._congested(self.subscriber):
+            return self._refuse_congested()
         request = Request.of(event.configuration)
         if not request.wanted:
             former = tuple(each for each in self._resumed_addresses if each.version in request.versions)
@@ -418,10 +483,10 @@ class Session:
         self._request = request
         if not request.versions:
             # RFC 7296 §2.19: every UE gets its address here
-            return self._refuse(NotifyType.FAILED_CP_REQUIRED, "the UE asks for no inner address")
+            return self._refuse(GatewayCause.NO_ADDRESS_ASKED, "the UE asks for no inner address")
         if self.apn is None:
-            return self._refuse(PrivateNotify.NO_APN_SUBSCRIPTION, "the UE names no APN and none is the default")
-        static = () if self.apn_configuration is None else tuple(self.apn_configuration.served_party_addresses)
+            return self._refuse(GatewayCause.NO_APN, "the UE names no APN and none is the default")
+        static = () if self._profile is None else tuple(self._profile.served_party_addresses)
         return [
             AllocateAddress(
                 apn=self.apn,
@@ -435,62 +500,18 @@ class Session:
     def _establish(self, event: Established, wall: float) -> list[Command]:
         self.state = SessionState.ESTABLISHED
         self.established = wall
-        self.paths.append(PathUse(path=event.path, since=wall, why="attach", validated=True))
-        inner = ", ".join(map(str, self.inner_addresses))
-        return [
-            Tell(
-                name="attached",
-                text=f"{self.imsi or self.nai} is attached to {self.apn} with {inner} from {event.path.remote}.",
-                data={
-                    "imsi": self.imsi,
-                    "apn": self.apn,
-                    "inner_address": inner,
-                    "remote": str(event.path.remote),
-                    "seconds": round(wall - self.created, 6),
-                    "mobike": event.mobike,
-                    "nat": event.nat.remote,
-                },
-            )
-        ]
+        self._path = event.path
+        self.paths.enter(PathUse(path=event.path, since=wall, why="attach", validated=True))
+        told = telling.attached(event, self._who, self.imsi, self.apn, self.inner_addresses, wall - self.created)
+        return [GrantTime(self.session_timeout), told, *self._renew_again()]
 
     # --- life
 
     def _moved(self, event: AddressesUpdated, wall: float) -> list[Command]:
         self._path = event.new
-        if not self.paths or self.paths[-1].path != event.new:
-            if self.paths:
-                self.paths[-1].until = wall
-            why = "moved behind a NAT" if event.nat.remote else "moved"
-            self.paths.append(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
-            del self.paths[:-PATHS_KEPT]
-        went = f"moved from {event.old.remote} to {event.new.remote}"
-        if event.old == event.new:
-            went = f"says again that it is at {event.new.remote}"
-        elif event.old.remote == event.new.remote:
-            went = f"at {event.new.remote} goes to {event.new.local} now, no longer to {event.old.local}"
-        return [
-            Tell(
-                name="moved",
-                text=f"The UE {went}"
-                + (" behind a NAT" if event.nat.remote else "")
-                + ("; the address was checked." if event.validated else "."),
-                data={
-                    "old": str(event.old.remote),
-                    "new": str(event.new.remote),
-                    "nat": event.nat.remote,
-                    "validated": event.validated,
-                },
-            )
-        ]
-
-    def _redirected(self, event: PeerRedirected) -> list[Command]:
-        return [
-            Tell(
-                name="redirected",
-                text=f"{self.imsi or self.nai} was told to go to the gateway {event.gateway} ({event.stage.value}).",
-                data={"gateway": str(event.gateway), "stage": event.stage.value},
-            )
-        ]
+        why = "moved behind a NAT" if event.nat.remote else "moved"
+        self.paths.enter(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
+        return [telling.moved(event)]
 
     def _inquired(self, event: ConfigurationReceived) -> list[Command]:
         """The UE asks again for what it was given; nothing of ours can be set (RFC 7296 §3.15.1)."""
@@ -501,87 +522,41 @@ class Session:
             )
         return [AnswerIke(answer=answer)]
 
-    def _restored(self, event: ConfigurationExchanged) -> list[Command]:
-        servers = ", ".join(dict.fromkeys(str(ip_address(attribute.value)) for attribute in event.attributes))
-        text = f"{self.imsi or self.nai} was told to use P-CSCF {servers}."
-        return [Tell(name="p-cscf-restored", text=text, data={"p_cscf": servers, "confirmed": bool(event.answer)})]
-
     def _refused(self, event: Refused) -> list[Command]:
-        cause = event.notify.type.name if event.notify is not None else "error"
-        if event.notify is not None and int(event.notify.type) in PrivateNotify._value2member_map_:
-            cause = PrivateNotify(int(event.notify.type)).name
+        cause = "error" if event.notify is None else notify_name(int(event.notify.type))
         self.last_error = (cause, event.text)
-        who = "The UE refused" if event.by_peer else "Refused"
-        return [
-            Tell(
-                name="refused",
-                text=f"{who} {self.imsi or self.nai or 'an unknown UE'}: {event.text.rstrip('.')}.",
-                data={"cause": cause, "text": event.text, "by_peer": event.by_peer},
-            )
-        ]
+        return [telling.refused(event, self._who, cause, self._back_off)]
 
     def _closed(self, event: Closed, wall: float) -> list[Command]:
         attached = self.established is not None
         administrative = self.state is SessionState.CLOSING
         self.state = SessionState.CLOSED
         commands: list[Command] = []
-        if self.paths:
-            self.paths[-1].until = wall
+        self.paths.leave(wall)
         if self.apn is not None and self._holds_addresses:
             self._holds_addresses = False
             commands += [ReleaseAddress(apn=self.apn, address=address) for address in self.inner_addresses]
-        if not administrative and not event.by_peer:
-            self._termination_cause = TERMINATION_LINK_BROKEN
-        if not event.resumed and not self._aaa_asked:
-            commands += self._terminate()
-        commands.append(
-            Tell(
-                name="detached" if attached else "attach-ended",
-                text=f"{self.imsi or self.nai or 'An unknown UE'} is gone: {event.why}.",
-                data={"why": event.why, "by_peer": event.by_peer},
-            )
-        )
+        if not administrative and not event.by_peer and not self._aborted:
+            self.aaa.termination_cause = TerminationCause.DIAMETER_LINK_BROKEN
+        if not event.resumed and not self.aaa.asked:
+            commands += self.aaa.terminate(self.nai)
+        commands.append(telling.gone(event, self._who, was_attached=attached))
         return commands
 
-    def _answered_too_late(self, dea: Dea) -> list[Command]:
-        """The UE has gone meanwhile: what the AAA server holds now is ended there, and only now (RFC 6733 §8.4)."""
-        going_on = Result(0, ResultCode.DIAMETER_MULTI_ROUND_AUTH), Result(0, ResultCode.DIAMETER_SUCCESS)
-        self._aaa_knows = dea.result in going_on
-        return self._terminate()
+    def _answer(self, answer: EapReply | ConfigurationReply | RedirectReply | Refusal) -> list[Command]:
+        """Answer the question that the UE's last message has put."""
+        self._question_open = False
+        return [AnswerIke(answer=answer)]
 
-    def _terminate(self) -> list[Command]:
-        """STR, once, if the AAA server has the session."""
-        if not self._aaa_knows:
-            return []
-        self._aaa_knows = False
-        cause = self._termination_cause
-        return [SendStr(user_name=self.nai, termination_cause=cause, destination_host=self._aaa_host)]
+    def _refuse(
+        self, cause: GatewayCause, text: str, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
+    ) -> list[Command]:
+        """Refuse for a reason of our own, as the policy file has it."""
+        return self._refusal(self._policy.refusals.of_cause(cause, text), eap_packet=eap_packet, beside=beside)
 
-    def _refuse(self, notify: int, text: str, eap_packet: bytes | None = None) -> list[Command]:
-        payload = NotifyPayload(type=NotifyType(notify))
-        return [AnswerIke(answer=Refusal(notify=payload, text=text, eap_packet=eap_packet))]
-
-
-def _imsi(text: str) -> str | None:
-    """The IMSI in an NAI or standing alone, ``None`` when there is none (a UE that is no 3GPP device)."""
-    try:
-        imsi = Nai.parse(text).imsi
-    except ValueError:
-        imsi = None
-    if imsi is not None:
-        return imsi.digits
-    try:
-        return Imsi(text).digits
-    except ValueError:
-        return None
-
-
-def _apn(identity: IdrPayload | None) -> str | None:
-    """The APN's network identifier in IDr, which is ID_FQDN or ID_KEY_ID (TS 24.302 §7.2.2.1)."""
-    if identity is None or not identity.data:
-        return None
-    text = identity.data.decode("utf-8", "replace")
-    try:
-        return Apn(text).network_identifier
-    except ValueError:
-        return text.lower()
+    def _refusal(
+        self, verdict: Verdict, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
+    ) -> list[Command]:
+        self._back_off = verdict.back_off
+        notifies = (*verdict.beside, *beside)
+        return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))

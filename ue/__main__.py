@@ -51,6 +51,9 @@ def attach(
     ping: Annotated[str | None, typer.Option(help="Send echo requests to this inner address, then detach.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many echo requests.")] = 5,
     stay: Annotated[bool, typer.Option("--stay", help="Stay attached after the echo requests.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even though the network has asked to be left alone (BACKOFF_TIMER).")
+    ] = False,
 ) -> None:
     """Attach in the foreground and show every step; Ctrl-C or SIGTERM detaches.
 
@@ -70,7 +73,7 @@ def attach(
 
         async def work() -> None:
             nonlocal answered
-            await node.attach(access)
+            await node.attach(access, force=force)
             narrator.session(node.session())
             if destination is not None:
                 answered = await _ping(node, destination, count, narrator)

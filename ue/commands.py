@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from protocols.eap.aka.peer import TemporaryIdentities
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.events import Answer
 from protocols.ikev2.redirection import RedirectTrail
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
 from protocols.trace.records import JsonValue
+from ue.backoff import BackOff
 
 
 class Procedure(Enum):
@@ -48,10 +50,11 @@ class Connect:
     """Start an IKE SA from this access; answer through ``connected``.
 
     ``gateway`` when a redirect, which ``trail`` tells of, leads to another than the configured one (RFC 5685).
-    ``session`` is resumed where it can be (RFC 5723).
+    ``session`` is resumed where it can be (RFC 5723). ``identity`` is IDi with EAP.
     """
 
     access: str
+    identity: str
     gateway: Address | None = None
     trail: RedirectTrail | None = None
     session: ResumableSession | None = None
@@ -61,10 +64,12 @@ class Connect:
 class ConnectSuccessor:
     """Start a second IKE SA that is to take the place of the present one, asking for its inner addresses.
 
-    ``gateway``: the address that the present one uses now, which a redirect or a move has led to.
+    ``gateway``: the address that the present one uses now, which a redirect or a move has led to. ``identity`` is
+    IDi with EAP.
     """
 
     access: str
+    identity: str
     gateway: Address
     addresses: tuple[Address, ...]
 
@@ -124,6 +129,13 @@ class AskUsim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepTemporaryIdentities:
+    """Remember pseudonym and fast re-authentication context, where the UE is to keep them over a restart."""
+
+    held: TemporaryIdentities
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnswerIke:
     """Answer the open question of the IKE SA."""
 
@@ -175,6 +187,13 @@ class RemoveChildSa:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepBackOff:
+    """Remember how long the network wants to be left alone, over a restart too; ``None``: nothing any more."""
+
+    back_off: BackOff | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tell:
     """An event a person wants to know: its name, one plain sentence, data."""
 
@@ -205,6 +224,7 @@ Command = (
     | SuspendSa
     | DeleteSa
     | AskUsim
+    | KeepTemporaryIdentities
     | AnswerIke
     | StartHost
     | StopHost
@@ -212,6 +232,7 @@ Command = (
     | UpdateChildSa
     | RetireChildSa
     | RemoveChildSa
+    | KeepBackOff
     | Tell
     | Finished
 )

@@ -10,6 +10,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from protocols.algorithms.sqn import IND_BITS, IND_BITS_MAXIMUM
+from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
+from protocols.eap.aka.peer import IdentityForm, NetworkNamePolicy, PrivacyPolicy
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
     FRAGMENT_SIZE,
@@ -29,10 +32,10 @@ from protocols.io.configuration import (
     Count,
     Digits,
     FilePath,
+    HexSecret,
     Interval,
     IpAddress,
     IpNetwork,
-    Key128,
     Port,
     SharedKey,
 )
@@ -76,25 +79,75 @@ class PlmnSection(ConfigurationModel):
         return Plmn(self.mcc, self.mnc)
 
 
-class UsimAlgorithm(str, Enum):
-    """The algorithm set of the USIM."""
-
-    MILENAGE = "milenage"
-
-
 class UsimSection(ConfigurationModel):
-    """The software USIM: K, OPc or OP, and the file with the sequence numbers it has accepted."""
+    """The software USIM: its functions and keys, and the file with the sequence numbers it has accepted."""
 
-    algorithm: UsimAlgorithm = UsimAlgorithm.MILENAGE
-    k: Key128
-    opc: Key128 | None = None
-    op: Key128 | None = None
+    algorithm: Algorithm = Algorithm.MILENAGE
+    k: HexSecret
+    opc: HexSecret | None = None
+    op: HexSecret | None = None
+    tuak_iterations: Annotated[Count, Field(ge=1, le=255)] = 1
+    res_length: Annotated[Count, Field(ge=4, le=16)] = DEFAULT_RES_LENGTH
+    ind_bits: Annotated[Count, Field(le=IND_BITS_MAXIMUM)] = IND_BITS
     sqn: FilePath | None = None
 
     @model_validator(mode="after")
-    def _one_of_op_and_opc(self) -> UsimSection:
-        if (self.op is None) == (self.opc is None):
+    def _keys_that_fit(self) -> UsimSection:
+        if self.algorithm is not Algorithm.XOR and (self.op is None) == (self.opc is None):
             raise PydanticCustomError("usim", "either opc or op")
+        try:
+            AlgorithmKeys(
+                algorithm=self.algorithm,
+                k=self.k,
+                op=self.op,
+                opc=self.opc,
+                tuak_iterations=self.tuak_iterations,
+                res_length=self.res_length,
+            )
+        except ValueError as error:
+            raise PydanticCustomError("usim", "keys that fit the algorithm ({why})", {"why": str(error)}) from None
+        return self
+
+
+class EapMethod(str, Enum):
+    """A method of EAP that the UE knows."""
+
+    AKA = "aka"
+    AKA_PRIME = "aka-prime"
+
+    @property
+    def leading_digit(self) -> str:
+        """What the permanent identity begins with (TS 23.003 §19.3.2)."""
+        return {EapMethod.AKA: "0", EapMethod.AKA_PRIME: "6"}[self]
+
+
+class OuterIdentity(str, Enum):
+    """What IDi says: a temporary identity where there is one (TS 24.302 §7.2.2.1), or ever the permanent one."""
+
+    TEMPORARY = "temporary"
+    PERMANENT = "permanent"
+
+
+class EapSection(ConfigurationModel):
+    """EAP at the UE; ``state`` is a file for pseudonym and fast re-authentication context, keys included."""
+
+    methods: tuple[EapMethod, ...] = Field(default=(EapMethod.AKA, EapMethod.AKA_PRIME), min_length=1)
+    outer_identity: OuterIdentity = OuterIdentity.TEMPORARY
+    identity_form: IdentityForm = IdentityForm.NAI
+    visited: PlmnSection | None = None
+    emergency: bool = False
+    privacy: PrivacyPolicy = PrivacyPolicy.LIBERAL
+    pseudonyms: bool = True
+    reauthentication: bool = True
+    result_indications: bool = True
+    network_name: str | None = Field(default="WLAN", min_length=1, max_length=253)
+    network_name_mismatch: NetworkNamePolicy = NetworkNamePolicy.REJECT
+    state: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _each_once(self) -> EapSection:
+        if len(set(self.methods)) != len(self.methods):
+            raise PydanticCustomError("eap", "each of the methods once")
         return self
 
 
@@ -249,6 +302,7 @@ class UeConfiguration(ConfigurationModel):
     imsi: ImsiText
     plmn: PlmnSection
     usim: UsimSection | None = None
+    eap: EapSection = EapSection()
     authentication: AuthenticationKind = AuthenticationKind.EAP
     psk: SharedKey | None = None
     certificate: CertificateSection | None = None
@@ -277,6 +331,7 @@ class UeConfiguration(ConfigurationModel):
     childless: bool = False
     redirect: RedirectSection = RedirectSection()
     resumption: bool = False
+    reactivate: bool = True
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False

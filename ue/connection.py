@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from protocols.eap.aka.peer import EapAkaPeer
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.events import NatStatus
 from protocols.ikev2.redirection import RedirectTrail
 from protocols.path import Address, Path
+from ue.authentication import Authentication
 from ue.configuration import Granted
 
 
@@ -86,25 +86,31 @@ class Connection:
     """What belongs to one attach: it begins with the command and ends when the IKE SA is gone.
 
     ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on, ``nat_refusals``
-    how often it was begun anew because of a NAT (RFC 4555 §3.9). ``deleting``: this end has sent DELETE, by
-    command or because the IKE SA must not go on.
+    how often it was begun anew because of a NAT (RFC 4555 §3.9). ``resumes``: it presents a ticket, so IDi is not
+    EAP's. ``back_off``: seconds that a refusal asks to wait. ``reactivation``: the gateway ends it to have it set up
+    again; ``reactivations``: how often that was done in a row. ``deleting``: this end has sent DELETE, by command or
+    because the IKE SA must not go on.
     """
 
-    def __init__(self, access: str, ticket: int | None, peer: EapAkaPeer, now: float) -> None:
+    def __init__(self, access: str, ticket: int | None, authentication: Authentication, now: float) -> None:
         self.access = access
         self.started = now
-        self.peer = peer
+        self.authentication = authentication
         self.attach_ticket: int | None = ticket
         self.gateway: Address | None = None
         self.trail: RedirectTrail | None = None
         self.redirect: tuple[Address | None, RedirectTrail | None] | None = None
         self.nat_refusals = 0
+        self.resumes = False
+        self.back_off: float | None = None
+        self.reactivation = False
+        self.emergency_support = False
+        self.reactivations = 0
         self.detach_ticket: int | None = None
         self.detach_requested = False
         self.deleting = False
         self.signalling: Signalling | None = None
         self._counted_before = (0, 0)
-        self.server_authenticated = False
         self.established: float | None = None
         self.ended: float | None = None
         self.attach_interval: float | None = None

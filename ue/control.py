@@ -59,7 +59,10 @@ class _Methods:
         }
 
     async def attach(self, params: Params) -> JsonValue:
-        await self._node.attach(_text(params, "access"))
+        force = params.get("force", False)
+        if not isinstance(force, bool):
+            raise ControlError("bad-params", "force is true or false")
+        await self._node.attach(_text(params, "access"), force=force)
         return self._node.session()
 
     async def move(self, params: Params) -> JsonValue:

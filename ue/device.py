@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from math import isfinite
 
-from protocols.algorithms.usim import UsimResult, UsimSuccess
-from protocols.eap.aka import peer as aka
+from protocols.algorithms.usim import UsimResult
 from protocols.entropy import Entropy
 from protocols.errors import LocalError, RemoteError
 from protocols.ikev2.events import (
@@ -58,19 +58,21 @@ from protocols.ikev2.redirection import RedirectStage
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Address, Endpoint, Path
-from protocols.threegpp.causes import AUTHENTICATION_FAILED, NOTIFY_NAMES
+from protocols.threegpp.causes import AUTHENTICATION_FAILED, notify_name
 from protocols.threegpp.identity import Imsi
 from protocols.trace.records import JsonValue
+from ue.authentication import Authenticator
+from ue.backoff import BackOff
 from ue.commands import (
     AccessPorts,
     AnswerIke,
-    AskUsim,
     CloseAccess,
     Command,
     Connect,
     DeleteSa,
     Finished,
     InstallChildSa,
+    KeepBackOff,
     MoveSa,
     OpenAccess,
     Procedure,
@@ -89,6 +91,8 @@ from ue.reauthentication import Reauthentication
 
 MOVES_KEPT = 100
 NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
+REACTIVATIONS_MAXIMUM = 5  # in a row; TS 24.302 §7.2.4.2 sets no bound
+REACTIVATION_INTERVAL = 60.0  # a connection that lasted so long begins a new row
 
 
 class DeviceState(str, Enum):
@@ -115,20 +119,27 @@ class Device:
         accesses: tuple[str, ...] = (),
         gateways: Mapping[str, Address] | None = None,
         other_versions: Mapping[int, Endpoint] | None = None,
+        reactivate: bool = True,
+        back_off: BackOff | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
         those that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.
+        ``reactivate``: attach again when the gateway asks for it as it ends the connection. ``authenticator``: how it
+        proves itself by EAP, by default with nothing but its NAI.
         """
         self.imsi = imsi
         self.nai = nai
         self.apn = apn
         self.state = DeviceState.IDLE
         self.connection: Connection | None = None
+        self.back_off = back_off
+        self._reactivate = reactivate
         self._gateway = gateway
         self._gateways = gateways or {}
         self._other_versions = dict(other_versions or {})
         self._session: ResumableSession | None = None
-        self._entropy = entropy
+        self._authenticator = authenticator or Authenticator(imsi=imsi, nai=nai, entropy=entropy)
         self._accesses = accesses
         self._open: dict[str, AccessPorts] = {}
         self._reauthentication: Reauthentication | None = None
@@ -143,10 +154,25 @@ class Device:
         if self.connection is not None:
             self.connection.only_allowed = version
 
+    def back_off_received(self, seconds: float) -> None:
+        """A refusal that is being read asks the UE to stay away for so long."""
+        if self.connection is not None:
+            self.connection.back_off = seconds
+
+    def reactivation_received(self) -> None:
+        """The gateway deletes the IKE SA and wants the UE back (TS 24.302 §7.2.4.2)."""
+        if self.connection is not None:
+            self.connection.reactivation = True
+
+    def emergency_support_received(self) -> None:
+        """The gateway serves emergency sessions."""
+        if self.connection is not None:
+            self.connection.emergency_support = True
+
     @property
     def server_authenticated(self) -> bool:
         """Whether the USIM has accepted the network: the IMEI may be told (TS 24.302 §7.2.2.1)."""
-        return self.connection is not None and self.connection.server_authenticated
+        return self.connection is not None and self.connection.authentication.server_authenticated
 
     def ports(self, access: str) -> AccessPorts:
         """Where the ports of an open access are; ``LocalError`` when it is closed."""
@@ -157,12 +183,14 @@ class Device:
 
     # --- what a person asks for
 
-    def attach(self, access: str, ticket: int, now: float) -> list[Command]:
-        """Attach on an access."""
+    def attach(self, access: str, ticket: int | None, now: float, *, force: bool = False) -> list[Command]:
+        """Attach on an access; not while the network wants to be left alone, unless that is to be ignored."""
         if self.state not in (DeviceState.IDLE, DeviceState.CLOSED):
             raise LocalError(f"the UE is {_WORDS[self.state]} already")
-        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
-        self.connection = Connection(access, ticket, peer, now)
+        refusal = None if self.back_off is None else self.back_off.refusal(now)
+        if refusal is not None and not force:
+            raise LocalError(refusal)
+        self.connection = Connection(access, ticket, self._authenticator.begin(_answer), now)
         self.state = DeviceState.ATTACHING
         return [OpenAccess(access=access)]
 
@@ -272,9 +300,7 @@ class Device:
             return self._reauthentication.usim_answered(result)
         if connection is None or self.state is not DeviceState.ATTACHING:
             return []
-        connection.peer.answer(result)
-        connection.server_authenticated = isinstance(result, UsimSuccess) and connection.peer.refusal is None
-        return self._take_from_peer(connection)
+        return self._unless_over(connection, connection.authentication.usim_answered(result))
 
     def usim_failed(self, why: str) -> list[Command]:
         """The USIM gives no verdict (its store cannot be written, say)."""
@@ -308,6 +334,7 @@ class Device:
                     "retransmissions": connection.attach_retransmissions,
                     "mobike": connection.mobike,
                     "nat": connection.nat.local,
+                    "eap": connection.authentication.view(),
                 },
             )
         ]
@@ -354,7 +381,8 @@ class Device:
             return self._reauthenticate(connection)
         if isinstance(event, StateChanged):
             connection.deleting = connection.deleting or event.new is SaState.DELETING
-            return []
+            leaves = event.new is SaState.AUTHENTICATING and not connection.resumes
+            return connection.authentication.identity_given() if leaves else []
         if isinstance(event, IkeSaRekeyed):
             self._session = None  # RFC 5723 §6.2: "When the IKE SA is rekeyed, the ticket is invalidated"
             connection.continued(event.successor.window)
@@ -371,7 +399,7 @@ class Device:
         if isinstance(event, PathValidated):
             return self._end_test(connection)
         if isinstance(event, Refused):
-            return self._refused(connection, event)
+            return self._refused(connection, event, now)
         if isinstance(event, Redirected):
             return self._redirected(connection, event)
         if isinstance(event, RedirectIgnored):
@@ -403,7 +431,7 @@ class Device:
             self._reauthentication = None
         if attempt.succeeded and isinstance(event, Established):
             self._session = None  # the ticket goes with the former SA; the new one brings its own
-            connection.peer = attempt.peer
+            connection.authentication = attempt.authentication
             connection.gateway_addresses = attempt.gateway_addresses
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands
@@ -420,8 +448,7 @@ class Device:
             return []
         if connection.access not in self._open or connection.path is None:
             return []
-        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
-        self._reauthentication = Reauthentication(peer, connection.addresses)
+        self._reauthentication = Reauthentication(self._authenticator, connection.addresses)
         return self._reauthentication.begin(connection.access, connection.path.remote.address)
 
     def _abandon_reauthentication(self, why: str) -> list[Command]:
@@ -433,24 +460,14 @@ class Device:
     def _eap_request(self, connection: Connection, event: EapRequestReceived) -> list[Command]:
         if self.state is not DeviceState.ATTACHING:
             return []
-        connection.peer.receive(event.packet)
-        return self._take_from_peer(connection)
+        used = connection.authentication.identity_given() if connection.resumes else []
+        connection.resumes = False  # the ticket was not taken
+        return self._unless_over(connection, [*used, *connection.authentication.receive(event.packet)])
 
-    def _take_from_peer(self, connection: Connection) -> list[Command]:
-        commands: list[Command] = []
-        while (event := connection.peer.poll_event()) is not None:
-            if isinstance(event, aka.ChallengeReceived):
-                commands.append(AskUsim(rand=event.rand, autn=event.autn))
-            elif isinstance(event, aka.PacketToSend):
-                commands.append(AnswerIke(answer=EapReply(packet=event.packet)))
-            elif isinstance(event, aka.Succeeded):
-                commands.append(AnswerIke(answer=EapReply(msk=event.msk)))
-            elif isinstance(event, aka.Failed):
-                commands += self._give_up(connection, event.cause.value, f"authentication rejected: {event.why}")
-            else:
-                # RFC 3748 discards in silence; inside IKE_AUTH nothing would ever follow
-                commands += self._give_up(connection, "eap", f"the EAP server breaks the rules: {event.why}")
-        return commands
+    def _unless_over(self, connection: Connection, commands: list[Command]) -> list[Command]:
+        """What the exchange asks for, and the end of the attach where it goes no further."""
+        problem = connection.authentication.problem
+        return commands if problem is None else commands + self._give_up(connection, problem.cause, problem.text)
 
     def _establish(self, connection: Connection, event: Established, now: float) -> list[Command]:
         if self.state is not DeviceState.ATTACHING:
@@ -469,7 +486,9 @@ class Device:
         connection.granted = granted
         if not connection.addresses:
             return self._give_up(connection, "configuration", "the gateway assigned no inner address")
-        return [StartHost(addresses=connection.addresses)]
+        welcome: list[Command] = [] if self.back_off is None else [KeepBackOff(back_off=None)]
+        self.back_off = None
+        return [*welcome, StartHost(addresses=connection.addresses)]
 
     def _child_removed(self, connection: Connection, event: ChildSaRemoved) -> list[Command]:
         """Without its last child SA a UE is attached and has no traffic, which is legal (RFC 7296 §1.4.1)."""
@@ -501,9 +520,9 @@ class Device:
         taken = tuple(dict.fromkeys(ConfigurationAttribute(type=each.type) for each in accepted))
         return [*commands, AnswerIke(answer=ConfigurationAnswer(attributes=taken))]
 
-    def _refused(self, connection: Connection, event: Refused) -> list[Command]:
+    def _refused(self, connection: Connection, event: Refused, now: float) -> list[Command]:
         number = None if event.notify is None else int(event.notify.type)
-        cause = "gateway refused" if number is None else _cause(number)
+        cause = "gateway refused" if number is None else notify_name(number)
         attaching = self.state is DeviceState.ATTACHING
         if (
             number == NotifyType.UNEXPECTED_NAT_DETECTED
@@ -516,16 +535,29 @@ class Device:
             return [Tell(name="nat-detected", text="A NAT changed the addresses; the attach begins anew.", data={})]
         if attaching:
             text = self._refusal_text(connection, event, number)
-            commands = self._fail_attach(connection, cause, text, by_peer=event.by_peer)
+            commands = self._stay_away(connection, cause, now) if event.by_peer else []
+            commands += self._fail_attach(connection, cause, text, by_peer=event.by_peer)
             self.state = DeviceState.CLOSING
             return commands
         connection.last_error = (cause, event.text)
         return []
 
+    def _stay_away(self, connection: Connection, cause: str, now: float) -> list[Command]:
+        """BACKOFF_TIMER beside the refusal; zero seconds end an earlier one."""
+        if connection.back_off is None:
+            return []
+        self.back_off = BackOff(cause=cause, until=now + connection.back_off) if connection.back_off else None
+        if self.back_off is None:
+            return [KeepBackOff(back_off=None)]
+        text = f"The network asks the UE to stay away {self.back_off.how_long(now)}."
+        seconds = connection.back_off if isfinite(connection.back_off) else None
+        told = Tell(name="back-off", text=text, data={"cause": cause, "seconds": seconds})
+        return [KeepBackOff(back_off=self.back_off), told]
+
     def _refusal_text(self, connection: Connection, event: Refused, number: int | None) -> str:
-        finding = connection.peer.refusal
+        finding = connection.authentication.refusal
         if finding is not None:
-            return f"authentication rejected: {finding.why}"
+            return f"authentication rejected: {finding}"
         if not event.by_peer:
             return f"the gateway is not accepted: {event.text}"
         if number == AUTHENTICATION_FAILED:
@@ -541,7 +573,7 @@ class Device:
     def _fail_attach(self, connection: Connection, cause: str, text: str, *, by_peer: bool = False) -> list[Command]:
         """Nothing if the attach is over already."""
         ticket, connection.attach_ticket = connection.attach_ticket, None
-        if ticket is None and connection.trail is None:
+        if ticket is None and connection.trail is None and not connection.reactivations:
             return []
         followed = connection.last_error is not None  # told already
         if ticket is None and followed:
@@ -740,8 +772,7 @@ class Device:
         commands += _remove_children(former)
         if former.addresses:
             commands.append(StopHost())
-        peer = aka.EapAkaPeer(nai=self.nai, imsi=self.imsi, entropy=self._entropy)
-        connection = Connection(former.access, former.attach_ticket, peer, now)
+        connection = Connection(former.access, former.attach_ticket, self._authenticator.begin(_answer), now)
         connection.gateway, connection.trail = former.redirect
         connection.nat_refusals = former.nat_refusals
         self.connection = connection
@@ -754,7 +785,14 @@ class Device:
     def _connect(self, connection: Connection) -> Connect:
         """Start the SA; a ticket is presented once (RFC 5723 §4.3.1)."""
         session, self._session = self._session, None
-        return Connect(access=connection.access, gateway=connection.gateway, trail=connection.trail, session=session)
+        connection.resumes = session is not None
+        return Connect(
+            access=connection.access,
+            identity=connection.authentication.identity,
+            gateway=connection.gateway,
+            trail=connection.trail,
+            session=session,
+        )
 
     # --- the end
 
@@ -782,7 +820,24 @@ class Device:
             )
             if name == "connection-lost":
                 connection.last_error = (name, why)
-        return commands + self._end(connection, now)
+        commands += self._end(connection, now)
+        if event.by_peer and connection.reactivation and not connection.detach_requested:
+            commands += self._come_back(connection, now)
+        return commands
+
+    def _come_back(self, former: Connection, now: float) -> list[Command]:
+        """REACTIVATION_REQUESTED_CAUSE: the tunnel is set up again (TS 24.302 §7.2.4.2), a bounded number of times."""
+        lasted = 0.0 if former.established is None else now - former.established
+        row = 0 if lasted >= REACTIVATION_INTERVAL else former.reactivations
+        if not self._reactivate or row >= REACTIVATIONS_MAXIMUM:
+            why = "it is configured not to" if not self._reactivate else f"it has done so {row} times in a row"
+            text = f"The network wants the UE to attach again; {why}."
+            return [Tell(name="reactivation-ignored", text=text, data={"reactivations": row})]
+        commands = self.attach(former.access, None, now, force=True)
+        assert self.connection is not None
+        self.connection.reactivations = row + 1
+        text = "The network has ended the connection and wants the UE to attach again."
+        return [Tell(name="reactivating", text=text, data={"reactivations": row + 1}), *commands]
 
     def _unfinished(self, connection: Connection, event: Closed) -> str:
         """Why an attach ended without a refusal."""
@@ -827,6 +882,10 @@ class Device:
         return [CloseAccess(access=access)]
 
 
+def _answer(reply: EapReply) -> Command:
+    return AnswerIke(answer=reply)
+
+
 _WORDS = {
     DeviceState.IDLE: "not attached",
     DeviceState.ATTACHING: "attaching",
@@ -843,13 +902,8 @@ def _remove_children(connection: Connection) -> list[Command]:
     return [RemoveChildSa(inbound_spi=spi) for spi in left]
 
 
-def _cause(number: int) -> str:
-    """A Notify's name: 3GPP's of the private range, else IANA's."""
-    return NOTIFY_NAMES.get(number) or NotifyType.of(number).name
-
-
 def _told_refusal(event: CreateChildSaRefused) -> Tell:
-    cause = _cause(int(event.notify.type))
+    cause = notify_name(int(event.notify.type))
     who = "the gateway" if event.by_peer else "the UE"
     return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
 

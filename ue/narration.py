@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from rich.console import Console
 from rich.text import Text
 
@@ -14,6 +16,7 @@ _EVENT_STYLES = {
     "refused": "bold red",
     "move-failed": "bold red",
     "connection-lost": "bold red",
+    "reactivating": "bold",
 }
 
 
@@ -73,6 +76,9 @@ class Narrator:
         error = session.get("last_error")
         if isinstance(error, dict):
             rows.append(("last error", error.get("text")))
+        back_off = session.get("back_off")
+        if isinstance(back_off, dict):
+            rows.append(("stays away", f"until {_moment(back_off.get('until'))} because of {back_off.get('cause')}"))
         for label, value in rows:
             if value:
                 self._print(Text.assemble((f"  {label + ':':15}", "bold"), str(value)))
@@ -83,6 +89,12 @@ class Narrator:
 
 def _seconds(value: JsonValue) -> str:
     return "" if value is None else f"asked for after {value} s of silence"
+
+
+def _moment(value: JsonValue) -> str:
+    if not isinstance(value, int | float):
+        return "it is switched off and on"
+    return datetime.fromtimestamp(value).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _joined(value: JsonValue) -> str:

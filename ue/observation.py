@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from math import isfinite
 
 from protocols.dataplane.port import ChildSaCounters
 from protocols.dataplane.userspace.host import FlowStatistics
@@ -64,6 +65,7 @@ def session_view(
         "established": None if connection.established is None else wall(connection.established),
         "ended": None if connection.ended is None else wall(connection.ended),
         "gateway": gateway,
+        "eap": connection.authentication.view(),
         "ike": None if sa is None else _ike_view(sa),
         "child_sas": children,
         "paths": [
@@ -83,6 +85,13 @@ def session_view(
             "retransmissions": connection.attach_retransmissions,
         },
         "moves": [move_view(move, wall) for move in connection.moves],
+        "emergency_support": connection.emergency_support,
+        "back_off": None
+        if device.back_off is None
+        else {
+            "cause": device.back_off.cause,
+            "until": wall(device.back_off.until) if isfinite(device.back_off.until) else None,
+        },
         "last_error": None
         if connection.last_error is None
         else {"cause": connection.last_error[0], "text": connection.last_error[1]},

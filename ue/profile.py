@@ -7,7 +7,8 @@ from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from protocols.algorithms.milenage import derive_opc
+from protocols.eap.aka.peer import PeerOptions, TemporaryIdentities
+from protocols.entropy import Entropy
 from protocols.errors import ConfigurationError, LocalError
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig
@@ -19,9 +20,11 @@ from protocols.ikev2.signatures import library_pss
 from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 from protocols.io.lifetime import machine_lifetime
 from protocols.selectors import TrafficSelector
-from protocols.threegpp.identity import Imsi, Nai
+from protocols.threegpp.identity import Imsi, Nai, nai_realm
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
-from ue.config import CertificateSection, GatewaySection, PCscfAttributes, UeConfiguration
+from ue.authentication import Authenticator
+from ue.config import CertificateSection, GatewaySection, OuterIdentity, PCscfAttributes, UeConfiguration
+from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
 from ue.usim import FileSqnStore, SoftwareUsim
 
 _ADDRESS = {4: ConfigAttributeType.INTERNAL_IP4_ADDRESS, 6: ConfigAttributeType.INTERNAL_IP6_ADDRESS}
@@ -36,8 +39,16 @@ _FULL_RANGE = {4: TrafficSelector.network("0.0.0.0/0"), 6: TrafficSelector.netwo
 
 
 def root_nai(configuration: UeConfiguration) -> str:
-    """The identity in IDi and in EAP (TS 23.003 §19.3.2)."""
-    return str(Nai.root(Imsi(configuration.imsi), configuration.plmn.plmn))
+    """The permanent NAI: with the digit of the method preferred, decorated when abroad, of the realm for emergencies.
+
+    TS 23.003 §19.3.2, §19.3.3, §19.3.9.
+    """
+    eap = configuration.eap
+    digit, emergency = eap.methods[0].leading_digit, eap.emergency
+    root = Nai.root(Imsi(configuration.imsi), configuration.plmn.plmn, leading_digit=digit)
+    if eap.visited is not None:
+        return str(root.decorated(eap.visited.plmn, emergency=emergency))
+    return str(Nai(username=root.username, realm=nai_realm(configuration.plmn.plmn, emergency=emergency)))
 
 
 def initiator_config(configuration: UeConfiguration, moment: Callable[[], datetime]) -> InitiatorConfig:
@@ -106,8 +117,12 @@ def configuration_request(configuration: UeConfiguration) -> tuple[Configuration
 
 
 def own_identity(configuration: UeConfiguration) -> IdiPayload:
-    """IDi: the NAI, or what is configured: a mailbox, an address, else a name (RFC 7296 §3.5)."""
-    text = configuration.identity or root_nai(configuration)
+    """IDi: the NAI, or what is configured (RFC 7296 §3.5)."""
+    return identification(configuration.identity or root_nai(configuration))
+
+
+def identification(text: str) -> IdiPayload:
+    """IDi by what the text is: a mailbox (which an NAI looks like), an address, else a name (RFC 7296 §3.5)."""
     if "@" in text:
         return IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=text.encode())
     try:
@@ -123,12 +138,50 @@ def software_usim(configuration: UeConfiguration) -> SoftwareUsim | None:
     section = configuration.usim
     if section is None:
         return None
-    opc = section.opc
-    if opc is None:
-        assert section.op is not None  # the configuration has either
-        opc = derive_opc(section.k, section.op)
     file = section.sqn or state_directory(configuration) / f"usim-{configuration.imsi}.json"
-    return SoftwareUsim(imsi=Imsi(configuration.imsi), k=section.k, opc=opc, store=FileSqnStore(file))
+    return SoftwareUsim(
+        imsi=Imsi(configuration.imsi),
+        k=section.k,
+        opc=section.opc,
+        op=section.op,
+        algorithm=section.algorithm,
+        tuak_iterations=section.tuak_iterations,
+        res_length=section.res_length,
+        store=FileSqnStore(file, section.ind_bits),
+    )
+
+
+def temporary_identity_store(configuration: UeConfiguration) -> TemporaryIdentityStore:
+    """Where pseudonym and fast re-authentication context are kept: in the process, or in the file configured."""
+    file = configuration.eap.state
+    if file is None:
+        return MemoryTemporaryIdentityStore()
+    return FileTemporaryIdentityStore(file, configuration.imsi)
+
+
+def authenticator(configuration: UeConfiguration, entropy: Entropy, held: TemporaryIdentities) -> Authenticator:
+    """How the UE proves itself by EAP, with what earlier exchanges have left."""
+    eap = configuration.eap
+    fixed = configuration.identity
+    if fixed is None and (eap.emergency or eap.outer_identity is OuterIdentity.PERMANENT):
+        fixed = root_nai(configuration)
+    return Authenticator(
+        imsi=Imsi(configuration.imsi),
+        nai=root_nai(configuration),
+        entropy=entropy,
+        options=PeerOptions(
+            methods=tuple(METHODS[method.value] for method in eap.methods),
+            identity_form=eap.identity_form,
+            privacy=eap.privacy,
+            pseudonyms=eap.pseudonyms,
+            fast_reauthentication=eap.reauthentication,
+            result_indications=eap.result_indications,
+            network_name=eap.network_name,
+            network_name_policy=eap.network_name_mismatch,
+        ),
+        held=held,
+        outer_identity=fixed,
+    )
 
 
 def state_directory(configuration: UeConfiguration) -> Path:

@@ -5,6 +5,8 @@
     ReauthenticationDue -> ConnectSuccessor      EapRequestReceived -> AskUsim     usim_answered -> AnswerSuccessor
     Established         -> AdoptSuccessor, Tell  Refused, Closed    -> Tell
 
+Fast re-authentication is used where an earlier exchange has left what that needs (RFC 4187 §5).
+
 The new IKE SA comes without INITIAL_CONTACT and asks for the inner addresses that the UE has; the present one
 carries on until the new one is up and is deleted then. One that fails changes nothing: the event comes again.
 """
@@ -12,21 +14,21 @@ carries on until the new one is up and is deleted then. One that fails changes n
 from __future__ import annotations
 
 from protocols.algorithms.usim import UsimResult
-from protocols.eap.aka import peer as aka
 from protocols.ikev2.events import (
     Closed,
-    EapReply,
     EapRequestReceived,
     Established,
     Event,
     PeerAddressesChanged,
     Refused,
+    SaState,
+    StateChanged,
 )
 from protocols.path import Address
+from ue.authentication import Authenticator
 from ue.commands import (
     AdoptSuccessor,
     AnswerSuccessor,
-    AskUsim,
     Command,
     ConnectSuccessor,
     DropSuccessor,
@@ -37,8 +39,8 @@ from ue.commands import (
 class Reauthentication:
     """One attempt; ``over`` when it has succeeded or failed."""
 
-    def __init__(self, peer: aka.EapAkaPeer, addresses: tuple[Address, ...]) -> None:
-        self.peer = peer
+    def __init__(self, authenticator: Authenticator, addresses: tuple[Address, ...]) -> None:
+        self.authentication = authenticator.begin(lambda reply: AnswerSuccessor(answer=reply))
         self.over = False
         self.succeeded = False
         self.gateway_addresses: tuple[Address, ...] = ()
@@ -46,13 +48,15 @@ class Reauthentication:
 
     def begin(self, access: str, gateway: Address) -> list[Command]:
         """A second IKE SA from the access in use to the gateway's address in use."""
-        return [ConnectSuccessor(access=access, gateway=gateway, addresses=self._addresses)]
+        identity = self.authentication.identity
+        return [ConnectSuccessor(access=access, identity=identity, gateway=gateway, addresses=self._addresses)]
 
     def handle(self, event: Event, addresses: tuple[Address, ...]) -> list[Command]:
         """Take an event of the new IKE SA; ``addresses`` are the inner ones that ``Established`` brings."""
         if isinstance(event, EapRequestReceived):
-            self.peer.receive(event.packet)
-            return self._take_from_peer()
+            return self._unless_over(self.authentication.receive(event.packet))
+        if isinstance(event, StateChanged):
+            return self.authentication.identity_given() if event.new is SaState.AUTHENTICATING else []
         if isinstance(event, PeerAddressesChanged):
             self.gateway_addresses = event.addresses
             return []
@@ -60,7 +64,8 @@ class Reauthentication:
             if set(addresses) != set(self._addresses):
                 return self.abandon("the gateway gives other inner addresses")
             self.over = self.succeeded = True
-            return [AdoptSuccessor(), Tell(name="reauthenticated", text="Authenticated anew; the old IKE SA goes.")]
+            text = "Authenticated anew; the old IKE SA goes."
+            return [AdoptSuccessor(), Tell(name="reauthenticated", text=text, data={"eap": self.authentication.view()})]
         if isinstance(event, Refused):
             return self._fail(event.text)
         if isinstance(event, Closed):
@@ -69,25 +74,15 @@ class Reauthentication:
 
     def usim_answered(self, result: UsimResult) -> list[Command]:
         """The USIM's verdict on the challenge."""
-        self.peer.answer(result)
-        return self._take_from_peer()
+        return self._unless_over(self.authentication.usim_answered(result))
 
     def abandon(self, why: str) -> list[Command]:
         """Let the new IKE SA go."""
         return [] if self.over else [*self._fail(why), DropSuccessor(why=why)]
 
-    def _take_from_peer(self) -> list[Command]:
-        commands: list[Command] = []
-        while not self.over and (event := self.peer.poll_event()) is not None:
-            if isinstance(event, aka.ChallengeReceived):
-                commands.append(AskUsim(rand=event.rand, autn=event.autn))
-            elif isinstance(event, aka.PacketToSend):
-                commands.append(AnswerSuccessor(answer=EapReply(packet=event.packet)))
-            elif isinstance(event, aka.Succeeded):
-                commands.append(AnswerSuccessor(answer=EapReply(msk=event.msk)))
-            else:
-                commands += self.abandon(event.why)
-        return commands
+    def _unless_over(self, commands: list[Command]) -> list[Command]:
+        problem = self.authentication.problem
+        return commands if problem is None else commands + self.abandon(problem.text)
 
     def _fail(self, why: str) -> list[Command]:
         if self.over:

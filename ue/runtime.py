@@ -22,6 +22,8 @@ from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    Answer,
+    AuthenticationKind,
     ChildSaRemoved,
     Closed,
     EapReply,
@@ -31,6 +33,7 @@ from protocols.ikev2.events import (
     SaState,
     SuccessorCreated,
 )
+from protocols.ikev2.payloads import IdiPayload
 from protocols.ikev2.registry import ConfigAttributeType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
@@ -51,6 +54,7 @@ from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import DeviceSwu
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
+from ue.backoff import FileBackOff
 from ue.commands import (
     AccessPorts,
     AdoptSuccessor,
@@ -65,6 +69,8 @@ from ue.commands import (
     DropSuccessor,
     Finished,
     InstallChildSa,
+    KeepBackOff,
+    KeepTemporaryIdentities,
     MoveSa,
     OpenAccess,
     RemoveChildSa,
@@ -81,7 +87,15 @@ from ue.connection import Move, MoveOutcome
 from ue.control import control_methods
 from ue.device import Device, DeviceState
 from ue.observation import counters_view, record_eap, session_view
-from ue.profile import initiator_config, root_nai, software_usim, state_directory
+from ue.profile import (
+    authenticator,
+    identification,
+    initiator_config,
+    root_nai,
+    software_usim,
+    state_directory,
+    temporary_identity_store,
+)
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 
 KIND = "ue"
@@ -116,20 +130,26 @@ class UeNode:
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
         )
+        self._temporary = temporary_identity_store(configuration)
         gateway = configuration.gateway
         self._gateway_ike = Endpoint(gateway.address, gateway.ike_port)
         natt: dict[int, Endpoint] = {
             address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
         }
+        self._dropped_notifies: Counter[str] = Counter()
+        self._back_off = FileBackOff(state_directory(configuration) / f"back-off-{configuration.imsi}.json")
         self.device = Device(
             imsi=Imsi(configuration.imsi),
             nai=root_nai(configuration),
             apn=configuration.apn,
             gateway=self._gateway_ike,
             entropy=self._entropy,
+            authenticator=authenticator(configuration, self._entropy, self._temporary.load()),
             accesses=tuple(configuration.accesses),
             gateways=configuration.redirect.names,
             other_versions=natt,
+            reactivate=configuration.reactivate,
+            back_off=self._back_off.read(self.wall_offset),
         )
         self._endpoint = IkeEndpoint(
             entropy=self._entropy,
@@ -138,6 +158,10 @@ class UeNode:
                 server_authenticated=lambda: self.device.server_authenticated,
                 p_cscf_reselection=configuration.request.p_cscf_reselection,
                 only_allowed=self.device.only_allowed,
+                back_off=self.device.back_off_received,
+                reactivation=self.device.reactivation_received,
+                emergency_support=self.device.emergency_support_received,
+                dropped=self._dropped_notifies,
             ),
             inbound_packets=self._inbound_packets,
         )
@@ -225,6 +249,11 @@ class UeNode:
                 await self.stopped()  # somebody detached the UE: it stays so until it is told otherwise
                 return
             interval = RETRY_INTERVALS[min(failures, len(RETRY_INTERVALS) - 1)]
+            back_off = self.device.back_off
+            if back_off is not None:
+                interval = max(
+                    interval, back_off.until - self._now()
+                )  # without an end: until the process is started anew
             failures += 1
             _log.info("attaching again in %g s", interval)
             await asyncio.sleep(interval)
@@ -290,13 +319,16 @@ class UeNode:
 
     # --- what a person asks for
 
-    async def attach(self, access: str | None = None) -> None:
-        """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not."""
+    async def attach(self, access: str | None = None, *, force: bool = False) -> None:
+        """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not.
+
+        ``force``: even though the network has asked to be left alone (BACKOFF_TIMER).
+        """
         name = self._access_name(access) if access is not None else next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
         if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
             raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
-        await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now()))
+        await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force))
 
     async def move(self, to: str, *, keep_old: bool = False) -> Move:
         """Move to an access, named or by its address; returns the measures when the gateway has agreed."""
@@ -433,7 +465,7 @@ class UeNode:
                 self._connect_successor(command)
             case AnswerSuccessor():
                 if self._successor is not None:
-                    self._endpoint.answer(self._successor, command.answer, self._now())
+                    self._answer(self._successor, command.answer)
             case AdoptSuccessor():
                 self._adopt_successor()
             case DropSuccessor():
@@ -449,8 +481,10 @@ class UeNode:
                 self._delete(command.why, self._sa)
             case AskUsim():
                 self._ask_usim(command)
+            case KeepTemporaryIdentities():
+                self._keep_temporary_identities(command)
             case AnswerIke():
-                self._answer(command)
+                self._answer(self._require_sa(), command.answer)
             case InstallChildSa():
                 if command.replaces is None:
                     self._data_plane.install(command.spec)
@@ -472,6 +506,8 @@ class UeNode:
                 self._start_host(command.addresses)
             case StopHost():
                 self._stop_host()
+            case KeepBackOff():
+                self._keep_back_off(command)
             case Tell():
                 _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, self._session() or None)
@@ -479,6 +515,12 @@ class UeNode:
                 waiting = self._waiting.get(command.ticket)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(command.failure)
+
+    def _keep_back_off(self, command: KeepBackOff) -> None:
+        try:
+            self._back_off.write(command.back_off, self.wall_offset)
+        except BackendError as error:
+            _log.error("%s", error)
 
     def _session(self) -> str:
         return "" if self._sa is None else self._session_of(self._sa)
@@ -500,6 +542,7 @@ class UeNode:
             self._ike_config,
             nat_traversal_port=ports.nat_traversal.port,
             initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
+            identity=self._own_identity(command.identity),
             redirected=command.trail,
             session=command.session,
             initial_paths=() if command.gateway is not None else self._alternatives(ports.ike),
@@ -541,6 +584,7 @@ class UeNode:
         config = replace(
             self._ike_config,
             nat_traversal_port=ports.nat_traversal.port,
+            identity=self._own_identity(command.identity),
             initial_contact=False,
             configuration_request=request,
         )
@@ -561,6 +605,20 @@ class UeNode:
         elif sa.state is not SaState.DELETING:
             self._endpoint.initiate(sa, DeleteIkeSa(why), self._now())
 
+    def _own_identity(self, identity: str) -> IdiPayload:
+        """IDi: what EAP begins with, where EAP is how the UE proves itself."""
+        by_eap = self.configuration.authentication is AuthenticationKind.EAP
+        return identification(identity) if by_eap else self._ike_config.identity
+
+    def _keep_temporary_identities(self, command: KeepTemporaryIdentities) -> None:
+        """A file that cannot be written costs a full authentication later, not this one."""
+        try:
+            self._temporary.save(command.held)
+        except StackError as error:
+            _log.error("%s", error)
+            text = f"The UE's temporary identities could not be kept: {error}."
+            self.recorder.event("temporary-identities-not-kept", text)
+
     def _ask_usim(self, command: AskUsim) -> None:
         assert self._usim is not None  # authentication by EAP needs one
         try:
@@ -570,9 +628,7 @@ class UeNode:
         else:
             self._carry_out(self.device.usim_answered(verdict))
 
-    def _answer(self, command: AnswerIke) -> None:
-        sa = self._require_sa()
-        reply = command.answer
+    def _answer(self, sa: IkeSa, reply: Answer) -> None:
         if isinstance(reply, EapReply) and reply.packet is not None:
             peer, session = str(sa.path.remote), self._session()
             record_eap(self.recorder, reply.packet, direction="out", peer=peer, session=session)
@@ -738,7 +794,7 @@ class UeNode:
         }
 
     def _dropped_ike(self) -> Counter[str]:
-        dropped = self._endpoint.dropped.copy()
+        dropped = self._endpoint.dropped + self._dropped_notifies
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             dropped.update(self._sa.dropped)
         return dropped

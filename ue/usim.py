@@ -1,4 +1,4 @@
-"""A USIM in software (TS 31.102 §7.1.2): K, OPc, and an SQN array that outlives the process."""
+"""A USIM in software (TS 31.102 §7.1.2): keyed functions, and an SQN array that outlives the process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from protocols.algorithms.milenage import Milenage
-from protocols.algorithms.sqn import IND_COUNT, SqnWindow
+from protocols.algorithms.sqn import IND_BITS, SqnWindow
+from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
 from protocols.algorithms.usim import UsimResult, authenticate
 from protocols.errors import BackendError, ConfigurationError
 from protocols.secret import Secret
@@ -45,27 +45,29 @@ class MemorySqnStore:
 class FileSqnStore:
     """An array in a JSON file, replaced atomically; readable by its owner only."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ind_bits: int = IND_BITS) -> None:
         self._path = path
+        self._ind_bits = ind_bits
 
     def load(self) -> SqnWindow:
         """The array in the file, a fresh one where there is no file.
 
-        A file that is no such array is an error: to start over would let old challenges pass.
+        A file that is no array for IND of so many bits is an error: to start over would let old challenges pass.
         """
         try:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            return SqnWindow()
+            return SqnWindow.fresh(self._ind_bits)
         except OSError as error:
             raise BackendError(f"{self._path}: {error.strerror}") from error
         try:
             seqs = json.loads(text)[_KEY]
-            if len(seqs) != IND_COUNT:
-                raise ValueError
-            return SqnWindow(tuple(int(seq) for seq in seqs))
+            window = SqnWindow(tuple(int(seq) for seq in seqs))
+            if window.ind_bits != self._ind_bits:
+                raise ValueError("an array of another length")
+            return window
         except (ValueError, KeyError, TypeError) as error:
-            expected = f"{IND_COUNT} sequence numbers"
+            expected = f"{1 << self._ind_bits} sequence numbers"
             raise ConfigurationError(file=str(self._path), key=_KEY, value=text[:40], expected=expected) from error
 
     def save(self, window: SqnWindow) -> None:
@@ -85,9 +87,24 @@ class FileSqnStore:
 class SoftwareUsim:
     """Answers AUTHENTICATE; the new array is saved before the answer leaves."""
 
-    def __init__(self, *, imsi: Imsi, k: Secret, opc: Secret, store: SqnStore | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        imsi: Imsi,
+        k: Secret,
+        opc: Secret | None = None,
+        op: Secret | None = None,
+        algorithm: Algorithm = Algorithm.MILENAGE,
+        tuak_iterations: int = 1,
+        res_length: int = DEFAULT_RES_LENGTH,
+        store: SqnStore | None = None,
+    ) -> None:
+        """What makes the functions is as ``AlgorithmKeys`` has it; ``ValueError`` where that does not fit."""
         self.imsi = imsi
-        self._algorithm = Milenage(k, opc=opc)
+        keys = AlgorithmKeys(
+            algorithm=algorithm, k=k, op=op, opc=opc, tuak_iterations=tuak_iterations, res_length=res_length
+        )
+        self._algorithm = keys.functions()
         self._store = store or MemorySqnStore()
         self._window = self._store.load()
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, lazyload, selectinload
 
+from aaa.subscribers.contexts import ContextTable
 from aaa.subscribers.engines import create_file, migrating, one_line, open_engine, writing
 from aaa.subscribers.master_keys import MasterKeyError, MasterKeys
 from aaa.subscribers.registrations import RegistrationTable
@@ -69,6 +70,7 @@ class SubscriberDatabase:
         self._writing = writing(self._engine)
         self._keys = keys
         self.registrations = RegistrationTable(self._engine, self._writing, self._mapped)
+        self.contexts = ContextTable(self._writing, self._mapped)
 
     def close(self) -> None:
         """Close every connection."""

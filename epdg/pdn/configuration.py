@@ -79,7 +79,7 @@ class Request:
 
     def restricted(self, pdn_type: PdnType | None) -> tuple[int, ...]:
         """The versions that the subscription allows of those that are wanted."""
-        return tuple(version for version in self.versions if version in _ALLOWED.get(pdn_type, (4, 6)))
+        return tuple(version for version in self.versions if version in allowed_versions(pdn_type))
 
 
 def reply(
@@ -138,15 +138,25 @@ def selectors(
 
 def possible(network: GrantedNetwork, pdn_type: PdnType | None) -> tuple[int, ...]:
     """The IP versions that both the APN and the subscription have."""
-    return tuple(version for version in network.versions if version in _ALLOWED.get(pdn_type, (4, 6)))
+    return tuple(version for version in network.versions if version in allowed_versions(pdn_type))
+
+
+def allowed_versions(pdn_type: PdnType | None) -> tuple[int, ...]:
+    """The IP versions that a subscription allows; without one both."""
+    return _ALLOWED.get(pdn_type, (4, 6))
 
 
 def only_allowed(request: Request, addresses: tuple[Address, ...], allowed: Iterable[int]) -> tuple[NotifyPayload, ...]:
     """PDN_TYPE_IPv4_ONLY_ALLOWED or IPv6, where both were wanted and only one can ever be had (TS 24.302 §8.1.2.3)."""
-    single = set(allowed)
-    if len(request.versions) < 2 or len(single) != 1 or len(addresses) != 1:
+    if len(request.versions) < 2 or len(addresses) != 1:
         return ()
-    return (NotifyPayload(type=NotifyType.of(_ONLY[single.pop()])),)
+    return only_possible(allowed)
+
+
+def only_possible(allowed: Iterable[int]) -> tuple[NotifyPayload, ...]:
+    """The same beside a refusal, where the other one alone was wanted; nothing where not exactly one can be had."""
+    single = set(allowed)
+    return (NotifyPayload(type=NotifyType.of(_ONLY[single.pop()])),) if len(single) == 1 else ()
 
 
 def _suggested(attribute: ConfigurationAttribute) -> Address | None:

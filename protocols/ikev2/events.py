@@ -438,11 +438,15 @@ class RedirectReply:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Refuse the peer with this Notify (and EAP-Failure when there is one)."""
+    """Refuse the peer with this Notify (and EAP-Failure when there is one).
+
+    ``beside`` go along and say more of it (a profile's status types).
+    """
 
     notify: NotifyPayload
     text: str
     eap_packet: bytes | None = None
+    beside: tuple[NotifyPayload, ...] = ()
 
 
 Event = (

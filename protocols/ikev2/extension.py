@@ -21,6 +21,8 @@ class Step(Enum):
     EAP_RESPONSE = "IKE_AUTH response with EAP"
     FINAL_REQUEST = "IKE_AUTH request with AUTH from the MSK"
     FINAL_RESPONSE = "IKE_AUTH response with AUTH, configuration and the child SA"
+    REFUSAL = "IKE_AUTH response with an error Notify"
+    DELETION = "INFORMATIONAL request that deletes the IKE SA"
 
 
 class Extension(Protocol):

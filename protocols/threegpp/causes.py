@@ -1,15 +1,14 @@
-"""Refusal causes of TS 24.302 §8.1.2: private IKEv2 Notify types, what causes them, plain words for people.
+"""Refusal causes of TS 24.302 §8.1.2: private IKEv2 Notify types and plain words for people.
 
-Base Result-Codes (RFC 6733) and Experimental-Result codes of vendor 10415 are two number spaces: every
-mapping here is keyed on (vendor, code).
+Which result of the AAA server becomes which of them is the gateway's policy (``epdg/refusals.yaml``).
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-VENDOR_BASE = 0
-VENDOR_3GPP = 10415
+from protocols.ikev2.registry import NotifyType
+
 AUTHENTICATION_FAILED = 24  # RFC 7296 §3.10.1
 
 
@@ -58,18 +57,6 @@ class PrivateNotify(IntEnum):
 NOTIFY_NAMES: dict[int, str] = {int(notify): notify.name for notify in PrivateNotify}
 """Names of the private types, for the notation of messages."""
 
-_BY_RESULT: dict[tuple[int, int], int] = {
-    (VENDOR_BASE, 4001): AUTHENTICATION_FAILED,
-    (VENDOR_BASE, 5003): PrivateNotify.AUTHORIZATION_REJECTED,
-    (VENDOR_BASE, 5012): PrivateNotify.NETWORK_FAILURE,
-    (VENDOR_3GPP, 5001): PrivateNotify.USER_UNKNOWN,
-    (VENDOR_3GPP, 5004): PrivateNotify.PLMN_NOT_ALLOWED,
-    (VENDOR_3GPP, 5450): PrivateNotify.NON_3GPP_ACCESS_TO_EPC_NOT_ALLOWED,
-    (VENDOR_3GPP, 5451): PrivateNotify.NO_APN_SUBSCRIPTION,
-    (VENDOR_3GPP, 5452): PrivateNotify.RAT_TYPE_NOT_ALLOWED,
-    (VENDOR_3GPP, 5554): PrivateNotify.ILLEGAL_ME,
-}
-
 _WORDS: dict[int, str] = {
     14: "no proposal chosen: gateway and UE have no IKE or ESP algorithms in common",
     AUTHENTICATION_FAILED: "authentication rejected by the network",
@@ -91,9 +78,20 @@ _WORDS: dict[int, str] = {
 }
 
 
-def notify_for(vendor: int, code: int) -> int:
-    """The Notify type that tells the UE of a Diameter result; NETWORK_FAILURE for those without their own."""
-    return _BY_RESULT.get((vendor, code), int(PrivateNotify.NETWORK_FAILURE))
+def notify_named(name: str) -> int | None:
+    """The error type of a name, 3GPP's or IANA's; ``None`` when it is none that refuses."""
+    if name in PrivateNotify.__members__:
+        number = int(PrivateNotify[name])
+    elif name in NotifyType.__members__:
+        number = int(NotifyType[name])
+    else:
+        return None
+    return number if NotifyType.of(number).is_error else None
+
+
+def notify_name(number: int) -> str:
+    """A Notify's name: 3GPP's of the private range, else IANA's."""
+    return NOTIFY_NAMES.get(number) or NotifyType.of(number).name
 
 
 def words(notify_type: int) -> str:

@@ -1,8 +1,9 @@
 """Identities of subscribers, networks and access points (TS 23.003 §2, §9, §19; RFC 7542).
 
-Covers the IMSI, the PLMN, the root and decorated NAI, the APN network identifier and the ePDG FQDN.
-Left out: temporary identities other than their recognition by leading digit, TAC/LAC forms of the
-ePDG FQDN. Text that does not conform raises ``ValueError`` with one plain sentence.
+Covers the IMSI, the PLMN, the APN network identifier, the ePDG FQDN and the NAI in all its forms: root, decorated,
+pseudonym, fast re-authentication, emergency (by IMSI, IMEI or MAC address) and alternative. Left out: the keyname
+and high priority NAIs (TS 23.003 §19.3.8, §19.3.10), TAC/LAC forms of the ePDG FQDN. Text that does not conform
+raises ``ValueError`` with one plain sentence.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from enum import Enum
 _DIGITS = re.compile(r"[0-9]+\Z")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _PLMN_REALM = re.compile(r"(?:.*\.)?mnc([0-9]{2,3})\.mcc([0-9]{3})\.(?:pub\.)?3gppnetwork\.org\Z", re.IGNORECASE)
+_EMERGENCY_IMEI = re.compile(r"imei([0-9]{14,16})\Z", re.IGNORECASE)
+_EMERGENCY_MAC = re.compile(r"mac([0-9a-f]{12})\Z", re.IGNORECASE)
+_MAC_LENGTH = 6
+NAI_MAXIMUM_LENGTH = 253  # octets, RFC 7542 §2.3
+ALTERNATIVE_REALM = "unreachable.3gppnetwork.org"  # TS 23.003 §19.3.7
 _APN_MAXIMUM_LENGTH = 100  # TS 23.003 §9: 63 is the network identifier's limit, 100 the whole APN's
 
 
@@ -89,7 +95,10 @@ class Imsi:
 
 
 class IdentityKind(Enum):
-    """What the user part of an NAI holds, told by its leading character (TS 23.003 §19.3)."""
+    """What the user part of an NAI holds, told by its leading character (TS 23.003 §19.3).
+
+    The digit of a kind is its value: ``0``, ``2`` and ``4`` are EAP-AKA's, ``6``, ``7`` and ``8`` EAP-AKA' 's.
+    """
 
     PERMANENT_AKA = "0"
     PERMANENT_SIM = "1"
@@ -101,7 +110,25 @@ class IdentityKind(Enum):
     PSEUDONYM_AKA_PRIME = "7"
     REAUTHENTICATION_AKA_PRIME = "8"
     UNPREFIXED_IMSI = "IMSI without leading digit"
+    EMERGENCY_IMEI = "IMEI of an emergency NAI"
+    EMERGENCY_MAC = "MAC address of an emergency NAI"
+    ALTERNATIVE = "alternative NAI"
     UNRECOGNISED = "unrecognised"
+
+    @property
+    def permanent(self) -> bool:
+        """Whether it is the IMSI."""
+        return self in _PERMANENT
+
+    @property
+    def pseudonym(self) -> bool:
+        """Whether it is a pseudonym of a full authentication (TS 23.003 §19.3.5)."""
+        return self in _PSEUDONYMS
+
+    @property
+    def reauthentication(self) -> bool:
+        """Whether it is a fast re-authentication identity (TS 23.003 §19.3.4)."""
+        return self in _REAUTHENTICATION
 
 
 _PERMANENT = frozenset(
@@ -110,6 +137,14 @@ _PERMANENT = frozenset(
         IdentityKind.PERMANENT_SIM,
         IdentityKind.PERMANENT_AKA_PRIME,
         IdentityKind.UNPREFIXED_IMSI,
+    }
+)
+_PSEUDONYMS = frozenset({IdentityKind.PSEUDONYM_AKA, IdentityKind.PSEUDONYM_SIM, IdentityKind.PSEUDONYM_AKA_PRIME})
+_REAUTHENTICATION = frozenset(
+    {
+        IdentityKind.REAUTHENTICATION_AKA,
+        IdentityKind.REAUTHENTICATION_SIM,
+        IdentityKind.REAUTHENTICATION_AKA_PRIME,
     }
 )
 
@@ -129,8 +164,8 @@ class Nai:
     @classmethod
     def parse(cls, text: str) -> Nai:
         """Take ``[realm!...]username[@realm]`` apart."""
-        if not text or len(text.encode()) > 253:
-            raise ValueError("an NAI has 1 to 253 octets")  # RFC 7542 §2.3
+        if not text or len(text.encode()) > NAI_MAXIMUM_LENGTH:
+            raise ValueError(f"an NAI has 1 to {NAI_MAXIMUM_LENGTH} octets")
         if any(character.isspace() or not character.isprintable() for character in text):
             raise ValueError(f"NAI {text!r} holds a space or a control character")
         user, at, realm = text.rpartition("@")
@@ -147,9 +182,48 @@ class Nai:
 
     @classmethod
     def root(cls, imsi: Imsi, plmn: Plmn, *, leading_digit: str = "0", emergency: bool = False) -> Nai:
-        """The root NAI ``0<IMSI>@nai.epc.mnc<MNC>.mcc<MCC>.3gppnetwork.org`` (TS 23.003 §19.3.2)."""
-        prefix = "sos.nai.epc" if emergency else "nai.epc"
-        return cls(username=f"{leading_digit}{imsi}", realm=f"{prefix}.{plmn.domain}")
+        """The root NAI ``0<IMSI>@nai.epc.mnc<MNC>.mcc<MCC>.3gppnetwork.org`` (TS 23.003 §19.3.2).
+
+        With ``emergency`` the IMSI-based emergency NAI, whose realm begins with ``sos`` (§19.3.9).
+        """
+        return cls(username=f"{leading_digit}{imsi}", realm=nai_realm(plmn, emergency=emergency))
+
+    @classmethod
+    def emergency_imei(cls, imei: str, visited: Plmn) -> Nai:
+        """``imei<IMEI>@sos.nai.epc…`` of the selected network, for a UE without IMSI (TS 23.003 §19.3.6)."""
+        if not (_DIGITS.match(imei) and 14 <= len(imei) <= 16):
+            raise ValueError(f"IMEI {imei!r} is not 14 to 16 digits")
+        return cls(username=f"imei{imei}", realm=nai_realm(visited, emergency=True))
+
+    @classmethod
+    def emergency_mac(cls, mac: bytes, visited: Plmn) -> Nai:
+        """``mac<MAC>@sos.nai.epc…``, for a UE with neither IMSI nor IMEI (TS 23.003 §19.3.6)."""
+        if len(mac) != _MAC_LENGTH:
+            raise ValueError(f"a MAC address has {_MAC_LENGTH} octets, not {len(mac)}")
+        return cls(username=f"mac{mac.hex().upper()}", realm=nai_realm(visited, emergency=True))
+
+    @classmethod
+    def alternative(cls, username: str) -> Nai:
+        """``<any text>@unreachable.3gppnetwork.org``, which no AAA server is found by (TS 23.003 §19.3.7)."""
+        return cls.parse(f"{username}@{ALTERNATIVE_REALM}")
+
+    def temporary(self, identity: str) -> Nai:
+        """A pseudonym or fast re-authentication identity as an NAI of this permanent one (TS 23.003 §19.3.4, §19.3.5).
+
+        One that the server gave with its realm is used as it is; another takes realm and decoration of this.
+        """
+        given = Nai.parse(identity)
+        return given if given.realm else Nai(username=given.username, realm=self.realm, decoration=self.decoration)
+
+    def decorated(self, visited: Plmn, *, emergency: bool = False) -> Nai:
+        """``<home realm>!<user>@<realm of the visited network>`` (TS 23.003 §19.3.3, emergency §19.3.9)."""
+        realm = nai_realm(visited, emergency=emergency)
+        return Nai(username=self.username, realm=realm, decoration=(self.home_realm,))
+
+    @property
+    def undecorated(self) -> Nai:
+        """The same user at its home realm: what every attribute of EAP-AKA holds (RFC 4187 §4.1.1.4)."""
+        return Nai(username=self.username, realm=self.home_realm) if self.decoration else self
 
     @property
     def home_realm(self) -> str:
@@ -172,12 +246,33 @@ class Nai:
         """The IMSI of a permanent identity, ``None`` for every other kind."""
         return self._resolved()[1]
 
+    @property
+    def emergency(self) -> bool:
+        """Whether the realm is one for emergency services (TS 23.003 §19.3.6, §19.3.9)."""
+        return self.realm.lower().startswith("sos.") and _PLMN_REALM.match(self.realm) is not None
+
+    @property
+    def imei(self) -> str | None:
+        """The IMEI of an emergency NAI (TS 23.003 §19.3.6)."""
+        match = _EMERGENCY_IMEI.match(self.username) if self.emergency else None
+        return match[1] if match else None
+
+    @property
+    def mac(self) -> bytes | None:
+        """The MAC address of an emergency NAI (TS 23.003 §19.3.6)."""
+        match = _EMERGENCY_MAC.match(self.username) if self.emergency else None
+        return bytes.fromhex(match[1]) if match else None
+
     def _resolved(self) -> tuple[IdentityKind, Imsi | None]:
         """The kind, and the IMSI of a permanent one.
 
         Some devices send the bare IMSI. Its first digit may then look like a leading digit: the PLMN
         in the realm decides, and the standard's form wins where both readings fit.
         """
+        if self.realm.lower() == ALTERNATIVE_REALM:
+            return IdentityKind.ALTERNATIVE, None
+        if self.emergency and (self.imei is not None or self.mac is not None):
+            return IdentityKind.EMERGENCY_MAC if self.imei is None else IdentityKind.EMERGENCY_IMEI, None
         try:
             kind = IdentityKind(self.username[0])
         except ValueError:
@@ -197,6 +292,11 @@ class Nai:
     def __str__(self) -> str:
         decorated = "!".join((*self.decoration, self.username))
         return f"{decorated}@{self.realm}" if self.realm else decorated
+
+
+def nai_realm(plmn: Plmn, *, emergency: bool = False) -> str:
+    """``nai.epc.mnc<MNC>.mcc<MCC>.3gppnetwork.org``, a two-digit MNC padded (TS 23.003 §19.2, §19.3)."""
+    return f"{'sos.' if emergency else ''}nai.epc.{plmn.domain}"
 
 
 def _imsi(text: str) -> Imsi | None:

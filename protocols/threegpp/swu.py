@@ -3,11 +3,15 @@
 DEVICE_IDENTITY: the gateway asks for the equipment's identity with an empty one (§7.4.1.1); the UE answers
 only once it has authenticated the server inside EAP (§8.2.9.2 has the encoding). P_CSCF_RESELECTION_SUPPORT:
 the UE can take other P-CSCFs while it is attached. PDN_TYPE_IPv4_ONLY_ALLOWED and IPv6: the gateway tells a
-dual-stack UE why it has one family only. Besides, words for the private refusals.
+dual-stack UE why it has one family only. BACKOFF_TIMER: a refusal says how long the UE is to wait; without an error
+Notify beside it it means nothing (§8.2.9.1). REACTIVATION_REQUESTED_CAUSE: the UE whose tunnel the gateway deletes is
+to set it up again (§7.2.4.2, §7.4.3). EMERGENCY_SUPPORT: the gateway serves emergency sessions. Besides, words for the
+private refusals. Left out: EMERGENCY_CALL_NUMBERS, and everything of multiple bearers.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from protocols.buffer import Reader
@@ -16,6 +20,7 @@ from protocols.ikev2.extension import Step
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import NotifyType
+from protocols.threegpp.backoff import decode_backoff
 from protocols.threegpp.causes import PrivateNotify, words
 
 IDENTITY_TYPE_IMEI = 1
@@ -49,18 +54,36 @@ def decode_device_identity(data: bytes) -> str | None:
     return digits
 
 
-class GatewaySwu:
-    """The gateway's end: asks for the device identity when configured to, and keeps what comes."""
+def reactivation_notify() -> NotifyPayload:
+    """REACTIVATION_REQUESTED_CAUSE, for the request that deletes the IKE SA (TS 24.302 §8.1.2.3)."""
+    return NotifyPayload(type=NotifyType(PrivateNotify.REACTIVATION_REQUESTED_CAUSE))
 
-    def __init__(self, *, request_device_identity: bool = False) -> None:
+
+class GatewaySwu:
+    """The gateway's end: asks for the device identity when configured to, and keeps what comes.
+
+    ``dropped`` counts what is malformed: a status type that cannot be read is ignored (RFC 7296 §3.10.1).
+    """
+
+    def __init__(
+        self,
+        *,
+        request_device_identity: bool = False,
+        emergency_support: bool = False,
+        dropped: Counter[str] | None = None,
+    ) -> None:
         self._request = request_device_identity
+        self._emergency_support = emergency_support
         self.device_identity: str | None = None
         self.p_cscf_reselection = False
+        self.dropped: Counter[str] = Counter() if dropped is None else dropped
 
     def payloads(self, step: Step) -> Sequence[Payload]:
-        """An empty DEVICE_IDENTITY with the first EAP packet."""
+        """An empty DEVICE_IDENTITY with the first EAP packet; EMERGENCY_SUPPORT at the end."""
         if self._request and step is Step.IDENTITY_RESPONSE:
             return (NotifyPayload(type=NotifyType(PrivateNotify.DEVICE_IDENTITY)),)
+        if self._emergency_support and step is Step.FINAL_RESPONSE:
+            return (NotifyPayload(type=NotifyType(PrivateNotify.EMERGENCY_SUPPORT)),)
         return ()
 
     def take(self, step: Step, message: Message) -> None:
@@ -68,8 +91,12 @@ class GatewaySwu:
         if step is Step.IDENTITY_REQUEST:
             self.p_cscf_reselection = message.notify(PrivateNotify.P_CSCF_RESELECTION_SUPPORT) is not None
         notify = message.notify(PrivateNotify.DEVICE_IDENTITY)
-        if notify is not None:
+        if notify is None:
+            return
+        try:
             self.device_identity = decode_device_identity(notify.data) or self.device_identity
+        except RemoteError:
+            self.dropped["device-identity-malformed"] += 1
 
     def explain(self, notify: NotifyPayload) -> str:
         """Words for a refusal."""
@@ -79,7 +106,9 @@ class GatewaySwu:
 class DeviceSwu:
     """The UE's end: tells its IMEI when asked, after ``server_authenticated`` says that it may.
 
-    ``only_allowed`` is told the IP version when the network allows no other (TS 24.302 §8.1.2.3).
+    ``only_allowed`` is told the IP version when the network allows no other (TS 24.302 §8.1.2.3), ``back_off`` the
+    seconds that a refusal asks to wait, ``reactivation`` that the network deletes the tunnel to have it set up again,
+    ``emergency_support`` that the gateway serves emergency sessions.
     """
 
     def __init__(
@@ -89,12 +118,20 @@ class DeviceSwu:
         server_authenticated: Callable[[], bool] = lambda: False,
         p_cscf_reselection: bool = False,
         only_allowed: Callable[[int], None] = lambda version: None,
+        back_off: Callable[[float], None] = lambda seconds: None,
+        reactivation: Callable[[], None] = lambda: None,
+        emergency_support: Callable[[], None] = lambda: None,
+        dropped: Counter[str] | None = None,
     ) -> None:
         self._imei = imei
         self._server_authenticated = server_authenticated
         self._p_cscf_reselection = p_cscf_reselection
         self._only_allowed = only_allowed
+        self._back_off = back_off
+        self._reactivation = reactivation
+        self._emergency_support = emergency_support
         self._asked = False
+        self.dropped: Counter[str] = Counter() if dropped is None else dropped
 
     def payloads(self, step: Step) -> Sequence[Payload]:
         """P_CSCF_RESELECTION_SUPPORT with the identity, DEVICE_IDENTITY once, when it is due."""
@@ -108,13 +145,27 @@ class DeviceSwu:
         return (NotifyPayload(type=NotifyType(PrivateNotify.DEVICE_IDENTITY), data=data),)
 
     def take(self, step: Step, message: Message) -> None:
-        """Notice that the gateway asks, and what it allows."""
+        """Notice that the gateway asks, what it allows, and how it says no or goodbye."""
         if message.notify(PrivateNotify.DEVICE_IDENTITY) is not None:
             self._asked = True
-        if step is Step.FINAL_RESPONSE:
+        if step in (Step.FINAL_RESPONSE, Step.REFUSAL):
             for notify, version in ONLY_ALLOWED.items():
                 if message.notify(notify) is not None:
                     self._only_allowed(version)
+        if step is Step.FINAL_RESPONSE and message.notify(PrivateNotify.EMERGENCY_SUPPORT) is not None:
+            self._emergency_support()
+        if step is Step.REFUSAL:
+            self._take_back_off(message.notify(PrivateNotify.BACKOFF_TIMER))
+        elif step is Step.DELETION and message.notify(PrivateNotify.REACTIVATION_REQUESTED_CAUSE) is not None:
+            self._reactivation()
+
+    def _take_back_off(self, notify: NotifyPayload | None) -> None:
+        if notify is None:
+            return
+        try:
+            self._back_off(decode_backoff(notify.data))
+        except RemoteError:
+            self.dropped["backoff-timer-malformed"] += 1
 
     def explain(self, notify: NotifyPayload) -> str:
         """Words for a refusal."""

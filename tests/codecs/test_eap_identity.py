@@ -95,6 +95,97 @@ def test_root_and_decorated_nai() -> None:
     assert decorated.plmn is None
 
 
+HOME = Plmn("234", "15")
+VISITED = Plmn("610", "71")
+HOME_REALM = "nai.epc.mnc015.mcc234.3gppnetwork.org"
+VISITED_REALM = "nai.epc.mnc071.mcc610.3gppnetwork.org"
+ROOT = Nai.root(Imsi("234150999999999"), HOME)
+
+
+@pytest.mark.parametrize(
+    ("digit", "permanent", "pseudonym", "reauthentication"),
+    [("0", "0", "2", "4"), ("6", "6", "7", "8")],
+)
+def test_leading_digits_by_method(digit: str, permanent: str, pseudonym: str, reauthentication: str) -> None:
+    root = Nai.root(Imsi("234150999999999"), HOME, leading_digit=digit)
+    assert str(root) == f"{permanent}234150999999999@{HOME_REALM}"
+    assert root.kind.permanent
+    hidden = root.temporary(f"{pseudonym}58405627015")
+    assert str(hidden) == f"{pseudonym}58405627015@{HOME_REALM}"
+    assert hidden.kind.pseudonym
+    assert not hidden.kind.permanent
+    again = root.temporary(f"{reauthentication}58405627015")
+    assert again.kind.reauthentication
+    assert (hidden.imsi, again.imsi) == (None, None)
+
+
+def test_decorated_nai_of_a_visited_network() -> None:
+    decorated = ROOT.decorated(VISITED)
+    assert str(decorated) == f"{HOME_REALM}!0234150999999999@{VISITED_REALM}"
+    assert Nai.parse(str(decorated)) == decorated
+    assert (decorated.home_realm, decorated.undecorated) == (HOME_REALM, ROOT)
+    assert decorated.plmn == Plmn("234", "015")
+    assert decorated.imsi == Imsi("234150999999999")
+    assert ROOT.undecorated == ROOT
+
+
+@pytest.mark.parametrize(
+    ("given", "visited", "expected"),
+    [
+        ("458405627015", False, f"458405627015@{HOME_REALM}"),
+        (f"458405627015@aaa1.{HOME_REALM}", False, f"458405627015@aaa1.{HOME_REALM}"),
+        (f"458405627015@aaa1.{HOME_REALM}", True, f"458405627015@aaa1.{HOME_REALM}"),
+        ("458405627015", True, f"{HOME_REALM}!458405627015@{VISITED_REALM}"),
+        ("258405627015", True, f"{HOME_REALM}!258405627015@{VISITED_REALM}"),
+    ],
+)
+def test_temporary_identities_as_nai(given: str, visited: bool, expected: str) -> None:
+    permanent = ROOT.decorated(VISITED) if visited else ROOT
+    assert str(permanent.temporary(given)) == expected
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 254, "@realm"])
+def test_temporary_identities_that_are_none(given: str) -> None:
+    with pytest.raises(ValueError, match="NAI"):
+        ROOT.temporary(given)
+
+
+def test_emergency_nai() -> None:
+    by_imsi = Nai.root(Imsi("234150999999999"), HOME, emergency=True)
+    assert str(by_imsi) == f"0234150999999999@sos.{HOME_REALM}"
+    assert by_imsi.emergency
+    assert (by_imsi.kind, by_imsi.imsi) == (IdentityKind.PERMANENT_AKA, Imsi("234150999999999"))
+    roaming = ROOT.decorated(VISITED, emergency=True)
+    assert str(roaming) == f"{HOME_REALM}!0234150999999999@sos.{VISITED_REALM}"
+    assert roaming.emergency
+    by_imei = Nai.emergency_imei("219551288888888", Plmn("345", "12"))
+    assert str(by_imei) == "imei219551288888888@sos.nai.epc.mnc012.mcc345.3gppnetwork.org"
+    assert (by_imei.kind, by_imei.imei, by_imei.mac) == (IdentityKind.EMERGENCY_IMEI, "219551288888888", None)
+    by_mac = Nai.emergency_mac(bytes.fromhex("4445535400ab"), Plmn("345", "12"))
+    assert str(by_mac) == "mac4445535400AB@sos.nai.epc.mnc012.mcc345.3gppnetwork.org"
+    assert (by_mac.kind, by_mac.imei, by_mac.mac) == (IdentityKind.EMERGENCY_MAC, None, bytes.fromhex("4445535400ab"))
+    assert Nai.parse(str(by_mac)) == by_mac
+    elsewhere = Nai.parse("imei219551288888888@example.org")
+    assert (elsewhere.kind, elsewhere.imei, elsewhere.emergency) == (IdentityKind.UNRECOGNISED, None, False)
+    assert not Nai.parse("x@sos.example.org").emergency
+    assert not ROOT.emergency
+
+
+def test_emergency_nai_of_wrong_shape() -> None:
+    with pytest.raises(ValueError, match="IMEI"):
+        Nai.emergency_imei("123", HOME)
+    with pytest.raises(ValueError, match="MAC"):
+        Nai.emergency_mac(bytes(5), HOME)
+
+
+def test_alternative_nai() -> None:
+    nai = Nai.alternative("0234150999999999")
+    assert str(nai) == "0234150999999999@unreachable.3gppnetwork.org"
+    assert (nai.kind, nai.imsi) == (IdentityKind.ALTERNATIVE, None)
+    with pytest.raises(ValueError, match="username"):
+        Nai.alternative("")
+
+
 @pytest.mark.parametrize(
     "text", ["", "@realm", "user@", "user@a..b", "a b@c", "us\ner", "!user@b", "home!@b", "x" * 254]
 )

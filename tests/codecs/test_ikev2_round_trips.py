@@ -27,6 +27,7 @@ from protocols.ikev2.tasks.mobike.mobility import usable
 from protocols.ikev2.ticket import TicketContents, TicketOffice, TicketPolicy
 from protocols.path import Endpoint
 from protocols.secret import Secret
+from protocols.threegpp.backoff import DEACTIVATED, MAXIMUM, decode_backoff, encode_backoff
 from protocols.threegpp.swu import decode_device_identity, encode_device_identity
 from tests.harness.pair import Pair
 
@@ -189,6 +190,25 @@ def test_any_octets_as_device_identity(octets: bytes) -> None:
     except RemoteError:
         return
     assert digits is None or (digits.isdecimal() and 14 <= len(digits) <= 16)
+
+
+@often
+@given(st.integers(0, MAXIMUM))
+def test_backoff_timer(seconds: int) -> None:
+    """TS 24.008 §10.5.7.4a: never less than was meant, and the same again."""
+    told = decode_backoff(encode_backoff(seconds))
+    assert told >= seconds
+    assert decode_backoff(encode_backoff(told)) == told
+
+
+@often
+@given(st.binary(max_size=4))
+def test_any_octets_as_backoff_timer(octets: bytes) -> None:
+    try:
+        seconds = decode_backoff(octets)
+    except RemoteError:
+        return
+    assert seconds == DEACTIVATED or 0 <= seconds <= MAXIMUM
 
 
 @seldom

@@ -36,10 +36,11 @@ from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ip import IcmpEcho, IpPacket, UdpDatagram, flow_of
 from protocols.path import Datagram
+from protocols.threegpp.backoff import decode_backoff
 from protocols.threegpp.identity import Apn, Imsi, Nai
 from protocols.threegpp.swu import decode_device_identity
 from tests.dataplane.pairs import SUITES, mirrored, ue_spec
-from tests.fuzz import conversations, test_diameter, test_eap
+from tests.fuzz import conversations, test_diameter, test_eap, test_eap_peer
 from tests.fuzz.conversations import CONVERSATIONS
 from tests.fuzz.injection import drain, established, fresh, inject, next_expected, outstanding, spent
 from tests.harness.material import SHARED
@@ -123,8 +124,9 @@ def identities(octets: bytes) -> None:
     for parse in (Nai.parse, Apn, Imsi):
         with contextlib.suppress(ValueError):
             parse(text)
-    with contextlib.suppress(RemoteError):
-        decode_device_identity(octets)
+    for decode in (decode_device_identity, decode_backoff):
+        with contextlib.suppress(RemoteError):
+            decode(octets)
 
 
 def configuration(octets: bytes) -> None:
@@ -243,6 +245,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         ikev2_plaintext_for_ue,
         eap,
         eap_machines,
+        test_eap_peer.peer_of_either_method,
         diameter,
         diameter_machine,
         esp,
@@ -338,6 +341,8 @@ def seeds(name: str) -> Iterator[bytes]:
             for step, packet in enumerate(packets):
                 yield packet if name == "eap" else bytes([step]) + packet
                 yield packet[8:]
+    elif name == "peer_of_either_method":
+        yield from test_eap_peer.seeds()
     elif name.startswith("diameter"):
         yield encode_message(test_diameter.valid_der())
         one = test_diameter.machine()

@@ -104,6 +104,8 @@ def ours(container: AvpContainer) -> list[Read]:
 def our_value(avp: Avp) -> object:
     if avp.name == "3GPP-Charging-Characteristics":  # pycrate takes 3GPP's code 13 for Framed-Compression
         return int.from_bytes(avp.data, "big")
+    if avp.name == "Mobile-Node-Identifier":  # text after RFC 5779 §6.6, octets to pycrate
+        return avp.data
     value = avp.value
     return ours(AvpGroup(value)) if isinstance(value, tuple) else value
 

@@ -336,12 +336,18 @@ def test_resynchronisation(network: Open, tmp_path: Path) -> None:
     assert [request.split()[0] for request in net.requests()] == ["AKA-REQ-AUTH", "AKA-AUTS", "AKA-REQ-AUTH"]
 
 
-def test_pseudonyms_and_fast_reauthentication_offered_are_let_be(network: Open) -> None:
-    net = network(eap_sim_id=3)
-    for _ in range(2):
-        assert net.attach()["state"] == "established"
+@pytest.mark.parametrize(("methods", "digits"), [(["aka"], "04"), (["aka-prime", "aka"], "68")])
+def test_the_next_attaches_reauthenticate_fast(network: Open, methods: list[str], digits: str) -> None:
+    """RFC 4187 §5 through IKE_AUTH: the AuC is asked once."""
+    net = network(eap_sim_id=3, changes={"eap": {"methods": methods}})
+    seen: list[tuple[JsonValue, str]] = []
+    for _ in range(3):
+        eap = net.attach()["eap"]
+        assert isinstance(eap, dict)
+        seen.append((eap["kind"], str(eap["identity"])[0]))
         net.ue.call("ue.detach")
-    assert net.requests() == [f"AKA-REQ-AUTH {IMSI}"] * 2
+    assert seen == [("full", digits[0]), ("fast", digits[1]), ("fast", digits[1])]
+    assert net.requests() == [f"AKA-REQ-AUTH {IMSI}"]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
+from aaa.eap import EapService
 from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AnswerReady,
     Authenticated,
     AuthenticationState,
+    ContextIssued,
+    ContextRequested,
     DeregistrationRequested,
     Refused,
     RegistrationRequested,
@@ -38,6 +41,7 @@ from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
 from protocols.diameter.swm import Ambr, Dea, Der, Str, TerminalInformation
 from protocols.eap.aka.server import ServerOptions
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
 from protocols.entropy import SeededEntropy
 from protocols.errors import AuthenticationError, BackendError, LocalError
@@ -63,6 +67,7 @@ class World:
         self,
         *subscribers: Subscriber,
         options: ServerOptions | None = None,
+        eap: EapService | None = None,
         equipment: EquipmentList = ANY_EQUIPMENT,
         imei: str | None = None,
     ) -> None:
@@ -76,10 +81,11 @@ class World:
         self.sessions = Sessions(
             identity=ServerIdentity(host=AAA.host, realm=AAA.realm),
             entropy=SeededEntropy("aaa"),
-            options=options or ServerOptions(),
+            eap=eap or EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
             equipment=equipment,
         )
+        self.contexts: dict[str, ReauthenticationContext] = {}
         self._request = 0
 
     def send(
@@ -115,6 +121,12 @@ class World:
                     case UserDataRequested():
                         profile = self.hss.user_data(event.imsi, server=AAA)
                         self.sessions.answer_profile(event.session_id, profile, self.now)
+                    case ContextRequested():
+                        context = self.contexts.pop(event.username, None)
+                        self.sessions.answer_context(event.session_id, context, self.now)
+                    case ContextIssued():
+                        self.contexts[event.context.username] = event.context
+                        self.sessions.answer_kept(event.session_id, self.now)
                     case DeregistrationRequested():
                         self.hss.deregister(event.imsi, server=AAA)
             except AuthenticationError as error:

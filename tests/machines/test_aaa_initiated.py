@@ -142,10 +142,23 @@ def test_a_reauthorisation_is_done_with_the_aar() -> None:
     world.machine.reauthorise(TUNNEL, "the profile changed")
     world.machine.answered(world.sent().token, SUCCESS, world.now)
     assert world.is_quiet()
-    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id)
+    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id, SUCCESS)
     assert world.ended().succeeded
-    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id)  # an AAR that nobody asked for
+    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id, SUCCESS)  # an AAR that nobody asked for
     assert world.is_quiet()
+
+
+def test_a_gateway_that_is_refused_the_profile() -> None:
+    world = World()
+    world.machine.reauthorise(TUNNEL, "why")
+    world.machine.answered(world.sent().token, SUCCESS, world.now)
+    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id, UNABLE)
+    ended = world.ended()
+    assert (ended.succeeded, ended.text.endswith("the gateway was told DIAMETER_UNABLE_TO_COMPLY (5012).")) == (
+        False,
+        True,
+    )
+    assert world.is_quiet()  # the STR is the gateway's
 
 
 def test_what_changed_meanwhile_is_told_in_another_reauthorisation() -> None:
@@ -153,10 +166,10 @@ def test_what_changed_meanwhile_is_told_in_another_reauthorisation() -> None:
     assert world.machine.reauthorise(TUNNEL, "one change")
     assert world.machine.reauthorise(TUNNEL, "another")
     world.machine.answered(world.sent().token, SUCCESS, world.now)
-    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id)
+    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id, SUCCESS)
     assert "one change" in world.ended().text
     world.machine.answered(world.sent().token, SUCCESS, world.now)
-    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id)
+    world.machine.authorised(SWM_APPLICATION, TUNNEL.session_id, SUCCESS)
     assert "another" in world.ended().text
     assert world.is_quiet()
 

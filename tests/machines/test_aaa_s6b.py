@@ -30,7 +30,7 @@ from protocols.diameter.s6b import Aaa, Aar, Str
 from protocols.threegpp.identity import Imsi
 
 TIMEOUT = 3600
-USER = laboratory_subscriber(1)
+USER, OTHER = laboratory_subscriber(1), laboratory_subscriber(2)
 INTERNET = ApnConfiguration(context_identifier=1, service_selection="internet")
 DATA = Non3gppUserData(
     non_3gpp_ip_access=True, non_3gpp_ip_access_apn=True, default_context_identifier=1, apns=(INTERNET,)
@@ -195,6 +195,19 @@ def test_authorising_anew_tells_the_hss_only_of_another_pgw() -> None:
     world.authorise(replace(AAR, mip6_agent_info="192.0.2.8"))
     assert world.pgws == {APN: "192.0.2.8"}
     assert len(world.sessions) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"origin_host": "other.test"}, {"user_name": NAI.replace(str(USER.imsi), str(OTHER.imsi))}]
+)
+def test_a_session_id_is_one_users_at_one_pgw(change: dict[str, str]) -> None:
+    world = World()
+    world.attached.add(OTHER.imsi)
+    world.authorise()
+    assert world.authorise(replace(AAR, **change)).result == Result.of(  # type: ignore[arg-type]
+        ResultCode.DIAMETER_UNABLE_TO_COMPLY
+    )
+    assert [session.host for session in world.sessions] == ["pgw.test"]
 
 
 def test_a_pushed_profile_answers_the_next_aar_once() -> None:

@@ -6,17 +6,17 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 import pytest
 
-from epdg.pdn.configuration import SUPPORTED, GrantedNetwork
-from epdg.pdn.pool import AddressPool, AddressPools
-from epdg.session import (
+from epdg.commands import (
     AllocateAddress,
     AnswerIke,
     Command,
     ReleaseAddress,
     SendConfiguration,
-    Session,
     Tell,
 )
+from epdg.pdn.configuration import SUPPORTED, GrantedNetwork
+from epdg.pdn.pool import AddressPool, AddressPools
+from epdg.session import Session
 from protocols.diameter.dictionary import PdnType
 from protocols.diameter.swm import ApnConfiguration
 from protocols.ikev2.events import (

@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from epdg.commands import (
+    AllocateAddress,
+    AnswerIke,
+    ReleaseAddress,
+    SendStr,
+    Tell,
+)
 from epdg.config import RedirectSection, ResumptionSection
 from epdg.resumption import ResumedSubscriber, ticket_office
-from epdg.session import AllocateAddress, AnswerIke, ReleaseAddress, SendStr, Session, Tell
+from epdg.session import Session
 from protocols.errors import ConfigurationError, RemoteError
 from protocols.ikev2.events import (
     Closed,

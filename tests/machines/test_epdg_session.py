@@ -7,19 +7,20 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from epdg.pdn.configuration import GrantedNetwork
-from epdg.pdn.pool import AddressPool
-from epdg.session import (
+from epdg.commands import (
     AllocateAddress,
     AnswerIke,
     Command,
     ReleaseAddress,
     SendDer,
     SendStr,
-    Session,
-    SessionState,
     Tell,
 )
+from epdg.pdn.configuration import GrantedNetwork
+from epdg.pdn.pool import AddressPool
+from epdg.policy import ServicePolicy
+from epdg.refusals import read_refusals
+from epdg.session import Session, SessionState
 from protocols.diameter.swm import ApnConfiguration, Dea, Result
 from protocols.eap.packet import EapPacket, EapType
 from protocols.ikev2.events import (
@@ -47,6 +48,7 @@ PATH = Path(Endpoint.of("203.0.113.1", 4500), Endpoint.of("192.0.2.1", 4500))
 OTHER = Path(Endpoint.of("203.0.113.1", 4500), Endpoint.of("198.51.100.1", 4500))
 NETWORK = GrantedNetwork(dns=(IPv4Address("10.45.0.1"),), p_cscf=(IPv4Address("10.45.0.9"),))
 ADDRESS = IPv4Address("10.45.0.2")
+POLICY = ServicePolicy(refusals=read_refusals())
 
 
 def dea(vendor: int, code: int, **changes: object) -> Dea:
@@ -78,7 +80,12 @@ def attributes(*kinds: int) -> ConfigurationRequested:
 
 
 def new(**changes: object) -> Session:
-    values: dict[str, object] = {"default_apn": None, "own_names": frozenset({"epdg.test"}), "created": 0.0}
+    values: dict[str, object] = {
+        "default_apn": None,
+        "own_names": frozenset({"epdg.test"}),
+        "created": 0.0,
+        "policy": POLICY,
+    }
     values.update(changes)
     return Session("1", **values)  # type: ignore[arg-type]
 

@@ -1,7 +1,8 @@
 """At the end of any story of a UE and a gateway nothing is left: no address, AAA session, SA, port or open question.
 
 The device and sessions of the nodes on virtual time, over two IKE end points, a lossy link and an AAA server that
-takes its time: attach, detach, moves, pauses, rekeys, reauthentication, resumption, restoration, loss of the SA.
+takes its time: attach, detach, moves, pauses, rekeys, reauthentication, resumption, restoration, loss of the SA, and
+an AAA server that ends sessions or has their profiles fetched anew.
 """
 
 from __future__ import annotations
@@ -9,25 +10,27 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
 import pytest
 
-from epdg.pdn.configuration import GrantedNetwork
-from epdg.pdn.pool import AddressPools
-from epdg.session import (
+from epdg.commands import (
     AllocateAddress,
     AnswerIke,
+    AuthenticateAnew,
     Command,
+    DeleteUe,
     ReleaseAddress,
+    SendAar,
     SendConfiguration,
     SendDer,
     SendStr,
-    Session,
-    SessionState,
 )
-from protocols.diameter.swm import Dea
+from epdg.pdn.configuration import GrantedNetwork
+from epdg.pdn.pool import AddressPools
+from epdg.session import Session, SessionState
+from protocols.diameter.swm import Dea, ResultCode
 from protocols.eap.aka import server as eap
 from protocols.eap.packet import EapPacket, EapType
 from protocols.entropy import SeededEntropy
@@ -57,7 +60,8 @@ from protocols.ikev2.ticket import TicketOffice, TicketPolicy
 from protocols.path import Address, Datagram
 from protocols.secret import Secret
 from tests.harness.pair import initiator_config, responder_config
-from tests.machines.test_epdg_session import dea
+from tests.machines.test_epdg_aaa_initiated import aaa
+from tests.machines.test_epdg_session import POLICY, dea
 from tests.machines.test_ue_device import NAI, P_CSCF, World
 from ue.commands import Command as DeviceCommand
 from ue.device import DeviceState
@@ -95,6 +99,7 @@ class Nodes(World):
             accesses=("a", "b"),
         )
         self.random = random.Random(seed)
+        self.policy = replace(POLICY, reactivation=bool(seed % 2))
         self.pools = AddressPools([IPv4Network("10.45.0.0/24")])
         self.live: dict[IkeSa, Live] = {}
         self.superseded: Live | None = None
@@ -122,7 +127,9 @@ class Nodes(World):
         live = self.live.get(sa)
         if live is None:
             names: frozenset[str] = frozenset()
-            session = Session(sa.local_spi.hex(), default_apn="internet", own_names=names, created=self.now)
+            session = Session(
+                sa.local_spi.hex(), default_apn="internet", own_names=names, created=self.now, policy=self.policy
+            )
             live = self.live[sa] = Live(session, sa, self._count)
             self._count += 1
         if isinstance(event, SuccessorCreated):
@@ -171,6 +178,12 @@ class Nodes(World):
             elif isinstance(command, ReleaseAddress):
                 if command.address not in self._held_beside(live):
                     self.pools.release(command.address)
+            elif isinstance(command, DeleteUe):
+                self.gateway.initiate(live.sa, DeleteIkeSa(command.why, command.notifies), self.now)
+            elif isinstance(command, AuthenticateAnew):
+                self.gateway.initiate(live.sa, AuthenticationLifetime(0), self.now)
+            elif isinstance(command, SendAar):
+                self._aar(live)
             elif isinstance(command, SendConfiguration):
                 task = ExchangeConfiguration(command.type, command.attributes)
                 self.gateway.initiate(live.sa, task, self.now)
@@ -185,6 +198,21 @@ class Nodes(World):
             self.later(lambda: self._command(live, live.session.aaa_answered(answer)))
 
         self.later(decide)
+
+    def _aar(self, live: Live) -> None:
+        def decide() -> None:
+            known = live.diameter in self.aaa
+            answer = aaa(self.random.choice((2001, 2001, 2001, 5003)) if known else 5002)
+            self.later(lambda: self._command(live, live.session.authorisation_answered(answer, self.now)))
+
+        self.later(decide)
+
+    def _aaa_asks(self, ask: Callable[[Session], tuple[ResultCode, list[Command]]]) -> None:
+        """ASR or RAR for whatever sessions the AAA server has, whatever they are doing."""
+        for live in dict.fromkeys(self.live.values()):
+            code, commands = ask(live.session)
+            assert code in (ResultCode.DIAMETER_SUCCESS, ResultCode.DIAMETER_UNKNOWN_SESSION_ID)
+            self._command(live, commands)
 
     def _decide(self, session: int, packet: bytes) -> Dea:
         response = EapPacket.decode(packet)
@@ -220,6 +248,8 @@ class Nodes(World):
             lambda: self._gateway_asks(lambda live: self._rekeys(live.sa)),
             *2 * (lambda: self._gateway_asks(lambda live: (AuthenticationLifetime(choice((0, 40))),)),),
             lambda: self._gateway_asks(self._operator_detaches),
+            lambda: self._aaa_asks(Session.abort),
+            lambda: self._aaa_asks(lambda session: session.reauthorise(choice((0, 0, 1)))),
             self._restore,
             self._lose,
             lambda: setattr(self, "loss", choice((0.0, 0.0, 0.1, 0.3))),

@@ -133,6 +133,8 @@ class World:
     rogue: bool = False
     accesses: tuple[str, ...] = ()
     p_cscf_reselection: bool = False
+    reactivate: bool = True
+    imei: str = IMEI
 
     def __post_init__(self) -> None:
         assert self.subscriber.opc is not None
@@ -151,6 +153,7 @@ class World:
             entropy=SeededEntropy("device"),
             accesses=self.accesses,
             gateways={"gw.example": OTHER_GATEWAY},
+            reactivate=self.reactivate,
         )
         self.config = self.ue_config or initiator_config(
             identity=IdiPayload(id_type=IdType.ID_RFC822_ADDR, data=NAI.encode())
@@ -158,10 +161,12 @@ class World:
         self.ue = IkeEndpoint(
             entropy=SeededEntropy("ue"),
             extension=lambda: DeviceSwu(
-                imei=IMEI,
+                imei=self.imei,
                 server_authenticated=lambda: self.device.server_authenticated,
                 p_cscf_reselection=self.p_cscf_reselection,
                 only_allowed=self.device.only_allowed,
+                back_off=self.device.back_off_received,
+                reactivation=self.device.reactivation_received,
             ),
         )
         self.swu: list[GatewaySwu] = []

@@ -40,6 +40,7 @@ INNER = IPv4Address("10.45.0.2")
 GATEWAY = Endpoint.of("203.0.113.1", 500)
 OTHER_GATEWAY = Endpoint.of("203.0.113.2", 4500)
 PATH = Path(Endpoint.of("192.0.2.1", 4500), Endpoint.of("203.0.113.1", 4500))
+NAI = "0001010000000001@nai"
 DUE = ReauthenticationDue(until=1000.0)
 
 
@@ -59,7 +60,7 @@ def attached() -> Device:
     """A UE that is attached on an access."""
     device = Device(
         imsi=Imsi("001010000000001"),
-        nai="0001010000000001@nai",
+        nai=NAI,
         apn="internet",
         gateway=GATEWAY,
         entropy=SeededEntropy(1),
@@ -77,12 +78,16 @@ def told(commands: list[Command]) -> list[str]:
 
 def test_a_second_sa_asks_for_the_addresses_and_takes_over() -> None:
     device = attached()
-    assert device.handle(DUE, 10.0) == [ConnectSuccessor(access="wifi", gateway=GATEWAY.address, addresses=(INNER,))]
+    assert device.handle(DUE, 10.0) == [
+        ConnectSuccessor(access="wifi", identity=NAI, gateway=GATEWAY.address, addresses=(INNER,))
+    ]
     assert device.handle(DUE, 40.0) == []  # one at a time
     commands = device.handle_successor(established())
     assert isinstance(commands[0], AdoptSuccessor)
     assert told(commands) == ["reauthenticated"]
-    assert device.handle(DUE, 900.0) == [ConnectSuccessor(access="wifi", gateway=GATEWAY.address, addresses=(INNER,))]
+    assert device.handle(DUE, 900.0) == [
+        ConnectSuccessor(access="wifi", identity=NAI, gateway=GATEWAY.address, addresses=(INNER,))
+    ]
 
 
 def test_failures_change_nothing_and_the_next_attempt_is_free() -> None:
@@ -96,7 +101,9 @@ def test_failures_change_nothing_and_the_next_attempt_is_free() -> None:
     assert DropSuccessor(why="the gateway gives other inner addresses") in commands
     assert device.connection is not None
     assert device.connection.addresses == (INNER,)
-    assert device.handle(DUE, 20.0) == [ConnectSuccessor(access="wifi", gateway=GATEWAY.address, addresses=(INNER,))]
+    assert device.handle(DUE, 20.0) == [
+        ConnectSuccessor(access="wifi", identity=NAI, gateway=GATEWAY.address, addresses=(INNER,))
+    ]
 
 
 def test_detaching_and_the_end_let_the_second_sa_go() -> None:

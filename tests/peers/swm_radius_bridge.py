@@ -142,7 +142,7 @@ class SwmRadiusBridge:
             result = ResultCode.DIAMETER_MULTI_ROUND_AUTH
         elif reply.code == AccessAccept:
             result = ResultCode.DIAMETER_SUCCESS
-            key = Secret(_master_session_key(request, reply))
+            key = Secret(master_session_key(request, reply))
             apn = ApnConfiguration(
                 context_identifier=1,
                 service_selection=der.service_selection or self.default_apn,
@@ -222,7 +222,7 @@ class _RadiusClient(asyncio.DatagramProtocol):
             del self._waiting[request.id]
 
 
-def _master_session_key(request: AuthPacket, reply: Packet) -> bytes:
+def master_session_key(request: AuthPacket, reply: Packet) -> bytes:
     """Recv-Key and Send-Key as the authenticator sees them: the first and the second part of the MSK."""
     reply.request_authenticator = request.authenticator
     halves = [reply.SaltDecrypt(_microsoft(reply, kind)) for kind in (MS_MPPE_RECV_KEY, MS_MPPE_SEND_KEY)]

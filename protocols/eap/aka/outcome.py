@@ -1,4 +1,4 @@
-"""What both ends of EAP-AKA report alike: causes of failure, packets to send, packets passed over."""
+"""What both ends of EAP-AKA and EAP-AKA' report alike: causes of failure, packets to send, packets passed over."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ class AkaFailure(Enum):
     METHOD_REFUSED = "method refused"
     AUTN_REJECTED = "network not authenticated"
     SYNCHRONISATION = "sequence number out of range"
+    IDENTITY_WITHHELD = "permanent identity withheld"
+    NETWORK_NAME = "wrong network name"
+    KEY_DERIVATION_FUNCTION = "no key derivation function agreed"
+    BIDDING_DOWN = "bidding down"
     WRONG_RES = "wrong RES"
     WRONG_MAC = "wrong AT_MAC"
     WRONG_CHECKCODE = "wrong AT_CHECKCODE"
+    WRONG_COUNTER = "wrong AT_COUNTER"
+    DENIED = "access denied"
     MALFORMED = "malformed message"
     UNEXPECTED = "unexpected message"
     CLIENT_ERROR = "client error"

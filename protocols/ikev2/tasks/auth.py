@@ -12,6 +12,7 @@ from protocols.ikev2.events import (
     Refused,
     SaState,
 )
+from protocols.ikev2.extension import Step
 from protocols.ikev2.keymat import auth_octets, shared_key_auth
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
@@ -24,7 +25,7 @@ from protocols.ikev2.payloads import (
     IdrPayload,
     NotifyPayload,
 )
-from protocols.ikev2.registry import AuthMethod, NotifyType
+from protocols.ikev2.registry import AuthMethod, ExchangeType, NotifyType
 from protocols.ikev2.signatures import refused, verify_auth
 from protocols.ikev2.suites import Prf
 from protocols.ikev2.tasks import child, config, informational, lifetime, set_window_size
@@ -104,6 +105,8 @@ def raise_on_error(sa: IkeSa, message: Message, *, but: NotifyPayload | None = N
     for notify in message.all(NotifyPayload):
         if notify.type.is_error and notify is not but:
             text = sa.extension.explain(notify) or f"the peer refused: {notify.type.name}"
+            if message.exchange == ExchangeType.IKE_AUTH:  # what is not protected may be anybody's
+                sa.extension.take(Step.REFUSAL, message)
             raise PeerRefusal(text, notify)
     eap = message.first(EapPayload)
     if eap is not None and eap.packet[:1] == bytes([EAP_FAILURE]):

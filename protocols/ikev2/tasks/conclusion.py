@@ -29,6 +29,7 @@ def take(
         return
     no_child = child.refused(message)
     if no_child is not None:
+        sa.extension.take(Step.REFUSAL, message)
         auth.close_without_child(sa, no_child, now)
         return
     sa.extension.take(Step.FINAL_RESPONSE, message)

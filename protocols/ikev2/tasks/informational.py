@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.ikev2.events import Refused, SaState
+from protocols.ikev2.extension import Step
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
@@ -98,6 +99,7 @@ def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> Resp
             rekey_ike.deleted_by_peer(sa, now)
             if sa.heir is not None:
                 return Response(close="replaced by rekeying", by_peer=True)
+            sa.extension.take(Step.DELETION, message)
             return Response(close="the peer deleted the IKE SA", by_peer=True)
         if delete.protocol == ProtocolId.ESP:
             closed += _delete_children(sa.heir or sa, delete.spis, now)

@@ -216,7 +216,7 @@ class ResumedAuthenticator:
         """Complete the response."""
         if isinstance(answer, Refusal):
             auth.report_refusal(sa, answer.text, answer.notify)
-            return Response(payloads=(answer.notify,), close=answer.text)
+            return Response(payloads=(answer.notify, *answer.beside), close=answer.text)
         if not isinstance(answer, ConfigurationReply):
             raise LocalError(f"{type(answer).__name__} does not answer a resumption")
         contents = self._contents

@@ -110,7 +110,7 @@ class Authenticator:
         if isinstance(answer, Refusal):
             auth.report_refusal(sa, answer.text, answer.notify)
             eap = () if answer.eap_packet is None else (EapPayload(packet=answer.eap_packet),)
-            return Response(payloads=(*eap, answer.notify), close=answer.text)
+            return Response(payloads=(*eap, answer.notify, *answer.beside), close=answer.text)
         if isinstance(answer, ConfigurationReply):
             return self._build_final(sa, answer, now)
         if isinstance(answer, RedirectReply):

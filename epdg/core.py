@@ -1,0 +1,53 @@
+"""What is behind the gateway: in-process hosts that answer echo, or a TUN device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_interface
+
+from epdg.config import DataPlaneKind, DataPlaneSection
+from epdg.pdn.pool import AddressPool
+from protocols.dataplane.userspace.host import InProcessHost
+from protocols.dataplane.userspace.tun import TunDevice
+from protocols.errors import BackendError
+
+
+class Core:
+    """The network of the inner addresses; ``send`` takes what it sends to UEs."""
+
+    def __init__(
+        self, section: DataPlaneSection, pools: tuple[AddressPool, ...], send: Callable[[bytes], None]
+    ) -> None:
+        self._section = section
+        self._pools = pools
+        self._send = send
+        self._hosts: dict[bytes, InProcessHost] = {}
+        self._tun: TunDevice | None = None
+
+    async def open(self, failed: Callable[[BackendError], None]) -> None:
+        """Make the hosts or open the device; ``failed`` is told when that breaks later."""
+        if self._section.kind is DataPlaneKind.IN_PROCESS:
+            for address in (*self._section.hosts, *(pool.gateway for pool in self._pools)):
+                self._hosts[address.packed] = InProcessHost(address)
+            return
+        addresses = [ip_interface(f"{pool.gateway}/{pool.network.prefixlen}") for pool in self._pools]
+        self._tun = await TunDevice.open(self._section.device, addresses, self._section.mtu)
+        self._tun.start(self._send, failed)
+
+    def close(self) -> None:
+        """Close the device."""
+        if self._tun is not None:
+            self._tun.close()
+
+    def deliver(self, packet: bytes) -> bool:
+        """Take a packet of a UE; ``False`` when nobody has its destination address."""
+        if self._tun is not None:
+            self._tun.write(packet)
+            return True
+        host = self._hosts.get(packet[16:20] if packet[0] >> 4 == 4 else packet[24:40])
+        if host is None:
+            return False
+        answer = host.receive(packet)
+        if answer is not None:
+            self._send(answer)
+        return True
