@@ -23,8 +23,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from aaa.authorization import Refusal, RefusalCause, authorise
+from aaa.authorization import Refusal, RefusalCause, authorise, backend_refusal, equipment_refusal
 from aaa.eap import EapService
+from aaa.equipment import EquipmentList, check_equipment
 from aaa.events import (
     AnswerReady,
     Authenticated,
@@ -33,6 +34,7 @@ from aaa.events import (
     ContextRequested,
     EapReceived,
     EapSent,
+    EquipmentNoted,
     Event,
     Refused,
     RegistrationRequested,
@@ -46,7 +48,7 @@ from aaa.hss.port import SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode
-from protocols.diameter.profile import ApnConfiguration, Non3gppUserData
+from protocols.diameter.profile import GTPV2_SUPPORTED, ApnConfiguration, Non3gppUserData
 from protocols.diameter.swm import Dea, Der
 from protocols.eap.aka import server as aka
 from protocols.eap.aka.messages import NotificationCode
@@ -73,7 +75,7 @@ class _Round:
 
 
 class Authentication:
-    """One SWm session from its first DER on; ``origin_host`` is the gateway that opened it."""
+    """One SWm session from its first DER on; ``origin_host`` and ``origin_realm`` name the gateway."""
 
     def __init__(
         self,
@@ -85,10 +87,12 @@ class Authentication:
         session_timeout: int,
         created: float,
         is_registered: Callable[[Imsi], bool],
+        equipment: EquipmentList,
     ) -> None:
         """``is_registered`` tells whether the HSS knows this server as the one that serves a user."""
         self.session_id = der.session_id
         self.origin_host = der.origin_host
+        self.origin_realm = der.origin_realm
         self.created = created
         self.authenticated: float | None = None
         self.state: AuthenticationState | None = None
@@ -97,7 +101,10 @@ class Authentication:
         self.registered: Imsi | None = None  # of whom this session is one that is served here
         self.session_timeout = session_timeout  # seconds from success; the profile may shorten it
         self.apn: str | None = der.service_selection
+        self.imei: str | None = None
+        self._rat_type = der.rat_type
         self.refusal: Refusal | None = None
+        self._equipment = equipment
         self._identity = identity
         self._entropy = entropy
         self._service = eap
@@ -109,6 +116,7 @@ class Authentication:
         self._round: _Round | None = None
         self._request: bytes | None = None  # the EAP request that is outstanding
         self._discards = 0
+        self._features: int | None = None  # MIP6-Feature-Vector, which the gateway says once
         self._last: tuple[bytes, AnswerReady] | None = None
         self._events: deque[Event] = deque()
 
@@ -117,6 +125,10 @@ class Authentication:
     def receive(self, der: Der, request: int, now: float) -> None:
         """Take a DER; ``request`` is a token that comes back in ``AnswerReady``."""
         payload = der.eap_payload
+        if der.terminal_information is not None:
+            self.imei = der.terminal_information.imei
+        if der.mip6_feature_vector is not None:
+            self._features = der.mip6_feature_vector
         if self._round is not None:
             if payload == self._round.eap_payload:
                 self._round.requests.append(request)  # retransmission: RFC 6733 §5.5.4
@@ -182,7 +194,10 @@ class Authentication:
         self._expect(AuthenticationState.WAITING_FOR_PROFILE)
         assert self._eap is not None
         self.registered = profile.imsi
-        granted = authorise(profile, self.apn)
+        finding = check_equipment(self._equipment, self.imei, bound=profile.imei)
+        granted = equipment_refusal(finding) or authorise(profile, self.apn, rat_type=self._rat_type)
+        if finding.text is not None and not finding.refused:
+            self._events.append(EquipmentNoted(session_id=self.session_id, imei=self.imei, text=finding.text))
         if isinstance(granted, Refusal):
             self._deny(granted, now)
             return
@@ -334,7 +349,7 @@ class Authentication:
         """RES and MAC are right; what the user may use is asked of the HSS before anybody is told."""
         self._change(AuthenticationState.WAITING_FOR_PROFILE, "RES and AT_MAC are right, the profile is asked for")
         kind = UserDataRequested if self._is_registered(event.imsi) else RegistrationRequested
-        self._events.append(kind(session_id=self.session_id, imsi=event.imsi))
+        self._events.append(kind(session_id=self.session_id, imsi=event.imsi, imei=self.imei))
 
     def _deny(self, refusal: Refusal, now: float) -> None:
         """The user is who it says and may not come in: told by notification where that is agreed (RFC 4187 §6.2)."""
@@ -355,9 +370,12 @@ class Authentication:
 
     def _failed(self, event: aka.Failed) -> None:
         denial, self._denial = self._denial, None
-        text = f"Authentication failed: {event.why}."
-        rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
-        failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
+        if event.cause is aka.AkaFailure.BACKEND:
+            failed = backend_refusal(event.why)
+        else:
+            text = f"Authentication failed: {event.why}."
+            rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
+            failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
         self._refuse(failed if denial is None else denial, event.packet)
 
     def _grant(self, success: aka.Succeeded, now: float) -> None:
@@ -417,6 +435,7 @@ class Authentication:
             subscription_id=None if profile is None else profile.subscription_id,
             charging_characteristics=None if profile is None else profile.charging_characteristics,
             session_timeout=None if profile is None else self.session_timeout,
+            mip6_feature_vector=None if profile is None else self._mobility(profile),
             error_message=error,
         )
         ready = AnswerReady(
@@ -428,6 +447,11 @@ class Authentication:
         )
         self._last = (finished.eap_payload, ready)
         self._events.append(ready)
+
+    def _mobility(self, profile: Non3gppUserData) -> int | None:
+        """What the gateway and the subscription both have of GTP on S2b (TS 29.273 §7.1.2.1.2)."""
+        allowed = GTPV2_SUPPORTED if profile.mip6_feature_vector is None else profile.mip6_feature_vector
+        return None if self._features is None else self._features & allowed & GTPV2_SUPPORTED
 
     def _answer_out_of_turn(self, request: int) -> None:
         """A second DER while the first is owed an answer breaks EAP's lock step (RFC 3748 §4.1)."""

@@ -7,14 +7,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from aaa.eap_configuration import EapSection
+from aaa.equipment import EquipmentList, EquipmentStatus, parse_list, parse_pattern
+from aaa.faults.rule import FaultRule, Point
+from protocols.diameter.uri import Transport
 from protocols.errors import ConfigurationError
-from protocols.io.configuration import ConfigurationModel, Count, FilePath, Interval
+from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval
 from protocols.io.diameter.configuration import (
     DiameterIdentityText,
     DiameterNodeSection,
@@ -105,6 +108,78 @@ class HssSection(ConfigurationModel):
     sequence_block: Annotated[Count, Field(ge=1, le=1024)] = DEFAULT_SEQUENCE_BLOCK
 
 
+class EncryptionSection(ConfigurationModel):
+    """Keys of subscribers at rest: sealed under the master keys of a file, in clear without one."""
+
+    master_keys: FilePath | None = None
+    create: bool = False
+
+
+def _equipment_patterns(value: object, info: ValidationInfo) -> object:
+    """Patterns in a list, or in a file that lies beside the configuration file."""
+    if isinstance(value, str):
+        directory = info.context.get("directory") if isinstance(info.context, Mapping) else None
+        file = Path(value).expanduser()
+        try:
+            text = (file if directory is None else Path(directory) / file).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise PydanticCustomError("equipment_file", "a list, or a text file that can be read") from None
+        try:
+            return parse_list(text)
+        except ValueError as error:
+            raise PydanticCustomError("equipment_file", "a file with {expected}", {"expected": str(error)}) from None
+    return value
+
+
+def _equipment_pattern(value: str) -> str:
+    try:
+        return parse_pattern(value)
+    except ValueError as error:
+        raise PydanticCustomError("equipment_pattern", "{expected}", {"expected": str(error)}) from None
+
+
+EquipmentPatterns = Annotated[
+    tuple[Annotated[Digits, AfterValidator(_equipment_pattern)], ...], BeforeValidator(_equipment_patterns)
+]
+
+
+class EquipmentSection(ConfigurationModel):
+    """Which devices may attach: each list is IMEIs and beginnings of such, or a file of them."""
+
+    white: EquipmentPatterns = ()
+    grey: EquipmentPatterns = ()
+    black: EquipmentPatterns = ()
+    unknown: EquipmentStatus = EquipmentStatus.WHITE
+    unidentified: EquipmentStatus = EquipmentStatus.WHITE
+
+    @model_validator(mode="after")
+    def _listed_once(self) -> EquipmentSection:
+        patterns = (*self.white, *self.grey, *self.black)
+        if len(set(patterns)) != len(patterns):
+            raise PydanticCustomError("equipment", "every device in one list only")
+        return self
+
+    def as_list(self) -> EquipmentList:
+        """The list that a server asks."""
+        patterns: dict[str, EquipmentStatus] = {}
+        for status, listed in (
+            (EquipmentStatus.WHITE, self.white),
+            (EquipmentStatus.GREY, self.grey),
+            (EquipmentStatus.BLACK, self.black),
+        ):
+            patterns |= dict.fromkeys(listed, status)
+        return EquipmentList(patterns=patterns, unknown=self.unknown, unidentified=self.unidentified)
+
+
+def _named_once(rules: tuple[FaultRule, ...]) -> tuple[FaultRule, ...]:
+    if len({rule.name for rule in rules}) != len(rules):
+        raise PydanticCustomError("fault_names", "every rule's name once")
+    return rules
+
+
+FaultRules = Annotated[tuple[FaultRule, ...], AfterValidator(_named_once)]
+
+
 class AaaConfiguration(ConfigurationModel):
     """Everything ``aaa serve`` needs; ``check`` says what a role needs besides."""
 
@@ -117,31 +192,64 @@ class AaaConfiguration(ConfigurationModel):
     hss: HssSection = HssSection()
     trace: TraceSection = TraceSection()
     diameter: DiameterNodeSection = DiameterNodeSection()
+    faults: FaultRules = ()
+    equipment: EquipmentSection = EquipmentSection()
+    encryption: EncryptionSection = EncryptionSection()
 
     @model_validator(mode="after")
     def _secured(self) -> AaaConfiguration:
-        if self.listen.tls_port is not None and self.diameter.tls is None:
-            raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+        if self.diameter.tls is None:
+            if self.listen.tls_port is not None:
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+            if self.hss.listen is not None and self.hss.listen.tls_port is not None:
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which hss.listen.tls_port needs")
+            if any(peer.transport is Transport.TLS for peer in self.hss.peers):
+                raise PydanticCustomError("tls", "certificates under diameter.tls, which transport: tls needs")
+        hosts = [peer.host for peer in (*self.diameter.peers, *self.hss.peers)]
+        if len(set(hosts)) != len(hosts):
+            raise PydanticCustomError("peers", "every host once under diameter.peers and hss.peers")
         return self
 
     def uses_swx(self, role: Role) -> bool:
         """Whether the AAA server of a process in ``role`` has its HSS behind Diameter."""
         return role is Role.AAA or (role is Role.BOTH and self.hss.connection is Connection.SWX)
 
+    @property
+    def hss_identity(self) -> IdentitySection:
+        """Who the HSS is on SWx: an HSS alone may say it under ``identity``."""
+        return self.hss.identity or self.identity
+
+    def hss_listen(self, role: Role) -> ListenSection:
+        """Where the HSS listens: one that is alone may say it under ``listen``, the other needs no fixed port."""
+        if self.hss.listen is not None:
+            return self.hss.listen
+        return self.listen if role is Role.HSS else ListenSection(port=0)
+
     def check(self, role: Role, file: str) -> None:
         """``ConfigurationError`` for the first key that ``role`` needs and the file does not have."""
         if role is not Role.AAA and self.database is None:
             raise _missing(file, "database", "a database URL, where the HSS finds its subscribers")
-        if role is Role.HSS or (role is Role.BOTH and self.uses_swx(role)):
+        if role is Role.BOTH and self.uses_swx(role):
             if self.hss.identity is None:
                 raise _missing(file, "hss.identity", "the host and realm that the HSS has on SWx")
-            if role is Role.BOTH and self.hss.identity.host == self.identity.host:
+            if self.hss.identity.host == self.identity.host:
                 raise ConfigurationError(
                     file=file,
                     key="hss.identity.host",
                     value=self.hss.identity.host,
                     expected="another host than identity.host: AAA server and HSS are two nodes on SWx",
                 )
+            if self.hss.listen is not None and self.hss.listen.port is None:
+                raise _missing(file, "hss.listen.port", "a TCP port, to which the AAA server beside it connects")
+        if role is Role.AAA:
+            for number, rule in enumerate(self.faults):
+                if rule.action.needs_key:
+                    raise ConfigurationError(
+                        file=file,
+                        key=f"faults.{number}.action",
+                        value=rule.action.described(Point.VECTOR),
+                        expected="another action: this one needs the subscribers' keys, and the role is aaa",
+                    )
         if role is Role.AAA and self.eap.temporary is not None and self.database is None:
             raise _missing(file, "database", "a database URL, where eap.temporary keeps re-authentication contexts")
         if role is Role.AAA and not (self.hss.peers or self.diameter.peers):

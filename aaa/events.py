@@ -45,10 +45,14 @@ class VectorRequested:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrationRequested:
-    """SAR REGISTRATION: the user is authenticated. Answer with ``answer_profile`` or ``answer_refusal``."""
+    """SAR REGISTRATION: the user is authenticated. Answer with ``answer_profile`` or ``answer_refusal``.
+
+    ``imei`` is of the device that it uses, as far as it told.
+    """
 
     session_id: str
     imsi: Imsi
+    imei: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +61,7 @@ class UserDataRequested:
 
     session_id: str
     imsi: Imsi
+    imei: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +140,15 @@ class Resynchronised:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EquipmentNoted:
+    """The device is on the grey list: it may attach, and somebody wants to know."""
+
+    session_id: str
+    imei: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """The user is refused; the answer says so to the gateway."""
 
@@ -158,6 +172,7 @@ Event = (
     | StateChanged
     | Authenticated
     | Resynchronised
+    | EquipmentNoted
     | Refused
 )
 
@@ -171,6 +186,8 @@ class SessionEnded:
     was_authenticated: bool
     expired: bool
     text: str
+    imsi: Imsi | None = None
+    apn: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from aaa import questions
 from aaa.config import AaaConfiguration
 from aaa.eap import EapService
 from aaa.eap_configuration import TemporarySection
 from aaa.events import DeregistrationRequested, Question, ServerIdentity, TemporaryQuestion
+from aaa.faults.wrapping import Faults
+from aaa.gateways import Gateways
 from aaa.hss.client import SwxClient
 from aaa.hss.in_process import Bridge, InProcessHss
 from aaa.hss.port import HomeSubscriberServer
@@ -23,7 +25,7 @@ from protocols.diameter.codec import DiameterMessage
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
 from protocols.entropy import Entropy
 from protocols.io.clock import SystemClock
-from protocols.io.diameter import SWM, SWX, DiameterIdentity
+from protocols.io.diameter import S6B, SWM, SWX, DiameterIdentity
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.diameter.configuration import PeerSection
 from protocols.trace.recorder import Recorder
@@ -44,6 +46,7 @@ class AaaServer:
         clock: SystemClock,
         entropy: Entropy,
         speaks_swx: bool,
+        faults: Faults,
     ) -> None:
         self._configuration = configuration
         self._keys = key_file(configuration.eap.temporary, entropy, clock.wall)
@@ -54,12 +57,15 @@ class AaaServer:
             Sessions(
                 identity=ServerIdentity(host=identity.host, realm=identity.realm),
                 entropy=entropy,
-                eap=EapService(
-                    options=configuration.eap.options(),
-                    rules=configuration.eap.policy(),
-                    ring=lambda: None if self._keys is None else self._keys.ring,
+                eap=faults.eap(
+                    EapService(
+                        options=configuration.eap.options(),
+                        rules=configuration.eap.policy(),
+                        ring=lambda: None if self._keys is None else self._keys.ring,
+                    )
                 ),
                 limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
+                equipment=configuration.equipment.as_list(),
             ),
             recorder,
             ask=self._ask,
@@ -68,15 +74,33 @@ class AaaServer:
         )
         self._diameter = make_node(
             DiameterIdentity(
-                host=identity.host, realm=identity.realm, applications=(SWM, SWX) if speaks_swx else (SWM,)
+                host=identity.host, realm=identity.realm, applications=(SWM, S6B, SWX) if speaks_swx else (SWM, S6B)
             ),
             configuration.diameter,
             listen=configuration.listen,
             entropy=entropy,
             wall=clock.wall,
         )
-        self._diameter.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, self._diameter_eap)
-        self._diameter.on_request(SWM_APPLICATION, CommandCode.SESSION_TERMINATION, self._session_termination)
+        self._faults = faults
+        faulty = faults.handlers(session=self._server.session, forsake=self._forsake)
+        for command, handler in (
+            (CommandCode.DIAMETER_EAP, self._diameter_eap),
+            (CommandCode.SESSION_TERMINATION, self._session_termination),
+        ):
+            self._diameter.on_request(SWM_APPLICATION, command, faulty.wrap(handler))
+        self.gateways = Gateways(
+            identity=ServerIdentity(host=identity.host, realm=identity.realm),
+            server=self._server,
+            hss=self._asked,
+            sender=self._diameter,
+            recorder=recorder,
+            session_timeout=sessions.timeout,
+            monotonic=clock.monotonic,
+            spawn=self._spawn,
+        )
+        for (application, command), serve in self.gateways.handlers().items():
+            wrapped = faulty.wrap(serve) if application == SWM_APPLICATION else serve
+            self._diameter.on_request(application, command, wrapped)
         self._observation = DiameterObservation(recorder, interface=INTERFACE)
         self._diameter.on_traffic(self._observation.traffic)
         self._diameter.on_peer(self._observation.peer)
@@ -101,19 +125,21 @@ class AaaServer:
 
     def use_in_process(self, procedures: HssProcedures, bridge: Bridge) -> None:
         """The HSS of this process, asked by a call."""
-        self._hss = InProcessHss(procedures, bridge, server=self.identity)
+        self._hss = self._faults.hss(InProcessHss(procedures, bridge, server=self.identity))
 
     def use_swx(self, peers: tuple[PeerSection, ...], realm: str) -> None:
         """An HSS behind Diameter: ``peers`` lead to it, in ``realm``."""
         self._peers = peers
         for peer in peers:
             self._observation.place(peer.host, SWX_INTERFACE)
-        self._hss = SwxClient(
-            self._diameter,
-            realm=realm,
-            timeout=self._configuration.hss.timeout,
-            wall=self._wall,
-            listener=self._server,
+        self._hss = self._faults.hss(
+            SwxClient(
+                self._diameter,
+                realm=realm,
+                timeout=self._configuration.hss.timeout,
+                wall=self._wall,
+                listener=self._server,
+            )
         )
 
     # --- temporary identities -----------------------------------------------------------------------
@@ -145,6 +171,7 @@ class AaaServer:
         """End the connections; what the HSS still answers goes out before."""
         if self._timer is not None:
             self._timer.cancel()
+        self.gateways.close()
         await self._diameter.close()
 
     def dropped(self) -> dict[str, JsonValue]:
@@ -152,8 +179,11 @@ class AaaServer:
         return {str(why): count for why, count in self._diameter.dropped.items()}
 
     def peers(self) -> list[JsonValue]:
-        """The Diameter peers."""
-        return [peer.to_json() for peer in self._diameter.peers()]
+        """The Diameter peers, each with its interface."""
+        return [
+            {**peer.to_json(), "interface": self._observation.interface_of(peer.host)}
+            for peer in self._diameter.peers()
+        ]
 
     # --- Diameter -----------------------------------------------------------------------------------
 
@@ -173,6 +203,11 @@ class AaaServer:
         self._arm()
         return answer
 
+    def _forsake(self, session_id: str) -> None:
+        """End a session that was granted, and of which the gateway is told that it was refused."""
+        self._server.end(session_id, "the gateway was told that it was refused")
+        self._arm()
+
     # --- the HSS ------------------------------------------------------------------------------------
 
     def _ask(self, question: Question | TemporaryQuestion | DeregistrationRequested) -> None:
@@ -189,6 +224,14 @@ class AaaServer:
     async def _answer(self, question: Question, hss: HomeSubscriberServer) -> None:
         await questions.answer(question, hss, self._server)
         self._arm()
+
+    def _asked(self) -> HomeSubscriberServer:
+        assert self._hss is not None
+        return self._hss
+
+    def _spawn(self, work: Coroutine[object, None, None]) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(work)
 
     async def _answer_temporary(self, question: TemporaryQuestion) -> None:
         await questions.answer_temporary(question, self._identities, self._contexts_bridge, self._server)
@@ -214,4 +257,6 @@ def key_file(section: TemporarySection | None, entropy: Entropy, wall: Callable[
     """The keys of temporary identities, where configured; ``ConfigurationError`` when the file is unusable."""
     if section is None:
         return None
-    return KeyFile(section.key_file, interval=section.key_interval, kept=section.keys_kept, entropy=entropy, wall=wall)
+    return KeyFile(
+        section.key_file, interval=section.rollover_interval, kept=section.rollovers_kept, entropy=entropy, wall=wall
+    )

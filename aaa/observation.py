@@ -28,7 +28,8 @@ class DiameterObservation:
     def traffic(self, traffic: Traffic) -> None:
         """A message, or octets that are none."""
         message = traffic.message
-        interface = self._interface_of(traffic)
+        application = None if message is None else message.application
+        interface = _INTERFACES.get(application or 0) or self.interface_of(traffic.peer)
         session = None if message is None else _session(message)
         for kind, body in traffic.records(interface=interface, export_keys=self._recorder.export_keys):
             self._recorder.record(kind, body, session)
@@ -39,10 +40,9 @@ class DiameterObservation:
         data: dict[str, JsonValue] = {"peer": change.peer, "remote": str(change.remote)}
         self._recorder.event(name, f"Diameter peer {change.text}.", data)
 
-    def _interface_of(self, traffic: Traffic) -> str:
-        if traffic.message is not None and traffic.message.application in _INTERFACES:
-            return _INTERFACES[traffic.message.application]
-        return self._peers.get((traffic.peer or "").lower(), self._interface)
+    def interface_of(self, peer: str | None) -> str:
+        """What is spoken with the peer of this Origin-Host."""
+        return self._peers.get((peer or "").lower(), self._interface)
 
 
 def _session(message: DiameterMessage) -> str | None:

@@ -19,6 +19,7 @@ from aaa.events import (
     DeregistrationRequested,
     EapReceived,
     EapSent,
+    EquipmentNoted,
     ProfileChangedByHss,
     Question,
     Refused,
@@ -69,6 +70,16 @@ class SwmServer:
         self._wall = wall
         self._requests: dict[int, tuple[DiameterMessage, Respond]] = {}
         self._request = 0
+        self._hooks: list[Callable[[SessionEvent], None]] = []
+
+    def on_event(self, hook: Callable[[SessionEvent], None]) -> None:
+        """Show ``hook`` every event of a session, after it has been carried out."""
+        self._hooks.append(hook)
+
+    @property
+    def table(self) -> Sessions:
+        """The sessions' own machines."""
+        return self._sessions
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -85,6 +96,11 @@ class SwmServer:
         answer = self._sessions.receive_str(Str.from_message(message))
         self._pump()
         return answer.to_message(message)
+
+    def end(self, session_id: str, why: str) -> None:
+        """End a session for which no STR will come."""
+        self._sessions.end(session_id, why)
+        self._pump()
 
     # --- the HSS's answers --------------------------------------------------------------------------
 
@@ -166,6 +182,7 @@ class SwmServer:
             "imsi": None if session.imsi is None else str(session.imsi),
             "user_name": session.user_name,
             "apn": session.apn,
+            "imei": session.imei,
             "gateway": session.origin_host,
             "created": session.created + offset,
             "authenticated": None if session.authenticated is None else session.authenticated + offset,
@@ -179,6 +196,8 @@ class SwmServer:
     def _pump(self) -> None:
         while (event := self._sessions.poll_event()) is not None:
             self._take(event)
+            for hook in self._hooks:
+                hook(event)
 
     def _take(self, event: SessionEvent) -> None:
         match event:
@@ -206,6 +225,8 @@ class SwmServer:
                 self._recorder.event("authenticated", event.text, {**who, **how}, event.session_id)
             case Resynchronised():
                 self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
+            case EquipmentNoted():
+                self._recorder.event("equipment-grey", event.text, {"imei": event.imei}, event.session_id)
             case Refused():
                 data: dict[str, JsonValue] = {
                     "identity": event.identity,

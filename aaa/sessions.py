@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from aaa.authentication import Authentication
 from aaa.authorization import Refusal
 from aaa.eap import EapService
+from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AuthenticationState,
     DeregisteredByHss,
@@ -46,11 +47,20 @@ class SessionLimits:
 class Sessions:
     """All sessions by Session-Id; events of all of them come out of one queue, in order."""
 
-    def __init__(self, *, identity: ServerIdentity, entropy: Entropy, eap: EapService, limits: SessionLimits) -> None:
+    def __init__(
+        self,
+        *,
+        identity: ServerIdentity,
+        entropy: Entropy,
+        eap: EapService,
+        limits: SessionLimits,
+        equipment: EquipmentList = ANY_EQUIPMENT,
+    ) -> None:
         self._identity = identity
         self._entropy = entropy
         self._eap = eap
         self._limits = limits
+        self._equipment = equipment
         self._sessions: dict[str, Authentication] = {}
         self._deadlines: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
@@ -72,6 +82,7 @@ class Sessions:
                 session_timeout=self._limits.timeout,
                 created=now,
                 is_registered=self.is_registered,
+                equipment=self._equipment,
             )
             self._sessions[der.session_id] = session
         session.receive(der, request, now)
@@ -90,6 +101,12 @@ class Sessions:
             origin_realm=self._identity.realm,
             result=Result.of(code),
         )
+
+    def end(self, session_id: str, why: str) -> None:
+        """The session is over without an STR: its gateway does not know it, or cannot be reached."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._end(session, expired=False, why=why)
 
     def answer_vector(self, session_id: str, vector: AkaVector, now: float) -> None:
         """The HSS's answer to ``VectorRequested``; late answers to sessions that are gone are dropped."""
@@ -239,6 +256,8 @@ class Sessions:
                 was_authenticated=state is AuthenticationState.AUTHENTICATED,
                 expired=expired,
                 text=f"{who}: the session ended because {why}.",
+                imsi=session.imsi,
+                apn=session.apn,
             )
         )
 

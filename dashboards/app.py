@@ -11,19 +11,21 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboards import problems
 from dashboards.config import DashboardsConfig
-from dashboards.deps import Services
+from dashboards.deps import Operator, Services
 from dashboards.links import Fleet
 from dashboards.problems import PROBLEM_SCHEMA, problem_response
-from dashboards.routes import events, identity, nodes, pages, sessions
+from dashboards.routes import aaa_sessions, events, faults, identity, nodes, pages, sessions, subscribers
 from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
+MODULES = (sessions, subscribers, aaa_sessions, faults, nodes, events, identity)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -73,6 +75,15 @@ def _cache_control(path: str) -> str:
     return "no-cache" if path.startswith("/static/") else "no-store"
 
 
+def _require_bearer(schema: dict[str, Any]) -> None:
+    """Say in the description which operations need the token: those that ``Operator`` guards."""
+    for module in MODULES:
+        for route in module.router.routes:
+            if isinstance(route, APIRoute) and Operator in route.dependencies:
+                for method in route.methods or ():
+                    schema["paths"][API + route.path][method.lower()]["security"] = [{"bearer": []}]
+
+
 def create_app(config: DashboardsConfig, token: str) -> FastAPI:
     """The application for a validated configuration; ``token`` is what operators sign in with."""
     hub = EventHub(ring=config.event_ring)
@@ -105,7 +116,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
     app.state.services = Services(config=config, hub=hub, fleet=fleet, security=security)
     app.add_middleware(Guard, security=security)
     problems.install(app)
-    for module in (sessions, nodes, events, identity):
+    for module in MODULES:
         app.include_router(module.router, prefix=API)
     pages.install(app)
 
@@ -118,8 +129,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
             for unused in ("HTTPValidationError", "ValidationError"):
                 described.pop(unused, None)
             components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-            for path, method in ((f"{API}/sessions/{{identifier}}", "delete"), (f"{API}/sign-out", "post")):
-                schema["paths"][path][method]["security"] = [{"bearer": []}]
+            _require_bearer(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -16,7 +16,7 @@ from protocols.io.configuration import (
     TextSecret,
 )
 
-NodeKind = Literal["epdg", "aaa", "ue"]
+NodeKind = Literal["epdg", "aaa", "hss", "ue"]
 TOKEN_CHARACTERS = 16  # the fewest a configured token may have
 
 

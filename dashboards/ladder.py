@@ -16,7 +16,7 @@ from protocols.trace.order import Timeline, detail_of
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 EAP = "EAP"  # not an interface: carried inside SWu and SWm, and the gateway passes it through
-COLUMN = {"ue": "UE", "epdg": "ePDG", "aaa": "AAA"}
+COLUMN = {"ue": "UE", "epdg": "ePDG", "aaa": "AAA", "hss": "HSS"}
 ENDS = {"SWu": ("UE", "ePDG"), "SWm": ("ePDG", "AAA"), "SWx": ("AAA", "HSS"), EAP: ("UE", "AAA")}
 SAME_EVENT_INTERVAL = 2.0  # seconds within which two nodes tell of the same thing
 ARRIVAL_LIMIT = 1.0  # seconds after which a message nobody took counts as not arrived

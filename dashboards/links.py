@@ -238,6 +238,11 @@ class Fleet:
         """The links to ePDGs: they own the sessions."""
         return tuple(link for link in self.links if link.kind == "epdg")
 
+    @property
+    def servers(self) -> tuple[NodeLink, ...]:
+        """The links to AAA servers and HSSs: they own subscribers, fault rules and SWm sessions."""
+        return tuple(link for link in self.links if link.kind in ("aaa", "hss"))
+
     async def run(self) -> None:
         """Watch all nodes until cancelled."""
         async with asyncio.TaskGroup() as tasks:

@@ -124,7 +124,7 @@ class NodeView(Answer):
     """A node's health; ``since`` is when it became reachable or unreachable, ``why`` the trouble."""
 
     name: str
-    kind: Literal["epdg", "aaa", "ue"]
+    kind: Literal["epdg", "aaa", "hss", "ue"]
     reachable: bool
     since: float
     why: str | None

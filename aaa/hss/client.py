@@ -2,18 +2,21 @@
 
 No answer in time and no connection are ``BackendError``, as is an answer that cannot be read; every result
 but success is ``HssRefusal``. A user's requests go to whichever HSS the routing finds, and after its first
-answer to that one (Destination-Host, RFC 6733 §6.1).
+answer to that one (Destination-Host, RFC 6733 §6.1), until it cannot be reached.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from aaa.hss.in_process import known
 from aaa.hss.port import HssListener, HssRefusal, SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import DiameterMessage, RequestError, Result
+from protocols.diameter.commands import SessionIdSource
 from protocols.diameter.dictionary import (
     SWX_APPLICATION,
     CommandCode,
@@ -21,7 +24,7 @@ from protocols.diameter.dictionary import (
     ResultCode,
     ServerAssignmentType,
 )
-from protocols.diameter.swm import SessionIdSource
+from protocols.diameter.profile import TerminalInformation
 from protocols.diameter.swx import EAP_AKA, EAP_AKA_PRIME, Maa, Mar, Ppa, Ppr, Rta, Rtr, Saa, Sar
 from protocols.eap.packet import EapType
 from protocols.errors import AuthenticationError, BackendError, DecodeError
@@ -59,7 +62,6 @@ class SwxClient:
             origin_host=self._node.identity.host,
             origin_realm=self._node.identity.realm,
             destination_realm=self._realm,
-            destination_host=self._serving.get(request.imsi),
             user_name=str(request.imsi),
             scheme=_SCHEMES[request.method],
             resynchronisation=None if resynchronisation is None else (resynchronisation.rand, resynchronisation.auts),
@@ -68,7 +70,7 @@ class SwxClient:
             visited_network=request.visited_network,
             aaa_failure_indication=1 if request.replaces_failed_server else None,
         )
-        answer = await self._request(mar.to_message(), request.imsi)
+        answer = await self._request(mar, request.imsi)
         try:
             maa = Maa.from_message(answer)
         except DecodeError as error:
@@ -85,40 +87,44 @@ class SwxClient:
         item = maa.items[0]
         return AkaVector(rand=item.rand, autn=item.autn, xres=item.xres, ck=item.ck, ik=item.ik)
 
-    async def register(self, imsi: Imsi) -> SubscriberProfile:
-        """SAR [ REGISTRATION ] --> ; <-- SAA [ Non-3GPP-User-Data ]"""
-        return _profile(imsi, await self._assign(imsi, ServerAssignmentType.REGISTRATION))
+    async def register(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
+        """SAR [ REGISTRATION, Terminal-Information ] --> ; <-- SAA [ Non-3GPP-User-Data ]"""
+        return _profile(imsi, await self._assign(imsi, ServerAssignmentType.REGISTRATION, imei=imei))
 
-    async def user_data(self, imsi: Imsi) -> SubscriberProfile:
-        """SAR [ AAA_USER_DATA_REQUEST ] --> ; <-- SAA [ Non-3GPP-User-Data ]"""
-        return _profile(imsi, await self._assign(imsi, ServerAssignmentType.AAA_USER_DATA_REQUEST))
+    async def user_data(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
+        """SAR [ AAA_USER_DATA_REQUEST, Terminal-Information ] --> ; <-- SAA [ Non-3GPP-User-Data ]"""
+        return _profile(imsi, await self._assign(imsi, ServerAssignmentType.AAA_USER_DATA_REQUEST, imei=imei))
 
     async def deregister(self, imsi: Imsi, why: ServerAssignmentType) -> None:
         """SAR [ USER_DEREGISTRATION ] --> ; <-- SAA"""
-        try:
-            await self._assign(imsi, why)
-        finally:
-            self._serving.pop(imsi, None)
+        await self._assign(imsi, why)
+        self._serving.pop(imsi, None)
 
     async def update_pgw(self, imsi: Imsi, apn: str, pgw: str | None) -> None:
         """SAR [ PGW_UPDATE, Service-Selection, MIP6-Agent-Info ] --> ; <-- SAA"""
         await self._assign(imsi, ServerAssignmentType.PGW_UPDATE, apn=apn, pgw=pgw)
 
     async def _assign(
-        self, imsi: Imsi, kind: ServerAssignmentType, *, apn: str | None = None, pgw: str | None = None
+        self,
+        imsi: Imsi,
+        kind: ServerAssignmentType,
+        *,
+        apn: str | None = None,
+        pgw: str | None = None,
+        imei: str | None = None,
     ) -> Saa:
         sar = Sar(
             session_id=self._session_ids.next(),
             origin_host=self._node.identity.host,
             origin_realm=self._node.identity.realm,
             destination_realm=self._realm,
-            destination_host=self._serving.get(imsi),
             user_name=str(imsi),
             server_assignment_type=kind,
             service_selection=apn,
             pgw=pgw,
+            terminal_information=None if imei is None else TerminalInformation(imei),
         )
-        answer = await self._request(sar.to_message(), imsi)
+        answer = await self._request(sar, imsi)
         try:
             saa = Saa.from_message(answer)
         except DecodeError as error:
@@ -128,16 +134,25 @@ class SwxClient:
         self._remember(imsi, saa.origin_host)
         return saa
 
-    async def _request(self, message: DiameterMessage, imsi: Imsi) -> DiameterMessage:
-        """The answer; a user whose HSS cannot be reached is another one's next time."""
-        try:
-            return await self._node.request(message, self._timeout)
-        except BackendError:
-            self._serving.pop(imsi, None)
-            raise
+    async def _request(self, request: Mar | Sar, imsi: Imsi) -> DiameterMessage:
+        """The answer of the user's HSS; of any other one when that one cannot be reached, in the time that is left."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        serving = self._serving.pop(imsi, None)
+        if serving is not None:
+            try:
+                answer = await self._node.request(
+                    replace(request, destination_host=serving).to_message(), self._timeout
+                )
+            except BackendError:
+                if loop.time() >= deadline:
+                    raise
+            else:
+                if not answer.error:
+                    return answer
+        return await self._node.request(request.to_message(), deadline - loop.time())
 
     def _refusal(self, imsi: Imsi, result: Result, text: str | None, server: str | None) -> HssRefusal:
-        self._serving.pop(imsi, None)
         elsewhere = Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_ALREADY_REGISTERED)
         return HssRefusal(
             result,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from aaa.config import AaaConfiguration
+from aaa.faults.wrapping import Faults
 from aaa.hss.in_process import Bridge, InProcessPush
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssListener
 from aaa.hss.procedures import HssProcedures
-from aaa.hss.push import HssPush
+from aaa.hss.push import REMOVED, HssPush
 from aaa.hss.server import SwxServer
 from aaa.observation import DiameterObservation
 from aaa.subscribers.database import SubscriberDatabase
@@ -59,10 +60,19 @@ class HssNode:
             self._database, self._database.registrations, self._bridge, InProcessPush(listener), self._recorder
         )
 
-    def serve_swx(self, listen: ListenSection, section: DiameterNodeSection, *, is_traced: bool) -> None:
-        """AAA servers ask over Diameter; ``is_traced``: not where the other end of SWx is in this trace too."""
-        identity = self._configuration.hss.identity
-        assert identity is not None
+    def serve_swx(
+        self,
+        listen: ListenSection,
+        section: DiameterNodeSection,
+        *,
+        is_traced: bool,
+        faults: Faults | None = None,
+    ) -> None:
+        """AAA servers ask over Diameter; ``is_traced``: not where the other end of SWx is in this trace too.
+
+        ``faults`` only where no AAA server in this process is under them.
+        """
+        identity = self._configuration.hss_identity
         self._listen, self._section = listen, section
         self._diameter = make_node(
             DiameterIdentity(host=identity.host, realm=identity.realm, applications=(SWX,)),
@@ -81,6 +91,7 @@ class HssNode:
             self._bridge,
             wall=self._clock.wall,
             timeout=self._configuration.hss.timeout,
+            wrap=None if faults is None else faults.swx().wrap,
         )
         self._push = HssPush(self._database, self._database.registrations, self._bridge, server, self._recorder)
 
@@ -104,10 +115,13 @@ class HssNode:
 
     # --- what it is told to do ----------------------------------------------------------------------
 
-    async def deregister(self, imsi: Imsi, reason: str | None = None) -> Result:
-        """RTR to the AAA server of the user; ``NotRegistered``, ``BackendError``. ``reason`` is for people."""
+    async def deregister(self, imsi: Imsi, reason: str | None = None, *, force: bool = False) -> Result:
+        """RTR to the AAA server of the user; ``NotRegistered``, ``BackendError``. ``reason`` is for people.
+
+        With ``force`` the registration ends also when that server does not answer, which is raised all the same.
+        """
         assert self._push is not None
-        return await (self._push.deregister(imsi) if reason is None else self._push.deregister(imsi, reason))
+        return await self._push.deregister(imsi, REMOVED if reason is None else reason, force=force)
 
     async def profile_changed(self, imsi: Imsi) -> Result:
         """PPR to the AAA server of the user, with the profile as it is now; ``NotRegistered``, ``BackendError``."""
@@ -118,10 +132,10 @@ class HssNode:
 
     async def status(self) -> dict[str, JsonValue]:
         """Who it is, where it listens, how many users are registered."""
-        identity = self._configuration.hss.identity
+        identity = None if self._diameter is None else self._diameter.identity
         return {
-            "host": None if identity is None or self._diameter is None else identity.host,
-            "realm": None if identity is None or self._diameter is None else identity.realm,
+            "host": None if identity is None else identity.host,
+            "realm": None if identity is None else identity.realm,
             "listen": ", ".join(self.listening) or None,
             "registrations": await self._bridge.run(self._database.registrations.count),
         }
@@ -138,5 +152,7 @@ class HssNode:
         return {} if self._diameter is None else {str(why): n for why, n in self._diameter.dropped.items()}
 
     def peers(self) -> list[JsonValue]:
-        """The Diameter peers."""
-        return [] if self._diameter is None else [peer.to_json() for peer in self._diameter.peers()]
+        """The Diameter peers, each with its interface."""
+        if self._diameter is None:
+            return []
+        return [{**peer.to_json(), "interface": INTERFACE} for peer in self._diameter.peers()]

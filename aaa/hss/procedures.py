@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NoReturn, Protocol
 
+from aaa.equipment import ANY_EQUIPMENT, check_equipment
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssRefusal, SubscriberProfile, VectorRequest
 from aaa.hss.profile import user_data
@@ -125,6 +126,13 @@ class HssProcedures:
         present = self._registered(imsi, server).with_pgw(apn, pgw)
         self._told(subscriber, present)
 
+    def check_device(self, imsi: Imsi, imei: str | None) -> None:
+        """A subscription that is bound to one device is used in no other (3GPP has no such check; 5554 of S13)."""
+        subscriber = self._subscriber(imsi)
+        finding = check_equipment(ANY_EQUIPMENT, imei, bound=subscriber.imei)
+        if finding.refused:
+            _refuse(ExperimentalResultCode.DIAMETER_ERROR_ILLEGAL_EQUIPMENT, finding.text or "The device is refused.")
+
     # --- inside -------------------------------------------------------------------------------------
 
     def _subscriber(self, imsi: Imsi) -> Subscriber:
@@ -139,7 +147,7 @@ class HssProcedures:
         told = replace(registration, profile=digest(profile))
         if told != self._registrations.registration(subscriber.imsi):
             self._registrations.store_registration(subscriber.imsi, told)
-        return SubscriberProfile(imsi=subscriber.imsi, user_data=profile)
+        return SubscriberProfile(imsi=subscriber.imsi, user_data=profile, imei=subscriber.imei)
 
     def _registered(self, imsi: Imsi, server: ServingServer) -> Registration:
         present = self._registrations.registration(imsi)

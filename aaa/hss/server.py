@@ -13,6 +13,7 @@ from aaa.hss.port import HssRefusal, SubscriberProfile, VectorRequest
 from aaa.hss.procedures import HssProcedures
 from aaa.hss.registration import ServingServer
 from protocols.diameter.codec import DiameterMessage, RequestError, Result
+from protocols.diameter.commands import SessionIdSource
 from protocols.diameter.dictionary import (
     SWX_APPLICATION,
     CommandCode,
@@ -21,7 +22,6 @@ from protocols.diameter.dictionary import (
     ServerAssignmentType,
 )
 from protocols.diameter.profile import Non3gppUserData
-from protocols.diameter.swm import SessionIdSource
 from protocols.diameter.swx import (
     EAP_AKA,
     EAP_AKA_PRIME,
@@ -40,6 +40,7 @@ from protocols.eap.aka.server import Resynchronisation
 from protocols.eap.packet import EapType
 from protocols.errors import AuthenticationError, BackendError, DecodeError
 from protocols.io.diameter import DiameterNode
+from protocols.io.diameter.answers import Handler
 from protocols.threegpp.identity import Imsi
 
 _SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
@@ -68,15 +69,19 @@ class SwxServer:
         *,
         wall: Callable[[], float],
         timeout: float,
+        wrap: Callable[[Handler], Handler] | None = None,
     ) -> None:
-        """``timeout`` is how long an AAA server may take to answer RTR and PPR."""
+        """``timeout`` is how long an AAA server may take to answer RTR and PPR; ``wrap`` is put around handlers."""
         self._node = node
         self._procedures = procedures
         self._bridge = bridge
         self._timeout = timeout
         self._session_ids = SessionIdSource(node.identity.host, wall=wall())
-        node.on_request(SWX_APPLICATION, CommandCode.MULTIMEDIA_AUTH, self._multimedia_auth)
-        node.on_request(SWX_APPLICATION, CommandCode.SERVER_ASSIGNMENT, self._server_assignment)
+        for command, handler in (
+            (CommandCode.MULTIMEDIA_AUTH, self._multimedia_auth),
+            (CommandCode.SERVER_ASSIGNMENT, self._server_assignment),
+        ):
+            node.on_request(SWX_APPLICATION, command, handler if wrap is None else wrap(handler))
 
     # --- what AAA servers ask -----------------------------------------------------------------------
 
@@ -134,10 +139,14 @@ class SwxServer:
         """What the Server-Assignment-Type says (TS 29.273 §8.1.2.2.2.2), on the thread of the database."""
         imsi, server = _imsi(sar.user_name), ServingServer(sar.origin_host, sar.origin_realm)
         kind = sar.server_assignment_type
+        device = None if sar.terminal_information is None else sar.terminal_information.imei
         match kind:
             case ServerAssignmentType.REGISTRATION:
+                self._procedures.check_device(imsi, device)
                 return self._procedures.register(imsi, server=server)
             case ServerAssignmentType.AAA_USER_DATA_REQUEST:
+                if device is not None:  # it names none where no device attaches
+                    self._procedures.check_device(imsi, device)
                 return self._procedures.user_data(imsi, server=server)
             case ServerAssignmentType.RESTORATION:
                 return self._procedures.restore(imsi, server=server)
@@ -168,11 +177,7 @@ class SwxServer:
             user_name=str(imsi),
             deregistration_reason=DeregistrationReason(reason, text),
         )
-        answer = await self._node.request(rtr.to_message(), self._timeout)
-        try:
-            return Rta.from_message(answer).result
-        except DecodeError as error:
-            raise BackendError(f"the RTA of {server.host} cannot be read: {error}") from error
+        return await self._told(server, rtr, Rta)
 
     async def push_profile(self, server: ServingServer, imsi: Imsi, profile: Non3gppUserData) -> Result:
         """PPR --> ; <-- PPA; ``BackendError`` when ``server`` does not answer."""
@@ -185,11 +190,18 @@ class SwxServer:
             user_name=str(imsi),
             user_data=profile,
         )
-        answer = await self._node.request(ppr.to_message(), self._timeout)
+        return await self._told(server, ppr, Ppa)
+
+    async def _told(self, server: ServingServer, request: Rtr | Ppr, answer_type: type[Rta] | type[Ppa]) -> Result:
+        """The server's result; an agent's or another node's word that it cannot be reached is none of its own."""
+        answer = await self._node.request(request.to_message(), self._timeout)
         try:
-            return Ppa.from_message(answer).result
+            result = answer_type.from_message(answer).result
         except DecodeError as error:
-            raise BackendError(f"the PPA of {server.host} cannot be read: {error}") from error
+            raise BackendError(f"the {answer.name} of {server.host} cannot be read: {error}") from error
+        if result.is_protocol_error:
+            raise BackendError(f"{server.host} cannot be reached: {result}")
+        return result
 
 
 def _vector_request(mar: Mar) -> VectorRequest:

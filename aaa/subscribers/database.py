@@ -110,6 +110,11 @@ class SubscriberDatabase:
 
     # --- keys at rest -------------------------------------------------------------------------------
 
+    @property
+    def seals_keys(self) -> bool:
+        """Whether there is a master key."""
+        return self._keys is not None
+
     def keys_in_clear(self) -> int:
         """Of how many subscribers the keys are stored in clear."""
         statement = select(func.count()).select_from(SubscriberRow).where(SubscriberRow.key_version.is_(None))

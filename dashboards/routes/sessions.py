@@ -13,6 +13,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import ValidationError
 
 from dashboards import ladder
+from dashboards.calls import ask
 from dashboards.deps import Operator, Reader, Services, ServicesDep
 from dashboards.links import NodeLink
 from dashboards.problems import Problem, documented
@@ -28,7 +29,6 @@ from dashboards.schemas import (
     SessionView,
     TraceName,
 )
-from protocols.io.control import ControlError
 from protocols.trace.records import JsonValue, Kind
 
 PAGE = 50
@@ -68,7 +68,7 @@ async def list_sessions(
         if wanted and index == start and inner is not None:
             params["cursor"] = inner
         try:
-            answer = await _ask(link, "sessions.list", **params)
+            answer = await ask(link, "sessions.list", **params)
         except Problem as refused:
             if refused.status is not HTTPStatus.SERVICE_UNAVAILABLE:
                 raise
@@ -119,7 +119,7 @@ async def get_session(given: ServicesDep, identifier: Identifier) -> SessionView
 async def detach_session(given: ServicesDep, identifier: Identifier) -> Detached:
     """Detach: the gateway deletes the SAs towards the UE and ends the Diameter session."""
     link, _ = await _find(given, identifier)
-    await _ask(link, "sessions.detach", id=identifier)
+    await ask(link, "sessions.detach", id=identifier)
     return Detached(id=identifier, gateway=link.name)
 
 
@@ -221,7 +221,7 @@ async def _find(given: Services, identifier: str) -> tuple[NodeLink, dict[str, J
     problem: Problem | None = None
     for link in given.fleet.gateways:
         try:
-            session = await _ask(link, "sessions.get", id=identifier)
+            session = await ask(link, "sessions.get", id=identifier)
         except Problem as refused:
             if refused.status is HTTPStatus.SERVICE_UNAVAILABLE or problem is None:
                 problem = refused
@@ -230,24 +230,6 @@ async def _find(given: Services, identifier: str) -> tuple[NodeLink, dict[str, J
             return link, session
         raise _unexpected(link)
     raise problem or Problem(HTTPStatus.NOT_FOUND, "not-found", f"There is no session {identifier}.")
-
-
-_STATUS = {
-    "not-found": HTTPStatus.NOT_FOUND,
-    "bad-params": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "bad-parameter": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "refused": HTTPStatus.CONFLICT,
-}
-
-
-async def _ask(link: NodeLink, method: str, **params: JsonValue) -> JsonValue:
-    """Call a node; its refusals become problems."""
-    try:
-        return await link.call(method, **params)
-    except ControlError as error:
-        status = _STATUS.get(error.code, HTTPStatus.BAD_GATEWAY)
-        code = error.code if error.code in _STATUS else "node-failed"
-        raise Problem(status, code, f"{link.name}: {error.message}", node=link.name) from None
 
 
 def _view(link: NodeLink, session: JsonValue) -> SessionView:

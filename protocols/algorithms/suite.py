@@ -21,8 +21,8 @@ class Algorithm(str, Enum):
     XOR = "xor"
 
 
-_KEY_LENGTHS = {Algorithm.MILENAGE: (16,), Algorithm.TUAK: tuak.KEY_LENGTHS, Algorithm.XOR: (16,)}
-_OPERATOR_LENGTH = {Algorithm.MILENAGE: 16, Algorithm.TUAK: 32, Algorithm.XOR: 0}
+KEY_LENGTHS = {Algorithm.MILENAGE: (16,), Algorithm.TUAK: tuak.KEY_LENGTHS, Algorithm.XOR: (16,)}
+OPERATOR_LENGTH = {Algorithm.MILENAGE: 16, Algorithm.TUAK: 32, Algorithm.XOR: 0}
 _RES_LENGTHS = {
     Algorithm.MILENAGE: milenage.RES_LENGTHS,
     Algorithm.TUAK: tuak.RES_LENGTHS,
@@ -51,10 +51,10 @@ class AlgorithmKeys:
             raise ValueError(f"RES has 4 to 16 octets, not {self.res_length}")
         if self.res_length not in _RES_LENGTHS[self.algorithm]:
             raise ValueError(f"RES of {name} has not {self.res_length} octets")
-        if len(self.k.reveal()) not in _KEY_LENGTHS[self.algorithm]:
-            lengths = " or ".join(map(str, _KEY_LENGTHS[self.algorithm]))
+        if len(self.k.reveal()) not in KEY_LENGTHS[self.algorithm]:
+            lengths = " or ".join(map(str, KEY_LENGTHS[self.algorithm]))
             raise ValueError(f"K of {name} has {lengths} octets, not {len(self.k.reveal())}")
-        operator_length = _OPERATOR_LENGTH[self.algorithm]
+        operator_length = OPERATOR_LENGTH[self.algorithm]
         if not operator_length:
             if self.op is not None or self.opc is not None:
                 raise ValueError(f"{name} has neither OP nor OPc")

@@ -723,10 +723,16 @@ def _mask(masked: bytearray, reader: Reader, depth: int) -> None:
                 masked[start : start + size] = bytes(size)
             elif definition.type is AvpType.GROUPED and depth:
                 _mask(masked, data, depth - 1)
+            elif definition.type is AvpType.GROUPED:
+                # What is not opened cannot be told from a secret
+                masked[start : start + size] = bytes(size)
     except DecodeError:
         # What cannot be read cannot be told from a secret
         end = reader.offset + reader.remaining
         masked[start:end] = bytes(end - start)
+
+
+_UNREADABLE = "(a group that cannot be read, not shown)"
 
 
 def _describe(avps: tuple[Avp, ...], depth: int) -> dict[str, JsonValue]:
@@ -748,9 +754,10 @@ def _describe_value(avp: Avp, depth: int) -> JsonValue:
     try:
         value = avp.value
     except RequestError:
-        return avp.data.hex()
+        # What cannot be read cannot be told from a secret
+        return _UNREADABLE if avp.definition is not None and avp.definition.type is AvpType.GROUPED else avp.data.hex()
     if isinstance(value, tuple):
-        return _describe(value, depth - 1) if depth > 1 else avp.data.hex()
+        return _describe(value, depth - 1) if depth > 1 else _UNREADABLE
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, IPv4Address | IPv6Address):

@@ -26,6 +26,7 @@ class CloseReason(Enum):
 
     DISCONNECTED = "the peer closed the transport connection"
     DISCONNECT_REQUESTED = "the peer asked to disconnect"
+    UNWANTED = "the peer asked to disconnect and not to connect again"
     STOPPED = "we asked to disconnect"
     WATCHDOG = "the peer did not answer the watchdog"
     NO_CAPABILITIES = "no capabilities exchange in time"

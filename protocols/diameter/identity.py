@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from protocols.diameter.codec import Avp, DiameterMessage, RequestError, Result, answer_to
-from protocols.diameter.dictionary import SWM_APPLICATION, SWX_APPLICATION, VENDOR_3GPP, ResultCode
+from protocols.diameter.dictionary import S6B_APPLICATION, SWM_APPLICATION, SWX_APPLICATION, VENDOR_3GPP, ResultCode
 from protocols.entropy import Entropy
 
 
@@ -20,6 +20,7 @@ class Application:
 
 SWM = Application(SWM_APPLICATION, VENDOR_3GPP)
 SWX = Application(SWX_APPLICATION, VENDOR_3GPP)
+S6B = Application(S6B_APPLICATION, VENDOR_3GPP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -224,6 +224,17 @@ class PeerMachine:
         self._send(bound_to(request, answer))
         return True
 
+    def send_octets(self, octets: bytes) -> bool:
+        """Send an answer that was encoded elsewhere as it is, sound or not; ``DecodeError`` without a header."""
+        if self.state not in (PeerState.OPEN, PeerState.CLOSING):
+            return False
+        try:
+            message = decode_message(octets)
+        except MalformedMessage as malformed:
+            message = malformed.header
+        self._put(message, octets)
+        return True
+
     def stop(self, cause: DisconnectCause, now: float) -> None:
         """Stop: DPR --> and wait for DPA; at once where there is no open peer."""
         if self.state is PeerState.OPEN:
@@ -334,7 +345,9 @@ class PeerMachine:
             self._answer(message, ResultCode.DIAMETER_SUCCESS)
             if self.state is PeerState.OPEN:
                 # RFC 6733 §5.4: the receiver of the DPA disconnects; we only if it does not
-                self._begin_closing(CloseReason.DISCONNECT_REQUESTED, now)
+                # RFC 6733 §5.4.3: after any other cause than REBOOTING we SHOULD NOT attempt reconnection
+                is_back_soon = message.integer("Disconnect-Cause") == DisconnectCause.REBOOTING
+                self._begin_closing(CloseReason.DISCONNECT_REQUESTED if is_back_soon else CloseReason.UNWANTED, now)
         else:
             # RFC 6733 §5.6 knows no CER on an open connection
             raise RequestError(ResultCode.DIAMETER_UNABLE_TO_COMPLY, "capabilities were exchanged already")
@@ -433,7 +446,9 @@ class PeerMachine:
         self._send(self._identity.refusal(request, error))
 
     def _send(self, message: DiameterMessage) -> None:
-        octets = encode_message(message)
+        self._put(message, encode_message(message))
+
+    def _put(self, message: DiameterMessage, octets: bytes) -> None:
         self._output.append(octets)
         self.sent[message.name] += 1
         self._events.append(MessageSeen(Direction.OUT, message, octets))

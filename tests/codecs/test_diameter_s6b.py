@@ -1,4 +1,4 @@
-"""S6b commands (TS 29.273 §9.2) and SWm's authorisation: values to octets and back, what is refused."""
+"""S6b commands (TS 29.273 §9.2) and SWm's with all that they may hold: values to octets and back, what is refused."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.harness.material import shared
 COMMANDS = [*S6B, *SWM]
 REQUIRED = ["Session-Id", "Auth-Application-Id", "Origin-Host", "Origin-Realm", "Destination-Realm"]
 ALSO_REQUIRED = {
+    "DER": ["Auth-Request-Type", "EAP-Payload"],
     "AAR": ["Auth-Request-Type"],
     "STR": ["Termination-Cause"],
     "ASR": ["Destination-Host"],

@@ -129,6 +129,15 @@ def test_keys_are_not_shown() -> None:
     assert VECTOR.rand + VECTOR.autn in masked
 
 
+def test_keys_in_a_group_that_breaks_are_not_shown() -> None:
+    message = MAA.to_message(MAR.to_message())
+    item = message.find("3GPP-SIP-Auth-Data-Item")
+    assert item is not None
+    broken = instead(message, replace(item, data=item.data[:-4]))
+    assert VECTOR.ck.hex() not in json.dumps(broken.detail())
+    assert VECTOR.ck not in redact(encode_message(broken))
+
+
 def test_items_are_taken_in_the_order_of_their_numbers() -> None:
     # TS 29.229 §6.3.14
     message = MAA.to_message(MAR.to_message())

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocols.diameter.capabilities import Admission, Capabilities, Judgement, admit_all
 from protocols.diameter.codec import (
     Avp,
     DiameterMessage,
@@ -24,12 +25,14 @@ from protocols.diameter.codec import (
     encode_message,
     redact,
 )
-from protocols.diameter.dictionary import BY_CODE, SWM_APPLICATION, DisconnectCause
+from protocols.diameter.dictionary import BY_CODE, RELAY_APPLICATION, SWM_APPLICATION, DisconnectCause
 from protocols.diameter.events import PeerState
 from protocols.diameter.formats import REQUEST_FORMATS
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.peer import PeerMachine
+from protocols.diameter.routing import Route, RoutingTable, is_redirect
 from protocols.diameter.swm import Dea, Der, Str
+from protocols.diameter.uri import DiameterUri
 from protocols.entropy import SeededEntropy
 from protocols.errors import DecodeError, RemoteError
 from protocols.io.diameter import DiameterNode
@@ -137,7 +140,7 @@ def drain(machine: PeerMachine) -> None:
         continue
 
 
-def machine(identity: DiameterIdentity = IDENTITY) -> PeerMachine:
+def machine(identity: DiameterIdentity = IDENTITY, admission: Admission = admit_all) -> PeerMachine:
     entropy = SeededEntropy("fuzz")
     return PeerMachine(
         identity=identity,
@@ -145,6 +148,7 @@ def machine(identity: DiameterIdentity = IDENTITY) -> PeerMachine:
         services=SERVICES,
         identifiers=IdentifierSource(entropy, wall=0.0),
         entropy=entropy,
+        admission=admission,
     )
 
 
@@ -161,7 +165,8 @@ def opened() -> tuple[PeerMachine, PeerMachine]:
 
 
 @given(
-    st.sampled_from(["responder", "initiator", "open", "closing"]), st.lists(damaged() | messages.map(encode_message))
+    st.sampled_from(["responder", "initiator", "electing", "open", "closing"]),
+    st.lists(damaged() | messages.map(encode_message)),
 )
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_machine_survives_anything(state: str, stream: list[bytes]) -> None:
@@ -170,6 +175,12 @@ def test_machine_survives_anything(state: str, stream: list[bytes]) -> None:
         end.start_responder(0.0)
     elif state == "initiator":
         end.start_initiator(0.0)
+    elif state == "electing":
+        end, other = machine(admission=lambda _: Judgement.ELECTION), machine()
+        end.start_responder(0.0)
+        other.start_initiator(0.0)
+        end.receive(other.poll_transmit() or b"", 0.0)
+        assert end.state is PeerState.WAIT_RETURNS
     else:
         end, _ = opened()
         end.send_request(valid_der(), 0.0)
@@ -187,6 +198,45 @@ def test_machine_survives_anything(state: str, stream: list[bytes]) -> None:
     assert end.state is PeerState.CLOSED
     assert end.next_deadline() is None
     assert end.pending_requests == 0
+
+
+uris = st.from_regex(r"\A(aaas?://)?[a-z.]{0,8}(:[0-9]{0,6})?(;transport=(tcp|sctp|udp|x))?(;protocol=(diameter|x))?\Z")
+
+
+@given(st.text(max_size=40) | uris)
+def test_any_uri(text: str) -> None:
+    try:
+        uri = DiameterUri.parse(text)
+    except DecodeError:
+        return
+    assert 0 < uri.port < 65536
+    assert uri.host in text.lower()
+
+
+@given(st.lists(st.tuples(messages, messages, uris, st.integers(-1, 7), st.integers(0, 100)), max_size=4))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_routing_survives_any_redirect(steps: list[tuple[DiameterMessage, DiameterMessage, str, int, int]]) -> None:
+    """A request goes to a peer that is there, or to none."""
+    table = RoutingTable([Route(host="a.test", priority=1), Route(host="b.test", realms=frozenset({"epc.test"}))])
+    present = [
+        Capabilities(
+            host=host,
+            realm="epc.test",
+            applications=frozenset({application}),
+            product_name="",
+            origin_state_id=0,
+            addresses=(),
+        )
+        for host, application in (("a.test", SWM_APPLICATION), ("b.test", 5), ("R.test", RELAY_APPLICATION))
+    ]
+    for now, (request, answer, uri, usage, lifetime) in enumerate(steps):
+        named = (Avp.of("Redirect-Host", uri), Avp.of("Redirect-Host", "aaa://b.test"))
+        times = (Avp.of("Redirect-Host-Usage", usage), Avp.of("Redirect-Max-Cache-Time", lifetime))
+        is_redirect(answer)
+        table.learn(request, replace(answer, avps=(*answer.avps, *named, *times)), by="a.test", now=float(now))
+        for message in (request, answer, valid_der()):
+            assert table.choose(message, present, now + 0.5) in {"a.test", "b.test", "r.test", None}
+            assert table.choose(message, present, now + 0.5, tried={"a.test", "b.test", "r.test"}) is None
 
 
 def test_port_survives_anything(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""One message of every SWx and S6b command, and of SWm's authorisation, with all that they may hold."""
+"""One message of every SWx, S6b and SWm command, with all that they may hold."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from protocols.diameter.swx import (
     Saa,
     Sar,
 )
+from protocols.secret import Secret
 
 IMSI = "001010000000001"
 NAI = f"0{IMSI}@nai.epc.mnc001.mcc001.3gppnetwork.org"
@@ -180,6 +181,45 @@ S6B_STR = s6b.Str(session_id=S6B_AAR.session_id, **_PGW, destination_realm="aaa.
 S6B_ASR = s6b.Asr(session_id=S6B_AAR.session_id, **_TO_PGW)
 S6B_RAR = s6b.Rar(session_id=S6B_AAR.session_id, **_TO_PGW)
 
+_TO_EPDG = {**_AAA, "destination_realm": "epc.test", "destination_host": "epdg.epc.test", "user_name": NAI}
+DER = swm.Der(
+    session_id="epdg.epc.test;1;1",
+    **_EPDG,
+    destination_realm="aaa.test",
+    destination_host="aaa.epc.test",
+    user_name=NAI,
+    eap_payload=bytes.fromhex("020100090130303031"),
+    service_selection="ims",
+    ue_local_ip=ip_address("198.51.100.7"),
+    visited_network_identifier="mnc001.mcc001.3gppnetwork.org",
+    terminal_information=TERMINAL,
+    mip6_feature_vector=GTPV2_SUPPORTED,
+    aaa_failure_indication=1,
+    emergency_services=1,
+    overload_features=OLR_DEFAULT_ALGO,
+    state=(b"one", b"two"),
+)
+DEA = swm.Dea(
+    session_id=DER.session_id,
+    **_AAA,
+    result=SUCCESS,
+    eap_payload=bytes.fromhex("03020004"),
+    master_session_key=Secret(bytes(range(64))),
+    user_name=NAI,
+    apn_oi_replacement="apn.test",
+    apn_configuration=IMS,
+    session_timeout=3600,
+    mip6_feature_vector=GTPV2_SUPPORTED,
+    mobile_node_identifier=NAI,
+    subscription_id="491701234567",
+    mip6_agent_info="192.0.2.7",
+    charging_characteristics="0800",
+    multi_round_timeout=20,
+    overload_features=OLR_DEFAULT_ALGO,
+    overload=OVERLOAD,
+    state=(b"one",),
+    error_message="none",
+)
 SWM_AAR = swm.Aar(
     session_id="epdg.epc.test;1;1",
     **_EPDG,
@@ -218,4 +258,19 @@ S6B: list[tuple[Request, Answer]] = [
     (S6B_ASR, s6b.Asa(session_id=S6B_AAR.session_id, **_PGW, result=SUCCESS)),
     (S6B_RAR, s6b.Raa(session_id=S6B_AAR.session_id, **_PGW, result=Result(0, 5002), error_message="none")),
 ]
-SWM: list[tuple[Request, Answer]] = [(SWM_AAR, SWM_AAA)]
+SWM: list[tuple[Request, Answer]] = [
+    (DER, DEA),
+    (SWM_AAR, SWM_AAA),
+    (
+        swm.Str(session_id=DER.session_id, **_EPDG, destination_realm="aaa.test", user_name=NAI),
+        swm.Sta(session_id=DER.session_id, **_AAA, result=SUCCESS),
+    ),
+    (
+        swm.Asr(session_id=DER.session_id, **_TO_EPDG),
+        swm.Asa(session_id=DER.session_id, **_EPDG, result=SUCCESS),
+    ),
+    (
+        swm.Rar(session_id=DER.session_id, **_TO_EPDG),
+        swm.Raa(session_id=DER.session_id, **_EPDG, result=Result(0, 5002), error_message="none"),
+    ),
+]

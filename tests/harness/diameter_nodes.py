@@ -98,6 +98,28 @@ async def changed(node_: DiameterNode, is_up: bool) -> PeerChange:
         stop()
 
 
+def capabilities_request(identity: DiameterIdentity = EPDG) -> DiameterMessage:
+    """CER with the application SWm."""
+    return DiameterMessage(
+        command=CommandCode.CAPABILITIES_EXCHANGE,
+        application=0,
+        request=True,
+        avps=(
+            *identity.origin_avps(),
+            Avp.of("Host-IP-Address", Endpoint.of("127.0.0.1", 0).address),
+            Avp.of("Vendor-Id", 0),
+            Avp.of("Product-Name", "raw"),
+            *identity.state_avps(),
+            Avp.of("Auth-Application-Id", SWM_APPLICATION),
+        ),
+    )
+
+
+def numbered(number: int, message: DiameterMessage) -> DiameterMessage:
+    """A request that is no duplicate of others."""
+    return replace(message, hop_by_hop=number, end_to_end=number)
+
+
 class RawPeer:
     """A TCP connection on which the test writes octets itself."""
 
@@ -122,21 +144,7 @@ class RawPeer:
         return self.last
 
     async def exchange_capabilities(self, identity: DiameterIdentity = EPDG) -> DiameterMessage:
-        self.send(
-            DiameterMessage(
-                command=CommandCode.CAPABILITIES_EXCHANGE,
-                application=0,
-                request=True,
-                avps=(
-                    *identity.origin_avps(),
-                    Avp.of("Host-IP-Address", Endpoint.of("127.0.0.1", 0).address),
-                    Avp.of("Vendor-Id", 0),
-                    Avp.of("Product-Name", "raw"),
-                    *identity.state_avps(),
-                    Avp.of("Auth-Application-Id", SWM_APPLICATION),
-                ),
-            )
-        )
+        self.send(capabilities_request(identity))
         return await self.receive()
 
     def answer_capabilities(self, identity: DiameterIdentity) -> None:

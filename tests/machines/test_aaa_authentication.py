@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
 from aaa.eap import EapService
+from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AnswerReady,
     Authenticated,
     AuthenticationState,
+    ContextIssued,
+    ContextRequested,
     DeregistrationRequested,
     Refused,
     RegistrationRequested,
@@ -33,18 +36,19 @@ from aaa.hss.registration import MemoryRegistrations, Registration, ServingServe
 from aaa.sessions import SESSION_GRACE_INTERVAL, SessionLimits, Sessions
 from aaa.subscribers import ApnSubscription, PdnType, Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
-from protocols.algorithms.sqn import SqnState, Transition
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
-from protocols.diameter.swm import Ambr, Dea, Der, Str
+from protocols.diameter.swm import Ambr, Dea, Der, Str, TerminalInformation
 from protocols.eap.aka.server import ServerOptions
+from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
 from protocols.entropy import SeededEntropy
 from protocols.errors import AuthenticationError, BackendError, LocalError
 from protocols.secret import Secret
-from protocols.threegpp.identity import Apn, Imsi
+from protocols.threegpp.identity import Apn
 from tests.harness.aka_user import AkaUser, aka_user
+from tests.harness.subscribers import Table
 
 TIMEOUT = 3600
 UNFINISHED = 60.0
@@ -56,28 +60,18 @@ USER = laboratory_subscriber(1)
 HOME_REALM = "nai.epc.mnc001.mcc001.3gppnetwork.org"
 
 
-class Table:
-    """Subscribers in memory, as ``LocalHss`` sees a database; ``broken`` makes it fail."""
-
-    def __init__(self, *subscribers: Subscriber) -> None:
-        self.rows = {subscriber.imsi: subscriber for subscriber in subscribers}
-        self.broken = False
-
-    def get(self, imsi: Imsi) -> Subscriber | None:
-        if self.broken:
-            raise BackendError("the database is gone")
-        return self.rows.get(imsi)
-
-    def change_sequence(self, imsi: Imsi, transition: Transition) -> SqnState:
-        new = transition(SqnState(self.rows[imsi].sequence))
-        self.rows[imsi] = replace(self.rows[imsi], sequence=new.seq)
-        return new
-
-
 class World:
     """A gateway's view of the server, on virtual time; questions are answered by the in-process HSS."""
 
-    def __init__(self, *subscribers: Subscriber, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self,
+        *subscribers: Subscriber,
+        options: ServerOptions | None = None,
+        eap: EapService | None = None,
+        equipment: EquipmentList = ANY_EQUIPMENT,
+        imei: str | None = None,
+    ) -> None:
+        self.imei = imei  # that the gateway passes on
         self.table = Table(*subscribers)
         self.registrations = MemoryRegistrations()
         vectors = LocalHss(self.table, SeededEntropy("hss"))
@@ -87,9 +81,11 @@ class World:
         self.sessions = Sessions(
             identity=ServerIdentity(host=AAA.host, realm=AAA.realm),
             entropy=SeededEntropy("aaa"),
-            eap=EapService(options=options or ServerOptions()),
+            eap=eap or EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
+            equipment=equipment,
         )
+        self.contexts: dict[str, ReauthenticationContext] = {}
         self._request = 0
 
     def send(
@@ -105,6 +101,7 @@ class World:
             eap_payload=packet,
             service_selection=apn,
             aaa_failure_indication=failure,
+            terminal_information=None if self.imei is None else TerminalInformation(self.imei),
         )
         self.sessions.receive_der(der, self._request, self.now)
         return self._request
@@ -124,6 +121,12 @@ class World:
                     case UserDataRequested():
                         profile = self.hss.user_data(event.imsi, server=AAA)
                         self.sessions.answer_profile(event.session_id, profile, self.now)
+                    case ContextRequested():
+                        context = self.contexts.pop(event.username, None)
+                        self.sessions.answer_context(event.session_id, context, self.now)
+                    case ContextIssued():
+                        self.contexts[event.context.username] = event.context
+                        self.sessions.answer_kept(event.session_id, self.now)
                     case DeregistrationRequested():
                         self.hss.deregister(event.imsi, server=AAA)
             except AuthenticationError as error:

@@ -778,10 +778,21 @@ def test_disconnection_without_answer() -> None:
 def test_peer_that_asks_to_disconnect_and_stays() -> None:
     ends = Ends().connect()
     ends.is_cut_to_epdg = True
-    ends.epdg.stop(DisconnectCause.DO_NOT_WANT_TO_TALK_TO_YOU, ends.now)
+    ends.epdg.stop(DisconnectCause.REBOOTING, ends.now)
     ends.settle()
     ends.advance(CLOSING_INTERVAL)
     assert ends.take("aaa", ConnectionEnded).why is CloseReason.DISCONNECT_REQUESTED
+
+
+@pytest.mark.parametrize("cause", [DisconnectCause.BUSY, DisconnectCause.DO_NOT_WANT_TO_TALK_TO_YOU])
+def test_peer_that_does_not_want_us(cause: DisconnectCause) -> None:
+    # RFC 6733 §5.4.3: A receiver of a DPR with above result code SHOULD NOT attempt reconnection
+    ends = Ends().connect()
+    ends.epdg.stop(cause, ends.now)
+    ends.settle()
+    ends.aaa.disconnected(ends.now)
+    ends.settle()
+    assert ends.take("aaa", ConnectionEnded).why is CloseReason.UNWANTED
 
 
 def test_both_ask_to_disconnect() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,14 @@ def test_force_asks_all_the_same() -> None:
 def test_a_malformed_timer_refuses_no_longer_than_its_notify(data: bytes) -> None:
     timer = NotifyPayload(type=NotifyType.of(PrivateNotify.BACKOFF_TIMER), data=data)
     world = refused(timer)
+    assert world.device.back_off is None
+
+
+def test_a_timer_without_an_error_means_nothing() -> None:
+    """TS 24.302 §8.2.9.1."""
+    world = attached(World(grant=lambda: replace(granted(), notifies=(backoff_notify(60),))))
+    assert world.device.back_off is None
+    ended_by_the_gateway(world, backoff_notify(60))
     assert world.device.back_off is None
 
 

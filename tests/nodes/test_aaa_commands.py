@@ -39,27 +39,53 @@ def test_add_list_show_remove(url: str) -> None:
     listed = aaa("subscriber", "list", "--database", url)
     assert listed.output == f"{IMSI}  enabled  internet,ims  4917100001\n"
     shown = aaa("subscriber", "show", IMSI, "--database", url, "--json")
+    apn_defaults = {
+        "type": "ipv4v6",
+        "ul": 100_000_000,
+        "dl": 100_000_000,
+        "ipv4": None,
+        "ipv6": None,
+        "qci": 9,
+        "priority": 8,
+        "pre_emption_capability": False,
+        "pre_emption_vulnerability": True,
+        "visited_dynamic_address": False,
+        "pgw": None,
+        "default": False,
+    }
     assert json.loads(shown.output) == {
         "imsi": IMSI,
         "msisdn": "4917100001",
         "enabled": True,
         "non_3gpp_allowed": True,
+        "roaming_allowed": True,
+        "visited_networks": [],
+        "wlan_allowed": True,
+        "ambr_ul": None,
+        "ambr_dl": None,
+        "session_timeout": None,
+        "imei": None,
         "algorithm": "milenage",
         "k": "(not shown, see --secrets)",
         "op": None,
         "opc": "(not shown, see --secrets)",
+        "tuak_iterations": 1,
+        "res_length": 8,
         "amf": "8000",
+        "sqn_scheme": "not-time-based",
+        "ind_bits": 5,
         "sqn": "0000000000e7",  # SEQ 7, and IND as SEQ has it
         "apns": [
-            {"apn": "internet", "type": "ipv4", "ul": 1000, "dl": 2000, "ipv4": "10.45.0.7", "default": True},
             {
-                "apn": "ims",
-                "type": "ipv4v6",
-                "ul": 100_000_000,
-                "dl": 100_000_000,
-                "ipv4": None,
-                "default": False,
+                **apn_defaults,
+                "apn": "internet",
+                "type": "ipv4",
+                "ul": 1000,
+                "dl": 2000,
+                "ipv4": "10.45.0.7",
+                "default": True,
             },
+            {**apn_defaults, "apn": "ims"},
         ],
     }
     assert aaa("subscriber", "remove", IMSI, "--database", url).exit_code == 0
@@ -102,11 +128,25 @@ def test_flags_of_access(url: str) -> None:
         (("--sqn", "fffffffffffff"), IMSI, K, "--sqn", "12 hexadecimal digits"),
         (("--msisdn", "+49171"), IMSI, K, "--msisdn", "15 digits"),
         ((), "00101abc", K, "IMSI", "6 to 15 digits"),
-        (("--apn", "in ternet"), IMSI, K, "--apn", "NAME"),
+        (("--apn", "in ternet"), IMSI, K, "--apn", "a name"),
         (("--apn", "internet,type=ipv5"), IMSI, K, "--apn", "ipv5"),
         (("--apn", "internet,speed=1"), IMSI, K, "--apn", "type="),
         (("--apn", "internet,ul=4294967296"), IMSI, K, "--apn", "bit rate"),
         (("--apn", "internet,ipv4=10.0.0"), IMSI, K, "--apn", "10.0.0"),
+        (("--apn", "internet,ipv6=2001:db8::/48"), IMSI, K, "--apn", "a /64"),
+        (("--apn", "internet,qci=0"), IMSI, K, "--apn", "1 to 254"),
+        (("--apn", "internet,priority=16"), IMSI, K, "--apn", "1 to 15"),
+        (("--algorithm", "rot13"), IMSI, K, "--algorithm", "milenage or tuak or xor"),
+        (("--algorithm", "xor", "--opc", OPC), IMSI, K, "--opc", "none with xor"),
+        (("--algorithm", "tuak", "--opc", OPC), IMSI, K, "--opc", "64 hexadecimal digits"),
+        (("--res-length", "9"), IMSI, K, "options", "RES of milenage has not 9 octets"),
+        (("--tuak-iterations", "2"), IMSI, K, "options", "milenage has not 2 iterations"),
+        (("--sqn-scheme", "random"), IMSI, K, "--sqn-scheme", "partly-time-based"),
+        (("--ind-bits", "17"), IMSI, K, "--ind-bits", "0 to 16 bits"),
+        (("--imei", "49-015420"), IMSI, K, "--imei", "14 to 16 digits"),
+        (("--visited-networks", "home"), IMSI, K, "--visited-networks", "001-01"),
+        (("--ambr-ul", "5"), IMSI, K, "options", "both directions"),
+        (("--session-timeout", "0"), IMSI, K, "options", "session timeout"),
         (("--apn", "ims", "--apn", "IMS"), IMSI, K, "--apn", "once"),
     ],
 )
@@ -127,6 +167,100 @@ def test_an_imsi_is_added_once(url: str) -> None:
     result = add(url)
     assert result.exit_code == 2
     assert "--replace" in result.stderr
+
+
+def shown(url: str, imsi: str = IMSI) -> dict[str, object]:
+    result = aaa("subscriber", "show", imsi, "--database", url, "--json", "--secrets")
+    found = json.loads(result.output)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_update_changes_what_is_given(url: str) -> None:
+    add(url, "--msisdn", "491710001", "--sqn", "ff")
+    before = shown(url)
+    changes = (
+        *("--algorithm", "tuak", "--k", K * 2, "--op", OPC * 2, "--tuak-iterations", "2", "--res-length", "16"),
+        *(
+            "--sqn-scheme",
+            "time-based",
+            "--ind-bits",
+            "0",
+            "--amf",
+            "b9b9",
+            "--msisdn",
+            "",
+            "--imei",
+            "490154203237518",
+        ),
+        *("--disabled", "--no-roaming", "--visited-networks", "262-02,310-260", "--no-wlan"),
+        *("--ambr-ul", "10", "--ambr-dl", "20", "--session-timeout", "60"),
+        *("--apn", "ims,ipv6=2001:db8:0:1::/64,qci=5,priority=1,pgw=pgw.example,type=ipv4-or-ipv6"),
+    )
+    assert aaa("subscriber", "update", IMSI, "--database", url, *changes).output == f"subscriber {IMSI} changed\n"
+    after = shown(url)
+    assert after == {
+        **before,
+        "algorithm": "tuak",
+        "k": K * 2,
+        "op": OPC * 2,
+        "opc": None,
+        "tuak_iterations": 2,
+        "res_length": 16,
+        "sqn_scheme": "time-based",
+        "ind_bits": 0,
+        "sqn": "0000000000ff",
+        "amf": "b9b9",
+        "msisdn": None,
+        "imei": "490154203237518",
+        "enabled": False,
+        "roaming_allowed": False,
+        "visited_networks": ["262-02", "310-260"],
+        "wlan_allowed": False,
+        "ambr_ul": 10,
+        "ambr_dl": 20,
+        "session_timeout": 60,
+        "apns": after["apns"],
+    }
+    assert aaa("subscriber", "update", IMSI, "--database", url, "--enabled").exit_code == 0
+    assert shown(url) == {**after, "enabled": True}
+    assert aaa("subscriber", "update", IMSI, "--database", url, "--algorithm", "xor", "--k", K).exit_code == 0
+    assert [shown(url)[name] for name in ("algorithm", "k", "op", "opc")] == ["xor", K, None, None]
+
+
+def test_update_does_not_let_sqn_go_back(url: str) -> None:
+    add(url, "--sqn", "ffff")
+    result = aaa("subscriber", "update", IMSI, "--database", url, "--sqn", "20")
+    assert result.exit_code == 2
+    assert "does not go back" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert aaa("subscriber", "update", IMSI, "--database", url, "--sqn", "1ffff").exit_code == 0
+    nothing = aaa("subscriber", "update", IMSI, "--database", url)
+    assert nothing.exit_code == 2
+    assert "at least one option" in nothing.stderr
+
+
+def test_lists_are_filtered_and_paged(url: str) -> None:
+    for number, words in enumerate(
+        (("--apn", "internet"), ("--apn", "ims", "--disabled"), ("--apn", "internet", "--msisdn", "4917299"))
+    ):
+        add(url, *words, imsi=f"00101000000000{number}")
+    add(url, imsi="262021234567890")
+
+    def listed(*words: str) -> list[str]:
+        result = aaa("subscriber", "list", "--database", url, *words, "--json")
+        return [found["imsi"][-1] for found in json.loads(result.output)]
+
+    assert listed() == ["0", "1", "2", "0"]
+    assert listed("--imsi-prefix", "00101") == ["0", "1", "2"]
+    assert listed("--apn", "IMS") == ["1"]
+    assert listed("--disabled") == ["1"]
+    assert listed("--text", "7299") == ["2"]
+    assert listed("--text", "im") == ["1"]
+    assert listed("--text", "%") == []
+    assert listed("--limit", "2") == ["0", "1"]
+    assert listed("--limit", "2", "--after", "001010000000001") == ["2", "0"]
+    assert aaa("subscriber", "list", "--database", url, "--apn", "-").exit_code == 2
 
 
 @pytest.mark.parametrize("command", ["show", "remove"])
@@ -178,7 +312,14 @@ def test_sessions_without_a_node_is_one_line(tmp_path: Path) -> None:
         ("subscriber", "add"),
         ("subscriber", "list"),
         ("subscriber", "show"),
+        ("subscriber", "update"),
         ("subscriber", "remove"),
+        ("subscriber", "import"),
+        ("subscriber", "export"),
+        ("master-key",),
+        ("master-key", "init"),
+        ("master-key", "add"),
+        ("rekey-database",),
     ],
 )
 def test_help_everywhere(words: tuple[str, ...]) -> None:

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from protocols.diameter.codec import Avp, DiameterMessage, RequestError, Result, answer_to
-from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode, ResultCode
+from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode, DisconnectCause, ResultCode
 from protocols.diameter.events import CloseReason, Direction
-from protocols.diameter.identity import DiameterIdentity
+from protocols.diameter.identity import SWM, SWX, DiameterIdentity
 from protocols.diameter.swm import Dea
 from protocols.errors import BackendError
 from protocols.io.diameter import DiameterNode
@@ -91,6 +91,22 @@ def test_failover_to_the_next_priority_and_back() -> None:
                 await again.listen("127.0.0.1", at.port)
                 await epdg.wait_open(LONG, AAA.host)
                 assert await answered_by(epdg, 10) == {AAA.host: 10}
+
+    run(test())
+
+
+def test_a_peer_that_wants_no_connection_is_left_alone() -> None:
+    # RFC 6733 §5.4.3
+    async def test() -> None:
+        async with server(AAA) as (aaa, at), node(EPDG) as epdg:
+            epdg.add_peer(peer(at))
+            await epdg.wait_open(LONG)
+            await aaa.close(DisconnectCause.DO_NOT_WANT_TO_TALK_TO_YOU)
+            async with node(AAA) as again:
+                await again.listen("127.0.0.1", at.port)
+                with pytest.raises(BackendError):
+                    await epdg.wait_open(0.2)
+            assert epdg.ended == {CloseReason.UNWANTED.value: 1}
 
     run(test())
 
@@ -191,7 +207,7 @@ def test_a_redirect_is_followed_on_demand_and_kept() -> None:
             assert await answered_by(epdg, 10) == {AAA.host: 10}
             # The same request, not a repeated one; later ones go there without asking the agent
             assert (len(seen), got[0].end_to_end, got[0].retransmitted) == (1, seen[0].end_to_end, False)
-            assert epdg.redirected == {"followed": 1}
+            assert (epdg.redirected, dict(epdg.dropped)) == (1, {})
 
     run(test())
 
@@ -213,7 +229,23 @@ def test_a_redirect_to_nobody_we_know_fails(uris: tuple[str, ...]) -> None:
             await epdg.wait_open(LONG)
             answer = await epdg.request(der())
             assert (answer.error, Result.from_message(answer).code) == (True, 3006)
-            assert (len(seen), epdg.redirected) == (1, {"not followed": 1})
+            assert (len(seen), epdg.redirected) == (1, 0)
+            assert epdg.dropped == {"redirect indication that leads nowhere": 1}
+
+    run(test())
+
+
+def test_a_redirect_to_a_host_without_the_application_fails() -> None:
+    async def test() -> None:
+        other = replace(AAA, applications=(SWX,))
+        both = replace(EPDG, applications=(SWM, SWX))
+        async with node(other) as aaa, node(AGENT) as agent, node(both) as epdg:
+            redirecting(agent, f"aaa://{AAA.host}")
+            epdg.add_peer(peer(await aaa.listen("127.0.0.1", 0), on_demand=True))
+            epdg.add_peer(peer(await agent.listen("127.0.0.1", 0), AGENT))
+            await epdg.wait_open(LONG, AGENT.host)
+            assert Result.from_message(await epdg.request(der())).code == 3006
+            assert sorted(str(status.host) for status in epdg.peers() if status.in_service) == [AAA.host, AGENT.host]
 
     run(test())
 

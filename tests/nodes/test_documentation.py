@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
 SUITE = re.compile(rf"`((?:{'|'.join(ENCRYPTION_NAMES)})(?:-[a-z0-9_]+)+|aes[0-9]+[cg]cm[0-9]+|chacha20poly1305)`")
+METHOD = re.compile(r"[a-z-]+(?:\.[a-z-]+)+")
 BRACES = re.compile(r"\{([0-9,]+)\}")
 CONTROLLED = {"epdg": ROOT / "epdg", "aaa": ROOT / "aaa", "ue": ROOT / "ue"}
 
@@ -126,7 +127,13 @@ def test_every_control_method_is_described_and_no_other(node: str) -> None:
 
 
 def control_methods(source: Path) -> set[str]:
-    """The keys of the mapping that a control server is given: the one that has ``node.status``."""
+    """The keys of the mappings that a control server is given: with ``node.status``, or of a module that has them."""
     mappings = [node for node in ast.walk(ast.parse(source.read_text("utf-8"))) if isinstance(node, ast.Dict)]
-    names = [{key.value for key in node.keys if isinstance(key, ast.Constant)} for node in mappings]
-    return {str(name) for each in names if "node.status" in each for name in each}
+    names = [{str(key.value) for key in node.keys if isinstance(key, ast.Constant)} for node in mappings]
+    whole = source.stem.endswith("control")
+    return {
+        name
+        for each in names
+        if "node.status" in each or (whole and all(METHOD.fullmatch(name) for name in each))
+        for name in each
+    }

@@ -153,6 +153,57 @@ EPDG_REFUSALS = [
     ),
     ("limits.connections_per_ue", "0", "limits.connections_per_ue: got 0, expected at least 1"),
     ("limits.congestion_threshold", "many", "limits.congestion_threshold: got 'many', expected a whole number"),
+    ("diameter.host", "a b", "diameter.host: got 'a b', expected a domain name such as aaa.example.org"),
+    ("diameter.peers", "[{host: aaa.test}]", "diameter.peers.0.address: got nothing, expected a value"),
+    (
+        "diameter.peers",
+        "[{host: aaa.test, address: 192.0.2.1, transport: dtls}]",
+        "diameter.peers.0.transport: got 'dtls', expected 'tcp', 'tls' or 'sctp'",
+    ),
+    (
+        "diameter.peers",
+        "[{host: aaa.test, address: 192.0.2.1, transport: tls}]",
+        "diameter: got a mapping, expected certificates under tls, which a peer with transport: tls needs",
+    ),
+    (
+        "diameter.peers",
+        "[{host: aaa.test, address: 192.0.2.1}, {host: AAA.test, address: 192.0.2.2}]",
+        "diameter: got a mapping, expected every host once under peers",
+    ),
+    (
+        "diameter.peers",
+        "[{host: aaa.test, address: 192.0.2.1, weight: 0}]",
+        "diameter.peers.0.weight: got 0, expected at least 1",
+    ),
+    (
+        "diameter.peers",
+        "[{host: aaa.test, address: 192.0.2.1, priority: -1}]",
+        "diameter.peers.0.priority: got -1, expected at least 0",
+    ),
+    (
+        "diameter.peers",
+        "[{host: aaa.test, address: 192.0.2.1, applications: [cx]}]",
+        "diameter.peers.0.applications.0: got 'cx', expected 'swm', 'swx' or 's6b'",
+    ),
+    (
+        "diameter.peers",
+        '[{host: aaa.test, address: 192.0.2.1, realms: [""]}]',
+        "diameter.peers.0.realms.0: got '', expected a domain name such as aaa.example.org",
+    ),
+    (
+        "diameter.peers",
+        "[{host: aaa.test, address: 192.0.2.1, on_demand: perhaps}]",
+        "diameter.peers.0.on_demand: got 'perhaps', expected true or false",
+    ),
+    ("diameter.tls", "{chain: a.pem, key: a.key}", "diameter.tls.authority: got nothing, expected a value"),
+    ("diameter.watchdog_interval", "5", "diameter.watchdog_interval: got 5, expected at least 6.0"),
+    (
+        "diameter.limits",
+        "{message_length: 100}",
+        "diameter.limits.message_length: got 100, expected at least 1024",
+    ),
+    ("diameter.limits", "{requests: 0}", "diameter.limits.requests: got 0, expected at least 1"),
+    ("diameter.limits", "{answers: 1}", "diameter.limits.answers: got 1, expected at least 20"),
     ("apns.internet", "{dns: []}", "apns.internet: got a mapping, expected pool (IPv4), pool6 (IPv6) or both"),
 ]
 UE_REFUSALS = [
@@ -180,7 +231,7 @@ UE_REFUSALS = [
     (
         "usim.k",
         "0011",
-        "usim: got a mapping, expected keys that fit the algorithm (",
+        "usim: got a mapping, expected keys that fit the algorithm (K of milenage has 16 octets, not 2)",
     ),
     ("usim.k", "secret", "usim.k: got a value that is not shown, expected an even number of hexadecimal digits"),
     ("usim.algorithm", "comp128", "usim.algorithm: got 'comp128', expected 'milenage', 'tuak' or 'xor'"),
@@ -188,13 +239,13 @@ UE_REFUSALS = [
     (
         "usim.res_length",
         "16",
-        "usim: got a mapping, expected keys that fit the algorithm (",
+        "usim: got a mapping, expected keys that fit the algorithm (RES of milenage has not 16 octets)",
     ),
     ("usim.tuak_iterations", "0", "usim.tuak_iterations: got 0, expected at least 1"),
     (
         "usim.tuak_iterations",
         "2",
-        "usim: got a mapping, expected keys that fit the algorithm (",
+        "usim: got a mapping, expected keys that fit the algorithm (milenage has not 2 iterations)",
     ),
     ("eap.methods", "[]", "eap.methods: got an empty list, expected a length of at least 1"),
     ("eap.methods", "[sim]", "eap.methods.0: got 'sim', expected 'aka' or 'aka-prime'"),

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from aaa.subscribers import Subscriber, SubscriberDatabase
 from lab.namespaces import terminate
-from protocols.diameter.swm import Dea, Der, SessionIdSource, Sta, Str
+from protocols.diameter.swm import Dea, Der, SessionIdSource, Sta, Str, TerminalInformation
 from protocols.eap.packet import identity_response
 from protocols.errors import BackendError
 from protocols.io.control import call_sync
@@ -55,23 +55,26 @@ def run_aaa(*words: str | Path, environment: Mapping[str, str] | None = None) ->
 
 @dataclass
 class AaaProcess:
-    """``aaa serve`` in ``directory``; database and configuration outlive the process."""
+    """``aaa serve`` in ``directory`` under ``name``; database and configuration outlive the process."""
 
     directory: Path
     extra: str = ""
     listen: str = ""
     port: int = 0
+    role: str = "both"
+    name: str = "aaa"
+    host: str = HOST
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
     def configuration(self) -> Path:
         """Where its configuration lies."""
-        return self.directory / "aaa.yaml"
+        return self.directory / f"{self.name}.yaml"
 
     @property
     def control(self) -> Path:
         """Its control socket."""
-        return self.directory / "aaa.sock"
+        return self.directory / f"{self.name}.sock"
 
     @property
     def database_url(self) -> str:
@@ -81,10 +84,11 @@ class AaaProcess:
     def write_configuration(self) -> Path:
         """Write the configuration; where it lies."""
         self.configuration.write_text(
-            f"identity: {{host: {HOST}, realm: {REALM}}}\n"
+            f"identity: {{host: {self.host}, realm: {REALM}}}\n"
             f"listen: {{port: {self.port}{self.listen}}}\n"
-            "database: sqlite:///aaa.db\n"
-            "control: aaa.sock\n" + self.extra
+            + ("" if self.role == "aaa" else "database: sqlite:///aaa.db\n")
+            + f"control: {self.name}.sock\n"
+            + self.extra
         )
         return self.configuration
 
@@ -107,15 +111,15 @@ class AaaProcess:
 
     def start(self) -> None:
         """Start it and wait until it serves; the port it got is kept for the next start."""
-        log = self.directory / "aaa.log"
+        log = self.directory / f"{self.name}.log"
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "aaa", "serve", "-c", str(self.write_configuration())],
+                [sys.executable, "-m", "aaa", "serve", "-c", str(self.write_configuration()), "--role", self.role],
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
         status = wait_until(self._status, what="aaa", timeout=START_TIMEOUT, process=self.process, log=log.read_text)
-        self.port = int(str(status["listen"]).rpartition(":")[2])
+        self.port = int(str(status["listen"]).split(", ")[0].rpartition(":")[2])
 
     def _status(self) -> dict[str, JsonValue] | None:
         with contextlib.suppress(BackendError):
@@ -123,6 +127,12 @@ class AaaProcess:
             assert isinstance(status, dict)
             return status
         return None
+
+    def call(self, method: str, **params: JsonValue) -> dict[str, JsonValue]:
+        """A control method's answer."""
+        answer = call_sync(self.control, method, **params)
+        assert isinstance(answer, dict)
+        return answer
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it by a signal; its exit status."""
@@ -132,7 +142,7 @@ class AaaProcess:
 
     def log(self) -> str:
         """What it wrote on standard error."""
-        return (self.directory / "aaa.log").read_text()
+        return (self.directory / f"{self.name}.log").read_text()
 
 
 class Gateway:
@@ -159,7 +169,14 @@ class Gateway:
         return self._session_ids.next()
 
     async def exchange(
-        self, session_id: str, packet: bytes, *, user_name: str | None = None, apn: str | None = "internet"
+        self,
+        session_id: str,
+        packet: bytes,
+        *,
+        user_name: str | None = None,
+        apn: str | None = "internet",
+        visited: str | None = None,
+        imei: str | None = None,
     ) -> Dea:
         """DER --> ; <-- DEA"""
         der = Der(
@@ -170,6 +187,8 @@ class Gateway:
             user_name=user_name,
             eap_payload=packet,
             service_selection=apn,
+            visited_network_identifier=visited,
+            terminal_information=None if imei is None else TerminalInformation(imei),
         )
         return Dea.from_message(await self.node.request(der.to_message(), ANSWER_TIMEOUT))
 
@@ -180,13 +199,17 @@ class Gateway:
         apn: str | None = "internet",
         session_id: str | None = None,
         between: Callable[[], None] | None = None,
+        visited: str | None = None,
+        imei: str | None = None,
     ) -> list[Dea]:
         """All rounds; the DEAs in order. ``between`` is called after the first one."""
         session = session_id or self.session_id()
         packet: bytes | None = identity_response(1, user.nai.encode())
         answers: list[Dea] = []
         while packet is not None:
-            answers.append(await self.exchange(session, packet, user_name=user.nai, apn=apn))
+            answers.append(
+                await self.exchange(session, packet, user_name=user.nai, apn=apn, visited=visited, imei=imei)
+            )
             if between is not None and len(answers) == 1:
                 between()
             payload = answers[-1].eap_payload

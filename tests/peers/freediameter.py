@@ -2,8 +2,8 @@
 
 ``FreeDiameter`` connects to the AAA server and accepts ``*.epc.test``; it relays by realm without knowing the
 application, and adds Route-Record to requests and answers. Plain TCP: ``No_TLS`` for the peer it connects to,
-``acl_wl`` with ``ALLOW_IPSEC`` for those that connect to it. The certificate is there because it will not
-start without one.
+``acl_wl`` with ``ALLOW_IPSEC`` for those that connect to it; with ``tls`` TLS on both sides. The certificate is
+there because it will not start without one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXTENSIONS = Path("/usr/lib/freeDiameter")
 DICTIONARIES = ("dict_nasreq.fdx", "dict_eap.fdx", "dict_dcca.fdx", "dict_dcca_3gpp.fdx")
 HOST = "dra.epc.test"
 REALM = "epc.test"
-PORT = 3868
+PORT, TLS_PORT = 3868, 5658
 
 
 def require_freediameter() -> None:
@@ -43,23 +43,29 @@ class FreeDiameter:
         server_address: str,
         server_port: int,
         authority: CertificateAuthority,
+        host: str = HOST,
+        tls: bool = False,
     ) -> None:
         require_freediameter()
+        scratch = scratch / host
+        scratch.mkdir(exist_ok=True)
         self._log = scratch / "freediameter.log"
-        credentials = authority.issue(names=[HOST], kind="rsa", common_name=HOST)
+        credentials = authority.issue(names=[host], kind="rsa", common_name=host, diameter=True)
         (scratch / "certificate.pem").write_bytes(credentials.certificate_pem)
         (scratch / "key.pem").write_bytes(credentials.key_pem)
         (scratch / "authority.pem").write_bytes(authority.credentials.certificate_pem)
-        (scratch / "acl.conf").write_text(f"ALLOW_IPSEC *.{REALM}\n")
+        (scratch / "acl.conf").write_text(f"{'' if tls else 'ALLOW_IPSEC '}*.{REALM}\n")
         extensions = "".join(f'LoadExtension = "{EXTENSIONS / name}";\n' for name in DICTIONARIES)
         (scratch / "freediameter.conf").write_text(
-            f'Identity = "{HOST}";\nRealm = "{REALM}";\nPort = {PORT};\nSecPort = 0;\nNo_SCTP;\nNo_IPv6;\n'
+            f'Identity = "{host}";\nRealm = "{REALM}";\nNo_SCTP;\nNo_IPv6;\n'
+            f"Port = {0 if tls else PORT};\nSecPort = {TLS_PORT if tls else 0};\n"
             f'ListenOn = "{address}";\nTwTimer = 6;\nTcTimer = 1;\nAppServThreads = 1;\n'
             f'TLS_Cred = "{scratch / "certificate.pem"}", "{scratch / "key.pem"}";\n'
             f'TLS_CA = "{scratch / "authority.pem"}";\n'
             f"{extensions}"
             f'LoadExtension = "{EXTENSIONS / "acl_wl.fdx"}" : "{scratch / "acl.conf"}";\n'
-            f'ConnectPeer = "{server_host}" {{ ConnectTo = "{server_address}"; Port = {server_port}; No_TLS; }};\n'
+            f'ConnectPeer = "{server_host}" {{ ConnectTo = "{server_address}"; Port = {server_port};'
+            f"{'' if tls else ' No_TLS;'} }};\n"
         )
         program = find_program("freeDiameterd")
         assert program is not None
@@ -78,6 +84,11 @@ class FreeDiameter:
     def log(self) -> str:
         """What it wrote so far."""
         return self._log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """End it without a word (SIGKILL)."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """End it; again is harmless."""

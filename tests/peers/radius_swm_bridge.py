@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import cast
@@ -35,12 +36,17 @@ START_TIMEOUT = 10.0
 
 @dataclass
 class RadiusSwmBridge:
-    """Listens on a free UDP port of loopback in a thread of its own; ``answers`` are the DEAs it got."""
+    """Listens on a free UDP port of loopback in a thread of its own; ``answers`` are the DEAs it got.
+
+    ``received`` are the EAP packets of the peer, ``alter`` changes them on their way to the server.
+    """
 
     aaa_port: int
     apn: str | None = "internet"
     secret: bytes = b"radius"
+    alter: Callable[[bytes], bytes] = lambda packet: packet
     answers: list[Dea] = field(default_factory=list)
+    received: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -114,9 +120,11 @@ class _Listener(asyncio.DatagramProtocol):
     async def _answer(self, request: Packet, key: tuple[object, int, bytes], addr: tuple[object, int]) -> None:
         state = request.get(STATE)
         session = state[0].decode() if state else self._gateway.session_id()
+        packet = b"".join(request.get(EAP_MESSAGE, []))
+        self._bridge.received.append(packet)
         answer = await self._gateway.exchange(
             session,
-            b"".join(request.get(EAP_MESSAGE, [])),
+            self._bridge.alter(packet),
             user_name=request[USER_NAME][0].decode(),
             apn=self._bridge.apn,
         )

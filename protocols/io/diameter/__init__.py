@@ -5,7 +5,7 @@ requests and serves received ones. Left out: TLS, SCTP, redirects.
 """
 
 from protocols.diameter.dictionary import DisconnectCause
-from protocols.diameter.identity import SWM, SWX, Application, DiameterIdentity
+from protocols.diameter.identity import S6B, SWM, SWX, Application, DiameterIdentity
 from protocols.diameter.uri import PORT
 from protocols.io.diameter.link import PeerAddress
 from protocols.io.diameter.node import DiameterNode
@@ -13,6 +13,7 @@ from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
 
 __all__ = [
     "PORT",
+    "S6B",
     "SWM",
     "SWX",
     "Application",

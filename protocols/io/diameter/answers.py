@@ -13,14 +13,23 @@ DUPLICATES_INTERVAL = 240.0  # RFC 6733 §3: End-to-End Identifiers stay unique 
 ANSWERS_LIMIT = 16 * 1024 * 1024  # octets of AVPs kept; RFC 6733 leaves it to us
 _AVP_OCTETS = 64  # what an AVP costs besides its data, about
 
-Handler = Callable[[DiameterMessage], Awaitable[DiameterMessage]]
+
+@dataclass(frozen=True, slots=True)
+class AnswerOctets:
+    """An answer that its handler has encoded itself: messages that are sent as they are, none for silence."""
+
+    messages: tuple[bytes, ...]
+
+
+Answer = DiameterMessage | AnswerOctets
+Handler = Callable[[DiameterMessage], Awaitable[Answer]]
 _Key = tuple[bytes, int, int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
     until: float
-    answer: DiameterMessage
+    answer: Answer
     octets: int
 
 
@@ -29,7 +38,7 @@ class AnswerCache:
 
     def __init__(self, limit: int = ANSWERS_LIMIT) -> None:
         self._limit = limit
-        self._in_work: dict[_Key, asyncio.Future[DiameterMessage]] = {}
+        self._in_work: dict[_Key, asyncio.Future[Answer]] = {}
         self._answers: OrderedDict[_Key, _Kept] = OrderedDict()
         self.octets = 0
 
@@ -46,31 +55,33 @@ class AnswerCache:
         key = _key(request)
         return key in self._answers or key in self._in_work
 
-    async def answer(self, request: DiameterMessage, handler: Handler) -> DiameterMessage:
-        """What ``handler`` says, the first time; a duplicate MUST cause the same answer (RFC 6733 §3)."""
+    def answer(self, request: DiameterMessage, handler: Handler) -> asyncio.Future[Answer]:
+        """What ``handler`` says, the first time; a duplicate MUST cause the same answer (RFC 6733 §3).
+
+        Who awaits it shields it: others may wait for it too.
+        """
         loop = asyncio.get_running_loop()
         self._forget(loop.time())
         key = _key(request)
         kept = self._answers.get(key)
         if kept is not None:
-            return kept.answer
-        if key in self._in_work:
-            return await asyncio.shield(self._in_work[key])
-        future: asyncio.Future[DiameterMessage] = loop.create_future()
-        self._in_work[key] = future
-        try:
-            answer = await handler(request)
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
-        finally:
-            self._in_work.pop(key, None)
-        future.set_result(answer)
-        octets = sum(_AVP_OCTETS + len(avp.data) for avp in answer.avps)
-        self._answers[key] = _Kept(loop.time() + DUPLICATES_INTERVAL, answer, octets)
+            present: asyncio.Future[Answer] = loop.create_future()
+            present.set_result(kept.answer)
+            return present
+        if key not in self._in_work:
+            self._in_work[key] = asyncio.ensure_future(handler(request))
+            self._in_work[key].add_done_callback(lambda made: self._made(key, made, loop.time()))
+        return self._in_work[key]
+
+    def _made(self, key: _Key, made: asyncio.Future[Answer], now: float) -> None:
+        self._in_work.pop(key, None)
+        if made.cancelled() or made.exception() is not None:
+            return
+        answer = made.result()
+        octets = _octets(answer)
+        self._answers[key] = _Kept(now + DUPLICATES_INTERVAL, answer, octets)
         self.octets += octets
-        self._forget(loop.time())
-        return answer
+        self._forget(now)
 
     def _forget(self, now: float) -> None:
         """What is too old, and the oldest when there is too much."""
@@ -81,11 +92,12 @@ class AnswerCache:
             self._answers.popitem(last=False)
             self.octets -= kept.octets
 
-    def clear(self) -> None:
-        """Forget everything; who waits is cancelled."""
-        for future in self._in_work.values():
+    async def close(self) -> None:
+        """Forget everything; what is in the making is cancelled."""
+        in_work = list(self._in_work.values())
+        for future in in_work:
             future.cancel()
-        self._in_work.clear()
+        await asyncio.gather(*in_work, return_exceptions=True)
         self._answers.clear()
         self.octets = 0
 
@@ -97,3 +109,10 @@ def _key(request: DiameterMessage) -> _Key:
         request.command,
         request.octets("Session-Id") or b"",
     )
+
+
+def _octets(answer: Answer) -> int:
+    """What keeping an answer costs, about."""
+    if isinstance(answer, AnswerOctets):
+        return sum(len(octets) for octets in answer.messages)
+    return sum(_AVP_OCTETS + len(avp.data) for avp in answer.avps)

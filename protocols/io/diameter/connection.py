@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,6 +35,7 @@ from protocols.diameter.routing import Route
 from protocols.diameter.uri import Transport
 from protocols.diameter.watchdog import WatchdogState
 from protocols.errors import LocalError
+from protocols.io.diameter.answers import Answer, AnswerOctets
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
 from protocols.io.diameter.tls import failure_of
 from protocols.path import Endpoint
@@ -218,7 +221,7 @@ class Connection(asyncio.Protocol):
         self._outcomes.pop(sent.hop_by_hop, None)
         self.machine.withdraw(sent)
 
-    def send_answer(self, request: DiameterMessage, answer: DiameterMessage) -> None:
+    def send_answer(self, request: DiameterMessage, answer: Answer) -> None:
         """Send an answer if the connection is still there."""
         transport = self._transport
         if transport is None:
@@ -228,7 +231,11 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         try:
-            self.machine.send_answer(request, answer)
+            if isinstance(answer, AnswerOctets):
+                for octets in answer.messages:
+                    self.machine.send_octets(octets)
+            else:
+                self.machine.send_answer(request, answer)
         except LocalError:
             log.exception("an answer to %s of %s that has no encoding", request.name, self.name)
         self._pump()
@@ -346,7 +353,12 @@ class Connection(asyncio.Protocol):
             self._tell(False, f"{self.name}: {event.text}")
         else:
             log.info("connection with %s ended: %s", self.remote, event.text)
-        if self._transport is not None:
+        if self._transport is not None and event.why is CloseReason.NOT_DIAMETER:
+            # RFC 6733 §2.1: what cannot be parsed MUST end with a RESET
+            ends = self._transport.get_extra_info("socket")
+            ends.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+        elif self._transport is not None:
             self._transport.close()
 
     def _show(

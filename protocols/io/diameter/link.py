@@ -24,6 +24,7 @@ from protocols.path import Endpoint
 CONNECT_INTERVAL = 5.0  # for a transport connection to come up; RFC 6733 leaves it to us
 RECONNECT_INTERVAL_FIRST = 0.5  # doubles up to the longest; RFC 6733 leaves the way there to us
 RECONNECT_INTERVAL_LONGEST = 30.0  # Tc, RFC 6733 §2.1
+UNWANTED_INTERVAL = 300.0  # after BUSY or DO_NOT_WANT_TO_TALK_TO_YOU; RFC 6733 §5.4.3: SHOULD NOT attempt at all
 
 _UNKNOWN = Endpoint.of("0.0.0.0", 0)  # of a connection that did not come up
 
@@ -65,6 +66,7 @@ class Link:
         self.connection: Connection | None = None
         self._last_error: str | None = None
         self._is_reopening = False
+        self._is_unwanted = False
         self._owner = owner
         self._contexts = contexts
         self._first_interval = first_interval
@@ -83,7 +85,7 @@ class Link:
             if was_open:
                 interval = self._first_interval
             try:
-                async with asyncio.timeout(interval):
+                async with asyncio.timeout(UNWANTED_INTERVAL if self._is_unwanted else interval):
                     await self._stopped.wait()
             except TimeoutError:
                 interval = min(2 * interval, RECONNECT_INTERVAL_LONGEST)
@@ -112,6 +114,7 @@ class Link:
             self.connection = None
         self._last_error = connection.end_text
         self._is_reopening = connection.end_reason is CloseReason.WATCHDOG
+        self._is_unwanted = connection.end_reason is CloseReason.UNWANTED
         return connection.machine.capabilities is not None
 
     async def _establish(self, connection: Connection) -> None:

@@ -26,7 +26,7 @@ from protocols.diameter.uri import PORT, Transport
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL
 from protocols.entropy import Entropy
 from protocols.errors import BackendError, LocalError, StackError
-from protocols.io.diameter.answers import ANSWERS_LIMIT, AnswerCache, Handler
+from protocols.io.diameter.answers import ANSWERS_LIMIT, Answer, AnswerCache, Handler
 from protocols.io.diameter.connection import Connection, Intended
 from protocols.io.diameter.link import RECONNECT_INTERVAL_FIRST, Link, PeerAddress
 from protocols.io.diameter.listener import Listener
@@ -77,7 +77,7 @@ class DiameterNode:
         self.dropped: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.failovers: Counter[str] = Counter()
-        self.redirected: Counter[str] = Counter()
+        self.redirected = 0
         self._known_peers = None if known_peers is None else {host.lower() for host in known_peers}
         self._reconnect_interval = reconnect_interval
         self._handlers: dict[tuple[int, int], Handler] = {}
@@ -123,7 +123,6 @@ class DiameterNode:
             raise LocalError("TLS without certificates")
         listener = Listener(self, ip_address(address), port, transport, context)
         self._listeners.append(listener)
-        self._spawn(listener.run())
         return listener.endpoint
 
     def add_peer(self, peer: PeerAddress) -> None:
@@ -143,7 +142,7 @@ class DiameterNode:
         """Disconnect from every peer with DPR, stop listening, fail what is pending."""
         self._is_closing = True
         for listener in self._listeners:
-            listener.close()
+            await listener.close()
         for link in self._links:
             link.stop()
         connections = list(self._connections)
@@ -154,7 +153,7 @@ class DiameterNode:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._answers.clear()
+        await self._answers.close()
 
     # Requests
 
@@ -238,10 +237,13 @@ class DiameterNode:
             link = self._on_demand.get(host)
             if host not in self._in_service() and link is not None:
                 await self._open(link, min(REDIRECT_INTERVAL, deadline - loop.time()))
-            if host in self._in_service():
-                self.redirected["followed"] += 1
+            connection = self._in_service().get(host)
+            capabilities = None if connection is None else connection.machine.capabilities
+            # RFC 6733 §2.7: the target MUST have advertised the application
+            if capabilities is not None and capabilities.supports(request.application):
+                self.redirected += 1
                 return host
-        self.redirected["not followed"] += 1
+        self.dropped["redirect indication that leads nowhere"] += 1
         log.warning("%s redirects to %s: none of them can be asked", by, ", ".join(hosts) or "nobody")
         return None
 
@@ -307,7 +309,11 @@ class DiameterNode:
         host = capabilities.host.lower()
         if host == self.identity.host.lower() or (self._known_peers is not None and host not in self._known_peers):
             return Judgement.UNKNOWN_PEER
-        if newcomer.certificate is not None and host not in certified_names(newcomer.certificate):
+        if newcomer.certificate is None:
+            # Whom we reach over TLS nobody may pretend to be without
+            if any(link.peer.host == host and link.peer.transport is Transport.TLS for link in self._links):
+                return Judgement.NOT_CERTIFIED
+        elif host not in certified_names(newcomer.certificate):
             return Judgement.NOT_CERTIFIED
         for connection in list(self._connections):
             if connection is newcomer:
@@ -419,12 +425,12 @@ class DiameterNode:
             self.dropped["too busy"] += 1
             connection.send_answer(request, self.identity.answer(request, ResultCode.DIAMETER_TOO_BUSY))
         else:
-            self._spawn(self._serve(connection, request))
+            self._spawn(self._serve(connection, request, self._answers.answer(request, self._handle)))
 
-    async def _serve(self, connection: Connection, request: DiameterMessage) -> None:
-        connection.send_answer(request, await self._answers.answer(request, self._handle))
+    async def _serve(self, connection: Connection, request: DiameterMessage, answer: asyncio.Future[Answer]) -> None:
+        connection.send_answer(request, await asyncio.shield(answer))
 
-    async def _handle(self, request: DiameterMessage) -> DiameterMessage:
+    async def _handle(self, request: DiameterMessage) -> Answer:
         handler = self._handlers[request.application, request.command]
         try:
             return await handler(request)
