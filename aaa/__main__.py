@@ -52,7 +52,7 @@ def serve_command(
     if role is Role.AAA and configuration.eap.temporary is None:
         asyncio.run(serve(configuration, None, role))
         return
-    with provisioning.serving_database(config) as database:
+    with provisioning.serving_database(config, has_subscribers=role is not Role.AAA) as database:
         asyncio.run(serve(configuration, database, role))
 
 

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from aaa.authorization import Refusal, RefusalCause, authorise, equipment_refusal
+from aaa.authorization import Refusal, RefusalCause, authorise, backend_refusal, equipment_refusal
 from aaa.eap import EapService
 from aaa.equipment import EquipmentList, check_equipment
 from aaa.events import (
@@ -102,6 +102,7 @@ class Authentication:
         self.session_timeout = session_timeout  # seconds from success; the profile may shorten it
         self.apn: str | None = der.service_selection
         self.imei: str | None = None
+        self._rat_type = der.rat_type
         self.refusal: Refusal | None = None
         self._equipment = equipment
         self._identity = identity
@@ -194,7 +195,7 @@ class Authentication:
         assert self._eap is not None
         self.registered = profile.imsi
         finding = check_equipment(self._equipment, self.imei, bound=profile.imei)
-        granted = equipment_refusal(finding) or authorise(profile, self.apn)
+        granted = equipment_refusal(finding) or authorise(profile, self.apn, rat_type=self._rat_type)
         if finding.text is not None and not finding.refused:
             self._events.append(EquipmentNoted(session_id=self.session_id, imei=self.imei, text=finding.text))
         if isinstance(granted, Refusal):
@@ -348,7 +349,7 @@ class Authentication:
         """RES and MAC are right; what the user may use is asked of the HSS before anybody is told."""
         self._change(AuthenticationState.WAITING_FOR_PROFILE, "RES and AT_MAC are right, the profile is asked for")
         kind = UserDataRequested if self._is_registered(event.imsi) else RegistrationRequested
-        self._events.append(kind(session_id=self.session_id, imsi=event.imsi))
+        self._events.append(kind(session_id=self.session_id, imsi=event.imsi, imei=self.imei))
 
     def _deny(self, refusal: Refusal, now: float) -> None:
         """The user is who it says and may not come in: told by notification where that is agreed (RFC 4187 §6.2)."""
@@ -369,9 +370,12 @@ class Authentication:
 
     def _failed(self, event: aka.Failed) -> None:
         denial, self._denial = self._denial, None
-        text = f"Authentication failed: {event.why}."
-        rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
-        failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
+        if event.cause is aka.AkaFailure.BACKEND:
+            failed = backend_refusal(event.why)
+        else:
+            text = f"Authentication failed: {event.why}."
+            rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
+            failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
         self._refuse(failed if denial is None else denial, event.packet)
 
     def _grant(self, success: aka.Succeeded, now: float) -> None:

@@ -1,8 +1,8 @@
 """The authorisation decision on SWm (TS 29.273 §7.1.2.1.2): pure functions of profile, request and refusal.
 
 The HSS's own checks (unknown user, no non-3GPP subscription, roaming, RAT: TS 29.273 §8.1.2.1.2) come with
-the request for a vector, before the user is challenged. What the AAA server decides itself (barring, the
-APN) waits until the user is authenticated: a stranger learns nothing about it.
+the request for a vector, before the user is challenged. What the AAA server decides itself (barring, RAT,
+the APN) waits until the user is authenticated: a stranger learns nothing about it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ _PASSED_ON = {
     Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION): RefusalCause.APN_NOT_SUBSCRIBED,
     Result.of(ExperimentalResultCode.DIAMETER_ERROR_ROAMING_NOT_ALLOWED): RefusalCause.ROAMING_NOT_ALLOWED,
     Result.of(ExperimentalResultCode.DIAMETER_ERROR_RAT_TYPE_NOT_ALLOWED): RefusalCause.RAT_TYPE_NOT_ALLOWED,
+    Result.of(ExperimentalResultCode.DIAMETER_ERROR_ILLEGAL_EQUIPMENT): RefusalCause.ILLEGAL_EQUIPMENT,
     Result.of(ResultCode.DIAMETER_AUTHORIZATION_REJECTED): RefusalCause.SUBSCRIBER_DISABLED,
 }
 """Results of SWx that SWm has as well (TS 29.273 §7.2.2.1.2): the gateway gets them as they are."""
@@ -100,7 +101,9 @@ def equipment_refusal(finding: EquipmentFinding) -> Refusal | None:
     )
 
 
-def authorise(profile: SubscriberProfile, requested: str | None) -> ApnConfiguration | Refusal:
+def authorise(
+    profile: SubscriberProfile, requested: str | None, *, rat_type: int | None = None
+) -> ApnConfiguration | Refusal:
     """The APN that an authenticated user is granted (TS 29.273 §7.1.2.1.2).
 
     ``requested`` is Service-Selection; without it the default APN is taken, else the first one.
@@ -111,6 +114,12 @@ def authorise(profile: SubscriberProfile, requested: str | None) -> ApnConfigura
             cause=RefusalCause.SUBSCRIBER_DISABLED,
             result=Result.of(ResultCode.DIAMETER_AUTHORIZATION_REJECTED),
             text=f"Subscriber {profile.imsi} is barred from non-3GPP access.",
+        )
+    if rat_type is not None and rat_type in user_data.rat_types_barred:
+        return Refusal(
+            cause=RefusalCause.RAT_TYPE_NOT_ALLOWED,
+            result=Result.of(ExperimentalResultCode.DIAMETER_ERROR_RAT_TYPE_NOT_ALLOWED),
+            text=f"Subscriber {profile.imsi} may not use this kind of access.",
         )
     if requested is None:
         chosen = user_data.default_apn or next(iter(user_data.apns), None)

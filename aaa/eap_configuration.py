@@ -62,6 +62,8 @@ def _functions(value: tuple[int, ...]) -> tuple[int, ...]:
 def _network_name(value: str) -> str:
     if not value or len(value.encode()) > MAXIMUM_NETWORK_NAME_LENGTH or not value.isprintable():
         raise PydanticCustomError("network_name", "an access network identity such as WLAN")
+    if value.startswith("5G:"):  # RFC 9048 §5.3.1 derives keys from the SUPI there
+        raise PydanticCustomError("network_name", "an access network that is not of 5G, such as WLAN")
     return value
 
 
@@ -108,6 +110,7 @@ class RuleSection(ConfigurationModel):
     network_name: NetworkName | None = None
     kdfs: Functions | None = None
     bidding: bool | None = None
+    separation_bit: bool | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> RuleSection:
@@ -141,6 +144,7 @@ class EapSection(ConfigurationModel):
     network_name: NetworkName = ServerOptions().network_name.decode()
     kdfs: Functions = (KDF_CK_IK_PRIME,)
     bidding: bool = True
+    separation_bit: bool = True
     rules: tuple[RuleSection, ...] = ()
     temporary: TemporarySection | None = None
 
@@ -161,6 +165,7 @@ class EapSection(ConfigurationModel):
             network_name=merged.network_name.encode(),
             kdfs=merged.kdfs,
             bidding=merged.bidding,
+            separation_bit=merged.separation_bit,
         )
 
     def policy(self) -> tuple[EapRule, ...]:

@@ -45,10 +45,14 @@ class VectorRequested:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrationRequested:
-    """SAR REGISTRATION: the user is authenticated. Answer with ``answer_profile`` or ``answer_refusal``."""
+    """SAR REGISTRATION: the user is authenticated. Answer with ``answer_profile`` or ``answer_refusal``.
+
+    ``imei`` is of the device that it uses, as far as it told.
+    """
 
     session_id: str
     imsi: Imsi
+    imei: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +61,7 @@ class UserDataRequested:
 
     session_id: str
     imsi: Imsi
+    imei: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,11 +23,15 @@ from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode
 from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.errors import AuthenticationError, StackError
-from protocols.threegpp.identity import Imsi
 
 _log = logging.getLogger(__name__)
 
-_NOT_REGISTERED = Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_NOT_REGISTERED)
+_NOT_HERE = frozenset(
+    {
+        Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_NOT_REGISTERED),
+        Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_ALREADY_REGISTERED),
+    }
+)
 
 
 async def answer(question: Question, hss: HomeSubscriberServer, server: SwmServer) -> None:
@@ -37,9 +41,9 @@ async def answer(question: Question, hss: HomeSubscriberServer, server: SwmServe
             case VectorRequested():
                 server.vector_answered(question, await hss.authentication_vector(question.request))
             case RegistrationRequested():
-                server.profile_answered(question, await hss.register(question.imsi))
+                server.profile_answered(question, await hss.register(question.imsi, imei=question.imei))
             case UserDataRequested():
-                server.profile_answered(question, await _user_data(question.imsi, hss))
+                server.profile_answered(question, await _user_data(question, hss))
     except AuthenticationError as error:
         assert isinstance(question, VectorRequested)
         server.vector_refused(question, str(error))
@@ -87,11 +91,11 @@ async def deregister(request: DeregistrationRequested, hss: HomeSubscriberServer
         _log.exception("subscriber %s could not be deregistered", request.imsi)
 
 
-async def _user_data(imsi: Imsi, hss: HomeSubscriberServer) -> SubscriberProfile:
-    """The profile; an HSS that lost the registration, or ended it a moment ago, gets it anew."""
+async def _user_data(question: UserDataRequested, hss: HomeSubscriberServer) -> SubscriberProfile:
+    """The profile; an HSS that lost the registration, ended it or gave it away a moment ago, is asked for it anew."""
     try:
-        return await hss.user_data(imsi)
+        return await hss.user_data(question.imsi, imei=question.imei)
     except HssRefusal as error:
-        if error.result != _NOT_REGISTERED:
+        if error.result not in _NOT_HERE:
             raise
-        return await hss.register(imsi)
+        return await hss.register(question.imsi, imei=question.imei)

@@ -80,7 +80,7 @@ class Reauthorization:
         if isinstance(granted, Refusal):
             self.answer_refusal(token, granted)
             return
-        # Session-Timeout is what is left: the session began with its DEA, and ends here when that time is over
+        # RFC 6733 §8.13: in the answer to a re-authorisation, Session-Timeout is what is left
         left = session.authenticated + session.session_timeout - now
         answer = Aaa(
             session_id=session.session_id,

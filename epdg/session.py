@@ -97,8 +97,6 @@ from protocols.path import Address, Path
 from protocols.threegpp.causes import notify_name
 from protocols.threegpp.swu import reactivation_notify
 
-PASSING_ERRORS = (3, 4)  # RFC 6733 §7.1.3, §7.1.4: nobody has decided, or it may be otherwise later
-
 _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
     Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
@@ -254,7 +252,7 @@ class Session:
         self.aaa.renewed(answer)
         if self.state is not SessionState.ESTABLISHED:
             return []
-        if answer.result.vendor == 0 and answer.result.code // 1000 in PASSING_ERRORS:
+        if _decides_nothing(answer.result):
             return self.authorisation_failed(f"result {answer.result.code}")
         if answer.result != SUCCESS:
             return self._authorisation_refused(answer)
@@ -427,7 +425,8 @@ class Session:
     def inherit(self, former: Session) -> None:
         """The UE resumed a session that was still here: what the AAA server knows of it goes on in this one."""
         self.aaa.inherit(former.aaa)
-        self.authorisation = former.authorisation
+        self.authorisation, self.device_identity = former.authorisation, former.device_identity
+        self.emergency = former.emergency
 
     def _ticket(self, addresses: tuple[Address, ...]) -> bytes | None:
         """What a ticket says of the session (RFC 5723 §6.1); the AAA server's time bounds it."""
@@ -560,3 +559,8 @@ class Session:
         self._back_off = verdict.back_off
         notifies = (*verdict.beside, *beside)
         return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))
+
+
+def _decides_nothing(result: Result) -> bool:
+    """A protocol error, or one that passes (RFC 6733 §7.1.3, §7.1.4): it says nothing about the user."""
+    return result.vendor == 0 and (result.code // 1000 == 3 or result.code == ResultCode.DIAMETER_OUT_OF_SPACE)

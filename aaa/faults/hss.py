@@ -61,15 +61,15 @@ class FaultyHss:
         record(self._recorder, fault, occasion, Point.VECTOR)
         return spoil_vector(vector, fault.action, algorithm)
 
-    async def register(self, imsi: Imsi) -> SubscriberProfile:
+    async def register(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
         """This server serves the user; the profile."""
         await self._answer(SAR, imsi)
-        return await self._hss.register(imsi)
+        return await self._hss.register(imsi, imei=imei)
 
-    async def user_data(self, imsi: Imsi) -> SubscriberProfile:
+    async def user_data(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
         """The profile of a user who is registered here."""
         await self._answer(SAR, imsi)
-        return await self._hss.user_data(imsi)
+        return await self._hss.user_data(imsi, imei=imei)
 
     async def deregister(self, imsi: Imsi, why: ServerAssignmentType) -> None:
         """This server has no session of the user any more."""

@@ -16,6 +16,7 @@ from aaa.hss.in_process import known
 from aaa.hss.port import HssListener, HssRefusal, SubscriberProfile, VectorRequest
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import DiameterMessage, RequestError, Result
+from protocols.diameter.commands import SessionIdSource
 from protocols.diameter.dictionary import (
     SWX_APPLICATION,
     CommandCode,
@@ -23,7 +24,7 @@ from protocols.diameter.dictionary import (
     ResultCode,
     ServerAssignmentType,
 )
-from protocols.diameter.swm import SessionIdSource
+from protocols.diameter.profile import TerminalInformation
 from protocols.diameter.swx import EAP_AKA, EAP_AKA_PRIME, Maa, Mar, Ppa, Ppr, Rta, Rtr, Saa, Sar
 from protocols.eap.packet import EapType
 from protocols.errors import AuthenticationError, BackendError, DecodeError
@@ -86,13 +87,13 @@ class SwxClient:
         item = maa.items[0]
         return AkaVector(rand=item.rand, autn=item.autn, xres=item.xres, ck=item.ck, ik=item.ik)
 
-    async def register(self, imsi: Imsi) -> SubscriberProfile:
-        """SAR [ REGISTRATION ] --> ; <-- SAA [ Non-3GPP-User-Data ]"""
-        return _profile(imsi, await self._assign(imsi, ServerAssignmentType.REGISTRATION))
+    async def register(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
+        """SAR [ REGISTRATION, Terminal-Information ] --> ; <-- SAA [ Non-3GPP-User-Data ]"""
+        return _profile(imsi, await self._assign(imsi, ServerAssignmentType.REGISTRATION, imei=imei))
 
-    async def user_data(self, imsi: Imsi) -> SubscriberProfile:
-        """SAR [ AAA_USER_DATA_REQUEST ] --> ; <-- SAA [ Non-3GPP-User-Data ]"""
-        return _profile(imsi, await self._assign(imsi, ServerAssignmentType.AAA_USER_DATA_REQUEST))
+    async def user_data(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
+        """SAR [ AAA_USER_DATA_REQUEST, Terminal-Information ] --> ; <-- SAA [ Non-3GPP-User-Data ]"""
+        return _profile(imsi, await self._assign(imsi, ServerAssignmentType.AAA_USER_DATA_REQUEST, imei=imei))
 
     async def deregister(self, imsi: Imsi, why: ServerAssignmentType) -> None:
         """SAR [ USER_DEREGISTRATION ] --> ; <-- SAA"""
@@ -104,7 +105,13 @@ class SwxClient:
         await self._assign(imsi, ServerAssignmentType.PGW_UPDATE, apn=apn, pgw=pgw)
 
     async def _assign(
-        self, imsi: Imsi, kind: ServerAssignmentType, *, apn: str | None = None, pgw: str | None = None
+        self,
+        imsi: Imsi,
+        kind: ServerAssignmentType,
+        *,
+        apn: str | None = None,
+        pgw: str | None = None,
+        imei: str | None = None,
     ) -> Saa:
         sar = Sar(
             session_id=self._session_ids.next(),
@@ -115,6 +122,7 @@ class SwxClient:
             server_assignment_type=kind,
             service_selection=apn,
             pgw=pgw,
+            terminal_information=None if imei is None else TerminalInformation(imei),
         )
         answer = await self._request(sar, imsi)
         try:

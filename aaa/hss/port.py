@@ -54,8 +54,8 @@ class VectorRequest:
 class SubscriberProfile:
     """A subscriber as the AAA server knows it (Non-3GPP-User-Data, TS 29.273 §8.2.3.1): no keys.
 
-    ``imei`` is the equipment that the subscription is bound to; SWx has no word for it, an HSS in the same
-    process tells it.
+    ``imei`` is the equipment that the subscription is bound to, told by an HSS in the same process; one on SWx
+    has no word for it and judges the device itself.
     """
 
     imsi: Imsi
@@ -72,10 +72,13 @@ class HomeSubscriberServer(Protocol):
         ``AuthenticationError`` when AUTS does not verify.
         """
 
-    async def register(self, imsi: Imsi) -> SubscriberProfile:
-        """SAR REGISTRATION: this server serves the user from now on (§8.1.2.2.2); the profile."""
+    async def register(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
+        """SAR REGISTRATION: this server serves the user from now on (§8.1.2.2.2); the profile.
 
-    async def user_data(self, imsi: Imsi) -> SubscriberProfile:
+        ``imei`` is of the user's device, which an HSS elsewhere may have an opinion of.
+        """
+
+    async def user_data(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:
         """SAR AAA_USER_DATA_REQUEST: the profile of a user who is registered here."""
 
     async def deregister(self, imsi: Imsi, why: ServerAssignmentType) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NoReturn, Protocol
 
+from aaa.equipment import ANY_EQUIPMENT, check_equipment
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssRefusal, SubscriberProfile, VectorRequest
 from aaa.hss.profile import user_data
@@ -124,6 +125,13 @@ class HssProcedures:
         subscriber = self._subscriber(imsi)
         present = self._registered(imsi, server).with_pgw(apn, pgw)
         self._told(subscriber, present)
+
+    def check_device(self, imsi: Imsi, imei: str | None) -> None:
+        """A subscription that is bound to one device is used in no other (3GPP has no such check; 5554 of S13)."""
+        subscriber = self._subscriber(imsi)
+        finding = check_equipment(ANY_EQUIPMENT, imei, bound=subscriber.imei)
+        if finding.refused:
+            _refuse(ExperimentalResultCode.DIAMETER_ERROR_ILLEGAL_EQUIPMENT, finding.text or "The device is refused.")
 
     # --- inside -------------------------------------------------------------------------------------
 

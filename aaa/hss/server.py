@@ -13,6 +13,7 @@ from aaa.hss.port import HssRefusal, SubscriberProfile, VectorRequest
 from aaa.hss.procedures import HssProcedures
 from aaa.hss.registration import ServingServer
 from protocols.diameter.codec import DiameterMessage, RequestError, Result
+from protocols.diameter.commands import SessionIdSource
 from protocols.diameter.dictionary import (
     SWX_APPLICATION,
     CommandCode,
@@ -21,7 +22,6 @@ from protocols.diameter.dictionary import (
     ServerAssignmentType,
 )
 from protocols.diameter.profile import Non3gppUserData
-from protocols.diameter.swm import SessionIdSource
 from protocols.diameter.swx import (
     EAP_AKA,
     EAP_AKA_PRIME,
@@ -139,10 +139,14 @@ class SwxServer:
         """What the Server-Assignment-Type says (TS 29.273 §8.1.2.2.2.2), on the thread of the database."""
         imsi, server = _imsi(sar.user_name), ServingServer(sar.origin_host, sar.origin_realm)
         kind = sar.server_assignment_type
+        device = None if sar.terminal_information is None else sar.terminal_information.imei
         match kind:
             case ServerAssignmentType.REGISTRATION:
+                self._procedures.check_device(imsi, device)
                 return self._procedures.register(imsi, server=server)
             case ServerAssignmentType.AAA_USER_DATA_REQUEST:
+                if device is not None:  # it names none where no device attaches
+                    self._procedures.check_device(imsi, device)
                 return self._procedures.user_data(imsi, server=server)
             case ServerAssignmentType.RESTORATION:
                 return self._procedures.restore(imsi, server=server)

@@ -106,11 +106,11 @@ def opened_database(
 
 
 @contextmanager
-def serving_database(config: Path) -> Iterator[SubscriberDatabase]:
-    """The same for a node that serves, whose log says when keys are stored in clear."""
+def serving_database(config: Path, *, has_subscribers: bool = True) -> Iterator[SubscriberDatabase]:
+    """The same for a node that serves, whose log says when keys of subscribers are stored in clear."""
     with opened_database(config, None) as opened:
         in_clear = opened.keys_in_clear()
-        if not opened.seals_keys:
+        if has_subscribers and not opened.seals_keys:
             _log.warning("Keys of subscribers are stored in clear: %s has no encryption.master_keys.", config)
         elif in_clear:
             _log.warning("Keys of %d subscribers are stored in clear: `aaa rekey-database` seals them.", in_clear)

@@ -17,7 +17,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-LOCK_INTERVAL = 4.0  # how long a writer waits for another one; a Diameter peer waits about 10 for its answer
+LOCK_INTERVAL = 2.0  # how long a writer waits for another one: those who wait behind it have their answers in time
+MIGRATION_INTERVAL = 30.0  # the same while the schema changes, when nobody is served yet
 LIBPQ_DRIVERS = frozenset({"psycopg", "psycopg2", "psycopg2cffi"})
 LIBPQ_LIMITS = {  # a server that does not answer is an error in seconds; libpq's defaults wait for minutes to hours
     "connect_timeout": 3,  # seconds, for each address
@@ -80,15 +81,15 @@ def migrating(engine: Engine) -> Iterator[Connection]:
     """
     with writing(engine).connect() as connection:
         if connection.dialect.name == "sqlite":
-            _enforce_references(connection, enforced=False)
+            _prepare_sqlite_migration(connection)
         try:
             with connection.begin():
                 if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{1000 * MIGRATION_INTERVAL:.0f}'")
                     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
                 yield connection
         finally:
-            if connection.dialect.name == "sqlite":
-                _enforce_references(connection, enforced=True)
+            connection.invalidate()  # with the settings that only a migration has
 
 
 def one_line(error: BaseException) -> str:
@@ -100,7 +101,7 @@ def one_line(error: BaseException) -> str:
 
 def _options(url: URL) -> dict[str, object]:
     if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": LOCK_INTERVAL}}
+        return {} if "timeout" in url.query else {"connect_args": {"timeout": LOCK_INTERVAL}}
     options: dict[str, object] = {"pool_pre_ping": True}
     if url.get_backend_name() == "postgresql":
         # the level under which a writer that had to wait goes on from what the other one stored, instead of failing
@@ -160,10 +161,11 @@ def _sqlite_connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> No
     cursor.close()
 
 
-def _enforce_references(connection: Connection, *, enforced: bool) -> None:
-    """Foreign keys on or off, which SQLite takes only outside of transactions, so not by SQLAlchemy's way."""
+def _prepare_sqlite_migration(connection: Connection) -> None:
+    """Patience, and no foreign keys, which SQLite takes only outside of transactions, so not by SQLAlchemy's way."""
     cursor = connection.connection.cursor()
-    cursor.execute(f"PRAGMA foreign_keys={'ON' if enforced else 'OFF'}")
+    cursor.execute("PRAGMA foreign_keys=OFF")
+    cursor.execute(f"PRAGMA busy_timeout={1000 * MIGRATION_INTERVAL:.0f}")
     cursor.close()
 
 

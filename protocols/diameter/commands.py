@@ -27,6 +27,22 @@ from protocols.diameter.dictionary import CommandCode, ReAuthRequestType, Result
 from protocols.errors import DecodeError
 
 
+class SessionIdSource:
+    """Makes Session-Ids (RFC 6733 §8.8): ``<Origin-Host>;<high 32 bits>;<low 32 bits>[;<optional>]``."""
+
+    def __init__(self, origin_host: str, *, wall: float) -> None:
+        self._origin_host = origin_host
+        # The RFC's way: the high 32 bits from the time of start, the low 32 counting
+        self._counter = (int(wall) & 0xFFFFFFFF) << 32
+
+    def next(self, optional: str = "") -> str:
+        """A Session-Id that this source never gave before."""
+        self._counter += 1
+        high, low = self._counter >> 32, self._counter & 0xFFFFFFFF
+        tail = f";{optional}" if optional else ""
+        return f"{self._origin_host};{high};{low}{tail}"
+
+
 def build_request(command: CommandCode, application: int, avps: tuple[Avp, ...]) -> DiameterMessage:
     """A request; the connection that sends it sets the identifiers."""
     return DiameterMessage(command=command, application=application, request=True, proxiable=True, avps=avps)

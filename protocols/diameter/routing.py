@@ -177,6 +177,7 @@ class RoutingTable:
     def lost(self, host: str) -> None:
         """A host went away: entries that lead to it alone MUST be deleted (RFC 6733 §6.14)."""
         host = host.lower()
+        self._credits.pop(host, None)
         for key, entry in list(self._redirections.items()):
             if host in entry.hosts:
                 rest = tuple(each for each in entry.hosts if each != host)

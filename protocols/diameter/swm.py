@@ -15,6 +15,7 @@ from protocols.diameter.commands import (
     AbortSessionRequest,
     ReAuthRequest,
     SessionAnswer,
+    SessionIdSource,
     SessionTerminationRequest,
     answer_session,
     build_request,
@@ -97,22 +98,6 @@ __all__ = [
 
 EMERGENCY_INDICATION = 0x00000001  # Emergency-Services, TS 29.273 §7.2.3.4
 WLAN_LOCATION_INFO_REQUEST = 0x00000001  # AAR-Flags, TS 29.273 §7.2.3.5
-
-
-class SessionIdSource:
-    """Makes Session-Ids (RFC 6733 §8.8): ``<Origin-Host>;<high 32 bits>;<low 32 bits>[;<optional>]``."""
-
-    def __init__(self, origin_host: str, *, wall: float) -> None:
-        self._origin_host = origin_host
-        # The RFC's way: the high 32 bits from the time of start, the low 32 counting
-        self._counter = (int(wall) & 0xFFFFFFFF) << 32
-
-    def next(self, optional: str = "") -> str:
-        """A Session-Id that this source never gave before."""
-        self._counter += 1
-        high, low = self._counter >> 32, self._counter & 0xFFFFFFFF
-        tail = f";{optional}" if optional else ""
-        return f"{self._origin_host};{high};{low}{tail}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aaa.subscribers import Subscriber
-from protocols.algorithms.sqn import IND_COUNT, SqnWindow
+from protocols.algorithms.sqn import SqnWindow
 from protocols.eap.aka import peer as aka
 from protocols.entropy import SeededEntropy
 from protocols.secret import Secret
@@ -85,12 +85,15 @@ def aka_user(
 
     ``nai`` is what it calls itself, the root NAI by default.
     """
-    assert subscriber.opc is not None
     usim = SoftwareUsim(
         imsi=subscriber.imsi,
         k=k or subscriber.k,
+        op=subscriber.op,
         opc=subscriber.opc,
-        store=MemorySqnStore(SqnWindow((seq_ms,) * IND_COUNT)),
+        algorithm=subscriber.algorithm,
+        tuak_iterations=subscriber.tuak_iterations,
+        res_length=subscriber.res_length,
+        store=MemorySqnStore(SqnWindow((seq_ms,) * subscriber.sqn_scheme.ind_count)),
     )
     nai = nai or str(Nai.root(subscriber.imsi, subscriber.imsi.plmn(MNC_LENGTH)))
     return AkaUser(peer=_peer(nai, usim, options), usim=usim, nai=nai, options=options)

@@ -71,6 +71,7 @@ class FormulaPeer:
     identity: bytes = b""
     heard: list[AkaMessage] = field(default_factory=list)
     msk: Secret | None = None
+    nonce: bytes = b""
     _rounds: list[bytes] = field(default_factory=list)
     _counter: int = 0
     _k_aut: Secret | None = None
@@ -149,6 +150,7 @@ class FormulaPeer:
         self.verify_checkcode(message)
         nested = nested_attributes(message, self.keys.k_encr)
         counter, nonce = nested.require(AtCounter).value, nested.require(AtNonceS).value
+        self.nonce = nonce
         answered: list[Attribute] = [AtCounter(counter)]
         if counter <= self.highest_counter:
             answered.append(AtCounterTooSmall())

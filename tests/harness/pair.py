@@ -277,12 +277,12 @@ def answer_configuration(event: Event) -> object:
     return ConfigurationAnswer(attributes=event.attributes) if isinstance(event, ConfigurationReceived) else None
 
 
-def refuse_with(notify: NotifyPayload, text: str) -> Callable[[Event], object]:
-    """A gateway whose configuration question is refused."""
+def refuse_with(notify: NotifyPayload, text: str, *beside: NotifyPayload) -> Callable[[Event], object]:
+    """A gateway whose configuration question is refused, with other Notify payloads beside."""
 
     def answer(event: Event) -> object:
         if isinstance(event, ConfigurationRequested):
-            return Refusal(notify=notify, text=text)
+            return Refusal(notify=notify, text=text, beside=beside)
         return answer_as_gateway(event)
 
     return answer

@@ -22,7 +22,7 @@ from aaa.events import (
     VectorRequested,
 )
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import ExperimentalResultCode
+from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.swm import Str
 from protocols.eap.aka.messages import AkaMessage, AkaSubtype
 from protocols.eap.aka.peer import PeerOptions
@@ -128,6 +128,25 @@ def test_success_leaves_once_the_context_is_stored() -> None:
     ready = next(event for event in here.events if isinstance(event, AnswerReady) and token in event.requests)
     assert ready.requests == (token, again)
     assert ready.answer.result == SUCCESS
+
+
+@pytest.mark.parametrize("demanded", [True, False])
+def test_a_vector_with_a_clear_separation_bit_is_the_home_networks_failure(demanded: bool) -> None:
+    here = world(replace(BOTH, separation_bit=demanded))
+    here.send(identity_response(1, user(PRIME).nai.encode()))
+    while not isinstance(event := here.sessions.poll_event(), VectorRequested):
+        assert event is not None
+    (vector,) = here.hss.authenticate(event.request, server=AAA_SERVER)
+    cleared = replace(vector, autn=vector.autn[:6] + bytes([vector.autn[6] & 0x7F]) + vector.autn[7:])
+    here.sessions.answer_vector(event.session_id, cleared, here.now)
+    here.serve()
+    answer = here.take(AnswerReady)[-1]
+    assert isinstance(answer, AnswerReady)
+    if demanded:
+        assert answer.answer.result == Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY)
+        assert "separation bit" in str(answer.answer.error_message)
+    else:
+        assert answer.answer.result == MULTI_ROUND
 
 
 def test_a_context_that_is_gone_costs_a_full_authentication() -> None:

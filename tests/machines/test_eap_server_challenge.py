@@ -16,14 +16,16 @@ from protocols.eap.aka.attributes import (
     AtKdfInput,
     AtRes,
     Attribute,
+    UnknownAttribute,
 )
 from protocols.eap.aka.messages import AkaMessage, AkaSubtype
 from protocols.eap.aka.outcome import AkaFailure, PacketDiscarded, PacketToSend
+from protocols.eap.aka.protection import encrypt_attributes
 from protocols.eap.aka.server import EapAkaServer, ServerOptions
 from protocols.eap.observation import eap_body
 from protocols.eap.packet import EapType
 from protocols.entropy import SeededEntropy
-from tests.harness.eap_by_formula import IMSI, REALM, FormulaPeer, vector
+from tests.harness.eap_by_formula import IMSI, IV, REALM, FormulaPeer, vector
 from tests.harness.eap_network import AKA, BOTH, PRIME, Network, only
 
 METHODS = pytest.mark.parametrize("method", [AKA, PRIME], ids=["AKA", "AKA'"])
@@ -41,6 +43,22 @@ class WrongChallenge(FormulaPeer):
 def test_a_wrong_checkcode(method: EapType) -> None:
     network = Network(options=only(method))
     network.fail(WrongChallenge(methods=(method,)), AkaFailure.WRONG_CHECKCODE)
+
+
+class Encrypting(FormulaPeer):
+    """A peer of a later version, which nests something in its challenge response."""
+
+    def closing(self, message: AkaMessage) -> list[Attribute]:
+        """AT_ENCR_DATA with an attribute that nobody knows yet."""
+        assert self.keys is not None
+        pair = encrypt_attributes([UnknownAttribute(200, bytes(6))], self.keys.k_encr, IV)
+        return [*super().closing(message), *pair]
+
+
+@METHODS
+def test_encrypted_attributes_of_a_later_version_are_passed_over(method: EapType) -> None:
+    """RFC 4187 §9.4."""
+    Network(options=only(method)).succeed(Encrypting(methods=(method,)))
 
 
 @METHODS

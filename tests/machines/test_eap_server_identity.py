@@ -150,7 +150,10 @@ def test_a_permanent_identity_without_realm_or_decorated_is_the_subscribers() ->
     assert network.succeed(peer, f"0{IMSI}").context is not None
     assert peer.reauthentication is not None
     assert "@" not in peer.reauthentication
-    network.succeed(FormulaPeer(), f"{REALM}!0{IMSI}@nai.epc.mnc002.mcc901.3gppnetwork.org")
+    # RFC 4187 §4.1.2.2: an undecorated copy is asked for, and makes the keys
+    outcome = network.succeed(FormulaPeer(), f"{REALM}!0{IMSI}@nai.epc.mnc002.mcc901.3gppnetwork.org")
+    assert network.requests == full("AKA", identity="AT_ANY_ID_REQ")
+    assert outcome.identity.decode() == f"0{IMSI}@{REALM}"
     again = network.contexts[next(reversed(network.contexts))]
     assert again.permanent_identity == f"0{IMSI}@{REALM}"
 

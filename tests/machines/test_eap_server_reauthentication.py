@@ -11,13 +11,12 @@ from protocols.eap.aka.attributes import (
     AtCounter,
     AtEncrData,
     AtIv,
-    AtNonceS,
     AtNotification,
     Attribute,
 )
 from protocols.eap.aka.messages import AkaMessage, AkaSubtype, NotificationCode
 from protocols.eap.aka.outcome import AkaFailure
-from protocols.eap.aka.protection import encode_with_mac, encrypt_attributes, nested_attributes
+from protocols.eap.aka.protection import encode_with_mac, encrypt_attributes
 from protocols.eap.aka.server import EapAkaServer, ServerOptions
 from protocols.eap.packet import EapType
 from protocols.entropy import SeededEntropy
@@ -208,12 +207,7 @@ class WrongReauthentication(FormulaPeer):
         if not nested:
             pair = ()
         response = self.response(message, AkaSubtype.REAUTHENTICATION, *pair)
-        return encode_with_mac(response, self.keys.k_aut, self.nonce(message))
-
-    def nonce(self, message: AkaMessage) -> bytes:
-        """NONCE_S of a request."""
-        assert self.keys is not None
-        return nested_attributes(message, self.keys.k_encr).require(AtNonceS).value
+        return encode_with_mac(response, self.keys.k_aut, self.nonce)
 
 
 @METHODS

@@ -259,7 +259,7 @@ def test_a_refused_authorisation_detaches_the_ue_with_its_cause() -> None:
 
 @pytest.mark.parametrize("code", [3002, 3004, 4002])
 def test_an_error_that_passes_decides_nothing(code: int) -> None:
-    """RFC 6733 §7.1.3, §7.1.4."""
+    """RFC 6733 §7.1.3, §7.1.4: a protocol error, or a server that is full."""
     session = upright()
     asked(session)
     assert kinds(session.authorisation_answered(aaa(code), 10.0)) == [Tell]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from protocols.errors import LocalError, RemoteError
-from protocols.ikev2.events import Refusal
+from protocols.ikev2.events import Refusal, Refused
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.threegpp.backoff import DEACTIVATED, MAXIMUM, backoff_notify, decode_backoff, encode_backoff
 from protocols.threegpp.causes import PrivateNotify
 from protocols.threegpp.swu import reactivation_notify
+from tests.harness.pair import Pair, refuse_with
 from tests.machines.test_ue_device import World, attached, granted
 from ue.backoff import BackOff, FileBackOff
 from ue.device import REACTIVATION_INTERVAL, REACTIVATIONS_MAXIMUM, DeviceState
@@ -65,6 +67,19 @@ def refused(*beside: NotifyPayload) -> World:
     return world
 
 
+@pytest.mark.parametrize("seconds", [2.0, 60.0, 3600.0, DEACTIVATED])
+def test_a_refusal_with_all_that_may_stand_beside_it_is_understood_by_others(seconds: float) -> None:
+    """The suite's tshark reads what went over the wire here."""
+    only = NotifyPayload(type=NotifyType.of(PrivateNotify.PDN_TYPE_IPV4_ONLY_ALLOWED))
+    pair = Pair()
+    pair.epdg.answers = refuse_with(CONGESTION, "full", backoff_notify(seconds), only)
+    pair.attach()
+    found = pair.ue.take(Refused)
+    assert found.notify is not None
+    assert found.notify.type == PrivateNotify.CONGESTION
+    assert pair.wire[-1].count("N(") == 3
+
+
 def test_a_refused_ue_stays_away_until_its_time_is_over() -> None:
     world = refused(backoff_notify(60))
     began = world.device.back_off
@@ -93,6 +108,14 @@ def test_force_asks_all_the_same() -> None:
 def test_a_malformed_timer_refuses_no_longer_than_its_notify(data: bytes) -> None:
     timer = NotifyPayload(type=NotifyType.of(PrivateNotify.BACKOFF_TIMER), data=data)
     world = refused(timer)
+    assert world.device.back_off is None
+
+
+def test_a_timer_without_an_error_means_nothing() -> None:
+    """TS 24.302 §8.2.9.1."""
+    world = attached(World(grant=lambda: replace(granted(), notifies=(backoff_notify(60),))))
+    assert world.device.back_off is None
+    ended_by_the_gateway(world, backoff_notify(60))
     assert world.device.back_off is None
 
 

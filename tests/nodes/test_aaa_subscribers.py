@@ -22,6 +22,8 @@ from aaa.hss.local import LocalHss
 from aaa.subscribers import (
     ApnSubscription,
     PdnType,
+    SequenceGoesBack,
+    SqnScheme,
     Subscriber,
     SubscriberDatabase,
     SubscriberExists,
@@ -35,7 +37,7 @@ from protocols.algorithms.sqn import SqnState, seq_of
 from protocols.algorithms.vector import AkaVector, build_auts, xor
 from protocols.eap.aka.server import Resynchronisation
 from protocols.entropy import SeededEntropy
-from protocols.errors import AuthenticationError, BackendError
+from protocols.errors import AuthenticationError, BackendError, LocalError
 from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi
 
@@ -178,6 +180,61 @@ def test_replacing_keeps_the_sequence_number_of_the_same_usim(database: Subscrib
     assert (kept.sequence, kept.enabled) == (500, False)
     database.replace(replace(USER, k=Secret(bytes(16))))
     assert database.sequence(USER.imsi) == 0  # another K is another USIM
+
+
+def test_a_change_is_stored_whole_and_keeps_the_numbers(database: SubscriberDatabase) -> None:
+    database.add(replace(USER, sequence=500))
+    changed = database.update(USER.imsi, lambda subscriber: replace(subscriber, enabled=False, apns=FULL.apns))
+    assert changed == database.get(USER.imsi) == replace(USER, sequence=500, enabled=False, apns=FULL.apns)
+    forward = database.update(USER.imsi, lambda subscriber: replace(subscriber, sequence=600))
+    assert forward.sequence == database.sequence(USER.imsi) == 600
+    other = database.update(USER.imsi, lambda subscriber: replace(subscriber, k=Secret(bytes(16)), sequence=0))
+    assert other.sequence == database.sequence(USER.imsi) == 0  # another K is another USIM
+
+
+def test_a_change_that_may_not_be_leaves_all_as_it_was(database: SubscriberDatabase) -> None:
+    database.add(replace(USER, sequence=500))
+
+    def failing(subscriber: Subscriber) -> Subscriber:
+        return replace(subscriber, sequence=-1)
+
+    with pytest.raises(SequenceGoesBack, match="SEQ of IMSI 001010000000001 is 500 and does not go back"):
+        database.update(USER.imsi, lambda subscriber: replace(subscriber, sequence=499, enabled=False))
+    with pytest.raises(LocalError, match="stays what it is"):
+        database.update(USER.imsi, lambda subscriber: replace(subscriber, imsi=FULL.imsi))
+    with pytest.raises(ValueError):
+        database.update(USER.imsi, failing)
+    with pytest.raises(UnknownImsi):
+        database.update(FULL.imsi, lambda subscriber: subscriber)
+    assert database.get(USER.imsi) == replace(USER, sequence=500)
+
+
+def test_another_length_of_ind_goes_on_behind_the_numbers_given_out(database: SubscriberDatabase) -> None:
+    """SQN of the same USIM grows, whatever part of it is SEQ."""
+    database.add(replace(USER, sequence=500))
+    for bits in (0, 8, 5):
+        before = database.get(USER.imsi)
+        assert before is not None
+        database.replace(replace(USER, sqn_scheme=SqnScheme(ind_bits=bits)))
+        after = database.get(USER.imsi)
+        assert after is not None
+        highest = before.sqn_scheme.compose(before.sequence, before.sqn_scheme.ind_count - 1)
+        assert after.sqn_scheme.compose(after.sequence + 1, 0) > highest
+
+
+def test_many_are_stored_together_or_not_at_all(database: SubscriberDatabase) -> None:
+    users = [laboratory_subscriber(number) for number in range(1, 6)]
+    database.put(users[:2])
+    with pytest.raises(SubscriberExists, match=f"IMSI {users[1].imsi} is provisioned already"):
+        database.put(users[1:])
+    assert database.count() == 2
+    database.put(users, over=True)
+    assert tuple(database.all()) == tuple(users)
+    assert database.existing([users[0].imsi, FULL.imsi]) == {users[0].imsi}
+    with pytest.raises(LocalError, match="once at a time"):
+        database.put([users[0], users[0]], over=True)
+    told: list[int] = []
+    assert database.put_all(iter(users), over=True, progress=told.append) == sum(told) == 5
 
 
 def test_removing_takes_the_apns_along(database: SubscriberDatabase, url: str) -> None:

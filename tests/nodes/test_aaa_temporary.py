@@ -22,9 +22,11 @@ from protocols.eap.packet import EapType
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.configuration import parse
+from protocols.io.control import call_sync
 from protocols.secret import Secret
 from tests.harness.aka_user import AkaUser, aka_user
 from tests.peers.aaa_node import AaaProcess, Gateway
+from tests.peers.processes import wait_until
 
 USER, OTHER = laboratory_subscriber(1), laboratory_subscriber(2)
 SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
@@ -201,6 +203,37 @@ def test_fast_reauthentication_and_pseudonym_survive_a_restart_and_a_new_key(tmp
     assert [key["index"] for key in keys] == [3, 2]
 
 
+def test_an_aaa_server_alone_comes_back_with_its_own_database_and_no_vector(tmp_path: Path) -> None:
+    host = "hss.epc.mnc001.mcc001.3gppnetwork.org"
+    hss = AaaProcess(tmp_path, role="hss", name="hss", host=host)
+    hss.provision(USER)
+    with hss:
+        peers = f"hss: {{peers: [{{host: {host}, address: 127.0.0.1, port: {hss.port}}}]}}\n"
+        own = "database: sqlite:///contexts.db\neap: {temporary: {key_file: eap-keys.json}}\n"
+        with AaaProcess(tmp_path, role="aaa", extra=peers + own) as node:
+            # DER --> MAR --> (EAP-AKA': CK', IK'), SAR --> ; DEA -->
+            first = aka_user(USER, nai=f"6{aka_user(USER).nai[1:]}")
+            attach_once_swx_is_open(node, first)
+            assert node.stop() == 0
+            node.start()
+            second = first.returning()
+            assert second.nai.startswith("8A")
+            attach_once_swx_is_open(node, second)
+            assert second.challenges == 0
+    assert (tmp_path / "contexts.db").exists()
+
+
+def attach_once_swx_is_open(node: AaaProcess, user: AkaUser) -> None:
+    """Attach, which must succeed, when the AAA server has its HSS."""
+
+    def opened() -> bool:
+        peers = call_sync(node.control, "peers.list")
+        return '"state": "Open"' in json.dumps(peers)
+
+    wait_until(opened, what="SWx", timeout=10.0, log=node.log)
+    assert [answer.result for answer in attach(node, user)] == [MULTI_ROUND, SUCCESS]
+
+
 def test_no_key_to_roll_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(application, ["roll-eap-key", "--control", str(tmp_path / "aaa.sock")])
     assert result.exit_code == 1
@@ -224,6 +257,10 @@ REFUSALS = [
     ("reauthentications: 0", "eap.reauthentications: got 0, expected at least 1"),
     ("resynchronisations: -1", "eap.resynchronisations: got -1, expected at least 0"),
     ('network_name: ""', "eap.network_name: got '', expected an access network identity such as WLAN"),
+    (
+        'network_name: "5G:x"',
+        "eap.network_name: got '5G:x', expected an access network that is not of 5G, such as WLAN",
+    ),
     ("kdfs: [2]", "eap.kdfs: got a list, expected 1 among them, the only function that this server computes"),
     ("kdfs: [1, 65536]", "eap.kdfs.1: got 65536, expected at most 65535"),
     (
@@ -233,6 +270,7 @@ REFUSALS = [
     ),
     ("rules: [{apn: two words, bidding: false}]", "eap.rules.0.apn: got 'two words', expected an APN such as internet"),
     ("rules: [{apn: ims}]", "eap.rules.0: got a mapping, expected at least one option, such as methods"),
+    ("separation_bit: 7", "eap.separation_bit: got 7, expected true or false"),
     ("temporary: {}", "eap.temporary.key_file: got nothing, expected a value"),
     ("temporary: {key_file: k, rollover_interval: 0}", "eap.temporary.rollover_interval: got 0, expected more than 0"),
     ("temporary: {key_file: k, rollovers_kept: 63}", "eap.temporary.rollovers_kept: got 63, expected at most 62"),

@@ -149,3 +149,18 @@ def test_the_longest_message_is_configured(limit: int) -> None:
         assert aaa.dropped[DropReason.TOO_LONG.value] == 1
 
     run(test())
+
+
+def test_octets_that_are_no_diameter_end_with_a_reset() -> None:
+    # RFC 6733 §2.1: The transport connection MUST be closed using a RESET call
+    async def test() -> None:
+        async with server() as (aaa, at):
+            raw = await RawPeer.connect(at)
+            await raw.exchange_capabilities()
+            raw.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                await raw.reader.read(1)
+            await raw.close()
+            assert aaa.dropped[DropReason.VERSION.value] == 1
+
+    run(test())

@@ -11,7 +11,7 @@ import pytest
 from protocols.diameter.codec import Avp, DiameterMessage, RequestError, Result, answer_to
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode, DisconnectCause, ResultCode
 from protocols.diameter.events import CloseReason, Direction
-from protocols.diameter.identity import DiameterIdentity
+from protocols.diameter.identity import SWM, SWX, DiameterIdentity
 from protocols.diameter.swm import Dea
 from protocols.errors import BackendError
 from protocols.io.diameter import DiameterNode
@@ -231,6 +231,21 @@ def test_a_redirect_to_nobody_we_know_fails(uris: tuple[str, ...]) -> None:
             assert (answer.error, Result.from_message(answer).code) == (True, 3006)
             assert (len(seen), epdg.redirected) == (1, 0)
             assert epdg.dropped == {"redirect indication that leads nowhere": 1}
+
+    run(test())
+
+
+def test_a_redirect_to_a_host_without_the_application_fails() -> None:
+    async def test() -> None:
+        other = replace(AAA, applications=(SWX,))
+        both = replace(EPDG, applications=(SWM, SWX))
+        async with node(other) as aaa, node(AGENT) as agent, node(both) as epdg:
+            redirecting(agent, f"aaa://{AAA.host}")
+            epdg.add_peer(peer(await aaa.listen("127.0.0.1", 0), on_demand=True))
+            epdg.add_peer(peer(await agent.listen("127.0.0.1", 0), AGENT))
+            await epdg.wait_open(LONG, AGENT.host)
+            assert Result.from_message(await epdg.request(der())).code == 3006
+            assert sorted(str(status.host) for status in epdg.peers() if status.in_service) == [AAA.host, AGENT.host]
 
     run(test())
 

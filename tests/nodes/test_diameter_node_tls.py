@@ -14,6 +14,7 @@ from protocols.diameter.uri import Transport
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.diameter import DiameterNode, PeerChange
 from protocols.io.diameter.tls import TlsContexts
+from protocols.path import Endpoint
 from tests.harness.diameter_nodes import AAA, AAA2, EPDG, LONG, RawPeer, der, node, peer, run, server
 from tests.peers.certificates import CertificateAuthority
 
@@ -131,6 +132,22 @@ def test_a_client_with_the_name_of_another_is_an_unknown_peer(tmp_path: Path, au
             assert await raw.is_closed()
             await raw.close()
             assert aaa.ended["the peer's certificate does not name it"] == 1
+
+    run(test())
+
+
+def test_nobody_pretends_to_be_a_peer_over_tls_without_tls(tmp_path: Path, authority: CertificateAuthority) -> None:
+    theirs = files(tmp_path, authority, AAA.host, trusted=authority)
+
+    async def test() -> None:
+        async with server(tls=theirs) as (aaa, at):
+            aaa.add_peer(peer(Endpoint.of("127.0.0.1", 1), EPDG, transport=Transport.TLS))
+            raw = await RawPeer.connect(at)
+            assert (await raw.exchange_capabilities(EPDG)).integer("Result-Code") == 3010
+            await raw.close()
+            other = await RawPeer.connect(at)
+            assert (await other.exchange_capabilities(AAA2)).integer("Result-Code") == 2001
+            await other.close()
 
     run(test())
 

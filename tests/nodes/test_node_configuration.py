@@ -231,7 +231,7 @@ UE_REFUSALS = [
     (
         "usim.k",
         "0011",
-        "usim: got a mapping, expected keys that fit the algorithm (",
+        "usim: got a mapping, expected keys that fit the algorithm (K of milenage has 16 octets, not 2)",
     ),
     ("usim.k", "secret", "usim.k: got a value that is not shown, expected an even number of hexadecimal digits"),
     ("usim.algorithm", "comp128", "usim.algorithm: got 'comp128', expected 'milenage', 'tuak' or 'xor'"),
@@ -239,13 +239,13 @@ UE_REFUSALS = [
     (
         "usim.res_length",
         "16",
-        "usim: got a mapping, expected keys that fit the algorithm (",
+        "usim: got a mapping, expected keys that fit the algorithm (RES of milenage has not 16 octets)",
     ),
     ("usim.tuak_iterations", "0", "usim.tuak_iterations: got 0, expected at least 1"),
     (
         "usim.tuak_iterations",
         "2",
-        "usim: got a mapping, expected keys that fit the algorithm (",
+        "usim: got a mapping, expected keys that fit the algorithm (milenage has not 2 iterations)",
     ),
     ("eap.methods", "[]", "eap.methods: got an empty list, expected a length of at least 1"),
     ("eap.methods", "[sim]", "eap.methods.0: got 'sim', expected 'aka' or 'aka-prime'"),

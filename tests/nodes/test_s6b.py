@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -36,12 +37,13 @@ PGW = "pgw.epc.mnc001.mcc001.3gppnetwork.org"
 USERS = [laboratory_subscriber(number) for number in range(1, 9)]
 SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
 UNKNOWN_SESSION = Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID)
+_STARTS = itertools.count(1)  # every PGW of a run has Session-Ids of its own (RFC 6733 §8.8)
 
 
 @pytest.fixture(scope="module")
 def aaa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AaaProcess]:
     """One node; every test has a subscriber of its own."""
-    node = AaaProcess(tmp_path_factory.mktemp("aaa"))
+    node = AaaProcess(tmp_path_factory.mktemp("aaa"), extra="hss: {poll_interval: null}\n")
     node.provision(*USERS)
     with node:
         yield node
@@ -111,7 +113,7 @@ class Pgw:
         self.node = node
         self.aborted = asyncio.Event()
         self.reauthorised = asyncio.Event()
-        self._session_ids = SessionIdSource(PGW, wall=1)
+        self._session_ids = SessionIdSource(PGW, wall=next(_STARTS))
         node.on_request(S6B_APPLICATION, CommandCode.ABORT_SESSION, self._abort)
         node.on_request(S6B_APPLICATION, CommandCode.RE_AUTH, self._re_auth)
 
@@ -304,7 +306,7 @@ def test_a_deregistration_of_the_hss_ends_every_session(aaa: AaaProcess) -> None
         async with Gateway.connected(aaa.port) as gateway, Pgw.connected(aaa.port) as pgw:
             obedient = Obedient(gateway, user)
             session_id = await attached(gateway, user)
-            await pgw.authorise(user)
+            assert (await pgw.authorise(user)).result == SUCCESS
             told = await call(aaa, "registrations.terminate", imsi=str(USERS[5].imsi), reason="moved")
             assert told["success"]
             async with asyncio.timeout(ANSWER_TIMEOUT):

@@ -100,6 +100,7 @@ def test_a_node_killed_while_it_serves(tmp_path: Path) -> None:
     for life in range(NODE_KILLS):
         node.start()
         asyncio.run(attach_until_it_dies(node, users, 5 + 7 * life))
+    assert "Keys of subscribers are stored in clear" in node.log()
     for user in users:
         assert isinstance(user.usim, ListeningUsim)
         assert len(user.usim.sqns) >= NODE_KILLS

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from aaa.__main__ import application
 from aaa.subscribers import Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
+from dashboards.ladder import Identifiers, Source, Trace, build
 from protocols.algorithms.vector import AMF_SEPARATION, generate_vector, xor
 from protocols.diameter.codec import DiameterMessage, Result
 from protocols.diameter.dictionary import (
@@ -302,6 +303,43 @@ def test_what_the_hss_says_reaches_the_gateway(
 def test_who_may_not_roam_is_served_at_home(home: Home) -> None:
     answers = attach(home, aka_user(HOMEBODY), visited=Plmn("001", "01").domain)
     assert answers[-1].result == SUCCESS
+
+
+def test_a_subscription_that_is_bound_to_a_device_is_used_in_no_other(home: Home) -> None:
+    """Terminal-Information of the DER is in the SAR, and the HSS judges it."""
+    subscriber = replace(laboratory_subscriber(26), imei="356938035643809")
+    home.hss.provision(subscriber)
+
+    async def run() -> list[Result]:
+        async with Gateway.connected(home.aaa.port) as gateway:
+            return [
+                (await gateway.attach(aka_user(subscriber, seq_ms=number << 10), imei=imei))[-1].result
+                for number, imei in enumerate((None, "490154203237518", "356938035643809", "490154203237518"))
+            ]
+
+    illegal = Result.of(ExperimentalResultCode.DIAMETER_ERROR_ILLEGAL_EQUIPMENT)
+    assert asyncio.run(run()) == [illegal, illegal, SUCCESS, illegal]
+
+
+def test_a_ladder_has_the_hss_as_a_column_of_its_own(home: Home) -> None:
+    subscriber = laboratory_subscriber(27)
+    home.hss.provision(subscriber)
+    assert attach(home, aka_user(subscriber))[-1].result == SUCCESS
+    sources = []
+    for kind, node in (("aaa", home.aaa), ("hss", home.hss)):
+        trace = Trace(ring=10_000)
+        for record in records(node):
+            trace.append(record)
+        sources.append(Source(kind, kind, trace))
+    whose = Identifiers(frozenset(), str(subscriber.imsi), 0.0, float("inf"))
+    entries, _, _ = build(sources, whose, now=0.0)
+    arrows = [(e.name, e.source, e.target, e.arrived, e.seen_by) for e in entries if e.interface == "SWx"]
+    assert arrows == [
+        ("MAR", "AAA", "HSS", True, ["aaa", "hss"]),
+        ("MAA", "HSS", "AAA", True, ["hss", "aaa"]),
+        ("SAR", "AAA", "HSS", True, ["aaa", "hss"]),
+        ("SAA", "HSS", "AAA", True, ["hss", "aaa"]),
+    ]
 
 
 def test_resynchronisation_over_swx(home: Home) -> None:

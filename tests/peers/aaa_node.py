@@ -16,7 +16,7 @@ from types import TracebackType
 
 from aaa.subscribers import Subscriber, SubscriberDatabase
 from lab.namespaces import terminate
-from protocols.diameter.swm import Dea, Der, SessionIdSource, Sta, Str
+from protocols.diameter.swm import Dea, Der, SessionIdSource, Sta, Str, TerminalInformation
 from protocols.eap.packet import identity_response
 from protocols.errors import BackendError
 from protocols.io.control import call_sync
@@ -119,7 +119,7 @@ class AaaProcess:
                 stderr=subprocess.STDOUT,
             )
         status = wait_until(self._status, what="aaa", timeout=START_TIMEOUT, process=self.process, log=log.read_text)
-        self.port = int(str(status["listen"]).rpartition(":")[2])
+        self.port = int(str(status["listen"]).split(", ")[0].rpartition(":")[2])
 
     def _status(self) -> dict[str, JsonValue] | None:
         with contextlib.suppress(BackendError):
@@ -176,6 +176,7 @@ class Gateway:
         user_name: str | None = None,
         apn: str | None = "internet",
         visited: str | None = None,
+        imei: str | None = None,
     ) -> Dea:
         """DER --> ; <-- DEA"""
         der = Der(
@@ -187,6 +188,7 @@ class Gateway:
             eap_payload=packet,
             service_selection=apn,
             visited_network_identifier=visited,
+            terminal_information=None if imei is None else TerminalInformation(imei),
         )
         return Dea.from_message(await self.node.request(der.to_message(), ANSWER_TIMEOUT))
 
@@ -198,13 +200,16 @@ class Gateway:
         session_id: str | None = None,
         between: Callable[[], None] | None = None,
         visited: str | None = None,
+        imei: str | None = None,
     ) -> list[Dea]:
         """All rounds; the DEAs in order. ``between`` is called after the first one."""
         session = session_id or self.session_id()
         packet: bytes | None = identity_response(1, user.nai.encode())
         answers: list[Dea] = []
         while packet is not None:
-            answers.append(await self.exchange(session, packet, user_name=user.nai, apn=apn, visited=visited))
+            answers.append(
+                await self.exchange(session, packet, user_name=user.nai, apn=apn, visited=visited, imei=imei)
+            )
             if between is not None and len(answers) == 1:
                 between()
             payload = answers[-1].eap_payload

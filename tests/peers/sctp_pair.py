@@ -15,7 +15,8 @@ from protocols.diameter.swm import Dea
 from protocols.diameter.uri import Transport
 from protocols.io.configuration import parse
 from protocols.io.diameter import PeerAddress
-from protocols.io.diameter.configuration import ListenSection
+from protocols.io.diameter.composition import make_node, open_node
+from protocols.io.diameter.configuration import DiameterNodeSection, ListenSection
 from protocols.io.diameter.connection import WRITE_LIMIT
 from protocols.io.diameter.sctp import connect_sctp, has_sctp
 from protocols.trace.records import JsonValue
@@ -26,26 +27,32 @@ DEAF = DiameterIdentity(host="deaf.epc.test", realm="epc.test")
 
 
 async def talk(address: str) -> dict[str, JsonValue]:
-    """Requests both ways, large ones, a hundred at a time, DPR at the end."""
-    async with node(AAA) as aaa, node(EPDG) as epdg:
+    """Nodes as configured: requests both ways, large ones, a hundred at a time, DPR at the end."""
+    listen = parse(f"{{address: '{address}', port: null, sctp_port: 3868}}", ListenSection)
+    peers = parse(f"peers: [{{host: {AAA.host}, address: '{address}', transport: sctp}}]", DiameterNodeSection)
+    alone = DiameterNodeSection()
+    aaa, epdg = make_node(AAA, alone, listen=listen), make_node(EPDG, peers)
+    try:
         aaa.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, accepting(AAA))
         epdg.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, accepting(EPDG))
-        at = await aaa.listen(address, 0, Transport.SCTP)
-        epdg.add_peer(PeerAddress(host=AAA.host, address=address, port=at.port, transport=Transport.SCTP))
+        await open_node(aaa, alone, listen)
+        await open_node(epdg, peers)
         await epdg.wait_open(LONG, AAA.host)
         await aaa.wait_open(LONG, EPDG.host)
         payloads = [LARGE, *(bytes([n]) for n in range(100))]
         answers = await asyncio.gather(*(epdg.request(der(each)) for each in payloads))
         back = await aaa.request(der(host=EPDG.host))
         transports = [status.transport for status in aaa.peers()]
+    finally:
         await epdg.close()
-        return {
-            "echoed": [Dea.from_message(answer).eap_payload for answer in answers] == payloads,
-            "back": Dea.from_message(back).origin_host,
-            "transports": [*transports],
-            "dropped": dict(aaa.dropped),
-            "ended": dict(aaa.ended),
-        }
+        await aaa.close()
+    return {
+        "echoed": [Dea.from_message(answer).eap_payload for answer in answers] == payloads,
+        "back": Dea.from_message(back).origin_host,
+        "transports": [*transports],
+        "dropped": dict(aaa.dropped),
+        "ended": dict(aaa.ended),
+    }
 
 
 async def verbose(request: DiameterMessage) -> DiameterMessage:
@@ -77,7 +84,6 @@ async def refuse_to_read() -> dict[str, JsonValue]:
 
 async def main() -> dict[str, JsonValue]:
     """Everything, one after the other."""
-    parse("{port: null, sctp_port: 3868}", ListenSection)
     return {
         "sctp": has_sctp(),
         "ipv4": await talk("127.0.0.1"),

@@ -32,7 +32,7 @@ class ListenerOwner(Protocol):
 
 
 class Listener:
-    """One listening socket; ``run`` until it is cancelled."""
+    """One listening socket, from its making until ``close``."""
 
     def __init__(
         self, owner: ListenerOwner, address: Address, port: int, transport: Transport, context: ssl.SSLContext | None
@@ -50,9 +50,11 @@ class Listener:
             raise BackendError(f"cannot listen on {address} port {port}{kind}: {why}") from error
         bound = self._socket.getsockname()
         self.endpoint = Endpoint.of(bound[0], bound[1])
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+        # Not before the event loop has let go of it
+        self._accepting.add_done_callback(lambda _: self._socket.close())
 
-    async def run(self) -> None:
-        """Accept until cancelled."""
+    async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -68,11 +70,12 @@ class Listener:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Listen no more; handshakes end."""
-        self._socket.close()
-        for task in self._tasks:
+        tasks = [self._accepting, *self._tasks]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _establish(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()

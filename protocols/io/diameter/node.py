@@ -123,7 +123,6 @@ class DiameterNode:
             raise LocalError("TLS without certificates")
         listener = Listener(self, ip_address(address), port, transport, context)
         self._listeners.append(listener)
-        self._spawn(listener.run())
         return listener.endpoint
 
     def add_peer(self, peer: PeerAddress) -> None:
@@ -143,7 +142,7 @@ class DiameterNode:
         """Disconnect from every peer with DPR, stop listening, fail what is pending."""
         self._is_closing = True
         for listener in self._listeners:
-            listener.close()
+            await listener.close()
         for link in self._links:
             link.stop()
         connections = list(self._connections)
@@ -238,7 +237,10 @@ class DiameterNode:
             link = self._on_demand.get(host)
             if host not in self._in_service() and link is not None:
                 await self._open(link, min(REDIRECT_INTERVAL, deadline - loop.time()))
-            if host in self._in_service():
+            connection = self._in_service().get(host)
+            capabilities = None if connection is None else connection.machine.capabilities
+            # RFC 6733 §2.7: the target MUST have advertised the application
+            if capabilities is not None and capabilities.supports(request.application):
                 self.redirected += 1
                 return host
         self.dropped["redirect indication that leads nowhere"] += 1
@@ -307,7 +309,11 @@ class DiameterNode:
         host = capabilities.host.lower()
         if host == self.identity.host.lower() or (self._known_peers is not None and host not in self._known_peers):
             return Judgement.UNKNOWN_PEER
-        if newcomer.certificate is not None and host not in certified_names(newcomer.certificate):
+        if newcomer.certificate is None:
+            # Whom we reach over TLS nobody may pretend to be without
+            if any(link.peer.host == host and link.peer.transport is Transport.TLS for link in self._links):
+                return Judgement.NOT_CERTIFIED
+        elif host not in certified_names(newcomer.certificate):
             return Judgement.NOT_CERTIFIED
         for connection in list(self._connections):
             if connection is newcomer:

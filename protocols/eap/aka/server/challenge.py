@@ -64,7 +64,7 @@ class Challenge:
     kdfs: tuple[int, ...] = ()
     negotiated: bool = False
     next_pseudonym: bytes | None = None
-    next_reauthentication: bytes | None = None
+    next_reauthentication: Nai | None = None
 
     def request(self, identifier: int, entropy: Entropy) -> bytes:
         """EAP-Request/AKA-Challenge (RFC 4187 §9.3)."""
@@ -76,7 +76,7 @@ class Challenge:
         if self.next_pseudonym is not None:
             nested.append(AtNextPseudonym(self.next_pseudonym))
         if self.next_reauthentication is not None:
-            nested.append(AtNextReauthId(self.next_reauthentication))
+            nested.append(AtNextReauthId(str(self.next_reauthentication).encode()))
         if nested:
             attributes += encrypt_attributes(nested, self.keys.k_encr, entropy.octets(IV_LENGTH))
         if self.send_checkcode:
@@ -143,7 +143,7 @@ class Challenge:
         if self.next_reauthentication is None:
             return None
         return ReauthenticationContext(
-            username=Nai.parse(self.next_reauthentication.decode()).username,
+            username=self.next_reauthentication.username,
             method=self.method,
             imsi=self.imsi,
             permanent_identity=permanent_nai(self.imsi, realm),

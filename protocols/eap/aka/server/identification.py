@@ -20,6 +20,7 @@ from protocols.eap.aka.server.identity import (
     Unusable,
     first_request,
     identity_request,
+    is_decorated,
     method_of,
     nai_of,
     next_request,
@@ -105,19 +106,22 @@ class Identification:
             return None
         return issue_username(self._ring, PSEUDONYMS[self.method], imsi, entropy)
 
-    def new_reauthentication_identity(self, imsi: Imsi, counter: int, entropy: Entropy) -> bytes | None:
+    def new_reauthentication_identity(self, imsi: Imsi, counter: int, entropy: Entropy) -> Nai | None:
         """A re-authentication identity in the realm that the peer named (TS 23.003 §19.3.4), for ``counter``."""
         if self._ring is None or not self.options.reauthentication or counter > self.options.reauthentications:
             return None
         username = issue_username(self._ring, REAUTHENTICATION_IDENTITIES[self.method], imsi, entropy)
-        return str(Nai(username=username.decode(), realm=self.realm)).encode()
+        return _in_realm(username.decode(), self.realm)
 
     # --- inside
 
     def _go_on(self, identifier: int) -> Step:
-        """With the identity at hand, unless it is of no use or not to be trusted."""
+        """With the identity at hand, unless it is of no use or not to be trusted.
+
+        RFC 4187 §4.1.2.2: of a decorated one the server MUST request an undecorated copy.
+        """
         recognised: Recognised | None = None
-        if not self.options.always_request_identity:
+        if not self.options.always_request_identity and not is_decorated(self._identity):
             recognised = recognise(self._identity, self.method, self._ring)
             step = self._identified(preceding(identifier), recognised)
             if step is not None:
@@ -168,3 +172,12 @@ class Identification:
         """EAP-Request/AKA-Identity (RFC 4187 §9.1)."""
         packet = identity_request(self.method, identifier, asked)
         return AwaitingIdentity(identifier=identifier, packet=packet, asked=asked)
+
+
+def _in_realm(username: str, realm: str) -> Nai:
+    """An NAI, without the realm where that is too long or none (a decoration may be any text)."""
+    whole = Nai(username=username, realm=realm)
+    try:
+        return whole if Nai.parse(str(whole)) == whole else Nai(username=username)
+    except ValueError:
+        return Nai(username=username)

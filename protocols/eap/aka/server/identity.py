@@ -57,6 +57,12 @@ def nai_of(identity: bytes) -> Nai | None:
         return None
 
 
+def is_decorated(identity: bytes) -> bool:
+    """Whether realms stand before the username (TS 23.003 §19.3.3)."""
+    nai = nai_of(identity)
+    return nai is not None and bool(nai.decoration)
+
+
 def method_of(identity: bytes) -> EapType | None:
     """The method that the leading digit of an identity belongs to (TS 23.003 §19.3, RFC 9048 §3)."""
     nai = nai_of(identity)

@@ -44,13 +44,13 @@ class Reauthentication:
     checkcode: bytes
     send_checkcode: bool
     result_indications: bool
-    next_reauthentication: bytes | None
+    next_reauthentication: Nai | None
 
     def request(self, identifier: int, entropy: Entropy) -> bytes:
         """EAP-Request/AKA-Reauthentication (RFC 4187 §9.7)."""
         nested: list[Attribute] = [AtCounter(self.context.counter), AtNonceS(self.nonce_s)]
         if self.next_reauthentication is not None:
-            nested.append(AtNextReauthId(self.next_reauthentication))
+            nested.append(AtNextReauthId(str(self.next_reauthentication).encode()))
         attributes: list[Attribute] = [
             *encrypt_attributes(nested, self.context.k_encr, entropy.octets(IV_LENGTH)),
         ]
@@ -94,7 +94,7 @@ class Reauthentication:
         )
         following = None
         if self.next_reauthentication is not None:
-            following = self.context.following(Nai.parse(self.next_reauthentication.decode()).username)
+            following = self.context.following(self.next_reauthentication.username)
         return Granted(
             identity=self.identity,
             imsi=self.context.imsi,
