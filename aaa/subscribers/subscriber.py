@@ -63,7 +63,7 @@ class ApnSubscription:
         _unsigned_32("a bit rate", self.ambr_downlink_bits)
         if self.static_ipv6 is not None and self.static_ipv6.prefixlen != STATIC_PREFIX_LENGTH:
             raise ValueError(f"a static IPv6 prefix is a /{STATIC_PREFIX_LENGTH}, not {self.static_ipv6}")
-        if self.pgw is not None and not _is_host(self.pgw):
+        if self.pgw is not None and not is_host(self.pgw):
             raise ValueError(f"a PGW is a host name or an address, not {self.pgw!r}")
         if not 1 <= self.qci <= 254:
             raise ValueError(f"a QCI is 1 to 254, not {self.qci}")
@@ -143,7 +143,7 @@ class Subscriber:
         return mine == others
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
     """Whether MIP6-Agent-Info can carry it: an address, or a name that is a DiameterIdentity (RFC 6733 §4.3.1)."""
     try:
         ip_address(text)
