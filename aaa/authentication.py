@@ -112,6 +112,7 @@ class Authentication:
         self._eap: aka.EapAkaServer | None = None
         self._granted: tuple[SubscriberProfile, ApnConfiguration] | None = None  # authorised, EAP goes on
         self._denial: Refusal | None = None  # not authorised, EAP goes on
+        self._withdrawal: Refusal | None = None  # authorised and taken back, EAP goes on
         self._success: aka.Succeeded | None = None  # while the re-authentication context is stored
         self._round: _Round | None = None
         self._request: bytes | None = None  # the EAP request that is outstanding
@@ -221,6 +222,30 @@ class Authentication:
         self._expect(AuthenticationState.WAITING_FOR_PROFILE)
         self._deny(refusal, now)
 
+    def withdraw(self, why: str) -> None:
+        """RTR: the HSS ended the registration; a success that was not told yet becomes a refusal."""
+        self.registered = None
+        if self._granted is not None:
+            self._withdrawal = Refusal(
+                cause=RefusalCause.SUBSCRIBER_DISABLED,
+                result=Result.of(ResultCode.DIAMETER_AUTHORIZATION_REJECTED),
+                text=f"The HSS ended the registration meanwhile: {why}.",
+            )
+
+    def change_profile(self, profile: SubscriberProfile) -> None:
+        """PPR: a success that was not told yet is one for this profile, or a refusal."""
+        if self._granted is None or self._withdrawal is not None:
+            return
+        granted = authorise(profile, self.apn, rat_type=self._rat_type)
+        if isinstance(granted, Refusal):
+            self._withdrawal = granted
+        else:
+            self._granted = (profile, granted)
+
+    def is_of(self, origin_host: str) -> bool:
+        """Whether this gateway began the session; identities compare without case (RFC 6733 §4.3.1)."""
+        return origin_host.lower() == self.origin_host.lower()
+
     def close(self, why: str) -> None:
         """The session ends: STR, or its time is over. A DER that is owed an answer gets 5012."""
         if self._round is not None:
@@ -248,7 +273,7 @@ class Authentication:
         self._eap = self._service.server(der.service_selection, self._entropy)
         self._request = None
         self._discards = 0
-        self._granted = self._denial = None
+        self._granted = self._denial = self._withdrawal = None
         self.refusal = None
         self.user_name = packet.data.decode("utf-8", "replace")
         self.apn = der.service_selection
@@ -381,6 +406,10 @@ class Authentication:
     def _grant(self, success: aka.Succeeded, now: float) -> None:
         assert self._granted is not None
         (profile, granted), self._granted = self._granted, None
+        if self._withdrawal is not None:
+            assert self._round is not None
+            self._refuse(self._withdrawal, failure(self._round.eap_payload[1]))
+            return
         self.apn = granted.service_selection
         if profile.user_data.session_timeout is not None:
             self.session_timeout = min(self.session_timeout, profile.user_data.session_timeout)

@@ -61,6 +61,8 @@ class Reauthorization:
         """AAR --> ; ``token`` comes back in ``AaaReady``."""
         self._waiting[token] = aar
         session = self._sessions.get(aar.session_id)
+        if session is not None and not session.is_of(aar.origin_host):
+            session = None
         if session is None or session.state is not AuthenticationState.AUTHENTICATED or session.imsi is None:
             self._answer(token, Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID), "there is no such session")
             return

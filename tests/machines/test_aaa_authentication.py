@@ -429,6 +429,34 @@ def test_str_closes_the_session() -> None:
     assert world.sessions.next_deadline() is None
 
 
+def test_another_gateway_gets_nothing_of_a_session() -> None:
+    """A retransmission is answered with the same DEA, key included: to the gateway whose session it is."""
+    world, ue = World(USER), aka_user(USER)
+    first = world.exchange(identity_response(1, ue.nai.encode()))
+    assert first.eap_payload is not None
+    response = ue.take(first.eap_payload)
+    assert response is not None
+    assert world.exchange(response).result == SUCCESS
+    der = Der(
+        session_id="s;1;1",
+        origin_host="evil.test",
+        origin_realm="test",
+        destination_realm="test",
+        eap_payload=response,
+    )
+    for number, packet in enumerate((response, identity_response(1, ue.nai.encode()), b"")):
+        world.sessions.receive_der(replace(der, eap_payload=packet), 1000 + number, world.now)
+        answer = world.answer_to(1000 + number)
+        assert answer.result == Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY)
+        assert answer.master_session_key is None
+    request = Str(
+        session_id="s;1;1", origin_host="evil.test", origin_realm="test", destination_realm="test", user_name=ue.nai
+    )
+    unknown = Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID)
+    assert world.sessions.receive_str(request).result == unknown
+    assert world.sessions.receive_str(replace(request, origin_host="EPDG.test")).result == SUCCESS
+
+
 def test_unfinished_sessions_expire_and_late_answers_are_dropped() -> None:
     world = World(USER)
     request = world.send(identity_response(1, aka_user(USER).nai.encode()))
