@@ -110,6 +110,7 @@ REFUSED = [
     ({"step": "challenge"}, {"silence": True}, NETWORK_FAILURE),
     ({"step": "final"}, {"delay": 1.5}, NETWORK_FAILURE),
     ({"step": "challenge"}, {"truncate": 20}, NETWORK_FAILURE),
+    ({"step": "challenge"}, {"wrong_session_id": True}, NETWORK_FAILURE),
 ]
 
 
