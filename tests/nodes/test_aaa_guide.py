@@ -1,4 +1,7 @@
-"""``docs/aaa.md`` is right: its YAML is configuration, its commands and paths exist, its tables are complete."""
+"""``docs/aaa.md`` is right: its YAML is configuration, its commands and paths exist, its tables are complete.
+
+So are the YAML and the commands of the README.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from ue.config import UeConfiguration
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "aaa.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS: dict[str, type[ConfigurationModel]] = {
     "aaa": AaaConfiguration,
     "epdg": EpdgConfiguration,
@@ -35,14 +39,18 @@ MODELS: dict[str, type[ConfigurationModel]] = {
 APPLICATIONS = {"aaa": aaa, "epdg": epdg, "ue": ue}
 BLOCK = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(language, of, text) for language, of, text in BLOCK.findall(GUIDE)]
-SHELL = [
-    line
-    for language, _, text in BLOCKS
-    if language == "sh"
-    for line in text.replace("\\\n", " ").splitlines()
-    if line.strip()
-]
-COMMANDS = [line for line in SHELL if line.split()[0] in APPLICATIONS] + re.findall(r"`(aaa fault add [^`]+)`", GUIDE)
+PIECES = [(of, text) for _, of, text in [*BLOCKS, *BLOCK.findall(README)] if of in MODELS]
+
+
+def lines(blocks: list[tuple[str, str, str]]) -> list[str]:
+    """The commands of the shell's blocks, without remarks."""
+    texts = [text.replace("\\\n", " ") for language, _, text in blocks if language == "sh"]
+    return [line.partition(" #")[0].rstrip(" &") for text in texts for line in text.splitlines() if line.strip()]
+
+
+SHELL = lines(BLOCKS)
+COMMANDS = [line for line in [*SHELL, *lines(BLOCK.findall(README))] if line.split()[0] in APPLICATIONS]
+COMMANDS += re.findall(r"`(aaa fault add [^`]+)`", GUIDE)
 REQUESTS = [line for line in SHELL if line.startswith("curl ")]
 
 
@@ -52,7 +60,7 @@ def test_nothing_in_the_guide_is_left_unchecked() -> None:
     assert len(SHELL) == len(REQUESTS) + sum(line.split()[0] in APPLICATIONS for line in SHELL)
 
 
-@pytest.mark.parametrize(("node", "text"), [(of, text) for _, of, text in BLOCKS if of in MODELS])
+@pytest.mark.parametrize(("node", "text"), PIECES)
 def test_pieces_of_configuration_fit_into_the_example(node: str, text: str, tmp_path: Path) -> None:
     piece = yaml.load(text, yaml.BaseLoader)
     lines = (ROOT / node / "example.yaml").read_text("utf-8").splitlines(keepends=True)

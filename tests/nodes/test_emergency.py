@@ -8,13 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from aaa.config import AaaConfiguration
 from aaa.subscribers.laboratory import laboratory_subscriber
-from protocols.errors import StackError
+from protocols.errors import ConfigurationError, StackError
+from protocols.io.configuration import parse
 from protocols.trace.records import JsonValue
 from tests.nodes.scripted_aaa_world import EPDG_HOST, World
 from tests.peers import aaa_node
 from tests.peers.aaa_node import AaaProcess
+from ue.config import UeConfiguration
 
 IMEI = "490154203237518"
 USER = replace(laboratory_subscriber(1), enabled=False)  # barred
@@ -86,6 +90,38 @@ def test_a_barred_user_attaches_in_an_emergency_only(aaa: AaaProcess) -> None:
 
     tell(aaa, story, ue={"apn": "sos", "eap": {"emergency": True}})
     tell(aaa, refused, ue={})
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("{}", "emergency.apn: got nothing, expected a value"),
+        ("{apn: so s}", "emergency.apn: got 'so s', expected an APN such as sos"),
+        ("{apn: sos, unauthenticated: maybe}", "emergency.unauthenticated: got 'maybe', expected 'allow' or 'refuse'"),
+        ("{apn: sos, qci: 0}", "emergency.qci: got 0, expected at least 1"),
+        ("{apn: sos, priority_level: 16}", "emergency.priority_level: got 16, expected at most 15"),
+    ],
+)
+def test_a_wrong_policy_is_refused_in_a_line(section: str, line: str) -> None:
+    text = f"identity: {{host: a.example, realm: example}}\ncontrol: a.sock\nemergency: {section}\n"
+    with pytest.raises(ConfigurationError) as refusal:
+        parse(text, AaaConfiguration, file="aaa.yaml")
+    assert str(refusal.value) == f"aaa.yaml: {line}"
+
+
+@pytest.mark.parametrize("change", [{"imei": None}, {"imei": IMEI + "1"}, {"eap": {"emergency": False}}], ids=str)
+def test_a_ue_without_a_usim_needs_an_emergency_and_an_imei(change: dict[str, object]) -> None:
+    values: dict[str, object] = {
+        "imsi": str(USER.imsi),
+        "plmn": {"mcc": "001", "mnc": "01"},
+        "gateway": {"address": "127.0.1.1", "ca": "ca.pem"},
+        "accesses": {"a": {"address": "127.0.2.1"}},
+        "control": "ue.sock",
+        **WITHOUT_USIM,
+    }
+    assert parse(yaml.safe_dump(values), UeConfiguration).without_usim == IMEI
+    with pytest.raises(ConfigurationError, match=r"expected usim .k and opc or op., eap.emergency with imei"):
+        parse(yaml.safe_dump(values | change), UeConfiguration)
 
 
 @pytest.mark.parametrize("refusing", ["epdg", "aaa"])
