@@ -270,6 +270,7 @@ class Authentication:
     def _admit(self, imei: str, identifier: int, now: float) -> None:
         """A UE without a USIM: an emergency session by policy, or none (TS 33.402 §13.3)."""
         self._eap = None
+        self.imsi = self.registered = None  # whoever the session was of before
         self.imei = imei
         finding = check_equipment(self._equipment, imei, bound=None)
         refusal = equipment_refusal(finding)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause
 from aaa.emergency import EmergencyPolicy
 from aaa.equipment import ANY_EQUIPMENT, EquipmentList, EquipmentStatus
-from aaa.events import AdmittedUnauthenticated, ServerIdentity
+from aaa.events import AdmittedUnauthenticated, DeregistrationRequested, ServerIdentity
 from aaa.reauthorization import AaaReady, Reauthorization
 from aaa.subscribers import Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
@@ -145,6 +147,24 @@ def test_an_emergency_session_is_renewed_without_the_hss() -> None:
     assert ready.answer.result == SUCCESS
     assert ready.answer.apn_configuration == POLICY.granted()
     assert AAA.host == ready.answer.origin_host
+
+
+def test_a_session_of_a_user_that_goes_on_without_authentication_is_its_no_more() -> None:
+    home = world(USER)
+    home.attach(aka_user(USER), apn=None)
+    assert without_usim(home).result == SUCCESS
+    (session,) = home.sessions
+    assert (session.imsi, session.user_name) == (None, emergency_nai(IMEI))
+    assert not home.sessions.is_registered(USER.imsi)
+    assert home.take(DeregistrationRequested)
+
+
+@given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda tail: bytes([1, 7, 0, 4 + len(tail)]) + tail))
+def test_the_peer_takes_any_octets(octets: bytes) -> None:
+    peer = UnauthenticatedPeer(IMEI)
+    peer.receive(octets)
+    assert peer.poll_event() is not None
+    assert peer.poll_event() is None
 
 
 def test_the_peer_has_no_method() -> None:

@@ -71,7 +71,9 @@ def test_a_ue_without_a_usim_attaches(aaa: AaaProcess) -> None:
         assert (session["emergency"], session["imsi"], session["device_identity"]) == (True, None, IMEI)
         (held,) = await asyncio.to_thread(sessions, aaa)
         assert (held["state"], held["imsi"], held["apn"], held["imei"]) == ("authenticated", None, "sos", IMEI)
-        await world.ue.detach()
+        aborted = await asyncio.to_thread(aaa.call, "sessions.abort", id=held["id"], reason="a test")
+        assert aborted["succeeded"]
+        await world.event("detached", "ue")
 
     tell(aaa, story, ue=WITHOUT_USIM)
     assert not sessions(aaa)
