@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
 from aaa.eap import EapService
+from aaa.emergency import EmergencyPolicy
 from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AnswerReady,
@@ -37,9 +38,9 @@ from aaa.sessions import SESSION_GRACE_INTERVAL, SessionLimits, Sessions
 from aaa.subscribers import ApnSubscription, PdnType, Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
+from protocols.diameter.dictionary import ExperimentalResultCode, RatType, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
-from protocols.diameter.swm import Ambr, Dea, Der, Str, TerminalInformation
+from protocols.diameter.swm import EMERGENCY_INDICATION, Ambr, Dea, Der, Str, TerminalInformation
 from protocols.eap.aka.server import ServerOptions
 from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
@@ -70,6 +71,7 @@ class World:
         eap: EapService | None = None,
         equipment: EquipmentList = ANY_EQUIPMENT,
         imei: str | None = None,
+        emergency: EmergencyPolicy | None = None,
     ) -> None:
         self.imei = imei  # that the gateway passes on
         self.table = Table(*subscribers)
@@ -84,8 +86,11 @@ class World:
             eap=eap or EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
             equipment=equipment,
+            emergency=emergency,
         )
+        self.urgent = False  # whether the gateway asks for an emergency session
         self.contexts: dict[str, ReauthenticationContext] = {}
+        self.visited: str | None = None
         self._request = 0
 
     def send(
@@ -102,6 +107,9 @@ class World:
             service_selection=apn,
             aaa_failure_indication=failure,
             terminal_information=None if self.imei is None else TerminalInformation(self.imei),
+            emergency_services=EMERGENCY_INDICATION if self.urgent else None,
+            visited_network_identifier=self.visited,
+            rat_type=RatType.WLAN,
         )
         self.sessions.receive_der(der, self._request, self.now)
         return self._request
