@@ -182,8 +182,11 @@ class AaaControl:
         imsi, reason = imsi_of(params), params.get("reason")
         if reason is not None and not isinstance(reason, str):
             raise ControlError("bad-params", "reason is a text for people")
+        force = params.get("force", False)
+        if not isinstance(force, bool):
+            raise ControlError("bad-params", "force is true or false")
         try:
-            result = await self._hss.deregister(imsi, reason)
+            result = await self._hss.deregister(imsi, reason, force=force)
         except NotRegistered as error:
             raise ControlError("not-found", str(error)) from error
         except BackendError as error:

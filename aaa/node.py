@@ -57,10 +57,12 @@ class AaaServer:
             Sessions(
                 identity=ServerIdentity(host=identity.host, realm=identity.realm),
                 entropy=entropy,
-                eap=EapService(
-                    options=configuration.eap.options(),
-                    rules=configuration.eap.policy(),
-                    ring=lambda: None if self._keys is None else self._keys.ring,
+                eap=faults.eap(
+                    EapService(
+                        options=configuration.eap.options(),
+                        rules=configuration.eap.policy(),
+                        ring=lambda: None if self._keys is None else self._keys.ring,
+                    )
                 ),
                 limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
                 equipment=configuration.equipment.as_list(),

@@ -26,7 +26,12 @@ from protocols.errors import AuthenticationError, StackError
 
 _log = logging.getLogger(__name__)
 
-_NOT_REGISTERED = Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_NOT_REGISTERED)
+_NOT_HERE = frozenset(
+    {
+        Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_NOT_REGISTERED),
+        Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_ALREADY_REGISTERED),
+    }
+)
 
 
 async def answer(question: Question, hss: HomeSubscriberServer, server: SwmServer) -> None:
@@ -87,10 +92,10 @@ async def deregister(request: DeregistrationRequested, hss: HomeSubscriberServer
 
 
 async def _user_data(question: UserDataRequested, hss: HomeSubscriberServer) -> SubscriberProfile:
-    """The profile; an HSS that lost the registration, or ended it a moment ago, gets it anew."""
+    """The profile; an HSS that lost the registration, ended it or gave it away a moment ago, is asked for it anew."""
     try:
         return await hss.user_data(question.imsi, imei=question.imei)
     except HssRefusal as error:
-        if error.result != _NOT_REGISTERED:
+        if error.result not in _NOT_HERE:
             raise
         return await hss.register(question.imsi, imei=question.imei)

@@ -133,6 +133,17 @@ class FaultTable:
             return Fault(rule=rule.name, action=rule.action, attempt=attempt)
         return None
 
+    def clears_amf_bit(self, imsi: str, apn: str | None) -> bool:
+        """Whether a rule may clear the AMF separation bit of a subscriber's vectors now."""
+        occasion = Occasion(commands=("MAR", "DER"), imsi=imsi, apn=apn)
+        return any(
+            entry.rule.action.clear_amf_bit
+            and entry.rule.enabled
+            and entry.remaining != 0
+            and _is_for(entry.rule, occasion, Point.VECTOR)
+            for entry in self._entries.values()
+        )
+
     def _put(self, rule: FaultRule, *, configured: bool) -> _Entry:
         if rule.name in self._entries:
             raise FaultExists(f"there is a fault rule {rule.name} already")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from aaa.eap import EapService
+from aaa.faults.eap import FaultyEap
 from aaa.faults.handlers import FaultyHandlers, Forsake, SessionLookup, Sleep
 from aaa.faults.hss import Algorithms, FaultyHss
 from aaa.faults.rule import FaultRule
@@ -29,6 +31,10 @@ class Faults:
     def has_keys(self) -> bool:
         """Whether a right MAC can be made for a wrong AUTN."""
         return self._algorithms is not None
+
+    def eap(self, service: EapService) -> EapService:
+        """For the EAP server of an AAA server."""
+        return FaultyEap(options=service.options, rules=service.rules, ring=service.ring, table=self.table)
 
     def handlers(self, *, session: SessionLookup, forsake: Forsake) -> FaultyHandlers:
         """For the Diameter handlers of an AAA server."""

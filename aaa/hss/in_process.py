@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from aaa.hss.port import HssListener, SubscriberProfile, VectorRequest
@@ -35,7 +36,11 @@ class Bridge:
 
 
 class InProcessHss:
-    """Answers of ``HssProcedures`` for the AAA server of this process, ``server``, which judges devices itself."""
+    """Answers of ``HssProcedures`` for the AAA server of this process, ``server``, which judges devices itself.
+
+    It takes over users of other servers: several such processes may share a database, and one may get another
+    name. Who is asked for by whom is settled where the HSS is one for all of them, on SWx.
+    """
 
     def __init__(self, procedures: HssProcedures, bridge: Bridge, *, server: ServingServer) -> None:
         self._procedures = procedures
@@ -44,7 +49,8 @@ class InProcessHss:
 
     async def authentication_vector(self, request: VectorRequest) -> AkaVector:
         """A fresh vector."""
-        (vector,) = await self._bridge.run(lambda: self._procedures.authenticate(request, server=self._server))
+        taking_over = replace(request, replaces_failed_server=True)
+        (vector,) = await self._bridge.run(lambda: self._procedures.authenticate(taking_over, server=self._server))
         return vector
 
     async def register(self, imsi: Imsi, *, imei: str | None = None) -> SubscriberProfile:

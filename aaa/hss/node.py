@@ -8,7 +8,7 @@ from aaa.hss.in_process import Bridge, InProcessPush
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssListener
 from aaa.hss.procedures import HssProcedures
-from aaa.hss.push import HssPush
+from aaa.hss.push import REMOVED, HssPush
 from aaa.hss.server import SwxServer
 from aaa.observation import DiameterObservation
 from aaa.subscribers.database import SubscriberDatabase
@@ -115,10 +115,13 @@ class HssNode:
 
     # --- what it is told to do ----------------------------------------------------------------------
 
-    async def deregister(self, imsi: Imsi, reason: str | None = None) -> Result:
-        """RTR to the AAA server of the user; ``NotRegistered``, ``BackendError``. ``reason`` is for people."""
+    async def deregister(self, imsi: Imsi, reason: str | None = None, *, force: bool = False) -> Result:
+        """RTR to the AAA server of the user; ``NotRegistered``, ``BackendError``. ``reason`` is for people.
+
+        With ``force`` the registration ends also when that server does not answer, which is raised all the same.
+        """
         assert self._push is not None
-        return await (self._push.deregister(imsi) if reason is None else self._push.deregister(imsi, reason))
+        return await self._push.deregister(imsi, REMOVED if reason is None else reason, force=force)
 
     async def profile_changed(self, imsi: Imsi) -> Result:
         """PPR to the AAA server of the user, with the profile as it is now; ``NotRegistered``, ``BackendError``."""

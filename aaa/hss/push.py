@@ -73,13 +73,27 @@ class HssPush:
         self._bridge = bridge
         self._servers = servers
         self._recorder = recorder
+        self._undelivered: set[Imsi] = set()
 
     async def deregister(
-        self, imsi: Imsi, text: str = REMOVED, *, reason: int = ReasonCode.PERMANENT_TERMINATION
+        self,
+        imsi: Imsi,
+        text: str = REMOVED,
+        *,
+        reason: int = ReasonCode.PERMANENT_TERMINATION,
+        force: bool = False,
     ) -> Result:
-        """End the user's registration (RTR); ``NotRegistered``, ``BackendError`` when its server does not answer."""
+        """End the user's registration (RTR); ``NotRegistered``, ``BackendError`` when its server does not answer.
+
+        With ``force`` the registration goes all the same: its server may be gone for good.
+        """
         registration = await self._registered(imsi)
-        return await self._terminate(imsi, registration, reason, text)
+        try:
+            return await self._terminate(imsi, registration, reason, text)
+        except BackendError:
+            if force:
+                await self._store_if_unchanged(imsi, registration, None)
+            raise
 
     async def profile_changed(self, imsi: Imsi) -> Result:
         """Push the profile as it is now (PPR); ``NotRegistered``, ``BackendError`` as above."""
@@ -99,8 +113,11 @@ class HssPush:
             for imsi, registration in page:
                 try:
                     await self._compare(imsi, registration, found.get(imsi))
+                    self._undelivered.discard(imsi)
                 except BackendError as error:
-                    _log.warning("subscriber %s: %s", imsi, error)
+                    level = logging.DEBUG if imsi in self._undelivered else logging.WARNING
+                    _log.log(level, "subscriber %s: %s; it is tried again", imsi, error)
+                    self._undelivered.add(imsi)
 
     async def watch(self, interval: float) -> None:
         """Look every ``interval`` seconds until cancelled."""

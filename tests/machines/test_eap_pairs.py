@@ -275,7 +275,7 @@ class FaultyLinks:
         return changed
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(server=server_policies, peer=peer_policies, prime=st.booleans())
 def test_any_pairing_ends_alike_at_both_ends(server: ServerOptions, peer: PeerOptions, prime: bool) -> None:
     pair = EapPair(server_options=server, peer_options=peer)
@@ -288,7 +288,7 @@ def test_any_pairing_ends_alike_at_both_ends(server: ServerOptions, peer: PeerOp
             assert isinstance(outcome.peer, Failed)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(
     server=server_policies,
     peer=peer_policies,

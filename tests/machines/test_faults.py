@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from aaa.faults.eap import FaultyEap
 from aaa.faults.patterns import AttemptPattern, ImsiPattern, parse_result, written_result
 from aaa.faults.rule import Action, AttachStep, FaultRule, Match, Point
 from aaa.faults.spoiling import OLDEST_SQN, has_mac, spoil_answer, spoil_octets, spoil_vector, step_of
@@ -25,10 +26,12 @@ from protocols.diameter.codec import (
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.profile import OverloadReport
 from protocols.diameter.swm import Dea, Der
+from protocols.eap.aka.server import ServerOptions
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure, identity_response, success
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import parse
 from protocols.secret import Secret
+from protocols.threegpp.identity import Imsi
 
 IMSI, OTHER = "001010000000001", "001010000000002"
 ANSWER = Point.ANSWER
@@ -258,6 +261,18 @@ def test_the_hss_refuses_only_where_the_rule_says_so() -> None:
     fault = table.decide(asked, ANSWER)
     assert fault is not None
     assert fault.rule == "sar"
+
+
+def test_the_eap_server_lets_a_cleared_separation_bit_pass_where_a_rule_clears_it() -> None:
+    table = FaultTable([rule(clear_amf_bit=True, imsi=IMSI, apn="internet", times=1)])
+    service = FaultyEap(options=ServerOptions(), table=table)
+    assert not service.options_for(Imsi(IMSI), "internet").separation_bit
+    assert service.options_for(Imsi(OTHER), "internet").separation_bit
+    assert service.options_for(Imsi(IMSI), "ims").separation_bit
+    assert service.options_for(None, "internet").separation_bit
+    vector = Occasion(commands=("MAR", "DER"), session_id="s;1", imsi=IMSI, apn="internet", step=AttachStep.CHALLENGE)
+    assert table.decide(vector, Point.VECTOR) is not None
+    assert service.options_for(Imsi(IMSI), "internet").separation_bit  # the rule is spent
 
 
 def test_rules_are_added_and_removed() -> None:

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
 
-from aaa.hss.in_process import Bridge
+from aaa.hss.in_process import Bridge, InProcessHss
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssRefusal, VectorRequest
 from aaa.hss.procedures import VECTORS_LIMIT, HssProcedures
@@ -296,6 +296,34 @@ def test_a_registration_that_changes_meanwhile_stays() -> None:
     hss.servers.terminate_registration = terminate  # type: ignore[method-assign]
     asyncio.run(hss.push.deregister(USER.imsi))
     assert hss.registrations.registration(USER.imsi) == Registration(server=OTHER)
+
+
+def test_a_registration_at_a_server_that_is_gone_ends_by_force() -> None:
+    hss = Pushing(USER)
+    hss.procedures.register(USER.imsi, server=OTHER)
+    hss.servers.result = None
+    with pytest.raises(BackendError):
+        asyncio.run(hss.push.deregister(USER.imsi))
+    assert hss.registrations.count() == 1
+    with pytest.raises(BackendError):
+        asyncio.run(hss.push.deregister(USER.imsi, force=True))
+    assert hss.registrations.count() == 0
+
+
+def test_in_process_a_server_takes_over_what_another_name_left() -> None:
+    """Several processes with one database, or one process under a new name: nobody is locked out."""
+    hss = Pushing(USER)
+    hss.registrations.store_registration(USER.imsi, Registration(server=OTHER))
+    here = InProcessHss(hss.procedures, hss.bridge, server=AAA)
+
+    async def attach() -> None:
+        await here.authentication_vector(REQUEST)
+        await here.register(USER.imsi)
+
+    asyncio.run(attach())
+    present = hss.registrations.registration(USER.imsi)
+    assert present is not None
+    assert present.server == AAA
 
 
 def test_whoever_is_not_registered_cannot_be_told() -> None:

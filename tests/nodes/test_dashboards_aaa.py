@@ -275,6 +275,7 @@ def test_files_are_imported_and_exported(client: httpx.Client, form: str) -> Non
     bad = assert_problem(send(text.replace(K, "short"), over="true"), 422)["detail"]
     assert "k: got 5 characters that are not shown" in bad
     assert_problem(send("nothing of the kind"), 422)
+    assert K not in assert_problem(send(f"x{text}"), 422)["detail"]
     written = client.get("/subscribers/export", params={"format": form, "imsi": prefix})
     assert written.headers["content-type"].startswith(kind)
     assert K not in written.text

@@ -70,7 +70,8 @@ def test_certificates_that_are_none_end_the_start_with_one_line(
     node = AaaProcess(tmp_path, extra=f"diameter: {{tls: {section}}}\n")
     done = run_aaa("serve", "-c", node.write_configuration())
     assert done.returncode == 2
-    [line] = done.stderr.strip().splitlines()
+    assert "Traceback" not in done.stderr
+    *_, line = done.stderr.strip().splitlines()  # the log may have begun
     assert "tls.key: got 'a file without such a key', expected an unencrypted private key in PEM" in line
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.io.control import ControlError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 from tests.harness.aka_user import AkaUser, aka_user
@@ -19,7 +20,15 @@ from tests.peers.epdg_node import EpdgProcess
 
 NETWORK_FAILURE = "the gateway could not reach or use the AAA server (NETWORK_FAILURE 10500)"
 ATTACHED = "attached"
+PRIME = laboratory_subscriber(2)  # who is authenticated by EAP-AKA'
 GREY, BLACK = "356938035643809", "990000862471853"  # devices on lists of the AAA server
+
+
+def elsewhere(values: dict[str, object]) -> None:
+    """A UE beside the one of the world."""
+    accesses = values["accesses"]
+    assert isinstance(accesses, dict)
+    values["accesses"] = {"wifi-b": accesses["wifi-b"]}
 
 
 @dataclass
@@ -36,7 +45,7 @@ class World:
     def attach(self) -> str:
         """One attempt: what the UE says of it; it leaves again."""
         try:
-            self.ue.call("ue.attach")
+            self.ue.call("ue.attach", force=True)  # in spite of a back-off that an earlier refusal brought
         except ControlError as error:
             return error.message
         self.ue.call("ue.detach")
@@ -69,8 +78,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     def directory(name: str) -> Path:
         return tmp_path_factory.mktemp(name)
 
-    aaa = AaaProcess(directory("aaa"), extra="equipment: {grey: [35693803*], black: [99*]}\n")
-    aaa.provision(USER)
+    prime = f"{{imsi: {PRIME.imsi}-{PRIME.imsi}, methods: [aka-prime]}}"
+    equipment = "equipment: {grey: [35693803*], black: [99*]}\n"
+    aaa = AaaProcess(directory("aaa"), extra=f"eap: {{rules: [{prime}]}}\n{equipment}")
+    aaa.provision(USER, PRIME)
     with (
         aaa,
         EpdgProcess(directory("epdg"), aaa.port, address=GATEWAY, changes=hasty) as epdg,
@@ -89,16 +100,17 @@ REFUSED = [
     ({}, {"result": "DIAMETER_ERROR_USER_UNKNOWN"}, "USER_UNKNOWN 9001"),
     ({"step": "challenge"}, {"result": "10415:5004"}, "PLMN_NOT_ALLOWED 11011"),
     ({"step": "final"}, {"result": "DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION"}, "NO_APN_SUBSCRIPTION 9002"),
-    ({}, {"result": "DIAMETER_TOO_BUSY"}, NETWORK_FAILURE),
+    ({}, {"result": "DIAMETER_TOO_BUSY"}, "CONGESTION"),
     ({"command": "MAR"}, {"result": "DIAMETER_ERROR_RAT_TYPE_NOT_ALLOWED"}, "RAT_TYPE_NOT_ALLOWED 11001"),
     ({"command": "SAR"}, {"result": "DIAMETER_ERROR_USER_UNKNOWN"}, "USER_UNKNOWN 9001"),
     ({}, {"wrong_autn": True}, "MAC-A in AUTN does not verify"),
-    ({}, {"wrong_mac": True}, "AT_MAC of the challenge does not verify"),
-    ({}, {"wrong_keys": True}, "AT_MAC of the challenge does not verify"),
+    ({}, {"wrong_mac": True}, "AT_MAC of EAP-Request/AKA-Challenge does not verify"),
+    ({}, {"wrong_keys": True}, "AT_MAC of EAP-Request/AKA-Challenge does not verify"),
     ({"step": "challenge"}, {"eap_failure": True}, "authentication rejected by the network"),
     ({"step": "challenge"}, {"silence": True}, NETWORK_FAILURE),
     ({"step": "final"}, {"delay": 1.5}, NETWORK_FAILURE),
     ({"step": "challenge"}, {"truncate": 20}, NETWORK_FAILURE),
+    ({"step": "challenge"}, {"wrong_session_id": True}, NETWORK_FAILURE),
 ]
 
 
@@ -115,6 +127,15 @@ def test_an_attach_that_a_rule_spoils(
     assert event.session is not None
     assert world.attach() == ATTACHED  # the rule is spent
     assert not world.epdg.sessions(state="established")
+
+
+def test_a_back_off_is_told_to_the_ue(world: World) -> None:
+    """OC-OLR (RFC 7683) on SWm, BACKOFF_TIMER (TS 24.302 §8.2.9.1) on SWu."""
+    world.add("wait", {"step": "final"}, {"result": "DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION", "backoff": 45}, times=1)
+    assert "NO_APN_SUBSCRIPTION" in world.attach()
+    with pytest.raises(ControlError, match="NO_APN_SUBSCRIPTION and asked it to stay away for another 4"):
+        world.ue.call("ue.attach")
+    assert world.attach() == ATTACHED
 
 
 def test_a_refusal_at_the_end_leaves_no_session_behind(world: World) -> None:
@@ -141,6 +162,14 @@ def test_eap_aka_does_not_look_at_the_separation_bit(world: World) -> None:
     world.add("bit", {}, {"clear_amf_bit": True})
     assert world.attach() == ATTACHED
     assert world.applied()[-1].body["text"].startswith("Fault rule bit: AMF separation bit cleared")  # type: ignore[union-attr]
+
+
+def test_eap_aka_prime_does(world: World, tmp_path: Path) -> None:
+    """RFC 9048 §3.4, TS 33.402 §6.1: with the bit cleared the vector is not for EAP-AKA'."""
+    world.add("bit", {"imsi": str(PRIME.imsi)}, {"clear_amf_bit": True}, times=1)
+    refused = Ue(tmp_path, world.epdg.authority, PRIME, elsewhere).command("attach")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "separation bit" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -190,10 +219,8 @@ def test_the_equipment_list_is_asked(world: World, tmp_path: Path) -> None:
     """DEVICE_IDENTITY, Terminal-Information; the grey device was let in by all the tests above."""
 
     def other(values: dict[str, object]) -> None:
+        elsewhere(values)
         values["imei"] = BLACK
-        accesses = values["accesses"]
-        assert isinstance(accesses, dict)
-        values["accesses"] = {"wifi-b": accesses["wifi-b"]}
 
     assert world.attach() == ATTACHED
     noted = [record for record in records_of(world.aaa.control) if record.body.get("name") == "equipment-grey"]

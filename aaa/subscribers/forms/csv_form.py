@@ -87,9 +87,9 @@ def _documents(lines: Iterator[tuple[int, str]], file: Path) -> Iterator[tuple[i
         fields = [_NAMES.get(_plain(cell)) for cell in cells]
         known = [field for field in fields if field is not None]
         if len(set(known)) != len(known) or not {"imsi", "k"} <= set(known):
-            raise FileProblem(
-                f"{file}:{number}: got {text[:60]!r}, expected IMSI,Ki,OPc or a header that has IMSI and Ki"
-            )
+            # not the line itself: it may be no header, and hold keys
+            got = f"{len(cells)} columns that do not begin with digits"
+            raise FileProblem(f"{file}:{number}: got {got}, expected IMSI,Ki,OPc or a header that has IMSI and Ki")
     for number, text in lines:
         yield number, _document(_cells(text, divider), fields)
 

@@ -171,7 +171,8 @@ class DiameterNode:
             raise BackendError(f"no open Diameter connection{f' to {host}' if host else ''}") from None
 
     async def request(self, message: DiameterMessage, timeout: float = REQUEST_INTERVAL) -> DiameterMessage:
-        """Send a request and return its answer; ``BackendError`` without a peer or an answer in time.
+        """Send a request and return its answer; ``BackendError`` without a peer or an answer in time,
+        or when the answer is of another session (RFC 6733 §8.8).
 
         When the peer goes down, cannot deliver or is too busy, the request goes to the next one of the routing
         table, with the T flag if the first gave no answer (RFC 6733 §3, §5.5.4, §7.1.3); after a redirect
@@ -198,6 +199,9 @@ class DiameterNode:
             sent, result = await self._exchange(connection, message, deadline)
             message = replace(message, end_to_end=sent.end_to_end, retransmitted=False)
             if isinstance(result, DiameterMessage):
+                if result.octets("Session-Id") not in (None, message.octets("Session-Id")):
+                    self.dropped["answer of another session"] += 1
+                    raise BackendError(f"{message.name}: the answer of {connection.name} is of another session")
                 if is_redirect(result):
                     to = await self._follow(message, result, by=host, tried=tried, deadline=deadline)
                 elif not (result.error and _base_result(result) in _TRY_ELSEWHERE):
