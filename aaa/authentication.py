@@ -414,8 +414,14 @@ class Authentication:
         self._events.append(kind(session_id=self.session_id, imsi=event.imsi, imei=self.imei))
 
     def _deny(self, refusal: Refusal, now: float) -> None:
-        """The user is who it says and may not come in: told by notification where that is agreed (RFC 4187 §6.2)."""
+        """The user is who it says and may not come in: told by notification (RFC 4187 §6.2).
+
+        One that another server serves is told nothing: its gateway goes on there.
+        """
         assert self._eap is not None
+        if refusal.redirect_host is not None:
+            self._refuse(refusal, None)
+            return
         self._denial = refusal
         self._eap.deny(_NOTIFICATIONS.get(refusal.cause, _GENERAL_FAILURE), refusal.text)
         self._pump(now)
@@ -555,7 +561,7 @@ _NOTIFICATIONS = {
     RefusalCause.RAT_TYPE_NOT_ALLOWED: NotificationCode.NOT_SUBSCRIBED,
     RefusalCause.SUBSCRIBER_DISABLED: NotificationCode.TEMPORARILY_DENIED,
 }
-"""What a refused user is told where both ends want result indications (RFC 4187 §10.19)."""
+"""What a user is told who is authenticated and refused (RFC 4187 §10.19)."""
 
 
 def _permanent_identity(identity: str, imsi: Imsi) -> str:

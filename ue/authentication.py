@@ -129,7 +129,14 @@ class Authentication:
     @property
     def refusal(self) -> str | None:
         """What this end found wrong, while the network has not confirmed it."""
-        return None if self._peer.refusal is None else self._peer.refusal.why
+        found = self._peer.refusal
+        return None if found is None or found.cause is aka.AkaFailure.NOTIFICATION else found.why
+
+    @property
+    def notified(self) -> str | None:
+        """The failure that the EAP server has notified (RFC 4187 §6.1), while EAP-Failure has not come."""
+        found = self._peer.refusal
+        return found.why if found is not None and found.cause is aka.AkaFailure.NOTIFICATION else None
 
     def identity_given(self) -> list[Command]:
         """IDi was sent: a fast re-authentication identity in it is used up (RFC 4187 §4.1.1.8)."""

@@ -540,6 +540,8 @@ class Device:
             return f"authentication rejected: {finding}"
         if not event.by_peer:
             return f"the gateway is not accepted: {event.text}"
+        if number in (None, AUTHENTICATION_FAILED) and connection.authentication.notified is not None:
+            return f"authentication rejected: {connection.authentication.notified}"
         if number == AUTHENTICATION_FAILED:
             return "authentication rejected by the network (AUTHENTICATION_FAILED 24)"
         return event.text
