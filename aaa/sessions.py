@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from aaa.authentication import Authentication
 from aaa.authorization import Refusal
 from aaa.eap import EapService
+from aaa.emergency import EmergencyPolicy
 from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AnswerReady,
@@ -56,12 +57,14 @@ class Sessions:
         eap: EapService,
         limits: SessionLimits,
         equipment: EquipmentList = ANY_EQUIPMENT,
+        emergency: EmergencyPolicy | None = None,
     ) -> None:
         self._identity = identity
         self._entropy = entropy
         self._eap = eap
         self._limits = limits
         self._equipment = equipment
+        self._emergency = emergency
         self._sessions: dict[str, Authentication] = {}
         self._deadlines: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
@@ -84,6 +87,7 @@ class Sessions:
                 created=now,
                 is_registered=self.is_registered,
                 equipment=self._equipment,
+                emergency=self._emergency,
             )
             self._sessions[der.session_id] = session
         elif not session.is_of(der.origin_host):

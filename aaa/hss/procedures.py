@@ -57,7 +57,7 @@ class HssProcedures:
         ``HssRefusal``; ``AuthenticationError`` when AUTS does not verify. With AUTS there is one vector.
         """
         subscriber = self._subscriber(request.imsi)
-        if not subscriber.non_3gpp_allowed:
+        if not subscriber.non_3gpp_allowed and not request.emergency:
             _refuse(
                 ExperimentalResultCode.DIAMETER_ERROR_USER_NO_NON_3GPP_SUBSCRIPTION,
                 f"Subscriber {request.imsi} has no subscription to non-3GPP access.",

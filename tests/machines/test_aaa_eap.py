@@ -177,9 +177,10 @@ def test_a_session_that_ends_while_a_store_is_asked_takes_no_late_answer() -> No
     assert here.sessions.get("s;1;2") is None
 
 
+@pytest.mark.parametrize("agreed", [False, True])
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_denied_user_is_notified_where_both_ends_want_it(fast: bool) -> None:
-    here = world(replace(BOTH, result_indications=True))
+def test_a_denied_user_is_notified(fast: bool, agreed: bool) -> None:
+    here = world(replace(BOTH, result_indications=agreed))
     ue = aka_user(USER, options=PeerOptions(result_indications=True))
     if fast:
         here.attach(ue)

@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 
 from protocols.diameter.codec import VERSION, DiameterMessage, redact
 from protocols.diameter.events import Direction, DropReason
+from protocols.diameter.uri import Transport
 from protocols.path import Endpoint
 from protocols.trace.records import JsonValue, Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """One message, or octets that are none (``message`` None, ``dropped`` says why), as it crossed TCP."""
+    """One message, or octets that are none (``message`` None, ``dropped`` says why), as it crossed the transport.
+
+    Over TLS ``octets`` are those inside it.
+    """
 
     direction: Direction
     local: Endpoint
@@ -20,6 +24,7 @@ class Traffic:
     peer: str | None
     octets: bytes
     message: DiameterMessage | None
+    transport: Transport = Transport.TCP
     dropped: DropReason | None = None
 
     def records(self, *, interface: str = "SWm", export_keys: bool = False) -> list[tuple[Kind, dict[str, JsonValue]]]:
@@ -32,7 +37,7 @@ class Traffic:
                 Kind.DATAGRAM,
                 {
                     "direction": self.direction.value,
-                    "transport": "tcp",
+                    "transport": self.transport.value,
                     "local": str(self.local),
                     "remote": str(self.remote),
                     "payload": octets.hex(),
