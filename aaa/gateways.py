@@ -111,6 +111,13 @@ class Gateways:
             for session in self._pgw_sessions
         ]
 
+    def restarted(self, host: str) -> None:
+        """A PGW lost its sessions: no STR will come for them."""
+        for session in self._pgw_sessions:
+            if session.host.lower() == host.lower():
+                self._pgw_sessions.end(session.session_id, "it restarted without it")
+        self._pump()
+
     # --- requests of gateways -----------------------------------------------------------------------
 
     def handlers(self) -> dict[tuple[int, CommandCode], Handler]:
