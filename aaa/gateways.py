@@ -215,7 +215,9 @@ class Gateways:
         profile = event.profile
         session = self._sessions.get(event.session_id)
         if session is None or session.state is not AuthenticationState.AUTHENTICATED:
-            return  # the profile is asked for when the user is authenticated
+            return  # what is granted at the end is the profile that holds then
+        if session.emergency is not None:
+            return  # no subscription decides on it
         if profile is not None:
             self._reauthorization.push(event.session_id, profile)
         self._follow_profile(self._held(event.session_id), session.apn, profile)
