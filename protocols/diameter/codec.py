@@ -205,12 +205,12 @@ def definition_of(name: str) -> AvpDefinition:
     return definition
 
 
-class _Keys(dict[str, tuple[int, int]]):
+class _Keys(dict[str, int]):
     def __missing__(self, name: str) -> NoReturn:
         raise LocalError(f"no AVP is called {name}")
 
 
-_KEYS = _Keys({name: (definition.vendor, definition.code) for name, definition in BY_NAME.items()})
+_KEYS = _Keys({name: definition.vendor << 32 | definition.code for name, definition in BY_NAME.items()})
 
 
 def encode_value(definition: AvpDefinition, value: AvpValue) -> bytes:
@@ -313,21 +313,20 @@ class AvpContainer:
 
     avps: tuple[Avp, ...]
 
-    @cached_property
-    def _first(self) -> dict[tuple[int, int], Avp]:
-        """The first AVP of every vendor and code: a reader asks for many, most of which are not there."""
-        return {(avp.vendor, avp.code): avp for avp in reversed(self.avps)}
-
     def find(self, name: str) -> Avp | None:
         """The first AVP of that name."""
-        return self._first.get(_KEYS[name])
+        definition = definition_of(name)
+        code, vendor = definition.code, definition.vendor
+        for avp in self.avps:
+            if avp.code == code and avp.vendor == vendor:
+                return avp
+        return None
 
     def find_all(self, name: str) -> tuple[Avp, ...]:
         """Every AVP of that name, in order."""
-        key = _KEYS[name]
-        if key not in self._first:
-            return ()
-        return tuple([avp for avp in self.avps if (avp.vendor, avp.code) == key])
+        definition = definition_of(name)
+        code, vendor = definition.code, definition.vendor
+        return tuple([avp for avp in self.avps if avp.code == code and avp.vendor == vendor])
 
     def get(self, name: str) -> AvpValue | None:
         """The typed value of the first AVP of that name."""
@@ -400,6 +399,19 @@ class DiameterMessage(AvpContainer):
     hop_by_hop: int = 0
     end_to_end: int = 0
     avps: tuple[Avp, ...] = ()
+
+    @cached_property
+    def _first(self) -> dict[int, Avp]:
+        """The first AVP of every vendor and code: a reader asks for many, most of which are not there."""
+        return {avp.vendor << 32 | avp.code: avp for avp in reversed(self.avps)}
+
+    def find(self, name: str) -> Avp | None:
+        """The first AVP of that name."""
+        return self._first.get(_KEYS[name])
+
+    def find_all(self, name: str) -> tuple[Avp, ...]:
+        """Every AVP of that name, in order."""
+        return super().find_all(name) if _KEYS[name] in self._first else ()
 
     @property
     def name(self) -> str:
