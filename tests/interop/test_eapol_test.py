@@ -237,7 +237,8 @@ def test_unknown_apn_fails_although_the_user_is_right(aaa: AaaProcess) -> None:
     assert not ran.outcome.success
     assert ran.outcome.challenges == 1
     no_apn = Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION)
-    assert ran.results == [MULTI_ROUND, no_apn]
+    # AKA-Challenge, AKA-Notification (not subscribed), EAP-Failure
+    assert ran.results == [MULTI_ROUND, MULTI_ROUND, no_apn]
 
 
 def test_a_pseudonym_of_elsewhere_falls_back_to_the_permanent_identity(aaa: AaaProcess) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
 from aaa.eap import EapService
+from aaa.emergency import EmergencyPolicy
 from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AnswerReady,
@@ -30,16 +31,16 @@ from aaa.events import (
     VectorRequested,
 )
 from aaa.hss.local import LocalHss
-from aaa.hss.port import HssRefusal
+from aaa.hss.port import HssRefusal, VectorRequest
 from aaa.hss.procedures import HssProcedures
 from aaa.hss.registration import MemoryRegistrations, Registration, ServingServer
 from aaa.sessions import SESSION_GRACE_INTERVAL, SessionLimits, Sessions
 from aaa.subscribers import ApnSubscription, PdnType, Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
+from protocols.diameter.dictionary import ExperimentalResultCode, RatType, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
-from protocols.diameter.swm import Ambr, Dea, Der, Str, TerminalInformation
+from protocols.diameter.swm import EMERGENCY_INDICATION, Ambr, Dea, Der, Str, TerminalInformation
 from protocols.eap.aka.server import ServerOptions
 from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
@@ -70,6 +71,7 @@ class World:
         eap: EapService | None = None,
         equipment: EquipmentList = ANY_EQUIPMENT,
         imei: str | None = None,
+        emergency: EmergencyPolicy | None = None,
     ) -> None:
         self.imei = imei  # that the gateway passes on
         self.table = Table(*subscribers)
@@ -84,8 +86,11 @@ class World:
             eap=eap or EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
             equipment=equipment,
+            emergency=emergency,
         )
+        self.urgent = False  # whether the gateway asks for an emergency session
         self.contexts: dict[str, ReauthenticationContext] = {}
+        self.visited: str | None = None
         self._request = 0
 
     def send(
@@ -102,6 +107,9 @@ class World:
             service_selection=apn,
             aaa_failure_indication=failure,
             terminal_information=None if self.imei is None else TerminalInformation(self.imei),
+            emergency_services=EMERGENCY_INDICATION if self.urgent else None,
+            visited_network_identifier=self.visited,
+            rat_type=RatType.WLAN,
         )
         self.sessions.receive_der(der, self._request, self.now)
         return self._request
@@ -230,28 +238,28 @@ def test_without_service_selection_the_default_apn_is_granted() -> None:
             "internet",
             ResultCode.DIAMETER_AUTHORIZATION_REJECTED,
             RefusalCause.SUBSCRIBER_DISABLED,
-            2,
+            3,
         ),
         (
             USER,
             "corporate",
             ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION,
             RefusalCause.APN_NOT_SUBSCRIBED,
-            2,
+            3,
         ),
         (
             USER,
             "no apn at all",
             ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION,
             RefusalCause.APN_NOT_SUBSCRIBED,
-            2,
+            3,
         ),
         (
             replace(USER, apns=()),
             None,
             ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION,
             RefusalCause.APN_NOT_SUBSCRIBED,
-            2,
+            3,
         ),
     ],
 )
@@ -261,7 +269,8 @@ def test_refusals(
     world = World(*([] if subscriber is None else [subscriber]))
     ue = aka_user(USER)
     answers = world.attach(ue, apn=apn)
-    assert len(answers) == rounds  # what concerns the APN is told to authenticated users only
+    # what concerns the APN is told to authenticated users only, and by a notification first (RFC 4187 §6.2)
+    assert len(answers) == rounds
     assert answers[-1].result == Result.of(result)
     assert answers[-1].master_session_key is None
     assert answers[-1].apn_configuration is None
@@ -429,6 +438,34 @@ def test_str_closes_the_session() -> None:
     assert world.sessions.next_deadline() is None
 
 
+def test_another_gateway_gets_nothing_of_a_session() -> None:
+    """A retransmission is answered with the same DEA, key included: to the gateway whose session it is."""
+    world, ue = World(USER), aka_user(USER)
+    first = world.exchange(identity_response(1, ue.nai.encode()))
+    assert first.eap_payload is not None
+    response = ue.take(first.eap_payload)
+    assert response is not None
+    assert world.exchange(response).result == SUCCESS
+    der = Der(
+        session_id="s;1;1",
+        origin_host="evil.test",
+        origin_realm="test",
+        destination_realm="test",
+        eap_payload=response,
+    )
+    for number, packet in enumerate((response, identity_response(1, ue.nai.encode()), b"")):
+        world.sessions.receive_der(replace(der, eap_payload=packet), 1000 + number, world.now)
+        answer = world.answer_to(1000 + number)
+        assert answer.result == Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY)
+        assert answer.master_session_key is None
+    request = Str(
+        session_id="s;1;1", origin_host="evil.test", origin_realm="test", destination_realm="test", user_name=ue.nai
+    )
+    unknown = Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID)
+    assert world.sessions.receive_str(request).result == unknown
+    assert world.sessions.receive_str(replace(request, origin_host="EPDG.test")).result == SUCCESS
+
+
 def test_unfinished_sessions_expire_and_late_answers_are_dropped() -> None:
     world = World(USER)
     request = world.send(identity_response(1, aka_user(USER).nai.encode()))
@@ -544,10 +581,29 @@ def test_the_profile_is_asked_for_when_the_user_is_authenticated_and_may_be_refu
     assert response is not None
     world.table.broken = True
     answer = world.exchange(response)
+    assert answer.result == MULTI_ROUND
+    assert answer.master_session_key is None
+    assert answer.eap_payload is not None
+    acknowledgement = user.take(answer.eap_payload)  # of a notification (RFC 4187 §6.2)
+    assert acknowledgement is not None
+    answer = world.exchange(acknowledgement)
     assert answer.result == Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY)
     assert answer.master_session_key is None
     assert answer.eap_payload is not None
     assert EapPacket.decode(answer.eap_payload).code is EapCode.FAILURE
+
+
+def test_a_user_whom_another_server_registers_meanwhile_is_sent_there_without_a_word() -> None:
+    world = World(USER)
+    user = aka_user(USER)
+    challenge = world.exchange(identity_response(1, user.nai.encode())).eap_payload
+    assert challenge is not None
+    response = user.take(challenge)
+    assert response is not None
+    world.hss.authenticate(VectorRequest(imsi=USER.imsi), server=ServingServer("other.test", "test"))
+    answer = world.exchange(response)
+    assert answer.result == Result.of(ResultCode.DIAMETER_REDIRECT_INDICATION)
+    assert answer.eap_payload is None
 
 
 def test_a_user_served_by_another_server_is_sent_there_unless_that_one_failed() -> None:

@@ -36,13 +36,14 @@ from protocols.ikev2.events import (
     StateChanged,
     TicketReceived,
 )
-from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
-from protocols.ikev2.registry import ConfigAttributeType, IdType
+from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
+from protocols.ikev2.registry import ConfigAttributeType, IdType, NotifyType
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.ticket import ResumableSession
 from protocols.path import Endpoint
 from protocols.path import Path as NetworkPath
 from protocols.secret import Secret
+from protocols.threegpp.causes import PrivateNotify
 from tests.harness.aka_server import IMSI, NAI, OPC, PRIME_NAI, REALM, HandMadeServer, K, without_context
 from tests.machines.test_ue_configuration import configured
 from ue.authentication import Authenticator
@@ -275,6 +276,18 @@ def test_what_the_peer_finds_wrong_is_told() -> None:
     assert AkaMessage.decode(answer).subtype == AkaSubtype.AUTHENTICATION_REJECT
     phone.carry_out(phone.device.handle(Refused(text="no", by_peer=True), 1.0))
     assert "names the access network 'WLAN', this is 'HRPD'" in phone.told["refused"].text
+
+
+def test_what_the_network_notifies_is_told_where_its_refusal_says_no_more() -> None:
+    private = NotifyPayload(type=NotifyType.of(PrivateNotify.NO_APN_SUBSCRIPTION))
+    plain = NotifyPayload(type=NotifyType.AUTHENTICATION_FAILED)
+    for notify, expected in ((private, "no such APN"), (plain, "not subscribed to the requested service")):
+        phone = Phone()
+        phone.begin()
+        phone.hear(phone.server.challenge(NAI))
+        phone.hear(phone.server.notification(1031))
+        phone.carry_out(phone.device.handle(Refused(text="no such APN", notify=notify, by_peer=True), 1.0))
+        assert expected in phone.told["refused"].text
 
 
 def test_another_network_name_may_be_taken_with_a_warning() -> None:

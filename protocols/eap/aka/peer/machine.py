@@ -141,6 +141,7 @@ class EapAkaPeer:
         self._method: EapType | None = None
         self._kdf = KdfNegotiation()
         self._synchronisation_failures = 0
+        self._notified = False
         self._last_request = b""
         self._last_response = b""
 
@@ -341,6 +342,9 @@ class EapAkaPeer:
         """EAP-Request/AKA-Notification (RFC 4187 §6.1, §9.10): acknowledged, then obeyed."""
         state = self._state
         code = message.require(AtNotification).value
+        if self._notified:
+            # §6.1: no more than one notification round
+            raise Refusal(AkaFailure.UNEXPECTED, f"notification {code} after another one")
         implies_failure = not code & NOTIFICATION_SUCCESS_BIT
         # §9.10: AT_MAC if and only if the P bit is zero.
         if code & NOTIFICATION_PHASE_BIT:
@@ -351,15 +355,13 @@ class EapAkaPeer:
             if not isinstance(state, Authenticated):
                 raise Refusal(AkaFailure.UNEXPECTED, f"notification {code} before authentication")
             packet = acknowledge_notification(message, octets, state, self._entropy)
-            if state.result_indications and state.success_allowed:
-                # §6.1: no more than one notification round
-                raise Refusal(AkaFailure.UNEXPECTED, f"notification {code} after the success notification")
             if not implies_failure and not state.result_indications:
                 raise Refusal(AkaFailure.UNEXPECTED, "a success notification though result indications were not agreed")
             if not implies_failure:
                 self._state = replace(state, success_allowed=True)
         if implies_failure and not isinstance(state, _Refused):
             self._state = _Refused(Failed(AkaFailure.NOTIFICATION, _notification_text(code)))
+        self._notified = True
         self._send(packet)
 
     def _receive_success(self) -> None:

@@ -170,17 +170,13 @@ class EapAkaServer:
         self._accept(state.identifier, state.granted)
 
     def deny(self, code: NotificationCode, why: str) -> None:
-        """The peer of ``Authenticated`` may not come in (RFC 4187 §6.2).
+        """The peer of ``Authenticated`` may not come in: ``code``, of the failures after authentication, says so.
 
-        ``code`` is of the failures after authentication; it is sent where both ends want result indications.
+        RFC 4187 §6.2, §6.3.3: EAP-Failure follows the notification, whether result indications were agreed or not.
         """
         state = self._awaiting_authorisation()
-        if state.granted.result_indications:
-            self._notify(state.identifier, state.granted, code)
-            identifier = following(state.identifier)
-            self._state = Refusing(identifier=identifier, cause=AkaFailure.DENIED, why=why)
-        else:
-            self._fail(state.identifier, AkaFailure.DENIED, why)
+        self._notify(state.identifier, state.granted, code)
+        self._state = Refusing(identifier=following(state.identifier), cause=AkaFailure.DENIED, why=why)
 
     # Packets
 
