@@ -13,8 +13,8 @@
 Fast re-authentication (RFC 4187 §5) asks for no vector: the context of the identity, which this server keeps, takes
 its place. Where both ends want result indications, AKA-Notification goes one round before the last answer.
 
-A pure machine: no clock, socket or database; stores are asked by event and answered. Left out: AAR/AAA, emergency
-sessions.
+An emergency session is granted what the configuration says; a UE without a USIM gets EAP-Success at once where that is
+allowed (``aaa.emergency``). A pure machine: no clock, socket or database; stores are asked by event and answered.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from dataclasses import dataclass, replace
 
 from aaa.authorization import Refusal, RefusalCause, authorise, backend_refusal, equipment_refusal
 from aaa.eap import EapService
+from aaa.emergency import EmergencyPolicy, imei_of, is_emergency, not_admitted
 from aaa.equipment import EquipmentList, check_equipment
 from aaa.events import (
+    AdmittedUnauthenticated,
     AnswerReady,
     Authenticated,
     AuthenticationState,
@@ -54,6 +56,8 @@ from protocols.eap.aka import server as aka
 from protocols.eap.aka.messages import NotificationCode
 from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure
+from protocols.eap.packet import success as eap_success
+from protocols.eap.unauthenticated import emergency_msk
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError, LocalError
 from protocols.secret import Secret
@@ -88,6 +92,7 @@ class Authentication:
         created: float,
         is_registered: Callable[[Imsi], bool],
         equipment: EquipmentList,
+        emergency: EmergencyPolicy | None = None,
     ) -> None:
         """``is_registered`` tells whether the HSS knows this server as the one that serves a user."""
         self.session_id = der.session_id
@@ -105,6 +110,8 @@ class Authentication:
         self._rat_type = der.rat_type
         self.refusal: Refusal | None = None
         self._equipment = equipment
+        self._emergency = emergency
+        self.emergency: ApnConfiguration | None = None  # of an emergency session: what it is granted
         self._identity = identity
         self._entropy = entropy
         self._service = eap
@@ -112,6 +119,7 @@ class Authentication:
         self._eap: aka.EapAkaServer | None = None
         self._granted: tuple[SubscriberProfile, ApnConfiguration] | None = None  # authorised, EAP goes on
         self._denial: Refusal | None = None  # not authorised, EAP goes on
+        self._withdrawal: Refusal | None = None  # authorised and taken back, EAP goes on
         self._success: aka.Succeeded | None = None  # while the re-authentication context is stored
         self._round: _Round | None = None
         self._request: bytes | None = None  # the EAP request that is outstanding
@@ -150,6 +158,10 @@ class Authentication:
             return
         if packet.code is EapCode.RESPONSE and packet.type == EapType.IDENTITY and self._eap is None:
             self._begin(packet, der)
+            imei = imei_of(self.user_name)
+            if imei is not None:
+                self._admit(imei, packet.identifier, now)
+                return
         if self._eap is None:
             self._refuse(
                 Refusal(
@@ -195,7 +207,8 @@ class Authentication:
         assert self._eap is not None
         self.registered = profile.imsi
         finding = check_equipment(self._equipment, self.imei, bound=profile.imei)
-        granted = equipment_refusal(finding) or authorise(profile, self.apn, rat_type=self._rat_type)
+        subscribed = self.emergency or authorise(profile, self.apn, rat_type=self._rat_type)
+        granted = equipment_refusal(finding) or subscribed
         if finding.text is not None and not finding.refused:
             self._events.append(EquipmentNoted(session_id=self.session_id, imei=self.imei, text=finding.text))
         if isinstance(granted, Refusal):
@@ -220,6 +233,30 @@ class Authentication:
             return
         self._expect(AuthenticationState.WAITING_FOR_PROFILE)
         self._deny(refusal, now)
+
+    def withdraw(self, why: str) -> None:
+        """RTR: the HSS ended the registration; a success that was not told yet becomes a refusal."""
+        self.registered = None
+        if self._granted is not None:
+            self._withdrawal = Refusal(
+                cause=RefusalCause.SUBSCRIBER_DISABLED,
+                result=Result.of(ResultCode.DIAMETER_AUTHORIZATION_REJECTED),
+                text=f"The HSS ended the registration meanwhile: {why}.",
+            )
+
+    def change_profile(self, profile: SubscriberProfile) -> None:
+        """PPR: a success that was not told yet is one for this profile, or a refusal."""
+        if self._granted is None or self._withdrawal is not None:
+            return
+        granted = authorise(profile, self.apn, rat_type=self._rat_type)
+        if isinstance(granted, Refusal):
+            self._withdrawal = granted
+        else:
+            self._granted = (profile, granted)
+
+    def is_of(self, origin_host: str) -> bool:
+        """Whether this gateway began the session; identities compare without case (RFC 6733 §4.3.1)."""
+        return origin_host.lower() == self.origin_host.lower()
 
     def close(self, why: str) -> None:
         """The session ends: STR, or its time is over. A DER that is owed an answer gets 5012."""
@@ -248,11 +285,35 @@ class Authentication:
         self._eap = self._service.server(der.service_selection, self._entropy)
         self._request = None
         self._discards = 0
-        self._granted = self._denial = None
+        self._granted = self._denial = self._withdrawal = None
         self.refusal = None
         self.user_name = packet.data.decode("utf-8", "replace")
         self.apn = der.service_selection
+        self.emergency = self._emergency.granted() if self._emergency is not None and is_emergency(der) else None
         self._change(AuthenticationState.IDENTIFYING, "the user named itself")
+
+    def _admit(self, imei: str, identifier: int, now: float) -> None:
+        """A UE without a USIM: an emergency session by policy, or none (TS 33.402 §13.3)."""
+        self._eap = None
+        self.imsi = self.registered = None  # whoever the session was of before
+        self.imei = imei
+        finding = check_equipment(self._equipment, imei, bound=None)
+        refusal = equipment_refusal(finding)
+        if self.emergency is None or self._emergency is None or not self._emergency.unauthenticated:
+            refusal = not_admitted(imei)
+        if refusal is not None:
+            self._refuse(refusal, failure(identifier))
+            return
+        granted = self.emergency
+        assert granted is not None
+        self.apn = granted.service_selection
+        self.authenticated = now
+        self._change(AuthenticationState.AUTHENTICATED, "an emergency without authentication")
+        text = f"The UE with IMEI {imei} has an emergency session without authentication."
+        admitted = AdmittedUnauthenticated(session_id=self.session_id, imei=imei, apn=self.apn, text=text)
+        self._events.append(admitted)
+        success = Result.of(ResultCode.DIAMETER_SUCCESS)
+        self._answer(success, eap_success(identifier), msk=emergency_msk(imei), granted=granted)
 
     def _pump(self, now: float) -> None:
         """Carry out what the EAP server wants."""
@@ -316,8 +377,9 @@ class Authentication:
             method=event.method,
             network_name=event.network_name,
             resynchronisation=event.resynchronisation,
-            visited_network=der.visited_network_identifier,
-            rat_type=der.rat_type,
+            visited_network=der.visited_network_identifier if self.emergency is None else None,
+            rat_type=der.rat_type if self.emergency is None else None,
+            emergency=self.emergency is not None,
             replaces_failed_server=der.aaa_failure_indication is not None,
         )
         self._events.append(VectorRequested(session_id=self.session_id, request=request))
@@ -387,6 +449,10 @@ class Authentication:
     def _grant(self, success: aka.Succeeded, now: float) -> None:
         assert self._granted is not None
         (profile, granted), self._granted = self._granted, None
+        if self._withdrawal is not None:
+            assert self._round is not None
+            self._refuse(self._withdrawal, failure(self._round.eap_payload[1]))
+            return
         self.apn = granted.service_selection
         if profile.user_data.session_timeout is not None:
             self.session_timeout = min(self.session_timeout, profile.user_data.session_timeout)
@@ -440,7 +506,7 @@ class Authentication:
             apn_configuration=granted,
             subscription_id=None if profile is None else profile.subscription_id,
             charging_characteristics=None if profile is None else profile.charging_characteristics,
-            session_timeout=None if profile is None else self.session_timeout,
+            session_timeout=None if granted is None else self.session_timeout,
             mip6_feature_vector=None if profile is None else self._mobility(profile),
             error_message=error,
         )

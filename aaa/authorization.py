@@ -29,6 +29,7 @@ class RefusalCause(str, Enum):
     SUBSCRIBER_DISABLED = "subscriber-disabled"
     APN_NOT_SUBSCRIBED = "apn-not-subscribed"
     ILLEGAL_EQUIPMENT = "illegal-equipment"
+    UNAUTHENTICATED = "unauthenticated"
     AUTHENTICATION_FAILED = "authentication-failed"
     BACKEND_FAILED = "backend-failed"
     UNKNOWN_SESSION = "unknown-session"

@@ -107,7 +107,7 @@ def add(
     rule: dict[str, JsonValue] = {
         "name": name,
         "match": {key: value for key, value in match.items() if value is not None},
-        "action": {key: value for key, value in action.items() if value not in (None, False)},
+        "action": {key: value for key, value in action.items() if value is not None and value is not False},
         "times": times,
         "enabled": not disabled,
     }

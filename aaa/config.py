@@ -13,8 +13,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from aaa.eap_configuration import EapSection
+from aaa.emergency import EmergencyPolicy
 from aaa.equipment import EquipmentList, EquipmentStatus, parse_list, parse_pattern
 from aaa.faults.rule import FaultRule, Point
+from aaa.hss.profile import PDN_TYPES
+from aaa.subscribers.subscriber import PdnType
 from protocols.diameter.uri import Transport
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval
@@ -24,6 +27,7 @@ from protocols.io.diameter.configuration import (
     ListenSection,
     PeerSection,
 )
+from protocols.threegpp.identity import Apn
 
 DEFAULT_SESSION_TIMEOUT = 86_400  # a day; TS 29.273 leaves Session-Timeout to the operator
 DEFAULT_UNFINISHED_INTERVAL = 60.0  # longer than a UE retransmits within one EAP round (RFC 7296 §2.4)
@@ -31,6 +35,8 @@ DEFAULT_SEQUENCE_BLOCK = 32  # one turn of IND (TS 33.102 §C.3.2)
 DEFAULT_HSS_TIMEOUT = 5.0  # shorter than a gateway waits for its DEA
 DEFAULT_POLL_INTERVAL = 5.0
 DEFAULT_RING = 20_000
+DEFAULT_EMERGENCY_RATE = 1_000_000  # bit/s: a voice or video call
+DEFAULT_EMERGENCY_QCI = 5  # IMS signalling
 
 
 def _database_url(value: str, info: ValidationInfo) -> str:
@@ -52,6 +58,13 @@ def _database_url(value: str, info: ValidationInfo) -> str:
 
 
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+
+
+def _apn_name(value: str) -> str:
+    try:
+        return str(Apn(value))
+    except ValueError:
+        raise PydanticCustomError("apn", "an APN such as sos") from None
 
 
 class IdentitySection(ConfigurationModel):
@@ -171,6 +184,25 @@ class EquipmentSection(ConfigurationModel):
         return EquipmentList(patterns=patterns, unknown=self.unknown, unidentified=self.unidentified)
 
 
+class UnauthenticatedEmergency(str, Enum):
+    """Whether UEs that cannot be authenticated have emergency sessions."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+class EmergencySection(ConfigurationModel):
+    """Emergency sessions: the profile of their APN, which no subscription has (TS 23.401 §4.3.12)."""
+
+    apn: Annotated[Digits, AfterValidator(_apn_name)]
+    unauthenticated: UnauthenticatedEmergency = UnauthenticatedEmergency.REFUSE
+    pdn_type: PdnType = PdnType.IPV4V6
+    ambr_uplink_bits: Annotated[Count, Field(ge=1)] = DEFAULT_EMERGENCY_RATE
+    ambr_downlink_bits: Annotated[Count, Field(ge=1)] = DEFAULT_EMERGENCY_RATE
+    qci: Annotated[Count, Field(ge=1, le=254)] = DEFAULT_EMERGENCY_QCI
+    priority_level: Annotated[Count, Field(ge=1, le=15)] = 1
+
+
 def _named_once(rules: tuple[FaultRule, ...]) -> tuple[FaultRule, ...]:
     if len({rule.name for rule in rules}) != len(rules):
         raise PydanticCustomError("fault_names", "every rule's name once")
@@ -195,6 +227,7 @@ class AaaConfiguration(ConfigurationModel):
     faults: FaultRules = ()
     equipment: EquipmentSection = EquipmentSection()
     encryption: EncryptionSection = EncryptionSection()
+    emergency: EmergencySection | None = None
 
     @model_validator(mode="after")
     def _secured(self) -> AaaConfiguration:
@@ -209,6 +242,21 @@ class AaaConfiguration(ConfigurationModel):
         if len(set(hosts)) != len(hosts):
             raise PydanticCustomError("peers", "every host once under diameter.peers and hss.peers")
         return self
+
+    def emergency_policy(self) -> EmergencyPolicy | None:
+        """What emergency sessions are granted; ``None``: they are sessions like others."""
+        section = self.emergency
+        if section is None:
+            return None
+        return EmergencyPolicy(
+            apn=section.apn,
+            unauthenticated=section.unauthenticated is UnauthenticatedEmergency.ALLOW,
+            pdn_type=PDN_TYPES[section.pdn_type],
+            ambr_uplink_bits=section.ambr_uplink_bits,
+            ambr_downlink_bits=section.ambr_downlink_bits,
+            qci=section.qci,
+            priority_level=section.priority_level,
+        )
 
     def uses_swx(self, role: Role) -> bool:
         """Whether the AAA server of a process in ``role`` has its HSS behind Diameter."""

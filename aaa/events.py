@@ -131,6 +131,16 @@ class Authenticated:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdmittedUnauthenticated:
+    """A UE without a USIM has an emergency session (TS 33.402 §13.3)."""
+
+    session_id: str
+    imei: str
+    apn: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Resynchronised:
     """The USIM reported its sequence number (AUTS, TS 33.102 §6.3.5)."""
 
@@ -171,6 +181,7 @@ Event = (
     | EapSent
     | StateChanged
     | Authenticated
+    | AdmittedUnauthenticated
     | Resynchronised
     | EquipmentNoted
     | Refused

@@ -66,6 +66,7 @@ class AaaServer:
                 ),
                 limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
                 equipment=configuration.equipment.as_list(),
+                emergency=configuration.emergency_policy(),
             ),
             recorder,
             ask=self._ask,

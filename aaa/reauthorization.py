@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from aaa.authentication import Authentication
 from aaa.authorization import Refusal, authorise
 from aaa.events import AuthenticationState, ServerIdentity
 from aaa.hss.port import SubscriberProfile
 from aaa.sessions import Sessions
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode
+from protocols.diameter.profile import ApnConfiguration, Non3gppUserData
 from protocols.diameter.swm import Aaa, Aar
 from protocols.threegpp.identity import Imsi
 
@@ -61,9 +63,15 @@ class Reauthorization:
         """AAR --> ; ``token`` comes back in ``AaaReady``."""
         self._waiting[token] = aar
         session = self._sessions.get(aar.session_id)
-        if session is None or session.state is not AuthenticationState.AUTHENTICATED or session.imsi is None:
+        if session is not None and not session.is_of(aar.origin_host):
+            session = None
+        if session is None or session.state is not AuthenticationState.AUTHENTICATED:
             self._answer(token, Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID), "there is no such session")
             return
+        if session.emergency is not None:  # no subscription has a say in it
+            self._renew(token, session, session.emergency, None, now)
+            return
+        assert session.imsi is not None
         pushed = self._pushed.pop(aar.session_id, None)
         if pushed is None:
             self._events.append(ProfileRequested(token=token, imsi=session.imsi))
@@ -80,6 +88,17 @@ class Reauthorization:
         if isinstance(granted, Refusal):
             self.answer_refusal(token, granted)
             return
+        self._renew(token, session, granted, profile.user_data, now)
+
+    def _renew(
+        self,
+        token: int,
+        session: Authentication,
+        granted: ApnConfiguration,
+        user_data: Non3gppUserData | None,
+        now: float,
+    ) -> None:
+        assert session.authenticated is not None
         # RFC 6733 §8.13: in the answer to a re-authorisation, Session-Timeout is what is left
         left = session.authenticated + session.session_timeout - now
         answer = Aaa(
@@ -90,11 +109,12 @@ class Reauthorization:
             user_name=session.user_name,
             apn_configuration=granted,
             session_timeout=max(1, int(left)),
-            subscription_id=profile.user_data.subscription_id,
-            charging_characteristics=profile.user_data.charging_characteristics,
+            subscription_id=None if user_data is None else user_data.subscription_id,
+            charging_characteristics=None if user_data is None else user_data.charging_characteristics,
         )
         del self._waiting[token]
-        text = f"Subscriber {session.imsi} was authorised anew for APN {granted.service_selection}."
+        who = f"User {session.user_name}" if session.imsi is None else f"Subscriber {session.imsi}"
+        text = f"{who} was authorised anew for APN {granted.service_selection}."
         self._events.append(AaaReady(token=token, answer=answer, text=text))
 
     def answer_refusal(self, token: int, refusal: Refusal) -> None:

@@ -149,7 +149,7 @@ class PgwSessions:
         """STR --> ; <-- STA. The HSS forgets the PGW with the APN's last session."""
         session = self._sessions.get(request.session_id)
         code = ResultCode.DIAMETER_UNKNOWN_SESSION_ID
-        if session is not None:
+        if session is not None and session.host.lower() == request.origin_host.lower():
             code = ResultCode.DIAMETER_SUCCESS
             self._end(session, "the PDN gateway terminated the session")
         return Sta(

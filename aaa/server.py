@@ -11,6 +11,7 @@ from dataclasses import replace
 from aaa.authentication import Authentication
 from aaa.authorization import Refusal
 from aaa.events import (
+    AdmittedUnauthenticated,
     AnswerReady,
     Authenticated,
     ContextIssued,
@@ -223,6 +224,9 @@ class SwmServer:
                 how: dict[str, JsonValue] = {"method": f"EAP-{METHOD_NAMES[event.method]}", "fast": event.fast}
                 who: dict[str, JsonValue] = {"imsi": str(event.imsi), "apn": event.apn}
                 self._recorder.event("authenticated", event.text, {**who, **how}, event.session_id)
+            case AdmittedUnauthenticated():
+                admitted: dict[str, JsonValue] = {"imei": event.imei, "apn": event.apn}
+                self._recorder.event("admitted-unauthenticated", event.text, admitted, event.session_id)
             case Resynchronised():
                 self._recorder.event("resynchronised", event.text, {"imsi": str(event.imsi)}, event.session_id)
             case EquipmentNoted():

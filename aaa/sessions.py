@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from aaa.authentication import Authentication
 from aaa.authorization import Refusal
 from aaa.eap import EapService
+from aaa.emergency import EmergencyPolicy
 from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
+    AnswerReady,
     AuthenticationState,
     DeregisteredByHss,
     DeregistrationRequested,
@@ -28,7 +30,7 @@ from aaa.hss.port import SubscriberProfile
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode, ServerAssignmentType
-from protocols.diameter.swm import Der, Sta, Str
+from protocols.diameter.swm import Dea, Der, Sta, Str
 from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.entropy import Entropy
 from protocols.threegpp.identity import Imsi
@@ -55,12 +57,14 @@ class Sessions:
         eap: EapService,
         limits: SessionLimits,
         equipment: EquipmentList = ANY_EQUIPMENT,
+        emergency: EmergencyPolicy | None = None,
     ) -> None:
         self._identity = identity
         self._entropy = entropy
         self._eap = eap
         self._limits = limits
         self._equipment = equipment
+        self._emergency = emergency
         self._sessions: dict[str, Authentication] = {}
         self._deadlines: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
@@ -83,8 +87,12 @@ class Sessions:
                 created=now,
                 is_registered=self.is_registered,
                 equipment=self._equipment,
+                emergency=self._emergency,
             )
             self._sessions[der.session_id] = session
+        elif not session.is_of(der.origin_host):
+            self._events.append(self._anothers(der, request))
+            return
         session.receive(der, request, now)
         self._collect(session, now)
 
@@ -92,7 +100,8 @@ class Sessions:
         """Take an STR and answer it (RFC 6733 §8.4.2)."""
         session = self._sessions.get(request.session_id)
         code = ResultCode.DIAMETER_UNKNOWN_SESSION_ID  # also for one that was refused: it never began
-        if session is not None and session.state is not AuthenticationState.REFUSED:
+        is_mine = session is not None and session.is_of(request.origin_host)
+        if session is not None and is_mine and session.state is not AuthenticationState.REFUSED:
             code = ResultCode.DIAMETER_SUCCESS
             self._end(session, expired=False, why="the gateway terminated the session")
         return Sta(
@@ -163,7 +172,7 @@ class Sessions:
         """RTR: the HSS has this server no longer as the user's; whether the user has sessions here."""
         sessions = self.of_user(imsi)
         for session in sessions:
-            session.registered = None
+            session.withdraw(text)
             del self._registrations[session.session_id]
             self._events.append(DeregisteredByHss(session_id=session.session_id, imsi=imsi, reason=reason, text=text))
         self._registered.pop(imsi, None)
@@ -173,6 +182,8 @@ class Sessions:
         """PPR: another profile holds from now on; whether the user has sessions here."""
         sessions = self.of_user(imsi)
         for session in sessions:
+            if profile is not None:
+                session.change_profile(profile)
             self._events.append(ProfileChangedByHss(session_id=session.session_id, imsi=imsi, profile=profile))
         return bool(sessions)
 
@@ -221,6 +232,17 @@ class Sessions:
         return tuple(self._sessions[session_id] for session_id in self._registered.get(imsi, ()))
 
     # --- inside -------------------------------------------------------------------------------------
+
+    def _anothers(self, der: Der, request: int) -> AnswerReady:
+        """A DER under the Session-Id of another gateway's session (RFC 6733 §8.8: they are unique): no key for it."""
+        answer = Dea(
+            session_id=der.session_id,
+            origin_host=self._identity.host,
+            origin_realm=self._identity.realm,
+            result=Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY),
+            error_message="The Session-Id is another gateway's.",
+        )
+        return AnswerReady(session_id=der.session_id, requests=(request,), answer=answer)
 
     def _waiting(self, session_id: str, *states: AuthenticationState) -> Authentication | None:
         session = self._sessions.get(session_id)

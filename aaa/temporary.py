@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -80,15 +81,24 @@ class KeyFile:
     def _read(self) -> tuple[KeyRing, float] | None:
         """What the file holds, ``None`` when there is none."""
         try:
-            value = json.loads(self._path.read_bytes())
-            keys = tuple(TemporaryKey(each["index"], Secret(bytes.fromhex(each["key"]))) for each in value["keys"])
-            return KeyRing(keys), float(value["created"])
+            with self._path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode & 0o777
+                octets = file.read()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unusable(error.strerror or "an error") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._unusable("a file that holds no keys") from error
+        if mode & 0o077:
+            raise self._unusable(f"mode {mode:04o}", "a file that its owner alone may read (chmod 600)")
+        try:
+            value = json.loads(octets)
+            keys = tuple(_key(each) for each in value["keys"])
+            created = float(value["created"])
+            if not math.isfinite(created):
+                raise ValueError("no time")
+            return KeyRing(keys), created
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # whose text may hold keys
+            raise self._unusable("a file that holds no keys") from None
 
     def _write(self, ring: KeyRing, created: float) -> None:
         """The whole file in one step, readable by its owner only."""
@@ -101,9 +111,20 @@ class KeyFile:
             os.fsync(file.fileno())
         new.replace(self._path)
 
-    def _unusable(self, why: str) -> ConfigurationError:
-        expected = "a file that this server can make, read and write: it holds the keys of temporary identities"
+    def _unusable(
+        self,
+        why: str,
+        expected: str = "a file that this server can make, read and write: it holds the keys of temporary identities",
+    ) -> ConfigurationError:
         return ConfigurationError(file=str(self._path), key=KEY, value=why, expected=expected)
+
+
+def _key(entry: Mapping[str, object]) -> TemporaryKey:
+    """One key of the file; ``ValueError`` when it is none."""
+    index, key = entry["index"], entry["key"]
+    if type(index) is not int or not isinstance(key, str):
+        raise ValueError("no key")
+    return TemporaryKey(index, Secret(bytes.fromhex(key)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

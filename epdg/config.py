@@ -214,7 +214,7 @@ class DiameterSection(DiameterNodeSection):
     host: DiameterIdentityText
     realm: DiameterIdentityText
     destination_realm: DiameterIdentityText | None = None
-    request_interval: Interval = 5.0
+    request_interval: Interval = 10.0
 
 
 class Reactivation(str, Enum):

@@ -101,6 +101,7 @@ _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
     Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
 )
+_NOT_ADMITTED = Result(0, ResultCode.DIAMETER_AUTHORIZATION_REJECTED)
 
 
 class SessionState(str, Enum):
@@ -323,7 +324,8 @@ class Session:
     def _refused_by_aaa(self, dea: Dea) -> list[Command]:
         emergency = self._policy.emergency
         refused = self.emergency and emergency is not None and not emergency.unauthenticated
-        if refused and dea.result in _UNAUTHENTICATED:
+        nameless = self.emergency and imei_of(self.nai) is not None and dea.result == _NOT_ADMITTED
+        if nameless or (refused and dea.result in _UNAUTHENTICATED):
             text = f"no emergency session without authentication: result {dea.result.code}"
             return self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text, eap_packet=dea.eap_payload)
         validity = None if dea.overload is None else float(dea.overload.validity)

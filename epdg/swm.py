@@ -17,7 +17,7 @@ from epdg.emergency import EMERGENCY_INDICATION
 from epdg.live import Live
 from epdg.refusals import GatewayCause
 from epdg.session import SessionState
-from protocols.diameter.codec import DiameterMessage
+from protocols.diameter.codec import DiameterMessage, RequestError
 from protocols.diameter.profile import OLR_DEFAULT_ALGO
 from protocols.diameter.swm import (
     GTPV2_SUPPORTED,
@@ -291,14 +291,20 @@ class SwmClient:
     # --- what is seen
 
     def _record_traffic(self, traffic: Traffic) -> None:
-        live = None
-        if traffic.message is not None:
-            live = self._sessions.get(traffic.message.text("Session-Id") or "")
+        live = None if traffic.message is None else self._sessions.get(_session_id(traffic.message))
         for kind, body in traffic.records(export_keys=self._recorder.export_keys):
             self._recorder.record(kind, body, None if live is None else live.session.identifier)
 
     def _record_peer(self, change: PeerChange) -> None:
         self._recorder.event("peer-up" if change.is_up else "peer-down", change.text, {"peer": change.peer})
+
+
+def _session_id(message: DiameterMessage) -> str:
+    """The Session-Id; empty where there is none, or octets that are no text."""
+    try:
+        return message.text("Session-Id") or ""
+    except RequestError:
+        return ""
 
 
 def terminal_information(digits: str | None) -> TerminalInformation | None:

@@ -20,6 +20,7 @@ from protocols.trace.records import JsonValue
 PLMN = Plmn("001", "01")
 REALM = "epc.mnc001.mcc001.3gppnetwork.org"  # TS 23.003 §19.2
 AAA_HOST = f"aaa.{REALM}"
+HSS_HOST = f"hss.{REALM}"
 EPDG_HOST = f"epdg.{REALM}"
 SUBSCRIBERS = 5
 FIRST_IMSI = 1010000000001  # with the leading zeros of MCC 001
@@ -130,6 +131,9 @@ def _aaa(plan: NetworkPlan) -> dict[str, JsonValue]:
         "identity": {"host": AAA_HOST, "realm": REALM},
         "listen": {"address": str(plan.aaa.address), "port": plan.aaa.port},
         "database": "sqlite:///aaa.db",
+        "eap": {"temporary": {"key_file": "eap-keys.json"}},
+        # SWx on a connection of its own, so that it is in the trace
+        "hss": {"connection": "swx", "identity": {"host": HSS_HOST, "realm": REALM}},
         "control": "aaa.sock",
     }
 
@@ -156,6 +160,7 @@ def _ue(plan: NetworkPlan, subscriber: Subscriber) -> dict[str, JsonValue]:
         "imsi": str(subscriber.imsi),
         "plmn": {"mcc": PLMN.mcc, "mnc": PLMN.mnc},
         "usim": {"k": subscriber.k.reveal().hex(), "opc": subscriber.opc.reveal().hex()},
+        "eap": {"state": "eap-state.json"},
         "apn": APNS[0],
         "gateway": {"address": str(plan.gateway), **plan.ports, "ca": "pki/ca.pem"},
         # the truth about NATs: the gateway's pretence alone puts ESP into UDP

@@ -1,6 +1,6 @@
 """What a person at the terminal sees: protocol steps as arrows, events as sentences, in order of time.
 
-SWu and SWm are shown as the gateway sees them, EAP as the AAA server does. Records of several nodes come
+SWu and SWm are shown as the gateway sees them, EAP and SWx as the AAA server does. Records of several nodes come
 by several sockets, so each is held back for a moment to be put in order. Plain text where the output is no
 terminal.
 """
@@ -106,8 +106,8 @@ class Narrator:
         summary, style = str(body.get("summary")), ""
         if record.node == "epdg" and protocol == "ikev2":
             near, far = "ePDG", "UE " + self._place(str(body.get("peer")))
-        elif record.node == "epdg" and protocol == "diameter":
-            near, far = "ePDG", "AAA"
+        elif protocol == "diameter" and (record.node == "epdg" or body.get("interface") == "SWx"):
+            near, far = ("ePDG", "AAA") if record.node == "epdg" else ("AAA", "HSS")
             style = "magenta"
             if body.get("name") in UNSHOWN_MESSAGES:
                 return None

@@ -17,6 +17,7 @@ from protocols.algorithms.usim import UsimResult
 from protocols.eap.aka import peer as aka
 from protocols.eap.aka.messages import METHOD_NAMES
 from protocols.eap.packet import EapType
+from protocols.eap.unauthenticated import Admitted, UnauthenticatedPeer
 from protocols.entropy import Entropy
 from protocols.ikev2.events import EapReply
 from protocols.threegpp.identity import Imsi
@@ -28,14 +29,15 @@ from ue.commands import AskUsim, Command, KeepTemporaryIdentities, Tell
 class EapOutcome:
     """How an exchange succeeded: method, full or fast, and the identity that the keys were made of."""
 
-    method: EapType
+    method: EapType | None  # none: an emergency without authentication
     fast: bool
     identity: str
 
     def view(self) -> dict[str, JsonValue]:
         """As events and the control interface show it."""
         kind = "fast" if self.fast else "full"
-        return {"method": f"EAP-{METHOD_NAMES[self.method]}", "kind": kind, "identity": self.identity}
+        method = "none" if self.method is None else f"EAP-{METHOD_NAMES[self.method]}"
+        return {"method": method, "kind": kind, "identity": self.identity}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +85,26 @@ class Authenticator:
         return KeepTemporaryIdentities(held=held)
 
 
+class EmergencyAuthenticator:
+    """A UE without a USIM: nothing to prove, nothing that an exchange leaves (TS 33.402 §13.3)."""
+
+    def __init__(self, imei: str) -> None:
+        """``imei`` has 15 digits."""
+        self._imei = imei
+
+    def begin(self, answer: Callable[[EapReply], Command]) -> Authentication:
+        """As ``Authenticator.begin``."""
+        return Authentication(UnauthenticatedPeer(self._imei), answer)
+
+
 class Authentication:
     """One exchange; ``outcome`` or ``problem`` tell how it has ended."""
 
     def __init__(
         self,
-        peer: aka.EapAkaPeer,
+        peer: aka.EapAkaPeer | UnauthenticatedPeer,
         answer: Callable[[EapReply], Command],
-        keep: Callable[[aka.TemporaryIdentities], Command],
+        keep: Callable[[aka.TemporaryIdentities], Command] | None = None,
     ) -> None:
         self.outcome: EapOutcome | None = None
         self.problem: EapProblem | None = None
@@ -126,7 +140,8 @@ class Authentication:
 
     def identity_given(self) -> list[Command]:
         """IDi was sent: a fast re-authentication identity in it is used up (RFC 4187 §4.1.1.8)."""
-        self._peer.identity_given()
+        if isinstance(self._peer, aka.EapAkaPeer):
+            self._peer.identity_given()
         return self._take()
 
     def receive(self, packet: bytes) -> list[Command]:
@@ -136,6 +151,7 @@ class Authentication:
 
     def usim_answered(self, result: UsimResult) -> list[Command]:
         """The USIM's verdict on the challenge."""
+        assert isinstance(self._peer, aka.EapAkaPeer)  # nobody else asks a USIM
         self._peer.answer(result)
         return self._take()
 
@@ -148,6 +164,7 @@ class Authentication:
                 case aka.PacketToSend():
                     commands.append(self._answer(EapReply(packet=event.packet)))
                 case aka.TemporaryIdentitiesChanged():
+                    assert self._keep is not None
                     commands.append(self._keep(event.held))
                 case aka.NetworkNameDiffers():
                     text = f"The network calls the access {event.received}, not {event.expected}; that is accepted."
@@ -156,6 +173,9 @@ class Authentication:
                 case aka.Succeeded():
                     identity = event.identity.decode("utf-8", "replace")
                     self.outcome = EapOutcome(method=event.method, fast=event.fast, identity=identity)
+                    commands.append(self._answer(EapReply(msk=event.msk)))
+                case Admitted():
+                    self.outcome = EapOutcome(method=None, fast=False, identity=event.identity)
                     commands.append(self._answer(EapReply(msk=event.msk)))
                 case aka.Failed():
                     self.problem = EapProblem(cause=event.cause.value, text=f"authentication rejected: {event.why}")

@@ -44,6 +44,7 @@ from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
 
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
+IMEI_LENGTH = 15
 LIVENESS_INTERVAL = 120.0  # Android's; TS 24.302 §7.2.2A leaves it to the UE or the network
 SILENCE_INTERVAL = 0.5  # RFC 4555 §3.5 leaves it to us; noticed within two of them, another path found within 3 s
 DEFAULT_RING = 20_000
@@ -358,7 +359,10 @@ class UeConfiguration(ConfigurationModel):
 
     def _can_authenticate(self) -> None:
         needed = {
-            AuthenticationKind.EAP: (self.usim, "usim (k and opc or op), or authentication by psk or certificate"),
+            AuthenticationKind.EAP: (
+                self.usim or self.without_usim,
+                "usim (k and opc or op), eap.emergency with imei (15 digits), or authentication by psk or certificate",
+            ),
             AuthenticationKind.PSK: (self.psk, "psk, which authentication: psk needs"),
             AuthenticationKind.CERTIFICATE: (self.certificate, "certificate, which authentication: certificate needs"),
         }
@@ -369,6 +373,12 @@ class UeConfiguration(ConfigurationModel):
         by_key = self.psk is not None and self.authentication is not AuthenticationKind.EAP
         if self.gateway.ca is None and not eap_only and not by_key:
             raise PydanticCustomError("gateway", "gateway.ca (a PEM file to verify the gateway by), or eap_only: true")
+
+    @property
+    def without_usim(self) -> str | None:
+        """The IMEI that a UE without a USIM names itself by: in an emergency, and nowhere else."""
+        usable = self.usim is None and self.eap.emergency and self.imei is not None and len(self.imei) == IMEI_LENGTH
+        return self.imei if usable else None
 
     @property
     def gateway_names(self) -> tuple[str, ...]:

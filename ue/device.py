@@ -61,7 +61,7 @@ from protocols.path import Address, Endpoint, Path
 from protocols.threegpp.causes import AUTHENTICATION_FAILED, notify_name
 from protocols.threegpp.identity import Imsi
 from protocols.trace.records import JsonValue
-from ue.authentication import Authenticator
+from ue.authentication import Authenticator, EmergencyAuthenticator
 from ue.backoff import BackOff
 from ue.commands import (
     AccessPorts,
@@ -122,7 +122,7 @@ class Device:
         other_versions: Mapping[int, Endpoint] | None = None,
         reactivate: bool = True,
         back_off: BackOff | None = None,
-        authenticator: Authenticator | None = None,
+        authenticator: Authenticator | EmergencyAuthenticator | None = None,
     ) -> None:
         """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
         those that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.

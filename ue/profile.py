@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from protocols.eap.aka.peer import PeerOptions, TemporaryIdentities
+from protocols.eap.unauthenticated import emergency_nai
 from protocols.entropy import Entropy
 from protocols.errors import ConfigurationError, LocalError
 from protocols.ikev2.certificates import CertificateVerifier, Credential
@@ -22,7 +23,7 @@ from protocols.io.lifetime import machine_lifetime
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi, Nai, nai_realm
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
-from ue.authentication import Authenticator
+from ue.authentication import Authenticator, EmergencyAuthenticator
 from ue.config import CertificateSection, GatewaySection, OuterIdentity, PCscfAttributes, UeConfiguration
 from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
 from ue.usim import FileSqnStore, SoftwareUsim
@@ -118,7 +119,10 @@ def configuration_request(configuration: UeConfiguration) -> tuple[Configuration
 
 def own_identity(configuration: UeConfiguration) -> IdiPayload:
     """IDi: the NAI, or what is configured (RFC 7296 §3.5)."""
-    return identification(configuration.identity or root_nai(configuration))
+    without = configuration.without_usim
+    return identification(
+        configuration.identity or (root_nai(configuration) if without is None else emergency_nai(without))
+    )
 
 
 def identification(text: str) -> IdiPayload:
@@ -159,10 +163,14 @@ def temporary_identity_store(configuration: UeConfiguration) -> TemporaryIdentit
     return FileTemporaryIdentityStore(file, configuration.imsi)
 
 
-def authenticator(configuration: UeConfiguration, entropy: Entropy, held: TemporaryIdentities) -> Authenticator:
+def authenticator(
+    configuration: UeConfiguration, entropy: Entropy, held: TemporaryIdentities
+) -> Authenticator | EmergencyAuthenticator:
     """How the UE proves itself by EAP, with what earlier exchanges have left."""
     eap = configuration.eap
     fixed = configuration.identity
+    if configuration.without_usim is not None:
+        return EmergencyAuthenticator(configuration.without_usim)
     if fixed is None and (eap.emergency or eap.outer_identity is OuterIdentity.PERMANENT):
         fixed = root_nai(configuration)
     return Authenticator(

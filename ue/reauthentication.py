@@ -25,7 +25,7 @@ from protocols.ikev2.events import (
     StateChanged,
 )
 from protocols.path import Address
-from ue.authentication import Authenticator
+from ue.authentication import Authenticator, EmergencyAuthenticator
 from ue.commands import (
     AdoptSuccessor,
     AnswerSuccessor,
@@ -39,7 +39,7 @@ from ue.commands import (
 class Reauthentication:
     """One attempt; ``over`` when it has succeeded or failed."""
 
-    def __init__(self, authenticator: Authenticator, addresses: tuple[Address, ...]) -> None:
+    def __init__(self, authenticator: Authenticator | EmergencyAuthenticator, addresses: tuple[Address, ...]) -> None:
         self.authentication = authenticator.begin(lambda reply: AnswerSuccessor(answer=reply))
         self.over = False
         self.succeeded = False

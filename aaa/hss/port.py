@@ -38,6 +38,7 @@ class VectorRequest:
 
     ``method`` is EAP-AKA or EAP-AKA'; ``network_name`` the access network identity (ANID) that an EAP-AKA'
     vector is bound to; ``visited_network`` and ``rat_type`` are what the gateway said of the access.
+    ``emergency``: neither subscription nor roaming nor RAT count (TS 33.402 §13.2), as far as the HSS is told.
     ``replaces_failed_server``: the gateway says that the AAA server it used before failed.
     """
 
@@ -48,6 +49,7 @@ class VectorRequest:
     visited_network: str | None = None
     rat_type: int | None = None
     replaces_failed_server: bool = False
+    emergency: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

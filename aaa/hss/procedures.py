@@ -21,12 +21,12 @@ from aaa.hss.local import LocalHss
 from aaa.hss.port import HssRefusal, SubscriberProfile, VectorRequest
 from aaa.hss.profile import user_data
 from aaa.hss.registration import Registration, RegistrationStore, ServingServer, digest
-from aaa.subscribers.subscriber import Subscriber
+from aaa.subscribers.subscriber import Subscriber, is_host
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, RatType, ResultCode
 from protocols.eap.packet import EapType
-from protocols.threegpp.identity import Imsi, Plmn
+from protocols.threegpp.identity import Apn, Imsi, Plmn
 
 VECTORS_LIMIT = 5  # in one MAA; SIP-Number-Auth-Items may ask for more (TS 29.273 §8.1.2.1.2)
 
@@ -57,7 +57,7 @@ class HssProcedures:
         ``HssRefusal``; ``AuthenticationError`` when AUTS does not verify. With AUTS there is one vector.
         """
         subscriber = self._subscriber(request.imsi)
-        if not subscriber.non_3gpp_allowed:
+        if not subscriber.non_3gpp_allowed and not request.emergency:
             _refuse(
                 ExperimentalResultCode.DIAMETER_ERROR_USER_NO_NON_3GPP_SUBSCRIPTION,
                 f"Subscriber {request.imsi} has no subscription to non-3GPP access.",
@@ -121,10 +121,21 @@ class HssProcedures:
         self._registrations.store_registration(imsi, None)
 
     def update_pgw(self, imsi: Imsi, apn: str, pgw: str | None, *, server: ServingServer) -> None:
-        """PGW_UPDATE: the PDN gateway that serves ``apn`` (TS 29.273 §8.1.2.2.2)."""
+        """PGW_UPDATE: the PDN gateway that serves ``apn``, which is one of the user's (TS 29.273 §8.1.2.2.2)."""
         subscriber = self._subscriber(imsi)
-        present = self._registered(imsi, server).with_pgw(apn, pgw)
-        self._told(subscriber, present)
+        present = self._registered(imsi, server)
+        subscribed = _subscribed(subscriber, apn)
+        if pgw is None:
+            self._told(subscriber, present.with_pgw(subscribed or apn, None))
+            return
+        if subscribed is None:
+            _refuse(
+                ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION,
+                f"Subscriber {imsi} has no subscription to this APN.",
+            )
+        if not is_host(pgw):
+            raise HssRefusal(Result.of(ResultCode.DIAMETER_INVALID_AVP_VALUE), "The PDN gateway is no host.")
+        self._told(subscriber, present.with_pgw(subscribed, pgw))
 
     def check_device(self, imsi: Imsi, imei: str | None) -> None:
         """A subscription that is bound to one device is used in no other (3GPP has no such check; 5554 of S13)."""
@@ -158,6 +169,15 @@ class HssProcedures:
         if present.server != server:
             _refuse_served_elsewhere(imsi, present.server)
         return present
+
+
+def _subscribed(subscriber: Subscriber, name: str) -> str | None:
+    """The APN of ``name`` as the subscription writes it."""
+    try:
+        wanted = Apn(name).network_identifier
+    except ValueError:
+        return None
+    return next((str(held.apn) for held in subscriber.apns if held.apn.network_identifier == wanted), None)
 
 
 def _may_roam(subscriber: Subscriber, visited: str | None) -> bool:

@@ -10,7 +10,7 @@ from protocols.diameter.dictionary import PdnGwAllocationType, RatType
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
 from protocols.diameter.profile import Ambr, ApnConfiguration, Arp, Non3gppUserData, QosProfile
 
-_PDN_TYPE = {
+PDN_TYPES = {
     PdnType.IPV4: PdnTypeCode.IPv4,
     PdnType.IPV6: PdnTypeCode.IPv6,
     PdnType.IPV4V6: PdnTypeCode.IPv4v6,
@@ -48,7 +48,7 @@ def _apn(number: int, held: ApnSubscription, reported: str | None) -> ApnConfigu
     return ApnConfiguration(
         context_identifier=number,
         service_selection=str(held.apn),
-        pdn_type=_PDN_TYPE[held.pdn_type],
+        pdn_type=PDN_TYPES[held.pdn_type],
         ambr=_ambr(held.ambr_uplink_bits, held.ambr_downlink_bits),
         served_party_addresses=_static_addresses(held),
         qos=QosProfile(held.qci, Arp(held.priority_level, held.pre_emption_capability, held.pre_emption_vulnerability)),

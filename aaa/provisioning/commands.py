@@ -14,6 +14,7 @@ from aaa.provisioning.opening import (
     JsonOption,
     MasterKeysOption,
     Unshown,
+    first_digits,
     opened_database,
     refusal,
     refused_field,
@@ -231,7 +232,7 @@ def list_subscribers(
         wanted_apn = None if apn is None else Apn(apn)
     except ValueError as error:
         raise refusal("--apn", apn, f"a name such as internet: {error}") from None
-    where = SubscriberFilter(imsi_prefix=imsi_prefix, apn=wanted_apn, enabled=enabled, text=text)
+    where = SubscriberFilter(imsi_prefix=first_digits(imsi_prefix), apn=wanted_apn, enabled=enabled, text=text)
     behind = None if after is None else wanted_imsi(after)
     with opened_database(config, database, master_keys) as opened:
         left = limit

@@ -32,6 +32,8 @@ ImsiArgument = Annotated[str, typer.Argument(metavar="IMSI", help="6 to 15 digit
 
 _log = logging.getLogger(__name__)
 
+MAXIMUM_IMSI_LENGTH = 15  # TS 23.003 §2.2
+
 
 class Unshown:
     """Stands for a value that is not echoed, or that is absent."""
@@ -61,6 +63,13 @@ def wanted_imsi(text: str) -> Imsi:
         return Imsi(text)
     except ValueError:
         raise refusal("IMSI", text, "6 to 15 digits") from None
+
+
+def first_digits(text: str | None) -> str | None:
+    """What ``--imsi-prefix`` says."""
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= MAXIMUM_IMSI_LENGTH):
+        raise refusal("--imsi-prefix", text, f"up to {MAXIMUM_IMSI_LENGTH} digits")
+    return text
 
 
 @contextmanager

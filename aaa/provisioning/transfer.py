@@ -22,6 +22,7 @@ from aaa.provisioning.opening import (
     ConfigurationOption,
     DatabaseOption,
     MasterKeysOption,
+    first_digits,
     opened_database,
     refusal,
     refused_field,
@@ -33,6 +34,7 @@ from aaa.subscribers.document import DocumentError, apns_from
 from aaa.subscribers.forms.csv_form import read_csv, write_csv
 from aaa.subscribers.forms.entry import Advance, Entry, FileProblem, entries
 from aaa.subscribers.forms.yaml_form import read_yaml, write_yaml
+from protocols.errors import BackendError
 from protocols.io.configuration import exit_on_error
 
 REFUSED = 2  # exit status
@@ -172,7 +174,7 @@ def export_subscribers(
 ) -> None:
     """Export subscribers; keys only with --secrets. YAML holds everything, CSV what SIM vendors deliver."""
     chosen = form or (Form.CSV if file is None else _form_of(file))
-    where = SubscriberFilter(imsi_prefix=imsi_prefix)
+    where = SubscriberFilter(imsi_prefix=first_digits(imsi_prefix))
     with opened_database(config, database, master_keys) as opened, Progress() as progress:
         advance = progress.task("exporting", opened.count(where))
 
@@ -185,11 +187,23 @@ def export_subscribers(
         with _output(file) as output:
             for piece in write(counted(), secrets=secrets):
                 output.write(piece)
+            output.flush()
 
 
 @contextmanager
 def _output(file: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that its owner alone may read."""
+    """Standard output, or a file that its owner alone may read; ``BackendError`` when it takes no more."""
+    try:
+        with _opened(file) as output:
+            yield output
+    except BrokenPipeError:
+        raise  # a reader that has enough
+    except OSError as error:
+        raise BackendError(f"{file or 'standard output'} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _opened(file: Path | None) -> Iterator[TextIO]:
     if file is None:
         yield sys.stdout
         return

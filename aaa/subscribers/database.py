@@ -318,7 +318,7 @@ class SubscriberDatabase:
         """Failures as ``BackendError``; pooled connections are let go: they may have been the reason."""
         try:
             yield
-        except (SQLAlchemyError, alembic.util.CommandError, OSError) as error:
+        except (SQLAlchemyError, alembic.util.CommandError, OSError, UnicodeEncodeError) as error:
             self._engine.dispose()
             raise BackendError(f"the subscriber database could not {what}: {one_line(error)}") from error
 

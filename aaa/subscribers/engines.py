@@ -40,7 +40,7 @@ def open_engine(url: str) -> Engine:
     if "@" in (parsed.host or ""):  # what stands before it would be shown as a part of the host's name
         raise ValueError("not a usable database URL: an @ in a user name or password is written %40")
     try:
-        engine = create_engine(parsed, **_options(parsed))
+        engine = create_engine(parsed, hide_parameters=True, **_options(parsed))  # parameters are keys
     except ImportError as error:
         raise ValueError(f"the driver of {parsed.drivername} is not installed: {_advice(parsed, error)}") from error
     except SQLAlchemyError as error:

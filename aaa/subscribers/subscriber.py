@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Network, ip_address
 
 from protocols.algorithms.sqn import SqnScheme
 from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
@@ -21,6 +22,8 @@ DEFAULT_QCI = 9  # TS 23.203 §6.1.7.2: what a default bearer of the Internet ha
 DEFAULT_PRIORITY_LEVEL = 8
 STATIC_PREFIX_LENGTH = 64  # TS 23.402 §4.7.3: every UE has a /64
 UNSIGNED_32_MAXIMUM = 0xFFFFFFFF  # what the AVPs of bit rates and times hold
+HOST_LENGTH_LIMIT = 255  # RFC 1035 §2.3.4
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}\Z")  # RFC 1123 §2.1
 
 
 class PdnType(str, Enum):
@@ -60,6 +63,8 @@ class ApnSubscription:
         _unsigned_32("a bit rate", self.ambr_downlink_bits)
         if self.static_ipv6 is not None and self.static_ipv6.prefixlen != STATIC_PREFIX_LENGTH:
             raise ValueError(f"a static IPv6 prefix is a /{STATIC_PREFIX_LENGTH}, not {self.static_ipv6}")
+        if self.pgw is not None and not is_host(self.pgw):
+            raise ValueError(f"a PGW is a host name or an address, not {self.pgw!r}")
         if not 1 <= self.qci <= 254:
             raise ValueError(f"a QCI is 1 to 254, not {self.qci}")
         if not 1 <= self.priority_level <= 15:
@@ -136,6 +141,15 @@ class Subscriber:
         """Whether both have the keys and functions of one USIM, which keeps its sequence numbers then."""
         mine, others = ((each.algorithm, each.k, each.op, each.opc, each.tuak_iterations) for each in (self, other))
         return mine == others
+
+
+def is_host(text: str) -> bool:
+    """Whether MIP6-Agent-Info can carry it: an address, or a name that is a DiameterIdentity (RFC 6733 §4.3.1)."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return len(text) <= HOST_LENGTH_LIMIT and all(_LABEL.match(label) for label in text.split("."))
+    return True
 
 
 def _unsigned_32(what: str, value: int) -> None:

@@ -15,6 +15,7 @@ from enum import Enum
 _DIGITS = re.compile(r"[0-9]+\Z")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _PLMN_REALM = re.compile(r"(?:.*\.)?mnc([0-9]{2,3})\.mcc([0-9]{3})\.(?:pub\.)?3gppnetwork\.org\Z", re.IGNORECASE)
+EMERGENCY_REALM = "sos.invalid"  # TS 23.003 §19.3.6: never resolved, nobody's
 _EMERGENCY_IMEI = re.compile(r"imei([0-9]{14,16})\Z", re.IGNORECASE)
 _EMERGENCY_MAC = re.compile(r"mac([0-9a-f]{12})\Z", re.IGNORECASE)
 _MAC_LENGTH = 6
@@ -249,7 +250,8 @@ class Nai:
     @property
     def emergency(self) -> bool:
         """Whether the realm is one for emergency services (TS 23.003 §19.3.6, §19.3.9)."""
-        return self.realm.lower().startswith("sos.") and _PLMN_REALM.match(self.realm) is not None
+        realm = self.realm.lower()
+        return realm == EMERGENCY_REALM or (realm.startswith("sos.") and _PLMN_REALM.match(realm) is not None)
 
     @property
     def imei(self) -> str | None:

@@ -343,7 +343,7 @@ class WiresharkProfile:
 
 def _use(seen: ObservedDatagram) -> str | None:
     """What a flow is decoded as; IKE behind the non-ESP marker is a flow of encapsulated ESP."""
-    if seen.transport == "tcp":
+    if seen.transport in ("tcp", "tls"):  # of SCTP the payload protocol identifier says it
         return "diameter"
     if seen.transport != "udp":
         return None

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from protocols.trace.order import Place, Timeline, detail_of, text_of
-from protocols.trace.records import JsonValue, Kind, TraceRecord
+from protocols.trace.records import STREAMS, JsonValue, Kind, TraceRecord
 
 _RUN_PROTOCOLS = ("esp", "keepalive", "unknown")
 _KIND_ORDER = {"ue": 0, "": 1, "epdg": 2, "aaa": 3, "hss": 4}
@@ -203,7 +203,7 @@ class _Builder:
         """ESP, keepalives and what does not parse; IKEv2 and Diameter have their message records."""
         body = record.body
         protocol, incoming = text_of(record, "protocol"), body.get("direction") != "out"
-        if protocol not in _RUN_PROTOCOLS or text_of(record, "transport") == "tcp":
+        if protocol not in _RUN_PROTOCOLS or text_of(record, "transport") in STREAMS:
             return
         if incoming and self._senders.get(text_of(record, "payload"), set()) - {record.node}:
             return  # the sender's own record shows it

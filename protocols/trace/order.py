@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from protocols.trace.jsonl import in_order
-from protocols.trace.records import JsonValue, Kind, TraceRecord
+from protocols.trace.records import STREAMS, JsonValue, Kind, TraceRecord
 
 # IKE header fields, Session-Id AVP, End-to-End Identifier (a relay changes Hop-by-Hop), EAP Identifier
 IDENTIFYING_DETAILS = ("spi_i", "spi_r", "message_id", "Session-Id", "end_to_end", "identifier")
@@ -143,4 +143,4 @@ def _nearness(sending: float, arrival: float) -> tuple[bool, float]:
 def _unique_payload(record: TraceRecord) -> str:
     """The payload by which a datagram is known again: not a stream's pieces, not a keepalive."""
     payload = text_of(record, "payload")
-    return payload if len(payload) > 2 and record.body.get("transport") != "tcp" else ""
+    return payload if len(payload) > 2 and record.body.get("transport") not in STREAMS else ""

@@ -1,10 +1,12 @@
 """Datagram records as a capture file (pcapng, draft-ietf-opsawg-pcapng), readable by Wireshark.
 
 Records hold what crossed a socket, so the headers below are synthesised: IPv4 (RFC 791) or IPv6
-(RFC 8200) with UDP, or with TCP (RFC 9293) whose handshake, sequence and acknowledgement numbers are
-made up per connection, all with right checksums. The link type is raw IP, one interface per node.
+(RFC 8200) with UDP, with TCP (RFC 9293) whose handshake, sequence and acknowledgement numbers are
+made up per connection, or with SCTP (RFC 9260) in DATA chunks alone, tags and numbers made up as well; all
+with right checksums. What lay inside TLS stands in TCP as it is, where Wireshark can read it. The link type
+is raw IP, one interface per node.
 A datagram seen by its sender and again by its receiver stands once, as its sender saw it; one that a NAT
-changed on the way stands in both its forms. A TCP connection is shown as one of its ends saw it.
+changed on the way stands in both its forms. A connection is shown as one of its ends saw it.
 
 Left out: IP fragments, TCP losses and resets (streams are what the sockets handed over), name
 resolution and decryption secrets blocks (``keys`` writes a profile for that).
@@ -22,13 +24,14 @@ from ipaddress import IPv4Address
 from protocols.errors import DecodeError
 from protocols.path import Address, Endpoint
 from protocols.trace.order import Timeline
-from protocols.trace.records import JsonValue, Kind, TraceRecord
+from protocols.trace.records import STREAMS, JsonValue, Kind, TraceRecord
 
 LINKTYPE_RAW = 101  # raw IPv4 or IPv6, told apart by the version nibble
-PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ESP = 6, 17, 50
+PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ESP, PROTOCOL_SCTP = 6, 17, 50, 132
 APPLICATION = "epdg-emulator"
 PENDING_DATAGRAMS = 4096  # how many sent datagrams wait for their receiver's record
-TCP_SEGMENT_OCTETS = 60_000  # longest payload of one synthesised segment
+SEGMENT_OCTETS = 60_000  # longest payload of one synthesised segment or chunk
+PAYLOAD_DIAMETER = 46  # SCTP payload protocol identifier (RFC 6733 §11.5: Diameter in the clear)
 
 _BLOCK_SECTION, _BLOCK_INTERFACE, _BLOCK_PACKET = 0x0A0D0D0A, 1, 6
 _OPTION_COMMENT = 1
@@ -36,6 +39,7 @@ _OPTION_SECTION_APPLICATION = 4
 _OPTION_INTERFACE_NAME = 2
 _OPTION_PACKET_FLAGS = 2
 _SYN, _PSH, _ACK = 0x02, 0x08, 0x10
+_CHUNK_DATA, _BEGINNING, _ENDING = 0, 0x02, 0x01  # SCTP
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -59,7 +63,7 @@ class ObservedDatagram:
         """From a record of kind ``datagram``; ``DecodeError`` when its body is not one."""
         body = record.body
         direction, transport, payload = (body.get(key) for key in ("direction", "transport", "payload"))
-        if direction not in ("in", "out") or transport not in ("udp", "tcp", "ip"):
+        if direction not in ("in", "out") or transport not in ("udp", "ip", *STREAMS):
             raise DecodeError("datagram record: unknown direction or transport")
         if not isinstance(payload, str):
             raise DecodeError("datagram record: payload is not hexadecimal")
@@ -181,8 +185,8 @@ class _Connection:
     def data(self, source: Endpoint, payload: bytes) -> list[bytes]:
         """The segments that carry ``payload``."""
         return [
-            self._segment(source, _PSH | _ACK, payload[start : start + TCP_SEGMENT_OCTETS])
-            for start in range(0, len(payload), TCP_SEGMENT_OCTETS)
+            self._segment(source, _PSH | _ACK, payload[start : start + SEGMENT_OCTETS])
+            for start in range(0, len(payload), SEGMENT_OCTETS)
         ]
 
     def _segment(self, source: Endpoint, flags: int, payload: bytes) -> bytes:
@@ -192,6 +196,53 @@ class _Connection:
         length = len(payload) + (1 if flags & _SYN else 0)
         self._next[source] = (self._next[source] + length) & 0xFFFFFFFF
         return packet
+
+
+def _crc32c_table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)  # noqa: PLW2901  bit by bit
+        table.append(value)
+    return tuple(table)
+
+
+_CRC32C = _crc32c_table()
+
+
+def crc32c(octets: bytes) -> int:
+    """SCTP's checksum (RFC 9260 appendix A): the CRC of Castagnoli, in the order of bits it is sent in."""
+    value = 0xFFFFFFFF
+    for octet in octets:
+        value = value >> 8 ^ _CRC32C[(value ^ octet) & 0xFF]
+    return value ^ 0xFFFFFFFF
+
+
+class _Association:
+    """An SCTP association's made-up numbers; ``node`` is the end whose records are shown."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self._transmission: dict[Endpoint, int] = {}
+        self._sequence: dict[Endpoint, int] = {}
+
+    def data(self, source: Endpoint, destination: Endpoint, payload: bytes) -> list[bytes]:
+        """The packets that carry one message: a DATA chunk each (RFC 9260 §3.3.1), on stream zero."""
+        sequence = self._sequence.get(source, 0)
+        self._sequence[source] = (sequence + 1) & 0xFFFF
+        packets = []
+        for start in range(0, len(payload), SEGMENT_OCTETS):
+            piece = payload[start : start + SEGMENT_OCTETS]
+            flags = (_BEGINNING if start == 0 else 0) | (_ENDING if start + len(piece) == len(payload) else 0)
+            number = self._transmission.get(source, 1)
+            self._transmission[source] = (number + 1) & 0xFFFFFFFF
+            chunk = struct.pack("!BBHIHHI", _CHUNK_DATA, flags, 16 + len(piece), number, 0, sequence, PAYLOAD_DIAMETER)
+            body = chunk + piece + b"\0" * (-len(piece) % 4)
+            # the verification tag is that of the receiver (§3.1)
+            header = struct.pack("!HHII", source.port, destination.port, destination.port, 0)
+            header = header[:8] + struct.pack("<I", crc32c(header + body))
+            packets.append(ip_packet(source.address, destination.address, PROTOCOL_SCTP, header + body))
+        return packets
 
 
 # --- pcapng -----------------------------------------------------------------------------------------
@@ -215,6 +266,7 @@ class CaptureEncoder:
         self._application = application
         self._interfaces: dict[str, int] = {}
         self._connections: dict[frozenset[Endpoint], _Connection] = {}
+        self._associations: dict[frozenset[Endpoint], _Association] = {}
         # what was sent and not yet seen to arrive, oldest first: (addresses, payload) → senders
         self._under_way: OrderedDict[tuple[str, Endpoint, Endpoint, bytes], list[str]] = OrderedDict()
 
@@ -231,7 +283,9 @@ class CaptureEncoder:
         if record.kind is not Kind.DATAGRAM:
             return b""
         seen = ObservedDatagram.of(record)
-        if seen.transport == "tcp":
+        if seen.transport == "sctp":
+            packets = self._sctp(seen)
+        elif seen.transport in STREAMS:
             packets = self._tcp(seen)
         elif self._arrived(seen):
             return b""
@@ -281,6 +335,11 @@ class CaptureEncoder:
         if connection.node != seen.node:
             return []
         return packets + connection.data(seen.source, seen.payload)
+
+    def _sctp(self, seen: ObservedDatagram) -> list[bytes]:
+        ends = frozenset((seen.source, seen.destination))
+        association = self._associations.setdefault(ends, _Association(seen.node))
+        return association.data(seen.source, seen.destination, seen.payload) if association.node == seen.node else []
 
 
 def _packet(interface: int, record: TraceRecord, outgoing: bool, octets: bytes) -> bytes:

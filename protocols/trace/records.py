@@ -3,12 +3,12 @@
 A record is JSON-ready: ``body`` holds only str, int, float, bool, None, lists and dicts of these;
 octets are lower-case hex. Bodies by kind:
 
-``datagram``  what crossed a socket: ``direction`` ("in"/"out"), ``transport`` ("udp"/"tcp", or "ip" for
-    ESP straight on IP, where ``local``/``remote`` are addresses alone), ``local``/``remote``
-    ("address:port"), ``payload`` (hex, with the non-ESP marker where it was on the wire), ``protocol``
-    ("ikev2"/"esp"/"diameter"/"keepalive"/"unknown").
+``datagram``  what crossed a socket: ``direction`` ("in"/"out"), ``transport`` ("udp", "tcp", "tls", "sctp",
+    or "ip" for ESP straight on IP, where ``local``/``remote`` are addresses alone), ``local``/``remote``
+    ("address:port"), ``payload`` (hex, with the non-ESP marker where it was on the wire; of "tls" what lies
+    inside, of "sctp" one message), ``protocol`` ("ikev2"/"esp"/"diameter"/"keepalive"/"unknown").
 ``message``  a decoded protocol message: ``protocol`` ("ikev2"/"diameter"/"eap"), ``direction``,
-    ``interface`` ("SWu"/"SWm"), ``peer`` (address or Diameter identity), ``name`` (e.g. "IKE_AUTH
+    ``interface`` ("SWu"/"SWm"/"SWx"/"S6b"), ``peer`` (address or Diameter identity), ``name`` (e.g. "IKE_AUTH
     request", "DER"), ``summary`` (RFC notation), ``detail`` (dict), ``retransmission`` (bool).
 ``state``  ``machine``, ``old``, ``new``, ``why``.
 ``keys``  secret: ``table`` ("ikev2"/"esp") and the fields of ``trace.keys``; only with key export on.
@@ -25,6 +25,8 @@ from enum import Enum
 from protocols.errors import DecodeError
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+
+STREAMS = frozenset({"tcp", "tls", "sctp"})  # transports with connections
 
 
 class Kind(str, Enum):

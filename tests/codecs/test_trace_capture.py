@@ -129,7 +129,7 @@ def test_streams_are_numbered_without_holes(tmp_path: Path) -> None:
     "change",
     [
         {"direction": "up"},
-        {"transport": "sctp"},
+        {"transport": "dccp"},
         {"local": "nowhere"},
         {"local": "192.0.2.1"},
         {"local": "192.0.2.1:70000"},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from protocols.io.tap import NAT_KEEPALIVE, DatagramTap
 from protocols.path import Endpoint, Path
 from protocols.trace.ladder import Entry, Ladder, build_ladder, render_text
@@ -153,6 +155,25 @@ def test_peers_that_are_not_traced_get_their_role_as_a_column() -> None:
         ("aaa", False),
     ]
     assert [drawn(entry) for entry in ladder.entries] == [("ue", "epdg", SA_INIT), ("epdg", "aaa", "DER")]
+
+
+@pytest.mark.parametrize("is_traced", [True, False], ids=["two processes", "one process"])
+def test_the_hss_stands_to_the_right_of_the_aaa_server(*, is_traced: bool) -> None:
+    world = World()
+    world.message("aaa", "in", "DER", interface="SWm", peer="epdg.example")
+    world.message("aaa", "out", "MAR", interface="SWx", peer="hss.example")
+    if is_traced:
+        world.message("hss", "in", "MAR", interface="SWx", peer="aaa.example")
+        world.message("hss", "out", "MAA", interface="SWx", peer="aaa.example")
+    world.message("aaa", "in", "MAA", interface="SWx", peer="hss.example")
+    ladder = world.ladder()
+    assert [(column.kind, column.traced) for column in ladder.columns] == [
+        ("epdg", False),
+        ("aaa", True),
+        ("hss", is_traced),
+    ]
+    hss = ladder.columns[-1].name
+    assert [drawn(entry) for entry in ladder.entries[1:]] == [("aaa", hss, "MAR"), (hss, "aaa", "MAA")]
 
 
 def test_traffic_is_counted_in_runs_between_messages() -> None:

@@ -41,6 +41,7 @@ def test_our_nodes_talk_over_sctp() -> None:
             "echoed": True,
             "back": "epdg.epc.test",
             "transports": ["sctp"],
+            "recorded": ["sctp"],
             "dropped": {},
             "ended": {CloseReason.DISCONNECT_REQUESTED.value: 1},
         }

@@ -11,6 +11,10 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.ipsec import ESP, SecurityAssociation
 from scapy.utils import rdpcap
 
+from protocols.diameter.codec import Avp, DiameterMessage, encode_message
+from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
+from protocols.diameter.events import Direction
+from protocols.diameter.uri import Transport
 from protocols.entropy import SeededEntropy
 from protocols.esp.packet import sealer_of
 from protocols.ikev2.events import MessageSent
@@ -21,6 +25,7 @@ from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.suites import EspSuite, IkeSuite
+from protocols.io.diameter import Traffic
 from protocols.io.evidence import CaptureFile, write_evidence
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
 from protocols.path import Endpoint
@@ -404,6 +409,58 @@ def test_a_diameter_connection_is_reassembled(tmp_path: Path, addresses: tuple[s
     # not even a note on the stream, such as a retransmission or a segment out of order
     assert tshark.fields(capture, ("frame.number",), display_filter="tcp.analysis.flags") == []
     assert len(tshark.fields(capture, ("frame.number",), display_filter="tcp.checksum.status == 1")) > 20
+
+
+@pytest.mark.parametrize("addresses", [("127.0.0.1", "127.0.0.2"), ("::1", "2001:db8::7")])
+def test_diameter_over_tls_and_sctp_is_readable(tmp_path: Path, addresses: tuple[str, str]) -> None:
+    """What lay inside TLS stands in TCP; SCTP's DATA chunks hold the messages, a long one in two."""
+    ports = {Transport.TLS: (5658, 15658), Transport.SCTP: (3868, 13868)}
+    aaa, epdg = Observer("aaa"), Observer("epdg")
+    expected: dict[int, list[str]] = {}
+    number = 0
+    for transport in ports:
+        for port in ports[transport]:
+            server, client = Endpoint.of(addresses[0], port), Endpoint.of(addresses[1], port + 20000)
+            for size in (3, 65_000, 4):
+                message = DiameterMessage(
+                    command=CommandCode.DIAMETER_EAP,
+                    application=SWM_APPLICATION,
+                    request=True,
+                    hop_by_hop=(number := number + 1),
+                    avps=(Avp.of("Session-Id", "epdg.test;1;1"), Avp.of("Reply-Message", "x" * size)),
+                )
+                expected.setdefault(port, []).append(f"0x{number:08x}")
+                for end, direction, local, remote in (
+                    (epdg, Direction.OUT, client, server),
+                    (aaa, Direction.IN, server, client),
+                ):
+                    crossed = Traffic(
+                        direction=direction,
+                        local=local,
+                        remote=remote,
+                        peer=None,
+                        octets=encode_message(message),
+                        message=message,
+                        transport=transport,
+                    )
+                    for kind, body in crossed.records():
+                        end.recorder.record(kind, body)
+    assert {
+        (record.body["transport"], str(record.body["local"]).rpartition(":")[2])
+        for record in aaa.records
+        if record.kind is Kind.DATAGRAM
+    } == {(transport.value, str(port)) for transport in ports for port in ports[transport]}
+
+    tshark, capture = judge(tmp_path, aaa.records + epdg.records)
+    for transport, table in ((Transport.TLS, "tcp"), (Transport.SCTP, "sctp")):
+        for port in ports[transport]:
+            rows = tshark.fields(capture, ("diameter.hopbyhopid",), display_filter=f"{table}.dstport == {port}")
+            assert [value for row in rows for value in row["diameter.hopbyhopid"]] == expected[port]
+    assert tshark.complaints(capture) == []
+    checked = tshark.fields(
+        capture, ("sctp.checksum.status",), display_filter="sctp", options=("sctp.checksum:CRC 32c",)
+    )
+    assert [row["sctp.checksum.status"] for row in checked] == [["1"]] * 8  # good
 
 
 # --- Files ------------------------------------------------------------------------------------------

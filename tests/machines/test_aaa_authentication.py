@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aaa.authorization import RefusalCause, backend_refusal, hss_refusal
 from aaa.eap import EapService
+from aaa.emergency import EmergencyPolicy
 from aaa.equipment import ANY_EQUIPMENT, EquipmentList
 from aaa.events import (
     AnswerReady,
@@ -37,9 +38,9 @@ from aaa.sessions import SESSION_GRACE_INTERVAL, SessionLimits, Sessions
 from aaa.subscribers import ApnSubscription, PdnType, Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.diameter.codec import Result
-from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
+from protocols.diameter.dictionary import ExperimentalResultCode, RatType, ResultCode
 from protocols.diameter.dictionary import PdnType as PdnTypeCode
-from protocols.diameter.swm import Ambr, Dea, Der, Str, TerminalInformation
+from protocols.diameter.swm import EMERGENCY_INDICATION, Ambr, Dea, Der, Str, TerminalInformation
 from protocols.eap.aka.server import ServerOptions
 from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.eap.packet import EapCode, EapPacket, EapType, identity_response
@@ -70,6 +71,7 @@ class World:
         eap: EapService | None = None,
         equipment: EquipmentList = ANY_EQUIPMENT,
         imei: str | None = None,
+        emergency: EmergencyPolicy | None = None,
     ) -> None:
         self.imei = imei  # that the gateway passes on
         self.table = Table(*subscribers)
@@ -84,8 +86,11 @@ class World:
             eap=eap or EapService(options=options or ServerOptions()),
             limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
             equipment=equipment,
+            emergency=emergency,
         )
+        self.urgent = False  # whether the gateway asks for an emergency session
         self.contexts: dict[str, ReauthenticationContext] = {}
+        self.visited: str | None = None
         self._request = 0
 
     def send(
@@ -102,6 +107,9 @@ class World:
             service_selection=apn,
             aaa_failure_indication=failure,
             terminal_information=None if self.imei is None else TerminalInformation(self.imei),
+            emergency_services=EMERGENCY_INDICATION if self.urgent else None,
+            visited_network_identifier=self.visited,
+            rat_type=RatType.WLAN,
         )
         self.sessions.receive_der(der, self._request, self.now)
         return self._request
@@ -428,6 +436,34 @@ def test_str_closes_the_session() -> None:
     assert isinstance(ended, SessionEnded)
     assert (ended.was_authenticated, ended.expired) == (True, False)
     assert world.sessions.next_deadline() is None
+
+
+def test_another_gateway_gets_nothing_of_a_session() -> None:
+    """A retransmission is answered with the same DEA, key included: to the gateway whose session it is."""
+    world, ue = World(USER), aka_user(USER)
+    first = world.exchange(identity_response(1, ue.nai.encode()))
+    assert first.eap_payload is not None
+    response = ue.take(first.eap_payload)
+    assert response is not None
+    assert world.exchange(response).result == SUCCESS
+    der = Der(
+        session_id="s;1;1",
+        origin_host="evil.test",
+        origin_realm="test",
+        destination_realm="test",
+        eap_payload=response,
+    )
+    for number, packet in enumerate((response, identity_response(1, ue.nai.encode()), b"")):
+        world.sessions.receive_der(replace(der, eap_payload=packet), 1000 + number, world.now)
+        answer = world.answer_to(1000 + number)
+        assert answer.result == Result.of(ResultCode.DIAMETER_UNABLE_TO_COMPLY)
+        assert answer.master_session_key is None
+    request = Str(
+        session_id="s;1;1", origin_host="evil.test", origin_realm="test", destination_realm="test", user_name=ue.nai
+    )
+    unknown = Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID)
+    assert world.sessions.receive_str(request).result == unknown
+    assert world.sessions.receive_str(replace(request, origin_host="EPDG.test")).result == SUCCESS
 
 
 def test_unfinished_sessions_expire_and_late_answers_are_dropped() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -21,9 +22,11 @@ from aaa.events import (
     UserDataRequested,
     VectorRequested,
 )
+from aaa.hss.port import SubscriberProfile
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
-from protocols.diameter.swm import Str
+from protocols.diameter.profile import ApnConfiguration
+from protocols.diameter.swm import Dea, Str
 from protocols.eap.aka.messages import AkaMessage, AkaSubtype
 from protocols.eap.aka.peer import PeerOptions
 from protocols.eap.aka.server import ServerOptions
@@ -207,6 +210,62 @@ def test_protected_success_is_one_more_round() -> None:
         AuthenticationState.WAITING_FOR_STORAGE,
         AuthenticationState.AUTHENTICATED,
     ]
+
+
+def last_answer(here: World, ue: AkaUser, meanwhile: Callable[[], object]) -> Dea:
+    """An attach with a protected success; ``meanwhile`` happens while the UE has the notification."""
+    identity = here.exchange(identity_response(1, ue.nai.encode()))
+    assert identity.eap_payload is not None
+    challenge = ue.take(identity.eap_payload)
+    assert challenge is not None
+    notification = here.exchange(challenge).eap_payload
+    assert notification is not None
+    meanwhile()
+    response = ue.take(notification)
+    assert response is not None
+    return here.exchange(response)
+
+
+def test_what_the_hss_says_before_success_is_told_counts() -> None:
+    """RTR and PPR between the SAA and the DEA (TS 29.273 §8.1.2.2.3, §8.1.2.3): no session without a registration."""
+    indicated = replace(BOTH, result_indications=True)
+    options = PeerOptions(result_indications=True)
+
+    here = world(indicated)
+    answer = last_answer(here, aka_user(USER, options=options), lambda: here.sessions.deregistered(USER.imsi, 0, "x"))
+    assert answer.result == Result.of(ResultCode.DIAMETER_AUTHORIZATION_REJECTED)
+    assert answer.master_session_key is None
+    assert not here.sessions.is_registered(USER.imsi)
+
+    here = world(indicated)
+    answer = last_answer(
+        here,
+        aka_user(USER, options=options),
+        lambda: here.sessions.profile_changed(
+            USER.imsi, replaced(here.hss.user_data(USER.imsi, server=AAA_SERVER), "internet")
+        ),
+    )
+    assert answer.result == SUCCESS
+    assert answer.apn_configuration is not None
+    assert answer.apn_configuration.context_identifier == 7
+
+    here = world(indicated)
+    answer = last_answer(
+        here,
+        aka_user(USER, options=options),
+        lambda: here.sessions.profile_changed(
+            USER.imsi, replaced(here.hss.user_data(USER.imsi, server=AAA_SERVER), "ims")
+        ),
+    )
+    assert answer.result == Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION)
+    assert not here.sessions.is_registered(USER.imsi)
+    assert here.registrations.registration(USER.imsi) is None
+
+
+def replaced(profile: SubscriberProfile, apn: str) -> SubscriberProfile:
+    """The profile with this APN alone."""
+    held = ApnConfiguration(context_identifier=7, service_selection=apn)
+    return replace(profile, user_data=replace(profile.user_data, apns=(held,)))
 
 
 # --- options by subscriber and APN

@@ -108,10 +108,11 @@ def test_a_pushed_profile_needs_no_question() -> None:
 def test_a_session_that_is_unknown_or_ends_meanwhile() -> None:
     world = attached()
     machine = Reauthorization(world.sessions, identity=IDENTITY)
-    machine.receive(replace(AAR, session_id="other"), 1, world.now)
-    ready = machine.poll_event()
-    assert isinstance(ready, AaaReady)
-    assert ready.answer.result == UNKNOWN_SESSION
+    for unknown in (replace(AAR, session_id="other"), replace(AAR, origin_host="another.test")):
+        machine.receive(unknown, 1, world.now)
+        ready = machine.poll_event()
+        assert isinstance(ready, AaaReady)
+        assert ready.answer.result == UNKNOWN_SESSION
     machine.receive(AAR, 2, world.now)
     machine.poll_event()
     world.sessions.end(SESSION, "it is gone")

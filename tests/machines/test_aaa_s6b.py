@@ -210,6 +210,13 @@ def test_a_session_id_is_one_users_at_one_pgw(change: dict[str, str]) -> None:
     assert [session.host for session in world.sessions] == ["pgw.test"]
 
 
+def test_another_pgw_does_not_end_a_session() -> None:
+    world = World()
+    world.authorise()
+    assert world.terminate(replace(STR, origin_host="other.test")) == Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID)
+    assert world.terminate(replace(STR, origin_host="PGW.test")) == SUCCESS
+
+
 def test_a_pushed_profile_answers_the_next_aar_once() -> None:
     world = World()
     world.authorise()

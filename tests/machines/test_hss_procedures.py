@@ -132,6 +132,25 @@ def test_a_server_that_failed_is_replaced_with_what_it_knew() -> None:
     assert refused(lambda: hss.procedures.register(USER.imsi, server=AAA)).serving_server == OTHER.host
 
 
+def test_pgws_are_of_subscribed_apns_and_have_names() -> None:
+    """What a server reports is kept, so that it has to be bounded; APNs compare by network identifier."""
+    hss = Hss(USER)
+    hss.procedures.authenticate(REQUEST, server=AAA)
+    hss.procedures.register(USER.imsi, server=AAA)
+    no_apn = Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION)
+    for apn in ("nowhere", "a\0b", "i" * 50_000, ""):
+        refusal = refused(lambda apn=apn: hss.procedures.update_pgw(USER.imsi, apn, "pgw.test", server=AAA))
+        assert refusal.result == no_apn
+        hss.procedures.update_pgw(USER.imsi, apn, None, server=AAA)  # nothing to forget
+    for pgw in ("", "two words", "p" * 50_000):
+        refusal = refused(lambda pgw=pgw: hss.procedures.update_pgw(USER.imsi, "internet", pgw, server=AAA))
+        assert refusal.result == Result.of(ResultCode.DIAMETER_INVALID_AVP_VALUE)
+    hss.procedures.update_pgw(USER.imsi, "Internet.mnc001.mcc001.gprs", "pgw.test", server=AAA)
+    registration = hss.registrations.registration(USER.imsi)
+    assert registration is not None
+    assert registration.pgws == {"internet": "pgw.test"}
+
+
 def test_a_pgw_is_forgotten_when_none_is_named() -> None:
     hss = Hss(USER)
     hss.procedures.register(USER.imsi, server=AAA)

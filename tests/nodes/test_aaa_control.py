@@ -69,6 +69,11 @@ def test_fault_rules_by_command(aaa: AaaProcess) -> None:
         (("x", "--silence", "--imsi", "22-1"), "command line: match.imsi: got '22-1', expected an IMSI, a prefix"),
         (("x", "--silence", "--attempts", "0"), "command line: match.attempts: got '0', expected an attempt's number"),
         (("x", "--silence", "--step", "last"), "command line: match.step: got 'last', expected 'identity', "),
+        (("x", "--silence", "--delay", "0"), "command line: action.delay: got 0.0, expected more than 0"),
+        (("x", "--wrong-mac", "--backoff", "0"), "command line: action.backoff: got 0, expected at least 1"),
+        (("x", "--wrong-mac", "--delay", "nan"), "command line: action.delay: got "),
+        (("x", "--wrong-mac", "--share", "inf"), "command line: match.share: got "),
+        (("x" * 500, "--wrong-mac"), "command line: name: got "),
         (("a b", "--silence"), "command line: name: got 'a b', expected text like "),
     ],
 )

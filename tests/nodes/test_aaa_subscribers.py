@@ -273,6 +273,15 @@ def test_impossible_subscribers_cannot_be_made(wrong: dict[str, object]) -> None
         replace(USER, **wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("pgw", ["", "two words", "pgw..example.org", "pgw.example.org.", "käse.example", "a." * 200])
+def test_a_pgw_is_a_name_or_an_address(pgw: str) -> None:
+    """What is none would make every answer with the profile impossible to encode."""
+    for good in ("pgw.example.org", "PGW1", "192.0.2.1", "2001:db8::1"):
+        assert ApnSubscription(apn=Apn("ims"), pgw=good).pgw == good
+    with pytest.raises(ValueError, match="a host name or an address"):
+        ApnSubscription(apn=Apn("ims"), pgw=pgw)
+
+
 def test_a_row_that_makes_no_sense_is_named(database: SubscriberDatabase, url: str) -> None:
     database.add(USER)
     engine = create_engine(url)

@@ -72,14 +72,34 @@ def test_keys_are_made_once_kept_and_replaced_in_their_time(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[]", '{"created": 1, "keys": []}', '{"created": 1, "keys": [{"index": 0, "key": "00"}]}', "\x00"],
+    [
+        "",
+        "{}",
+        "[]",
+        "\x00",
+        "[" * 100_000,
+        '{"created": 1, "keys": []}',
+        '{"created": 1, "keys": [{"index": 0, "key": "00"}]}',
+        f'{{"created": 1, "keys": [{{"index": 0.0, "key": "{"00" * 32}"}}]}}',
+        f'{{"created": NaN, "keys": [{{"index": 0, "key": "{"00" * 32}"}}]}}',
+        f'{{"created": 1, "keys": [{{"index": 64, "key": "{"00" * 32}"}}]}}',
+    ],
 )
 def test_a_file_that_holds_no_keys_is_not_overwritten(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keys.json"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match=r"eap\.temporary\.key_file"):
+    path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match=r"eap\.temporary\.key_file: got 'a file that holds no keys'"):
         key_file(path, Clock())
     assert path.read_text() == text
+
+
+def test_keys_that_others_may_read_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key_file(path, Clock())
+    path.chmod(0o640)
+    with pytest.raises(ConfigurationError, match=r"key_file: got 'mode 0640', expected .*\(chmod 600\)"):
+        key_file(path, Clock())
 
 
 def test_a_file_that_cannot_be_made(tmp_path: Path) -> None:

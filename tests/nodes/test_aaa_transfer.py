@@ -269,6 +269,25 @@ def test_csv_holds_what_vendors_deliver(url: str, database: SubscriberDatabase, 
     assert imported(url, file, file.read_text()).stdout == "2 subscribers imported\n"
 
 
+def test_an_export_that_cannot_be_written_is_one_line(url: str, database: SubscriberDatabase) -> None:
+    database.put([laboratory_subscriber(1)])
+    result = CliRunner().invoke(application, ["subscriber", "export", "/dev/full", "--database", url])
+    assert (result.exit_code, result.stderr) == (1, "/dev/full cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("command", ["list", "export"])
+@pytest.mark.parametrize("prefix", ["00101x", "%", "\udcff", "0" * 16, ""])
+def test_the_first_digits_of_imsis_are_digits(url: str, command: str, prefix: str) -> None:
+    result = CliRunner().invoke(application, ["subscriber", command, f"--imsi-prefix={prefix}", "--database", url])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith(f"command line: --imsi-prefix: got {prefix!r}, expected up to 15 digits")
+
+
+def test_text_that_no_database_holds_is_one_line(url: str, database: SubscriberDatabase) -> None:
+    result = CliRunner().invoke(application, ["subscriber", "list", "--text", "\udcff", "--database", url])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
 @pytest.mark.parametrize("form", ["csv", "yaml"])
 def test_keys_leave_on_demand_only(url: str, database: SubscriberDatabase, form: str) -> None:
     database.put([EVERYTHING, laboratory_subscriber(1)])

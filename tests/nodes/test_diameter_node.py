@@ -459,6 +459,13 @@ def test_traffic_without_keys() -> None:
             assert (description["name"], description["peer"]) == ("DEA", AAA.host)
             (_, with_keys), _ = seen[1].records(export_keys=True)
             assert KEY.hex() in str(with_keys["payload"])
+            # half a message that is dropped is as secret as a whole one; what is no Diameter is shown
+            whole = seen[1].octets
+            ends = whole.index(KEY) + len(KEY)
+            for octets, is_shown in ((whole[:ends], False), (whole[: ends - 1], False), (b"GET / HTTP/1.1", True)):
+                (half,) = replace(seen[1], message=None, octets=octets).records()
+                assert (half[1]["payload"] == octets.hex()) is is_shown
+                assert KEY[:-1].hex() not in str(half[1]["payload"])
 
     run(test())
 

@@ -12,9 +12,10 @@ from protocols.diameter.identity import DiameterIdentity
 from protocols.diameter.swm import Dea
 from protocols.diameter.uri import Transport
 from protocols.errors import BackendError, ConfigurationError
-from protocols.io.diameter import DiameterNode, PeerChange
+from protocols.io.diameter import DiameterNode, PeerChange, Traffic
 from protocols.io.diameter.tls import TlsContexts
 from protocols.path import Endpoint
+from protocols.trace.records import Kind
 from tests.harness.diameter_nodes import AAA, AAA2, EPDG, LONG, RawPeer, der, node, peer, run, server
 from tests.peers.certificates import CertificateAuthority
 
@@ -48,10 +49,14 @@ def test_both_ways(tmp_path: Path, authority: CertificateAuthority) -> None:
         async with server(transport=Transport.TLS, tls=theirs) as (aaa, at), node(EPDG, tls=ours) as epdg:
             epdg.add_peer(peer(at, transport=Transport.TLS))
             await epdg.wait_open(LONG, AAA.host)
+            seen: list[Traffic] = []
+            epdg.on_traffic(seen.append)
             answers = await asyncio.gather(*(epdg.request(der(bytes([n]))) for n in range(50)))
             assert [Dea.from_message(answer).eap_payload for answer in answers] == [bytes([n]) for n in range(50)]
             for status in (*epdg.peers(), *aaa.peers()):
                 assert (status.transport, status.tls, status.in_service) == ("tls", "TLSv1.3", True)
+            datagrams = [body for each in seen for kind, body in each.records() if kind is Kind.DATAGRAM]
+            assert [body["transport"] for body in datagrams] == ["tls"] * 100
         assert not aaa.dropped
 
     run(test())

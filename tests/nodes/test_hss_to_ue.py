@@ -13,14 +13,20 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.io.control import ControlClient
+from tests.nodes.dashboards_world import site
 from tests.nodes.scripted_aaa_world import EPDG_HOST, World
+from tests.nodes.test_dashboards_api import API, BEARER
 from tests.nodes.test_swx import Home
 from tests.peers import aaa_node
+from tests.peers.processes import wait_until
 
 USER = laboratory_subscriber(1)
 Story = Callable[[World], Awaitable[None]]
@@ -52,6 +58,48 @@ def tell(home: Home, story: Story) -> None:
             await story(world)
 
     asyncio.run(run())
+
+
+def test_the_ladder_of_a_session_has_all_four_in_columns(home: Home, tmp_path: Path) -> None:
+    """As the dashboard shows it: which box sent what to which, seen by both where both are traced."""
+    directory = home.hss.directory
+    traced = {"gw": ("epdg", "epdg"), "home": ("hss", "hss"), "phone": ("ue", "ue"), "visited": ("aaa", "aaa")}
+    nodes = "\n".join(
+        f"  - {{ name: {name}, kind: {kind}, control: {directory / file}.sock }}"
+        for name, (kind, file) in traced.items()
+    )
+
+    def ladder(session: str) -> dict[str, Any] | None:
+        shown = httpx.get(f"{running.url}{API}/sessions/{session}/ladder", headers=BEARER, timeout=10).json()
+        names = [entry["name"] for entry in shown.get("entries", ())]
+        return dict(shown) if "SAA" in names and "attached" in names else None
+
+    async def story(world: World) -> None:
+        session = str(world.session["id"])
+        shown = await asyncio.to_thread(wait_until, lambda: ladder(session), what="the ladder", timeout=20)
+        assert shown["columns"] == ["UE", "ePDG", "AAA", "HSS"]
+        arrows = [
+            (entry["name"], entry["from"], entry["to"], entry["seen_by"])
+            for entry in shown["entries"]
+            if entry["protocol"] == "diameter" and entry["interface"] in ("SWm", "SWx")
+        ]
+        assert arrows == [
+            ("DER", "ePDG", "AAA", ["gw", "visited"]),
+            ("MAR", "AAA", "HSS", ["visited", "home"]),
+            ("MAA", "HSS", "AAA", ["home", "visited"]),
+            ("DEA", "AAA", "ePDG", ["visited", "gw"]),
+            ("DER", "ePDG", "AAA", ["gw", "visited"]),
+            ("SAR", "AAA", "HSS", ["visited", "home"]),
+            ("SAA", "HSS", "AAA", ["home", "visited"]),
+            ("DEA", "AAA", "ePDG", ["visited", "gw"]),
+        ]
+        assert {(entry["from"], entry["to"]) for entry in shown["entries"] if entry["interface"] == "SWu"} == {
+            ("UE", "ePDG"),
+            ("ePDG", "UE"),
+        }
+
+    with site(tmp_path, nodes=nodes) as running:
+        tell(home, story)
 
 
 def test_a_registration_that_the_hss_ends_is_the_end_of_the_tunnel(home: Home) -> None:

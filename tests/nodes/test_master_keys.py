@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -288,3 +289,21 @@ def test_a_node_says_what_is_in_clear_and_refuses_another_key(tmp_path: Path) ->
 def test_a_wrong_configuration_is_one_line(tmp_path: Path, section: str, words: str) -> None:
     file = AaaProcess(tmp_path, extra=f"encryption: {section}\n").write_configuration()
     assert refusal(aaa("migrate", "-c", str(file))).startswith(f"{file}: {words}")
+
+
+def test_no_key_stands_behind_an_exception(tmp_path: Path, url: str) -> None:
+    """In clear, and with a statement that fails: what a traceback would show has no values of the row."""
+    with SubscriberDatabase(url) as database:
+        database.migrate()
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            refusing = "CREATE TRIGGER no BEFORE INSERT ON subscribers BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            connection.execute(text(refusing))
+        engine.dispose()
+        with pytest.raises(BackendError) as caught:
+            database.add(USER)
+    shown = "".join(traceback.format_exception(caught.value)).encode()
+    assert b"INSERT INTO subscribers" in shown
+    assert b"[parameters:" not in shown  # whose form is the driver's
+    for key in secrets(USER):
+        assert not [form for form in written(key) if form in shown]

@@ -13,9 +13,10 @@ import yaml
 from aaa.subscribers import Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
 from epdg.refusals import SHIPPED
-from protocols.diameter.dictionary import PdnType
+from protocols.diameter.codec import DiameterMessage
+from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode, PdnType
 from protocols.diameter.profile import OverloadReport
-from protocols.diameter.swm import ApnConfiguration, Der, Result
+from protocols.diameter.swm import ApnConfiguration, Dea, Der, Result
 from protocols.errors import ConfigurationError, LocalError
 from protocols.ikev2.events import Refused
 from protocols.io.control import ControlError
@@ -107,6 +108,24 @@ def test_back_off_is_told_kept_and_obeyed(pki: Path, tmp_path: Path) -> None:
         assert world.at_ue["back_off"] is None
 
     tell(pki, again, gateway=changes, ue=ue)
+
+
+def test_a_session_id_that_is_no_text_costs_no_connection(pki: Path) -> None:
+    async def story(world: World) -> None:
+        async def spoiled(message: DiameterMessage) -> DiameterMessage:
+            answer = Dea(
+                session_id="x", origin_host=world.aaa.host, origin_realm=REALM, result=Result(0, 5012)
+            ).to_message(message)
+            avps = [replace(avp, data=b"\xff\xfe") if avp.name == "Session-Id" else avp for avp in answer.avps]
+            return replace(answer, avps=tuple(avps))
+
+        world.aaa.node.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, spoiled)
+        await refused(world)
+        (peer,) = world.gateway.swm.peers()
+        assert isinstance(peer, dict)
+        assert peer["state"] == "Open"
+
+    tell(pki, story)
 
 
 def test_what_the_gateway_finds_goes_by_the_same_policy(pki: Path) -> None:

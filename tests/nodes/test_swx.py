@@ -152,6 +152,21 @@ def records(node: AaaProcess) -> list[TraceRecord]:
     return asyncio.run(run())
 
 
+def arrows_of_swx(
+    nodes: list[tuple[str, AaaProcess]], subscriber: Subscriber
+) -> list[tuple[str, str | None, str | None, bool | None, list[str]]]:
+    """The subscriber's messages of SWx in the ladder: name, from, to, whether it arrived, who saw it."""
+    sources = []
+    for kind, node in nodes:
+        trace = Trace(ring=10_000)
+        for record in records(node):
+            trace.append(record)
+        sources.append(Source(kind, kind, trace))
+    whose = Identifiers(frozenset(), str(subscriber.imsi), 0.0, float("inf"))
+    entries, _, _ = build(sources, whose, now=0.0)
+    return [(e.name, e.source, e.target, e.arrived, e.seen_by) for e in entries if e.interface == "SWx"]
+
+
 class OtherServer:
     """Another AAA server, which asks the HSS what the test wants and keeps what it is told."""
 
@@ -325,16 +340,7 @@ def test_a_ladder_has_the_hss_as_a_column_of_its_own(home: Home) -> None:
     subscriber = laboratory_subscriber(27)
     home.hss.provision(subscriber)
     assert attach(home, aka_user(subscriber))[-1].result == SUCCESS
-    sources = []
-    for kind, node in (("aaa", home.aaa), ("hss", home.hss)):
-        trace = Trace(ring=10_000)
-        for record in records(node):
-            trace.append(record)
-        sources.append(Source(kind, kind, trace))
-    whose = Identifiers(frozenset(), str(subscriber.imsi), 0.0, float("inf"))
-    entries, _, _ = build(sources, whose, now=0.0)
-    arrows = [(e.name, e.source, e.target, e.arrived, e.seen_by) for e in entries if e.interface == "SWx"]
-    assert arrows == [
+    assert arrows_of_swx([("aaa", home.aaa), ("hss", home.hss)], subscriber) == [
         ("MAR", "AAA", "HSS", True, ["aaa", "hss"]),
         ("MAA", "HSS", "AAA", True, ["hss", "aaa"]),
         ("SAR", "AAA", "HSS", True, ["aaa", "hss"]),
@@ -577,6 +583,13 @@ def test_both_in_one_process_over_a_real_connection(tmp_path: Path) -> None:
             if r.kind.value == "message" and r.body["interface"] == "SWx" and str(r.body["name"])[0] in "MS"
         ]
         assert names == [("MAR", "out"), ("MAA", "in"), ("SAR", "out"), ("SAA", "in")]
+        # and so in the ladder, whose column of the HSS is not traced by itself
+        assert arrows_of_swx([("aaa", node)], USER) == [
+            ("MAR", "AAA", "HSS", None, ["aaa"]),
+            ("MAA", "HSS", "AAA", True, ["aaa"]),
+            ("SAR", "AAA", "HSS", None, ["aaa"]),
+            ("SAA", "HSS", "AAA", True, ["aaa"]),
+        ]
         ended = call_sync(node.control, "registrations.terminate", imsi=str(USER.imsi))
         assert isinstance(ended, dict)
         assert ended["success"] is True

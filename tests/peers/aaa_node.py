@@ -64,6 +64,7 @@ class AaaProcess:
     role: str = "both"
     name: str = "aaa"
     host: str = HOST
+    options: str = ""  # of its database's URL
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -86,7 +87,7 @@ class AaaProcess:
         self.configuration.write_text(
             f"identity: {{host: {self.host}, realm: {REALM}}}\n"
             f"listen: {{port: {self.port}{self.listen}}}\n"
-            + ("" if self.role == "aaa" else "database: sqlite:///aaa.db\n")
+            + ("" if self.role == "aaa" else f"database: sqlite:///aaa.db{self.options}\n")
             + f"control: {self.name}.sock\n"
             + self.extra
         )

@@ -58,7 +58,7 @@ FQDN = "epdg.epc.mnc001.mcc001.pub.3gppnetwork.org"
 ADDRESS = "127.0.31.1"
 CORE_HOST = "10.99.0.1"
 START_TIMEOUT = 20.0
-EVENT_TIMEOUT = 10.0
+EVENT_TIMEOUT = 30.0
 
 E = TypeVar("E")
 
@@ -106,7 +106,6 @@ class EpdgProcess:
                 "host": f"epdg-{self.address.replace(chr(46), chr(45))}.{aaa_node.REALM}",
                 "realm": aaa_node.REALM,
                 "peers": [{"host": aaa_node.HOST, "address": "127.0.0.1", "port": self.aaa_port}],
-                "request_interval": 2,
             },
             "apns": {"internet": {"pool": "10.45.0.0/24", "dns": ["10.45.0.1"]}},
             "data_plane": {"hosts": [CORE_HOST]},

@@ -19,7 +19,7 @@ from protocols.io.control import ControlClient, ControlError
 from protocols.io.evidence import CAPTURE_FILE, PROFILE_DIRECTORY, write_profile
 from protocols.trace.keys import WiresharkProfile
 from protocols.trace.pcap import encode_capture
-from protocols.trace.records import Kind, TraceRecord
+from protocols.trace.records import STREAMS, Kind, TraceRecord
 from tests.peers.tshark import Tshark
 
 RECORDS_PER_NODE = 2000
@@ -71,7 +71,9 @@ def complaints(scratch: Path, evidence: Iterable[Path]) -> Iterator[str]:
 
 
 def _sent(record: TraceRecord) -> bool:
-    return record.kind is Kind.KEYS or (record.body.get("direction") == "out" and record.body.get("transport") != "tcp")
+    return record.kind is Kind.KEYS or (
+        record.body.get("direction") == "out" and record.body.get("transport") not in STREAMS
+    )
 
 
 def _batches() -> Iterator[list[TraceRecord]]:

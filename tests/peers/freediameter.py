@@ -1,9 +1,9 @@
-"""Debian's freeDiameter as a relay agent of SWm, in a network namespace (it binds every address).
+"""Debian's freeDiameter as a relay agent, in a network namespace (it binds every address).
 
-``FreeDiameter`` connects to the AAA server and accepts ``*.epc.test``; it relays by realm without knowing the
-application, and adds Route-Record to requests and answers. Plain TCP: ``No_TLS`` for the peer it connects to,
-``acl_wl`` with ``ALLOW_IPSEC`` for those that connect to it; with ``tls`` TLS on both sides. The certificate is
-there because it will not start without one.
+``FreeDiameter`` connects to a server and accepts the hosts of ``epc.test``, or of another domain; it relays by
+realm without knowing the application (SWx is in none of its dictionaries), and adds Route-Record to requests and
+answers. Plain TCP: ``No_TLS`` for the peer it connects to, ``acl_wl`` with ``ALLOW_IPSEC`` for those that connect to
+it; with ``tls`` TLS on both sides. The certificate is there because it will not start without one.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class FreeDiameter:
         server_port: int,
         authority: CertificateAuthority,
         host: str = HOST,
+        realm: str = REALM,
         tls: bool = False,
     ) -> None:
         require_freediameter()
@@ -54,10 +55,10 @@ class FreeDiameter:
         (scratch / "certificate.pem").write_bytes(credentials.certificate_pem)
         (scratch / "key.pem").write_bytes(credentials.key_pem)
         (scratch / "authority.pem").write_bytes(authority.credentials.certificate_pem)
-        (scratch / "acl.conf").write_text(f"{'' if tls else 'ALLOW_IPSEC '}*.{REALM}\n")
+        (scratch / "acl.conf").write_text(f"{'' if tls else 'ALLOW_IPSEC '}*.{realm}\n")
         extensions = "".join(f'LoadExtension = "{EXTENSIONS / name}";\n' for name in DICTIONARIES)
         (scratch / "freediameter.conf").write_text(
-            f'Identity = "{host}";\nRealm = "{REALM}";\nNo_SCTP;\nNo_IPv6;\n'
+            f'Identity = "{host}";\nRealm = "{realm}";\nNo_SCTP;\nNo_IPv6;\n'
             f"Port = {0 if tls else PORT};\nSecPort = {TLS_PORT if tls else 0};\n"
             f'ListenOn = "{address}";\nTwTimer = 6;\nTcTimer = 1;\nAppServThreads = 1;\n'
             f'TLS_Cred = "{scratch / "certificate.pem"}", "{scratch / "key.pem"}";\n'

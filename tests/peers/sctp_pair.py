@@ -31,8 +31,10 @@ async def talk(address: str) -> dict[str, JsonValue]:
     listen = parse(f"{{address: '{address}', port: null, sctp_port: 3868}}", ListenSection)
     peers = parse(f"peers: [{{host: {AAA.host}, address: '{address}', transport: sctp}}]", DiameterNodeSection)
     alone = DiameterNodeSection()
+    recorded: set[str] = set()
     aaa, epdg = make_node(AAA, alone, listen=listen), make_node(EPDG, peers)
     try:
+        aaa.on_traffic(lambda traffic: recorded.add(str(traffic.records()[0][1]["transport"])))
         aaa.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, accepting(AAA))
         epdg.on_request(SWM_APPLICATION, CommandCode.DIAMETER_EAP, accepting(EPDG))
         await open_node(aaa, alone, listen)
@@ -50,6 +52,7 @@ async def talk(address: str) -> dict[str, JsonValue]:
         "echoed": [Dea.from_message(answer).eap_payload for answer in answers] == payloads,
         "back": Dea.from_message(back).origin_host,
         "transports": [*transports],
+        "recorded": [*recorded],
         "dropped": dict(aaa.dropped),
         "ended": dict(aaa.ended),
     }

@@ -373,6 +373,7 @@ class Connection(asyncio.Protocol):
                 peer=None if capabilities is None else capabilities.host,
                 octets=octets,
                 message=message,
+                transport=self.kind,
                 dropped=dropped,
             )
         )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocols.diameter.codec import DiameterMessage, redact
+from protocols.diameter.codec import VERSION, DiameterMessage, redact
 from protocols.diameter.events import Direction, DropReason
+from protocols.diameter.uri import Transport
 from protocols.path import Endpoint
 from protocols.trace.records import JsonValue, Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """One message, or octets that are none (``message`` None, ``dropped`` says why), as it crossed TCP."""
+    """One message, or octets that are none (``message`` None, ``dropped`` says why), as it crossed the transport.
+
+    Over TLS ``octets`` are those inside it.
+    """
 
     direction: Direction
     local: Endpoint
@@ -20,17 +24,20 @@ class Traffic:
     peer: str | None
     octets: bytes
     message: DiameterMessage | None
+    transport: Transport = Transport.TCP
     dropped: DropReason | None = None
 
     def records(self, *, interface: str = "SWm", export_keys: bool = False) -> list[tuple[Kind, dict[str, JsonValue]]]:
-        """Bodies for the trace; without ``export_keys`` the data of secret AVPs is zeroed in the octets."""
-        octets = self.octets if export_keys or self.message is None else redact(self.octets)
+        """Bodies for the trace; without ``export_keys`` secret AVPs are zeroed in the octets, dropped ones too."""
+        # A message that came in half or is too long holds keys as well as a whole one; what is no Diameter has none
+        is_diameter = self.message is not None or self.octets[:1] == bytes([VERSION])
+        octets = redact(self.octets) if is_diameter and not export_keys else self.octets
         bodies: list[tuple[Kind, dict[str, JsonValue]]] = [
             (
                 Kind.DATAGRAM,
                 {
                     "direction": self.direction.value,
-                    "transport": "tcp",
+                    "transport": self.transport.value,
                     "local": str(self.local),
                     "remote": str(self.remote),
                     "payload": octets.hex(),
