@@ -248,7 +248,7 @@ class Authentication:
         """PPR: a success that was not told yet is one for this profile, or a refusal."""
         if self._granted is None or self._withdrawal is not None:
             return
-        granted = authorise(profile, self.apn, rat_type=self._rat_type)
+        granted = self.emergency or authorise(profile, self.apn, rat_type=self._rat_type)
         if isinstance(granted, Refusal):
             self._withdrawal = granted
         else:

@@ -111,6 +111,13 @@ class Gateways:
             for session in self._pgw_sessions
         ]
 
+    def restarted(self, host: str) -> None:
+        """A PGW lost its sessions: no STR will come for them."""
+        for session in self._pgw_sessions:
+            if session.host.lower() == host.lower():
+                self._pgw_sessions.end(session.session_id, "it restarted without it")
+        self._pump()
+
     # --- requests of gateways -----------------------------------------------------------------------
 
     def handlers(self) -> dict[tuple[int, CommandCode], Handler]:
@@ -208,7 +215,9 @@ class Gateways:
         profile = event.profile
         session = self._sessions.get(event.session_id)
         if session is None or session.state is not AuthenticationState.AUTHENTICATED:
-            return  # the profile is asked for when the user is authenticated
+            return  # what is granted at the end is the profile that holds then
+        if session.emergency is not None:
+            return  # no subscription decides on it
         if profile is not None:
             self._reauthorization.push(event.session_id, profile)
         self._follow_profile(self._held(event.session_id), session.apn, profile)

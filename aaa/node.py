@@ -105,6 +105,7 @@ class AaaServer:
         self._observation = DiameterObservation(recorder, interface=INTERFACE)
         self._diameter.on_traffic(self._observation.traffic)
         self._diameter.on_peer(self._observation.peer)
+        self._diameter.on_restart(self._restarted)
         self._wall = clock.wall
         self._hss: HomeSubscriberServer | None = None
         self._peers: tuple[PeerSection, ...] = ()
@@ -207,6 +208,12 @@ class AaaServer:
     def _forsake(self, session_id: str) -> None:
         """End a session that was granted, and of which the gateway is told that it was refused."""
         self._server.end(session_id, "the gateway was told that it was refused")
+        self._arm()
+
+    def _restarted(self, gateway: str) -> None:
+        """A gateway lost its sessions (RFC 6733 §8.16): no STR will come for them."""
+        self._server.end_all(gateway, "its gateway restarted without it")
+        self.gateways.restarted(gateway)
         self._arm()
 
     # --- the HSS ------------------------------------------------------------------------------------

@@ -103,6 +103,13 @@ class SwmServer:
         self._sessions.end(session_id, why)
         self._pump()
 
+    def end_all(self, origin_host: str, why: str) -> None:
+        """End the sessions of a gateway for which no STR will come."""
+        for session in self._sessions:
+            if session.is_of(origin_host):
+                self._sessions.end(session.session_id, why)
+        self._pump()
+
     # --- the HSS's answers --------------------------------------------------------------------------
 
     def vector_answered(self, question: VectorRequested, vector: AkaVector) -> None:

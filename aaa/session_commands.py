@@ -14,6 +14,7 @@ from aaa.commands import ControlOption, control_of
 from aaa.provisioning import ConfigurationOption, JsonOption
 from protocols.io.configuration import exit_on_error
 from protocols.io.control import ControlClient, call_sync
+from protocols.io.logging import printable
 from protocols.trace.records import JsonValue
 
 PROCEDURE_INTERVAL = 180.0  # three requests without an answer, the pauses between them, what follows
@@ -62,7 +63,7 @@ def _line(session: dict[str, JsonValue]) -> str:
     error = session["last_error"]
     why = f"  {error['text']}" if isinstance(error, dict) else ""
     words = (session["imsi"], session["state"], session["apn"], session["gateway"])
-    return "  ".join((moment, *(str(word or "-") for word in words), str(session["id"]))) + why
+    return printable("  ".join((moment, *(str(word or "-") for word in words), str(session["id"]))) + why)
 
 
 @sessions.command()
@@ -93,6 +94,6 @@ def _carry_out(method: str, session_id: str, reason: str | None, config: Path | 
     client = ControlClient(control_of(config, control), answer_interval=PROCEDURE_INTERVAL)
     answer = asyncio.run(client.call(method, id=session_id, reason=reason))
     assert isinstance(answer, dict)
-    typer.echo(answer["text"])
+    typer.echo(printable(str(answer["text"])))
     if not answer["succeeded"]:
         raise typer.Exit(1)

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from aaa.hss.in_process import known
 from aaa.hss.port import HssListener, HssRefusal, SubscriberProfile, VectorRequest
+from aaa.subscribers.subscriber import is_host
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import DiameterMessage, RequestError, Result
 from protocols.diameter.commands import SessionIdSource
@@ -154,6 +155,8 @@ class SwxClient:
 
     def _refusal(self, imsi: Imsi, result: Result, text: str | None, server: str | None) -> HssRefusal:
         elsewhere = Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_ALREADY_REGISTERED)
+        if server is not None and not is_host(server):  # nowhere to send a gateway to
+            server = None
         return HssRefusal(
             result,
             text or f"The HSS refuses subscriber {imsi}: {result}.",

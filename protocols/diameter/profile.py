@@ -327,7 +327,7 @@ class Non3gppUserData:
             apns=tuple(ApnConfiguration.from_group(apn) for apn in group.groups("APN-Configuration")),
             subscription_id=msisdn_within(group),
             rat_types_barred=integers(group, "RAT-Type"),
-            session_timeout=group.integer("Session-Timeout"),
+            session_timeout=group.integer("Session-Timeout") or None,  # RFC 6733 §8.13: zero is no end
             mip6_feature_vector=group.integer("MIP6-Feature-Vector"),
             ambr=Ambr.within(group),
             charging_characteristics=group.text("3GPP-Charging-Characteristics"),

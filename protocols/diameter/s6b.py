@@ -149,7 +149,7 @@ class Aaa:
                 result=Result.from_message(message),
                 auth_request_type=AuthRequestType.AUTHORIZE_ONLY if auth_request_type is None else auth_request_type,
                 mip6_feature_vector=message.integer("MIP6-Feature-Vector"),
-                session_timeout=message.integer("Session-Timeout"),
+                session_timeout=message.integer("Session-Timeout") or None,  # RFC 6733 §8.13: zero is no end
                 apn_configuration=None if apn is None else ApnConfiguration.from_group(apn),
                 overload_features=overload_features_within(message),
                 overload=OverloadReport.within(message),

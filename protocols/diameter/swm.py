@@ -254,7 +254,7 @@ class Dea:
                 user_name=message.text("User-Name"),
                 apn_oi_replacement=message.text("APN-OI-Replacement"),
                 apn_configuration=None if apn is None else ApnConfiguration.from_group(apn),
-                session_timeout=message.integer("Session-Timeout"),
+                session_timeout=message.integer("Session-Timeout") or None,  # RFC 6733 §8.13: zero is no end
                 mip6_feature_vector=message.integer("MIP6-Feature-Vector"),
                 mobile_node_identifier=message.text("Mobile-Node-Identifier"),
                 subscription_id=msisdn_within(message),
@@ -375,7 +375,7 @@ class Aaa:
                 user_name=message.text("User-Name"),
                 apn_oi_replacement=message.text("APN-OI-Replacement"),
                 apn_configuration=None if apn is None else ApnConfiguration.from_group(apn),
-                session_timeout=message.integer("Session-Timeout"),
+                session_timeout=message.integer("Session-Timeout") or None,  # RFC 6733 §8.13: zero is no end
                 subscription_id=msisdn_within(message),
                 charging_characteristics=message.text("3GPP-Charging-Characteristics"),
                 overload_features=overload_features_within(message),

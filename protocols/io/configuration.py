@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from protocols.errors import ConfigurationError, StackError
+from protocols.io.logging import printable
 from protocols.path import Endpoint as PathEndpoint
 from protocols.secret import Secret
 
@@ -474,4 +475,4 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _say(error: StackError) -> None:
-    print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
+    print(printable(" ".join(str(error).split())) or type(error).__name__, file=sys.stderr)

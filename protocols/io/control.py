@@ -415,8 +415,12 @@ class ControlClient:
         method: str,
         params: Params,
     ) -> JsonValue:
+        try:
+            line = _encode({"id": 1, "method": method, "params": params})
+        except ValueError:  # Infinity, and what else only Python's JSON has
+            raise ControlError("bad-params", "a number has no form in JSON") from None
         with contextlib.suppress(ConnectionError):
-            writer.write(_encode({"id": 1, "method": method, "params": params}))
+            writer.write(line)
             await writer.drain()
         while True:
             message = await self._line(reader)

@@ -29,6 +29,21 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class _TextLines(logging.Formatter):
+    """What a peer wrote makes no lines of its own, and commands no terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the base class
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+def printable(text: str) -> str:
+    """The text on one line, with escapes in place of what is not printed."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def start_logging(
     node: str, *, level: int = logging.INFO, machine_readable: bool = False, stream: TextIO | None = None
 ) -> None:
@@ -37,7 +52,7 @@ def start_logging(
     if machine_readable:
         handler.setFormatter(_JsonLines(node))
     else:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s {node} %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_TextLines(f"%(asctime)s {node} %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     for former in tuple(root.handlers):
         root.removeHandler(former)

@@ -106,6 +106,13 @@ def test_values_of_the_wrong_type_in_an_answer() -> None:
         s6b.Aaa.from_message(replace(message, avps=(*broken, Avp(code=27, data=b"\x01"))))
 
 
+def test_a_session_time_of_zero_is_without_end() -> None:
+    """RFC 6733 §8.13."""
+    message = replace(S6B_AAA, session_timeout=0).to_message(S6B_AAR.to_message())
+    assert message.integer("Session-Timeout") == 0
+    assert s6b.Aaa.from_message(message).session_timeout is None
+
+
 def test_recorded_messages_of_open5gs_are_read() -> None:
     """AAR, AAA, STR and STA of the SMF of Open5GS 2.7.7 as PGW."""
     entries = json.loads(shared("vectors/runs/diameter_gtpv2_open5gs.json").read_text())["diameter"]

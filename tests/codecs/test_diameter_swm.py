@@ -296,3 +296,8 @@ def test_recorded_swm_messages_are_read() -> None:
     assert {value.rat_type for value in ders} == {0}
     assert {value.result for value in read if isinstance(value, Dea)} == {Result(0, 1001)}
     assert any(isinstance(value, Asr) for value in read)
+
+
+def test_a_session_time_of_zero_is_without_end() -> None:
+    """RFC 6733 §8.13."""
+    assert Dea.from_message(replace(DEA, session_timeout=0).to_message(DER.to_message())).session_timeout is None

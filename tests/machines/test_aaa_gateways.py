@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from aaa.authorization import Refusal, RefusalCause, backend_refusal
+from aaa.emergency import EmergencyPolicy
 from aaa.events import ServerIdentity, SessionEvent
 from aaa.gateways import Gateways, UnknownSession
 from aaa.hss.port import HssRefusal, SubscriberProfile
@@ -216,9 +217,9 @@ class Network:
 class Node:
     """``Gateways`` on a running event loop, whose clock is the machine's."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self.world = attached()
+        self.world = world or attached()
         self.server = Table(self.world)
         self.hss = Hss()
         self.network = Network()
@@ -260,9 +261,9 @@ class Node:
         return s6b.Aaa.from_message(await self.gateways.s6b_aar(aar.to_message()))
 
 
-def run(story: Callable[[Node], Coroutine[object, None, None]]) -> None:
+def run(story: Callable[[Node], Coroutine[object, None, None]], world: World | None = None) -> None:
     async def told() -> None:
-        node = Node()
+        node = Node(world)
         try:
             await story(node)
             await node.settle()
@@ -388,6 +389,23 @@ def test_what_the_hss_says_reaches_both_gateways() -> None:
         assert [message.name for message in node.network.sent[2:]] == ["ASR", "ASR"]
 
     run(story)
+
+
+def test_a_changed_subscription_does_not_end_an_emergency() -> None:
+    policy = EmergencyPolicy(apn="sos", ambr_uplink_bits=1, ambr_downlink_bits=2, qci=5, priority_level=1)
+    world = World(USER, emergency=policy)
+    world.urgent = True
+    assert world.attach(aka_user(USER), apn=None)[-1].result == SUCCESS
+
+    async def story(node: Node) -> None:
+        for profile in (PROFILE, BARRED):
+            node.world.sessions.profile_changed(USER.imsi, profile)
+            node.server.show()
+            await node.settle()
+        assert node.network.sent == []
+        assert len(node.world.sessions) == 1
+
+    run(story, world)
 
 
 def test_a_deregistration_reaches_both_gateways() -> None:

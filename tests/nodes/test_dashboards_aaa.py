@@ -99,6 +99,13 @@ def test_a_rule_that_is_none_is_a_problem(
     assert words in assert_problem(client.post("/faults", json=rule), status)["detail"]
 
 
+def test_a_number_that_json_has_not_is_a_problem(client: httpx.Client) -> None:
+    for number in ("NaN", "-Infinity"):
+        body = f'{{"name": "x", "action": {{"delay": {number}}}}}'
+        response = client.post("/faults", content=body, headers={"content-type": "application/json"})
+        assert "no form in JSON" in assert_problem(response, 422)["detail"]
+
+
 def test_a_rule_twice_and_a_rule_that_is_not_there(client: httpx.Client) -> None:
     rule = {"name": "twice", "action": {"silence": True}, "enabled": False}
     client.post("/faults", json=rule)

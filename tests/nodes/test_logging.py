@@ -40,6 +40,13 @@ def test_machines_read_one_object_a_line(stream: io.StringIO) -> None:
     assert value["traceback"].endswith("ZeroDivisionError: of ours")
 
 
+def test_what_a_peer_wrote_makes_no_line_of_its_own(stream: io.StringIO) -> None:
+    start_logging("aaa", stream=stream)
+    logging.getLogger("a.room").warning("it said %s", "no\n2026-01-01 aaa INFO: all is well\x1b[2J\udcff é")
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith(r" aaa WARNING a.room: it said no\n2026-01-01 aaa INFO: all is well\x1b[2J\udcff é")
+
+
 def test_starting_again_replaces_the_former_log(stream: io.StringIO) -> None:
     former = io.StringIO()
     start_logging("ue", stream=former)

@@ -34,7 +34,8 @@ from tests.harness.aka_user import AkaUser, aka_user
 from tests.peers.aaa_node import ANSWER_TIMEOUT, GATEWAY, HOST, REALM, AaaProcess, Gateway
 
 PGW = "pgw.epc.mnc001.mcc001.3gppnetwork.org"
-USERS = [laboratory_subscriber(number) for number in range(1, 9)]
+USERS = [laboratory_subscriber(number) for number in range(1, 10)]
+RESTARTED = USERS[8]
 SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
 UNKNOWN_SESSION = Result.of(ResultCode.DIAMETER_UNKNOWN_SESSION_ID)
 _STARTS = itertools.count(1)  # every PGW of a run has Session-Ids of its own (RFC 6733 §8.8)
@@ -119,8 +120,8 @@ class Pgw:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connected(cls, port: int) -> AsyncIterator[Pgw]:
-        identity = DiameterIdentity(host=PGW, realm=REALM, applications=(S6B,))
+    async def connected(cls, port: int, *, state: int = 1) -> AsyncIterator[Pgw]:
+        identity = DiameterIdentity(host=PGW, realm=REALM, applications=(S6B,), origin_state_id=state)
         node = DiameterNode(identity, reconnect_interval=0.05)
         pgw = cls(node)
         try:
@@ -244,6 +245,34 @@ def test_a_session_that_its_gateway_does_not_know_ends_here(aaa: AaaProcess) -> 
             with pytest.raises(ControlError, match="no session"):
                 await call(aaa, "sessions.get", id=session_id)
             assert (await obedient.authorise(session_id)).result == UNKNOWN_SESSION
+
+    asyncio.run(run())
+
+
+def test_gateways_that_lost_their_sessions_have_none(aaa: AaaProcess) -> None:
+    """RFC 6733 §8.16: a greater Origin-State-Id says so; a connection that was only broken costs nothing."""
+    user = aka_user(RESTARTED)
+
+    async def sessions() -> list[JsonValue]:
+        return [
+            each["id"]
+            for method in ("sessions.list", "pgw-sessions.list")
+            for each in (await call(aaa, method))["sessions"]  # type: ignore[union-attr]
+            if each["imsi"] == str(RESTARTED.imsi)  # type: ignore[index,call-overload]
+        ]
+
+    async def run() -> None:
+        async with Gateway.connected(aaa.port) as gateway, Pgw.connected(aaa.port) as pgw:
+            session_id = await attached(gateway, user)
+            of_pgw = (await pgw.authorise(user)).session_id
+        async with Gateway.connected(aaa.port), Pgw.connected(aaa.port):
+            assert await sessions() == [session_id, of_pgw]
+        async with Pgw.connected(aaa.port, state=2):
+            assert await sessions() == [session_id]
+        async with Gateway.connected(aaa.port, state=2):
+            assert await sessions() == []
+            with pytest.raises(ControlError, match="no server serves"):
+                await call(aaa, "registrations.get", imsi=str(RESTARTED.imsi))
 
     asyncio.run(run())
 

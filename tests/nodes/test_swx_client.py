@@ -18,7 +18,7 @@ from aaa.hss.registration import MemoryRegistrations, ServingServer
 from aaa.hss.server import SwxServer
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.algorithms.vector import AkaVector
-from protocols.diameter.codec import DiameterMessage, Result
+from protocols.diameter.codec import Avp, DiameterMessage, Result
 from protocols.diameter.dictionary import (
     SWX_APPLICATION,
     CommandCode,
@@ -192,6 +192,34 @@ def test_a_success_that_holds_nothing_is_a_failure_of_the_hss(command: CommandCo
             )
             with pytest.raises(BackendError, match="holds no"):
                 await asking
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("named", "serving"), [("aaa2.epc.test", "aaa2.epc.test"), ("", None), ("a b\nc", None), ("käse", None)]
+)
+def test_a_gateway_is_sent_only_to_what_is_a_host(named: str, serving: str | None) -> None:
+    """3GPP-AAA-Server-Name becomes Redirect-Host."""
+
+    async def test() -> None:
+        home = Home()
+        async with home.hss("hss1.epc.test") as (node, peer), home.client(peer) as client:
+
+            async def elsewhere(message: DiameterMessage) -> DiameterMessage:
+                answer = Maa(
+                    session_id=message.session_id or "",
+                    origin_host="hss1.epc.test",
+                    origin_realm="epc.test",
+                    result=Result.of(ExperimentalResultCode.DIAMETER_ERROR_IDENTITY_ALREADY_REGISTERED),
+                ).to_message(message)
+                name = replace(Avp.of("3GPP-AAA-Server-Name", "x"), data=named.encode())
+                return replace(answer, avps=(*answer.avps, name))
+
+            node.on_request(SWX_APPLICATION, CommandCode.MULTIMEDIA_AUTH, elsewhere)
+            with pytest.raises((HssRefusal, BackendError)) as refused:
+                await client.authentication_vector(REQUEST)
+            assert getattr(refused.value, "serving_server", None) == serving
 
     run(test())
 

@@ -155,9 +155,10 @@ class Gateway:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connected(cls, port: int) -> AsyncIterator[Gateway]:
-        """A gateway with an open connection."""
-        node = DiameterNode(DiameterIdentity(host=GATEWAY, realm=REALM), reconnect_interval=0.05)
+    async def connected(cls, port: int, *, state: int = 1) -> AsyncIterator[Gateway]:
+        """A gateway with an open connection; it has its sessions until it comes with a greater ``state``."""
+        identity = DiameterIdentity(host=GATEWAY, realm=REALM, origin_state_id=state)
+        node = DiameterNode(identity, reconnect_interval=0.05)
         try:
             node.add_peer(PeerAddress(host=HOST, address="127.0.0.1", port=port))
             await node.wait_open(ANSWER_TIMEOUT)

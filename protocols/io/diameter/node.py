@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 CONNECTIONS_LIMIT = 256  # accepted at a time
 REQUESTS_LIMIT = 1000  # in work at a time
+STATES_LIMIT = 10_000  # peers whose last Origin-State-Id is known
 REDIRECT_INTERVAL = 5.0  # for the connection to a host that a redirect names; RFC 6733 leaves it to us
 
 _TRY_ELSEWHERE = frozenset({ResultCode.DIAMETER_UNABLE_TO_DELIVER, ResultCode.DIAMETER_TOO_BUSY})
@@ -91,6 +92,8 @@ class DiameterNode:
         self._tasks: set[asyncio.Task[Any]] = set()  # of any result
         self._traffic_hooks: list[Callable[[Traffic], None]] = []
         self._peer_hooks: list[Callable[[PeerChange], None]] = []
+        self._restart_hooks: list[Callable[[str], None]] = []
+        self._states: OrderedDict[str, int] = OrderedDict()  # the last Origin-State-Id by host
         self._opened = asyncio.Condition()
         self._answers = AnswerCache(answers_limit)
         self._requests_limit = requests_limit
@@ -116,6 +119,13 @@ class DiameterNode:
         """Tell ``hook`` when peers come and go; returns how to stop that."""
         self._peer_hooks.append(hook)
         return lambda: self._peer_hooks.remove(hook)
+
+    def on_restart(self, hook: Callable[[str], None]) -> None:
+        """Tell ``hook`` the host of a peer that comes back without its state (Origin-State-Id, RFC 6733 §8.16).
+
+        It is called before any request of the peer's is served.
+        """
+        self._restart_hooks.append(hook)
 
     async def listen(self, address: str, port: int = PORT, transport: Transport = Transport.TCP) -> Endpoint:
         """Accept peers on an address; returns where (port 0 asks for a free one). ``BackendError``."""
@@ -369,6 +379,20 @@ class DiameterNode:
         for other in self._electing_with(connection.name):
             if other is not connection:
                 other.lose_election()
+        self._note_state(connection.machine.capabilities)
+
+    def _note_state(self, capabilities: Capabilities | None) -> None:
+        """RFC 6733 §8.16: a greater Origin-State-Id means that the sessions under the lower one are gone."""
+        if capabilities is None or not capabilities.origin_state_id:
+            return
+        host = capabilities.host.lower()
+        before = self._states.pop(host, None)
+        self._states[host] = capabilities.origin_state_id
+        if len(self._states) > STATES_LIMIT:
+            self._states.popitem(last=False)
+        if before is not None and before < capabilities.origin_state_id:
+            for hook in self._restart_hooks:
+                hook(capabilities.host)
 
     def _electing_with(self, host: str) -> list[Connection]:
         found = [each for each, peer in self._electing.items() if peer == host.lower()]
