@@ -46,7 +46,7 @@ from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 
 SERVERS_KEPT = 10_000  # users whose last AAA server is known
-FAILURE_INDICATED = 1  # AAA-Failure-Indication (TS 29.273 §7.2.3.5)
+FAILURE_INDICATED = 1  # AAA-Failure-Indication (TS 29.273 §8.2.3.21)
 
 CarryOut = Callable[[Live, list[Command]], None]
 

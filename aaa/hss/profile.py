@@ -21,7 +21,7 @@ PDN_TYPES = {
 def user_data(subscriber: Subscriber, pgws: Mapping[str, str]) -> Non3gppUserData:
     """The profile; ``pgws`` are the PDN gateways that the AAA server reported, by APN.
 
-    A subscriber who is disabled is barred: its vectors are given, its sessions refused (§8.2.3.4). Without a
+    A subscriber who is disabled is barred: its vectors are given, its sessions refused (§8.2.3.3). Without a
     default among the APNs the first one is it.
     """
     apns = subscriber.apns

@@ -12,7 +12,9 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
+from typing import NoReturn
 
 from protocols.buffer import Reader
 from protocols.diameter.dictionary import (
@@ -103,12 +105,13 @@ class Avp:
     def of(cls, name: str, value: AvpValue) -> Avp:
         """Build by dictionary name; flags from our table. ``LocalError`` on a value of the wrong type."""
         definition = definition_of(name)
-        return Avp(
-            code=definition.code,
-            vendor=definition.vendor,
-            mandatory=definition.mandatory,
-            data=encode_value(definition, value),
-        )
+        avp = object.__new__(Avp)  # as in decode_avps
+        fields = avp.__dict__
+        fields["code"] = definition.code
+        fields["vendor"] = definition.vendor
+        fields["mandatory"] = definition.mandatory
+        fields["data"] = encode_value(definition, value)
+        return avp
 
     @property
     def definition(self) -> AvpDefinition | None:
@@ -200,6 +203,14 @@ def definition_of(name: str) -> AvpDefinition:
     if definition is None:
         raise LocalError(f"no AVP is called {name}")
     return definition
+
+
+class _Keys(dict[str, int]):
+    def __missing__(self, name: str) -> NoReturn:
+        raise LocalError(f"no AVP is called {name}")
+
+
+_KEYS = _Keys({name: definition.vendor << 32 | definition.code for name, definition in BY_NAME.items()})
 
 
 def encode_value(definition: AvpDefinition, value: AvpValue) -> bytes:
@@ -389,10 +400,31 @@ class DiameterMessage(AvpContainer):
     end_to_end: int = 0
     avps: tuple[Avp, ...] = ()
 
+    @cached_property
+    def _first(self) -> dict[int, Avp]:
+        """The first AVP of every vendor and code: a reader asks for many, most of which are not there."""
+        return {avp.vendor << 32 | avp.code: avp for avp in reversed(self.avps)}
+
+    def find(self, name: str) -> Avp | None:
+        """The first AVP of that name."""
+        return self._first.get(_KEYS[name])
+
+    def find_all(self, name: str) -> tuple[Avp, ...]:
+        """Every AVP of that name, in order."""
+        return super().find_all(name) if _KEYS[name] in self._first else ()
+
     @property
     def name(self) -> str:
         """``DER``, ``DEA``, …"""
         return command_name(self.command, request=self.request)
+
+    @cached_property
+    def _is_sound(self) -> bool:
+        """True, or the ``RequestError`` of ``check_request``."""
+        rules = _REQUEST_RULES.get((self.application, self.command))
+        if rules is not None:
+            _check_members(self.avps, rules, ())
+        return True
 
     @property
     def session_id(self) -> str | None:
@@ -604,9 +636,7 @@ def check_request(message: DiameterMessage) -> None:
     Unknown AVPs with the M flag: 5001 (RFC 6733 §4.1), absent required ones: 5005, too many: 5009,
     octets that do not fit the type: 5014 or 5004. Commands without a format in our table pass.
     """
-    rules = _REQUEST_RULES.get((message.application, message.command))
-    if rules is not None:
-        _check_members(message.avps, rules, ())
+    message._is_sound  # noqa: B018, SLF001  once a message: it never changes
 
 
 @dataclass(frozen=True, kw_only=True)

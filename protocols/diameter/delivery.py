@@ -47,6 +47,8 @@ def bound_to(request: DiameterMessage, answer: DiameterMessage) -> DiameterMessa
         present = answer.find_all("Proxy-Info")
         if present != proxies:
             avps = (*(avp for avp in avps if avp not in present), *proxies)
+    if avps is answer.avps and _is_bound(request, answer):
+        return answer
     return replace(
         answer,
         request=False,
@@ -57,4 +59,16 @@ def bound_to(request: DiameterMessage, answer: DiameterMessage) -> DiameterMessa
         hop_by_hop=request.hop_by_hop,
         end_to_end=request.end_to_end,
         avps=avps,
+    )
+
+
+def _is_bound(request: DiameterMessage, answer: DiameterMessage) -> bool:
+    return (
+        not answer.request
+        and not answer.retransmitted
+        and answer.hop_by_hop == request.hop_by_hop
+        and answer.end_to_end == request.end_to_end
+        and answer.command == request.command
+        and answer.application == request.application
+        and answer.proxiable == request.proxiable
     )

@@ -180,7 +180,7 @@ class AuthSessionState(IntEnum):
 
 
 class ServerAssignmentType(IntEnum):
-    """Server-Assignment-Type values (TS 29.229 §6.3.15; the last three TS 29.273 §8.2.3.3 for SWx)."""
+    """Server-Assignment-Type values (TS 29.229 §6.3.15; the last three TS 29.273 §8.2.3.12 for SWx)."""
 
     NO_ASSIGNMENT = 0
     REGISTRATION = 1
@@ -209,14 +209,14 @@ class ReasonCode(IntEnum):
 
 
 class Non3gppIpAccess(IntEnum):
-    """Non-3GPP-IP-Access values (TS 29.273 §8.2.3.4)."""
+    """Non-3GPP-IP-Access values (TS 29.273 §8.2.3.3)."""
 
     NON_3GPP_SUBSCRIPTION_ALLOWED = 0
     NON_3GPP_SUBSCRIPTION_BARRED = 1
 
 
 class Non3gppIpAccessApn(IntEnum):
-    """Non-3GPP-IP-Access-APN values (TS 29.273 §8.2.3.5)."""
+    """Non-3GPP-IP-Access-APN values (TS 29.273 §8.2.3.4)."""
 
     NON_3GPP_APNS_ENABLE = 0
     NON_3GPP_APNS_DISABLE = 1

@@ -1,7 +1,7 @@
 """docs/conformance.md: every rule has a row, and every function and test that a row names exists.
 
-The rows are those of the standards' text where ../shared has it (``rules``); what the table says of itself
-at its top is counted here.
+The rows are those of the standards' text where ../shared has it (``rules``; it has RFCs and not TS 29.273); what
+the table says of itself at its top is counted here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOT_APPLICABLE, NOT_DONE, ENFORCED = "not applicable", "not done", "enforced"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One rule."""
+    """One rule; ``rfc`` is the number of its standard."""
 
     rfc: str
     number: str
@@ -46,7 +46,7 @@ def rows() -> list[Row]:
     found: list[Row] = []
     rfc = ""
     for line in TABLE.read_text().splitlines():
-        if line.startswith("## RFC "):
+        if line.startswith(("## RFC ", "## TS ")):
             rfc = line.split()[2]
         cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| ") else []
         if rfc and len(cells) == 4 and re.fullmatch(r"[\d.]+/\d+[a-z]?", cells[0]):
@@ -111,7 +111,15 @@ def test_no_rule_comes_twice() -> None:
     assert [each for each, count in Counter((row.rfc, row.number) for row in rows()).items() if count > 1] == []
 
 
-@pytest.mark.parametrize(("rfc", "sections"), [("4555", "1 2 3 4 5 6 7 8"), ("7296", "1 2 3 4")])
+@pytest.mark.parametrize(
+    ("rfc", "sections"),
+    [
+        ("4555", "1 2 3 4 5 6 7 8"),
+        ("7296", "1 2 3 4"),
+        ("4187", "1 2 3 4 5 6 7 8 9 10 11 12"),
+        ("9048", "1 2 3 4 5 6 7"),
+    ],
+)
 def test_every_rule_of_the_standard_has_a_row(rfc: str, sections: str) -> None:
     text = (shared("rfc") / f"rfc{rfc}.txt").read_text(errors="replace")
     wanted = [number for number in rules(text) if number.split("/")[0].split(".")[0] in sections.split()]
@@ -121,7 +129,7 @@ def test_every_rule_of_the_standard_has_a_row(rfc: str, sections: str) -> None:
 
 def test_the_summary_is_counted() -> None:
     text = TABLE.read_text()
-    for rfc in ("4555", "7296"):
+    for rfc in ("4555", "7296", "4187", "9048", "29.273"):
         statuses = Counter(row.status for row in rows() if row.rfc == rfc)
         total = statuses.total()
         line = f"| {rfc} | {total} | {statuses[ENFORCED]} | {statuses[NOT_APPLICABLE]} | {statuses[NOT_DONE]} |"

@@ -45,6 +45,7 @@ def test_our_nodes_talk_over_sctp() -> None:
             "dropped": {},
             "ended": {CloseReason.DISCONNECT_REQUESTED.value: 1},
         }
+    assert found["identifiers"] == [46, 46]
     assert found["deaf"]["served"] is True
     assert found["deaf"]["ended"] == {CloseReason.DISCONNECTED.value: 1}
 

@@ -53,7 +53,10 @@ def attached() -> World:
     return world
 
 
-@pytest.mark.parametrize(("said", "answered"), [(None, None), (GTPV2_SUPPORTED | MIP6_INTEGRATED, GTPV2_SUPPORTED)])
+@pytest.mark.parametrize(
+    ("said", "answered"),
+    [(None, None), (GTPV2_SUPPORTED | MIP6_INTEGRATED, GTPV2_SUPPORTED), (MIP6_INTEGRATED, 0)],
+)
 def test_mobility_is_what_both_have(said: int | None, answered: int | None) -> None:
     """TS 29.273 §7.1.2.1.2: the gateway says its features once, the DEA of success which of them hold."""
     world, ue = World(USER), aka_user(USER)

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from aaa.events import Refused
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.eap.aka.attributes import (
+    AtAnyIdReq,
     AtCheckcode,
     AtClientErrorCode,
+    AtCounter,
+    AtCounterTooSmall,
+    AtEncrData,
+    AtFullauthIdReq,
+    AtIdentity,
     AtIv,
     AtNextPseudonym,
     AtNextReauthId,
+    AtNonceS,
     AtNotification,
+    AtPermanentIdReq,
     AtRes,
     AtResultInd,
     Attribute,
     UnknownAttribute,
+    encode_attributes,
 )
-from protocols.eap.aka.messages import AkaMessage, AkaSubtype
+from protocols.eap.aka.messages import AkaMessage, AkaSubtype, NotificationCode
 from protocols.eap.aka.outcome import AkaFailure
 from protocols.eap.aka.peer import Failed, PacketDiscarded, PeerOptions, TemporaryIdentities
 from protocols.eap.aka.protection import checkcode
 from protocols.eap.packet import EapCode, EapPacket, EapType, failure, identity_response, success
 from protocols.entropy import SeededEntropy
+from protocols.io.entropy import SystemEntropy
+from protocols.secret import Secret
 from protocols.threegpp.identity import NAI_MAXIMUM_LENGTH
 from tests.harness.aka_server import NAI, REALM, FedPeer, HandMadeServer
 from tests.harness.aka_user import aka_user
@@ -36,6 +49,7 @@ from tests.harness.eap_pair import EapPair
 from tests.machines.test_aaa_authentication import World
 
 METHODS = pytest.mark.parametrize("method", [AKA, PRIME], ids=["AKA", "AKA'"])
+UNKNOWN = UnknownAttribute(99, bytes(2))  # one that must not be skipped
 EAP_MTU = 1020  # RFC 3748 §3.1
 NAI_OF_THE_RFC = re.compile(r"[0-9A-Za-z_-]+@[0-9A-Za-z.-]+\Z")  # what every grammar of an NAI allows
 
@@ -84,6 +98,20 @@ def test_temporary_identities_are_nais_without_decoration(method: EapType, decor
     assert NAI_OF_THE_RFC.match(f"{outcome.pseudonym}@{REALM}")
     # §4.1.2.2: of a decorated identity the server requests an undecorated copy
     assert len(network.transcript) == (4 if decoration else 2)
+
+
+@METHODS
+def test_no_identity_in_an_attribute_is_decorated(method: EapType) -> None:
+    """§4.1.1.4, §10.5: neither a permanent nor a temporary one of a peer that decorates in EAP-Response/Identity."""
+    server, first = HandMadeServer(method=method), FedPeer()
+    first.told(server.challenge(NAI, nested=[AtNextPseudonym(b"hidden"), AtNextReauthId(b"once")]))
+    first.succeed(server.identifier)
+    decorated = f"{REALM}!0{IMSI}@visited.example.org"
+    peer = FedPeer(held=first.held, nai=decorated, usim=first.usim)
+    assert peer.machine.identity == f"{REALM}!once@visited.example.org"
+    questions = (AtAnyIdReq(), AtFullauthIdReq(), AtPermanentIdReq())
+    answers = [peer.told(server.ask(question)).require(AtIdentity).value.decode() for question in questions]
+    assert answers == [f"once@{REALM}", f"hidden@{REALM}", f"{'0' if method is AKA else '6'}{IMSI}@{REALM}"]
 
 
 @METHODS
@@ -149,6 +177,14 @@ def test_what_the_server_does_not_know_and_may_skip_is_skipped(method: EapType) 
 
 
 @METHODS
+def test_what_the_peer_does_not_know_and_may_not_skip_ends_the_exchange(method: EapType) -> None:
+    """§8.1: Client-Error, although everything else is right."""
+    client_error(FedPeer(), HandMadeServer(method=method).challenge(NAI, UNKNOWN), AkaFailure.MALFORMED)
+    server, peer = returning(method)
+    client_error(peer, server.reauthentication(1, UNKNOWN), AkaFailure.MALFORMED)
+
+
+@METHODS
 def test_no_message_is_longer_than_the_eap_mtu(method: EapType) -> None:
     """§8.2: with every attribute that this end has, and the longest identity that there is."""
     user = f"{'0' if method is AKA else '6'}{IMSI}@"
@@ -194,6 +230,27 @@ def test_success_counts_once_the_reauthentication_is_answered(indications: bool)
         assert isinstance(peer.seen[-1], PacketDiscarded)
         assert peer.told(server.notification(32768, counter=1)).subtype == AkaSubtype.NOTIFICATION
     assert peer.succeed(server.identifier).fast
+
+
+class Garbled(FormulaPeer):
+    """A peer that answers notifications by octets which are no message."""
+
+    def answer_notification(self, message: AkaMessage, packet: bytes) -> bytes:
+        """A response of the right identifier and type."""
+        return EapPacket(code=EapCode.RESPONSE, identifier=packet[1], type=packet[4], data=b"\xff").encode()
+
+
+@METHODS
+@pytest.mark.parametrize("denied", [False, True])
+def test_the_answer_to_a_notification_decides_nothing(method: EapType, denied: bool) -> None:
+    """§6.1, §6.2: EAP-Failure follows a notification of failure, EAP-Success that of success, whatever comes back."""
+    network = Network(options=replace(only(method), result_indications=True, authorisation=True))
+    peer = Garbled(methods=(method,), result_indications=True)
+    if denied:
+        network.denial = NotificationCode.TEMPORARILY_DENIED
+        network.fail(peer, AkaFailure.DENIED)
+    else:
+        network.succeed(peer)
 
 
 @pytest.mark.parametrize("why", ["client error", "reject", "notification"])
@@ -272,6 +329,38 @@ def test_no_end_uses_an_initialisation_vector_or_a_nonce_twice(method: EapType) 
     assert len(set(nonces)) == 4
 
 
+def padded(k_encr: Secret, last: int) -> tuple[AtIv, AtEncrData]:
+    """A skippable nested attribute and AT_PADDING, whose last octet is ``last``."""
+    plaintext = encode_attributes([UnknownAttribute(200, bytes(6))]) + b"\x06\x02" + bytes(5) + bytes([last])
+    encryptor = Cipher(algorithms.AES(k_encr.reveal()), modes.CBC(bytes(16))).encryptor()
+    return AtIv(bytes(16)), AtEncrData(encryptor.update(plaintext) + encryptor.finalize())
+
+
+@METHODS
+@pytest.mark.parametrize("last", [0, 1])
+def test_pad_bytes_are_zeros(method: EapType, last: int) -> None:
+    """§10.12: the recipient verifies it; Client-Error where it is the peer, a notification where it is the server."""
+    server, peer = HandMadeServer(method=method), FedPeer()
+    server.challenge(NAI)
+    server.seq = server.identifier = 0
+    packet = server.challenge(NAI, *padded(server.keys.k_encr, last))
+    if last:
+        client_error(peer, packet, AkaFailure.MALFORMED)
+    else:
+        assert peer.told(packet).subtype == AkaSubtype.CHALLENGE
+
+    class Padding(FormulaPeer):
+        def closing(self, message: AkaMessage) -> list[Attribute]:
+            assert self.keys is not None
+            return [*super().closing(message), *padded(self.keys.k_encr, last)]
+
+    network = Network(options=only(method))
+    if last:
+        network.fail(Padding(methods=(method,)), AkaFailure.MALFORMED)
+    else:
+        network.succeed(Padding(methods=(method,)))
+
+
 class WrongAltogether(FormulaPeer):
     """A peer whose response has nothing right but its attributes' types."""
 
@@ -299,3 +388,48 @@ def test_the_mac_is_judged_before_everything_else(method: EapType) -> None:
     server, peer = returning(method)
     packet = server.reauthentication(0, AtCheckcode(checkcode([b"x"], method)))  # a counter that is too small
     client_error(peer, packet[:-1] + bytes([packet[-1] ^ 1]), AkaFailure.WRONG_MAC)
+
+
+# --- where attributes stand (§10.1, §10.14 to §10.18), randomness (§12.10)
+
+COLUMN_E: list[Attribute] = [
+    AtCounter(1),
+    AtCounterTooSmall(),
+    AtNonceS(bytes(16)),
+    AtNextPseudonym(b"2x"),
+    AtNextReauthId(b"4x@y"),
+]
+
+
+@METHODS
+@pytest.mark.parametrize("attribute", COLUMN_E, ids=lambda value: value.type.name)
+def test_attributes_of_column_e_are_refused_outside(method: EapType, attribute: Attribute) -> None:
+    """§10.1, §10.10, §10.11, §10.16 to §10.18: "MUST always be encrypted"."""
+    server = HandMadeServer(method=method)
+    client_error(FedPeer(), server.challenge(NAI, attribute), AkaFailure.MALFORMED)
+    server, peer = returning(method)
+    client_error(peer, server.reauthentication(1, attribute), AkaFailure.MALFORMED)
+
+    class Open(FormulaPeer):
+        def closing(self, message: AkaMessage) -> list[Attribute]:
+            return [*super().closing(message), attribute]
+
+    Network(options=only(method)).fail(Open(methods=(method,)), AkaFailure.MALFORMED)
+
+
+def test_a_result_indication_is_not_nested() -> None:
+    """§10.14: it "MUST NOT be encapsulated within the AT_ENCR_DATA attribute"."""
+    peer = FedPeer(PeerOptions(result_indications=True))
+    client_error(peer, HandMadeServer().challenge(NAI, nested=[AtResultInd()]), AkaFailure.MALFORMED)
+
+
+def test_live_nodes_take_their_randomness_from_the_kernel() -> None:
+    """§10.12, §10.18, §12.10: a good source of randomness."""
+    octets = SystemEntropy().octets(4096)
+    assert len(octets) == 4096
+    assert len(set(octets)) == 256
+    assert SystemEntropy().octets(16) != octets[:16]
+    for runtime in ("aaa", "ue", "epdg"):
+        text = (Path(__file__).parents[2] / runtime / "runtime.py").read_text()
+        assert "SystemEntropy()" in text
+        assert "SeededEntropy" not in text

@@ -138,7 +138,7 @@ def test_bad_configurations_of_the_gateway_are_one_line(tmp_path: Path, changes:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "usim (k and opc or op), or authentication by psk or certificate"),
+        ({}, "usim (k and opc or op), eap.emergency with imei (15 digits), or authentication by psk or certificate"),
         ({"authentication": "psk"}, "psk, which authentication: psk needs"),
         ({"authentication": "certificate"}, "certificate, which authentication: certificate needs"),
         ({"authentication": "password"}, "'eap', 'psk' or 'certificate'"),

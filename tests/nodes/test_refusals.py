@@ -206,7 +206,7 @@ def test_a_ue_without_an_imei_is_refused_where_it_has_to_have_one(pki: Path) -> 
 
 
 def test_the_server_that_takes_over_is_told_of_the_failure(pki: Path) -> None:
-    """AAA-Failure-Indication (TS 29.273 §7.2.3.5): once, to another server than the user's last one, which is down."""
+    """AAA-Failure-Indication (TS 29.273 §8.2.3.21): once, to another server than the user's last one, which is down."""
 
     async def story(world: World) -> None:
         await world.ue.attach()

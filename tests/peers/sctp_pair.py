@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 from dataclasses import replace
 
@@ -18,11 +19,12 @@ from protocols.io.diameter import PeerAddress
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.diameter.configuration import DiameterNodeSection, ListenSection
 from protocols.io.diameter.connection import WRITE_LIMIT
-from protocols.io.diameter.sctp import connect_sctp, has_sctp
+from protocols.io.diameter.sctp import IPPROTO_SCTP, connect_sctp, has_sctp, sctp_socket
 from protocols.trace.records import JsonValue
 from tests.harness.diameter_nodes import AAA, EPDG, LONG, accepting, capabilities_request, changed, der, node, numbered
 
 LARGE = bytes(60_000)
+SCTP_RECVRCVINFO = 32  # <linux/sctp.h>
 DEAF = DiameterIdentity(host="deaf.epc.test", realm="epc.test")
 
 
@@ -85,12 +87,43 @@ async def refuse_to_read() -> dict[str, JsonValue]:
         return {"served": Dea.from_message(answer).result.is_success, "ended": dict(aaa.ended)}
 
 
+async def payload_identifiers() -> list[JsonValue]:
+    """What our nodes write on their messages: the one that accepts, and the one that connects (RFC 6733 §2.1.1)."""
+
+    async def received(end: socket.socket) -> int:
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(end, readable.set_result, None)
+        await readable
+        loop.remove_reader(end)
+        _, information, _, _ = end.recvmsg(65536, 256)
+        ((_, _, data),) = information  # struct sctp_rcvinfo, RFC 6458 §5.3.5
+        return int.from_bytes(data[8:12], "big")
+
+    async with node(AAA) as aaa, node(EPDG) as epdg:
+        at = await aaa.listen("127.0.0.1", 0, Transport.SCTP)
+        loop = asyncio.get_running_loop()
+        with await connect_sctp(at.address, at.port) as client, sctp_socket(at.address) as listening:
+            client.setsockopt(IPPROTO_SCTP, SCTP_RECVRCVINFO, 1)
+            await loop.sock_sendall(client, encode_message(capabilities_request(DEAF)))
+            of_server = await received(client)
+            listening.bind(("127.0.0.1", 0))
+            listening.setsockopt(IPPROTO_SCTP, SCTP_RECVRCVINFO, 1)
+            listening.listen()
+            port = listening.getsockname()[1]
+            epdg.add_peer(PeerAddress(host=AAA.host, address="127.0.0.1", port=port, transport=Transport.SCTP))
+            accepted, _ = await loop.sock_accept(listening)
+            with accepted:
+                return [of_server, await received(accepted)]
+
+
 async def main() -> dict[str, JsonValue]:
     """Everything, one after the other."""
     return {
         "sctp": has_sctp(),
         "ipv4": await talk("127.0.0.1"),
         "ipv6": await talk("::1"),
+        "identifiers": await payload_identifiers(),
         "deaf": await refuse_to_read(),
     }
 

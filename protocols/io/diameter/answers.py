@@ -58,7 +58,7 @@ class AnswerCache:
     def answer(self, request: DiameterMessage, handler: Handler) -> asyncio.Future[Answer]:
         """What ``handler`` says, the first time; a duplicate MUST cause the same answer (RFC 6733 §3).
 
-        Who awaits it shields it: others may wait for it too.
+        Others may wait for it too: it is not to be awaited without a shield.
         """
         loop = asyncio.get_running_loop()
         self._forget(loop.time())

@@ -12,6 +12,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -207,7 +208,6 @@ class DiameterNode:
                 left = None
             to = None
             sent, result = await self._exchange(connection, message, deadline)
-            message = replace(message, end_to_end=sent.end_to_end, retransmitted=False)
             if isinstance(result, DiameterMessage):
                 if result.octets("Session-Id") not in (None, message.octets("Session-Id")):
                     self.dropped["answer of another session"] += 1
@@ -217,11 +217,12 @@ class DiameterNode:
                 elif not (result.error and _base_result(result) in _TRY_ELSEWHERE):
                     return result
                 answer = result
+                message = replace(message, end_to_end=sent.end_to_end, retransmitted=False)
             elif result is RequestFailure.TIME_OUT:
                 raise BackendError(f"{message.name}: no answer from {connection.name} in {timeout:g} s")
             else:
                 failure = f"the connection to {connection.name} went down and there is no other"
-                message = replace(message, retransmitted=True)
+                message = replace(message, end_to_end=sent.end_to_end, retransmitted=True)
                 left = host
 
     async def _exchange(
@@ -448,15 +449,12 @@ class DiameterNode:
         return bool(self._table.candidates(request, _capabilities(usable), now, tried=tried))
 
     def serve(self, connection: Connection, request: DiameterMessage) -> None:
-        """Answer a request in its own task; DIAMETER_TOO_BUSY when there is too much to do (RFC 6733 §7.1.3)."""
+        """Answer a request; DIAMETER_TOO_BUSY when there is too much to do (RFC 6733 §7.1.3)."""
         if self._answers.in_work >= self._requests_limit and not self._answers.knows(request):
             self.dropped["too busy"] += 1
             connection.send_answer(request, self.identity.answer(request, ResultCode.DIAMETER_TOO_BUSY))
         else:
-            self._spawn(self._serve(connection, request, self._answers.answer(request, self._handle)))
-
-    async def _serve(self, connection: Connection, request: DiameterMessage, answer: asyncio.Future[Answer]) -> None:
-        connection.send_answer(request, await asyncio.shield(answer))
+            self._answers.answer(request, self._handle).add_done_callback(partial(_send, connection, request))
 
     async def _handle(self, request: DiameterMessage) -> Answer:
         handler = self._handlers[request.application, request.command]
@@ -480,6 +478,12 @@ class DiameterNode:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _send(connection: Connection, request: DiameterMessage, answer: asyncio.Future[Answer]) -> None:
+    """``answer`` is made, or given up since the node closes."""
+    if not answer.cancelled() and answer.exception() is None:
+        connection.send_answer(request, answer.result())
 
 
 def _capabilities(usable: dict[str, Connection]) -> list[Capabilities]:

@@ -1,6 +1,7 @@
 """Diameter over SCTP (RFC 6733 §2.1.1): a one-to-one socket under asyncio's transport interface.
 
-Every message is one SCTP user message on stream zero, in order. Left out: DTLS (RFC 6083), several streams and
+Every message is one SCTP user message on stream zero, in order, with the payload protocol identifier of
+Diameter in clear text. Left out: DTLS (RFC 6083), several streams and
 unordered delivery (which §2.1.1 recommends and leaves open), several addresses.
 """
 
@@ -17,6 +18,10 @@ from protocols.path import Address
 
 IPPROTO_SCTP = 132
 _SCTP_NODELAY = 3
+_SCTP_DEFAULT_SEND_PARAM = 10
+# struct sctp_sndrcvinfo (RFC 6458 §5.3.2): the identifier lies in network order
+_SEND_INFORMATION = struct.Struct("=HHHxx4sIIIIi")
+PAYLOAD_DIAMETER = 46  # RFC 6733 §2.1.1, §11.5
 _LENGTH_LIMIT = 0xFFFFFF  # our own messages: whatever has an encoding
 _READ_SIZE = 256 * 1024
 _WRITE_HIGH, _WRITE_LOW = 64 * 1024, 16 * 1024  # octets; asyncio's own water marks
@@ -38,6 +43,9 @@ def sctp_socket(address: Address) -> socket.socket:
     try:
         made.setblocking(False)
         made.setsockopt(IPPROTO_SCTP, _SCTP_NODELAY, 1)
+        identifier = PAYLOAD_DIAMETER.to_bytes(4, "big")
+        information = _SEND_INFORMATION.pack(0, 0, 0, identifier, 0, 0, 0, 0, 0)
+        made.setsockopt(IPPROTO_SCTP, _SCTP_DEFAULT_SEND_PARAM, information)
     except OSError:
         made.close()
         raise
