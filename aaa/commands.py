@@ -130,7 +130,8 @@ def clear(config: ConfigurationOption = None, control: ControlOption = None) -> 
     """Remove every rule."""
     answer = call_sync(control_of(config, control), "faults.clear")
     assert isinstance(answer, dict)
-    typer.echo(f"{answer['removed']} fault rules removed")
+    number = answer["removed"]
+    typer.echo("1 fault rule removed" if number == 1 else f"{number} fault rules removed")
 
 
 def _line(rule: dict[str, JsonValue]) -> str:

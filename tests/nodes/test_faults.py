@@ -17,6 +17,7 @@ from tests.nodes.test_swx import Home, own_home
 from tests.nodes.test_ue_node import GATEWAY, USER, Ue, records_of
 from tests.peers.aaa_node import AaaProcess, Gateway
 from tests.peers.epdg_node import EpdgProcess
+from tests.peers.processes import wait_until
 
 NETWORK_FAILURE = "the gateway could not reach or use the AAA server (NETWORK_FAILURE 10500)"
 ATTACHED = "attached"
@@ -197,7 +198,9 @@ def test_an_answer_within_the_gateways_patience_is_only_late(world: World) -> No
 
 def test_an_str_without_an_answer_does_not_hold_the_ue(world: World) -> None:
     world.add("mute", {"command": "STR"}, {"silence": True})
+    before = len(world.applied())
     assert world.attach() == ATTACHED
+    wait_until(lambda: len(world.applied()) > before, what="the STR", timeout=10.0, log=world.aaa.log)
     assert world.applied()[-1].body["data"]["command"] == "STR"  # type: ignore[index,call-overload]
 
 
