@@ -311,7 +311,8 @@ def test_an_emergency_needs_no_subscription_that_could_end() -> None:
     assert refused(lambda: hss.procedures.register(USER.imsi, server=AAA)).result == no_subscription
     hss.procedures.authenticate(replace(REQUEST, emergency=True), server=AAA)
     hss.procedures.register(USER.imsi, server=AAA)
-    hss.procedures.user_data(USER.imsi, server=AAA)
+    # the emergency does not open the door for a fast re-authentication to another APN
+    assert not hss.procedures.user_data(USER.imsi, server=AAA).user_data.non_3gpp_ip_access
     hss.look()
     assert (hss.servers.pushed, hss.servers.terminated) == ([], [])
     # one that had a subscription has to go when that ends, whatever is asked in between
