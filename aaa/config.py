@@ -17,6 +17,7 @@ from aaa.emergency import EmergencyPolicy
 from aaa.equipment import EquipmentList, EquipmentStatus, parse_list, parse_pattern
 from aaa.faults.rule import FaultRule, Point
 from aaa.hss.profile import PDN_TYPES
+from aaa.sessions import UNFINISHED_LIMIT
 from aaa.subscribers.subscriber import PdnType
 from protocols.diameter.uri import Transport
 from protocols.errors import ConfigurationError
@@ -75,10 +76,11 @@ class IdentitySection(ConfigurationModel):
 
 
 class SessionsSection(ConfigurationModel):
-    """Lifetimes of SWm sessions."""
+    """Lifetimes of SWm sessions, and how many there may be without success."""
 
     timeout: Annotated[Count, Field(ge=1, le=0xFFFFFFFF)] = DEFAULT_SESSION_TIMEOUT
     unfinished_interval: Interval = DEFAULT_UNFINISHED_INTERVAL
+    unfinished_limit: Annotated[Count, Field(ge=1)] = UNFINISHED_LIMIT
 
 
 class TraceSection(ConfigurationModel):
@@ -298,6 +300,12 @@ class AaaConfiguration(ConfigurationModel):
                         value=rule.action.described(Point.VECTOR),
                         expected="another action: this one needs the subscribers' keys, and the role is aaa",
                     )
+        own = self.hss_identity.host if role is Role.HSS else self.identity.host
+        for key, peers in (("diameter.peers", self.diameter.peers), ("hss.peers", self.hss.peers)):
+            for number, peer in enumerate(peers):
+                if peer.host == own:
+                    expected = "another node than this one itself"
+                    raise ConfigurationError(file=file, key=f"{key}.{number}.host", value=own, expected=expected)
         if role is Role.AAA and self.eap.temporary is not None and self.database is None:
             raise _missing(file, "database", "a database URL, where eap.temporary keeps re-authentication contexts")
         if role is Role.AAA and not (self.hss.peers or self.diameter.peers):

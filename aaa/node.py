@@ -64,7 +64,11 @@ class AaaServer:
                         ring=lambda: None if self._keys is None else self._keys.ring,
                     )
                 ),
-                limits=SessionLimits(timeout=sessions.timeout, unfinished_interval=sessions.unfinished_interval),
+                limits=SessionLimits(
+                    timeout=sessions.timeout,
+                    unfinished_interval=sessions.unfinished_interval,
+                    unfinished=sessions.unfinished_limit,
+                ),
                 equipment=configuration.equipment.as_list(),
                 emergency=configuration.emergency_policy(),
             ),

@@ -35,15 +35,20 @@ from protocols.eap.aka.temporary import ReauthenticationContext
 from protocols.entropy import Entropy
 from protocols.threegpp.identity import Imsi
 
+UNFINISHED_LIMIT = 10_000  # sessions without success; RFC 6733 leaves it to us
 SESSION_GRACE_INTERVAL = 30.0  # the gateway's own Session-Timeout fires first and sends its STR
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionLimits:
-    """``timeout`` is the Session-Timeout AVP, ``unfinished_interval`` the life of a session before success."""
+    """``timeout`` is the Session-Timeout AVP, ``unfinished_interval`` the life of a session before success.
+
+    ``unfinished``: how many sessions there may be without success.
+    """
 
     timeout: int
     unfinished_interval: float
+    unfinished: int = UNFINISHED_LIMIT
 
 
 class Sessions:
@@ -66,6 +71,7 @@ class Sessions:
         self._equipment = equipment
         self._emergency = emergency
         self._sessions: dict[str, Authentication] = {}
+        self._unfinished: set[str] = set()
         self._deadlines: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._registered: dict[Imsi, set[str]] = {}  # the sessions for which a user is registered here
@@ -77,6 +83,9 @@ class Sessions:
     def receive_der(self, der: Der, request: int, now: float) -> None:
         """Take a DER; ``request`` is a token that comes back in ``AnswerReady``."""
         session = self._sessions.get(der.session_id)
+        if session is None and len(self._unfinished) >= self._limits.unfinished:
+            self._events.append(self._too_many(der, request))
+            return
         if session is None:
             session = Authentication(
                 der,
@@ -244,6 +253,17 @@ class Sessions:
         )
         return AnswerReady(session_id=der.session_id, requests=(request,), answer=answer)
 
+    def _too_many(self, der: Der, request: int) -> AnswerReady:
+        """A flood of sessions that come to nothing holds no more memory than this (RFC 6733 §7.1.3)."""
+        answer = Dea(
+            session_id=der.session_id,
+            origin_host=self._identity.host,
+            origin_realm=self._identity.realm,
+            result=Result.of(ResultCode.DIAMETER_TOO_BUSY),
+            error_message="Too many sessions have not been authenticated yet.",
+        )
+        return AnswerReady(session_id=der.session_id, requests=(request,), answer=answer)
+
     def _waiting(self, session_id: str, *states: AuthenticationState) -> Authentication | None:
         session = self._sessions.get(session_id)
         return session if session is not None and session.state in states else None
@@ -253,8 +273,11 @@ class Sessions:
             self._events.append(event)
         self._follow_registration(session)
         if session.state is AuthenticationState.AUTHENTICATED and session.authenticated is not None:
+            self._unfinished.discard(session.session_id)
             deadline = session.authenticated + session.session_timeout + SESSION_GRACE_INTERVAL
         else:
+            if session.authenticated is None:
+                self._unfinished.add(session.session_id)
             deadline = now + self._limits.unfinished_interval
         if self._deadlines.get(session.session_id) != deadline:
             self._deadlines[session.session_id] = deadline
@@ -263,6 +286,7 @@ class Sessions:
     def _end(self, session: Authentication, *, expired: bool, why: str) -> None:
         del self._sessions[session.session_id]
         del self._deadlines[session.session_id]
+        self._unfinished.discard(session.session_id)
         state = session.state
         session.close(why)
         while (event := session.poll_event()) is not None:

@@ -216,6 +216,12 @@ class DiameterSection(DiameterNodeSection):
     destination_realm: DiameterIdentityText | None = None
     request_interval: Interval = 10.0
 
+    @model_validator(mode="after")
+    def _of_others(self) -> DiameterSection:
+        if any(peer.host == self.host for peer in self.peers):
+            raise PydanticCustomError("peers", "peers to be other nodes than host itself")
+        return self
+
 
 class Reactivation(str, Enum):
     """Whether UEs that the AAA server has detached are told to attach again (TS 24.302 §7.4.3)."""

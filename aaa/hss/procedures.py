@@ -20,7 +20,7 @@ from aaa.equipment import ANY_EQUIPMENT, check_equipment
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssRefusal, SubscriberProfile, VectorRequest
 from aaa.hss.profile import user_data
-from aaa.hss.registration import Registration, RegistrationStore, ServingServer, digest
+from aaa.hss.registration import WITHOUT_SUBSCRIPTION, Registration, RegistrationStore, ServingServer, digest
 from aaa.subscribers.subscriber import Subscriber, is_host
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import Result
@@ -48,6 +48,7 @@ class HssProcedures:
         self._authenticating: dict[
             Imsi, ServingServer
         ] = {}  # who asked for vectors and has not registered the user yet
+        self._emergencies: set[Imsi] = set()  # of those, who may be authenticated for an emergency only
 
     # --- MAR ----------------------------------------------------------------------------------------
 
@@ -58,10 +59,7 @@ class HssProcedures:
         """
         subscriber = self._subscriber(request.imsi)
         if not subscriber.non_3gpp_allowed and not request.emergency:
-            _refuse(
-                ExperimentalResultCode.DIAMETER_ERROR_USER_NO_NON_3GPP_SUBSCRIPTION,
-                f"Subscriber {request.imsi} has no subscription to non-3GPP access.",
-            )
+            _refuse_without_subscription(request.imsi)
         if not _may_roam(subscriber, request.visited_network):
             _refuse(
                 ExperimentalResultCode.DIAMETER_ERROR_ROAMING_NOT_ALLOWED,
@@ -91,6 +89,8 @@ class HssProcedures:
             for _ in range(wanted)
         )
         self._authenticating[request.imsi] = server
+        if not subscriber.non_3gpp_allowed:
+            self._emergencies.add(request.imsi)
         return vectors
 
     # --- SAR ----------------------------------------------------------------------------------------
@@ -102,6 +102,9 @@ class HssProcedures:
         expected = self._authenticating.get(imsi, server if present is None else present.server)
         if expected != server:
             _refuse_served_elsewhere(imsi, expected)
+        if not subscriber.non_3gpp_allowed and imsi not in self._emergencies:  # fast re-authentication had no MAR
+            _refuse_without_subscription(imsi)
+        self._emergencies.discard(imsi)
         self._authenticating.pop(imsi, None)
         if present is None or present.server != server:
             present = Registration(server=server)
@@ -156,6 +159,10 @@ class HssProcedures:
         """The profile, when it is kept what the server knows from now on."""
         profile = user_data(subscriber, registration.pgws)
         told = replace(registration, profile=digest(profile))
+        if (
+            not subscriber.non_3gpp_allowed
+        ):  # an emergency, or the subscription has just ended and HssPush has to see it
+            told = replace(registration, profile=registration.profile or WITHOUT_SUBSCRIPTION)
         if told != self._registrations.registration(subscriber.imsi):
             self._registrations.store_registration(subscriber.imsi, told)
         return SubscriberProfile(imsi=subscriber.imsi, user_data=profile, imei=subscriber.imei)
@@ -202,6 +209,13 @@ def _is(visited: str, plmn: Plmn) -> bool:
 
 def _refuse(code: ExperimentalResultCode, text: str) -> NoReturn:
     raise HssRefusal(Result.of(code), text)
+
+
+def _refuse_without_subscription(imsi: Imsi) -> NoReturn:
+    _refuse(
+        ExperimentalResultCode.DIAMETER_ERROR_USER_NO_NON_3GPP_SUBSCRIPTION,
+        f"Subscriber {imsi} has no subscription to non-3GPP access.",
+    )
 
 
 def _refuse_served_elsewhere(imsi: Imsi, server: ServingServer) -> NoReturn:

@@ -27,7 +27,8 @@ def user_data(subscriber: Subscriber, pgws: Mapping[str, str]) -> Non3gppUserDat
     apns = subscriber.apns
     default = next((number for number, held in enumerate(apns, 1) if held.is_default), 1 if apns else None)
     return Non3gppUserData(
-        non_3gpp_ip_access=subscriber.enabled,
+        # without a subscription only an emergency brings a user this far
+        non_3gpp_ip_access=subscriber.enabled and subscriber.non_3gpp_allowed,
         non_3gpp_ip_access_apn=True,
         default_context_identifier=default,
         apns=tuple(_apn(number, held, pgws.get(str(held.apn))) for number, held in enumerate(apns, 1)),

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from aaa.hss.in_process import Bridge
 from aaa.hss.profile import user_data
-from aaa.hss.registration import Registration, RegistrationStore, ServingServer, digest
+from aaa.hss.registration import WITHOUT_SUBSCRIPTION, Registration, RegistrationStore, ServingServer, digest
 from aaa.subscribers.subscriber import Subscriber
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ReasonCode, ResultCode
@@ -99,7 +99,7 @@ class HssPush:
         """Push the profile as it is now (PPR); ``NotRegistered``, ``BackendError`` as above."""
         registration = await self._registered(imsi)
         subscriber = await self._bridge.run(lambda: self._subscribers.get(imsi))
-        if subscriber is None or not subscriber.non_3gpp_allowed:
+        if subscriber is None or _has_ended(subscriber, registration):
             return await self._terminate(imsi, registration, ReasonCode.PERMANENT_TERMINATION, REMOVED)
         return await self._push(imsi, registration, user_data(subscriber, registration.pgws))
 
@@ -129,8 +129,10 @@ class HssPush:
                 _log.warning("changes cannot be looked for: %s", error)
 
     async def _compare(self, imsi: Imsi, registration: Registration, subscriber: Subscriber | None) -> None:
-        if subscriber is None or not subscriber.non_3gpp_allowed:
+        if subscriber is None or _has_ended(subscriber, registration):
             await self._terminate(imsi, registration, ReasonCode.PERMANENT_TERMINATION, REMOVED)
+            return
+        if not subscriber.non_3gpp_allowed:
             return
         profile = user_data(subscriber, registration.pgws)
         if digest(profile) != registration.profile:
@@ -178,3 +180,8 @@ class HssPush:
                 self._registrations.store_registration(imsi, new)
 
         await self._bridge.run(store)
+
+
+def _has_ended(subscriber: Subscriber, registration: Registration) -> bool:
+    """Whether the user was registered with a subscription to non-3GPP access and has none any more."""
+    return not subscriber.non_3gpp_allowed and registration.profile != WITHOUT_SUBSCRIPTION

@@ -38,6 +38,10 @@ def digest(profile: Non3gppUserData) -> str:
     return hashlib.sha256(profile.to_avp().encode()).hexdigest()
 
 
+WITHOUT_SUBSCRIPTION = "none"
+"""In place of the digest: registered for an emergency, without a subscription to non-3GPP access that could end."""
+
+
 class RegistrationStore(Protocol):
     """Where registrations are kept; calls block, failures are ``BackendError``."""
 

@@ -91,6 +91,9 @@ def import_subscribers(
         if bad.count and not skip_bad:
             typer.echo(f"nothing imported: {bad.count} bad lines, {good} good ones", err=True)
             raise typer.Exit(REFUSED)
+        if not good:
+            typer.echo(f"nothing imported: {file} holds no subscriber", err=True)
+            raise typer.Exit(REFUSED)
         stored = opened.put_all(
             (
                 entry.subscriber
@@ -100,7 +103,10 @@ def import_subscribers(
             over=replace,
             progress=progress.task("storing", good),
         )
-    typer.echo(f"{stored} subscribers imported" + (f", {bad.count} bad lines left out" if bad.count else ""))
+    typer.echo(
+        f"{stored} subscriber{'s' if stored != 1 else ''} imported"
+        + (f", {bad.count} bad lines left out" if bad.count else "")
+    )
 
 
 class Complaints:

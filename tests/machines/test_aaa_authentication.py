@@ -72,6 +72,7 @@ class World:
         equipment: EquipmentList = ANY_EQUIPMENT,
         imei: str | None = None,
         emergency: EmergencyPolicy | None = None,
+        unfinished: int = 1000,
     ) -> None:
         self.imei = imei  # that the gateway passes on
         self.table = Table(*subscribers)
@@ -84,7 +85,7 @@ class World:
             identity=ServerIdentity(host=AAA.host, realm=AAA.realm),
             entropy=SeededEntropy("aaa"),
             eap=eap or EapService(options=options or ServerOptions()),
-            limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED),
+            limits=SessionLimits(timeout=TIMEOUT, unfinished_interval=UNFINISHED, unfinished=unfinished),
             equipment=equipment,
             emergency=emergency,
         )
@@ -436,6 +437,23 @@ def test_str_closes_the_session() -> None:
     assert isinstance(ended, SessionEnded)
     assert (ended.was_authenticated, ended.expired) == (True, False)
     assert world.sessions.next_deadline() is None
+
+
+def test_sessions_that_come_to_nothing_are_bounded() -> None:
+    """A gateway's flood of first DERs: those beyond the limit are told so, authenticated ones do not count."""
+    world, ue = World(USER, unfinished=2), aka_user(USER)
+    challenge = world.exchange(identity_response(1, ue.nai.encode()))
+    assert challenge.eap_payload is not None
+    response = ue.take(challenge.eap_payload)
+    assert response is not None
+    assert world.exchange(response).result == SUCCESS
+    for number in (2, 3):
+        assert world.exchange(b"", session=f"s;1;{number}").result.is_multi_round
+    assert world.exchange(b"", session="s;1;4").result == Result.of(ResultCode.DIAMETER_TOO_BUSY)
+    assert len(world.sessions) == 3
+    world.now += UNFINISHED
+    world.sessions.handle_timeout(world.now)
+    assert world.exchange(b"", session="s;1;4").result.is_multi_round
 
 
 def test_another_gateway_gets_nothing_of_a_session() -> None:

@@ -303,6 +303,28 @@ def test_an_ended_subscription_ends_the_registration(how: str) -> None:
     assert hss.registrations.count() == 0
 
 
+def test_an_emergency_needs_no_subscription_that_could_end() -> None:
+    without = replace(USER, non_3gpp_allowed=False)
+    hss = Pushing(without)
+    no_subscription = Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_NO_NON_3GPP_SUBSCRIPTION)
+    # fast re-authentication asks for no vector
+    assert refused(lambda: hss.procedures.register(USER.imsi, server=AAA)).result == no_subscription
+    hss.procedures.authenticate(replace(REQUEST, emergency=True), server=AAA)
+    hss.procedures.register(USER.imsi, server=AAA)
+    # the emergency does not open the door for a fast re-authentication to another APN
+    assert not hss.procedures.user_data(USER.imsi, server=AAA).user_data.non_3gpp_ip_access
+    hss.look()
+    assert (hss.servers.pushed, hss.servers.terminated) == ([], [])
+    # one that had a subscription has to go when that ends, whatever is asked in between
+    hss.table.rows[USER.imsi] = USER
+    hss.look()
+    assert len(hss.servers.pushed) == 1
+    hss.table.rows[USER.imsi] = without
+    hss.procedures.user_data(USER.imsi, server=AAA)
+    hss.look()
+    assert len(hss.servers.terminated) == 1
+
+
 def test_a_registration_that_changes_meanwhile_stays() -> None:
     """A server registers the user while another one is told of its end."""
     hss = Pushing(USER)

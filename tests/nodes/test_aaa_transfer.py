@@ -63,6 +63,13 @@ def imsi(number: int) -> str:
 SPACED = " ".join(K[at : at + 2] for at in range(0, 32, 2))
 
 
+@pytest.mark.parametrize("text", ["", "IMSI,Ki,OPc\n", "# nobody\n"])
+def test_a_file_without_subscribers_is_refused(url: str, tmp_path: Path, text: str) -> None:
+    result = imported(url, tmp_path / "cards.csv", text)
+    assert result.exit_code == 2
+    assert result.stderr == f"nothing imported: {tmp_path / 'cards.csv'} holds no subscriber\n"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -78,7 +85,7 @@ SPACED = " ".join(K[at : at + 2] for at in range(0, 32, 2))
 )
 def test_shapes_of_vendors(url: str, database: SubscriberDatabase, tmp_path: Path, text: str) -> None:
     result = imported(url, tmp_path / "cards.csv", text)
-    assert result.output == "1 subscribers imported\n"
+    assert result.output == "1 subscriber imported\n"
     found = database.get(Imsi(imsi(1)))
     assert found is not None
     assert (found.k.reveal().hex(), found.opc and found.opc.reveal().hex()) == (K, OPC)

@@ -163,7 +163,8 @@ def test_a_session_is_aborted_at_its_gateway(aaa: AaaProcess, client: httpx.Clie
 
     done = gateway_that_obeys(aaa, abort)
     assert done.status_code == 200, done.text
-    assert (done.json()["succeeded"], done.json()["result"]) == (True, "DIAMETER_SUCCESS (2001)")
+    assert done.json()["succeeded"] is True
+    assert done.json()["result"] in (None, "DIAMETER_SUCCESS (2001)")  # the STR may overtake the ASA
     assert_problem(client.get(f"/aaa-sessions/{quote(done.json()['id'], safe='')}"), 404)
     assert_problem(client.post("/aaa-sessions/nobody/abort"), 404)
     assert_problem(client.post("/aaa-sessions/nobody/reauthorise", json={"reason": 7}), 422)

@@ -196,6 +196,11 @@ EPDG_REFUSALS = [
         "diameter.peers.0.on_demand: got 'perhaps', expected true or false",
     ),
     ("diameter.tls", "{chain: a.pem, key: a.key}", "diameter.tls.authority: got nothing, expected a value"),
+    (
+        "diameter.peers",
+        "[{host: epdg.epc.mnc001.mcc001.3gppnetwork.org, address: 192.0.2.1}]",
+        "diameter: got a mapping, expected peers to be other nodes than host itself",
+    ),
     ("diameter.watchdog_interval", "5", "diameter.watchdog_interval: got 5, expected at least 6.0"),
     (
         "diameter.limits",

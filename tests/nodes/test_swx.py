@@ -623,6 +623,11 @@ def test_in_process_the_aaa_server_is_told_by_a_call(tmp_path: Path) -> None:
             f"hss.identity.host: got '{HOST}', expected another host than identity.host: "
             "AAA server and HSS are two nodes on SWx",
         ),
+        (
+            "both",
+            f"database: sqlite:///aaa.db\ndiameter: {{peers: [{{host: {HOST}, address: 127.0.0.1}}]}}\n",
+            f"diameter.peers.0.host: got '{HOST}', expected another node than this one itself",
+        ),
         ("both", "hss: {connection: wire}\n", "hss.connection: got 'wire', expected 'in-process' or 'swx'"),
         ("both", "hss: {identity: {host: a b, realm: c}}\n", "hss.identity.host: got 'a b', expected a domain name"),
         ("both", "hss: {listen: {port: 70000}}\n", "hss.listen.port: got 70000, expected at most 65535"),
