@@ -37,6 +37,7 @@ LINE_OCTETS = 1 << 20  # longest request
 ANSWER_OCTETS = 64 << 20  # longest answer a client takes
 REQUESTS_AT_ONCE = 64  # per connection; further lines wait in the socket
 BATCH_RECORDS = 256  # how many records a subscription takes from the ring at a time
+ACCEPT_TURNS = 4  # of the event loop, from a connection until asyncio tells us of it
 ANSWER_INTERVAL = 60.0  # how long a client waits for an answer
 
 _log = logging.getLogger(__name__)
@@ -81,19 +82,22 @@ class ControlServer:
         self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=LINE_OCTETS)
 
     async def close(self) -> None:
-        """Stop listening, end every connection, remove the socket file if it is still ours."""
+        """Remove the socket file if it is still ours, stop listening, end every connection."""
         if self._server is None:
             return
+        with contextlib.suppress(OSError):
+            status = self.path.stat()
+            if (status.st_dev, status.st_ino) == self._identity:
+                self.path.unlink()
+        # Nobody connects any more; who just did is known before asyncio forgets the server, which would leave it open
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
         self._server.close()
         for connection in tuple(self._connections):
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
         self._server = None
-        with contextlib.suppress(OSError):
-            status = self.path.stat()
-            if (status.st_dev, status.st_ino) == self._identity:
-                self.path.unlink()
 
     async def __aenter__(self) -> ControlServer:
         await self.start()
@@ -102,10 +106,17 @@ class ControlServer:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._connections.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(lambda ended: self._ended(ended, writer))
+
+    def _ended(self, connection: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        """A task that was cancelled before it began has closed nothing itself."""
+        self._connections.discard(connection)
+        writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(reader, writer, self._handlers, self._recorder)
         try:
             await connection.serve()
@@ -114,8 +125,6 @@ class ControlServer:
         except Exception:  # noqa: BLE001 - top loop of a connection
             _log.exception("control connection failed")
         finally:
-            if task is not None:
-                self._connections.discard(task)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

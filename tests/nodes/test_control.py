@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import socket
 import stat
@@ -243,6 +245,27 @@ def test_closing_ends_a_handler_that_never_answers(tmp_path: Path) -> None:
 
 
 # --- Clients ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_closing_ends_a_connection_that_is_just_being_accepted(tmp_path: Path, turns: int) -> None:
+    path = tmp_path / "epdg.sock"
+
+    async def run() -> socket.socket:
+        server = ControlServer(path, {}, recorder())
+        await server.start()
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(path))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+        return client
+
+    with asyncio.run(run()) as client:
+        gc.collect()  # a transport that nobody closed says so
+        client.setblocking(False)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
 
 
 def test_no_node_there_is_one_plain_line(tmp_path: Path) -> None:
