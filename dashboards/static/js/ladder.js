@@ -340,7 +340,7 @@ export function mountLadder(place, drawer) {
 function legend() {
   const sample = (style, text) =>
     h("li", {}, s("svg", { class: `sample ${style}`, width: 26, height: 10, viewBox: "0 0 26 10", "aria-hidden": "true" }, s("line", { class: "shaft", x1: 1, x2: 24, y1: 5, y2: 5 })), text);
-  return h("ul", { class: "legend" }, sample("SWu", "SWu"), sample("SWm", "SWm"), sample("retransmission", "retransmitted"), sample("lost", "lost"));
+  return h("ul", { class: "legend" }, sample("SWu", "SWu"), sample("SWm", "SWm"), sample("SWx", "SWx"), sample("retransmission", "retransmitted"), sample("lost", "lost"));
 }
 
 const SANS = getComputedStyle(document.documentElement).getPropertyValue("--sans");
