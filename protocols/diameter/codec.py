@@ -2,7 +2,8 @@
 
 AVPs keep their octets: what the dictionary does not know survives a round trip, groups are opened when
 somebody asks for a member. The P flag of an AVP and the reserved flags are sent zero and ignored on
-receipt (§3, §4.1). Left out: DiameterURI and IPFilterRule as structures (they are text here).
+receipt (§3, §4.1). Left out: IPFilterRule as a structure;
+DiameterURI is text here and read by ``uri``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Diameter over TCP with asyncio (RFC 6733 §2.1, §5, §6): a node with its peers, requests and handlers.
+"""Diameter over TCP, TLS and SCTP with asyncio (RFC 6733 §2.1, §5, §6): a node with its peers, requests and handlers.
 
 The node connects to configured peers and connects again when a connection ends, accepts peers, routes
-requests and serves received ones. Left out: TLS, SCTP, redirects.
+requests, follows redirects and serves received requests. Left out: DTLS, relaying.
 """
 
 from protocols.diameter.dictionary import DisconnectCause
