@@ -24,10 +24,10 @@ from aaa.temporary import ContextStore, KeyFile, TemporaryIdentities
 from protocols.diameter.codec import DiameterMessage
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode
 from protocols.entropy import Entropy
-from protocols.io.clock import SystemClock
 from protocols.io.diameter import S6B, SWM, SWX, DiameterIdentity
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.diameter.configuration import PeerSection
+from protocols.io.platform import Clock
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 
@@ -43,7 +43,7 @@ class AaaServer:
         configuration: AaaConfiguration,
         recorder: Recorder,
         *,
-        clock: SystemClock,
+        clock: Clock,
         entropy: Entropy,
         speaks_swx: bool,
         faults: Faults,

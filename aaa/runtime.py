@@ -19,10 +19,8 @@ from aaa.node import AaaServer
 from aaa.subscribers.database import SubscriberDatabase
 from protocols.algorithms.vector import AkaAlgorithm
 from protocols.errors import BackendError
-from protocols.io.clock import SystemClock
-from protocols.io.control import ControlServer
 from protocols.io.diameter.configuration import PeerSection
-from protocols.io.entropy import SystemEntropy
+from protocols.io.platform import Platform
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 
@@ -33,12 +31,17 @@ class AaaNode:
     """One process in its role; ``run`` serves until ``stop``. The configuration has been checked for the role."""
 
     def __init__(
-        self, configuration: AaaConfiguration, database: SubscriberDatabase | None, role: Role = Role.BOTH
+        self,
+        configuration: AaaConfiguration,
+        database: SubscriberDatabase | None,
+        role: Role = Role.BOTH,
+        platform: Platform | None = None,
     ) -> None:
+        platform = platform or Platform()
         self._configuration = configuration
         self._database = database
         self._role = role
-        clock, entropy = SystemClock(), SystemEntropy()
+        clock, entropy = platform.clock, platform.entropy
         self.recorder = Recorder(
             node_name(role),
             monotonic=clock.monotonic,
@@ -79,7 +82,7 @@ class AaaNode:
             bridge=self._bridge,
             faults=faults,
         )
-        self._control = ControlServer(configuration.control, control.methods(), self.recorder)
+        self._control = platform.control(configuration.control, control.methods(), self.recorder)
         self._stopping = asyncio.Event()
 
     def _algorithms(self) -> Algorithms | None:

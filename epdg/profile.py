@@ -15,8 +15,8 @@ from protocols.ikev2.payloads import IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.redirection import InitialRedirect
 from protocols.ikev2.registry import IdType
-from protocols.io.clock import SystemClock
 from protocols.io.lifetime import machine_lifetime
+from protocols.io.platform import Clock
 from protocols.path import Address
 
 
@@ -36,7 +36,7 @@ def service_policy(configuration: EpdgConfiguration) -> ServicePolicy:
 
 
 def responder_config(
-    configuration: EpdgConfiguration, *, fqdn: str, addresses: tuple[Address, ...], clock: SystemClock, entropy: Entropy
+    configuration: EpdgConfiguration, *, fqdn: str, addresses: tuple[Address, ...], clock: Clock, entropy: Entropy
 ) -> ResponderConfig:
     """Identity, algorithms, limits and timers; ``addresses`` are those that UEs are told of."""
     ike = configuration.ike

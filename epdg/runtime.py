@@ -56,10 +56,8 @@ from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
 from protocols.io.algorithms import weakness
-from protocols.io.clock import SystemClock
-from protocols.io.control import ControlServer
 from protocols.io.driver import Driver
-from protocols.io.entropy import SystemEntropy
+from protocols.io.platform import Platform
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Address, Datagram, Endpoint, Path
@@ -92,10 +90,11 @@ _log = logging.getLogger(__name__)
 class EpdgNode:
     """One gateway; ``run`` serves until ``stop``."""
 
-    def __init__(self, configuration: EpdgConfiguration) -> None:
+    def __init__(self, configuration: EpdgConfiguration, platform: Platform | None = None) -> None:
+        platform = platform or Platform()
         self.configuration = configuration
-        self._clock = SystemClock()
-        self._entropy = SystemEntropy()
+        self._clock = platform.clock
+        self._entropy = platform.entropy
         self.started = self._clock.wall()
         self.recorder = Recorder(
             configuration.node,
@@ -119,7 +118,12 @@ class EpdgNode:
             extension=self._extension,
             inbound_packets=self._inbound_packets,
         )
-        self.ports = SwuPorts(on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(self.recorder))
+        self.ports = SwuPorts(
+            on_ike=self._received_ike,
+            on_esp=self._received_esp,
+            tap=DatagramTap(self.recorder),
+            open_link=platform.open_link,
+        )
         self.data_plane = UserspaceDataPlane(
             entropy=self._entropy, deliver=self._delivered, transmit=self._transmit_esp
         )
@@ -145,7 +149,7 @@ class EpdgNode:
         self._stopping = asyncio.Event()
         self._emptied = asyncio.Event()
         self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
-        self._control = ControlServer(configuration.control, control_methods(self), self.recorder)
+        self._control = platform.control(configuration.control, control_methods(self), self.recorder)
 
     # --- life
 

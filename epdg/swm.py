@@ -39,9 +39,9 @@ from protocols.diameter.swm import (
 )
 from protocols.entropy import Entropy
 from protocols.errors import BackendError, RemoteError
-from protocols.io.clock import SystemClock
 from protocols.io.diameter import SWM, DiameterIdentity, PeerChange, Traffic
 from protocols.io.diameter.composition import make_node, open_node
+from protocols.io.platform import Clock
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 
@@ -60,7 +60,7 @@ class SwmClient:
         *,
         visited_network: str,
         recorder: Recorder,
-        clock: SystemClock,
+        clock: Clock,
         entropy: Entropy,
         carry_out: CarryOut,
     ) -> None:

@@ -40,11 +40,10 @@ from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.algorithms import weakness
-from protocols.io.clock import SystemClock
-from protocols.io.control import ControlError, ControlServer
+from protocols.io.control import ControlError
 from protocols.io.driver import Driver
-from protocols.io.entropy import SystemEntropy
-from protocols.io.link import Link, LossyLink, NextHopLink, Opener, Receiver, UdpLink
+from protocols.io.link import Link, LossyLink, NextHopLink, Opener, Receiver
+from protocols.io.platform import LinkOpener, Platform
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Address, Datagram, Endpoint, Path
@@ -112,11 +111,12 @@ _log = logging.getLogger(__name__)
 class UeNode:
     """One UE; ``run`` serves until ``stop`` or until the work it was given is done."""
 
-    def __init__(self, configuration: UeConfiguration) -> None:
+    def __init__(self, configuration: UeConfiguration, platform: Platform | None = None) -> None:
+        self._platform = platform or Platform()
         self.configuration = configuration
-        self._clock = SystemClock()
+        self._clock = self._platform.clock
         self.wall_offset = self._clock.wall() - self._clock.monotonic()
-        self._entropy = SystemEntropy()
+        self._entropy = self._platform.entropy
         try:
             state_directory(configuration).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -188,7 +188,7 @@ class UeNode:
         self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._control = ControlServer(configuration.control, control_methods(self), self.recorder)
+        self._control = self._platform.control(configuration.control, control_methods(self), self.recorder)
 
     # --- life
 
@@ -645,7 +645,11 @@ class UeNode:
         try:
             for port, encapsulating in ((section.ike_port, False), (section.nat_traversal_port, True)):
                 local = Endpoint(section.address, port)
-                opened.append(self._ports.open(local, encapsulating=encapsulating, opener=_opener(section, local)))
+                opened.append(
+                    self._ports.open(
+                        local, encapsulating=encapsulating, opener=_opener(section, local, self._platform.open_link)
+                    )
+                )
         except StackError as error:
             for local in opened:
                 self._ports.close(local)
@@ -827,11 +831,11 @@ class UeNode:
             return self._last_counters.get(spi)
 
 
-def _opener(section: AccessSection, local: Endpoint) -> Opener:
+def _opener(section: AccessSection, local: Endpoint, open_link: LinkOpener) -> Opener:
     """The link of an access: a socket, by way of a hop where there is one, deaf where it is."""
 
     def opener(receive: Receiver) -> Link:
-        return UdpLink(local, receive)
+        return open_link(local, receive)
 
     hop = section.next_hop
     through = opener if hop is None else (lambda receive: NextHopLink(opener, hop, receive))

@@ -14,10 +14,10 @@ from aaa.observation import DiameterObservation
 from aaa.subscribers.database import SubscriberDatabase
 from protocols.diameter.codec import Result
 from protocols.entropy import Entropy
-from protocols.io.clock import SystemClock
 from protocols.io.diameter import SWX, DiameterIdentity, DiameterNode
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.diameter.configuration import DiameterNodeSection, ListenSection
+from protocols.io.platform import Clock
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -35,7 +35,7 @@ class HssNode:
         bridge: Bridge,
         recorder: Recorder,
         *,
-        clock: SystemClock,
+        clock: Clock,
         entropy: Entropy,
     ) -> None:
         self._configuration = configuration

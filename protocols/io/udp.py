@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from protocols.errors import LocalError
-from protocols.io.link import Link, Opener, UdpLink
+from protocols.io.link import Link, Opener, Receiver, UdpLink
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
 from protocols.path import Datagram, Endpoint, Path
 
@@ -26,10 +26,12 @@ class SwuPorts:
         on_ike: Callable[[Datagram], None],
         on_esp: Callable[[bytes, Path], None],
         tap: DatagramTap | None = None,
+        open_link: Callable[[Endpoint, Receiver], Link] = UdpLink,
     ) -> None:
         self._on_ike = on_ike
         self._on_esp = on_esp
         self._tap = tap
+        self._open_link = open_link
         self._links: dict[Endpoint, Link] = {}
         self._encapsulating: set[Endpoint] = set()
         self.dropped: Counter[str] = Counter()
@@ -37,7 +39,7 @@ class SwuPorts:
     def open(self, local: Endpoint, *, encapsulating: bool, opener: Opener | None = None) -> Endpoint:
         """Open a port; ``opener`` makes another link than a plain socket. Returns where it is bound."""
         if opener is None:
-            link: Link = UdpLink(local, lambda octets, path: self._received(octets, path, encapsulating))
+            link = self._open_link(local, lambda octets, path: self._received(octets, path, encapsulating))
         else:
             link = opener(lambda octets, path: self._received(octets, path, encapsulating))
         if link.local in self._links:

@@ -1,0 +1,54 @@
+"""What a node stands on: clocks, random source, UDP links and its control server; the laboratory gives others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from protocols.entropy import Entropy
+from protocols.io.clock import SystemClock
+from protocols.io.control import ControlServer, Handler
+from protocols.io.entropy import SystemEntropy
+from protocols.io.link import Link, Receiver, UdpLink
+from protocols.path import Endpoint
+from protocols.trace.recorder import Recorder
+
+
+class Clock(Protocol):
+    """Seconds that never go back and are the event loop's, and the time of day."""
+
+    def monotonic(self) -> float:
+        """The same clock as asyncio's ``loop.time``."""
+
+    def wall(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+
+    def moment(self) -> datetime:
+        """Now, in UTC: what certificates are checked against."""
+
+
+class Control(Protocol):
+    """Takes a node's control methods to whoever asks."""
+
+    async def start(self) -> None:
+        """Serve from now on; ``BackendError`` in one line."""
+
+    async def close(self) -> None:
+        """Serve no more."""
+
+
+LinkOpener = Callable[[Endpoint, Receiver], Link]
+ControlOpener = Callable[[Path, Mapping[str, Handler], Recorder], Control]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """By default the operating system's; ``open_link`` raises ``BackendError`` where there is no such end point."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    entropy: Entropy = field(default_factory=SystemEntropy)
+    open_link: LinkOpener = UdpLink
+    control: ControlOpener = ControlServer
