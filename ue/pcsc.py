@@ -15,7 +15,7 @@ from ue import card
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXTRA = "usim.card needs the extra pyscard: pip install 'epdg-emulator[pyscard]'"
+EXTRA = "usim.card needs pyscard, which the extra epdg-emulator[card] brings"
 
 
 class CardConnection(Protocol):
@@ -31,18 +31,11 @@ Connect = Callable[[], AbstractContextManager[CardConnection]]
 class CardUsim:
     """Answers AUTHENTICATE by the card; between two challenges it is nobody's, and may be put in anew."""
 
-    def __init__(self, connect: Connect, *, pin: str | None) -> None:
+    def __init__(self, connect: Connect, *, pin: str | None, imsi: Imsi) -> None:
         self._connect = connect
         self._pin = pin
-        self._imsi: Imsi | None = None
+        self._imsi = imsi
         self._lock = asyncio.Lock()
-
-    def identify(self) -> card.CardIdentity:
-        """Who the subscriber is; blocks as long as the card does. ``BackendError``."""
-        with self._connect() as connection:
-            found = card.run(card.identify(self._pin), connection.transmit)
-        self._imsi = found.imsi
-        return found
 
     async def authenticate(self, rand: bytes, autn: bytes) -> UsimResult:
         """The card's verdict, one challenge after another; ``BackendError``."""
@@ -52,9 +45,15 @@ class CardUsim:
     def _authenticate(self, rand: bytes, autn: bytes) -> UsimResult:
         with self._connect() as connection:
             found = card.run(card.identify(self._pin), connection.transmit)
-            if self._imsi not in (None, found.imsi):
+            if found.imsi != self._imsi:
                 raise BackendError(f"the card in the reader is of IMSI {found.imsi}, not {self._imsi}")
             return card.run(card.authenticate(rand, autn), connection.transmit)
+
+
+def identify(connect: Connect, pin: str | None) -> card.CardIdentity:
+    """Who the subscriber is; blocks as long as the card does. ``BackendError``."""
+    with connect() as connection:
+        return card.run(card.identify(pin), connection.transmit)
 
 
 def reader_named(reader: str | int) -> Connect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,13 @@ from protocols.secret import Secret
 from protocols.threegpp.identity import Imsi
 
 _KEY = "seqs"
+
+
+class Usim(Protocol):
+    """What answers AUTHENTICATE (TS 31.102 §7.1.2): keys, a file of vectors, or a card, which takes its time."""
+
+    def authenticate(self, rand: bytes, autn: bytes) -> UsimResult | Awaitable[UsimResult]:
+        """RES, CK, IK; or AUTS; or a refusal. ``StackError`` when there is no verdict."""
 
 
 class SqnStore(Protocol):

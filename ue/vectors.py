@@ -14,7 +14,7 @@ class VectorsUsim:
     """Answers AUTHENTICATE from a file; that a vector is used is on disk before the answer leaves."""
 
     def __init__(self, file: Path, *, imsi: str, used: UsedVectors | None) -> None:
-        """``used``: which vectors were used before; without it they may be repeated for ever. ``ConfigurationError``."""
+        """``used``: which vectors were used before; without it they may be repeated. ``ConfigurationError``."""
         contents = load_vectors(file)
         if contents.imsi not in (None, imsi):
             raise ConfigurationError(
