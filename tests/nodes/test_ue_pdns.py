@@ -112,7 +112,8 @@ def test_two_connections_live_side_by_side_and_end_one_by_one(home: Home) -> Non
         assert sorted(by_apn) == ["ims", "internet"]
         assert by_apn["ims"]["inner_addresses"] != by_apn["internet"]["inner_addresses"]
         assert by_apn["ims"]["open_accesses"] == by_apn["internet"]["open_accesses"] == ["a"]
-        assert await ping(world, "internet") and await ping(world, "voice")
+        assert await ping(world, "internet")
+        assert await ping(world, "voice")
         numbers = [flow["id"] for flow in (await call(world, "ue.status"))["traffic"]]
         assert numbers == [1, 2]
         assert (await call(world, "ue.traffic.statistics", id=2))["source"] in by_apn["ims"]["inner_addresses"]
@@ -144,19 +145,22 @@ def test_both_move_by_one_command_and_their_updates_leave_together(home: Home) -
         }
         updates = [("UPDATE_SA_ADDRESSES" in names(each), each.body["direction"]) for each in records]
         assert updates[:2] == [(True, "out"), (True, "out")]  # no answer stands between them
-        assert await ping(world, "internet") and await ping(world, "ims")
+        assert await ping(world, "internet")
+        assert await ping(world, "ims")
 
         answer = await call(world, "ue.move", to="a", pdn="ims")
         assert list(answer["pdns"]) == ["ims"]
         status = await call(world, "ue.status")
         assert {session["apn"]: session["access"] for session in status["sessions"]} == {"internet": "b", "ims": "a"}
-        assert await ping(world, "internet") and await ping(world, "ims")
+        assert await ping(world, "internet")
+        assert await ping(world, "ims")
         answer = await call(world, "ue.move", to="b")  # one is there already
         assert answer["move"]["outcome"] == answer["pdns"]["ims"]["outcome"] == "completed"
         assert answer["pdns"]["internet"] == {"error": "the UE is on b already"}
         await call(world, "ue.suspend")
         await call(world, "ue.move", to="a")
-        assert await ping(world, "internet") and await ping(world, "ims")
+        assert await ping(world, "internet")
+        assert await ping(world, "ims")
 
     tell(home, attached(story))
 
@@ -231,7 +235,8 @@ def test_handover_asks_for_the_addresses_and_says_when_they_are_others(home: Hom
         assert session["handover"] == {"previous": ["192.0.2.9"], "kept": False}
         lost = await world.event("not-handed-over", "ue")
         assert (lost["apn"], lost["wanted"]) == ("ims", ["192.0.2.9"])
-        assert await ping(world, "internet") and await ping(world, "ims")
+        assert await ping(world, "internet")
+        assert await ping(world, "ims")
         await call(world, "ue.detach")
         session = await call(world, "ue.attach")  # none of that is remembered
         assert session["handover"] is None
