@@ -77,7 +77,9 @@ def _pin(value: object) -> Secret:
 
 
 Pin = Annotated[Secret, BeforeValidator(_pin), PlainSerializer(lambda _: "…")]
-ImsiText = Annotated[Digits, AfterValidator(_imsi)]
+ImsiText = Annotated[
+    Digits, AfterValidator(lambda text: text and _imsi(text)), BeforeValidator(lambda text: text or "")
+]
 ApnText = Annotated[str, AfterValidator(_apn)]
 
 
@@ -350,7 +352,7 @@ class UeConfiguration(ConfigurationModel):
     """Everything a UE needs to know; the first access is where it attaches unless told otherwise."""
 
     node: str = Field(default="ue", min_length=1)
-    imsi: ImsiText = Field(default="", validate_default=False)
+    imsi: ImsiText = ""
     plmn: PlmnSection
     usim: UsimSection | None = None
     eap: EapSection = EapSection()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from protocols.algorithms.usim import UsimResult
@@ -71,20 +71,22 @@ def reader_named(reader: str | int) -> Connect:
 
 
 class _PcscConnection:
-    def __init__(self, connection: _Transmitting, failure: type[Exception], name: str) -> None:
+    def __init__(self, connection: _Transmitting, failures: tuple[type[Exception], ...], name: str) -> None:
         self._connection = connection
-        self._failure = failure
+        self._failures = failures
         self._name = name
 
     def transmit(self, command: bytes) -> bytes:
         try:
             data, first, second = self._connection.transmit(list(command))
-        except self._failure as error:
+        except self._failures as error:
             raise BackendError(f"reader {self._name}: {_line(error)}") from error
         return bytes([*data, first, second])
 
     def close(self) -> None:
-        self._connection.disconnect()
+        """Let the card go; one that was taken out is gone already."""
+        with suppress(*self._failures):
+            self._connection.disconnect()
 
 
 class _Transmitting(Protocol):
@@ -99,13 +101,15 @@ def _connect(reader: str | int) -> _PcscConnection:
     """Power the card, for this program alone. ``BackendError`` in one line, whatever is missing."""
     try:
         from smartcard.Exceptions import NoCardException, SmartcardException
+        from smartcard.pcsc.PCSCExceptions import BaseSCardException
         from smartcard.scard import SCARD_SHARE_EXCLUSIVE
         from smartcard.System import readers
     except ImportError as error:
         raise BackendError(EXTRA) from error
+    failures = (SmartcardException, BaseSCardException)  # of the reader, of the service
     try:
         present = list(readers())
-    except SmartcardException as error:
+    except failures as error:
         raise BackendError(f"usim.card: no PC/SC service answers (is pcscd running?): {_line(error)}") from error
     names = [str(each) for each in present]
     if isinstance(reader, int):
@@ -121,9 +125,9 @@ def _connect(reader: str | int) -> _PcscConnection:
         connection.connect(mode=SCARD_SHARE_EXCLUSIVE)
     except NoCardException as error:
         raise BackendError(f"reader {found[0]}: no card in it") from error
-    except SmartcardException as error:
+    except failures as error:
         raise BackendError(f"reader {found[0]}: {_line(error)}") from error
-    return _PcscConnection(connection, SmartcardException, str(found[0]))
+    return _PcscConnection(connection, failures, str(found[0]))
 
 
 def _line(error: Exception) -> str:
