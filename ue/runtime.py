@@ -52,7 +52,7 @@ class UeNode:
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
         )
-        self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder)
+        self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder, dscp=configuration.ike.dscp)
         default = Pdn(
             configuration,
             swu=self._swu,

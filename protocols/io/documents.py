@@ -71,6 +71,11 @@ class _Written:
     file: str
     root: Any  # yaml.Node | None: PyYAML is not typed
 
+    def part(self, key: str) -> _Written:
+        """The tree under a key."""
+        found = _child(self.root, key)
+        return _Written(self.file, None if found is None else found[1])
+
     def reach(self, location: Location) -> tuple[int, int | None]:
         """How many steps of ``location`` lead through the file, and the line where the last of them is written."""
         node, line, taken = self.root, None, 0
@@ -127,11 +132,14 @@ class Document:
         """
         return Document(_laid(self.data, defaults.data), (*self._written, *defaults._written))
 
-    def without(self, key: str) -> Document:
-        """The document but for one key at its top."""
-        if not isinstance(self.data, Mapping):
-            return self
-        return Document({name: value for name, value in self.data.items() if name != key}, self._written)
+    def part(self, key: str) -> Document:
+        """What stands under a key at its top, as a document; lines stay those of the file."""
+        data = self.data.get(key) if isinstance(self.data, Mapping) else None
+        return Document(data, tuple(each.part(key) for each in self._written))
+
+    def with_value(self, key: str, value: object) -> Document:
+        """The document with something else under a key at its top."""
+        return Document({**self.data, key: value} if isinstance(self.data, Mapping) else {key: value}, self._written)
 
     def error(self, location: Location, value: object, expected: str) -> ConfigurationError:
         """The refusal of the value at ``location``; ``value`` is printed, so that it must be none that is secret."""
