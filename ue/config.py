@@ -42,12 +42,13 @@ from protocols.io.configuration import (
     IpNetwork,
     Port,
     SharedKey,
+    validate,
 )
 from protocols.io.documents import Document
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
 from ue.habits import IkeSection
-from ue.personas import PersonaHeader, over_persona
+from ue.personas import OWN, PersonaHeader, over_persona, persona_file, read_persona
 
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
@@ -417,3 +418,24 @@ class UeConfiguration(ConfigurationModel):
             address = ip_address(text)
             return next((name for name, access in self.accesses.items() if access.address == address), None)
         return None
+
+
+_SOMEBODY: dict[str, object] = {
+    "imsi": "001010000000001",
+    "plmn": {"mcc": "001", "mnc": "01"},
+    "usim": {"k": "0" * 32, "opc": "0" * 32},
+    "apn": "internet",
+    "gateway": {"address": "192.0.2.1", "ca": "ca.pem"},
+    "accesses": {"access": {"address": "192.0.2.2"}},
+    "control": "ue.sock",
+}
+
+
+def effective_configuration(persona: str) -> tuple[PersonaHeader, dict[str, object]]:
+    """Who a persona is, and the whole configuration of a UE that says nothing of how it speaks itself."""
+    header, defaults = read_persona(persona_file(persona))
+    whole = validate(Document.of(_SOMEBODY, "command line").over(defaults), UeConfiguration)
+    shown = whole.model_dump(mode="json", exclude=set(OWN))
+    for key in ("address", "ca"):
+        del shown["gateway"][key]
+    return header, shown

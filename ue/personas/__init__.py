@@ -60,6 +60,13 @@ def read_persona(path: Path) -> tuple[PersonaHeader, Document]:
     return header, document.part("configuration")
 
 
+def persona_file(name: str) -> Path:
+    """The file of a persona that is named on the command line."""
+    path = find_persona(Document.of({KEY: name}, "command line"), None)
+    assert path is not None
+    return path
+
+
 def find_persona(document: Document, directory: Path | None) -> Path | None:
     """The file of the persona that a UE's configuration names: one that is shipped, or a path ending in ``.yaml``."""
     named = document.data.get(KEY) if isinstance(document.data, Mapping) else None
