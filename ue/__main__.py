@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from pydantic_core import PydanticCustomError
 
 from protocols.dataplane.userspace.host import FlowKind
@@ -21,9 +22,10 @@ from protocols.io.control import call_sync
 from protocols.io.logging import start_logging
 from protocols.path import Address
 from protocols.trace.records import JsonValue
-from ue.config import UeConfiguration, check_previous_addresses
+from ue.config import UeConfiguration, check_previous_addresses, effective_configuration
 from ue.narration import Narrator
 from ue.pdn import Pdn
+from ue.personas import persona_file, read_persona, shipped
 from ue.runtime import UeNode
 
 PING_RATE = 5.0  # per second
@@ -215,6 +217,33 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     narrator = Narrator()
     for session in sessions:
         narrator.session(session)
+
+
+@application.command()
+@exit_on_error
+def personas(
+    name: Annotated[str | None, typer.Argument(help="A persona's name, or a file; all of them without.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the personas; with a name, show the configuration that one gives and what it does not check."""
+    if name is None:
+        headers = [read_persona(persona_file(each))[0] for each in shipped()]
+        if as_json:
+            typer.echo(json.dumps([header.model_dump() for header in headers]))
+            return
+        for header in headers:
+            typer.echo(f"{header.name:16} {header.description}")
+            for sentence in header.lax:
+                typer.echo(f"{'':16} lax: {sentence}")
+        return
+    found, effective = effective_configuration(name)
+    if as_json:
+        typer.echo(json.dumps({**found.model_dump(), "configuration": effective}))
+        return
+    typer.echo(f"# {found.name}: {found.description}")
+    for sentence in found.lax:
+        typer.echo(f"# lax: {sentence}")
+    typer.echo(yaml.safe_dump(effective, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
 def _node(config: Path, log_json: bool, verbose: bool, *, attach_at_start: bool) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from enum import Enum
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
@@ -20,10 +21,13 @@ from protocols.ikev2.config import (
     KEEPALIVE_INTERVAL,
     PATH_TEST_AFTER,
     RETRANSMIT_BASE_INTERVAL,
+    RETRANSMIT_CAP,
+    RETRANSMIT_FACTOR,
     RETRANSMIT_LIMIT,
     RetransmissionPolicy,
 )
 from protocols.ikev2.events import AuthenticationKind
+from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.redirection import RedirectObedience
 from protocols.ikev2.revocation import RevocationPolicy
 from protocols.io.algorithms import DEFAULT_SUITES, EspSuites, IkeSuites
@@ -39,10 +43,14 @@ from protocols.io.configuration import (
     IpNetwork,
     Port,
     SharedKey,
+    validate,
 )
+from protocols.io.documents import Document
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
 from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
+from ue.habits import IkeSection
+from ue.personas import OWN, PersonaHeader, over_persona, persona_file, read_persona
 
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
@@ -161,7 +169,7 @@ class EapMethod(str, Enum):
 
 
 class OuterIdentity(str, Enum):
-    """What IDi says: a temporary identity where there is one (TS 24.302 §7.2.2.1), or ever the permanent one."""
+    """What is told: a temporary identity where there is one (TS 24.302 §7.2.2.1), or ever the permanent one."""
 
     TEMPORARY = "temporary"
     PERMANENT = "permanent"
@@ -172,6 +180,7 @@ class EapSection(ConfigurationModel):
 
     methods: tuple[EapMethod, ...] = Field(default=(EapMethod.AKA, EapMethod.AKA_PRIME), min_length=1)
     outer_identity: OuterIdentity = OuterIdentity.TEMPORARY
+    inner_identity: OuterIdentity = OuterIdentity.TEMPORARY
     identity_form: IdentityForm = IdentityForm.NAI
     visited: PlmnSection | None = None
     emergency: bool = False
@@ -238,14 +247,18 @@ class AlgorithmsSection(ConfigurationModel):
 
 
 class RetransmissionSection(ConfigurationModel):
-    """Exponential back-off of our requests (RFC 7296 §2.4)."""
+    """Exponential back-off of our requests (RFC 7296 §2.4): each interval ``factor`` times the last, up to ``cap``."""
 
     base_interval: Interval = RETRANSMIT_BASE_INTERVAL
+    factor: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] = RETRANSMIT_FACTOR
+    cap: Interval = RETRANSMIT_CAP
     limit: Count = RETRANSMIT_LIMIT
 
     def policy(self) -> RetransmissionPolicy:
         """The machine's policy."""
-        return RetransmissionPolicy(base_interval=self.base_interval, limit=self.limit)
+        return RetransmissionPolicy(
+            base_interval=self.base_interval, factor=self.factor, cap=self.cap, limit=self.limit
+        )
 
 
 class AccessSection(ConfigurationModel):
@@ -302,6 +315,7 @@ class PCscfAttributes(str, Enum):
 class RequestSection(ConfigurationModel):
     """What is asked for beside addresses and DNS servers (TS 24.302 §7.2.2.1).
 
+    ``pdu_session``: the PDU session identity that N1_MODE_CAPABILITY announces.
     ``previous_addresses``: the addresses the UE has on another access, which it wants to keep (handover).
     """
 
@@ -311,6 +325,7 @@ class RequestSection(ConfigurationModel):
     supported_attributes: bool = False
     liveness_period: bool = True
     previous_addresses: tuple[IpAddress, ...] = ()
+    pdu_session: Annotated[Count, Field(ge=1, le=15)] | None = None
 
 
 class AdditionalPdnSection(ConfigurationModel):
@@ -351,6 +366,7 @@ def _printable(text: str) -> str:
 class UeConfiguration(ConfigurationModel):
     """Everything a UE needs to know; the first access is where it attaches unless told otherwise."""
 
+    persona: PersonaHeader | None = None
     node: str = Field(default="ue", min_length=1)
     imsi: ImsiText = ""
     plmn: PlmnSection
@@ -366,6 +382,7 @@ class UeConfiguration(ConfigurationModel):
     request: RequestSection = RequestSection()
     gateway: GatewaySection
     algorithms: AlgorithmsSection = AlgorithmsSection()
+    ike: IkeSection = IkeSection()
     retransmission: RetransmissionSection = RetransmissionSection()
     mobike: bool = True
     liveness_interval: Interval | None = LIVENESS_INTERVAL
@@ -393,6 +410,11 @@ class UeConfiguration(ConfigurationModel):
     state: FilePath | None = None
     trace: TraceSection = TraceSection()
 
+    @classmethod
+    def completed(cls, document: Document, directory: Path | None) -> Document:
+        """Laid over the defaults of the persona that it names, if it names one."""
+        return over_persona(document, directory)
+
     @model_validator(mode="after")
     def _consistent(self) -> UeConfiguration:
         self._can_authenticate()
@@ -400,6 +422,9 @@ class UeConfiguration(ConfigurationModel):
             raise PydanticCustomError("imsi", "imsi, which only a card can tell instead")
         if self.imsi and not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
+        group = self.ike.group
+        if group is not None and all(suite.group != group for suite in IkePolicy.of(self.algorithms.ike).suites):
+            raise PydanticCustomError("ike", "ike.group to be the group of a suite under algorithms.ike")
         versions = [access.address.version for access in self.accesses.values()]
         known = {address.version for address in self.gateway.addresses}
         if versions[0] not in known or (not self.mobike and not set(versions) <= known):
@@ -483,3 +508,24 @@ def check_previous_addresses(addresses: Sequence[IpAddress], pdn_type: PdnType) 
     versions = [address.version for address in addresses]
     if len(set(versions)) != len(versions) or not set(versions) <= set(pdn_type.versions):
         raise PydanticCustomError("request", "at most one previous address of each IP version of pdn_type")
+
+
+_SOMEBODY: dict[str, object] = {
+    "imsi": "001010000000001",
+    "plmn": {"mcc": "001", "mnc": "01"},
+    "usim": {"k": "0" * 32, "opc": "0" * 32},
+    "apn": "internet",
+    "gateway": {"address": "192.0.2.1", "ca": "ca.pem"},
+    "accesses": {"access": {"address": "192.0.2.2"}},
+    "control": "ue.sock",
+}
+
+
+def effective_configuration(persona: str) -> tuple[PersonaHeader, dict[str, object]]:
+    """Who a persona is, and the whole configuration of a UE that says nothing of how it speaks itself."""
+    header, defaults = read_persona(persona_file(persona))
+    whole = validate(Document.of(_SOMEBODY, "command line").over(defaults), UeConfiguration)
+    shown = whole.model_dump(mode="json", exclude=set(OWN))
+    for key in ("address", "ca"):
+        del shown["gateway"][key]
+    return header, shown

@@ -56,7 +56,7 @@ class UeNode:
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
         )
-        self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder)
+        self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder, dscp=configuration.ike.dscp)
         card, temporary = usim(configuration), temporary_identity_store(configuration)
 
         def pdn(part: UeConfiguration, beside: Pdn | None) -> Pdn:
