@@ -15,9 +15,7 @@ from enum import Enum
 _DIGITS = re.compile(r"[0-9]+\Z")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _PLMN_REALM = re.compile(r"(?:.*\.)?mnc([0-9]{2,3})\.mcc([0-9]{3})\.(?:pub\.)?3gppnetwork\.org\Z", re.IGNORECASE)
-_EPDG_NAME = re.compile(
-    r"(?:sos\.)?epdg\.epc\.mnc([0-9]{3})\.mcc([0-9]{3})\.pub\.3gppnetwork\.org\.?\Z", re.IGNORECASE
-)
+_EPDG_NAME = re.compile(r"(?:sos\.)?epdg\.epc\.mnc([0-9]{3})\.mcc([0-9]{3})\.pub\.3gppnetwork\.org\.?\Z", re.IGNORECASE)
 EMERGENCY_REALM = "sos.invalid"  # TS 23.003 §19.3.6: never resolved, nobody's
 _EMERGENCY_IMEI = re.compile(r"imei([0-9]{14,16})\Z", re.IGNORECASE)
 _EMERGENCY_MAC = re.compile(r"mac([0-9a-f]{12})\Z", re.IGNORECASE)
@@ -350,9 +348,7 @@ def epdg_fqdn(plmn: Plmn, *, emergency: bool = False) -> str:
     return f"{_epdg(emergency)}.epc.mnc{plmn.mnc_label}.mcc{plmn.mcc}.pub.3gppnetwork.org"
 
 
-def epdg_tracking_area_fqdn(
-    plmn: Plmn, tac: int, *, fifth_generation: bool = False, emergency: bool = False
-) -> str:
+def epdg_tracking_area_fqdn(plmn: Plmn, tac: int, *, fifth_generation: bool = False, emergency: bool = False) -> str:
     """The Tracking Area Identity FQDN of an ePDG (TS 23.003 §19.4.2.9.3; emergency §19.4.2.9A).
 
     ``tac`` has 16 bits, with ``fifth_generation`` 24 (5GS TAI).
