@@ -594,10 +594,10 @@ class Device:
         barred = rule.bars is not Bar.NONE and not waits
         if barred and rule.bars is Bar.EVERYWHERE:
             self.barred.everywhere = cause
-        elif barred and candidate is not None and rule.bars is Bar.GATEWAY:
-            self.barred.gateways[candidate.address] = cause
-        elif barred and candidate is not None and candidate.plmn is not None:
+        elif barred and candidate is not None and rule.bars is Bar.PLMN and candidate.plmn is not None:
             self.barred.bar_network(candidate.plmn, cause)
+        elif barred and candidate is not None:
+            self.barred.gateways[candidate.address] = cause
         elsewhere = candidate is not None and not waits and (rule.elsewhere or number is None)
         connection.for_good = barred and not elsewhere
         if elsewhere:
@@ -912,10 +912,7 @@ class Device:
     def _elsewhere(self, former: Connection, selection: Selection, why: str, now: float) -> list[Command]:
         """The gateway does not serve: the attach goes on with the next, or fails with all that were tried."""
         former.ended = now
-        barred = selection.candidate is not None and self.barred.why(
-            selection.candidate.address, selection.candidate.plmn
-        )
-        told = selection.failed(why, for_good=bool(barred))
+        told = selection.failed(why)
         connection = Connection(former.access, former.attach_ticket, self._authenticator.begin(_answer), former.started)
         connection.selection, connection.cause = selection, former.cause
         connection.reactivations = former.reactivations

@@ -124,6 +124,8 @@ class Decision:
     what: str
     outcome: str
     why: str
+    address: Address | None = None
+    plmn: Plmn | None = None
 
 
 @dataclass
@@ -173,15 +175,13 @@ class Selection:
         self.of_redirect = False
         self.candidate: Candidate | None = None
         self.over = False
-        self.temporary = False
-        """Whether another attempt later may fare better: not everybody has turned the UE away for good."""
         self.decisions: list[Decision] = []
 
     @classmethod
     def of_name(cls, name: str, version: int, why: str) -> Selection:
         """Among the addresses of one name, such as a redirect's (RFC 5685 §3)."""
         selection = cls(SelectionPolicy(home=_NOBODY, configured_use=ConfiguredUse.ONLY), version)
-        selection._steps.append(_Step(why=why, name=name))
+        selection._steps.append(_Step(why=why, name=name, plmn=epdg_plmn(name)))
         selection.of_redirect = True
         return selection
 
@@ -190,6 +190,11 @@ class Selection:
         """Why there is no candidate, with all that were tried and what became of them."""
         tried = "; ".join(f"{each.what}: {each.outcome}" for each in self.decisions)
         return f"no gateway is left to try: {tried}" if tried else "there is no gateway to try"
+
+    @property
+    def temporary(self) -> bool:
+        """Whether another attempt later may fare better: not everybody has barred the UE."""
+        return any(self._barred.why(each.address, each.plmn) is None for each in self.decisions)
 
     @property
     def asks(self) -> str | None:
@@ -221,9 +226,8 @@ class Selection:
             return self._country_answered(step, resolution)
         fitting = [each for each in resolution.addresses if each.version == self._version]
         if not fitting:
-            self.temporary = self.temporary or resolution.failure is not None
             found = "no address" if not resolution.addresses else f"no IPv{self._version} address"
-            return [self._turned_down(resolution.name, resolution.failure or found, step.why), *self._next()]
+            return [self._turned_down(resolution.name, resolution.failure or found, step.why, step.plmn), *self._next()]
         for address in dict.fromkeys(fitting):
             self._addresses.append(Candidate(address=address, name=step.name, plmn=step.plmn, why=step.why))
         listed = ", ".join(str(each.address) for each in self._addresses)
@@ -231,13 +235,12 @@ class Selection:
         data: dict[str, JsonValue] = {"name": step.name, "addresses": [str(each.address) for each in self._addresses]}
         return [Tell(name="gateway-resolved", text=text, data=data), *self._next()]
 
-    def failed(self, why: str, *, for_good: bool = False) -> list[SelectionCommand]:
+    def failed(self, why: str) -> list[SelectionCommand]:
         """The present candidate does not serve: on to the next."""
         candidate, self.candidate = self.candidate, None
         if candidate is None:
             return []
-        self.temporary = self.temporary or not for_good
-        return [self._turned_down(str(candidate), why, candidate.why), *self._next()]
+        return [self._no_longer(candidate, why), *self._next()]
 
     # --- steps
 
@@ -251,7 +254,7 @@ class Selection:
                     continue
                 barred = self._barred.why(candidate.address, candidate.plmn)
                 if barred is not None:
-                    told.append(self._turned_down(str(candidate), _not_again(barred), candidate.why))
+                    told.append(self._no_longer(candidate, _not_again(barred)))
                     continue
                 if len(self._used) >= CANDIDATES_MAXIMUM:
                     told.append(self._turned_down("further addresses", f"{CANDIDATES_MAXIMUM} were tried", "bound"))
@@ -272,7 +275,7 @@ class Selection:
             assert step.name is not None
             barred = None if step.country else self._barred.why(None, step.plmn)
             if barred is not None:
-                told.append(self._turned_down(step.name, _not_again(barred), step.why))
+                told.append(self._turned_down(step.name, _not_again(barred), step.why, step.plmn))
                 continue
             if self._names >= NAMES_MAXIMUM:
                 told.append(self._turned_down("further names", f"{NAMES_MAXIMUM} were looked up", "bound"))
@@ -291,8 +294,13 @@ class Selection:
         self._addresses.append(Candidate(address=step.address, name=None, plmn=step.plmn, why=step.why))
         return []
 
-    def _turned_down(self, what: str, outcome: str, why: str) -> Tell:
-        self.decisions.append(Decision(what=what, outcome=outcome, why=why))
+    def _no_longer(self, candidate: Candidate, outcome: str) -> Tell:
+        return self._turned_down(str(candidate), outcome, candidate.why, candidate.plmn, candidate.address)
+
+    def _turned_down(
+        self, what: str, outcome: str, why: str, plmn: Plmn | None = None, address: Address | None = None
+    ) -> Tell:
+        self.decisions.append(Decision(what=what, outcome=outcome, why=why, address=address, plmn=plmn))
         text = f"The gateway {what} is not used: {outcome}."
         return Tell(name="gateway-rejected", text=text, data={"gateway": what, "outcome": outcome, "why": why})
 
@@ -366,7 +374,6 @@ class Selection:
         policy = self._policy
         if resolution.failure is not None:
             # §4.5.4.5: without an answer nobody knows what the country demands; the selection ends
-            self.temporary = True
             self._steps.clear()
             return [self._turned_down(resolution.name, resolution.failure, step.why), *self._next()]
         if not resolution.replacements:
