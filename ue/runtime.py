@@ -26,12 +26,12 @@ from ue.profile import (
     temporary_identity_store,
     usim,
 )
+from ue.staying import stay_attached
 from ue.swu import Swu
 
 KIND = "ue"
 DISTRIBUTION = "epdg-emulator"
 DETACH_INTERVAL = 2.0  # for the gateway to answer DELETE when the UE stops
-RETRY_INTERVALS = (5.0, 10.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 1800.0, 3600.0)  # Android's
 
 _log = logging.getLogger(__name__)
 
@@ -137,44 +137,20 @@ class UeNode:
             await pdn.attach(None if access is None else self.access_name(access), force=force)
 
     async def stay_attached(self) -> None:
-        """Attach, and try again after a while when that fails or the connection is lost (Android's pace).
+        """Attach, and try again after a while when that fails or the connection is lost at the pace configured.
 
         Each PDN connection for itself, the others once the first has been tried: it says INITIAL_CONTACT.
         """
         tried = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_attached(self.pdn(), tried))
+            tasks.create_task(stay_attached(self.pdn(), self._swu.now, self.stopped, tried))
             await tried.wait()
             for pdn in self._going_along():
-                tasks.create_task(self._keep_attached(pdn, tried))
+                tasks.create_task(stay_attached(pdn, self._swu.now, self.stopped, tried))
 
     def _going_along(self) -> list[Pdn]:
         sections = self.configuration.additional_pdns
         return [pdn for name, pdn in self._by_section.items() if sections[name].attach]
-
-    async def _keep_attached(self, pdn: Pdn, tried: asyncio.Event) -> None:
-        failures = 0
-        while True:
-            try:
-                await pdn.attach()
-                failures = 0
-            except StackError as error:
-                _log.error("%s", error)
-            tried.set()
-            await pdn.idle.wait()
-            if pdn.device.connection is not None and pdn.device.connection.detach_requested:
-                await self.stopped()  # somebody detached the UE: it stays so until it is told otherwise
-                return
-            interval = RETRY_INTERVALS[min(failures, len(RETRY_INTERVALS) - 1)]
-            back_off = pdn.device.back_off
-            if back_off is not None:
-                interval = max(
-                    interval, back_off.until - self._swu.now()
-                )  # without an end: until the process is started anew
-            failures += 1
-            _log.info("attaching again in %g s to %s", interval, pdn.name)
-            await asyncio.sleep(interval)
-            await pdn.idle.wait()
 
     async def _until_stopped(self, work: Callable[[], Awaitable[object]]) -> None:
         async def done() -> None:

@@ -28,7 +28,8 @@ from pydantic_core import PydanticCustomError
 
 from protocols.algorithms.vector import AUTN_LENGTH, AUTS_LENGTH, RAND_LENGTH, AkaVector
 from protocols.errors import ConfigurationError
-from protocols.io.configuration import ConfigurationModel, Digits, HexSecret, Key128, parse, read_text
+from protocols.io.configuration import ConfigurationModel, Digits, HexSecret, Key128, parse
+from protocols.io.documents import file_text
 from protocols.io.durable import replace_file
 
 CSV_SUFFIX = ".csv"
@@ -120,7 +121,7 @@ class VectorFile(ConfigurationModel):
 
 def load_vectors(path: Path) -> VectorFile:
     """Read a file of vectors; ``ConfigurationError`` on the first thing wrong."""
-    text = read_text(path)
+    text = file_text(path)
     if path.suffix.lower() == CSV_SUFFIX:
         text = _from_csv(text)
     elif re.search(r"^RAND:", text, re.MULTILINE):
@@ -146,7 +147,7 @@ class UsedVectors:
         self._used: set[str] = set()
         if not path.exists():
             return
-        text = read_text(path)
+        text = file_text(path)
         try:
             self._used = {str(rand) for rand in json.loads(text)[_USED]}
         except (ValueError, KeyError, TypeError) as error:
