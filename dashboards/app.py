@@ -20,12 +20,13 @@ from dashboards.config import DashboardsConfig
 from dashboards.deps import Operator, Services
 from dashboards.links import Fleet
 from dashboards.problems import PROBLEM_SCHEMA, problem_response
-from dashboards.routes import aaa_sessions, events, faults, identity, nodes, pages, sessions, subscribers
+from dashboards.routes import aaa_sessions, events, faults, identity, nodes, pages, runs, sessions, subscribers
+from dashboards.runs import Runs
 from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (sessions, subscribers, aaa_sessions, faults, nodes, events, identity)
+MODULES = (sessions, subscribers, aaa_sessions, faults, nodes, events, runs, identity)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -54,7 +55,7 @@ class Guard:
                 headers["Cross-Origin-Resource-Policy"] = "same-origin"
                 headers["Cross-Origin-Opener-Policy"] = "same-origin"
                 policy = _DOCS_POLICY if scope["path"] == "/docs" else _POLICY
-                headers["Content-Security-Policy"] = policy
+                headers.setdefault("Content-Security-Policy", policy)
                 headers.setdefault("Cache-Control", _cache_control(scope["path"]))
             await send(message)
 
@@ -113,7 +114,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    app.state.services = Services(config=config, hub=hub, fleet=fleet, security=security)
+    app.state.services = Services(config=config, hub=hub, fleet=fleet, security=security, runs=Runs(config.results))
     app.add_middleware(Guard, security=security)
     problems.install(app)
     for module in MODULES:

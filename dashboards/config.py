@@ -53,6 +53,7 @@ class DashboardsConfig(ConfigurationModel):
     heartbeat_interval: Interval = 15.0
     event_ring: Annotated[Count, Field(ge=16, le=1 << 18)] = 4096
     event_readers: Annotated[Count, Field(ge=1, le=4096)] = 64
+    results: FilePath | None = None
     trace_ring: Annotated[Count, Field(ge=100, le=1 << 21)] = 50_000
 
     @property

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from dashboards.config import DashboardsConfig
 from dashboards.links import Fleet
+from dashboards.runs import Runs
 from dashboards.security import Security
 from dashboards.stream import EventHub
 
@@ -21,6 +22,7 @@ class Services:
     hub: EventHub
     fleet: Fleet
     security: Security
+    runs: Runs
 
 
 def services(request: Request) -> Services:

@@ -45,5 +45,7 @@ export const api = {
   sessions: (parameters) => request("GET", `/sessions${query(parameters)}`),
   session: (id) => request("GET", `/sessions/${encodeURIComponent(id)}`),
   ladder: (id) => request("GET", `/sessions/${encodeURIComponent(id)}/ladder`),
+  runs: () => request("GET", "/runs"),
+  run: (name) => request("GET", `/runs/${encodeURIComponent(name)}`),
   detach: (id) => request("DELETE", `/sessions/${encodeURIComponent(id)}`),
 };

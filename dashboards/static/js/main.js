@@ -1,6 +1,7 @@
 // Start: theme, top bar, feed, and the view that the fragment of the address names.
 
 import { replace } from "./dom.js";
+import { mountRuns } from "./runs.js";
 import { mountSession } from "./session.js";
 import { mountSessions } from "./sessions.js";
 import { state } from "./state.js";
@@ -17,11 +18,15 @@ let leave = () => {};
 function route() {
   leave();
   const match = /^#\/sessions\/([^/]+)$/.exec(location.hash);
+  const run = /^#\/runs(?:\/([^/]+))?$/.exec(location.hash);
   replace(main);
   window.scrollTo(0, 0);
   if (match) {
     leave = mountSession(main, decodeURIComponent(match[1]));
     if (state.mayRead) state.feed.follow(`${LIST_EVENTS},record`);
+  } else if (run) {
+    leave = mountRuns(main, run[1] && decodeURIComponent(run[1]));
+    if (state.mayRead) state.feed.follow("node,restarted");
   } else {
     document.title = "ePDG dashboard";
     leave = mountSessions(main);

@@ -26,7 +26,7 @@ export function mountTopbar(bar, notices) {
     h("a", { class: "brand", href: "#/" }, h("img", { src: "/static/icon.svg", alt: "", width: "28", height: "28" }), h("span", {}, "ePDG")),
     nodes,
     h("dl", { class: "figures", "aria-label": "Live counters" }, Object.values(figures).map((item) => item.element)),
-    h("div", { class: "bar-actions" }, h("a", { class: "button ghost api", href: "/docs" }, "API"), theme, account),
+    h("div", { class: "bar-actions" }, h("a", { class: "button ghost", href: "#/runs" }, "Laboratory"), h("a", { class: "button ghost api", href: "/docs" }, "API"), theme, account),
   );
   showTheme(theme);
 
