@@ -328,6 +328,11 @@ class Pdn:
             self._sa = event.successor
         self._carry_out(self.device.handle(event, self._now()))
 
+    def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
+        """ICMP says that a request of an IKE SA of this connection's has not arrived."""
+        if sa is self._sa:
+            self._carry_out(self.device.unreachable(remote, self._now()))
+
     # --- what the device says
 
     def _carry_out(self, commands: list[Command]) -> None:

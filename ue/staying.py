@@ -31,15 +31,16 @@ async def stay_attached(pdn: Pdn, now: Callable[[], float], stopped: Callable[[]
         attached = connection is not None and connection.established is not None
         cause = None if connection is None or attached else connection.cause
         for_good = connection is not None and connection.for_good and not attached
-        following = retries.failed(cause, now(), for_good=for_good, back_off=pdn.device.back_off)
+        moment = now()
+        following = retries.failed(cause, moment, for_good=for_good, back_off=pdn.device.back_off)
         if following.never:
             text = f"The UE does not attach again by itself: {following.why}."
             _log.info("%s", text)
             pdn.recorder.event("no-retry", text, {"why": following.why})
             await stopped()
             return
-        interval = max(0.0, following.at - now())
-        text = f"The UE attaches again in {interval:g} s: {following.why}."
+        interval = max(0.0, following.at - moment)
+        text = f"The UE attaches again in {round(interval, 1):g} s: {following.why}."
         _log.info("%s", text)
         pdn.recorder.event("retry", text, {"seconds": round(interval, 3), "why": following.why})
         await asyncio.sleep(interval)
