@@ -172,6 +172,7 @@ class Pdn:
         self._waiting: dict[int, asyncio.Future[str | None]] = {}
         self.idle = asyncio.Event()
         self.idle.set()
+        self.busy = asyncio.Event()
 
     def _extension(self) -> DeviceSwu:
         """The 3GPP part of an IKE SA of this connection's."""
@@ -349,8 +350,10 @@ class Pdn:
             self._commands.clear()  # what stood behind a command that failed was meant for after it
         if self.device.state in (DeviceState.IDLE, DeviceState.CLOSED):
             self.idle.set()
+            self.busy.clear()
         else:
             self.idle.clear()
+            self.busy.set()
         self._swu.pump()
 
     def _carry_out_one(self, command: Command) -> None:

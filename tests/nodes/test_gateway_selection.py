@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from protocols.io.configuration import load
 from protocols.io.control import call_sync
+from protocols.trace.records import TraceRecord
 from tests.nodes.test_ue_node import BARRED, GATEWAY, IKE_PORT, TIMEOUT, Change, Ue, section, session
 from tests.nodes.test_ue_node import aaa as aaa
 from tests.nodes.test_ue_node import epdg as epdg
@@ -20,6 +23,8 @@ from tests.peers.dns_server import DnsServer, Zone
 from tests.peers.epdg_node import FQDN, EpdgProcess
 from tests.peers.processes import wait_until
 from ue.__main__ import application
+from ue.config import UeConfiguration
+from ue.runtime import UeNode
 
 OTHER, SILENT_GATEWAY, CLOSED = "127.0.41.2", "127.0.41.3", "127.0.41.4"
 OTHER_NAME = "gw2.operator.example"
@@ -72,6 +77,8 @@ def test_the_gateway_is_found_by_name_and_a_redirect_to_a_name_is_followed(
         assert f"{SILENT_GATEWAY} ({FQDN}) is not used: no response from the gateway" in text
         assert f"{CLOSED} ({FQDN}) is not used: ICMP says that it cannot be reached." in text
         assert f"The gateway {GATEWAY} ({FQDN}) is tried: the home network." in text
+        selected = section(section(session(ue), "selection"), "gateway")
+        assert selected == {"address": GATEWAY, "name": FQDN, "why": "the home network"}
         seconds = section(session(ue), "attach")["seconds"]
         assert isinstance(seconds, float)
         assert 0.4 <= seconds < 5.0
@@ -137,3 +144,32 @@ def test_a_refusal_for_good_ends_the_attempts_of_a_node_that_serves(epdg: EpdgPr
         )
         assert "after NON_3GPP_ACCESS_TO_EPC_NOT_ALLOWED nobody is asked until" in ue.log.read_text()
         assert ue.call("ue.status")["state"] == "closed"
+
+
+def test_the_pace_of_a_node_is_the_one_configured(tmp_path: Path) -> None:
+    """Measured by the trace of a node in this process: from the end of an attempt to the next request."""
+
+    def quickly(values: dict[str, object]) -> None:
+        values["retry"] = {"intervals": [0.1, 0.3], "give_up_after": 4}
+        values["gateway"] = {"selection": {"configured": [CLOSED], "configured_use": "only"}, "eap_only": True}
+        section(values, "gateway").update(ike_port=IKE_PORT)  # type: ignore[arg-type]
+
+    ue = Ue(tmp_path, tmp_path / "ca.pem", change=quickly)
+    node = UeNode(load(ue.configuration, UeConfiguration))
+    moments: dict[str, list[float]] = {"gateway-selected": [], "retry": [], "no-retry": []}
+
+    def take(record: TraceRecord) -> None:
+        name = str(record.body.get("name"))
+        if name in moments:
+            moments[name].append(record.monotonic)
+        if name == "no-retry":
+            node.stop()
+
+    node.recorder.subscribe(take)
+    asyncio.run(asyncio.wait_for(node.run(node.stay_attached), TIMEOUT))
+    begun, failed = moments["gateway-selected"], moments["retry"]
+    waits = [start - end for start, end in zip(begun[1:], failed, strict=True)]
+    assert len(waits) == 3
+    for wait, wanted in zip(waits, [0.1, 0.3, 0.3], strict=True):
+        assert wanted <= wait < wanted + 0.5
+    assert len(moments["no-retry"]) == 1
