@@ -106,6 +106,7 @@ class UdpLink:
             try:
                 octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
             except (BlockingIOError, InterruptedError):
+                self._drain_errors()  # the error itself may have been reported to a sender
                 return
             except OSError as error:  # an ICMP error of an earlier datagram, say
                 self.dropped[f"receive-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
