@@ -143,10 +143,10 @@ class UeNode:
         """
         tried = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(stay_attached(self.pdn(), self._swu.now, self.stopped, tried))
+            tasks.create_task(stay_attached(self.pdn(), self._swu.now, tried))
             await tried.wait()
             for pdn in self._going_along():
-                tasks.create_task(stay_attached(pdn, self._swu.now, self.stopped, tried))
+                tasks.create_task(stay_attached(pdn, self._swu.now, tried))
 
     def _going_along(self) -> list[Pdn]:
         sections = self.configuration.additional_pdns
