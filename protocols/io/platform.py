@@ -1,4 +1,4 @@
-"""What a node stands on: clocks, random source, UDP links and its control server; the laboratory gives others."""
+"""What a node stands on: clocks, random source, UDP links, names, its control server; the laboratory gives others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 from protocols.entropy import Entropy
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlServer, Handler
+from protocols.io.dns import DnsResolver, ResolverOpener
 from protocols.io.entropy import SystemEntropy
 from protocols.io.link import Link, Receiver, UdpLink
 from protocols.path import Endpoint
@@ -52,3 +53,4 @@ class Platform:
     entropy: Entropy = field(default_factory=SystemEntropy)
     open_link: LinkOpener = UdpLink
     control: ControlOpener = ControlServer
+    resolver: ResolverOpener = DnsResolver
