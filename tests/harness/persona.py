@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import yaml
 
@@ -13,12 +14,14 @@ from protocols.entropy import SeededEntropy
 from protocols.ikev2.certificates import CertificateVerifier
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
-from protocols.ikev2.events import Event, MessageReceived, MessageSent
+from protocols.ikev2.events import Event, MessageReceived, MessageSent, SaState
 from protocols.ikev2.extension import Extension, NoExtension
-from protocols.ikev2.message import Message, decode_message
-from protocols.ikev2.payloads import NotifyPayload, Payload, Proposal
+from protocols.ikev2.fragment import Fragment
+from protocols.ikev2.message import Header, Message, decode_message
+from protocols.ikev2.payloads import ConfigurationPayload, NotifyPayload, Payload, Proposal
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.registry import ExchangeType, TransformType
+from protocols.ikev2.sealer import MessageSealer
 from protocols.io.configuration import parse
 from protocols.path import Datagram
 from tests.harness.certificates import GATEWAY_FQDN, MOMENT, Pki, make_pki
@@ -125,3 +128,48 @@ def names(payloads: tuple[Payload, ...]) -> list[str]:
 def offered(proposal: Proposal, kind: TransformType) -> list[tuple[int, int | None]]:
     """Transforms of a type in their order: identifier and key length."""
     return [(int(transform.id), transform.key_length_bits) for transform in proposal.of_type(kind)]
+
+
+def attached(persona: str | None, **changes: object) -> Phone:
+    """A phone that is attached."""
+    phone = Phone(persona, **changes)  # type: ignore[arg-type]
+    phone.attach()
+    assert phone.ue.live.state is phone.epdg.live.state is SaState.ESTABLISHED
+    return phone
+
+
+P = TypeVar("P", bound=Payload)
+
+
+def of(message: Message, kind: type[P]) -> P:
+    """The first payload of a kind, which has to be there."""
+    found = message.first(kind)
+    assert found is not None
+    return found
+
+
+def first_auth(phone: Phone) -> Message:
+    """The first IKE_AUTH request, as the gateway has decoded it."""
+    return phone.received(ExchangeType.IKE_AUTH)[0]
+
+
+class Editing:
+    """A gateway's sealer that changes the payloads of the response with AUTH and CP."""
+
+    def __init__(self, sealer: MessageSealer, edit: Callable[[Payload], Payload]) -> None:
+        self._sealer = sealer
+        self._edit = edit
+
+    def seal(self, message: Message) -> bytes:
+        if message.response and message.first(ConfigurationPayload) is not None:
+            message = replace(message, payloads=tuple(map(self._edit, message.payloads)))
+        return self._sealer.seal(message)
+
+    def open(self, octets: bytes, header: Header) -> Message:
+        return self._sealer.open(octets, header)
+
+    def seal_fragments(self, message: Message, limit: int) -> tuple[bytes, ...]:
+        return self._sealer.seal_fragments(message, limit)
+
+    def open_fragment(self, octets: bytes, header: Header) -> Fragment:
+        return self._sealer.open_fragment(octets, header)

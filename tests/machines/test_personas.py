@@ -9,20 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
-from typing import TypeVar
 
 import pytest
 
 from protocols.eap.aka.attributes import AtAnyIdReq, AtFullauthIdReq, AtIdentity, AtPermanentIdReq
-from protocols.eap.aka.messages import AkaMessage
+from protocols.eap.aka.messages import AkaMessage, AkaSubtype
 from protocols.eap.aka.peer import Pseudonym, ReauthenticationContext, TemporaryIdentities
 from protocols.eap.packet import EapType, success
 from protocols.entropy import SeededEntropy
-from protocols.errors import LocalError
 from protocols.ikev2.events import (
-    AddressesUpdated,
-    AddressUpdateFailed,
     ChildSaInstalled,
     ConfigurationExchanged,
     EapReply,
@@ -33,13 +28,11 @@ from protocols.ikev2.events import (
     SaState,
     SpiRenewed,
 )
-from protocols.ikev2.fragment import Fragment
 from protocols.ikev2.message import Header, Message, encode_message
 from protocols.ikev2.payloads import (
     AuthPayload,
     ConfigurationAttribute,
     ConfigurationPayload,
-    DeletePayload,
     IdiPayload,
     IdrPayload,
     KePayload,
@@ -51,17 +44,26 @@ from protocols.ikev2.payloads import (
 )
 from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.registry import ConfigAttributeType, ConfigType, ExchangeType, IdType, NotifyType, TransformType
-from protocols.ikev2.sealer import MessageSealer
 from protocols.ikev2.tasks.config import ExchangeConfiguration
-from protocols.ikev2.tasks.informational import DeleteChildSa, Liveness
 from protocols.path import Datagram, Endpoint
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.swu import DeviceSwu, GatewaySwu
 from tests.harness.aka_server import IMSI, NAI, OPC, HandMadeServer, K
 from tests.harness.certificates import GATEWAY_FQDN, make_pki
-from tests.harness.pair import ACCESS_A, ACCESS_B, GATEWAY, answer_as_gateway, answer_as_ue, eap
-from tests.harness.persona import GATEWAY_SECTION, Phone, configured, lenient_gateway, names, offered
+from tests.harness.pair import ACCESS_A, GATEWAY, answer_as_gateway, answer_as_ue, eap
+from tests.harness.persona import (
+    GATEWAY_SECTION,
+    Editing,
+    Phone,
+    attached,
+    configured,
+    first_auth,
+    lenient_gateway,
+    names,
+    of,
+    offered,
+)
 from ue.authentication import Authenticator
 from ue.commands import AnswerIke, AskUsim, Command
 from ue.personas import shipped
@@ -164,26 +166,6 @@ PERSONAS = sorted(FACTS)
 
 def facts_with(field: str) -> list[str]:
     return [name for name in PERSONAS if getattr(FACTS[name], field) is not None]
-
-
-def attached(persona: str | None, **changes: object) -> Phone:
-    phone = Phone(persona, **changes)  # type: ignore[arg-type]
-    phone.attach()
-    assert phone.ue.live.state is phone.epdg.live.state is SaState.ESTABLISHED
-    return phone
-
-
-P = TypeVar("P", bound=Payload)
-
-
-def of(message: Message, kind: type[P]) -> P:
-    found = message.first(kind)
-    assert found is not None
-    return found
-
-
-def first_auth(phone: Phone) -> Message:
-    return phone.received(ExchangeType.IKE_AUTH)[0]
 
 
 def test_every_persona_has_its_facts() -> None:
@@ -446,28 +428,6 @@ def test_a_gateway_with_another_name_in_its_certificate_is_refused(persona: str 
     assert "epdg.other.example" in phone.ue.take(Refused).text
 
 
-class Editing:
-    """A gateway's sealer that changes the payloads of the response with AUTH and CP."""
-
-    def __init__(self, sealer: MessageSealer, edit: Callable[[Payload], Payload]) -> None:
-        self._sealer = sealer
-        self._edit = edit
-
-    def seal(self, message: Message) -> bytes:
-        if message.response and message.first(ConfigurationPayload) is not None:
-            message = replace(message, payloads=tuple(map(self._edit, message.payloads)))
-        return self._sealer.seal(message)
-
-    def open(self, octets: bytes, header: Header) -> Message:
-        return self._sealer.open(octets, header)
-
-    def seal_fragments(self, message: Message, limit: int) -> tuple[bytes, ...]:
-        return self._sealer.seal_fragments(message, limit)
-
-    def open_fragment(self, octets: bytes, header: Header) -> Fragment:
-        return self._sealer.open_fragment(octets, header)
-
-
 def edited(phone: Phone, edit: Callable[[Payload], Payload]) -> Phone:
     """The gateway's last IKE_AUTH response is not what it meant to say."""
 
@@ -599,173 +559,57 @@ def test_android_without_identity_requests_makes_mk_of_the_nai() -> None:
     assert dialogue.msk == dialogue.server.keys.msk
 
 
-# --- moves -----------------------------------------------------------------------------------------------
+def subtype(packet: bytes) -> AkaSubtype:
+    return AkaSubtype(AkaMessage.decode(packet).subtype)
 
 
-def moved(persona: str, **changes: object) -> tuple[Phone, list[Message]]:
-    """The phone on its second access, and the requests that took it there."""
-    phone = attached(persona, **changes)
-    before = len(phone.received(ExchangeType.INFORMATIONAL))
-    phone.roam(ACCESS_B)
-    phone.run(5.0)
-    return phone, phone.received(ExchangeType.INFORMATIONAL)[before:]
+def test_android_refuses_a_network_that_does_not_prove_itself() -> None:
+    """AUTN rejected: Authentication-Reject; an old SQN: Synchronization-Failure; a bad AT_MAC: Client-Error."""
+    dialogue = Dialogue("pixel-aosp", TemporaryIdentities())
+    challenge = dialogue.server.challenge(NAI)
+    assert subtype(dialogue.hear(challenge)) is AkaSubtype.CHALLENGE
+    rejected = Dialogue("pixel-aosp", TemporaryIdentities())
+    rejected.usim = SoftwareUsim(imsi=IMSI, k=Secret(bytes(16)), opc=OPC)
+    assert subtype(rejected.hear(challenge)) is AkaSubtype.AUTHENTICATION_REJECT
+    late = Dialogue("pixel-aosp", TemporaryIdentities())
+    late.usim = dialogue.usim
+    assert subtype(late.hear(challenge)) is AkaSubtype.SYNCHRONIZATION_FAILURE
+    forged = Dialogue("pixel-aosp", TemporaryIdentities())
+    assert subtype(forged.hear(challenge[:-1] + bytes([challenge[-1] ^ 1]))) is AkaSubtype.CLIENT_ERROR
 
 
-def test_android_moves_by_one_request() -> None:
-    """{N(UPDATE_SA_ADDRESSES), NATD_SRC (faked), NATD_DST}; the gateway's COOKIE2, which comes later, is echoed."""
-    phone, requests = moved("pixel-aosp")
-    (update,) = requests
-    assert names(update.payloads) == [f"N({UPDATE})", f"N({NATD_SOURCE})", f"N({NATD_DESTINATION})"]
-    natd = {int(each.type): each.data for each in update.all(NotifyPayload)}
-    fake = hashlib.sha1(update.spi_i + update.spi_r + bytes([192, 0, 2, 0]) + bytes(2)).digest()
-    assert natd[NATD_SOURCE] == fake
-    (echo,) = phone.received(ExchangeType.INFORMATIONAL, response=True)
-    assert names(echo.payloads) == [f"N({COOKIE2})"]
-    assert phone.epdg.take(AddressesUpdated).new.remote.address == ACCESS_B.address
-    assert phone.ue.take(AddressesUpdated).new.local.address == ACCESS_B.address
-
-
-def test_android_is_busy_while_its_update_is_unanswered() -> None:
-    """Every request but DELETE is answered TEMPORARY_FAILURE, COOKIE2 too; afterwards everything is as usual."""
-    phone = attached("pixel-aosp")
-    waiting = [True]
-    phone.drop = lambda sender, datagram: waiting[0] and sender == "ue" and datagram.payload[18:20] == b"\x25\x08"
-    phone.roam(ACCESS_B)
-    phone.run(0.1)
-    phone.epdg.endpoint.initiate(phone.epdg.live, Liveness(), phone.now)
-    phone.run(0.2)
-    answers = phone.received(ExchangeType.INFORMATIONAL, response=True)
-    assert [names(each.payloads) for each in answers] == [[f"N({TEMPORARY_FAILURE})"]]
-    phone.epdg.endpoint.initiate(phone.epdg.live, DeleteChildSa(*phone.epdg.live.children), phone.now)
-    phone.run(0.1)
-    assert isinstance(phone.received(ExchangeType.INFORMATIONAL, response=True)[1].payloads[0], DeletePayload)
-    waiting[0] = False
-    phone.run(5.0)
-    assert names(phone.received(ExchangeType.INFORMATIONAL, response=True)[-1].payloads) == [f"N({COOKIE2})"]
-    assert phone.epdg.take(AddressesUpdated).new.remote.address == ACCESS_B.address
-
-
-def test_to_others_a_request_during_their_update_is_one_like_any() -> None:
-    phone = attached("mediatek")
-    phone.drop = lambda sender, datagram: sender == "ue" and datagram.payload[18:20] == b"\x25\x08"
-    phone.roam(ACCESS_B)
-    phone.run(0.1)
-    phone.epdg.endpoint.initiate(phone.epdg.live, Liveness(), phone.now)
-    phone.run(0.2)
-    assert [each.payloads for each in phone.received(ExchangeType.INFORMATIONAL, response=True)] == [()]
-
-
-@pytest.mark.parametrize(("persona", "left"), [("pixel-aosp", SaState.CLOSED), ("iphone", SaState.ESTABLISHED)])
-def test_unacceptable_addresses_are_fatal_to_android(persona: str, left: SaState) -> None:
-    networks = (ip_network("192.0.2.0/24"),)
-    phone, requests = moved(persona, epdg=lenient_gateway(acceptable_addresses=networks))
-    assert phone.ue.live.state is phone.epdg.live.state is left
-    assert isinstance(requests[-1].payloads[0], DeletePayload) is (left is SaState.CLOSED)
-
-
-def test_android_moves_by_a_rekey_where_the_gateway_has_no_mobike() -> None:
-    phone = attached("pixel-aosp", epdg=lenient_gateway(mobike=False))
-    old = set(phone.ue.live.children)
-    phone.roam(ACCESS_B)
-    phone.run(5.0)
-    at, request = phone.requests(ExchangeType.CREATE_CHILD_SA)[0]
-    assert f"N({int(NotifyType.REKEY_SA)})" in names(request.payloads)
-    sent = next(datagram for moment, datagram in phone.sent if moment == at)
-    assert sent.path.local.address == ACCESS_B.address
-    assert not phone.received(ExchangeType.INFORMATIONAL) or all(
-        isinstance(each.payloads[0], DeletePayload) for each in phone.received(ExchangeType.INFORMATIONAL)
-    )
-    for node in (phone.ue, phone.epdg):
-        assert node.has(AddressesUpdated)
-        (left,) = node.live.children.values()
-        assert {left.spec.path.local.address, left.spec.path.remote.address} == {ACCESS_B.address, GATEWAY.address}
-    assert not old & set(phone.ue.live.children)
-
-
-def test_a_rekey_that_is_refused_is_no_move() -> None:
-    phone = attached("pixel-aosp", epdg=lenient_gateway(mobike=False))
-    phone.epdg.live.children.clear()  # the gateway has lost them
-    phone.roam(ACCESS_B)
-    phone.run(1.0)
-    assert "refused the rekey" in phone.ue.take(AddressUpdateFailed).why
-
-
-def test_samsung_does_not_move() -> None:
-    phone = attached("samsung-default")
-    with pytest.raises(LocalError, match="does not support MOBIKE"):
-        phone.roam(ACCESS_B)
-
-
-def test_strongswan_probes_then_updates_with_cookie2_and_its_list() -> None:
-    phone, (probe, update) = moved("strongswan")
-    assert probe.payloads == ()
-    wanted = (UPDATE, NATD_SOURCE, NATD_DESTINATION, COOKIE2, NO_ADDITIONAL)
-    assert names(update.payloads) == [f"N({kind})" for kind in wanted]
-    cookie = next(each.data for each in update.all(NotifyPayload) if int(each.type) == COOKIE2)
-    assert 8 <= len(cookie) <= 64
-    assert phone.epdg.take(AddressesUpdated).new.remote.address == ACCESS_B.address
-    assert phone.ue.take(AddressesUpdated).validated
-
-
-def test_strongswan_probes_every_address_of_the_gateway_with_one_message_id() -> None:
-    other = Endpoint.of("203.0.113.9", 500).address
-    phone, _ = moved("strongswan", epdg=lenient_gateway(additional_addresses=(other,)))
-    begin = next(at for at, each in phone.sent if each.path.local.address == ACCESS_B.address)
-    probes = [each for at, each in phone.sent if at == begin]
-    assert {each.path.remote.address for each in probes} == {GATEWAY.address, other}
-    assert len({each.payload for each in probes}) == 1
-    assert phone.ue.live.state is SaState.ESTABLISHED
-
-
-def test_a_newer_move_of_strongswans_supersedes_the_probe_of_an_older_one() -> None:
-    phone = attached("strongswan")
-    phone.drop = lambda sender, datagram: sender == "ue" and datagram.path.local.address == ACCESS_B.address
-    phone.roam(ACCESS_B)
-    phone.run(0.3)
-    phone.roam(ACCESS_A)
-    phone.run(10.0)
-    assert phone.ue.live.path.local.address == phone.epdg.live.path.remote.address == ACCESS_A.address
-    assert phone.ue.live.mobility.scout is None
-    assert phone.ue.live.mobility.update is None
-
-
-def test_strongswan_closes_the_sa_on_another_cookie2() -> None:
-    phone = attached("strongswan")
+def test_temporary_failure_is_fatal_to_android_after_five_minutes() -> None:
+    phone = attached("pixel-aosp", keepalive_interval=None, liveness_interval=None)
     sealer = phone.epdg.live.sealer
     assert sealer is not None
 
-    class Forger(Editing):
-        def seal(self, message: Message) -> bytes:
-            other = NotifyPayload(type=NotifyType.COOKIE2, data=bytes(16))
-            swapped = tuple(
-                other if name == f"N({COOKIE2})" else each
-                for name, each in zip(names(message.payloads), message.payloads, strict=True)
+    class Busy(Editing):
+        def open(self, octets: bytes, header: Header) -> Message:
+            """The gateway reads of a child SA that it does not know, so that it does nothing."""
+            message = super().open(octets, header)
+            unknown = tuple(
+                replace(each, spi=bytes(4)) if isinstance(each, NotifyPayload) and each.spi else each
+                for each in message.payloads
             )
-            return super().seal(replace(message, payloads=swapped) if message.response else message)
+            return replace(message, payloads=unknown)
 
-    phone.epdg.live.sealer = Forger(sealer, lambda payload: payload)
-    phone.roam(ACCESS_B)
-    phone.run(5.0)
+        def seal(self, message: Message) -> bytes:
+            busy = message.response and message.exchange == ExchangeType.CREATE_CHILD_SA
+            failure = (NotifyPayload(type=NotifyType.TEMPORARY_FAILURE),)
+            return super().seal(replace(message, payloads=failure) if busy else message)
+
+    phone.epdg.live.sealer = Busy(sealer, lambda payload: payload)
+    phone.run(3600 + 290)
+    assert phone.ue.live.state is SaState.ESTABLISHED
+    phone.run(200)
     assert phone.ue.live.state is SaState.CLOSED
 
 
-def test_strongswan_lists_its_other_addresses() -> None:
-    phone = attached("strongswan", ike={"additional_addresses": ["198.51.100.7", "2001:db8:7::7"]})
-    said = {int(each.type): each.data for each in first_auth(phone).all(NotifyPayload)}
-    assert said[ADDITIONAL_4] == bytes([198, 51, 100, 7])
-    assert len(said[ADDITIONAL_6]) == 16
-    assert NO_ADDITIONAL not in said
-
-
-def test_strongswan_leaves_no_silent_path() -> None:
-    """ "Silent loss of a path while the address stays: it never probes its second address"."""
-    phone = attached("strongswan", liveness_interval=10)
-    both = (Endpoint(ACCESS_A.address, 4500), Endpoint(ACCESS_B.address, 4500))
-    phone.ue.endpoint.set_addresses(phone.ue.live, both, phone.now, tell=False)
-    phone.drop = lambda sender, datagram: True
-    phone.run(60.0)
-    assert {each.path.local.address for _, each in phone.sent} == {ACCESS_A.address}
-    assert phone.ue.live.state is SaState.CLOSED
+def test_the_pace_of_androids_retries() -> None:
+    """5, 10, 10, 20, 40 ... 3600 s, without an end."""
+    retry = configured("pixel-aosp").retry
+    assert (retry.intervals[:5], retry.intervals[-1], retry.give_up_after) == ((5, 10, 10, 20, 40), 3600, None)
+    assert list(retry.intervals) == sorted(retry.intervals)
 
 
 # --- configuration exchanges ------------------------------------------------------------------------------
