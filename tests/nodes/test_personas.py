@@ -56,6 +56,7 @@ def test_a_persona_attaches_and_moves(persona: str, directory: Path) -> None:
             assert move.inner_address_unchanged
             assert move.spis_unchanged
             assert world.at_ue["inner_addresses"] == before
+            assert (world.ue.pdn().sa.window.requests_sent > 6) is (persona == "strongswan")
 
     asyncio.run(run())
 
