@@ -22,6 +22,7 @@ from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import (
+    AddressesUpdated,
     Answer,
     AuthenticationKind,
     ChildSaRemoved,
@@ -286,6 +287,11 @@ class Pdn:
         """Detach; returns when the gateway has answered or is given up."""
         await self._wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
 
+    def _rekey_after_move(self, event: AddressesUpdated) -> None:
+        """As a UE does whose data plane cannot send an ESP SA by another path (kernel-libipsec)."""
+        if event.new != event.old and self._sa is not None and self._sa.children:
+            self.rekey_child()
+
     def rekey_ike(self) -> None:
         """Begin to rekey the IKE SA (RFC 7296 §1.3.2)."""
         self._endpoint.initiate(self._attached_sa(), RekeyIke(), self._now())
@@ -358,6 +364,8 @@ class Pdn:
         if isinstance(event, IkeSaRekeyed):
             self._sa = event.successor
         self._carry_out(self.device.handle(event, self._now()))
+        if isinstance(event, AddressesUpdated) and self.configuration.ike.rekey_after_move:
+            self._rekey_after_move(event)
 
     def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
         """ICMP says that a request of an IKE SA of this connection's has not arrived."""
