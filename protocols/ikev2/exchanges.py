@@ -262,6 +262,9 @@ class Exchanges:
                     mobike.check_expired(sa, now)  # the address may be to blame, not the peer
                     return
                 again = mobike.held_until(sa, now)
+                if again is None and self._init_error is not None:
+                    self.give_up(now)
+                    return
                 if again is None:
                     sa.close("no response to our request within the retransmission limit", now)
                     return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,7 +46,7 @@ from protocols.path import Datagram, Endpoint
 from protocols.selectors import TrafficSelector
 
 INNER = "10.45.0.2"
-_FIRST_SEQ = 100
+_SEQUENCE = itertools.count(100)  # one USIM stands before all gateways of a run
 
 
 def unchanged(value: Any) -> Any:
@@ -105,7 +106,6 @@ class BadGateway:
         """On its ports, until the end of the block."""
         self.endpoint = IkeEndpoint(entropy=SystemEntropy(), responder=self.config)
         self._servers: dict[bytes, aka.EapAkaServer] = {}
-        self._sequence = _FIRST_SEQ
         self._changed = asyncio.Event()
         self.ports = SwuPorts(on_ike=self._received, on_esp=lambda octets, path: None)
         self._driver = Driver(self.endpoint, on_event=self._event, transmit=self._transmit)
@@ -183,15 +183,17 @@ class BadGateway:
         while (event := server.poll_event()) is not None:
             if isinstance(event, aka.VectorRequested):
                 assert self.user.opc is not None
-                self._sequence += 1
+                sequence = next(_SEQUENCE)
                 functions = Milenage(self.user.k.reveal(), opc=self.user.opc.reveal())
-                rand = SeededEntropy(self._sequence).octets(16)
-                vector = generate_vector(functions, rand=rand, sqn=compose(self._sequence, 1))
+                rand = SeededEntropy(sequence).octets(16)
+                vector = generate_vector(functions, rand=rand, sqn=compose(sequence, 1))
                 server.answer_vector(self.misbehaviour.vector(vector))
             elif isinstance(event, aka.PacketToSend):
                 return EapReply(packet=self.misbehaviour.packet(event.packet))
             elif isinstance(event, aka.Succeeded):
                 return EapReply(packet=event.packet, msk=event.msk)
+            elif isinstance(event, aka.Failed):
+                return EapReply(packet=event.packet)
         return None
 
 
