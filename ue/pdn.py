@@ -584,16 +584,17 @@ class Pdn:
         self._swu.tasks.create_task(self._open_tun(addresses))
 
     async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
-        plane = self.configuration.data_plane
+        plane, connection = self.configuration.data_plane, self.device.connection
         interfaces = [
             IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
         ]
         try:
             tun = await TunDevice.open(plane.device, interfaces, plane.mtu, self._routes())
         except StackError as error:
-            self._carry_out(self.device.host_failed(str(error)))
+            if self.device.connection is connection:
+                self._carry_out(self.device.host_failed(str(error)))
             return
-        if self.device.state is not DeviceState.ESTABLISHED:
+        if self.device.state is not DeviceState.ESTABLISHED or self.device.connection is not connection:
             tun.close()
             return
         self._tun = tun

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.root
 GATEWAY = "127.0.1.1"
 PORTS = {"ike_port": 500, "nat_traversal_port": 4500}
 TIMEOUT = 20.0
+P_CSCF = "10.99.0.7"
 
 
 @pytest.fixture
@@ -48,8 +51,11 @@ def world(tmp_path: Path) -> Iterator[tuple[Namespace, NodeProcess]]:
                 "realm": REALM,
                 "peers": [{"host": HOST, "address": "127.0.0.1"}],
             },
-            "apns": {"internet": {"pool": "10.45.0.0/24"}},
-            "data_plane": {"hosts": [CORE_HOST]},
+            "apns": {
+                "internet": {"pool": "10.45.0.0/24"},
+                "ims": {"pool": "10.46.0.0/24", "p_cscf": [P_CSCF]},
+            },
+            "data_plane": {"hosts": [CORE_HOST, P_CSCF]},
         }
         ue = {
             "imsi": str(user.imsi),
@@ -59,6 +65,7 @@ def world(tmp_path: Path) -> Iterator[tuple[Namespace, NodeProcess]]:
             "gateway": {"address": GATEWAY, "ca": "pki/ca.pem"},
             "accesses": {"a": {"address": "127.0.2.1"}, "b": {"address": "127.0.3.1"}},
             "data_plane": {"kind": "tun", "device": "ue0", "routes": [f"{CORE_HOST}/32"]},
+            "additional_pdns": {"ims": {}},
         }
         stack.enter_context(NodeProcess(namespace, "aaa", tmp_path, aaa))
         gateway = stack.enter_context(NodeProcess(namespace, "epdg", tmp_path, epdg))
@@ -82,6 +89,35 @@ def test_the_kernel_pings_through_the_tunnel_before_and_after_a_move(world: tupl
     ue.call("ue.detach")
     assert f"{inner}/32" not in namespace.addresses()
     assert ping(namespace, CORE_HOST, count=1).received == 0
+
+
+def test_each_pdn_connection_has_a_device_and_kill_9_leaves_none(world: tuple[Namespace, NodeProcess]) -> None:
+    """The first one has the routes that are configured, the other one those to its P-CSCFs."""
+    namespace, ue = world
+    ue.call("ue.attach")
+    ue.call("ue.attach", pdn="ims")
+    inner = [f"{address}/32" for session in sessions(ue) for address in session["inner_addresses"]]
+    assert set(inner) <= set(namespace.addresses())
+    ue.call("ue.move", to="b")
+    assert ping(namespace, CORE_HOST, count=1).received == 1
+    assert ping(namespace, P_CSCF, count=1).received == 1
+    ue.call("ue.detach", pdn="ims")
+    assert inner[1] not in namespace.addresses()
+    assert ping(namespace, CORE_HOST, count=1).received == 1
+    assert ping(namespace, P_CSCF, count=1).received == 0
+
+    ue.call("ue.attach", pdn="ims")
+    ue.stop(signal.SIGKILL)
+    assert not [address for address in namespace.addresses() if address.startswith("10.")]
+    ue.start()
+    ue.call("ue.attach")
+    assert ping(namespace, CORE_HOST, count=1).received == 1
+
+
+def sessions(ue: NodeProcess) -> list[dict[str, Any]]:
+    found = ue.call("ue.status")["sessions"]
+    assert isinstance(found, list)
+    return found  # type: ignore[return-value]
 
 
 def test_sigterm_takes_device_and_address_away(world: tuple[Namespace, NodeProcess]) -> None:
