@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
@@ -20,10 +20,15 @@ import pytest
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.dataplane.userspace.host import FlowKind
 from protocols.io.control import ControlClient, ControlError
+from protocols.io.platform import Platform
+from protocols.path import Address
 from protocols.trace.records import Kind, TraceRecord
 from tests.nodes.scripted_aaa_world import EPDG_HOST, World
 from tests.nodes.test_swx import Home
 from tests.peers import aaa_node
+from ue.pdn import Pdn
+from ue.profile import software_usim
+from ue.temporary import MemoryTemporaryIdentityStore
 
 USER = laboratory_subscriber(1)
 CORE = "10.45.0.1"
@@ -78,6 +83,11 @@ def apns(world: World) -> list[str]:
 
 async def call(world: World, method: str, **params: Any) -> Any:
     return await ControlClient(world.ue.configuration.control).call(method, **params)
+
+
+def inner(pdn: Pdn) -> tuple[Address, ...]:
+    assert pdn.device.connection is not None
+    return pdn.device.connection.addresses
 
 
 async def ping(world: World, apn: str) -> bool:
@@ -223,6 +233,57 @@ def test_a_ue_that_begins_anew_says_so_and_the_gateway_forgets_both(home: Home) 
         assert apns(world) == ["ims", "internet"]
 
     tell(home, attached(story))
+
+
+def test_the_same_apn_twice_is_two_sessions_that_share_no_address_but_a_static_one(home: Home) -> None:
+    """Our UE refuses that in its configuration; others do it (TS 24.302 does not forbid it)."""
+
+    async def story(world: World) -> None:
+        ue = world.ue
+        twin = Pdn(
+            ue.configuration,
+            swu=ue._swu,
+            platform=Platform(),
+            recorder=ue.recorder,
+            usim=software_usim(ue.configuration),
+            temporary=MemoryTemporaryIdentityStore(),
+            beside=ue.pdn(),
+        )
+        await ue.attach()
+        await twin.attach()
+        assert apns(world) == ["internet", "internet"]
+        assert inner(ue.pdn()) != inner(twin)
+        await twin.detach()
+        assert apns(world) == ["internet"]
+        assert await ping(world, "internet")
+        await ue.detach()
+
+        static = tuple(
+            replace(apn, static_ipv4=IPv4Address("10.45.0.99")) for apn in USER.apns if str(apn.apn) == "internet"
+        )
+        home.hss.provision(replace(USER, apns=static))
+        await ue.attach()
+        await twin.attach()  # indistinguishable from a UE that authenticates anew: the address is the newer one's
+        assert [str(each) for pdn in (ue.pdn(), twin) for each in inner(pdn)] == ["10.45.0.99"] * 2
+        await twin.detach()
+        assert apns(world) == ["internet"]
+        assert await ping(world, "internet")  # and comes back to the older one
+
+    tell(home, story)
+
+
+def test_a_ue_that_attaches_by_itself_attaches_all_but_those_that_are_to_wait(home: Home) -> None:
+    async def story(world: World) -> None:
+        serving = asyncio.create_task(world.ue.stay_attached())
+        for _ in range(2):
+            await world.event("attached", "ue")
+        assert apns(world) == ["ims", "internet"]
+        assert world.ue.pdn("mms").session() is None
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    tell(home, story, additional_pdns={"voice": {"apn": "ims"}, "mms": {"attach": False}})
 
 
 def test_handover_asks_for_the_addresses_and_says_when_they_are_others(home: Home) -> None:
