@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.dataplane.userspace.host import FlowKind
@@ -26,6 +30,7 @@ from protocols.trace.records import Kind, TraceRecord
 from tests.nodes.scripted_aaa_world import EPDG_HOST, World
 from tests.nodes.test_swx import Home
 from tests.peers import aaa_node
+from ue.__main__ import application
 from ue.pdn import Pdn
 from ue.profile import software_usim
 from ue.temporary import MemoryTemporaryIdentityStore
@@ -304,5 +309,57 @@ def test_handover_asks_for_the_addresses_and_says_when_they_are_others(home: Hom
         for wrong in (["10.45.0.7", "10.45.0.8"], ["2001:db8::1"], ["ten"], "10.45.0.7"):
             with pytest.raises(ControlError, match="handover"):
                 await call(world, "ue.attach", pdn="ims", handover=wrong)
+
+    tell(home, story)
+
+
+def test_commands_name_a_connection_and_tell_of_each(home: Home) -> None:
+    async def story(world: World) -> None:
+        async def ue(*words: str) -> tuple[int, str]:
+            file = str(home.hss.directory / "ue.yaml")
+            found = await asyncio.to_thread(CliRunner().invoke, application, [words[0], "-c", file, *words[1:]])
+            return found.exit_code, found.output
+
+        status, text = await ue("move", "--to", "b")
+        assert status == 0
+        assert [line.partition(" in ")[0] for line in text.splitlines()] == [
+            "internet: moved from a to b",
+            "ims: moved from a to b",
+        ]
+        assert (await ue("move", "--to", "a", "--pdn", "voice"))[1].startswith("moved from b to a")
+        assert (await ue("status"))[1].count("inner address:") == 2
+        status, text = await ue("move", "--to", "b")
+        assert (status, text.splitlines()[0]) == (1, "internet: the UE is on b already")
+        assert await ue("detach", "--pdn", "ims") == (0, "detached\n")
+        assert apns(world) == ["internet"]
+        for words, line in (
+            (
+                ("detach", "--pdn", "mms"),
+                "--pdn: got 'mms', expected a PDN connection by its APN; known are internet, ims",
+            ),
+            (("attach", "--handover", "ten"), "--handover: got 'ten', expected an IP address such as 10.45.0.1"),
+            (
+                ("attach", "--handover", "2001:db8::1"),
+                "--handover: got '2001:db8::1', expected at most one previous address of each IP version of pdn_type",
+            ),
+        ):
+            assert await ue(*words) == (2, f"command line: {line}\n")
+
+    tell(home, attached(story))
+
+
+def _in_a_process(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "ue", *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_attaches_all_and_asks_for_the_address_of_one(home: Home) -> None:
+    async def story(world: World) -> None:
+        world.ue.stop()
+        words = ["attach", "-c", str(home.hss.directory / "ue.yaml"), "--ping", CORE, "--count", "1"]
+        for more, said in (([], ["internet", "ims"]), (["--pdn", "ims", "--handover", "10.46.0.77"], ["ims"])):
+            found = await asyncio.to_thread(_in_a_process, [*words, *more])
+            assert found.returncode == 0, found.stderr
+            assert re.findall(r"Attached to (\w+)", found.stdout) == said
+        assert "10.46.0.77" in found.stdout
 
     tell(home, story)
