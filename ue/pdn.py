@@ -11,7 +11,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, summarize_address_range
+from ipaddress import IPv4Interface, IPv6Interface
 from itertools import count
 
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
@@ -42,7 +42,6 @@ from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.control import ControlError
 from protocols.io.platform import Platform
 from protocols.path import Address, Endpoint, Path
-from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi
 from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import DeviceSwu
@@ -86,14 +85,14 @@ from ue.profile import (
     root_nai,
     state_directory,
 )
+from ue.resolver import ResolverFile
+from ue.routes import METRIC, Network, granted_routes, without
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 from ue.usim import SoftwareUsim
 
 SILENCE_PATIENCE = 64  # intervals between two hints at most
-
-Network = IPv4Network | IPv6Network
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +147,7 @@ class Pdn:
             entropy=platform.entropy, deliver=self._delivered, transmit=self._transmit_esp
         )
         self.flows = Flows(self._send_inner, platform.entropy)
+        self._resolver = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
         self._sa: IkeSa | None = None
@@ -193,6 +193,26 @@ class Pdn:
         if self._tun is not None:
             self._tun.close()
             self._tun = None
+        self.restore_name_servers()
+
+    def restore_name_servers(self) -> None:
+        """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
+        try:
+            self._resolver.restore()
+        except BackendError as error:
+            _log.error("%s", error)
+            self.recorder.event("name-servers-not-restored", f"The name servers could not be put back: {error}.")
+
+    def _write_name_servers(self) -> None:
+        """A file that cannot be written costs names, not the connection."""
+        file, connection = self.configuration.data_plane.resolv_conf, self.device.connection
+        if file is None or connection is None:
+            return
+        try:
+            self._resolver.write(file, connection.dns)
+        except BackendError as error:
+            _log.error("%s", error)
+            self.recorder.event("name-servers-not-written", f"The granted name servers could not be written: {error}.")
 
     async def watch_silence(self, interval: float) -> None:
         """Much is sent and nothing comes back: a hint that the path is bad (RFC 4555 §3.5, §3.12).
@@ -544,8 +564,10 @@ class Pdn:
         interfaces = [
             IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
         ]
+        routes = self._routes()
+        metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
         try:
-            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, self._routes())
+            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, routes, metric=metric)
         except StackError as error:
             self._carry_out(self.device.host_failed(str(error)))
             return
@@ -553,24 +575,20 @@ class Pdn:
             tun.close()
             return
         self._tun = tun
+        self._write_name_servers()
         tun.start(self._send_inner, self._tun_failed)
         self._carry_out(self.device.host_started(self._now()))
 
     def _routes(self) -> list[Network]:
-        """Networks to lead into the device: as configured, else as granted without the gateway's own."""
+        """Networks to lead into the device: as configured, else as granted; never the tunnel's own packets."""
         plane = self.configuration.data_plane
-        if plane.routes:
-            return list(plane.routes)
+        sa = self._require_sa()
         gateway = self.configuration.gateway
-        outside = (*gateway.addresses, *gateway.alternatives)
-        granted = [
-            network
-            for child in self._require_sa().children.values()
-            for selector in child.spec.remote_selectors
-            if not any(selector.contains(address) for address in outside)
-            for network in _networks(selector)
-        ]
-        return list(dict.fromkeys(granted))
+        outside = dict.fromkeys((*gateway.addresses, *gateway.alternatives, self._gateway_ike.address))
+        outside |= dict.fromkeys((sa.path.remote.address, *sa.mobility.peer_addresses))
+        if plane.routes:
+            return without(plane.routes, outside)
+        return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
 
     def _tun_failed(self, error: BackendError) -> None:
         self.recorder.event("tun-failed", f"The TUN device failed: {error}.")
@@ -685,9 +703,3 @@ def _requested(address: Address | None) -> bytes:
     if address is None:
         return b""
     return address.packed if address.version == 4 else address.packed + _PREFIX_LENGTH
-
-
-def _networks(selector: TrafficSelector) -> list[Network]:
-    """A selector's addresses as networks; ports and protocols are the data plane's business."""
-    start, end = selector.start, selector.end
-    return [*summarize_address_range(start, end)]
