@@ -55,7 +55,11 @@ class _Methods:
         return {
             "state": self._node.pdn().device.state.value,
             "sessions": [*self._node.sessions()],
-            "traffic": [self._flow(pdn, flow) for pdn in self._node.pdns.values() for flow in pdn.flows.all()],
+            "traffic": [
+                self._flow_with(pdn, flow, flow.recent())
+                for pdn in self._node.pdns.values()
+                for flow in pdn.flows.all()
+            ],
         }
 
     async def attach(self, params: Params) -> JsonValue:
@@ -142,6 +146,9 @@ class _Methods:
     def _flow(
         self, pdn: Pdn, flow: Flow, since: float | None = None, until: float | None = None
     ) -> dict[str, JsonValue]:
+        return self._flow_with(pdn, flow, flow.view(since, until))
+
+    def _flow_with(self, pdn: Pdn, flow: Flow, score: dict[str, JsonValue]) -> dict[str, JsonValue]:
         client = flow.client
         return {
             "id": flow.number,
@@ -150,7 +157,7 @@ class _Methods:
             "destination": str(client.destination),
             "rate": round(1 / client.interval, 6),
             "running": client.running,
-            **flow.view(since, until),
+            **score,
             "child_sas": pdn.child_counters(),
         }
 

@@ -23,6 +23,7 @@ FLOWS_KEPT = 4
 DEFAULT_RATE = 50.0  # packets per second, as many as a voice codec sends
 RATE_MAXIMUM = 2000.0  # packets per second; one process is no traffic generator
 
+RECENT_INTERVAL = 10.0
 KINDS: dict[str, FlowKind | StreamKind] = {kind.value: kind for kinds in (FlowKind, StreamKind) for kind in kinds}
 
 Client = EchoClient | VoiceClient | TcpClient
@@ -113,6 +114,10 @@ class Flow:
             "in_flight": seen.in_flight,
             "mos": {name: None if each is None else round(each.mos, 3) for name, each in opinions.items()},
         }
+
+    def recent(self) -> dict[str, JsonValue]:
+        """The score for a list of flows: of a voice call its last ten seconds, the whole of it takes a while."""
+        return self.view(self._driver.now() - RECENT_INTERVAL if isinstance(self.client, VoiceClient) else None, None)
 
     def log(self, since: float | None, until: float | None, wall: Callable[[float], float]) -> dict[str, JsonValue]:
         """What this end of a voice call has sent and received; ``LocalError`` for another flow."""

@@ -10,9 +10,12 @@ direction hides nothing for long. The end is RTCP BYE. Sequence numbers begin at
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 from protocols.buffer import Reader
 from protocols.errors import DecodeError, LocalError
@@ -40,6 +43,8 @@ PATIENCE = 3.0  # seconds until a packet that nobody has reported counts as lost
 PAYLOAD_TYPE = 96  # RFC 3551: the first dynamic one
 CLOCK_RATE = 8000  # RTP timestamps per second (RFC 4867 §4.1)
 REPORT_NAME = b"VLOG"
+
+T = TypeVar("T")
 
 _AMR_HEADER = b"\xf0\x3c"  # RFC 4867 §4.4: no mode request; one frame of 12.2 kbit/s, undamaged
 _SPEECH_LENGTH = 31  # 244 bits
@@ -193,8 +198,8 @@ class VoiceEndpoint:
 
     def statistics(self, now: float, since: float | None = None, until: float | None = None) -> VoiceStatistics:
         """Both directions, of the packets sent from ``since`` to before ``until``."""
-        outbound, in_flight = self._outbound(now)
-        inbound = self._inbound(now)
+        outbound, in_flight = self._outbound(now, since, until)
+        inbound = self._inbound(now, since, until)
         return VoiceStatistics(
             outbound=figures(outbound, since, until),
             inbound=figures(inbound, since, until),
@@ -327,11 +332,11 @@ class VoiceEndpoint:
             return -self._shortest_in
         return (self._shortest_out - self._shortest_in) / 2
 
-    def _outbound(self, now: float) -> tuple[list[PacketFate], int]:
+    def _outbound(self, now: float, since: float | None, until: float | None) -> tuple[list[PacketFate], int]:
         difference = self._clock_difference()
         fates = []
         in_flight = 0
-        for sequence, sent in self._sent:
+        for sequence, sent in islice(self._sent, *_part(self._sent, since, until, key=_moment)):
             known = self._fates.get(sequence)
             if known is not None:
                 copies, arrival = known
@@ -342,13 +347,15 @@ class VoiceEndpoint:
                 in_flight += 1
         return fates, in_flight
 
-    def _inbound(self, now: float) -> list[PacketFate]:
+    def _inbound(self, now: float, since: float | None, until: float | None) -> list[PacketFate]:
         """The other's packets up to the last one seen; when a lost one was sent is told by its neighbours."""
         difference = self._clock_difference()
+        oldest = self._highest - self._history  # numbers may jump: what is missing is bounded as well
+        known = sorted(each for each in self._arrivals if each > oldest)
+        start, end = _part(known, since, until, key=lambda sequence: self._arrivals[sequence].sent - difference)
         fates: list[PacketFate] = []
         before: tuple[int, float] | None = None
-        oldest = self._highest - self._history  # numbers may jump: what is missing is bounded as well
-        for sequence in sorted(each for each in self._arrivals if each > oldest):
+        for sequence in known[start:end]:
             arrival = self._arrivals[sequence]
             sent = arrival.sent - difference
             if before is not None:
@@ -363,6 +370,19 @@ class VoiceEndpoint:
         return fates
 
 
+def _moment(entry: Entry) -> float:
+    return entry[1]
+
+
+def _part(
+    entries: Sequence[T], since: float | None, until: float | None, *, key: Callable[[T], float]
+) -> tuple[int, int]:
+    """The indices of a window in what is ordered by ``key``, with what was under way when it began and one behind."""
+    start = 0 if since is None else bisect_left(entries, since - PATIENCE, key=key)
+    end = len(entries) if until is None else min(len(entries), bisect_left(entries, until, key=key) + 1)
+    return max(0, start - 1), max(start, end)
+
+
 def _read_note(payload: bytes) -> tuple[float, float, int]:
     """When a packet was sent by its sender's clock, the pace, and what it knows of its own packets' fate."""
     reader = Reader(payload)
@@ -373,5 +393,7 @@ def _read_note(payload: bytes) -> tuple[float, float, int]:
     return sent / _TICKS, interval / _TICKS, known
 
 
-def _between(log: Iterable[Entry], since: float | None, until: float | None) -> tuple[Entry, ...]:
-    return tuple(entry for entry in log if (since is None or entry[1] >= since) and (until is None or entry[1] < until))
+def _between(log: Sequence[Entry], since: float | None, until: float | None) -> tuple[Entry, ...]:
+    start = 0 if since is None else bisect_left(log, since, key=_moment)
+    end = len(log) if until is None else bisect_left(log, until, key=_moment)
+    return tuple(islice(log, start, end))
