@@ -270,12 +270,22 @@ class DataPlaneKind(str, Enum):
 
 
 class DataPlaneSection(ConfigurationModel):
-    """``in-process``: a host inside the UE. ``tun``: a TUN device (root); ``routes`` lead into it."""
+    """``in-process``: a host inside the UE. ``tun``: a TUN device (root); ``routes`` lead into it.
+
+    ``resolv_conf``: a file for the name servers that the gateway grants; what is there comes back afterwards.
+    """
 
     kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
     device: str = Field(default="ue0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
     mtu: Annotated[Count, Field(ge=576, le=9000)] = 1400
     routes: tuple[IpNetwork, ...] = ()
+    resolv_conf: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _names_for_the_kernel(self) -> DataPlaneSection:
+        if self.resolv_conf is not None and self.kind is not DataPlaneKind.TUN:
+            raise PydanticCustomError("data_plane", "kind: tun where there is a resolv_conf")
+        return self
 
 
 class PdnType(str, Enum):
@@ -461,7 +471,9 @@ class UeConfiguration(ConfigurationModel):
         """The data plane of another PDN connection: ue1, ue2, … beside ue0."""
         stem = self.data_plane.device.rstrip("0123456789")
         first = int(self.data_plane.device[len(stem) :] or 0)
-        return self.data_plane.model_copy(update={"device": f"{stem}{first + number}", "routes": ()})
+        return self.data_plane.model_copy(
+            update={"device": f"{stem}{first + number}", "routes": (), "resolv_conf": None}
+        )
 
     @property
     def gateway_names(self) -> tuple[str, ...]:

@@ -11,11 +11,12 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network, summarize_address_range
+from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from itertools import count
 
 from protocols.algorithms.usim import UsimReject, UsimResult, UsimSuccess, UsimSynchronisationFailure
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
+from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
@@ -42,7 +43,6 @@ from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.control import ControlError
 from protocols.io.platform import Platform
 from protocols.path import Address, Endpoint, Path
-from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi
 from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import DeviceSwu
@@ -87,14 +87,14 @@ from ue.profile import (
     root_nai,
     state_directory,
 )
+from ue.resolver import ResolverFile
+from ue.routes import METRIC, Network, granted_routes, without
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 from ue.usim import Usim
 
 SILENCE_PATIENCE = 64  # intervals between two hints at most
-
-Network = IPv4Network | IPv6Network
 
 _log = logging.getLogger(__name__)
 
@@ -159,7 +159,9 @@ class Pdn:
         self._data_plane = UserspaceDataPlane(
             entropy=platform.entropy, deliver=self._delivered, transmit=self._transmit_esp
         )
-        self.flows: Flows = Flows(self._send_inner, count(1) if beside is None else beside.flows.numbers)
+        numbers = count(1) if beside is None else beside.flows.numbers
+        self.flows: Flows = Flows(self._send_inner, platform.entropy, numbers)
+        self._resolver = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
         self._sa: IkeSa | None = None
@@ -205,6 +207,26 @@ class Pdn:
         if self._tun is not None:
             self._tun.close()
             self._tun = None
+        self.restore_name_servers()
+
+    def restore_name_servers(self) -> None:
+        """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
+        try:
+            self._resolver.restore()
+        except BackendError as error:
+            _log.error("%s", error)
+            self.recorder.event("name-servers-not-restored", f"The name servers could not be put back: {error}.")
+
+    def _write_name_servers(self) -> None:
+        """A file that cannot be written costs names, not the connection."""
+        file, connection = self.configuration.data_plane.resolv_conf, self.device.connection
+        if file is None or connection is None:
+            return
+        try:
+            self._resolver.write(file, connection.dns)
+        except BackendError as error:
+            _log.error("%s", error)
+            self.recorder.event("name-servers-not-written", f"The granted name servers could not be written: {error}.")
 
     async def watch_silence(self, interval: float) -> None:
         """Much is sent and nothing comes back: a hint that the path is bad (RFC 4555 §3.5, §3.12).
@@ -588,8 +610,10 @@ class Pdn:
         interfaces = [
             IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
         ]
+        routes = self._routes()
+        metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
         try:
-            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, self._routes())
+            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, routes, metric=metric)
         except StackError as error:
             if self.device.connection is connection:
                 self._carry_out(self.device.host_failed(str(error)))
@@ -598,27 +622,24 @@ class Pdn:
             tun.close()
             return
         self._tun = tun
+        self._write_name_servers()
         tun.start(self._send_inner, self._tun_failed)
         self._carry_out(self.device.host_started(self._now()))
 
     def _routes(self) -> list[Network]:
-        """Networks to lead into the device: as configured, else as granted without the gateway's own."""
+        """Networks to lead into the device: as configured, else as granted; never the tunnel's own packets."""
         plane = self.configuration.data_plane
-        if plane.routes:
-            return list(plane.routes)
-        if not self._is_first:  # the first one has the default route; of others it is the IMS servers that are known
+        if not self._is_first and not plane.routes:
+            # the first one has the default route; of others it is the IMS servers that are known
             connection = self.device.connection
             return [] if connection is None else [ip_network(server) for server in connection.p_cscf]
+        sa = self._require_sa()
         gateway = self.configuration.gateway
-        outside = (*gateway.addresses, *gateway.alternatives)
-        granted = [
-            network
-            for child in self._require_sa().children.values()
-            for selector in child.spec.remote_selectors
-            if not any(selector.contains(address) for address in outside)
-            for network in _networks(selector)
-        ]
-        return list(dict.fromkeys(granted))
+        outside = dict.fromkeys((*gateway.addresses, *gateway.alternatives, self._gateway_ike.address))
+        outside |= dict.fromkeys((sa.path.remote.address, *sa.mobility.peer_addresses))
+        if plane.routes:
+            return without(plane.routes, outside)
+        return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
 
     def _tun_failed(self, error: BackendError) -> None:
         self.recorder.event("tun-failed", f"The TUN device failed: {error}.")
@@ -663,9 +684,9 @@ class Pdn:
     # --- traffic
 
     def start_traffic(
-        self, kind: FlowKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
+        self, kind: FlowKind | StreamKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
     ) -> Flow:
-        """Begin a flow of echo requests; ``LocalError`` when there is no inner address for it."""
+        """Begin a flow; ``LocalError`` when there is no inner address for it."""
         connection = self.device.connection
         if connection is None or self.device.state is not DeviceState.ESTABLISHED:
             raise LocalError("the UE is not attached")
@@ -738,9 +759,3 @@ def _requested(address: Address | None) -> bytes:
     if address is None:
         return b""
     return address.packed if address.version == 4 else address.packed + _PREFIX_LENGTH
-
-
-def _networks(selector: TrafficSelector) -> list[Network]:
-    """A selector's addresses as networks; ports and protocols are the data plane's business."""
-    start, end = selector.start, selector.end
-    return [*summarize_address_range(start, end)]

@@ -97,6 +97,8 @@ class UeNode:
                 self._swu.open(tasks)
                 try:
                     await self._control.start()
+                    for pdn in self.pdns.values():
+                        pdn.restore_name_servers()  # of a process that was killed
                     if self.configuration.silence_interval is not None:
                         interval = self.configuration.silence_interval
                         watching = [tasks.create_task(pdn.watch_silence(interval)) for pdn in self.pdns.values()]
