@@ -727,7 +727,7 @@ def test_an_access_that_answers_again_is_kept() -> None:
     ports = {Endpoint.of(ACCESSES["a"], port) for port in (500, 4500)}
     world.deaf |= ports
     world.ue.suspect(world.sa, world.now)
-    world.run(1.2)
+    world.run(1.3)
     assert world.device.open_accesses == ("a", "deaf")
     world.deaf -= ports
     world.run(3.0)
