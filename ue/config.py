@@ -46,7 +46,7 @@ IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
 IMEI_LENGTH = 15
 LIVENESS_INTERVAL = 120.0  # Android's; TS 24.302 §7.2.2A leaves it to the UE or the network
-SILENCE_INTERVAL = 0.5  # RFC 4555 §3.5 leaves it to us; noticed within two of them, another path found within 3 s
+SILENCE_INTERVAL = 0.5  # RFC 4555 §3.5 leaves it to us; noticed within 1.5 s, another path found within 3 s
 DEFAULT_RING = 20_000
 
 

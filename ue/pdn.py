@@ -21,6 +21,7 @@ from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import (
+    AddressesUpdated,
     Answer,
     AuthenticationKind,
     ChildSaRemoved,
@@ -78,6 +79,7 @@ from ue.config import DataPlaneKind, UeConfiguration
 from ue.connection import Move, MoveOutcome
 from ue.device import Device, DeviceState
 from ue.observation import counters_view, record_eap, session_view
+from ue.path_watch import PathWatch
 from ue.profile import (
     authenticator,
     identification,
@@ -89,8 +91,6 @@ from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 from ue.usim import SoftwareUsim
-
-SILENCE_PATIENCE = 64  # intervals between two hints at most
 
 Network = IPv4Network | IPv6Network
 
@@ -154,6 +154,10 @@ class Pdn:
         self._sessions: dict[bytes, str] = {}
         self._last_counters: dict[bytes, ChildSaCounters] = {}
         self._installed: set[bytes] = set()
+        interval = configuration.silence_interval
+        self._path_watch = interval and PathWatch(
+            interval, counters=self._traffic_counters, hint=self.suspect_path, now=swu.now
+        )
         self._commands: deque[Command] = deque()
         self._carrying_out = False
         self._tickets = count(1)
@@ -181,6 +185,8 @@ class Pdn:
 
     def close(self) -> None:
         """Let go of everything, without a word to the gateway where it has not answered."""
+        if self._path_watch:
+            self._path_watch.close()
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             self._endpoint.close(self._sa, "the UE stops", self._now())
             self._swu.pump()
@@ -193,26 +199,16 @@ class Pdn:
             self._tun.close()
             self._tun = None
 
-    async def watch_silence(self, interval: float) -> None:
-        """Much is sent and nothing comes back: a hint that the path is bad (RFC 4555 §3.5, §3.12).
+    def _traffic_counters(self) -> tuple[int, int]:
+        """Inner packets sent, and packets that show that the gateway is heard on the path (RFC 4555 §3.12)."""
+        counters = [self._data_plane.counters(spi) for spi in self._installed]
+        return sum(each.outbound_packets for each in counters), sum(each.evidence for each in counters)
 
-        Asked at once, then ever more rarely for as long as the silence lasts: traffic may have one direction.
-        """
-        received, sent, quiet, patience = 0, 0, 0, 1
-        while True:
-            await asyncio.sleep(interval)
-            counters = [self._data_plane.counters(spi) for spi in self._installed]
-            inbound = sum(each.evidence for each in counters)
-            outbound = sum(each.outbound_packets for each in counters)
-            if inbound != received or outbound < sent:
-                quiet, patience = 0, 1
-            elif outbound > sent:
-                quiet += 1
-            received, sent = inbound, outbound
-            if quiet >= patience and self._sa is not None:
-                quiet, patience = 0, min(2 * patience, SILENCE_PATIENCE)
-                self._endpoint.suspect(self._sa, self._now())
-                self._swu.pump()
+    def suspect_path(self) -> None:
+        """Find out now whether the path works (RFC 4555 §3.5)."""
+        if self._sa is not None:
+            self._endpoint.suspect(self._sa, self._now())
+            self._swu.pump()
 
     # --- what a person asks for
 
@@ -309,6 +305,8 @@ class Pdn:
             return
         if isinstance(event, IkeSaRekeyed):
             self._sa = event.successor
+        if isinstance(event, AddressesUpdated) and self._path_watch:
+            self._path_watch.moved()
         self._carry_out(self.device.handle(event, self._now()))
 
     # --- what the device says
@@ -583,6 +581,8 @@ class Pdn:
 
     def _send_inner(self, packet: bytes) -> bool:
         sent = self._data_plane.send_inner(packet)
+        if self._path_watch:
+            self._path_watch.stirred()
         self._data_plane_events()
         return sent
 
@@ -602,6 +602,8 @@ class Pdn:
 
     def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi
+        if self._path_watch:
+            self._path_watch.stirred()
         if self.flows.receive(packet):
             return
         if self._tun is not None:

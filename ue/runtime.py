@@ -79,15 +79,11 @@ class UeNode:
     async def run(self, work: Callable[[], Awaitable[None]] | None = None) -> None:
         """Serve the control socket and do ``work``; without any until ``stop``. Detaches at the end."""
         failure: StackError | None = None
-        watching: list[asyncio.Task[None]] = []
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._swu.open(tasks)
                 try:
                     await self._control.start()
-                    if self.configuration.silence_interval is not None:
-                        interval = self.configuration.silence_interval
-                        watching = [tasks.create_task(pdn.watch_silence(interval)) for pdn in self.pdns.values()]
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
                     self._warn_of_weak_algorithms()
                     await self._until_stopped(work or self._stopping.wait)
@@ -95,8 +91,6 @@ class UeNode:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
                 finally:
                     await self._leave()
-                    for watch in watching:
-                        watch.cancel()
         finally:
             await self._close()
         if failure is not None:

@@ -100,7 +100,7 @@ class TrafficPair(Pair):
                 self.suspicions += 1
                 self.ue.endpoint.set_addresses(self.ue.live, [A, B], self.now, tell=False)
             case AddressesUpdated() | PathValidated() if node is self.ue:
-                if isinstance(event, AddressesUpdated):
+                if isinstance(event, AddressesUpdated) and event.new != event.old:
                     self.moves.append((self.now, event.new.local))
                     self.watch.moved()
                 self.ue.endpoint.set_addresses(self.ue.live, None, self.now, tell=False)

@@ -62,12 +62,13 @@ def test_gateway_address_that_falls_silent() -> None:
     count, start = len(pair.wire), pair.now
     pair.ue.endpoint.suspect(pair.ue.live, pair.now)
     pair.run(3.0)
-    asked = ["--> INFORMATIONAL request 4 [ ] (again)"] * (24 + 1)  # in doubt, and by the clock of retransmission
+    detection = "[ N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) ]"
+    question = f"--> INFORMATIONAL request 4 {detection}"
     assert pair.wire[count:] == [
-        "--> INFORMATIONAL request 4 [ ]",
-        *asked,
-        "--> INFORMATIONAL request 4 [ ] (again)",
-        "<-- INFORMATIONAL response 4 [ ]",
+        question,
+        *[f"{question} (again)"] * (24 + 1),  # in doubt, and by the clock of retransmission
+        f"{question} (again)",  # on the other pair
+        f"<-- INFORMATIONAL response 4 {detection}",
         "--> INFORMATIONAL request 5 [ N(UPDATE_SA_ADDRESSES), "
         "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) ]",
         "<-- INFORMATIONAL response 5 [ N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) ]",
@@ -336,6 +337,21 @@ def test_liveness_finds_a_changed_mapping() -> None:
     probe(pair, 1.0)
     assert remote(pair) == [REBOUND, REBOUND]
     assert pair.epdg.take(AddressesUpdated).old.remote == NAT_OUTSIDE
+
+
+def test_a_nat_that_appears_and_vanishes_is_found_by_a_hint() -> None:
+    """§3.8: a check after a hint looks for a NAT where none was known; nothing follows where there is none."""
+    pair = Pair().attach()
+    count = len(pair.wire)
+    pair.ue.endpoint.suspect(pair.ue.live, pair.now)
+    pair.run(1.0)
+    assert len(pair.wire) == count + 2
+    for outside, behind in ((NAT_OUTSIDE, True), (A, False)):
+        pair.translate = {A: outside}
+        pair.ue.endpoint.suspect(pair.ue.live, pair.now)
+        pair.run(1.0)
+        assert remote(pair) == [outside, outside]
+        assert pair.ue.live.nat.local is behind
 
 
 def test_mapping_is_compared_with_the_last_update() -> None:

@@ -160,20 +160,24 @@ def suspect(sa: IkeSa, now: float) -> None:
     if sa.state is not SaState.ESTABLISHED or sa.mobility.suspended:
         return
     if sa.window.outstanding is None:
-        sa.enqueue(informational.Liveness())
+        sa.enqueue(informational.Liveness(suspicious=True))
     if sa.mobility.testing is None and sa.mobility.doubt is None:
         _doubt(sa, now)
 
 
-def mapping_probe(sa: IkeSa) -> tuple[Payload, ...]:
-    """NAT detection in a liveness check, where this end moves and is behind a NAT (§3.8)."""
-    wanted = sa.first_initiator and sa.mobility.negotiated and sa.nat.local
-    return natd.offer(sa, sa.path) if wanted and sa.initiator_config.detect_mapping_changes else ()
+def mapping_probe(sa: IkeSa, *, suspicious: bool = False) -> tuple[Payload, ...]:
+    """NAT detection in a liveness check, where this end moves and is, or may be by now, behind a NAT (§3.8)."""
+    wanted = sa.first_initiator and sa.mobility.negotiated and sa.mobility.nat_traversal
+    if not wanted or not (sa.nat.local or suspicious) or not sa.initiator_config.detect_mapping_changes:
+        return ()
+    return natd.offer(sa, sa.path)
 
 
 def compare_mapping(sa: IkeSa, message: Message, now: float) -> None:
     """The responder sees another address of ours than at the last update: tell it that it is ours (§3.8)."""
     known, seen = sa.mobility.destination_hashes, natd.destination_hashes(message)
+    if known is not None and not sa.nat.local:
+        known = frozenset({natd.detection_hash(sa.spi_i, sa.spi_r, sa.path.local)})  # seen as we are until now
     if known is None or seen is None or known == seen or not sa.first_initiator or not sa.mobility.negotiated:
         return
     if sa.state is SaState.ESTABLISHED and sa.mobility.update is None:
