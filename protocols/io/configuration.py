@@ -423,8 +423,13 @@ def parse(text: str, model: type[ModelT], *, file: str = "(text)", directory: Pa
 def load(path: Path | str, model: type[ModelT]) -> ModelT:
     """Read a configuration file into ``model``; ``ConfigurationError`` on the first thing wrong."""
     path = Path(path)
+    return parse(read_text(path), model, file=str(path), directory=path.parent)
+
+
+def read_text(path: Path) -> str:
+    """A file of the user's as text; ``ConfigurationError`` when it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise _unreadable(path, "no such file") from None
     except IsADirectoryError:
@@ -435,7 +440,6 @@ def load(path: Path | str, model: type[ModelT]) -> ModelT:
         raise _unreadable(path, "octets that are not UTF-8") from None
     except OSError as problem:
         raise _unreadable(path, problem.strerror or "an unreadable file") from None
-    return parse(text, model, file=str(path), directory=path.parent)
 
 
 def _unreadable(path: Path, what: str) -> ConfigurationError:
