@@ -149,11 +149,14 @@ class ConnectionManagement:
         self.phase = Phase.DETACHED
         self.access: str | None = None  # in use, or the last that was
         self._target: str | None = None
+        self._keeps = False  # the access that is being left stays open
         self._wanted = False
         self._chosen: str | None = None  # by a person
         self._asleep = False  # by a person
         self._give_up_at: float | None = None
         self._releases: dict[str, float] = {}
+        self._since = 0.0
+        self._looked_at = float("-inf")
 
     # --- what a person wants
 
@@ -185,8 +188,7 @@ class ConnectionManagement:
             return []
         state.available, state.hint = True, Hint.GOOD
         state.failures, state.avoided_until = 0, 0.0
-        hold = self.policy.hold * 2.0 ** self._losses(state, now)
-        state.stable_at = now + min(hold, self.policy.hold_maximum)
+        self._steady(state, now)
         return self._decide(f"{access} has an address", now)
 
     def lost(self, access: str, now: float) -> list[Decision]:
@@ -194,7 +196,7 @@ class ConnectionManagement:
         state = self.accesses[access]
         if not state.available:
             return []
-        state.losses, state.counted = self._losses(state, now) + 1.0, now
+        self._worsened(state, now)
         state.available = False
         if access == self._chosen:
             self._chosen = None
@@ -205,9 +207,10 @@ class ConnectionManagement:
         trigger = f"{access} has another address"
         if not self.accesses[access].available:
             return self.gained(access, now)
-        if access != self.access or self.phase not in (Phase.ATTACHED, Phase.MOVING):
+        in_use = access == self.access if self.phase is Phase.ATTACHED else access == self._target
+        if not in_use or self.phase not in (Phase.ATTACHED, Phase.MOVING):
             return self._decide(trigger, now)
-        self._go(access, now)
+        self._go(access, now, way_back=False)
         return [Move(access=access, again=True), self._tell(trigger, f"move to {access}", "it is in use", now)]
 
     def route_changed(self, access: str, now: float) -> list[Decision]:
@@ -222,6 +225,9 @@ class ConnectionManagement:
         state = self.accesses[access]
         if hint is Hint.GOOD and state.hint is not Hint.GOOD:
             state.failures, state.avoided_until = 0, 0.0
+            self._steady(state, now)
+        elif hint is not Hint.GOOD and state.hint is Hint.GOOD:
+            self._worsened(state, now)
         state.hint = hint
         if hint is Hint.DOWN and access == self._chosen:
             self._chosen = None
@@ -246,12 +252,15 @@ class ConnectionManagement:
 
     def moved(self, access: str, now: float) -> list[Decision]:
         """The UE is there; where nobody had asked for it, the other access had fallen silent."""
+        if self.phase is Phase.SUSPENDED:
+            return []  # it was called back meanwhile
         former, asked = self.access, self._target == access
         if not asked and former is not None and former != access:
             self._fail(former, now)
             self._chosen = None
+        kept = asked and self._keeps
         self._arrived(access, now)
-        if asked and former is not None and former != access and self.accesses[former].available:
+        if kept and former is not None and former != access:
             self._releases[former] = now + self.policy.linger
         return self._decide(f"the UE has moved to {access}", now)
 
@@ -283,10 +292,7 @@ class ConnectionManagement:
                     times.append(max(state.stable_at, state.avoided_until))
                 elif state.usable and name == self.access and self.phase is not Phase.ATTACHED:
                     times.append(state.avoided_until)
-        passed = self._looked_at
-        return min((at for at in times if at > passed), default=None)
-
-    _looked_at = -1.0
+        return min((at for at in times if at > self._looked_at), default=None)
 
     def handle_timeout(self, now: float) -> list[Decision]:
         """Something that was waited for may be over."""
@@ -342,8 +348,10 @@ class ConnectionManagement:
         return Attach(access=best), f"attach on {best}", "it is the best available"
 
     def _while_moving(self, best: str | None, now: float) -> tuple[Decision | None, str, str]:
-        target = self._target
+        target, here = self._target, self.access
         if target is not None and self.accesses[target].usable:
+            if here is not None and not self.accesses[here].usable and self._give_up_at is None:
+                self._give_up_at = now + MOVE_PATIENCE  # the way back has gone
             return None, "none", f"a move to {target} is under way"
         # what is moved to has gone meanwhile: the newest move supersedes it
         self.phase, self._target, self._give_up_at = Phase.ATTACHED, None, None
@@ -375,11 +383,12 @@ class ConnectionManagement:
             left = better.stable_at - now
             return None, f"stay on {here}", f"{best} is better, but has to stay for another {left:.1f} s"
         self._go(best, now)
+        self._keeps = True
         reason = f"{here} is {state.hint.value}" if worse_off else f"{best} is preferred"
         return Move(access=best, keep_old=True), f"move to {best}, make before break", reason
 
     def _go(self, target: str, now: float, *, way_back: bool = True) -> None:
-        self.phase, self._target = Phase.MOVING, target
+        self.phase, self._target, self._keeps = Phase.MOVING, target, False
         self._releases.pop(target, None)
         self._give_up_at = None if way_back else now + MOVE_PATIENCE
 
@@ -387,17 +396,27 @@ class ConnectionManagement:
         self.phase, self.access = Phase.ATTACHED, access
         self._target = self._give_up_at = None
         self._releases.pop(access, None)
+        self._since = now
         state = self.accesses[access]
         state.available = True
-        state.failures, state.avoided_until = 0, 0.0
+        state.avoided_until = 0.0
 
     def _fail(self, access: str, now: float) -> None:
         state = self.accesses[access]
+        if access == self.access and now - self._since >= self.policy.retry_maximum:
+            state.failures = 0  # it was good for long
         state.avoided_until = now + min(self.policy.retry * 2.0**state.failures, self.policy.retry_maximum)
         state.failures += 1
 
+    def _worsened(self, state: AccessState, now: float) -> None:
+        state.losses, state.counted = self._losses(state, now) + 1.0, now
+
+    def _steady(self, state: AccessState, now: float) -> None:
+        hold = self.policy.hold * 2.0 ** self._losses(state, now)
+        state.stable_at = now + min(hold, self.policy.hold_maximum)
+
     def _losses(self, state: AccessState, now: float) -> float:
-        return state.losses * 0.5 ** ((now - state.counted) / self.policy.half_life)
+        return state.losses * float(0.5 ** ((now - state.counted) / self.policy.half_life))
 
     def _tell(self, trigger: str, decision: str, why: str, now: float) -> Tell:
         available = [name for name, state in self.accesses.items() if state.usable]
