@@ -122,7 +122,7 @@ ATTACHED = [(0.0, "attach wifi")]
         ),
         pytest.param(
             [(5, "lost", "wifi"), (5.05, "gained", "wifi")],
-            [(5, "move cell"), (8.98, "move wifi keep"), (10.08, "release cell")],
+            [(5, "move cell"), (9.05, "move wifi keep"), (10.15, "release cell")],
             id="a blink",
         ),
         pytest.param([(5, "weak", "wifi")], [(5, "move cell keep"), (6.1, "release wifi")], id="weak"),
