@@ -84,7 +84,7 @@ class UeNode:
         self.steering = Steering(
             self,
             self._swu.accesses,
-            management.policy(configuration.accesses),
+            management.policy(configuration.accesses, self.pdn().ike_config.retransmission),
             automatic=management.automatic,
             now=self._swu.now,
         )
@@ -369,6 +369,7 @@ class UeNode:
                 }
                 for name, access in self.configuration.accesses.items()
             },
+            "management": self.steering.view(),
             "dropped": {
                 "ike": dict(sum((pdn.dropped_ike() for pdn in self.pdns.values()), self._swu.endpoint.dropped)),
                 "swu": dict(self._swu.ports.dropped),
