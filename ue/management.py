@@ -230,8 +230,9 @@ class ConnectionManagement:
     def hinted(self, access: str, hint: Hint, now: float) -> list[Decision]:
         """A lower layer says how an access is."""
         state = self.accesses[access]
+        if hint is Hint.GOOD:
+            state.failures, state.avoided_until = 0, 0.0  # it is worth another try
         if hint is Hint.GOOD and state.hint is not Hint.GOOD:
-            state.failures, state.avoided_until = 0, 0.0
             self._steady(state, now)
         elif hint is not Hint.GOOD and state.hint is Hint.GOOD:
             self._worsened(state, now)

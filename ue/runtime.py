@@ -291,8 +291,8 @@ class UeNode:
             self.steering.choose(name)
         outcomes = _outcomes(chosen, await asyncio.gather(*moves, return_exceptions=True))
         if pdn is None:
-            failure = next((each for each in outcomes.values() if isinstance(each, StackError)), None)
-            self.steering.chosen(name, None if failure is None else str(failure))
+            failures = [each for each in outcomes.values() if isinstance(each, StackError)]
+            self.steering.chosen(name, str(failures[0]) if len(failures) == len(outcomes) else None)
         return outcomes
 
     async def attach_all(self, access: str) -> None:
