@@ -23,6 +23,7 @@ from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import (
+    AddressesUpdated,
     Answer,
     AuthenticationKind,
     ChildSaRemoved,
@@ -80,6 +81,7 @@ from ue.config import DataPlaneKind, UeConfiguration
 from ue.connection import Move, MoveOutcome
 from ue.device import Device, DeviceState
 from ue.observation import counters_view, record_eap, session_view
+from ue.path_watch import PathWatch
 from ue.profile import (
     authenticator,
     identification,
@@ -93,8 +95,6 @@ from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 from ue.usim import Usim
-
-SILENCE_PATIENCE = 64  # intervals between two hints at most
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +113,8 @@ class Pdn:
         temporary: TemporaryIdentityStore,
         ike_config: InitiatorConfig | None = None,
         failed: Callable[[], None] = lambda: None,
+        told: Callable[[Pdn, Tell], None] = lambda pdn, tell: None,
+        preferred: Callable[[], str | None] = lambda: None,
         beside: Pdn | None = None,
     ) -> None:
         """``ike_config`` where it is known already; ``failed`` is called when the TUN device cannot go on.
@@ -125,6 +127,8 @@ class Pdn:
         self._swu = swu
         self._endpoint = swu.endpoint
         self._failed = failed
+        self._told = told
+        self._preferred = preferred
         self.wall_offset = platform.clock.wall() - platform.clock.monotonic()
         self.ike_config = ike_config or initiator_config(configuration, platform.clock.moment)
         self._usim = usim
@@ -169,6 +173,10 @@ class Pdn:
         self._sessions: dict[bytes, str] = {}
         self._last_counters: dict[bytes, ChildSaCounters] = {}
         self._installed: set[bytes] = set()
+        interval = configuration.silence_interval
+        self._path_watch = interval and PathWatch(
+            interval, counters=self._traffic_counters, hint=self.suspect_path, now=swu.now
+        )
         self._commands: deque[Command] = deque()
         self._carrying_out = False
         self._tickets = count(1)
@@ -196,6 +204,8 @@ class Pdn:
 
     def close(self) -> None:
         """Let go of everything, without a word to the gateway where it has not answered."""
+        if self._path_watch:
+            self._path_watch.close()
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             self._endpoint.close(self._sa, "the UE stops", self._now())
             self._swu.pump()
@@ -228,26 +238,16 @@ class Pdn:
             _log.error("%s", error)
             self.recorder.event("name-servers-not-written", f"The granted name servers could not be written: {error}.")
 
-    async def watch_silence(self, interval: float) -> None:
-        """Much is sent and nothing comes back: a hint that the path is bad (RFC 4555 §3.5, §3.12).
+    def _traffic_counters(self) -> tuple[int, int]:
+        """Inner packets sent, and packets that show that the gateway is heard on the path (RFC 4555 §3.12)."""
+        counters = [self._data_plane.counters(spi) for spi in self._installed]
+        return sum(each.outbound_packets for each in counters), sum(each.evidence for each in counters)
 
-        Asked at once, then ever more rarely for as long as the silence lasts: traffic may have one direction.
-        """
-        received, sent, quiet, patience = 0, 0, 0, 1
-        while True:
-            await asyncio.sleep(interval)
-            counters = [self._data_plane.counters(spi) for spi in self._installed]
-            inbound = sum(each.evidence for each in counters)
-            outbound = sum(each.outbound_packets for each in counters)
-            if inbound != received or outbound < sent:
-                quiet, patience = 0, 1
-            elif outbound > sent:
-                quiet += 1
-            received, sent = inbound, outbound
-            if quiet >= patience and self._sa is not None:
-                quiet, patience = 0, min(2 * patience, SILENCE_PATIENCE)
-                self._endpoint.suspect(self._sa, self._now())
-                self._swu.pump()
+    def suspect_path(self) -> None:
+        """Find out now whether the path works (RFC 4555 §3.5)."""
+        if self._sa is not None:
+            self._endpoint.suspect(self._sa, self._now())
+            self._swu.pump()
 
     # --- what a person asks for
 
@@ -259,7 +259,7 @@ class Pdn:
         ``force``: even though the network has asked to be left alone (BACKOFF_TIMER). ``previous``: inner addresses
         to keep (handover), in place of those configured.
         """
-        name = access or next(iter(self.configuration.accesses))
+        name = access or self._preferred() or next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
         if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
             raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
@@ -273,10 +273,13 @@ class Pdn:
             "refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force, previous=previous)
         )
 
-    async def move(self, to: str, *, keep_old: bool = False) -> Move:
-        """Move to an access; returns the measures when the gateway has agreed."""
+    async def move(self, to: str, *, keep_old: bool = False, again: bool = False) -> Move:
+        """Move to an access; returns the measures when the gateway has agreed. ``again``: its address has changed."""
         connection = self.device.connection
-        await self._wait_for("move-failed", lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old))
+        await self._wait_for(
+            "move-failed",
+            lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old, again=again),
+        )
         assert connection is not None  # or the move had been refused
         return next(move for move in reversed(connection.moves) if move.outcome is MoveOutcome.COMPLETED)
 
@@ -308,6 +311,21 @@ class Pdn:
     def suspend(self) -> None:
         """Leave every access; the next move brings the UE back (RFC 4621 §5.4)."""
         self._carry_out(self.device.suspend(self._now()))
+
+    def recheck(self) -> None:
+        """Tell the gateway of the addresses in use once more, which looks for NATs (RFC 4555 §3.8)."""
+        self._carry_out(self.device.recheck())
+
+    def check_liveness(self) -> None:
+        """Find out now whether the gateway can be reached (RFC 7296 §2.4)."""
+        self._attached_sa()
+        self.suspect_path()
+
+    def release(self, name: str) -> None:
+        """Close an access that is open and not in use."""
+        connection = self.device.connection
+        if name in self.device.open_accesses and connection is not None and connection.access != name:
+            self.close_access(name)
 
     def close_access(self, name: str) -> None:
         """Close an access that a move has kept open, or cut the one in use off."""
@@ -355,6 +373,8 @@ class Pdn:
             return
         if isinstance(event, IkeSaRekeyed):
             self._sa = event.successor
+        if isinstance(event, AddressesUpdated) and self._path_watch:
+            self._path_watch.moved()
         self._carry_out(self.device.handle(event, self._now()))
 
     # --- what the device says
@@ -437,6 +457,7 @@ class Pdn:
             case Tell():
                 _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, self._session() or None)
+                self._told(self, command)
             case Finished():
                 waiting = self._waiting.get(command.ticket)
                 if waiting is not None and not waiting.done():
@@ -653,6 +674,8 @@ class Pdn:
 
     def _send_inner(self, packet: bytes) -> bool:
         sent = self._data_plane.send_inner(packet)
+        if self._path_watch:
+            self._path_watch.stirred()
         self._data_plane_events()
         return sent
 
@@ -672,6 +695,8 @@ class Pdn:
 
     def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi
+        if self._path_watch:
+            self._path_watch.stirred()
         if self.flows.receive(packet):
             return
         if self._tun is not None:
