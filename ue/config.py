@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +51,7 @@ from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, epdg_fqdn
 from ue.gateway_config import DnsSection, PlmnSection, RetrySection, SelectionSection
 from ue.habits import IkeSection
+from ue.management import HALF_LIFE, HOLD, LINGER, PATIENCE_MAXIMUM, RETRY, Policy
 from ue.personas import OWN, PersonaHeader, over_persona, persona_file, read_persona
 from ue.selection import SelectionPolicy
 
@@ -59,7 +60,7 @@ NAT_TRAVERSAL_PORT = 4500  # RFC 3947
 IMEI_LENGTH = 15
 PIN_LENGTHS = range(4, 9)  # TS 102 221 §9.5.1
 LIVENESS_INTERVAL = 120.0  # Android's; TS 24.302 §7.2.2A leaves it to the UE or the network
-SILENCE_INTERVAL = 0.5  # RFC 4555 §3.5 leaves it to us; noticed within two of them, another path found within 3 s
+SILENCE_INTERVAL = 0.5  # RFC 4555 §3.5 leaves it to us; noticed within 1.5 s, another path found within 3 s
 DEFAULT_RING = 20_000
 
 
@@ -262,14 +263,39 @@ class AccessSection(ConfigurationModel):
     """One access network that the UE can be on; port 0 lets the system choose.
 
     ``next_hop``: every datagram goes to this address on the gateway's port (a NAT on the way, say).
-    ``hears: false``: what arrives is lost, as on an access whose way back is broken.
+    ``hears: false``: what arrives is lost, as on an access whose way back is broken. ``interface``: the device whose
+    addresses and routes are watched; an ``address`` of 0.0.0.0 or :: is then whichever of that IP version it has.
     """
 
-    address: IpAddress
+    address: IpAddress = IPv4Address("0.0.0.0")
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,15}$")] | None = None
     next_hop: IpAddress | None = None
     hears: bool = True
     ike_port: AnyPort = IKE_PORT
     nat_traversal_port: AnyPort = NAT_TRAVERSAL_PORT
+
+
+class ManagementSection(ConfigurationModel):
+    """Connection management (RFC 4621): seconds, and accesses, the best first; see ``ue.management``."""
+
+    automatic: bool = False
+    prefer: tuple[str, ...] = ()
+    hold: Interval = HOLD
+    half_life: Interval = HALF_LIFE
+    retry: Interval = RETRY
+    linger: Interval = LINGER
+
+    def policy(self, accesses: Iterable[str], retransmission: RetransmissionPolicy) -> Policy:
+        """What the machine goes by: accesses that are not named come last, in their order."""
+        given_up = sum(retransmission.interval(attempt) for attempt in range(retransmission.limit + 1))
+        return Policy(
+            prefer=tuple(dict.fromkeys((*self.prefer, *accesses))),
+            hold=self.hold,
+            half_life=self.half_life,
+            retry=self.retry,
+            linger=self.linger,
+            patience=min(PATIENCE_MAXIMUM, given_up / 2),
+        )
 
 
 class DataPlaneKind(str, Enum):
@@ -280,12 +306,22 @@ class DataPlaneKind(str, Enum):
 
 
 class DataPlaneSection(ConfigurationModel):
-    """``in-process``: a host inside the UE. ``tun``: a TUN device (root); ``routes`` lead into it."""
+    """``in-process``: a host inside the UE. ``tun``: a TUN device (root); ``routes`` lead into it.
+
+    ``resolv_conf``: a file for the name servers that the gateway grants; what is there comes back afterwards.
+    """
 
     kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
     device: str = Field(default="ue0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
     mtu: Annotated[Count, Field(ge=576, le=9000)] = 1400
     routes: tuple[IpNetwork, ...] = ()
+    resolv_conf: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _names_for_the_kernel(self) -> DataPlaneSection:
+        if self.resolv_conf is not None and self.kind is not DataPlaneKind.TUN:
+            raise PydanticCustomError("data_plane", "kind: tun where there is a resolv_conf")
+        return self
 
 
 class PdnType(str, Enum):
@@ -402,6 +438,7 @@ class UeConfiguration(ConfigurationModel):
     retry: RetrySection = RetrySection()
     dns: DnsSection = DnsSection()
     accesses: dict[str, AccessSection] = Field(min_length=1)
+    management: ManagementSection = ManagementSection()
     data_plane: DataPlaneSection = DataPlaneSection()
     additional_pdns: dict[str, AdditionalPdnSection] = {}
     attach_at_start: bool = False
@@ -424,6 +461,13 @@ class UeConfiguration(ConfigurationModel):
         group = self.ike.group
         if group is not None and all(suite.group != group for suite in IkePolicy.of(self.algorithms.ike).suites):
             raise PydanticCustomError("ike", "ike.group to be the group of a suite under algorithms.ike")
+        nowhere = [name for name, each in self.accesses.items() if each.address.is_unspecified and not each.interface]
+        if nowhere:
+            expected = "an address or an interface for access {name}"
+            raise PydanticCustomError("accesses", expected, {"name": nowhere[0]})
+        if not set(self.management.prefer) <= set(self.accesses):
+            expected = "names of accesses in management.prefer: {names}"
+            raise PydanticCustomError("management", expected, {"names": ", ".join(self.accesses)})
         versions = [access.address.version for access in self.accesses.values()]
         known = {address.version for address in self.gateway.addresses}
         fixed = self.gateway.selection is None
@@ -486,7 +530,9 @@ class UeConfiguration(ConfigurationModel):
         """The data plane of another PDN connection: ue1, ue2, … beside ue0."""
         stem = self.data_plane.device.rstrip("0123456789")
         first = int(self.data_plane.device[len(stem) :] or 0)
-        return self.data_plane.model_copy(update={"device": f"{stem}{first + number}", "routes": ()})
+        return self.data_plane.model_copy(
+            update={"device": f"{stem}{first + number}", "routes": (), "resolv_conf": None}
+        )
 
     @property
     def gateway_names(self) -> tuple[str, ...]:

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import StackError
 from protocols.io.control import ControlError, Handler, Params
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.connection import Move
-from ue.observation import move_view, statistics_view
-from ue.traffic import DEFAULT_RATE, Flow
+from ue.management import Hint
+from ue.observation import move_view
+from ue.traffic import DEFAULT_RATE, KINDS, Flow
 
 if TYPE_CHECKING:
     from ue.pdn import Pdn
@@ -39,7 +39,12 @@ def control_methods(node: UeNode) -> Mapping[str, Handler]:
         "ue.traffic.start": methods.traffic_start,
         "ue.traffic.stop": methods.traffic_stop,
         "ue.traffic.statistics": methods.traffic_statistics,
+        "ue.traffic.log": methods.traffic_log,
         "ue.access.close": methods.access_close,
+        "ue.access.lost": methods.access_lost,
+        "ue.access.gained": methods.access_gained,
+        "ue.access.hint": methods.access_hint,
+        "ue.liveness": methods.liveness,
     }
 
 
@@ -59,7 +64,11 @@ class _Methods:
             "state": self._node.pdn().device.state.value,
             "persona": self._persona(),
             "sessions": [*self._node.sessions()],
-            "traffic": [self._flow(pdn, flow) for pdn in self._node.pdns.values() for flow in pdn.flows.all()],
+            "traffic": [
+                self._flow_with(pdn, flow, flow.recent())
+                for pdn in self._node.pdns.values()
+                for flow in pdn.flows.all()
+            ],
         }
 
     def _persona(self) -> JsonValue:
@@ -112,17 +121,45 @@ class _Methods:
         return {"inbound_spis": spis}
 
     async def access_close(self, params: Params) -> JsonValue:
+        pdn = self._pdn(params)
+        pdn.close_access(self._access(params))
+        return {"open_accesses": list(pdn.device.open_accesses)}
+
+    async def access_lost(self, params: Params) -> JsonValue:
+        self._node.steering.lost(self._access(params))
+        return self._node.steering.view()
+
+    async def access_gained(self, params: Params) -> JsonValue:
+        name, text = self._access(params), _text(params, "address")
+        try:
+            address = None if text is None else ip_address(text)
+        except ValueError:
+            raise ControlError("bad-params", "address is an IP address") from None
+        self._node.steering.gained(name, address)
+        return self._node.steering.view()
+
+    async def access_hint(self, params: Params) -> JsonValue:
+        name, hint = self._access(params), _text(params, "hint")
+        if hint not in {each.value for each in Hint}:
+            raise ControlError("bad-params", f"hint is {', '.join(each.value for each in Hint)}")
+        self._node.steering.hinted(name, Hint(hint))
+        return self._node.steering.view()
+
+    async def liveness(self, params: Params) -> JsonValue:
+        pdn = self._pdn(params)
+        pdn.check_liveness()
+        return pdn.session()
+
+    def _access(self, params: Params) -> str:
         name = _text(params, "name")
         if name is None:
             raise ControlError("bad-params", "name is the name or address of an access")
-        pdn = self._pdn(params)
-        pdn.close_access(self._node.access_name(name))
-        return {"open_accesses": list(pdn.device.open_accesses)}
+        return self._node.access_name(name)
 
     async def traffic_start(self, params: Params) -> JsonValue:
         kind, destination, rate = params.get("kind", "icmp"), params.get("destination"), params.get("rate")
-        if kind not in ("icmp", "udp"):
-            raise ControlError("bad-params", "kind is icmp or udp")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ControlError("bad-params", f"kind is one of {', '.join(KINDS)}")
         if rate is not None and (not isinstance(rate, int | float) or isinstance(rate, bool)):
             raise ControlError("bad-params", "rate is a number of packets per second")
         try:
@@ -131,7 +168,7 @@ class _Methods:
             raise ControlError("bad-params", "destination is an IP address") from None
         pace = DEFAULT_RATE if rate is None else float(rate)
         pdn = self._pdn(params)
-        return self._flow(pdn, pdn.start_traffic(FlowKind(kind), address, pace))
+        return self._flow(pdn, pdn.start_traffic(KINDS[kind], address, pace))
 
     async def traffic_stop(self, params: Params) -> JsonValue:
         pdn, flow = self._found_flow(params)
@@ -141,6 +178,11 @@ class _Methods:
     async def traffic_statistics(self, params: Params) -> JsonValue:
         pdn, flow = self._found_flow(params)
         return self._flow(pdn, flow, self._moment(params, "since"), self._moment(params, "until"))
+
+    async def traffic_log(self, params: Params) -> JsonValue:
+        _, flow = self._found_flow(params)
+        log = flow.log(self._moment(params, "since"), self._moment(params, "until"), self._node.wall)
+        return {"id": flow.number, **log}
 
     def _pdn(self, params: Params) -> Pdn:
         return self._node.pdn(_text(params, "pdn"))
@@ -165,6 +207,9 @@ class _Methods:
     def _flow(
         self, pdn: Pdn, flow: Flow, since: float | None = None, until: float | None = None
     ) -> dict[str, JsonValue]:
+        return self._flow_with(pdn, flow, flow.view(since, until))
+
+    def _flow_with(self, pdn: Pdn, flow: Flow, score: dict[str, JsonValue]) -> dict[str, JsonValue]:
         client = flow.client
         return {
             "id": flow.number,
@@ -173,8 +218,7 @@ class _Methods:
             "destination": str(client.destination),
             "rate": round(1 / client.interval, 6),
             "running": client.running,
-            **statistics_view(flow.statistics(since, until)),
-            "duplicates": client.duplicates,
+            **score,
             "child_sas": pdn.child_counters(),
         }
 

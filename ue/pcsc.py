@@ -120,8 +120,8 @@ def _connect(reader: str | int) -> _PcscConnection:
         ]
     if not found:
         raise BackendError(f"usim.card.reader: there is no reader {reader!r}; known are {', '.join(names) or 'none'}")
-    connection = found[0].createConnection()
     try:
+        connection = found[0].createConnection()
         connection.connect(mode=SCARD_SHARE_EXCLUSIVE)
     except NoCardException as error:
         raise BackendError(f"reader {found[0]}: no card in it") from error

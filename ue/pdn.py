@@ -11,11 +11,12 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network, summarize_address_range
+from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from itertools import count
 
 from protocols.algorithms.usim import UsimReject, UsimResult, UsimSuccess, UsimSynchronisationFailure
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
+from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
@@ -43,7 +44,6 @@ from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.control import ControlError
 from protocols.io.platform import Platform
 from protocols.path import Address, Endpoint, Path
-from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi
 from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import DeviceSwu
@@ -82,6 +82,7 @@ from ue.config import DataPlaneKind, UeConfiguration
 from ue.connection import Move, MoveOutcome
 from ue.device import Device, DeviceState
 from ue.observation import counters_view, record_eap, session_view
+from ue.path_watch import PathWatch
 from ue.profile import (
     authenticator,
     identification,
@@ -89,15 +90,13 @@ from ue.profile import (
     root_nai,
     state_directory,
 )
+from ue.resolver import ResolverFile
+from ue.routes import METRIC, Network, granted_routes, without
 from ue.selection import Selection
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 from ue.usim import Usim
-
-SILENCE_PATIENCE = 64  # intervals between two hints at most
-
-Network = IPv4Network | IPv6Network
 
 _log = logging.getLogger(__name__)
 
@@ -116,6 +115,8 @@ class Pdn:
         temporary: TemporaryIdentityStore,
         ike_config: InitiatorConfig | None = None,
         failed: Callable[[], None] = lambda: None,
+        told: Callable[[Pdn, Tell], None] = lambda pdn, tell: None,
+        preferred: Callable[[], str | None] = lambda: None,
         beside: Pdn | None = None,
     ) -> None:
         """``ike_config`` where it is known already; ``failed`` is called when the TUN device cannot go on.
@@ -128,6 +129,8 @@ class Pdn:
         self._swu = swu
         self._endpoint = swu.endpoint
         self._failed = failed
+        self._told = told
+        self._preferred = preferred
         self.wall_offset = platform.clock.wall() - platform.clock.monotonic()
         self.ike_config = ike_config or initiator_config(configuration, platform.clock.moment)
         self._usim = usim
@@ -172,7 +175,9 @@ class Pdn:
         self._data_plane = UserspaceDataPlane(
             entropy=platform.entropy, deliver=self._delivered, transmit=self._transmit_esp
         )
-        self.flows: Flows = Flows(self._send_inner, count(1) if beside is None else beside.flows.numbers)
+        numbers = count(1) if beside is None else beside.flows.numbers
+        self.flows: Flows = Flows(self._send_inner, platform.entropy, numbers)
+        self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
         self._sa: IkeSa | None = None
@@ -180,6 +185,10 @@ class Pdn:
         self._sessions: dict[bytes, str] = {}
         self._last_counters: dict[bytes, ChildSaCounters] = {}
         self._installed: set[bytes] = set()
+        interval = configuration.silence_interval
+        self._path_watch = interval and PathWatch(
+            interval, counters=self._traffic_counters, hint=self.suspect_path, now=swu.now
+        )
         self._commands: deque[Command] = deque()
         self._carrying_out = False
         self._lookups: set[asyncio.Task[None]] = set()
@@ -212,6 +221,8 @@ class Pdn:
         """Let go of everything, without a word to the gateway where it has not answered."""
         for lookup in self._lookups:
             lookup.cancel()
+        if self._path_watch:
+            self._path_watch.close()
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             self._endpoint.close(self._sa, "the UE stops", self._now())
             self._swu.pump()
@@ -223,27 +234,37 @@ class Pdn:
         if self._tun is not None:
             self._tun.close()
             self._tun = None
+        self.restore_name_servers()
 
-    async def watch_silence(self, interval: float) -> None:
-        """Much is sent and nothing comes back: a hint that the path is bad (RFC 4555 §3.5, §3.12).
+    def restore_name_servers(self) -> None:
+        """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
+        try:
+            self._resolver_file.restore()
+        except BackendError as error:
+            _log.error("%s", error)
+            self.recorder.event("name-servers-not-restored", f"The name servers could not be put back: {error}.")
 
-        Asked at once, then ever more rarely for as long as the silence lasts: traffic may have one direction.
-        """
-        received, sent, quiet, patience = 0, 0, 0, 1
-        while True:
-            await asyncio.sleep(interval)
-            counters = [self._data_plane.counters(spi) for spi in self._installed]
-            inbound = sum(each.evidence for each in counters)
-            outbound = sum(each.outbound_packets for each in counters)
-            if inbound != received or outbound < sent:
-                quiet, patience = 0, 1
-            elif outbound > sent:
-                quiet += 1
-            received, sent = inbound, outbound
-            if quiet >= patience and self._sa is not None:
-                quiet, patience = 0, min(2 * patience, SILENCE_PATIENCE)
-                self._endpoint.suspect(self._sa, self._now())
-                self._swu.pump()
+    def _write_name_servers(self) -> None:
+        """A file that cannot be written costs names, not the connection."""
+        file, connection = self.configuration.data_plane.resolv_conf, self.device.connection
+        if file is None or connection is None:
+            return
+        try:
+            self._resolver_file.write(file, connection.dns)
+        except BackendError as error:
+            _log.error("%s", error)
+            self.recorder.event("name-servers-not-written", f"The granted name servers could not be written: {error}.")
+
+    def _traffic_counters(self) -> tuple[int, int]:
+        """Inner packets sent, and packets that show that the gateway is heard on the path (RFC 4555 §3.12)."""
+        counters = [self._data_plane.counters(spi) for spi in self._installed]
+        return sum(each.outbound_packets for each in counters), sum(each.evidence for each in counters)
+
+    def suspect_path(self) -> None:
+        """Find out now whether the path works (RFC 4555 §3.5)."""
+        if self._sa is not None:
+            self._endpoint.suspect(self._sa, self._now())
+            self._swu.pump()
 
     # --- what a person asks for
 
@@ -260,7 +281,7 @@ class Pdn:
         ``force``: even though the network has asked to be left alone (BACKOFF_TIMER). ``again``: nobody has asked.
         ``previous``: inner addresses to keep (handover), in place of those configured.
         """
-        name = access or next(iter(self.configuration.accesses))
+        name = access or self._preferred() or next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
         known = {each.version for each in gateway.addresses}
         if gateway.selection is None and self.configuration.accesses[name].address.version not in known:
@@ -276,10 +297,13 @@ class Pdn:
             lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again, previous=previous),
         )
 
-    async def move(self, to: str, *, keep_old: bool = False) -> Move:
-        """Move to an access; returns the measures when the gateway has agreed."""
+    async def move(self, to: str, *, keep_old: bool = False, again: bool = False) -> Move:
+        """Move to an access; returns the measures when the gateway has agreed. ``again``: its address has changed."""
         connection = self.device.connection
-        await self._wait_for("move-failed", lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old))
+        await self._wait_for(
+            "move-failed",
+            lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old, again=again),
+        )
         assert connection is not None  # or the move had been refused
         return next(move for move in reversed(connection.moves) if move.outcome is MoveOutcome.COMPLETED)
 
@@ -316,6 +340,21 @@ class Pdn:
     def suspend(self) -> None:
         """Leave every access; the next move brings the UE back (RFC 4621 §5.4)."""
         self._carry_out(self.device.suspend(self._now()))
+
+    def recheck(self) -> None:
+        """Tell the gateway of the addresses in use once more, which looks for NATs (RFC 4555 §3.8)."""
+        self._carry_out(self.device.recheck())
+
+    def check_liveness(self) -> None:
+        """Find out now whether the gateway can be reached (RFC 7296 §2.4)."""
+        self._attached_sa()
+        self.suspect_path()
+
+    def release(self, name: str) -> None:
+        """Close an access that is open and not in use."""
+        connection = self.device.connection
+        if name in self.device.open_accesses and connection is not None and connection.access != name:
+            self.close_access(name)
 
     def close_access(self, name: str) -> None:
         """Close an access that a move has kept open, or cut the one in use off."""
@@ -363,6 +402,8 @@ class Pdn:
             return
         if isinstance(event, IkeSaRekeyed):
             self._sa = event.successor
+        if isinstance(event, AddressesUpdated) and self._path_watch:
+            self._path_watch.moved()
         self._carry_out(self.device.handle(event, self._now()))
         if isinstance(event, AddressesUpdated) and self.configuration.ike.rekey_after_move:
             self._rekey_after_move(event)
@@ -459,6 +500,7 @@ class Pdn:
             case Tell():
                 _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, self._session() or None)
+                self._told(self, command)
             case Finished():
                 waiting = self._waiting.get(command.ticket)
                 if waiting is not None and not waiting.done():
@@ -636,42 +678,42 @@ class Pdn:
         self._swu.tasks.create_task(self._open_tun(addresses))
 
     async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
-        plane = self.configuration.data_plane
+        plane, connection = self.configuration.data_plane, self.device.connection
         interfaces = [
             IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
         ]
+        routes = self._routes()
+        metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
         try:
-            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, self._routes())
+            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, routes, metric=metric)
         except StackError as error:
-            self._carry_out(self.device.host_failed(str(error)))
+            if self.device.connection is connection:
+                self._carry_out(self.device.host_failed(str(error)))
             return
-        if self.device.state is not DeviceState.ESTABLISHED:
+        if self.device.state is not DeviceState.ESTABLISHED or self.device.connection is not connection:
             tun.close()
             return
         self._tun = tun
+        self._write_name_servers()
         tun.start(self._send_inner, self._tun_failed)
         self._carry_out(self.device.host_started(self._now()))
 
     def _routes(self) -> list[Network]:
-        """Networks to lead into the device: as configured, else as granted without the gateway's own."""
+        """Networks to lead into the device: as configured, else as granted; never the tunnel's own packets."""
         plane = self.configuration.data_plane
-        if plane.routes:
-            return list(plane.routes)
-        if not self._is_first:  # the first one has the default route; of others it is the IMS servers that are known
+        if not self._is_first and not plane.routes:
+            # the first one has the default route; of others it is the IMS servers that are known
             connection = self.device.connection
             return [] if connection is None else [ip_network(server) for server in connection.p_cscf]
+        sa = self._require_sa()
         gateway = self.configuration.gateway
-        outside = [*gateway.addresses, *gateway.alternatives]
+        outside = dict.fromkeys((*gateway.addresses, *gateway.alternatives))
         if self._gateway_ike is not None:
-            outside.append(self._gateway_ike.address)
-        granted = [
-            network
-            for child in self._require_sa().children.values()
-            for selector in child.spec.remote_selectors
-            if not any(selector.contains(address) for address in outside)
-            for network in _networks(selector)
-        ]
-        return list(dict.fromkeys(granted))
+            outside[self._gateway_ike.address] = None
+        outside |= dict.fromkeys((sa.path.remote.address, *sa.mobility.peer_addresses))
+        if plane.routes:
+            return without(plane.routes, outside)
+        return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
 
     def _tun_failed(self, error: BackendError) -> None:
         self.recorder.event("tun-failed", f"The TUN device failed: {error}.")
@@ -685,6 +727,8 @@ class Pdn:
 
     def _send_inner(self, packet: bytes) -> bool:
         sent = self._data_plane.send_inner(packet)
+        if self._path_watch:
+            self._path_watch.stirred()
         self._data_plane_events()
         return sent
 
@@ -704,6 +748,8 @@ class Pdn:
 
     def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi
+        if self._path_watch:
+            self._path_watch.stirred()
         if self.flows.receive(packet):
             return
         if self._tun is not None:
@@ -716,9 +762,9 @@ class Pdn:
     # --- traffic
 
     def start_traffic(
-        self, kind: FlowKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
+        self, kind: FlowKind | StreamKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
     ) -> Flow:
-        """Begin a flow of echo requests; ``LocalError`` when there is no inner address for it."""
+        """Begin a flow; ``LocalError`` when there is no inner address for it."""
         connection = self.device.connection
         if connection is None or self.device.state is not DeviceState.ESTABLISHED:
             raise LocalError("the UE is not attached")
@@ -791,9 +837,3 @@ def _requested(address: Address | None) -> bytes:
     if address is None:
         return b""
     return address.packed if address.version == 4 else address.packed + _PREFIX_LENGTH
-
-
-def _networks(selector: TrafficSelector) -> list[Network]:
-    """A selector's addresses as networks; ports and protocols are the data plane's business."""
-    start, end = selector.start, selector.end
-    return [*summarize_address_range(start, end)]

@@ -233,6 +233,29 @@ UE_REFUSALS = [
     ("certificate", "{chain: ue.pem}", "certificate.key: got nothing, expected a value"),
     ("psk", '""', "psk: got a value that is not shown, expected text, not empty"),
     ("identity", '""', "identity: got '', expected text without control characters"),
+    ("imsi", "null", "(top): got a mapping, expected imsi, which only a card can tell instead"),
+    (
+        "additional_pdns",
+        "{internet: {}}",
+        "(top): got a mapping, expected additional_pdns with an APN of their own each",
+    ),
+    (
+        "additional_pdns",
+        "{voice: {apn: internet.mnc001.mcc001.gprs}}",
+        "(top): got a mapping, expected additional_pdns with an APN of their own each",
+    ),
+    ("additional_pdns", "{ims: {apn: ..}}", "additional_pdns.ims.apn: got '..', expected an APN such as internet"),
+    (
+        "additional_pdns",
+        "{ims: {request: {previous_addresses: [2001:db8::1]}}}",
+        "(top): got a mapping, expected at most one previous address of each IP version of pdn_type",
+    ),
+    (
+        "additional_pdns",
+        "{ims: {data_plane: {kind: tun, device: tun7}}, mms: {data_plane: {kind: tun, device: tun7}}}",
+        "(top): got a mapping, expected a data_plane.device of its own for each PDN connection",
+    ),
+    ("additional_pdns", "{ims: {acces: a}}", "additional_pdns.ims.acces: got an unknown key"),
     ("usim", "{k: 00}", "usim: got a mapping, expected either opc or op"),
     (
         "usim.k",

@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.dataplane.userspace.host import FlowKind
 from protocols.io.control import ControlClient, ControlError
+from protocols.io.platform import Platform
+from protocols.path import Address
 from protocols.trace.records import Kind, TraceRecord
 from tests.nodes.scripted_aaa_world import EPDG_HOST, World
 from tests.nodes.test_swx import Home
 from tests.peers import aaa_node
+from ue.__main__ import application
+from ue.pdn import Pdn
+from ue.profile import software_usim
+from ue.temporary import MemoryTemporaryIdentityStore
 
 USER = laboratory_subscriber(1)
 CORE = "10.45.0.1"
@@ -78,6 +88,11 @@ def apns(world: World) -> list[str]:
 
 async def call(world: World, method: str, **params: Any) -> Any:
     return await ControlClient(world.ue.configuration.control).call(method, **params)
+
+
+def inner(pdn: Pdn) -> tuple[Address, ...]:
+    assert pdn.device.connection is not None
+    return pdn.device.connection.addresses
 
 
 async def ping(world: World, apn: str) -> bool:
@@ -165,6 +180,39 @@ def test_both_move_by_one_command_and_their_updates_leave_together(home: Home) -
     tell(home, attached(story))
 
 
+def test_connection_management_moves_both_together(home: Home) -> None:
+    """One decision, two updates; and a person's choice, which is kept."""
+
+    def decided(told: list[TraceRecord], words: str) -> bool:
+        return any(words in str(record.body) for record in told)
+
+    async def story(world: World) -> None:
+        decisions: list[TraceRecord] = []
+        world.ue.recorder.subscribe(lambda record: decisions.append(record) if record.kind is Kind.EVENT else None)
+        await call(world, "ue.access.lost", name="a")
+        for _ in range(2):
+            assert (await world.event("moved", "ue"))["to"] == "b"
+        assert decided(decisions, "move to b, break before make")
+        status = await call(world, "ue.status")
+        assert {session["apn"]: session["access"] for session in status["sessions"]} == {"internet": "b", "ims": "b"}
+        assert await ping(world, "internet")
+        assert await ping(world, "ims")
+
+        await call(world, "ue.access.gained", name="a")
+        await call(world, "ue.move", to="a")  # the hold is a minute
+        await call(world, "ue.move", to="b")
+        assert (await call(world, "ue.access.hint", name="a", hint="good"))["access"] == "b"
+        assert decided(decisions, "a person has chosen it")
+        await call(world, "ue.suspend")
+        view = await call(world, "ue.access.lost", name="b")
+        assert (view["phase"], view["best"]) == ("suspended", "a")
+        assert decided(decisions, "a person has suspended the UE")
+        await call(world, "ue.move", to="a")
+        assert await ping(world, "ims")
+
+    tell(home, attached(story), management={"automatic": True, "prefer": ["a", "b"], "hold": 60})
+
+
 def test_one_that_the_network_ends_leaves_the_other_alone(home: Home) -> None:
     async def story(world: World) -> None:
         aaa = ControlClient(home.aaa.control)
@@ -225,6 +273,57 @@ def test_a_ue_that_begins_anew_says_so_and_the_gateway_forgets_both(home: Home) 
     tell(home, attached(story))
 
 
+def test_the_same_apn_twice_is_two_sessions_that_share_no_address_but_a_static_one(home: Home) -> None:
+    """Our UE refuses that in its configuration; others do it (TS 24.302 does not forbid it)."""
+
+    async def story(world: World) -> None:
+        ue = world.ue
+        twin = Pdn(
+            ue.configuration,
+            swu=ue._swu,
+            platform=Platform(),
+            recorder=ue.recorder,
+            usim=software_usim(ue.configuration),
+            temporary=MemoryTemporaryIdentityStore(),
+            beside=ue.pdn(),
+        )
+        await ue.attach()
+        await twin.attach()
+        assert apns(world) == ["internet", "internet"]
+        assert inner(ue.pdn()) != inner(twin)
+        await twin.detach()
+        assert apns(world) == ["internet"]
+        assert await ping(world, "internet")
+        await ue.detach()
+
+        static = tuple(
+            replace(apn, static_ipv4=IPv4Address("10.45.0.99")) for apn in USER.apns if str(apn.apn) == "internet"
+        )
+        home.hss.provision(replace(USER, apns=static))
+        await ue.attach()
+        await twin.attach()  # indistinguishable from a UE that authenticates anew: the address is the newer one's
+        assert [str(each) for pdn in (ue.pdn(), twin) for each in inner(pdn)] == ["10.45.0.99"] * 2
+        await twin.detach()
+        assert apns(world) == ["internet"]
+        assert await ping(world, "internet")  # and comes back to the older one
+
+    tell(home, story)
+
+
+def test_a_ue_that_attaches_by_itself_attaches_all_but_those_that_are_to_wait(home: Home) -> None:
+    async def story(world: World) -> None:
+        serving = asyncio.create_task(world.ue.stay_attached())
+        for _ in range(2):
+            await world.event("attached", "ue")
+        assert apns(world) == ["ims", "internet"]
+        assert world.ue.pdn("mms").session() is None
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    tell(home, story, additional_pdns={"voice": {"apn": "ims"}, "mms": {"attach": False}})
+
+
 def test_handover_asks_for_the_addresses_and_says_when_they_are_others(home: Home) -> None:
     async def story(world: World) -> None:
         session = await call(world, "ue.attach", handover=["10.45.0.77"])
@@ -243,5 +342,57 @@ def test_handover_asks_for_the_addresses_and_says_when_they_are_others(home: Hom
         for wrong in (["10.45.0.7", "10.45.0.8"], ["2001:db8::1"], ["ten"], "10.45.0.7"):
             with pytest.raises(ControlError, match="handover"):
                 await call(world, "ue.attach", pdn="ims", handover=wrong)
+
+    tell(home, story)
+
+
+def test_commands_name_a_connection_and_tell_of_each(home: Home) -> None:
+    async def story(world: World) -> None:
+        async def ue(*words: str) -> tuple[int, str]:
+            file = str(home.hss.directory / "ue.yaml")
+            found = await asyncio.to_thread(CliRunner().invoke, application, [words[0], "-c", file, *words[1:]])
+            return found.exit_code, found.output
+
+        status, text = await ue("move", "--to", "b")
+        assert status == 0
+        assert [line.partition(" in ")[0] for line in text.splitlines()] == [
+            "internet: moved from a to b",
+            "ims: moved from a to b",
+        ]
+        assert (await ue("move", "--to", "a", "--pdn", "voice"))[1].startswith("moved from b to a")
+        assert (await ue("status"))[1].count("inner address:") == 2
+        status, text = await ue("move", "--to", "b")
+        assert (status, text.splitlines()[0]) == (1, "internet: the UE is on b already")
+        assert await ue("detach", "--pdn", "ims") == (0, "detached\n")
+        assert apns(world) == ["internet"]
+        for words, line in (
+            (
+                ("detach", "--pdn", "mms"),
+                "--pdn: got 'mms', expected a PDN connection by its APN; known are internet, ims",
+            ),
+            (("attach", "--handover", "ten"), "--handover: got 'ten', expected an IP address such as 10.45.0.1"),
+            (
+                ("attach", "--handover", "2001:db8::1"),
+                "--handover: got '2001:db8::1', expected at most one previous address of each IP version of pdn_type",
+            ),
+        ):
+            assert await ue(*words) == (2, f"command line: {line}\n")
+
+    tell(home, attached(story))
+
+
+def _in_a_process(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "ue", *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_attaches_all_and_asks_for_the_address_of_one(home: Home) -> None:
+    async def story(world: World) -> None:
+        world.ue.stop()
+        words = ["attach", "-c", str(home.hss.directory / "ue.yaml"), "--ping", CORE, "--count", "1"]
+        for more, said in (([], ["internet", "ims"]), (["--pdn", "ims", "--handover", "10.46.0.77"], ["ims"])):
+            found = await asyncio.to_thread(_in_a_process, [*words, *more])
+            assert found.returncode == 0, found.stderr
+            assert re.findall(r"Attached to (\w+)", found.stdout) == said
+        assert "10.46.0.77" in found.stdout
 
     tell(home, story)

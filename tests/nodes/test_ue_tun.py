@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
 
 from aaa.subscribers import SubscriberDatabase
 from aaa.subscribers.laboratory import provision
@@ -22,48 +26,80 @@ from tests.peers.processes import wait_until
 pytestmark = pytest.mark.root
 
 GATEWAY = "127.0.1.1"
+DISTANT, ROUTER, DISTANT_ACCESSES = "198.18.0.1", "198.18.1.1", ("198.18.1.2", "198.18.1.3")
 PORTS = {"ike_port": 500, "nat_traversal_port": 4500}
 TIMEOUT = 20.0
+P_CSCF = "10.99.0.7"
+ORIGINAL = "nameserver 192.0.2.53\n"
+DNS = ["10.45.0.1"]
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[tuple[Namespace, NodeProcess]]:
     """AAA, gateway and UE (not attached yet) on the loopback of a namespace of their own."""
     require_namespaces()
+    with ExitStack() as stack:
+        namespace = stack.enter_context(Namespace("tun"))
+        yield namespace, nodes(stack, tmp_path, namespace, namespace, GATEWAY, ("127.0.2.1", "127.0.3.1"))
+
+
+@pytest.fixture
+def distant(tmp_path: Path) -> Iterator[tuple[Namespace, NodeProcess]]:
+    """The gateway in another namespace than the UE, which knows it by a default route only."""
+    require_namespaces()
+    with ExitStack() as stack:
+        namespace, far = stack.enter_context(Namespace("tun")), stack.enter_context(Namespace("far"))
+        namespace.connect("wlan0", far, "wlan1")
+        for address in DISTANT_ACCESSES:
+            namespace.add_address("wlan0", f"{address}/24")
+        far.add_address("wlan1", f"{ROUTER}/24")
+        far.add_address("lo", f"{DISTANT}/32")
+        namespace.set_link("wlan0", up=True)
+        far.set_link("wlan1", up=True)
+        namespace.add_route("0.0.0.0/0", via=ROUTER)
+        yield namespace, nodes(stack, tmp_path, namespace, far, DISTANT, DISTANT_ACCESSES)
+
+
+def nodes(
+    stack: ExitStack, tmp_path: Path, namespace: Namespace, far: Namespace, gateway: str, accesses: tuple[str, str]
+) -> NodeProcess:
+    """The processes; the UE is returned."""
     database = SubscriberDatabase(f"sqlite:///{tmp_path / 'aaa.db'}")
     database.migrate()
     (user,) = provision(database, [1])
     database.close()
     assert user.opc is not None
     make_pki(tmp_path / "pki", (FQDN, "internet"))
-    with ExitStack() as stack:
-        namespace = stack.enter_context(Namespace("tun"))
-        aaa = {"identity": {"host": HOST, "realm": REALM}, "database": "sqlite:///aaa.db"}
-        epdg = {
-            "plmn": {"mcc": "001", "mnc": "01"},
-            "listen": {"addresses": [GATEWAY]},
-            "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
-            "diameter": {
-                "host": f"epdg.{REALM}",
-                "realm": REALM,
-                "peers": [{"host": HOST, "address": "127.0.0.1"}],
-            },
-            "apns": {"internet": {"pool": "10.45.0.0/24"}},
-            "data_plane": {"hosts": [CORE_HOST]},
-        }
-        ue = {
-            "imsi": str(user.imsi),
-            "plmn": {"mcc": "001", "mnc": "01"},
-            "usim": {"k": user.k.reveal().hex(), "opc": user.opc.reveal().hex()},
-            "apn": "internet",
-            "gateway": {"address": GATEWAY, "ca": "pki/ca.pem"},
-            "accesses": {"a": {"address": "127.0.2.1"}, "b": {"address": "127.0.3.1"}},
-            "data_plane": {"kind": "tun", "device": "ue0", "routes": [f"{CORE_HOST}/32"]},
-        }
-        stack.enter_context(NodeProcess(namespace, "aaa", tmp_path, aaa))
-        gateway = stack.enter_context(NodeProcess(namespace, "epdg", tmp_path, epdg))
-        wait_until(lambda: _has_peer(gateway), what="the gateway's AAA server", timeout=TIMEOUT, log=gateway.log)
-        yield namespace, stack.enter_context(NodeProcess(namespace, "ue", tmp_path, ue, verb="run"))
+    aaa = {"identity": {"host": HOST, "realm": REALM}, "database": "sqlite:///aaa.db"}
+    epdg = {
+        "plmn": {"mcc": "001", "mnc": "01"},
+        "listen": {"addresses": [gateway]},
+        "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
+        "diameter": {
+            "host": f"epdg.{REALM}",
+            "realm": REALM,
+            "peers": [{"host": HOST, "address": "127.0.0.1"}],
+        },
+        "apns": {
+            "internet": {"pool": "10.45.0.0/24", "dns": DNS},
+            "ims": {"pool": "10.46.0.0/24", "p_cscf": [P_CSCF]},
+        },
+        "data_plane": {"hosts": [CORE_HOST, P_CSCF]},
+    }
+    ue = {
+        "imsi": str(user.imsi),
+        "plmn": {"mcc": "001", "mnc": "01"},
+        "usim": {"k": user.k.reveal().hex(), "opc": user.opc.reveal().hex()},
+        "apn": "internet",
+        "gateway": {"address": gateway, "ca": "pki/ca.pem"},
+        "accesses": {"a": {"address": accesses[0]}, "b": {"address": accesses[1]}},
+        "data_plane": {"kind": "tun", "device": "ue0", "routes": [f"{CORE_HOST}/32"]},
+        "additional_pdns": {"ims": {}},
+    }
+    stack.enter_context(NodeProcess(far, "aaa", tmp_path, aaa))
+    node = stack.enter_context(NodeProcess(far, "epdg", tmp_path, epdg))
+    wait_until(lambda: _has_peer(node), what="the gateway's AAA server", timeout=TIMEOUT, log=node.log)
+    return stack.enter_context(NodeProcess(namespace, "ue", tmp_path, ue, verb="run"))
 
 
 def _has_peer(gateway: NodeProcess) -> bool:
@@ -84,6 +120,35 @@ def test_the_kernel_pings_through_the_tunnel_before_and_after_a_move(world: tupl
     assert ping(namespace, CORE_HOST, count=1).received == 0
 
 
+def test_each_pdn_connection_has_a_device_and_kill_9_leaves_none(world: tuple[Namespace, NodeProcess]) -> None:
+    """The first one has the routes that are configured, the other one those to its P-CSCFs."""
+    namespace, ue = world
+    ue.call("ue.attach")
+    ue.call("ue.attach", pdn="ims")
+    inner = [f"{address}/32" for session in sessions(ue) for address in session["inner_addresses"]]
+    assert set(inner) <= set(namespace.addresses())
+    ue.call("ue.move", to="b")
+    assert ping(namespace, CORE_HOST, count=1).received == 1
+    assert ping(namespace, P_CSCF, count=1).received == 1
+    ue.call("ue.detach", pdn="ims")
+    assert inner[1] not in namespace.addresses()
+    assert ping(namespace, CORE_HOST, count=1).received == 1
+    assert ping(namespace, P_CSCF, count=1).received == 0
+
+    ue.call("ue.attach", pdn="ims")
+    ue.stop(signal.SIGKILL)
+    assert not [address for address in namespace.addresses() if address.startswith("10.")]
+    ue.start()
+    ue.call("ue.attach")
+    assert ping(namespace, CORE_HOST, count=1).received == 1
+
+
+def sessions(ue: NodeProcess) -> list[dict[str, Any]]:
+    found = ue.call("ue.status")["sessions"]
+    assert isinstance(found, list)
+    return found  # type: ignore[return-value]
+
+
 def test_sigterm_takes_device_and_address_away(world: tuple[Namespace, NodeProcess]) -> None:
     namespace, ue = world
     (inner,) = ue.call("ue.attach")["inner_addresses"]  # type: ignore[misc]
@@ -99,3 +164,55 @@ def test_a_device_that_exists_already_ends_the_attach_in_one_sentence(world: tup
         with pytest.raises(ControlError, match="TUN device ue0: "):
             ue.call("ue.attach")
     assert ue.call("ue.status")["state"] in ("closing", "closed")
+
+
+def left_behind(namespace: Namespace, resolver: Path) -> tuple[frozenset[str], list[str], int, list[str], str]:
+    """Everything that a UE could leave in a system: addresses, devices, routes of all tables, rules, files."""
+
+    def read() -> tuple[list[str], int, list[str]]:
+        with IPRoute() as route:
+            links = [str(link.get_attr("IFLA_IFNAME")) for link in route.get_links()]
+            routes = [*route.get_routes(family=socket.AF_INET), *route.get_routes(family=socket.AF_INET6)]
+            rules = [
+                str(rule["attrs"]) for family in (socket.AF_INET, socket.AF_INET6) for rule in route.get_rules(family)
+            ]
+        return links, len(routes), rules
+
+    links, routes, rules = namespace.call(read)
+    return namespace.addresses(), links, routes, rules, resolver.read_text()
+
+
+def test_nothing_is_left_behind(distant: tuple[Namespace, NodeProcess], tmp_path: Path) -> None:
+    """Device, addresses, routes, rules and the resolver's file are as before; the file after kill -9 at the next start.
+
+    All IPv4 traffic is led into the tunnel, and the tunnel's own packets still find their way, also after a move.
+    """
+    namespace, ue = distant
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text(ORIGINAL)
+    ue.close()
+    plane = {"kind": "tun", "device": "ue0", "routes": ["0.0.0.0/0"], "resolv_conf": "resolv.conf"}
+    ue.configuration = {**ue.configuration, "data_plane": plane}
+    ue.start()
+    before = left_behind(namespace, resolver)
+    for end in ("detach", "kill -9", "SIGTERM"):
+        ue.call("ue.attach")
+        assert resolver.read_text().splitlines()[1:] == [f"nameserver {server}" for server in DNS]
+        assert ping(namespace, CORE_HOST).received == 3
+        ue.call("ue.move", to="b")
+        assert ping(namespace, CORE_HOST).received >= 2  # the gateway's check of the new path may cost the first
+        during = left_behind(namespace, resolver)
+        assert "ue0" in during[1]
+        assert during[2] > before[2] + 30
+        if end == "detach":
+            ue.call("ue.detach")
+        elif end == "SIGTERM":
+            assert ue.stop() == 0
+        else:
+            ue.kill()
+            assert left_behind(namespace, resolver)[:4] == before[:4]  # with the descriptor of the device
+            assert resolver.read_text() != ORIGINAL
+            ue.start()
+        assert left_behind(namespace, resolver) == before
+        kept = [each.name for each in tmp_path.iterdir() if "resolv-conf" in each.name or each.name.startswith(".")]
+        assert not kept

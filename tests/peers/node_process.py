@@ -88,12 +88,20 @@ class NodeProcess:
         """What it wrote so far."""
         return (self.directory / f"{self.module}.log").read_text()
 
-    def stop(self) -> int:
-        """End it by SIGTERM; its exit status."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it by a signal; its exit status."""
         assert self._process is not None
         evidence.keep(self.control)
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
         return self._process.wait(START_TIMEOUT)
+
+    def kill(self) -> None:
+        """End it without a word."""
+        assert self._process is not None
+        evidence.keep(self.control)
+        self._process.kill()
+        self._process.wait(START_TIMEOUT)
+        self._process = None
 
     def close(self) -> None:
         """End it; again is harmless."""

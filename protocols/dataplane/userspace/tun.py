@@ -60,9 +60,12 @@ class TunDevice:
 
     @classmethod
     async def open(
-        cls, name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network] = ()
+        cls, name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network] = (), *, metric: int = 0
     ) -> TunDevice:
         """Make the device, give it addresses, set it up and route networks into it.
+
+        A route of another device to the very same network is refused with a ``metric`` of 0; with a greater one
+        that route stays the preferred one.
 
         ``BackendError`` when the kernel refuses; nothing is left behind then.
         """
@@ -76,7 +79,7 @@ class TunDevice:
         try:
             request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI)
             fcntl.ioctl(descriptor, TUNSETIFF, request)
-            await _configure(name, addresses, mtu, routes)
+            await _configure(name, addresses, mtu, routes, metric)
         except OSError as error:
             device.close()
             raise BackendError(f"TUN device {name}: {error.strerror}") from error
@@ -144,7 +147,9 @@ class TunDevice:
             receive(packet)
 
 
-async def _configure(name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network]) -> None:
+async def _configure(
+    name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network], metric: int
+) -> None:
     async with AsyncIPRoute() as netlink:
         indices = await netlink.link_lookup(ifname=name)
         if not indices:
@@ -160,7 +165,7 @@ async def _configure(name: str, addresses: Sequence[Interface], mtu: int, routes
                 flags=IFA_F_NODAD if address.version == 6 else 0,
             )
         for route in routes:
-            await netlink.route("add", dst=str(route), oif=index)
+            await netlink.route("add", dst=str(route), oif=index, **({"priority": metric} if metric else {}))
         for address in addresses:
             await _until_local(netlink, name, address)
 
