@@ -150,6 +150,8 @@ class VirtualNetwork:
         if access is None:
             if destination.address in self.down:
                 self._drop("destination-down", source, destination, octets)
+            elif destination.address in self._behind:  # an address behind a NAT means nothing out here
+                self._drop("nobody-there", source, destination, octets)
             else:
                 self._arrive(octets, source, destination)
             return
@@ -162,14 +164,11 @@ class VirtualNetwork:
 
     def _behind_whom(self, destination: Endpoint) -> AccessNetwork | None:
         """The access whose NAT has the address outside, or which has it itself where nothing is translated."""
-        for access in self.accesses.values():
-            nat = access.nat
-            if nat is not None and nat.kind is not NatKind.NONE and nat.outside == destination.address:
-                return access
-        access_of = self._behind.get(destination.address)
-        if access_of is None or access_of.nat is None or access_of.nat.kind is NatKind.NONE:
-            return access_of
-        return None  # an address behind a NAT means nothing out here
+        for each in self.accesses.values():
+            if each.nat is not None and _translates(each) and each.nat.outside == destination.address:
+                return each
+        access = self._behind.get(destination.address)
+        return None if access is None or _translates(access) else access
 
     def _at_the_ue(self, access: AccessNetwork, octets: bytes, source: Endpoint, destination: Endpoint) -> None:
         if not access.up:
@@ -200,3 +199,7 @@ class VirtualNetwork:
             self._next_port = FIRST_PORT if port == LAST_PORT else port + 1
             if Endpoint(address, port) not in self._links:
                 return port
+
+
+def _translates(access: AccessNetwork) -> bool:
+    return access.nat is not None and access.nat.kind is not NatKind.NONE

@@ -83,6 +83,7 @@ class VirtualTransport(asyncio.Transport):
         self._is_lost = False
         self._is_paused = True  # until there is somebody to tell
         self._kept: list[Callable[[], None]] = []  # what arrived while reading was paused
+        self._why: Exception | None = None
         self._latest = 0.0
 
     @classmethod
@@ -99,6 +100,8 @@ class VirtualTransport(asyncio.Transport):
         """The connection is there."""
         self._protocol = protocol
         protocol.connection_made(self)
+        if self._is_lost:  # before anybody had it
+            self._network.loop.call_soon(protocol.connection_lost, self._why)
         self.resume_reading()
 
     # --- asyncio.Transport
@@ -203,6 +206,7 @@ class VirtualTransport(asyncio.Transport):
         if self._is_lost:
             return
         self._is_closing = self._is_lost = True
+        self._why = error
         self._network.lost(self)
         if self._protocol is not None:
             self._protocol.connection_lost(error)

@@ -16,12 +16,11 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from aaa.config import AaaConfiguration, Role
 from aaa.runtime import AaaNode
@@ -64,6 +63,16 @@ _CHANGES: Mapping[str, Changes] = {
 T = TypeVar("T")
 
 
+class _Node(Protocol):
+    """What the three have in common."""
+
+    async def run(self) -> None:
+        """Serve until ``stop``."""
+
+    def stop(self) -> None:
+        """End ``run``."""
+
+
 def access(name: str, address: str, *, delay: float = 0.01) -> AccessNetwork:
     """An access without loss and NAT, ``delay`` seconds each way."""
     path = Impairments(delay=delay)
@@ -102,7 +111,6 @@ class VirtualWorld:
         self._changes = changes or {}
         self._export_keys = export_keys
         self._directory = tempfile.TemporaryDirectory(prefix="virtual-")
-        self._open = AsyncExitStack()
         self._running: list[tuple[asyncio.Task[None], Callable[[], None], str]] = []
 
     # --- life
@@ -227,15 +235,17 @@ class VirtualWorld:
         )
 
     def _start(self, files: RunFiles) -> None:
-        aaa_configuration = load(files.configuration("aaa"), AaaConfiguration)
-        aaa_configuration.check(Role.BOTH, str(files.configuration("aaa")))
+        aaa = load(files.configuration("aaa"), AaaConfiguration)
+        aaa.check(Role.BOTH, str(files.configuration("aaa")))
+        epdg = load(files.configuration("epdg"), EpdgConfiguration)
+        ue = load(files.configuration("ue"), UeConfiguration)
+        self.epdg_node = EpdgNode(epdg, self._platform(self.epdg))
+        self.ue_node = UeNode(ue, self._platform(self.ue))
         database = SubscriberDatabase(f"sqlite:///{files.directory / 'aaa.db'}")
-        self.aaa_node = AaaNode(aaa_configuration, database, Role.BOTH, self._platform(self.aaa))
-        self._run(self.aaa_node.run(), self.aaa_node.stop, "aaa", AAA.address)
-        self.epdg_node = EpdgNode(load(files.configuration("epdg"), EpdgConfiguration), self._platform(self.epdg))
-        self._run(self.epdg_node.run(), self.epdg_node.stop, "epdg", GATEWAY_CORE)
-        self.ue_node = UeNode(load(files.configuration("ue"), UeConfiguration), self._platform(self.ue))
-        self._run(self.ue_node.run(), self.ue_node.stop, "ue", None)
+        self.aaa_node = AaaNode(aaa, database, Role.BOTH, self._platform(self.aaa))
+        self._run("aaa", self.aaa_node, AAA.address)
+        self._run("epdg", self.epdg_node, GATEWAY_CORE)
+        self._run("ue", self.ue_node, None)
 
     def _platform(self, control: VirtualControl) -> Platform:
         return Platform(
@@ -246,12 +256,12 @@ class VirtualWorld:
             bind_stream=self.streams.listen,
         )
 
-    def _run(self, node: Awaitable[None], stop: Callable[[], None], name: str, source: Address | None) -> None:
-        async def run() -> None:
+    def _run(self, name: str, node: _Node, source: Address | None) -> None:
+        async def running() -> None:
             SOURCE.set(source)
-            await node
+            await node.run()
 
-        self._running.append((self.loop.create_task(run(), name=name), stop, name))
+        self._running.append((self.loop.create_task(running(), name=name), node.stop, name))
 
     async def _ready(self, control: VirtualControl, task: asyncio.Task[None]) -> None:
         waiting = asyncio.ensure_future(control.ready.wait())
