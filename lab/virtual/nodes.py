@@ -47,6 +47,7 @@ class VirtualControl:
         self._handlers: Mapping[str, Handler] = {}
         self._recorder: Recorder | None = None
         self._is_serving = False
+        self._subscriptions: list[asyncio.Queue[TraceRecord | None]] = []
 
     # --- the node's side
 
@@ -64,8 +65,10 @@ class VirtualControl:
         self.ready.set()
 
     async def close(self) -> None:
-        """Serve no more."""
+        """Serve no more; subscriptions end when they have had everything."""
         self._is_serving = False
+        for queue in self._subscriptions:
+            queue.put_nowait(None)
 
     # --- the client's side
 
@@ -90,19 +93,20 @@ class VirtualControl:
     async def subscribe(
         self, since: int | None = None, kinds: Iterable[Kind | str] | None = None
     ) -> AsyncIterator[TraceRecord]:
-        """The node's records as they come; ``since`` 0 begins with all it has kept."""
+        """The node's records as they come, until it closes; ``since`` 0 begins with all it has kept."""
         recorder = self._recorder
-        if recorder is None:
+        if recorder is None or not self._is_serving:
             raise BackendError(f"{self.name}: no node is running there")
         wanted = None if kinds is None else {Kind(kind) for kind in kinds}
-        queue: asyncio.Queue[TraceRecord] = asyncio.Queue()
-        for record in () if since is None else recorder.since(since):
-            queue.put_nowait(record)
+        queue: asyncio.Queue[TraceRecord | None] = asyncio.Queue()
+        for kept in () if since is None else recorder.since(since):
+            queue.put_nowait(kept)
         unsubscribe = recorder.subscribe(queue.put_nowait)
+        self._subscriptions.append(queue)
         try:
-            while True:
-                record = await queue.get()
+            while (record := await queue.get()) is not None:
                 if wanted is None or record.kind in wanted:
                     yield record
         finally:
             unsubscribe()
+            self._subscriptions.remove(queue)

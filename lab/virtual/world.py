@@ -82,8 +82,9 @@ def access(name: str, address: str, *, delay: float = 0.01) -> AccessNetwork:
 class VirtualWorld:
     """Three nodes and their network; an asynchronous context on a running ``VirtualLoop``.
 
-    ``changes`` are merged into the configurations of "ue", "epdg" and "aaa". ``ue``, ``epdg`` and ``aaa`` answer
-    ``call`` and hold their ``trace``; ``network`` and ``streams`` are there to be disturbed.
+    ``changes`` are merged into the configurations of "ue", "epdg" and "aaa". The UE is told the gateway's first
+    address of each IP version. ``ue``, ``epdg`` and ``aaa`` answer ``call`` and hold their ``trace``; ``network``
+    and ``streams`` are there to be disturbed.
     """
 
     def __init__(
@@ -206,10 +207,17 @@ class VirtualWorld:
 
     # --- how it comes about
 
+    def _gateway_of(self, version: int) -> Address:
+        """Where the UE finds the gateway from an access of an IP version."""
+        return next((address for address in self.gateways if address.version == version), self.gateways[0])
+
     def _prepare(self, files: RunFiles) -> None:
+        first = next(iter(self.accesses.values())).address.version
+        other = next((each for each in self.gateways if each.version != first), None)
+        both: Changes = {} if other is None else {"gateway": {"other_address": str(other)}}
         plan = NetworkPlan(
             aaa=AAA,
-            gateway=self.gateways[0],
+            gateway=self._gateway_of(first),
             ike_port=IKE_PORT,
             nat_traversal_port=NAT_TRAVERSAL_PORT,
             accesses=[
@@ -220,7 +228,7 @@ class VirtualWorld:
             tun=False,
         )
         addresses: list[JsonValue] = [str(address) for address in self.gateways]
-        changes = {"ue": {}, **_CHANGES}
+        changes = {"ue": both, **_CHANGES}
         changes["epdg"] = merged(changes["epdg"], {"listen": {"addresses": addresses}})
         for node, further in self._changes.items():
             changes[node] = merged(changes[node], further)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -195,8 +196,40 @@ def test_the_gateways_other_address_is_found_when_one_dies() -> None:
     tell(story, gateways=[GATEWAY, OTHER_GATEWAY])
 
 
+def test_from_ipv4_to_ipv6_and_back() -> None:
+    async def story(world: VirtualWorld) -> None:
+        await attach(world, "v4")
+        await talk(world)
+        for to in ("v6", "v4"):
+            await world.advance(1)
+            move = section(await world.ue.call("ue.move", to=to, keep_old=True), "move")
+            assert (move["inner_address_unchanged"], move["spis_unchanged"]) == (True, True)
+            assert str(world.accesses[to].address) in str(section(move, "new")["local"])
+        assert (await score(world))["lost"] == 0
+
+    tell(
+        story,
+        accesses=[access("v4", "10.1.0.2"), access("v6", "2001:db8:1::2")],
+        gateways=[GATEWAY, ip_address("2001:db8:ffff::1")],
+    )
+
+
+def test_records_are_followed_to_the_end_of_a_node() -> None:
+    async def main(world: VirtualWorld) -> list[str]:
+        async def follow() -> list[str]:
+            return [str(record.body["name"]) async for record in world.ue.subscribe(0, [Kind.EVENT])]
+
+        following = asyncio.create_task(follow())
+        await attach(world)
+        await world.stop()
+        return await following
+
+    assert run(main) == ["started", "attached", "detached"]
+
+
 def test_a_weekend_in_a_suitcase_takes_seconds_and_the_session_is_still_there() -> None:
     patient: dict[str, dict[str, JsonValue]] = {
+        "aaa": {"sessions": {"timeout": int(2 * WEEKEND)}},
         "epdg": {"ike": {"hold_lifetime": 2 * WEEKEND, "child_lifetime": None, "ike_lifetime": None}},
         "ue": {"silence_interval": None},
     }
