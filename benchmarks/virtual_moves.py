@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import statistics
 import time
@@ -162,7 +163,7 @@ def main() -> None:
     seeds = range(arguments.seeds)
     began = time.monotonic()
     results: dict[str, JsonValue] = {}
-    with ProcessPoolExecutor(arguments.processes) as pool:
+    with ProcessPoolExecutor(arguments.processes, initializer=logging.disable, initargs=(logging.WARNING,)) as pool:
         pairs = list(product(arguments.rates, seeds))
         rates, each_seed = [rate for rate, _ in pairs], [seed for _, seed in pairs]
         rough = list(pool.map(partial(lossy, setting), each_seed, rates))

@@ -37,11 +37,10 @@ class _Timer(asyncio.TimerHandle):
 
     def __init__(self, turn: int, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._turn = turn
+        self._order = (self.when(), turn)
 
-    def __lt__(self, other: object) -> bool:
-        assert isinstance(other, _Timer)
-        return (self.when(), self._turn) < (other.when(), other._turn)
+    def __lt__(self, other: _Timer) -> bool:  # type: ignore[override]  # all timers of the loop are such
+        return self._order < other._order
 
 
 class _Task(asyncio.Task[Any]):

@@ -191,7 +191,9 @@ class VirtualNetwork:
     def _note(self, fate: str, source: Endpoint, destination: Endpoint, octets: bytes) -> None:
         moment = self._loop.time()
         self.log.append(LoggedDatagram(moment, fate, source, destination, octets))
-        self._digest.update(f"{moment!r} {fate} {source} {destination} {len(octets)} ".encode() + octets)
+        self._digest.update(
+            f"{moment!r} {fate} {len(octets)} ".encode() + _packed(source) + _packed(destination) + octets
+        )
 
     def _free_port(self, address: Address) -> int:
         while True:
@@ -203,3 +205,7 @@ class VirtualNetwork:
 
 def _translates(access: AccessNetwork) -> bool:
     return access.nat is not None and access.nat.kind is not NatKind.NONE
+
+
+def _packed(endpoint: Endpoint) -> bytes:
+    return endpoint.address.packed + endpoint.port.to_bytes(2, "big")

@@ -9,14 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
+from epdg.pki import make_pki
 from lab.network.access import AccessNetwork
 from lab.network.impairments import Impairments
 from lab.network.nat import Nat, NatKind
-from lab.virtual.world import AAA, CORE_HOST, GATEWAY, VirtualWorld, access, run
+from lab.virtual.world import AAA, CORE_HOST, GATEWAY, START, VirtualWorld, access, run
+from protocols.entropy import SeededEntropy
 from protocols.errors import ConfigurationError
 from protocols.io.control import ControlError
 from protocols.trace.records import JsonValue, Kind
@@ -261,6 +265,17 @@ def test_a_gateway_that_lets_go_meanwhile_is_attached_to_anew() -> None:
         assert (await attach(world, "wifi-b"))["state"] == "established"
 
     tell(story, changes={"ue": {"silence_interval": None}})
+
+
+def test_keys_and_certificates_are_those_of_the_seed(tmp_path: Path) -> None:
+    def made(seed: int, name: str) -> list[bytes]:
+        files = make_pki(tmp_path / name, ("epdg.example", "ims"), entropy=SeededEntropy(seed), now=START)
+        return [path.read_bytes() for path in (files.authority, files.authority_key, files.chain, files.key)]
+
+    assert made(1, "one") == made(1, "again")
+    assert not set(made(2, "other")) & set(made(1, "third"))
+    certificate = x509.load_pem_x509_certificate((tmp_path / "one" / "gateway.pem").read_bytes())
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate((tmp_path / "one" / "ca.pem").read_bytes()))
 
 
 def test_what_is_left_is_named() -> None:
