@@ -15,14 +15,18 @@ import typer
 
 from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import ConfigurationError
+from protocols.io.clock import SystemClock
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
+from protocols.io.dns import DnsResolver
 from protocols.io.logging import start_logging
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.config import UeConfiguration
 from ue.narration import Narrator
 from ue.runtime import UeNode
+from ue.selecting import decide, views
+from ue.selection import ConfiguredUse, SelectionPolicy
 
 PING_RATE = 5.0  # per second
 PING_PATIENCE = 1.0  # seconds for the last answer
@@ -165,6 +169,45 @@ def suspend(config: ConfigOption) -> None:
     """Leave every access of a running UE without a word; `ue move` brings it back."""
     _call(load(config, UeConfiguration), "ue.suspend")
     typer.echo("suspended")
+
+
+@application.command()
+@exit_on_error
+def select(
+    config: ConfigOption,
+    access: Annotated[
+        str | None, typer.Option(help="The access, by name or address; the first one by default.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which gateways a UE would try, in which order and why, without attaching.
+
+    Exit status 1: there is none.
+    """
+    configuration = load(config, UeConfiguration)
+    if access is not None:
+        _check_access(configuration, "--access", access)
+    policy = configuration.selection_policy
+    if policy is None:
+        gateway = configuration.gateway
+        configured = (*gateway.addresses, *gateway.alternatives)
+        use = ConfiguredUse.ONLY
+        policy = SelectionPolicy(home=configuration.plmn.plmn, configured=configured, configured_use=use)
+    name = configuration.access_named(access) if access is not None else next(iter(configuration.accesses))
+    assert name is not None
+    version = configuration.accesses[name].address.version
+    resolver = DnsResolver(configuration.dns.settings(), SystemClock().monotonic)
+    lines, candidates = asyncio.run(decide(policy, version, resolver))
+    if as_json:
+        typer.echo(json.dumps({"candidates": views(candidates), "trace": lines}))
+    else:
+        for line in lines:
+            typer.echo(line)
+        for number, candidate in enumerate(candidates, 1):
+            typer.echo(f"{number}. {candidate}: {candidate.why}")
+    if not candidates:
+        typer.echo("no gateway was found", err=True)
+        raise SystemExit(EXIT_REFUSED)
 
 
 @application.command()

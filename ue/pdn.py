@@ -66,6 +66,7 @@ from ue.commands import (
     MoveSa,
     OpenAccess,
     RemoveChildSa,
+    Resolve,
     RetireChildSa,
     StartHost,
     StopHost,
@@ -85,6 +86,7 @@ from ue.profile import (
     root_nai,
     state_directory,
 )
+from ue.selection import Selection
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
@@ -124,7 +126,11 @@ class Pdn:
         self._usim = usim
         self._temporary = temporary
         gateway = configuration.gateway
-        self._gateway_ike = Endpoint(gateway.address, gateway.ike_port)
+        fixed = None if gateway.address is None else Endpoint(gateway.address, gateway.ike_port)
+        self._gateway_ike: Endpoint | None = fixed
+        self._gateway_names = configuration.gateway_names
+        self._resolver = platform.resolver(configuration.dns.settings(), platform.clock.monotonic)
+        policy, chosen = configuration.selection_policy, gateway.selection
         natt: dict[int, Endpoint] = {
             address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
         }
@@ -134,7 +140,12 @@ class Pdn:
             imsi=Imsi(configuration.imsi),
             nai=root_nai(configuration),
             apn=configuration.apn,
-            gateway=self._gateway_ike,
+            gateway=fixed,
+            gateway_port=gateway.ike_port,
+            select=None if policy is None else lambda version, barred: Selection(policy, version, barred),
+            patience=None if chosen is None else chosen.patience,
+            resolves=True,
+            retry=configuration.retry.policy(),
             entropy=platform.entropy,
             authenticator=authenticator(configuration, platform.entropy, temporary.load()),
             accesses=tuple(configuration.accesses),
@@ -156,6 +167,7 @@ class Pdn:
         self._installed: set[bytes] = set()
         self._commands: deque[Command] = deque()
         self._carrying_out = False
+        self._lookups: set[asyncio.Task[None]] = set()
         self._tickets = count(1)
         self._waiting: dict[int, asyncio.Future[str | None]] = {}
         self.idle = asyncio.Event()
@@ -181,6 +193,8 @@ class Pdn:
 
     def close(self) -> None:
         """Let go of everything, without a word to the gateway where it has not answered."""
+        for lookup in self._lookups:
+            lookup.cancel()
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             self._endpoint.close(self._sa, "the UE stops", self._now())
             self._swu.pump()
@@ -216,16 +230,19 @@ class Pdn:
 
     # --- what a person asks for
 
-    async def attach(self, access: str | None = None, *, force: bool = False) -> None:
+    async def attach(self, access: str | None = None, *, force: bool = False, again: bool = False) -> None:
         """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not.
 
-        ``force``: even though the network has asked to be left alone (BACKOFF_TIMER).
+        ``force``: even though the network has asked to be left alone (BACKOFF_TIMER). ``again``: nobody has asked.
         """
         name = access or next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
-        if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
+        known = {each.version for each in gateway.addresses}
+        if gateway.selection is None and self.configuration.accesses[name].address.version not in known:
             raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
-        await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force))
+        await self._wait_for(
+            "refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again)
+        )
 
     async def move(self, to: str, *, keep_old: bool = False) -> Move:
         """Move to an access; returns the measures when the gateway has agreed."""
@@ -311,6 +328,11 @@ class Pdn:
             self._sa = event.successor
         self._carry_out(self.device.handle(event, self._now()))
 
+    def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
+        """ICMP says that a request of an IKE SA of this connection's has not arrived."""
+        if sa is self._sa:
+            self._carry_out(self.device.unreachable(remote, self._now()))
+
     # --- what the device says
 
     def _carry_out(self, commands: list[Command]) -> None:
@@ -339,6 +361,11 @@ class Pdn:
                 self._swu.accesses.close(command.access, self)
             case Connect():
                 self._connect(command)
+            case Resolve():
+                assert self._swu.tasks is not None
+                task = self._swu.tasks.create_task(self._resolve(command))
+                self._lookups.add(task)
+                task.add_done_callback(self._lookups.discard)
             case ConnectSuccessor():
                 self._connect_successor(command)
             case AnswerSuccessor():
@@ -416,10 +443,14 @@ class Pdn:
 
     def _connect(self, command: Connect) -> None:
         ports = self.device.ports(command.access)
-        gateway = command.gateway or self.configuration.gateway.address
-        self._gateway_ike = Endpoint(gateway, self._gateway_ike.port)
+        gateway = self.configuration.gateway
+        self._gateway_ike = self._way_to_gateway(command.gateway or gateway.address, ports.ike)
+        # Names that were configured hold for every gateway
+        self._gateway_names = gateway.names or command.names or self.configuration.gateway_names
         config = replace(
             self.ike_config,
+            gateway_names=self._gateway_names,
+            init_patience=command.patience,
             nat_traversal_port=ports.nat_traversal.port,
             initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
             identity=self._own_identity(command.identity),
@@ -429,7 +460,7 @@ class Pdn:
         )
         self._sa = None
         self._last_counters.clear()
-        sa = self._swu.connect(self, config, self._way_to_gateway(ports.ike), self._extension())
+        sa = self._swu.connect(self, config, Path(ports.ike, self._gateway_ike), self._extension())
         self._sa = sa
         self._carry_out(self.device.connected(sa.window))
 
@@ -440,19 +471,22 @@ class Pdn:
         except LocalError:
             return 0
 
-    def _way_to_gateway(self, local: Endpoint) -> Path:
-        """To the gateway's address of the same IP version: the configuration has one for every access."""
-        if self._gateway_ike.address.version == local.address.version:
-            return Path(local, self._gateway_ike)
+    async def _resolve(self, command: Resolve) -> None:
+        resolution = await self._resolver.resolve(command.name, command.kinds)
+        self._carry_out(self.device.resolved(resolution, self._now()))
+
+    def _way_to_gateway(self, address: Address | None, local: Endpoint) -> Endpoint:
+        """Its address of the access's IP version: the configuration has one for every access."""
         gateway = self.configuration.gateway
-        address = next(each for each in gateway.addresses if each.version == local.address.version)
-        return Path(local, Endpoint(address, gateway.ike_port))
+        if address is None or address.version != local.address.version:
+            address = next(each for each in gateway.addresses if each.version == local.address.version)
+        return Endpoint(address, gateway.ike_port)
 
     def _alternatives(self, local: Endpoint) -> tuple[Path, ...]:
         """Where the first request is tried as well (RFC 4555 §3.1)."""
-        known = self.configuration.gateway.alternatives
-        fitting = [each for each in known if each.version == local.address.version]
-        return tuple(Path(local, Endpoint(each, self._gateway_ike.port)) for each in fitting)
+        gateway = self.configuration.gateway
+        fitting = [each for each in gateway.alternatives if each.version == local.address.version]
+        return tuple(Path(local, Endpoint(each, gateway.ike_port)) for each in fitting)
 
     def _connect_successor(self, command: ConnectSuccessor) -> None:
         """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
@@ -464,12 +498,13 @@ class Pdn:
         )
         config = replace(
             self.ike_config,
+            gateway_names=self._gateway_names,
             nat_traversal_port=ports.nat_traversal.port,
             identity=self._own_identity(command.identity),
             initial_contact=False,
             configuration_request=request,
         )
-        path = Path(ports.ike, Endpoint(command.gateway, self._gateway_ike.port))
+        path = Path(ports.ike, Endpoint(command.gateway, self.configuration.gateway.ike_port))
         self._successor = self._swu.connect(self, config, path, self._extension())
         self._sessions[self._successor.local_spi] = self._session()
 
@@ -561,7 +596,9 @@ class Pdn:
         if plane.routes:
             return list(plane.routes)
         gateway = self.configuration.gateway
-        outside = (*gateway.addresses, *gateway.alternatives)
+        outside = [*gateway.addresses, *gateway.alternatives]
+        if self._gateway_ike is not None:
+            outside.append(self._gateway_ike.address)
         granted = [
             network
             for child in self._require_sa().children.values()
@@ -655,7 +692,7 @@ class Pdn:
             self._sa,
             self._counters,
             self.wall,
-            gateway=str(self._gateway_ike),
+            gateway=None if self._gateway_ike is None else str(self._gateway_ike),
             session=self._session(),
         )
 

@@ -488,7 +488,7 @@ def test_serve_attaches_again_when_the_gateway_lets_go(ue: Ue, epdg: EpdgProcess
     with ue.node("serve", state="established"):
         (held,) = epdg.sessions(state="established")
         epdg.call("sessions.detach", id=held["id"])
-        wait_until(lambda: "attaching again in 5 s" in ue.log.read_text(), what="the retry", timeout=TIMEOUT)
+        wait_until(lambda: "attaches again in 5 s" in ue.log.read_text(), what="the retry", timeout=TIMEOUT)
         assert ue.stop() == 0
 
 

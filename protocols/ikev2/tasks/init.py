@@ -61,6 +61,7 @@ class Init:
             self._nonce = sa.entropy.octets(NONCE_LENGTH)
         if sa.state is SaState.INITIAL:
             sa.enter(SaState.INIT_SENT, "IKE_SA_INIT request sent")
+            sa.timers.arm_setup(now, config.init_patience)
         payloads: list[Payload] = []
         if self._cookie is not None:
             payloads.append(NotifyPayload(type=NotifyType.COOKIE, data=self._cookie))
@@ -127,6 +128,7 @@ class Init:
                 Endpoint(sa.path.remote.address, config.remote_nat_traversal_port),
             )
         sa.mobility.validated = sa.path
+        sa.timers.arm_setup(now, None)
         sa.enter(sa.intermediate.begin(suite), "IKE_SA_INIT done")
         sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
         intermediate.proceed(sa, ike_auth.Authentication(Requested.of(message)), now)
