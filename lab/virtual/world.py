@@ -28,10 +28,11 @@ from aaa.runtime import AaaNode
 from aaa.subscribers import SubscriberDatabase
 from epdg.config import EpdgConfiguration
 from epdg.runtime import EpdgNode
-from lab.configurations import APNS, AccessPlan, Changes, NetworkPlan, RunFiles, merged, prepare
+from lab.configurations import APNS, PLMN, AccessPlan, Changes, NetworkPlan, RunFiles, merged, prepare
 from lab.network.access import AccessNetwork
 from lab.network.impairments import Impairments
 from lab.virtual.loop import VirtualLoop
+from lab.virtual.names import VirtualNames
 from lab.virtual.network import VirtualNetwork
 from lab.virtual.nodes import VirtualClock, VirtualControl
 from lab.virtual.streams import SOURCE
@@ -40,6 +41,7 @@ from protocols.errors import BackendError
 from protocols.io.configuration import load
 from protocols.io.platform import Platform
 from protocols.path import Address, Endpoint
+from protocols.threegpp.identity import epdg_fqdn
 from protocols.trace.records import JsonValue
 from ue.config import UeConfiguration
 from ue.runtime import UeNode
@@ -86,8 +88,8 @@ class VirtualWorld:
     """Three nodes and their network; an asynchronous context on a running ``VirtualLoop``.
 
     ``changes`` are merged into the configurations of "ue", "epdg" and "aaa". The UE is told the gateway's first
-    address of each IP version. ``ue``, ``epdg`` and ``aaa`` answer ``call`` and hold their ``trace``; ``network``
-    and ``streams`` are there to be disturbed.
+    address of each IP version. ``ue``, ``epdg`` and ``aaa`` answer ``call`` and hold their ``trace``; ``network``,
+    ``streams`` and ``names`` are there to be disturbed.
     """
 
     def __init__(
@@ -111,6 +113,8 @@ class VirtualWorld:
         self.gateways = tuple(gateways)
         self.network = VirtualNetwork(loop, accesses, self.gateways, seed=seed)
         self.streams = loop.streams
+        self.names = VirtualNames()
+        self.names.addresses[epdg_fqdn(PLMN)] = self.gateways
         self.ue, self.epdg, self.aaa = (VirtualControl(name) for name in ("ue", "epdg", "aaa"))
         self._changes = changes or {}
         self._export_keys = export_keys
@@ -265,6 +269,7 @@ class VirtualWorld:
             open_link=self.network.open_link,
             control=control.serve,
             bind_stream=self.streams.listen,
+            resolver=self.names.open,
         )
 
     def _run(self, name: str, node: _Node, source: Address | None) -> None:

@@ -231,6 +231,25 @@ def test_records_are_followed_to_the_end_of_a_node() -> None:
     assert run(main) == ["started", "attached", "detached"]
 
 
+def test_a_gateway_is_found_by_its_name_and_the_next_one_when_the_first_is_dead() -> None:
+    by_name: dict[str, dict[str, JsonValue]] = {
+        "ue": {"gateway": {"address": None, "selection": {"patience": 3}}},
+    }
+
+    async def story(world: VirtualWorld) -> None:
+        world.names.silent = True
+        with pytest.raises(ControlError):
+            await attach(world)
+        world.names.silent = False
+        world.network.set_host(GATEWAY, up=False)
+        before = world.now()
+        session = await attach(world)
+        assert session["gateway"] == f"{OTHER_GATEWAY}:500"
+        assert 3 < world.now() - before < 4
+
+    tell(story, gateways=[GATEWAY, OTHER_GATEWAY], changes=by_name)
+
+
 def test_a_weekend_in_a_suitcase_takes_seconds_and_the_session_is_still_there() -> None:
     patient: dict[str, dict[str, JsonValue]] = {
         "aaa": {"sessions": {"timeout": int(2 * WEEKEND)}},
