@@ -55,6 +55,7 @@ CORE_HOST = IPv4Address("10.99.0.1")
 IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
 WATCHDOG_INTERVAL = 3600.0  # RFC 3539's 30 s would be most of what happens over a weekend; streams here do not rot
 
+CONNECT_INTERVAL, CONNECT_LOOK = 60.0, 0.1  # how long, and how often, the gateway's Diameter peer is waited for
 MEMORY = Path("/dev/shm")  # noqa: S108 - a fresh directory of our own in there
 
 _CHANGES: Mapping[str, Changes] = {
@@ -288,8 +289,11 @@ class VirtualWorld:
 
     async def _connected(self) -> None:
         """The gateway's first attempt comes before the AAA server listens, or not: both are right."""
-        while not any(record.body.get("name") == "peer-up" and record.node == "epdg" for record in self.epdg.trace):
-            await self.advance(0.1)
+        for _ in range(int(CONNECT_INTERVAL / CONNECT_LOOK)):
+            if any(record.body.get("name") == "peer-up" for record in self.epdg.trace):
+                return
+            await self.advance(CONNECT_LOOK)
+        raise BackendError(f"the gateway has no Diameter peer after {CONNECT_INTERVAL:g} s")
 
     def _raise_ended(self) -> None:
         for task, _, name in self._running:

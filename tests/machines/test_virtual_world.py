@@ -21,7 +21,7 @@ from lab.network.impairments import Impairments
 from lab.network.nat import Nat, NatKind
 from lab.virtual.world import AAA, CORE_HOST, GATEWAY, START, VirtualWorld, access, run
 from protocols.entropy import SeededEntropy
-from protocols.errors import ConfigurationError
+from protocols.errors import BackendError, ConfigurationError
 from protocols.io.control import ControlError
 from protocols.trace.records import JsonValue, Kind
 from tests.harness.virtual_story import told
@@ -310,6 +310,12 @@ def test_what_is_left_is_named() -> None:
 def test_a_bad_configuration_is_refused_as_ever() -> None:
     with pytest.raises(ConfigurationError, match=r"ue\.yaml: imsi: got '99', expected 6 to 15 digits"):
         run(lambda world: world.advance(0), changes={"ue": {"imsi": "99"}})
+
+
+def test_a_gateway_without_its_aaa_server_is_no_world() -> None:
+    nowhere: JsonValue = [{"host": "aaa.epc.mnc001.mcc001.3gppnetwork.org", "address": "192.0.2.99", "port": 3868}]
+    with pytest.raises(BackendError, match="the gateway has no Diameter peer after 60 s"):
+        run(lambda world: world.advance(0), changes={"epdg": {"diameter": {"peers": nowhere}}})
 
 
 def test_another_process_with_the_same_seed_does_the_same_octet_by_octet() -> None:
