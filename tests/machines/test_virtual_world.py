@@ -19,10 +19,11 @@ from epdg.pki import make_pki
 from lab.network.access import AccessNetwork
 from lab.network.impairments import Impairments
 from lab.network.nat import Nat, NatKind
-from lab.virtual.world import AAA, CORE_HOST, GATEWAY, START, VirtualWorld, access, run
+from lab.virtual.world import AAA, CORE_HOST, GATEWAY, HSS, START, VirtualWorld, access, run
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.control import ControlError
+from protocols.path import Endpoint
 from protocols.trace.records import JsonValue, Kind
 from tests.harness.virtual_story import told
 
@@ -248,6 +249,22 @@ def test_a_gateway_is_found_by_its_name_and_the_next_one_when_the_first_is_dead(
         assert 3 < world.now() - before < 4
 
     tell(story, gateways=[GATEWAY, OTHER_GATEWAY], changes=by_name)
+
+
+@pytest.mark.parametrize(("who", "patience"), [(AAA, 10.04), (HSS, 5.04)])
+def test_a_server_that_falls_silent_is_a_refusal_in_time_and_leaves_nothing(who: Endpoint, patience: float) -> None:
+    async def story(world: VirtualWorld) -> None:
+        world.streams.silence(who.address)
+        before = world.now()
+        with pytest.raises(ControlError, match="network failure"):
+            await attach(world)
+        assert world.now() - before == pytest.approx(patience)
+        world.streams.hear(who.address)  # what was asked is answered now, and nobody waits for it
+        await world.advance(120)
+        assert await world.leaks() == []
+        await world.ue.call("ue.attach", force=True)
+
+    tell(story)
 
 
 def test_a_weekend_in_a_suitcase_takes_seconds_and_the_session_is_still_there() -> None:
