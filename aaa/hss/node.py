@@ -19,6 +19,7 @@ from protocols.io.diameter import SWX, DiameterIdentity, DiameterNode
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.diameter.configuration import DiameterNodeSection, ListenSection
 from protocols.io.platform import Clock
+from protocols.io.streams import StreamBinder
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -38,6 +39,7 @@ class HssNode:
         *,
         clock: Clock,
         entropy: Entropy,
+        bind: StreamBinder,
     ) -> None:
         self._configuration = configuration
         self._database = database
@@ -45,6 +47,7 @@ class HssNode:
         self._recorder = recorder
         self._clock = clock
         self._entropy = entropy
+        self._bind = bind
         given = GivenVectors(configuration.hss.vectors) if configuration.hss.vectors else None
         vectors = LocalHss(database, entropy, sequence_block=configuration.hss.sequence_block, given=given)
         self.procedures = HssProcedures(database, vectors, database.registrations)
@@ -82,6 +85,7 @@ class HssNode:
             listen=listen,
             entropy=self._entropy,
             wall=self._clock.wall,
+            bind=self._bind,
         )
         if is_traced:
             observation = DiameterObservation(self._recorder, interface=INTERFACE)
