@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protocols.errors import StackError
-from protocols.io.link import Link, LossyLink, NextHopLink, Opener, Receiver, UdpLink
+from protocols.io.link import (
+    Link,
+    LossyLink,
+    NextHopLink,
+    Opener,
+    Receiver,
+    ReportsUnreachable,
+    UdpLink,
+    UnreachableReceiver,
+)
 from protocols.io.platform import LinkOpener
 from protocols.io.udp import SwuPorts
 from protocols.path import Endpoint
@@ -17,9 +26,17 @@ class Accesses:
     """Ports 500 and 4500, or what stands for them, on each access."""
 
     def __init__(
-        self, sections: Mapping[str, AccessSection], ports: SwuPorts, open_link: LinkOpener, dscp: int = 0
+        self,
+        sections: Mapping[str, AccessSection],
+        ports: SwuPorts,
+        open_link: LinkOpener,
+        unreachable: UnreachableReceiver,
+        dscp: int = 0,
     ) -> None:
-        """``dscp`` is that of everything sent, where sockets are the system's."""
+        """``unreachable`` is told of ICMP errors, where the links hear of them. ``dscp`` is that of everything sent,
+        where sockets are the system's.
+        """
+        self._unreachable = unreachable
         self._sections = sections
         self._ports = ports
         self._open_link = _marking(open_link, dscp) if dscp else open_link
@@ -49,7 +66,7 @@ class Accesses:
         try:
             for port, encapsulating in ((section.ike_port, False), (section.nat_traversal_port, True)):
                 local = Endpoint(section.address, port)
-                opener = _opener(section, local, self._open_link)
+                opener = _opener(section, local, self._open_link, self._unreachable)
                 opened.append(self._ports.open(local, encapsulating=encapsulating, opener=opener))
         except StackError:
             for local in opened:
@@ -68,11 +85,14 @@ def _marking(open_link: LinkOpener, dscp: int) -> LinkOpener:
     return marked
 
 
-def _opener(section: AccessSection, local: Endpoint, open_link: LinkOpener) -> Opener:
+def _opener(section: AccessSection, local: Endpoint, open_link: LinkOpener, unreachable: UnreachableReceiver) -> Opener:
     """The link of an access: a socket, by way of a hop where there is one, deaf where it is."""
 
     def opener(receive: Receiver) -> Link:
-        return open_link(local, receive)
+        link = open_link(local, receive)
+        if isinstance(link, ReportsUnreachable):
+            link.report_unreachable(unreachable)
+        return link
 
     hop = section.next_hop
     through = opener if hop is None else (lambda receive: NextHopLink(opener, hop, receive))

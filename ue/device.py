@@ -987,7 +987,7 @@ class Device:
             why = "it is configured not to" if not self._reactivate else f"it has done so {row} times in a row"
             text = f"The network wants the UE to attach again; {why}."
             return [Tell(name="reactivation-ignored", text=text, data={"reactivations": row})]
-        commands = self.attach(former.access, None, now, force=True)
+        commands = self.attach(former.access, None, now, force=True, again=True)
         assert self.connection is not None
         self.connection.reactivations = row + 1
         text = "The network has ended the connection and wants the UE to attach again."

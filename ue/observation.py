@@ -16,6 +16,7 @@ from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 from ue.connection import Connection, Move
 from ue.device import Device
+from ue.selection import Selection
 
 INTERFACE = "SWu"
 
@@ -65,6 +66,7 @@ def session_view(
         "established": None if connection.established is None else wall(connection.established),
         "ended": None if connection.ended is None else wall(connection.ended),
         "gateway": gateway,
+        "selection": _selection_view(connection.selection),
         "eap": connection.authentication.view(),
         "ike": None if sa is None else _ike_view(sa),
         "child_sas": children,
@@ -96,6 +98,17 @@ def session_view(
         if connection.last_error is None
         else {"cause": connection.last_error[0], "text": connection.last_error[1]},
     }
+
+
+def _selection_view(selection: Selection | None) -> JsonValue:
+    """The gateway that was selected and why, and those that were not."""
+    if selection is None:
+        return None
+    candidate = selection.candidate
+    rejected: list[JsonValue] = [
+        {"gateway": each.what, "outcome": each.outcome, "why": each.why} for each in selection.decisions
+    ]
+    return {"gateway": None if candidate is None else candidate.view(), "rejected": rejected}
 
 
 def _ike_view(sa: IkeSa) -> dict[str, JsonValue]:

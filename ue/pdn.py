@@ -174,6 +174,7 @@ class Pdn:
         self._waiting: dict[int, asyncio.Future[str | None]] = {}
         self.idle = asyncio.Event()
         self.idle.set()
+        self.busy = asyncio.Event()
 
     def _extension(self) -> DeviceSwu:
         """The 3GPP part of an IKE SA of this connection's."""
@@ -338,6 +339,11 @@ class Pdn:
         if isinstance(event, AddressesUpdated) and self.configuration.ike.rekey_after_move:
             self._rekey_after_move(event)
 
+    def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
+        """ICMP says that a request of an IKE SA of this connection's has not arrived."""
+        if sa is self._sa:
+            self._carry_out(self.device.unreachable(remote, self._now()))
+
     # --- what the device says
 
     def _carry_out(self, commands: list[Command]) -> None:
@@ -354,8 +360,10 @@ class Pdn:
             self._commands.clear()  # what stood behind a command that failed was meant for after it
         if self.device.state in (DeviceState.IDLE, DeviceState.CLOSED):
             self.idle.set()
+            self.busy.clear()
         else:
             self.idle.clear()
+            self.busy.set()
         self._swu.pump()
 
     def _carry_out_one(self, command: Command) -> None:

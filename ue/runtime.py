@@ -121,7 +121,7 @@ class UeNode:
 
     async def stay_attached(self) -> None:
         """Attach, and try again after a while when that fails or the connection is lost."""
-        await stay_attached(self.pdn(), self._swu.now, self.stopped)
+        await stay_attached(self.pdn(), self._swu.now)
 
     async def _until_stopped(self, work: Callable[[], Awaitable[object]]) -> None:
         async def done() -> None:

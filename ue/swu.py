@@ -18,10 +18,12 @@ from protocols.io.driver import Driver
 from protocols.io.platform import Platform
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
-from protocols.path import Datagram, Path
+from protocols.path import Datagram, Endpoint, Path
 from protocols.trace.recorder import Recorder
 from ue.accesses import Accesses
 from ue.config import AccessSection
+
+IKE_SPI_LENGTH = 8  # octets, RFC 7296 §3.1
 
 
 class SaOwner(Protocol):
@@ -32,6 +34,9 @@ class SaOwner(Protocol):
 
     def receive_esp(self, octets: bytes, path: Path) -> None:
         """ESP for a child SA of its own."""
+
+    def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
+        """ICMP says that a request of an IKE SA of its own has not arrived; anybody may say so."""
 
     def inbound_packets(self, spi: bytes) -> int:
         """How many packets have shown that the gateway lives (RFC 4555 §3.12)."""
@@ -56,7 +61,7 @@ class Swu:
         self.ports = SwuPorts(
             on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(recorder) if tapped else None
         )
-        self.accesses = Accesses(accesses, self.ports, platform.open_link, dscp)
+        self.accesses = Accesses(accesses, self.ports, platform.open_link, self._unreachable, dscp)
         self.dropped: Counter[str] = Counter()
         self.tasks: asyncio.TaskGroup | None = None
         self._owners: dict[IkeSa, SaOwner] = {}
@@ -111,6 +116,13 @@ class Swu:
         owner.ike_event(sa, event)
         if isinstance(event, Closed):
             self._owners.pop(sa, None)
+
+    def _unreachable(self, octets: bytes, remote: Endpoint) -> None:
+        """It quotes our request: SPIi begins it (RFC 7296 §3.1), on port 500 as the first request is."""
+        sa = self.endpoint.sas.get(octets[:IKE_SPI_LENGTH])
+        owner = None if sa is None else self._owners.get(sa)
+        if sa is not None and owner is not None:
+            owner.unreachable(sa, remote)
 
     def _received_esp(self, octets: bytes, path: Path) -> None:
         owner = self._children.get(octets[:SPI_LENGTH])

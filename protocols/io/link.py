@@ -10,9 +10,10 @@ import asyncio
 import errno
 import random
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from protocols.errors import BackendError
 from protocols.path import Address, Endpoint, Path
@@ -21,7 +22,15 @@ RECEIVE_OCTETS = 65535
 DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others
 BUFFER_OCTETS = 4 * 1024 * 1024
 
+RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
+"""IP_RECVERR and IPV6_RECVERR of Linux's ip(7), ipv6(7), which Python's module does not have."""
+EXTENDED_ERROR = struct.Struct("=IBBBxII")  # sock_extended_err: errno, origin, type, code, info, data
+ERROR_ANCILLARY_OCTETS = 512
+ORIGINS_OF_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
+
 Receiver = Callable[[bytes, Path], None]
+UnreachableReceiver = Callable[[bytes, Endpoint], None]
+"""Takes the octets of a datagram that ICMP says has not arrived, as far as they are quoted, and where it was sent."""
 
 
 class Link(Protocol):
@@ -35,6 +44,14 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Let go of the socket; datagrams stop at once."""
+
+
+@runtime_checkable
+class ReportsUnreachable(Protocol):
+    """A link that hears of ICMP errors."""
+
+    def report_unreachable(self, told: UnreachableReceiver) -> None:
+        """Tell of datagrams that ICMP says have not arrived; anybody on the way can say that."""
 
 
 Opener = Callable[[Receiver], Link]
@@ -59,6 +76,7 @@ class UdpLink:
             raise BackendError(f"cannot use UDP {local}: {_reason(error)}") from error
         bound = self._socket.getsockname()
         self.local = Endpoint(local.address, bound[1])
+        self._unreachable: UnreachableReceiver | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
@@ -69,10 +87,18 @@ class UdpLink:
         else:
             self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
 
+    def report_unreachable(self, told: UnreachableReceiver) -> None:
+        """Tell of ICMP errors."""
+        self._unreachable = told
+        self._socket.setsockopt(*RECEIVE_ERRORS[self.local.address.version], 1)
+
     def send(self, octets: bytes, remote: Endpoint) -> None:
         """Send now or not at all: the network may lose a datagram, and a full buffer is such a loss."""
         try:
-            self._socket.sendto(octets, (str(remote.address), remote.port))
+            try:
+                self._socket.sendto(octets, (str(remote.address), remote.port))
+            except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
+                self._socket.sendto(octets, (str(remote.address), remote.port))
         except OSError as error:
             self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
 
@@ -87,13 +113,30 @@ class UdpLink:
             try:
                 octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
             except (BlockingIOError, InterruptedError):
+                self._drain_errors()  # the error itself may have been reported to a sender
                 return
             except OSError as error:  # an ICMP error of an earlier datagram, say
                 self.dropped[f"receive-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
+                self._drain_errors()
                 return
             self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
             if self._socket.fileno() < 0:
                 return
+
+    def _drain_errors(self) -> None:
+        """The error queue (ip(7)), a bounded number at a time."""
+        for _ in range(DRAIN_LIMIT):
+            if self._unreachable is None or self._socket.fileno() < 0:
+                return
+            try:
+                octets, ancillary, _, address = self._socket.recvmsg(
+                    RECEIVE_OCTETS, ERROR_ANCILLARY_OCTETS, socket.MSG_ERRQUEUE
+                )
+            except OSError:
+                return
+            for _, _, data in ancillary:
+                if len(data) >= EXTENDED_ERROR.size and EXTENDED_ERROR.unpack_from(data)[1] in ORIGINS_OF_ICMP:
+                    self._unreachable(octets, Endpoint.of(address[0], address[1]))
 
 
 class NextHopLink:

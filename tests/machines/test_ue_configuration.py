@@ -16,6 +16,7 @@ from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.io.configuration import parse
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.causes import PrivateNotify
+from protocols.threegpp.identity import Plmn
 from tests.harness.material import ROOT
 from tests.harness.pair import initiator_config
 from tests.machines.test_ue_device import NAI, World, attached
@@ -23,6 +24,8 @@ from ue.config import UeConfiguration
 from ue.configuration import Granted
 from ue.device import DeviceState
 from ue.profile import initiator_config as profile
+from ue.retry import Bar, RetryPolicy, Rule
+from ue.selection import ConfiguredUse, FqdnKind, PreferredPlmn, SelectionPolicy
 
 INNER_4, INNER_6 = IPv4Address("10.45.0.2"), IPv6Address("2001:db8:45:1::1")
 DNS_6, P_CSCF_6 = IPv6Address("2001:db8:45::1"), IPv6Address("2001:db8:45::9")
@@ -117,6 +120,57 @@ def test_the_gateways_other_address_makes_room_for_accesses_of_that_version() ->
         accesses={"four": {"address": "127.0.2.1"}, "six": {"address": "2001:db8::2"}},
     )
     assert [address.version for address in settings.gateway.addresses] == [4, 6]
+
+
+def test_the_configuration_says_how_the_gateway_is_selected() -> None:
+    selection: dict[str, object] = {
+        "configured": ["epdg.example.org", "2001:db8::1"],
+        "configured_use": "first",
+        "preferred": [{"plmn": {"mcc": "345", "mnc": "12"}, "fqdn": "location", "priority": 2}, {"plmn": "any"}],
+        "registered": {"mcc": "345", "mnc": "12", "tracking_area": 11, "tracking_area_5g": 12, "location_area": 13},
+        "country": "346",
+        "home_mccs": ["002"],
+        "patience": 3,
+    }
+    found = configured(
+        gateway={"address": "127.0.1.1", "alternatives": ["127.0.1.2"], "eap_only": True, "selection": selection},
+        eap={"emergency": True},
+    )
+    visited = Plmn("345", "12")
+    assert found.selection_policy == SelectionPolicy(
+        home=Plmn("001", "01"),
+        configured=(
+            IPv4Address("127.0.1.1"),
+            IPv4Address("127.0.1.2"),
+            "epdg.example.org",
+            IPv6Address("2001:db8::1"),
+        ),
+        configured_use=ConfiguredUse.FIRST,
+        preferred=(
+            PreferredPlmn(plmn=visited, fqdn=FqdnKind.LOCATION, priority=2),
+            PreferredPlmn(plmn=None),
+        ),
+        registered=visited,
+        country="346",
+        home_mccs=("002",),
+        tracking_area=11,
+        tracking_area_5g=12,
+        location_area=13,
+        emergency=True,
+    )
+    assert configured().selection_policy is None
+
+
+def test_the_configuration_says_when_the_ue_tries_again() -> None:
+    rule = {"causes": ["USER_UNKNOWN", 24, "9000-9050"], "bars": "gateway", "elsewhere": True, "tries": 2}
+    found = configured(retry={"intervals": [1, 2.5], "give_up_after": 3, "then": 60, "rules": [rule]})
+    assert found.retry.policy() == RetryPolicy(
+        intervals=(1.0, 2.5),
+        give_up_after=3,
+        then=60.0,
+        rules=(Rule(causes=((9001, 9001), (24, 24), (9000, 9050)), bars=Bar.GATEWAY, elsewhere=True, tries=2),),
+    )
+    assert configured().retry.policy() == RetryPolicy()
 
 
 # --- granted ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
@@ -19,6 +20,7 @@ from protocols.threegpp.identity import (
 from ue.commands import Resolve, Tell
 from ue.selection import (
     CANDIDATES_MAXIMUM,
+    NAMES_MAXIMUM,
     Barred,
     ConfiguredUse,
     FqdnKind,
@@ -345,3 +347,48 @@ def test_another_attempt_may_fare_better_unless_everybody_has_barred_the_ue(zone
     assert selection.temporary
     barred.bar_network(HOME, "USER_UNKNOWN")
     assert not selection.temporary
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_dns_says_the_selection_ends(seed: int) -> None:
+    """No address is tried twice, none of another IP version, none of a network that has barred the UE."""
+    chance = random.Random(seed)
+    names = [HOME_NAME, VISITED_NAME, OTHER_NAME, "gw.example", "evil.example", ABROAD, ""]
+    pool = [f"192.0.2.{number}" for number in range(1, 9)] + [f"2001:db8::{number}" for number in range(1, 9)]
+    policy = SelectionPolicy(
+        home=HOME,
+        configured=tuple(chance.sample(["gw.example", ip_address("192.0.2.1"), ip_address("2001:db8::1")], 2)),
+        configured_use=chance.choice(list(ConfiguredUse)),
+        preferred=PREFERS[: chance.randrange(4)],
+        registered=chance.choice([None, HOME, VISITED, OTHER]),
+        country=chance.choice([None, "001", "345"]),
+        tracking_area=chance.choice([None, 7]),
+        emergency=chance.random() < 0.2,
+    )
+    version, barred = chance.choice([4, 6]), Barred()
+    selection = Selection(policy, version, barred)
+    commands, tried, asked = selection.begin(), list[str](), 0
+    while not selection.over:
+        questions = [command for command in commands if isinstance(command, Resolve)]
+        assert (len(questions) == 1) == (selection.candidate is None)
+        if selection.candidate is not None:
+            candidate = selection.candidate
+            assert candidate.address.version == version
+            assert candidate.plmn is None or candidate.plmn.domain not in barred.networks
+            tried.append(str(candidate.address))
+            if candidate.plmn is not None and chance.random() < 0.3:
+                barred.bar_network(candidate.plmn, "USER_UNKNOWN")
+            commands = selection.failed("no response")
+            continue
+        asked += 1
+        commands = selection.resolved(
+            Resolution(
+                name=questions[0].name,
+                addresses=tuple(ip_address(each) for each in chance.sample(pool, chance.randrange(6))),
+                replacements=tuple(chance.choices(names, k=chance.randrange(6))),
+                failure=chance.choice([None, None, TIMEOUT]),
+            )
+        )
+    assert len(tried) == len(set(tried)) <= CANDIDATES_MAXIMUM
+    assert asked <= NAMES_MAXIMUM
+    assert selection.verdict

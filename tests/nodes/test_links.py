@@ -56,6 +56,32 @@ def test_udp_link_both_ways() -> None:
     run(story)
 
 
+@pytest.mark.parametrize(
+    ("here", "closed"),
+    [(HERE, Endpoint.of("127.0.33.9", 15999)), (Endpoint.of("::1", 0), Endpoint.of("::1", 15999))],
+    ids=["IPv4", "IPv6"],
+)
+def test_icmp_errors_are_told_and_cost_no_datagram(here: Endpoint, closed: Endpoint) -> None:
+    """The error of one datagram is reported by the next call on the socket, whomever that is for."""
+
+    async def story() -> None:
+        inbox, told = Inbox(), asyncio.Queue[tuple[bytes, Endpoint]]()
+        a, b = UdpLink(here, Inbox()), UdpLink(here, inbox)
+        a.report_unreachable(lambda octets, remote: told.put_nowait((octets, remote)))
+        try:
+            for _ in range(3):
+                a.send(b"is anybody there?", closed)
+                a.send(b"hello", b.local)
+                assert (await inbox.next())[0] == b"hello"
+                async with asyncio.timeout(5):
+                    assert await told.get() == (b"is anybody there?", closed)
+        finally:
+            a.close()
+            b.close()
+
+    run(story)
+
+
 def test_unusable_addresses_are_one_line() -> None:
     async def story() -> None:
         taken = UdpLink(HERE, Inbox())

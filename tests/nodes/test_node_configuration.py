@@ -295,6 +295,48 @@ UE_REFUSALS = [
         "sometimes",
         "gateway.revocation: got 'sometimes', expected 'off', 'if-present' or 'required'",
     ),
+    (
+        "gateway.selection",
+        "{configured: [two words]}",
+        "gateway.selection.configured.0: got 'two words', expected an IP address or a domain name such as "
+        "epdg.example.org",
+    ),
+    (
+        "gateway.selection",
+        "{configured_use: only}",
+        "gateway.selection: got a mapping, expected gateways under configured, which configured_use: only needs",
+    ),
+    (
+        "gateway.selection",
+        "{country: abroad}",
+        "gateway.selection.country: got 'abroad', expected text like ^[0-9]{3}$",
+    ),
+    (
+        "gateway.selection",
+        "{registered: {mcc: 345, mnc: 12, tracking_area: 65536}}",
+        "gateway.selection.registered.tracking_area: got 65536, expected at most 65535",
+    ),
+    (
+        "gateway.selection",
+        "{preferred: [{plmn: any, fqdn: area}]}",
+        "gateway.selection.preferred.0.fqdn: got 'area', expected 'operator' or 'location'",
+    ),
+    ("gateway.address", "null", "gateway: got a mapping, expected gateway.address, or gateway.selection to find it by"),
+    ("gateway.selection", "{preferred: [{plmn: some}]}", "gateway.selection.preferred.0.plmn: got 'some', expected"),
+    ("retry.intervals", "[]", "retry.intervals: got an empty list, expected a length of at least 1"),
+    ("retry.give_up_after", "0", "retry.give_up_after: got 0, expected at least 1"),
+    (
+        "retry.rules",
+        "[{causes: [NOBODY]}]",
+        "retry.rules.0.causes: got a list, expected causes such as USER_UNKNOWN, 24 or 9000-9050",
+    ),
+    (
+        "retry.rules",
+        "[{causes: [24], bars: nobody}]",
+        "retry.rules.0.bars: got 'nobody', expected 'none', 'gateway', 'plmn' or 'everywhere'",
+    ),
+    ("dns", "{servers: [ns.example]}", "dns.servers.0: got 'ns.example', expected an IP address"),
+    ("dns", "{timeout: 0}", "dns.timeout: got 0, expected more than 0"),
     ("gateway.crls", "crl.pem", "gateway.crls: got 'crl.pem', expected a list"),
     (
         "child_lifetime",
