@@ -293,6 +293,10 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps(answer))
         return
+    persona = answer.get("persona")
+    if isinstance(persona, dict):
+        lax = persona.get("lax")
+        typer.echo(f"persona: {persona.get('name')}{', lax: see `ue personas`' if lax else ''}")
     sessions = answer.get("sessions")
     if not isinstance(sessions, list) or not sessions:
         typer.echo(f"state: {answer.get('state')}")
