@@ -207,7 +207,8 @@ def test_over_a_bad_link_in_fragments(end: str, seed: int) -> None:
 
 def test_who_takes_too_long_is_told_state_not_found_and_begins_anew() -> None:
     """The responder keeps its state a bounded time; the initiator "MUST treat the whole series .. as having failed"."""
-    pair = pair_of(retransmission=RetransmissionPolicy(base_interval=20.0, limit=5)).attach()
+    slow = RetransmissionPolicy(base_interval=20.0, limit=5)
+    pair = pair_of(retransmission=slow, path_test_after=None).attach()
     for node in (pair.ue, pair.epdg):
         node.events.clear()
     lose_followups(pair, "ue", 4)  # two fragments, twice
