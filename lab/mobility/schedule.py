@@ -6,18 +6,16 @@ beginning, as numbers or as text such as ``20ms``, ``1m30s``, ``2d``.
 
 from __future__ import annotations
 
-import math
 import re
 from enum import Enum
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from lab.network.impairments import Impairments
 from lab.network.nat import MAPPING_LIFETIME, NatKind
 from protocols.io.configuration import ConfigurationModel, Count
-from protocols.trace.records import JsonValue
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+")
@@ -324,8 +322,3 @@ class Schedule(ConfigurationModel):
     def first_access(self) -> str:
         """Where the UE attaches unless told otherwise."""
         return next(iter(self.accesses))
-
-
-def finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None
