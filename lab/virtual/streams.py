@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -152,6 +153,7 @@ class VirtualTransport(asyncio.Transport):
         """Send."""
         if not self._is_closing and data:
             octets = bytes(data)
+            self._network.note(self._local, self._remote, octets)
             self._later(lambda peer: peer._arrived(lambda: peer._data(octets)))
 
     def close(self) -> None:
@@ -217,6 +219,7 @@ class StreamNetwork:
         self.held: list[tuple[Address, Callable[[], None]]] = []
         self.open: list[VirtualTransport] = []
         self._next_port = FIRST_PORT
+        self._digest = hashlib.sha256()
 
     def listen(self, address: Address, port: int) -> VirtualSocket:
         """A listening socket; port 0 asks for a free one. ``OSError`` when somebody listens there."""
@@ -264,6 +267,14 @@ class StreamNetwork:
         """One end is closed."""
         if transport in self.open:
             self.open.remove(transport)
+
+    def note(self, source: Endpoint, destination: Endpoint, octets: bytes) -> None:
+        """Octets on their way."""
+        self._digest.update(f"{self.loop.time()!r} {source} {destination} {len(octets)} ".encode() + octets)
+
+    def digest(self) -> str:
+        """Of everything that was written so far, with its moment: equal in runs that are equal."""
+        return self._digest.hexdigest()
 
     def _free_port(self, address: Address) -> int:
         while True:
