@@ -59,12 +59,16 @@ def _commanded(result: RunResult, schedule: Schedule, played: Sequence[Played], 
     for each in played:
         event = each.event
         if not isinstance(event, MoveTo | Resume):
+            if each.error is not None:
+                yield _check(f"{event.do} at {event.at:g} s", "is done", each.error, False)
             continue
         at = round(each.began * 1000, 3)
         move = next((move for move in left if move.target == event.to and move.cause_ms == at), None)
         if move is None:
-            found = each.error or "no move"
-            yield _check(f"{event.do} to {event.to} at {event.at:g} s", "a move", found, False)
+            found, refused = each.error or "no move", event.expect.outcome == "refused"
+            expected = "a refusal" if refused else "a move"
+            passed = refused and each.error is not None
+            yield _check(f"{event.do} to {event.to} at {event.at:g} s", expected, found, passed)
             continue
         left.remove(move)
         yield from _move(move, event.expect, schedule, slack, result.final_access)

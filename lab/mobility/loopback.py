@@ -106,7 +106,8 @@ class LoopbackStage:
             tun=False,
         )
         ue = merged({"accesses": accesses}, places.ue_changes(schedule))
-        configure(files, plan, {"ue": ue, "epdg": merged({"listen": {"addresses": addresses}}, schedule.epdg)})
+        epdg = merged({"listen": {"addresses": addresses}}, schedule.epdg)
+        configure(files, plan, {"ue": ue, "epdg": epdg, "aaa": schedule.aaa})
 
 
 class RelayNetwork:

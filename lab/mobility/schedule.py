@@ -128,10 +128,11 @@ class TrafficSection(ConfigurationModel):
 class MoveExpectation(ConfigurationModel):
     """What must hold of a move; ``outage_ms`` and ``packets_lost`` are maxima of either direction.
 
-    ``requests`` is the most IKE requests that it may take; ``access`` where the UE is afterwards.
+    ``refused``: the UE does not even begin it. ``requests`` is the most IKE requests that it may take; ``access``
+    where the UE is afterwards.
     """
 
-    outcome: Literal["completed", "failed", "superseded"] | None = None
+    outcome: Literal["completed", "failed", "superseded", "refused"] | None = None
     outage_ms: Annotated[float, Field(ge=0)] | None = None
     packets_lost: Count | None = None
     requests: Count | None = None
@@ -302,7 +303,7 @@ EVENTS: dict[str, type[_Event]] = {
 
 
 class Schedule(ConfigurationModel):
-    """A whole schedule; ``ue`` and ``epdg`` are laid over the nodes' configurations."""
+    """A whole schedule; ``ue``, ``epdg`` and ``aaa`` are laid over the nodes' configurations."""
 
     title: Annotated[str, Field(min_length=1)]
     about: str = ""
@@ -315,6 +316,7 @@ class Schedule(ConfigurationModel):
     traffic: TrafficSection = TrafficSection()
     ue: dict[str, JsonValue] = {}
     epdg: dict[str, JsonValue] = {}
+    aaa: dict[str, JsonValue] = {}
     events: Annotated[tuple[Event, ...], Field(min_length=1)]
     expect: Expectations = Expectations()
 

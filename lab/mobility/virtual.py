@@ -47,7 +47,7 @@ class VirtualStage:
             seed=seed,
             accesses=tuple(accesses.values()),
             gateways=tuple(places.gateways.values()),
-            changes={"ue": places.ue_changes(schedule), "epdg": schedule.epdg},
+            changes={"ue": places.ue_changes(schedule), "epdg": schedule.epdg, "aaa": schedule.aaa},
             export_keys=True,
         )
         async with world:
