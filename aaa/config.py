@@ -110,7 +110,8 @@ class HssSection(ConfigurationModel):
 
     ``identity`` and ``listen`` are those of the HSS here, ``peers`` lead the AAA server to one elsewhere, in
     ``realm`` (its own without it). ``timeout`` is how long an answer on SWx may take.
-    ``poll_interval``: how often the HSS looks for changes that others made in the database.
+    ``poll_interval``: how often the HSS looks for changes that others made in the database. ``vectors``: files of
+    vectors to hand out in place of made ones, one for each subscriber.
     """
 
     connection: Connection = Connection.IN_PROCESS
@@ -120,6 +121,7 @@ class HssSection(ConfigurationModel):
     realm: DiameterIdentityText | None = None
     timeout: Interval = DEFAULT_HSS_TIMEOUT
     poll_interval: Interval | None = DEFAULT_POLL_INTERVAL
+    vectors: tuple[FilePath, ...] = ()
     sequence_block: Annotated[Count, Field(ge=1, le=1024)] = DEFAULT_SEQUENCE_BLOCK
 
 

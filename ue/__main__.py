@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic_core import PydanticCustomError
 
 from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import ConfigurationError
@@ -20,8 +21,9 @@ from protocols.io.control import call_sync
 from protocols.io.logging import start_logging
 from protocols.path import Address
 from protocols.trace.records import JsonValue
-from ue.config import UeConfiguration
+from ue.config import UeConfiguration, check_previous_addresses
 from ue.narration import Narrator
+from ue.pdn import Pdn
 from ue.runtime import UeNode
 
 PING_RATE = 5.0  # per second
@@ -36,6 +38,7 @@ application = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
+PdnOption = Annotated[str | None, typer.Option(help="Only this PDN connection, by its APN; by default all of them.")]
 LogJsonOption = Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log debugging detail.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -54,6 +57,14 @@ def attach(
     force: Annotated[
         bool, typer.Option("--force", help="Even though the network has asked to be left alone (BACKOFF_TIMER).")
     ] = False,
+    pdn: Annotated[
+        str | None,
+        typer.Option(help="Only this PDN connection, by its APN; by default the first and those with attach: true."),
+    ] = None,
+    handover: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="An inner address to keep (handover). Repeat for one of each IP version."),
+    ] = None,
 ) -> None:
     """Attach in the foreground and show every step; Ctrl-C or SIGTERM detaches.
 
@@ -61,6 +72,7 @@ def attach(
     """
     configuration = load(config, UeConfiguration)
     destination = None if ping is None else _address(ping)
+    previous = _previous(configuration, pdn, handover)
     if access is not None:
         _check_access(configuration, "--access", access)
     logging.basicConfig(level=logging.ERROR)
@@ -73,10 +85,13 @@ def attach(
 
         async def work() -> None:
             nonlocal answered
-            await node.attach(access, force=force)
-            narrator.session(node.pdn().session())
+            await node.attach(access, force=force, pdn=pdn, previous=previous)
+            if pdn is None:
+                await node.attach_others(access, force=force)
+            for session in node.sessions():
+                narrator.session(session)
             if destination is not None:
-                answered = await _ping(node, destination, count, narrator)
+                answered = await _ping(node.pdn(pdn), destination, count, narrator)
             if destination is None or stay:
                 narrator.say("Attached; Ctrl-C detaches.")
                 await node.stopped()
@@ -108,21 +123,37 @@ def move(
     config: ConfigOption,
     to: Annotated[str, typer.Option(help="The access to move to, by name or address.")],
     keep_old: Annotated[bool, typer.Option("--keep-old", help="Keep the old access open (make before break).")] = False,
+    pdn: PdnOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Move a running, attached UE to another access (MOBIKE)."""
+    """Move a running, attached UE to another access (MOBIKE).
+
+    Exit status 1 where a PDN connection has not moved.
+    """
     configuration = load(config, UeConfiguration)
     _check_access(configuration, "--to", to)
-    answer = _call(configuration, "ue.move", to=to, keep_old=keep_old)
+    _check_pdn(configuration, pdn)
+    answer = _call(configuration, "ue.move", to=to, keep_old=keep_old, pdn=pdn)
+    outcomes = _object(answer, "pdns")
     if as_json:
         typer.echo(json.dumps(answer))
-        return
-    done = _object(answer, "move")
+    for name in outcomes:
+        done = _object(outcomes, name)
+        if not as_json:
+            typer.echo(
+                (f"{name}: " if len(outcomes) > 1 else "")
+                + (_moved(done) if "error" not in done else str(done["error"]))
+            )
+    if any("error" in _object(outcomes, name) for name in outcomes):
+        raise SystemExit(EXIT_REFUSED)
+
+
+def _moved(done: dict[str, JsonValue]) -> str:
     seconds = done["update_seconds"]
     milliseconds = f"{seconds * 1000:.0f} ms" if isinstance(seconds, int | float) else "?"
     kept = done["inner_address_unchanged"] and done["spis_unchanged"]
     nat = _object(done, "nat")
-    typer.echo(
+    return (
         f"moved from {done['from']} to {done['to']}{' behind a NAT' if nat.get('local') else ''} in {milliseconds}, "
         f"{done['requests']} request(s), {done['retransmissions']} retransmission(s); "
         f"inner address and SPIs {'unchanged' if kept else 'CHANGED'}"
@@ -131,9 +162,11 @@ def move(
 
 @application.command()
 @exit_on_error
-def detach(config: ConfigOption) -> None:
+def detach(config: ConfigOption, pdn: PdnOption = None) -> None:
     """Detach a running UE; its node goes on."""
-    _call(load(config, UeConfiguration), "ue.detach")
+    configuration = load(config, UeConfiguration)
+    _check_pdn(configuration, pdn)
+    _call(configuration, "ue.detach", pdn=pdn)
     typer.echo("detached")
 
 
@@ -204,9 +237,9 @@ async def _serve(node: UeNode, work: Callable[[], Awaitable[None]]) -> None:
     await node.run(work)
 
 
-async def _ping(node: UeNode, destination: Address, count: int, narrator: Narrator) -> bool:
+async def _ping(pdn: Pdn, destination: Address, count: int, narrator: Narrator) -> bool:
     """Echo requests one after the other; whether any was answered."""
-    flow = node.pdn().start_traffic(FlowKind.ICMP, destination, PING_RATE, count)
+    flow = pdn.start_traffic(FlowKind.ICMP, destination, PING_RATE, count)
     await flow.finished(PING_PATIENCE)
     score = flow.statistics(None, None)
     narrator.say(f"ping {destination}: {score.sent} sent, {score.received} received{_round_trip(score.rtt_average_ms)}")
@@ -217,13 +250,40 @@ def _round_trip(average_ms: float | None) -> str:
     return "" if average_ms is None else f", round trip {average_ms:.1f} ms on average"
 
 
-def _address(text: str) -> Address:
+def _address(text: str, option: str = "--ping") -> Address:
     try:
         return ip_address(text)
     except ValueError:
         raise ConfigurationError(
-            file="command line", key="--ping", value=text, expected="an IP address such as 10.45.0.1"
+            file="command line", key=option, value=text, expected="an IP address such as 10.45.0.1"
         ) from None
+
+
+def _previous(configuration: UeConfiguration, pdn: str | None, texts: list[str] | None) -> tuple[Address, ...] | None:
+    """What ``--handover`` says, checked against the PDN connection that it is for."""
+    wanted = _check_pdn(configuration, pdn)
+    if not texts:
+        return None
+    addresses = tuple(_address(text, "--handover") for text in texts)
+    try:
+        check_previous_addresses(addresses, wanted.pdn_type)
+    except PydanticCustomError as error:
+        raise ConfigurationError(
+            file="command line", key="--handover", value=" ".join(texts), expected=str(error)
+        ) from None
+    return addresses
+
+
+def _check_pdn(configuration: UeConfiguration, text: str | None) -> UeConfiguration:
+    """The part of the configuration that is for a PDN connection, by its APN or its name."""
+    if text is None or text == configuration.apn:
+        return configuration
+    for name, part in configuration.pdns.items():
+        if text in (name, part.apn):
+            return part
+    known = ", ".join([configuration.apn, *(part.apn for part in configuration.pdns.values())])
+    expected = f"a PDN connection by its APN; known are {known}"
+    raise ConfigurationError(file="command line", key="--pdn", value=text, expected=expected)
 
 
 def _check_access(configuration: UeConfiguration, option: str, text: str) -> None:

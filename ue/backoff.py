@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocols.errors import BackendError
+from protocols.io.durable import replace_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,6 @@ class FileBackOff:
             if back_off is None or back_off.until == math.inf:
                 self._file.unlink(missing_ok=True)
                 return
-            kept = {"cause": back_off.cause, "until": back_off.until + wall_offset}
-            self._file.write_text(json.dumps(kept), encoding="utf-8")
         except OSError as error:
             raise BackendError(f"{self._file}: {error.strerror}") from error
+        replace_file(self._file, json.dumps({"cause": back_off.cause, "until": back_off.until + wall_offset}))

@@ -50,7 +50,8 @@ class Connect:
     """Start an IKE SA from this access; answer through ``connected``.
 
     ``gateway`` when a redirect, which ``trail`` tells of, leads to another than the configured one (RFC 5685).
-    ``session`` is resumed where it can be (RFC 5723). ``identity`` is IDi with EAP.
+    ``session`` is resumed where it can be (RFC 5723). ``identity`` is IDi with EAP. ``previous_addresses`` are asked
+    for, because the UE comes with them from another access (handover).
     """
 
     access: str
@@ -58,6 +59,7 @@ class Connect:
     gateway: Address | None = None
     trail: RedirectTrail | None = None
     session: ResumableSession | None = None
+    previous_addresses: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

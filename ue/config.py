@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from enum import Enum
 from ipaddress import ip_address
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.algorithms.sqn import IND_BITS, IND_BITS_MAXIMUM
@@ -40,13 +41,15 @@ from protocols.io.configuration import (
     SharedKey,
 )
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
+from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
 
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
 IMEI_LENGTH = 15
+PIN_LENGTHS = range(4, 9)  # TS 102 221 §9.5.1
 LIVENESS_INTERVAL = 120.0  # Android's; TS 24.302 §7.2.2A leaves it to the UE or the network
-SILENCE_INTERVAL = 0.5  # RFC 4555 §3.5 leaves it to us; noticed within two of them, another path found within 3 s
+SILENCE_INTERVAL = 0.5  # RFC 4555 §3.5 leaves it to us; noticed within 1.5 s, another path found within 3 s
 DEFAULT_RING = 20_000
 
 
@@ -64,6 +67,16 @@ def _apn(value: str) -> str:
         raise PydanticCustomError("apn", "an APN such as internet ({why})", {"why": str(error)})
 
 
+def _pin(value: object) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not (text.isascii() and text.isdigit() and len(text) in PIN_LENGTHS):
+        raise PydanticCustomError("secret_text", "4 to 8 digits, in quotes")
+    return Secret(text.encode())
+
+
+Pin = Annotated[Secret, BeforeValidator(_pin), PlainSerializer(lambda _: "…")]
 ImsiText = Annotated[Digits, AfterValidator(_imsi)]
 ApnText = Annotated[str, AfterValidator(_apn)]
 
@@ -80,11 +93,24 @@ class PlmnSection(ConfigurationModel):
         return Plmn(self.mcc, self.mnc)
 
 
-class UsimSection(ConfigurationModel):
-    """The software USIM: its functions and keys, and the file with the sequence numbers it has accepted."""
+class CardSection(ConfigurationModel):
+    """The USIM on a card: the PC/SC reader by (a part of) its name or by number, and PIN 1 where the card wants it."""
 
+    reader: str | Count = 0
+    pin: Pin | None = None
+
+
+class UsimSection(ConfigurationModel):
+    """The USIM: in software (functions, keys, a file of accepted sequence numbers), a file of vectors, or a card.
+
+    ``repeat``: vectors may be used again and again.
+    """
+
+    vectors: FilePath | None = None
+    repeat: bool = False
+    card: CardSection | None = None
     algorithm: Algorithm = Algorithm.MILENAGE
-    k: HexSecret
+    k: HexSecret | None = None
     opc: HexSecret | None = None
     op: HexSecret | None = None
     tuak_iterations: Annotated[Count, Field(ge=1, le=255)] = 1
@@ -93,7 +119,17 @@ class UsimSection(ConfigurationModel):
     sqn: FilePath | None = None
 
     @model_validator(mode="after")
+    def _one_source(self) -> UsimSection:
+        if sum(each is not None for each in (self.k, self.vectors, self.card)) != 1:
+            raise PydanticCustomError("usim", "one of k, vectors and card")
+        if self.k is None and (self.opc is not None or self.op is not None):
+            raise PydanticCustomError("usim", "opc and op with k only")
+        return self
+
+    @model_validator(mode="after")
     def _keys_that_fit(self) -> UsimSection:
+        if self.k is None:
+            return self
         if self.algorithm is not Algorithm.XOR and (self.op is None) == (self.opc is None):
             raise PydanticCustomError("usim", "either opc or op")
         try:
@@ -275,6 +311,20 @@ class RequestSection(ConfigurationModel):
     previous_addresses: tuple[IpAddress, ...] = ()
 
 
+class AdditionalPdnSection(ConfigurationModel):
+    """Another PDN connection, an IKE SA of its own (TS 24.302 §7.2.2.1); what is absent is as at the first one.
+
+    ``apn`` is the name that it stands under without one. ``attach``: with the first one, when the UE attaches by
+    itself. ``data_plane``: without one, of the first one's kind, with a device of its own and no routes of its own.
+    """
+
+    apn: ApnText | None = None
+    pdn_type: PdnType | None = None
+    request: RequestSection | None = None
+    data_plane: DataPlaneSection | None = None
+    attach: bool = True
+
+
 class RedirectSection(ConfigurationModel):
     """Which redirects are obeyed (RFC 5685); ``names``: addresses of gateways that are redirected to by name."""
 
@@ -300,7 +350,7 @@ class UeConfiguration(ConfigurationModel):
     """Everything a UE needs to know; the first access is where it attaches unless told otherwise."""
 
     node: str = Field(default="ue", min_length=1)
-    imsi: ImsiText
+    imsi: ImsiText = Field(default="", validate_default=False)
     plmn: PlmnSection
     usim: UsimSection | None = None
     eap: EapSection = EapSection()
@@ -335,6 +385,7 @@ class UeConfiguration(ConfigurationModel):
     reactivate: bool = True
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
+    additional_pdns: dict[str, AdditionalPdnSection] = {}
     attach_at_start: bool = False
     control: FilePath
     state: FilePath | None = None
@@ -343,7 +394,9 @@ class UeConfiguration(ConfigurationModel):
     @model_validator(mode="after")
     def _consistent(self) -> UeConfiguration:
         self._can_authenticate()
-        if not Imsi(self.imsi).belongs_to(self.plmn.plmn):
+        if not self.imsi and (self.usim is None or self.usim.card is None):
+            raise PydanticCustomError("imsi", "imsi, which only a card can tell instead")
+        if self.imsi and not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
         versions = [access.address.version for access in self.accesses.values()]
         known = {address.version for address in self.gateway.addresses}
@@ -352,9 +405,15 @@ class UeConfiguration(ConfigurationModel):
         through = [access for access in self.accesses.values() if access.next_hop is not None]
         if any(access.next_hop.version != access.address.version for access in through if access.next_hop):
             raise PydanticCustomError("accesses", "next hops of their access address's IP version")
-        previous = [address.version for address in self.request.previous_addresses]
-        if len(set(previous)) != len(previous) or not set(previous) <= set(self.pdn_type.versions):
-            raise PydanticCustomError("request", "at most one previous address of each IP version of pdn_type")
+        for pdn in (self, *self.pdns.values()):
+            check_previous_addresses(pdn.request.previous_addresses, pdn.pdn_type)
+        names = [Apn(self.apn).network_identifier, *(Apn(pdn.apn).network_identifier for pdn in self.pdns.values())]
+        if len(set(names)) != len(names):
+            raise PydanticCustomError("additional_pdns", "additional_pdns with an APN of their own each")
+        planes = [self.data_plane, *(pdn.data_plane for pdn in self.pdns.values())]
+        devices = [plane.device for plane in planes if plane.kind is DataPlaneKind.TUN]
+        if len(set(devices)) != len(devices):
+            raise PydanticCustomError("additional_pdns", "a data_plane.device of its own for each PDN connection")
         return self
 
     def _can_authenticate(self) -> None:
@@ -381,6 +440,28 @@ class UeConfiguration(ConfigurationModel):
         return self.imei if usable else None
 
     @property
+    def pdns(self) -> dict[str, UeConfiguration]:
+        """What each of ``additional_pdns`` is configured by: as the first one, but for what its section says."""
+        return {
+            name: self.model_copy(
+                update={
+                    "apn": section.apn or name,
+                    "pdn_type": section.pdn_type or self.pdn_type,
+                    "request": section.request or self.request.model_copy(update={"previous_addresses": ()}),
+                    "data_plane": section.data_plane or self._plane(number),
+                    "additional_pdns": {},
+                }
+            )
+            for number, (name, section) in enumerate(self.additional_pdns.items(), 1)
+        }
+
+    def _plane(self, number: int) -> DataPlaneSection:
+        """The data plane of another PDN connection: ue1, ue2, … beside ue0."""
+        stem = self.data_plane.device.rstrip("0123456789")
+        first = int(self.data_plane.device[len(stem) :] or 0)
+        return self.data_plane.model_copy(update={"device": f"{stem}{first + number}", "routes": ()})
+
+    @property
     def gateway_names(self) -> tuple[str, ...]:
         """The names that the gateway's certificate may carry (TS 33.402 §8.2.2)."""
         return self.gateway.names or (epdg_fqdn(self.plmn.plmn),)
@@ -393,3 +474,10 @@ class UeConfiguration(ConfigurationModel):
             address = ip_address(text)
             return next((name for name, access in self.accesses.items() if access.address == address), None)
         return None
+
+
+def check_previous_addresses(addresses: Sequence[IpAddress], pdn_type: PdnType) -> None:
+    """Addresses to keep by handover: one of each IP version at most; ``PydanticCustomError``."""
+    versions = [address.version for address in addresses]
+    if len(set(versions)) != len(versions) or not set(versions) <= set(pdn_type.versions):
+        raise PydanticCustomError("request", "at most one previous address of each IP version of pdn_type")

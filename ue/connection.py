@@ -89,7 +89,7 @@ class Connection:
     how often it was begun anew because of a NAT (RFC 4555 §3.9). ``resumes``: it presents a ticket, so IDi is not
     EAP's. ``back_off``: seconds that a refusal asks to wait. ``reactivation``: the gateway ends it to have it set up
     again; ``reactivations``: how often that was done in a row. ``deleting``: this end has sent DELETE, by command or
-    because the IKE SA must not go on.
+    because the IKE SA must not go on. ``previous``: addresses that it is to keep (handover).
     """
 
     def __init__(self, access: str, ticket: int | None, authentication: Authentication, now: float) -> None:
@@ -122,6 +122,7 @@ class Connection:
         self.gateway_addresses: tuple[Address, ...] = ()
         self.testing: set[str] = set()
         self.suspended = False
+        self.previous: tuple[Address, ...] = ()
         self.addresses: tuple[Address, ...] = ()
         self.dns: tuple[Address, ...] = ()
         self.p_cscf: tuple[Address, ...] = ()
@@ -132,6 +133,11 @@ class Connection:
         self.moves: list[Move] = []
         self.move: Move | None = None
         self.last_error: tuple[str, str] | None = None
+
+    @property
+    def handed_over(self) -> bool | None:
+        """Whether the gateway gave the addresses that were to be kept; ``None`` when none were, or not known yet."""
+        return None if not self.previous or not self.addresses else set(self.previous) <= set(self.addresses)
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -11,8 +11,11 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from protocols.dataplane.userspace.host import FlowKind
+from protocols.errors import StackError
 from protocols.io.control import ControlError, Handler, Params
+from protocols.path import Address
 from protocols.trace.records import JsonValue
+from ue.connection import Move
 from ue.observation import move_view, statistics_view
 from ue.traffic import DEFAULT_RATE, Flow
 
@@ -62,8 +65,9 @@ class _Methods:
         force = params.get("force", False)
         if not isinstance(force, bool):
             raise ControlError("bad-params", "force is true or false")
-        await self._node.attach(_text(params, "access"), force=force)
-        return self._node.pdn().session()
+        pdn, previous = self._pdn(params), _addresses(params, "handover")
+        await self._node.attach(_text(params, "access"), force=force, pdn=pdn.name, previous=previous)
+        return pdn.session()
 
     async def move(self, params: Params) -> JsonValue:
         to, keep_old = _text(params, "to"), params.get("keep_old")
@@ -71,33 +75,42 @@ class _Methods:
             raise ControlError("bad-params", "to is the name or address of an access")
         if not isinstance(keep_old, bool | None):
             raise ControlError("bad-params", "keep_old is true or false")
-        move = await self._node.move(to, keep_old=keep_old or False)
-        return {"move": move_view(move, self._node.wall), "session": self._node.pdn().session()}
+        outcomes = await self._node.move_each(to, keep_old=keep_old or False, pdn=_text(params, "pdn"))
+        moved = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Move)}
+        if not moved:
+            raise next(outcome for outcome in outcomes.values() if isinstance(outcome, StackError))
+        first, wall = next(iter(moved)), self._node.wall
+        return {
+            "move": move_view(moved[first], wall),
+            "session": self._node.pdn(first).session(),
+            "pdns": {
+                name: {"error": str(outcome)} if isinstance(outcome, StackError) else move_view(outcome, wall)
+                for name, outcome in outcomes.items()
+            },
+        }
 
     async def suspend(self, params: Params) -> JsonValue:
-        del params
-        self._node.suspend()
-        return self._node.pdn().session()
+        self._node.suspend(_text(params, "pdn"))
+        return self._pdn(params).session()
 
     async def detach(self, params: Params) -> JsonValue:
-        del params
-        await self._node.detach()
-        return self._node.pdn().session()
+        await self._node.detach(_text(params, "pdn"))
+        return self._pdn(params).session()
 
     async def rekey_ike(self, params: Params) -> JsonValue:
-        del params
-        self._node.pdn().rekey_ike()
-        return self._node.pdn().session()
+        pdn = self._pdn(params)
+        pdn.rekey_ike()
+        return pdn.session()
 
     async def rekey_child(self, params: Params) -> JsonValue:
-        spis: list[JsonValue] = [*self._node.pdn().rekey_child(_text(params, "inbound_spi"))]
+        spis: list[JsonValue] = [*self._pdn(params).rekey_child(_text(params, "inbound_spi"))]
         return {"inbound_spis": spis}
 
     async def access_close(self, params: Params) -> JsonValue:
         name = _text(params, "name")
         if name is None:
             raise ControlError("bad-params", "name is the name or address of an access")
-        pdn = self._node.pdn()
+        pdn = self._pdn(params)
         pdn.close_access(self._node.access_name(name))
         return {"open_accesses": list(pdn.device.open_accesses)}
 
@@ -112,19 +125,29 @@ class _Methods:
         except ValueError:
             raise ControlError("bad-params", "destination is an IP address") from None
         pace = DEFAULT_RATE if rate is None else float(rate)
-        pdn = self._node.pdn()
+        pdn = self._pdn(params)
         return self._flow(pdn, pdn.start_traffic(FlowKind(kind), address, pace))
 
     async def traffic_stop(self, params: Params) -> JsonValue:
-        pdn = self._node.pdn()
-        flow = pdn.flows.find(_whole_number(params, "id"))
+        pdn, flow = self._found_flow(params)
         flow.stop()
         return self._flow(pdn, flow)
 
     async def traffic_statistics(self, params: Params) -> JsonValue:
-        pdn = self._node.pdn()
-        flow = pdn.flows.find(_whole_number(params, "id"))
+        pdn, flow = self._found_flow(params)
         return self._flow(pdn, flow, self._moment(params, "since"), self._moment(params, "until"))
+
+    def _pdn(self, params: Params) -> Pdn:
+        return self._node.pdn(_text(params, "pdn"))
+
+    def _found_flow(self, params: Params) -> tuple[Pdn, Flow]:
+        """A flow by its number, which is its own among all connections; without one the latest of the connection."""
+        number = _whole_number(params, "id")
+        for pdn in self._node.pdns.values():
+            if number is not None and number in {flow.number for flow in pdn.flows.all()}:
+                return pdn, pdn.flows.find(number)
+        pdn = self._pdn(params)
+        return pdn, pdn.flows.find(number)
 
     def _moment(self, params: Params, name: str) -> float | None:
         value = params.get(name)
@@ -149,6 +172,18 @@ class _Methods:
             "duplicates": client.duplicates,
             "child_sas": pdn.child_counters(),
         }
+
+
+def _addresses(params: Params, name: str) -> tuple[Address, ...] | None:
+    value = params.get(name)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, list):
+            return tuple(ip_address(each if isinstance(each, str) else "") for each in value)
+    except ValueError:
+        pass
+    raise ControlError("bad-params", f"{name} is a list of IP addresses")
 
 
 def _text(params: Params, name: str) -> str | None:

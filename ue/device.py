@@ -11,9 +11,8 @@ It knows neither sockets nor SAs: the runtime carries its commands out and bring
     detach           -> DeleteSa        Closed         -> StopHost, CloseAccess, Tell, Finished
 
 A move closes the old access before it opens the new one (break before make) unless it is told to keep it:
-then the UE still hears there, and can go back when the new access turns out to be deaf. Left out: more
-than one PDN connection, choosing an access by itself unless the one in use falls silent. Authenticating anew
-is in ``ue.reauthentication``.
+then the UE still hears there, and can go back when the new access turns out to be deaf. Left out: choosing an
+access by itself unless the one in use falls silent. Authenticating anew is in ``ue.reauthentication``.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ from ue.commands import (
 from ue.configuration import Granted, p_cscf_among
 from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
 from ue.reauthentication import Reauthentication
-from ue.sentences import attached, moved, rekey_refused, unfinished
+from ue.sentences import attached, moved, not_handed_over, rekey_refused, unfinished
 
 MOVES_KEPT = 100
 NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
@@ -123,11 +122,12 @@ class Device:
         reactivate: bool = True,
         back_off: BackOff | None = None,
         authenticator: Authenticator | EmergencyAuthenticator | None = None,
+        previous_addresses: tuple[Address, ...] = (),
     ) -> None:
         """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
         those that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.
         ``reactivate``: attach again when the gateway asks for it as it ends the connection. ``authenticator``: how it
-        proves itself by EAP, by default with nothing but its NAI.
+        proves itself by EAP, by default with nothing but its NAI. ``previous_addresses``: those it comes with.
         """
         self.imsi = imsi
         self.nai = nai
@@ -142,6 +142,7 @@ class Device:
         self._session: ResumableSession | None = None
         self._authenticator = authenticator or Authenticator(imsi=imsi, nai=nai, entropy=entropy)
         self._accesses = accesses
+        self._previous = previous_addresses
         self._open: dict[str, AccessPorts] = {}
         self._reauthentication: Reauthentication | None = None
 
@@ -184,14 +185,26 @@ class Device:
 
     # --- what a person asks for
 
-    def attach(self, access: str, ticket: int | None, now: float, *, force: bool = False) -> list[Command]:
-        """Attach on an access; not while the network wants to be left alone, unless that is to be ignored."""
+    def attach(
+        self,
+        access: str,
+        ticket: int | None,
+        now: float,
+        *,
+        force: bool = False,
+        previous: tuple[Address, ...] | None = None,
+    ) -> list[Command]:
+        """Attach on an access; not while the network wants to be left alone, unless that is to be ignored.
+
+        ``previous``: inner addresses that the UE has elsewhere and wants to keep (handover, TS 24.302 §7.2.2.1).
+        """
         if self.state not in (DeviceState.IDLE, DeviceState.CLOSED):
             raise LocalError(f"the UE is {_WORDS[self.state]} already")
         refusal = None if self.back_off is None else self.back_off.refusal(now)
         if refusal is not None and not force:
             raise LocalError(refusal)
         self.connection = Connection(access, ticket, self._authenticator.begin(_answer), now)
+        self.connection.previous = self._previous if previous is None else previous
         self.state = DeviceState.ATTACHING
         return [OpenAccess(access=access)]
 
@@ -318,6 +331,8 @@ class Device:
         if connection is None or self.state is not DeviceState.ESTABLISHED or connection.path is None:
             return []
         commands: list[Command] = [attached(connection, connection.path, self.imsi, self.apn)]
+        if connection.handed_over is False:
+            commands.append(not_handed_over(connection, self.apn))
         if connection.attach_ticket is not None:
             commands.append(Finished(procedure=Procedure.ATTACH, ticket=connection.attach_ticket))
             connection.attach_ticket = None
@@ -757,6 +772,7 @@ class Device:
         connection = Connection(former.access, former.attach_ticket, self._authenticator.begin(_answer), now)
         connection.gateway, connection.trail = former.redirect
         connection.nat_refusals = former.nat_refusals
+        connection.previous = former.previous
         self.connection = connection
         self._session = None
         self.state = DeviceState.ATTACHING
@@ -774,6 +790,7 @@ class Device:
             gateway=connection.gateway,
             trail=connection.trail,
             session=session,
+            previous_addresses=connection.previous,
         )
 
     # --- the end

@@ -56,6 +56,9 @@ def session_view(
         "access": connection.access,
         "open_accesses": list(device.open_accesses),
         "inner_addresses": [str(address) for address in connection.addresses],
+        "handover": None
+        if not connection.previous
+        else {"previous": [str(address) for address in connection.previous], "kept": connection.handed_over},
         "dns": [str(address) for address in connection.dns],
         "p_cscf": [str(address) for address in connection.p_cscf],
         "application_version": connection.granted.application_version,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, summarize_address_range
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network, summarize_address_range
 from itertools import count
 
+from protocols.algorithms.usim import UsimReject, UsimResult, UsimSuccess, UsimSynchronisationFailure
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
@@ -21,6 +22,7 @@ from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import (
+    AddressesUpdated,
     Answer,
     AuthenticationKind,
     ChildSaRemoved,
@@ -32,7 +34,7 @@ from protocols.ikev2.events import (
     SaState,
     SuccessorCreated,
 )
-from protocols.ikev2.payloads import IdiPayload
+from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload
 from protocols.ikev2.registry import ConfigAttributeType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
@@ -47,6 +49,7 @@ from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import DeviceSwu
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
+from ue.authentication import Authenticator, EmergencyAuthenticator
 from ue.backoff import FileBackOff
 from ue.commands import (
     AdoptSuccessor,
@@ -78,6 +81,7 @@ from ue.config import DataPlaneKind, UeConfiguration
 from ue.connection import Move, MoveOutcome
 from ue.device import Device, DeviceState
 from ue.observation import counters_view, record_eap, session_view
+from ue.path_watch import PathWatch
 from ue.profile import (
     authenticator,
     identification,
@@ -88,9 +92,7 @@ from ue.profile import (
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
-from ue.usim import SoftwareUsim
-
-SILENCE_PATIENCE = 64  # intervals between two hints at most
+from ue.usim import Usim
 
 Network = IPv4Network | IPv6Network
 
@@ -107,12 +109,16 @@ class Pdn:
         swu: Swu,
         platform: Platform,
         recorder: Recorder,
-        usim: SoftwareUsim | None,
+        usim: Usim | None,
         temporary: TemporaryIdentityStore,
         ike_config: InitiatorConfig | None = None,
         failed: Callable[[], None] = lambda: None,
+        beside: Pdn | None = None,
     ) -> None:
-        """``ike_config`` where it is known already; ``failed`` is called when the TUN device cannot go on."""
+        """``ike_config`` where it is known already; ``failed`` is called when the TUN device cannot go on.
+
+        ``beside``: the first connection of the same UE, with which it shares what EAP has left.
+        """
         self.configuration = configuration
         self.name = configuration.apn
         self.recorder = recorder
@@ -129,24 +135,31 @@ class Pdn:
             address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
         }
         self.dropped_notifies: Counter[str] = Counter()
-        self._back_off = FileBackOff(state_directory(configuration) / f"back-off-{configuration.imsi}.json")
+        kept = configuration.imsi if beside is None else f"{configuration.imsi}-{configuration.apn}"
+        self._back_off = FileBackOff(state_directory(configuration) / f"back-off-{kept}.json")
+        shared = None if beside is None else beside._authenticator
+        self._authenticator: Authenticator | EmergencyAuthenticator = shared or authenticator(
+            configuration, platform.entropy, temporary.load()
+        )
+        self._is_first = beside is None
         self.device = Device(
             imsi=Imsi(configuration.imsi),
             nai=root_nai(configuration),
             apn=configuration.apn,
             gateway=self._gateway_ike,
             entropy=platform.entropy,
-            authenticator=authenticator(configuration, platform.entropy, temporary.load()),
+            authenticator=self._authenticator,
             accesses=tuple(configuration.accesses),
             gateways=configuration.redirect.names,
             other_versions=natt,
             reactivate=configuration.reactivate,
             back_off=self._back_off.read(self.wall_offset),
+            previous_addresses=configuration.request.previous_addresses,
         )
         self._data_plane = UserspaceDataPlane(
             entropy=platform.entropy, deliver=self._delivered, transmit=self._transmit_esp
         )
-        self.flows = Flows(self._send_inner)
+        self.flows: Flows = Flows(self._send_inner, count(1) if beside is None else beside.flows.numbers)
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
         self._sa: IkeSa | None = None
@@ -154,6 +167,10 @@ class Pdn:
         self._sessions: dict[bytes, str] = {}
         self._last_counters: dict[bytes, ChildSaCounters] = {}
         self._installed: set[bytes] = set()
+        interval = configuration.silence_interval
+        self._path_watch = interval and PathWatch(
+            interval, counters=self._traffic_counters, hint=self.suspect_path, now=swu.now
+        )
         self._commands: deque[Command] = deque()
         self._carrying_out = False
         self._tickets = count(1)
@@ -181,6 +198,8 @@ class Pdn:
 
     def close(self) -> None:
         """Let go of everything, without a word to the gateway where it has not answered."""
+        if self._path_watch:
+            self._path_watch.close()
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             self._endpoint.close(self._sa, "the UE stops", self._now())
             self._swu.pump()
@@ -193,39 +212,40 @@ class Pdn:
             self._tun.close()
             self._tun = None
 
-    async def watch_silence(self, interval: float) -> None:
-        """Much is sent and nothing comes back: a hint that the path is bad (RFC 4555 §3.5, §3.12).
+    def _traffic_counters(self) -> tuple[int, int]:
+        """Inner packets sent, and packets that show that the gateway is heard on the path (RFC 4555 §3.12)."""
+        counters = [self._data_plane.counters(spi) for spi in self._installed]
+        return sum(each.outbound_packets for each in counters), sum(each.evidence for each in counters)
 
-        Asked at once, then ever more rarely for as long as the silence lasts: traffic may have one direction.
-        """
-        received, sent, quiet, patience = 0, 0, 0, 1
-        while True:
-            await asyncio.sleep(interval)
-            counters = [self._data_plane.counters(spi) for spi in self._installed]
-            inbound = sum(each.evidence for each in counters)
-            outbound = sum(each.outbound_packets for each in counters)
-            if inbound != received or outbound < sent:
-                quiet, patience = 0, 1
-            elif outbound > sent:
-                quiet += 1
-            received, sent = inbound, outbound
-            if quiet >= patience and self._sa is not None:
-                quiet, patience = 0, min(2 * patience, SILENCE_PATIENCE)
-                self._endpoint.suspect(self._sa, self._now())
-                self._swu.pump()
+    def suspect_path(self) -> None:
+        """Find out now whether the path works (RFC 4555 §3.5)."""
+        if self._sa is not None:
+            self._endpoint.suspect(self._sa, self._now())
+            self._swu.pump()
 
     # --- what a person asks for
 
-    async def attach(self, access: str | None = None, *, force: bool = False) -> None:
+    async def attach(
+        self, access: str | None = None, *, force: bool = False, previous: tuple[Address, ...] | None = None
+    ) -> None:
         """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not.
 
-        ``force``: even though the network has asked to be left alone (BACKOFF_TIMER).
+        ``force``: even though the network has asked to be left alone (BACKOFF_TIMER). ``previous``: inner addresses
+        to keep (handover), in place of those configured.
         """
         name = access or next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
         if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
             raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
-        await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force))
+        if previous is not None:
+            versions = self.configuration.pdn_type.versions
+            if len({each.version for each in previous}) != len(previous) or any(
+                each.version not in versions for each in previous
+            ):
+                raise ControlError("bad-params", "handover: at most one address of each IP version of pdn_type")
+        await self._wait_for(
+            "refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force, previous=previous)
+        )
 
     async def move(self, to: str, *, keep_old: bool = False) -> Move:
         """Move to an access; returns the measures when the gateway has agreed."""
@@ -309,6 +329,8 @@ class Pdn:
             return
         if isinstance(event, IkeSaRekeyed):
             self._sa = event.successor
+        if isinstance(event, AddressesUpdated) and self._path_watch:
+            self._path_watch.moved()
         self._carry_out(self.device.handle(event, self._now()))
 
     # --- what the device says
@@ -421,7 +443,8 @@ class Pdn:
         config = replace(
             self.ike_config,
             nat_traversal_port=ports.nat_traversal.port,
-            initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
+            initial_contact=self._swu.is_alone(self),  # another PDN connection is to stay (RFC 7296 §2.4)
+            configuration_request=self._asking_for(command.previous_addresses),
             identity=self._own_identity(command.identity),
             redirected=command.trail,
             session=command.session,
@@ -457,21 +480,26 @@ class Pdn:
     def _connect_successor(self, command: ConnectSuccessor) -> None:
         """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
         ports = self.device.ports(command.access)
-        wanted: dict[int | None, Address] = {address.version: address for address in command.addresses}
-        request = tuple(
-            replace(attribute, value=_requested(wanted.get(_INNER_ADDRESS.get(attribute.type))))
-            for attribute in self.ike_config.configuration_request
-        )
         config = replace(
             self.ike_config,
             nat_traversal_port=ports.nat_traversal.port,
             identity=self._own_identity(command.identity),
             initial_contact=False,
-            configuration_request=request,
+            configuration_request=self._asking_for(command.addresses),
         )
         path = Path(ports.ike, Endpoint(command.gateway, self._gateway_ike.port))
         self._successor = self._swu.connect(self, config, path, self._extension())
         self._sessions[self._successor.local_spi] = self._session()
+
+    def _asking_for(self, addresses: tuple[Address, ...]) -> tuple[ConfigurationAttribute, ...]:
+        """CFG_REQUEST with these inner addresses; those of other versions are left to the gateway."""
+        wanted: dict[int, Address] = {address.version: address for address in addresses}
+        return tuple(
+            replace(attribute, value=_requested(wanted.get(_INNER_ADDRESS[attribute.type])))
+            if attribute.type in _INNER_ADDRESS
+            else attribute
+            for attribute in self.ike_config.configuration_request
+        )
 
     def _adopt_successor(self) -> None:
         former, self._sa, self._successor = self._sa, self._successor, None
@@ -506,8 +534,23 @@ class Pdn:
             verdict = self._usim.authenticate(command.rand, command.autn)
         except StackError as error:
             self._carry_out(self.device.usim_failed(str(error)))
-        else:
+            return
+        if isinstance(verdict, UsimSuccess | UsimSynchronisationFailure | UsimReject):
             self._carry_out(self.device.usim_answered(verdict))
+            return
+        assert self._swu.tasks is not None
+        self._swu.tasks.create_task(self._hear_usim(verdict, (self._sa, self._successor)))
+
+    async def _hear_usim(self, verdict: Awaitable[UsimResult], asked: tuple[IkeSa | None, IkeSa | None]) -> None:
+        """A card takes its time; an answer for an IKE SA that is no more is nobody's."""
+        try:
+            result = await verdict
+        except StackError as error:
+            if asked == (self._sa, self._successor):
+                self._carry_out(self.device.usim_failed(str(error)))
+            return
+        if asked == (self._sa, self._successor):
+            self._carry_out(self.device.usim_answered(result))
 
     def _answer(self, sa: IkeSa, reply: Answer) -> None:
         if isinstance(reply, EapReply) and reply.packet is not None:
@@ -560,6 +603,9 @@ class Pdn:
         plane = self.configuration.data_plane
         if plane.routes:
             return list(plane.routes)
+        if not self._is_first:  # the first one has the default route; of others it is the IMS servers that are known
+            connection = self.device.connection
+            return [] if connection is None else [ip_network(server) for server in connection.p_cscf]
         gateway = self.configuration.gateway
         outside = (*gateway.addresses, *gateway.alternatives)
         granted = [
@@ -583,6 +629,8 @@ class Pdn:
 
     def _send_inner(self, packet: bytes) -> bool:
         sent = self._data_plane.send_inner(packet)
+        if self._path_watch:
+            self._path_watch.stirred()
         self._data_plane_events()
         return sent
 
@@ -602,6 +650,8 @@ class Pdn:
 
     def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi
+        if self._path_watch:
+            self._path_watch.stirred()
         if self.flows.receive(packet):
             return
         if self._tun is not None:
@@ -626,6 +676,11 @@ class Pdn:
         raise LocalError(f"the UE has no IPv{destination.version} address to reach {destination} from")
 
     # --- views
+
+    @property
+    def subscriber(self) -> str:
+        """The IMSI."""
+        return self.configuration.imsi
 
     @property
     def sa(self) -> IkeSa | None:
@@ -682,7 +737,7 @@ class Pdn:
             return self._last_counters.get(spi)
 
 
-_INNER_ADDRESS = {
+_INNER_ADDRESS: Mapping[ConfigAttributeType | int, int] = {
     ConfigAttributeType.INTERNAL_IP4_ADDRESS: 4,
     ConfigAttributeType.INTERNAL_IP6_ADDRESS: 6,
 }

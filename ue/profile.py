@@ -10,7 +10,7 @@ from pathlib import Path
 from protocols.eap.aka.peer import PeerOptions, TemporaryIdentities
 from protocols.eap.unauthenticated import emergency_nai
 from protocols.entropy import Entropy
-from protocols.errors import ConfigurationError, LocalError
+from protocols.errors import BackendError, ConfigurationError, LocalError
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
@@ -20,13 +20,16 @@ from protocols.ikev2.revocation import Revocation
 from protocols.ikev2.signatures import library_pss
 from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 from protocols.io.lifetime import machine_lifetime
+from protocols.io.vectors import UsedVectors
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi, Nai, nai_realm
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
 from ue.authentication import Authenticator, EmergencyAuthenticator
-from ue.config import CertificateSection, GatewaySection, OuterIdentity, PCscfAttributes, UeConfiguration
+from ue.config import CardSection, CertificateSection, GatewaySection, OuterIdentity, PCscfAttributes, UeConfiguration
+from ue.pcsc import CardUsim, identify, reader_named
 from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
-from ue.usim import FileSqnStore, SoftwareUsim
+from ue.usim import FileSqnStore, SoftwareUsim, Usim
+from ue.vectors import VectorsUsim
 
 _ADDRESS = {4: ConfigAttributeType.INTERNAL_IP4_ADDRESS, 6: ConfigAttributeType.INTERNAL_IP6_ADDRESS}
 _DNS = {4: ConfigAttributeType.INTERNAL_IP4_DNS, 6: ConfigAttributeType.INTERNAL_IP6_DNS}
@@ -137,10 +140,47 @@ def identification(text: str) -> IdiPayload:
     return IdiPayload(id_type=kind, data=address.packed)
 
 
-def software_usim(configuration: UeConfiguration) -> SoftwareUsim | None:
-    """The USIM with its file of sequence numbers, if the UE has one; ``StackError`` when the file is unusable."""
+def usim(configuration: UeConfiguration) -> Usim | None:
+    """The USIM that is configured, if the UE has one; ``StackError`` when its file is unusable."""
     section = configuration.usim
     if section is None:
+        return None
+    if section.card is not None:
+        return CardUsim(reader_named(section.card.reader), pin=_pin(section.card), imsi=Imsi(configuration.imsi))
+    if section.vectors is None:
+        return software_usim(configuration)
+    used = None
+    if not section.repeat:
+        used = UsedVectors(state_directory(configuration) / f"vectors-{configuration.imsi}.json")
+    return VectorsUsim(section.vectors, imsi=configuration.imsi, used=used)
+
+
+def identified(configuration: UeConfiguration) -> UeConfiguration:
+    """With the IMSI that the card tells, where there is a card; ``StackError`` when it cannot be read or another.
+
+    Blocks as long as the card does.
+    """
+    section = configuration.usim
+    if section is None or section.card is None:
+        return configuration
+    found = identify(reader_named(section.card.reader), _pin(section.card))
+    if configuration.imsi not in ("", str(found.imsi)):
+        raise BackendError(f"the card in the reader is of IMSI {found.imsi}, not of {configuration.imsi} (imsi)")
+    plmn = configuration.plmn.plmn
+    if not found.imsi.belongs_to(plmn) or found.mnc_length not in (None, len(configuration.plmn.mnc)):
+        digits = "" if found.mnc_length is None else f" with an MNC of {found.mnc_length} digits"
+        raise BackendError(f"the card is of IMSI {found.imsi}{digits}, which is not of the PLMN {plmn} (plmn)")
+    return configuration.model_copy(update={"imsi": str(found.imsi)})
+
+
+def _pin(section: CardSection) -> str | None:
+    return None if section.pin is None else section.pin.reveal().decode("ascii")
+
+
+def software_usim(configuration: UeConfiguration) -> SoftwareUsim | None:
+    """The USIM in software with its file of sequence numbers, if that is what the UE has; ``StackError``."""
+    section = configuration.usim
+    if section is None or section.k is None:
         return None
     file = section.sqn or state_directory(configuration) / f"usim-{configuration.imsi}.json"
     return SoftwareUsim(

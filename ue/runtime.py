@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from protocols.errors import BackendError, StackError
 from protocols.io.algorithms import weakness
 from protocols.io.control import ControlError
 from protocols.io.platform import Platform
+from protocols.path import Address
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 from ue.config import UeConfiguration
@@ -19,9 +21,10 @@ from ue.control import control_methods
 from ue.device import DeviceState
 from ue.pdn import Pdn
 from ue.profile import (
-    software_usim,
+    identified,
     state_directory,
     temporary_identity_store,
+    usim,
 )
 from ue.swu import Swu
 
@@ -38,6 +41,7 @@ class UeNode:
 
     def __init__(self, configuration: UeConfiguration, platform: Platform | None = None) -> None:
         platform = platform or Platform()
+        configuration = identified(configuration)
         self.configuration = configuration
         clock = platform.clock
         self.wall_offset = clock.wall() - clock.monotonic()
@@ -53,23 +57,31 @@ class UeNode:
             ring=configuration.trace.ring,
         )
         self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder)
-        default = Pdn(
-            configuration,
-            swu=self._swu,
-            platform=platform,
-            recorder=self.recorder,
-            usim=software_usim(configuration),
-            temporary=temporary_identity_store(configuration),
-            failed=self.stop,
-        )
-        self.pdns: dict[str, Pdn] = {default.name: default}
+        card, temporary = usim(configuration), temporary_identity_store(configuration)
+
+        def pdn(part: UeConfiguration, beside: Pdn | None) -> Pdn:
+            return Pdn(
+                part,
+                swu=self._swu,
+                platform=platform,
+                recorder=self.recorder,
+                usim=card,
+                temporary=temporary,
+                failed=self.stop,
+                beside=beside,
+            )
+
+        default = pdn(configuration, None)
+        others = {name: pdn(part, default) for name, part in configuration.pdns.items()}
+        self.pdns: dict[str, Pdn] = {each.name: each for each in (default, *others.values())}
+        self._by_section = others
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._control = platform.control(configuration.control, control_methods(self), self.recorder)
 
     def pdn(self, name: str | None = None) -> Pdn:
-        """A PDN connection by its APN, without one the default; ``ControlError`` when there is none."""
-        found = next(iter(self.pdns.values())) if name is None else self.pdns.get(name)
+        """A PDN connection by its APN or its name in the configuration, without one the default; ``ControlError``."""
+        found = next(iter(self.pdns.values())) if name is None else self.pdns.get(name, self._by_section.get(name))
         if found is None:
             raise ControlError("not-found", f"there is no PDN connection {name}; known are {', '.join(self.pdns)}")
         return found
@@ -79,15 +91,11 @@ class UeNode:
     async def run(self, work: Callable[[], Awaitable[None]] | None = None) -> None:
         """Serve the control socket and do ``work``; without any until ``stop``. Detaches at the end."""
         failure: StackError | None = None
-        watching: list[asyncio.Task[None]] = []
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._swu.open(tasks)
                 try:
                     await self._control.start()
-                    if self.configuration.silence_interval is not None:
-                        interval = self.configuration.silence_interval
-                        watching = [tasks.create_task(pdn.watch_silence(interval)) for pdn in self.pdns.values()]
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
                     self._warn_of_weak_algorithms()
                     await self._until_stopped(work or self._stopping.wait)
@@ -95,8 +103,6 @@ class UeNode:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
                 finally:
                     await self._leave()
-                    for watch in watching:
-                        watch.cancel()
         finally:
             await self._close()
         if failure is not None:
@@ -119,15 +125,36 @@ class UeNode:
         """Return when the node is told to stop."""
         await self._stopping.wait()
 
+    async def attach_others(self, access: str | None = None, *, force: bool = False) -> None:
+        """Attach the connections that go with the first one; ``ControlError`` of the first that is refused."""
+        for pdn in self._going_along():
+            await pdn.attach(None if access is None else self.access_name(access), force=force)
+
     async def stay_attached(self) -> None:
-        """Attach, and try again after a while when that fails or the connection is lost (Android's pace)."""
-        pdn, failures = self.pdn(), 0
+        """Attach, and try again after a while when that fails or the connection is lost (Android's pace).
+
+        Each PDN connection for itself, the others once the first has been tried: it says INITIAL_CONTACT.
+        """
+        tried = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_attached(self.pdn(), tried))
+            await tried.wait()
+            for pdn in self._going_along():
+                tasks.create_task(self._keep_attached(pdn, tried))
+
+    def _going_along(self) -> list[Pdn]:
+        sections = self.configuration.additional_pdns
+        return [pdn for name, pdn in self._by_section.items() if sections[name].attach]
+
+    async def _keep_attached(self, pdn: Pdn, tried: asyncio.Event) -> None:
+        failures = 0
         while True:
             try:
                 await pdn.attach()
                 failures = 0
             except StackError as error:
                 _log.error("%s", error)
+            tried.set()
             await pdn.idle.wait()
             if pdn.device.connection is not None and pdn.device.connection.detach_requested:
                 await self.stopped()  # somebody detached the UE: it stays so until it is told otherwise
@@ -139,7 +166,7 @@ class UeNode:
                     interval, back_off.until - self._swu.now()
                 )  # without an end: until the process is started anew
             failures += 1
-            _log.info("attaching again in %g s", interval)
+            _log.info("attaching again in %g s to %s", interval, pdn.name)
             await asyncio.sleep(interval)
             await pdn.idle.wait()
 
@@ -183,21 +210,55 @@ class UeNode:
 
     # --- what a person asks for
 
-    async def attach(self, access: str | None = None, *, force: bool = False) -> None:
-        """Attach on an access, named or by its address; see ``Pdn.attach``."""
-        await self.pdn().attach(None if access is None else self.access_name(access), force=force)
+    async def attach(
+        self,
+        access: str | None = None,
+        *,
+        force: bool = False,
+        pdn: str | None = None,
+        previous: tuple[Address, ...] | None = None,
+    ) -> None:
+        """Attach on an access, named or by its address; see ``Pdn.attach``. Without ``pdn`` the first connection."""
+        name = None if access is None else self.access_name(access)
+        await self.pdn(pdn).attach(name, force=force, previous=previous)
 
-    async def move(self, to: str, *, keep_old: bool = False) -> Move:
-        """Move to an access, named or by its address; see ``Pdn.move``."""
-        return await self.pdn().move(self.access_name(to), keep_old=keep_old)
+    async def move(self, to: str, *, keep_old: bool = False, pdn: str | None = None) -> Move:
+        """Move to an access, named or by its address; what became of the first connection that was meant.
 
-    async def detach(self) -> None:
-        """Detach; see ``Pdn.detach``."""
-        await self.pdn().detach()
+        Its ``ControlError`` when it did not move; ``move_each`` tells of all.
+        """
+        outcome = next(iter((await self.move_each(to, keep_old=keep_old, pdn=pdn)).values()))
+        if isinstance(outcome, StackError):
+            raise outcome
+        return outcome
 
-    def suspend(self) -> None:
+    async def move_each(
+        self, to: str, *, keep_old: bool = False, pdn: str | None = None
+    ) -> dict[str, Move | StackError]:
+        """Move the connections that are attached, or one, to an access: all updates leave in one turn of the loop."""
+        name = self.access_name(to)
+        chosen = self._chosen(pdn, DeviceState.ESTABLISHED)
+        moves = [each.move(name, keep_old=keep_old) for each in chosen]
+        return _outcomes(chosen, await asyncio.gather(*moves, return_exceptions=True))
+
+    async def detach(self, pdn: str | None = None) -> None:
+        """Detach the connections that are attached, or one; see ``Pdn.detach``."""
+        chosen = self._chosen(pdn, DeviceState.ATTACHING, DeviceState.ESTABLISHED)
+        done = _outcomes(chosen, await asyncio.gather(*(each.detach() for each in chosen), return_exceptions=True))
+        for outcome in done.values():
+            if isinstance(outcome, StackError):
+                raise outcome
+
+    def suspend(self, pdn: str | None = None) -> None:
         """Leave every access; see ``Pdn.suspend``."""
-        self.pdn().suspend()
+        for each in self._chosen(pdn, DeviceState.ESTABLISHED):
+            each.suspend()
+
+    def _chosen(self, name: str | None, *states: DeviceState) -> list[Pdn]:
+        """One by name, or all in one of the states; where none is, the first, which says why it cannot."""
+        if name is not None:
+            return [self.pdn(name)]
+        return [pdn for pdn in self.pdns.values() if pdn.device.state in states] or [self.pdn()]
 
     def access_name(self, text: str) -> str:
         """An access by name or by address."""
@@ -244,3 +305,16 @@ class UeNode:
         """The present or last connection of each PDN."""
         views = (pdn.session() for pdn in self.pdns.values())
         return [view for view in views if view is not None]
+
+
+T = TypeVar("T")
+
+
+def _outcomes(pdns: Sequence[Pdn], outcomes: Sequence[T | BaseException]) -> dict[str, T | StackError]:
+    """What became of each, by APN; what is no refusal is raised."""
+    found: dict[str, T | StackError] = {}
+    for pdn, outcome in zip(pdns, outcomes, strict=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, StackError):
+            raise outcome
+        found[pdn.name] = outcome
+    return found

@@ -31,6 +31,22 @@ def attached(connection: Connection, path: Path, imsi: Imsi, apn: str) -> Tell:
             "mobike": connection.mobike,
             "nat": connection.nat.local,
             "eap": connection.authentication.view(),
+            "handed_over": connection.handed_over,
+        },
+    )
+
+
+def not_handed_over(connection: Connection, apn: str) -> Tell:
+    """The gateway did not give the addresses that the UE came with: what went through them is lost."""
+    wanted = ", ".join(map(str, connection.previous))
+    given = ", ".join(map(str, connection.addresses))
+    return Tell(
+        name="not-handed-over",
+        text=f"The gateway did not keep {wanted} of {apn}: it gave {given}, so nothing was handed over.",
+        data={
+            "apn": apn,
+            "wanted": [str(address) for address in connection.previous],
+            "given": [str(address) for address in connection.addresses],
         },
     )
 

@@ -27,6 +27,10 @@ from ue.config import AccessSection
 class SaOwner(Protocol):
     """Whose IKE SAs and child SAs they are."""
 
+    @property
+    def subscriber(self) -> str:
+        """The IMSI."""
+
     def ike_event(self, sa: IkeSa, event: Event) -> None:
         """An IKE SA of its own says something."""
 
@@ -82,6 +86,10 @@ class Swu:
         sa = self.endpoint.connect(config, path, self.now(), extension)
         self._owners[sa.local_spi] = owner
         return sa
+
+    def is_alone(self, owner: SaOwner) -> bool:
+        """Whether its subscriber has no IKE SA here (RFC 7296 §2.4: what INITIAL_CONTACT says)."""
+        return all(each.subscriber != owner.subscriber for each in self._owners.values())
 
     def adopt_child(self, inbound_spi: bytes, owner: SaOwner) -> None:
         """From now on ESP with this SPI goes to ``owner``."""

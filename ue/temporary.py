@@ -6,7 +6,6 @@ The file holds keys: it is readable by its owner only and replaced atomically.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Protocol
 
@@ -15,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from protocols.eap.aka.peer import Pseudonym, ReauthenticationContext, TemporaryIdentities
 from protocols.eap.packet import EapType
 from protocols.errors import BackendError, ConfigurationError
+from protocols.io.durable import replace_file
 from protocols.secret import Secret
 
 METHODS = {"aka": EapType.AKA, "aka-prime": EapType.AKA_PRIME}
 _WORDS = {method: word for word, method in METHODS.items()}
-_MODE = 0o600
 
 
 class TemporaryIdentityStore(Protocol):
@@ -72,7 +71,7 @@ class FileTemporaryIdentityStore:
         return kept.identities() if kept.imsi == self._imsi else TemporaryIdentities()
 
     def save(self, held: TemporaryIdentities) -> None:
-        """Write beside the file, force to disk, rename over it."""
+        """Replace the file; it is on disk on return."""
         kept: dict[str, object] = {"imsi": self._imsi}
         if held.pseudonym is not None:
             kept["pseudonym"] = {"method": _WORDS[held.pseudonym.method], "username": held.pseudonym.username}
@@ -87,16 +86,7 @@ class FileTemporaryIdentityStore:
                 "k_aut": context.k_aut.reveal().hex(),
                 "k_re": context.k_re.reveal().hex(),
             }
-        beside = self._path.with_name(self._path.name + ".new")
-        try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(kept, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, self._path)
-        except OSError as error:
-            raise BackendError(f"{self._path}: {error.strerror}") from error
+        replace_file(self._path, json.dumps(kept))
 
 
 _Method = Field(pattern="^aka(-prime)?$")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 
 from protocols.dataplane.userspace.host import FLOW_PORT, EchoClient, FlowKind, FlowStatistics
 from protocols.errors import LocalError
@@ -91,10 +92,12 @@ class Flow:
 class Flows:
     """All flows of a UE; the latest is meant where none is named."""
 
-    def __init__(self, send: Callable[[bytes], bool]) -> None:
+    def __init__(self, send: Callable[[bytes], bool], numbers: Iterator[int] | None = None) -> None:
+        """``numbers`` of flows, shared by the PDN connections of a UE."""
         self._send = send
         self._flows: dict[int, Flow] = {}
         self._started = 0
+        self.numbers = numbers or count(1)
 
     def start(
         self, kind: FlowKind, source: Address, destination: Address, rate: float, limit: int | None = None
@@ -104,7 +107,7 @@ class Flows:
             raise LocalError(
                 f"a rate of {rate:g} packets per second; above 0 and at most {RATE_MAXIMUM:g} are possible"
             )
-        self._started += 1
+        self._started = next(self.numbers)
         client = EchoClient(
             source=source,
             destination=destination,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Protocol
 
@@ -11,10 +11,18 @@ from protocols.algorithms.sqn import IND_BITS, SqnWindow
 from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
 from protocols.algorithms.usim import UsimResult, authenticate
 from protocols.errors import BackendError, ConfigurationError
+from protocols.io.durable import replace_file
 from protocols.secret import Secret
 from protocols.threegpp.identity import Imsi
 
 _KEY = "seqs"
+
+
+class Usim(Protocol):
+    """What answers AUTHENTICATE (TS 31.102 §7.1.2): keys, a file of vectors, or a card, which takes its time."""
+
+    def authenticate(self, rand: bytes, autn: bytes) -> UsimResult | Awaitable[UsimResult]:
+        """RES, CK, IK; or AUTS; or a refusal. ``StackError`` when there is no verdict."""
 
 
 class SqnStore(Protocol):
@@ -71,17 +79,8 @@ class FileSqnStore:
             raise ConfigurationError(file=str(self._path), key=_KEY, value=text[:40], expected=expected) from error
 
     def save(self, window: SqnWindow) -> None:
-        """Write beside the file, force to disk, rename over it."""
-        beside = self._path.with_name(self._path.name + ".new")
-        try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump({_KEY: window.seqs}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, self._path)
-        except OSError as error:
-            raise BackendError(f"{self._path}: {error.strerror}") from error
+        """Replace the file; the array is on disk on return."""
+        replace_file(self._path, json.dumps({_KEY: window.seqs}))
 
 
 class SoftwareUsim:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from aaa.hss.given import GivenVectors
 from aaa.subscribers.database import UnknownImsi
 from aaa.subscribers.sequences import SequenceNumbers, SequenceStore
 from aaa.subscribers.subscriber import Subscriber
@@ -37,7 +38,10 @@ class LocalHss:
         *,
         sequence_block: int = DEFAULT_BLOCK,
         wall: Callable[[], float] | None = None,
+        given: GivenVectors | None = None,
     ) -> None:
+        """``given``: vectors from files, which take the place of made ones where a subscriber has some."""
+        self._given = given
         self._database = database
         self._entropy = entropy
         self._sequences = SequenceNumbers(database, wall=wall or SystemClock().wall, block=sequence_block)
@@ -54,6 +58,9 @@ class LocalHss:
         if subscriber is None:
             self._sequences.forget(imsi)
             raise UnknownImsi(f"no subscriber has IMSI {imsi}")
+        if self._given is not None and imsi in self._given:
+            vector = self._given.next(imsi, resynchronisation)
+            return vector if prime_for is None else prime_vector(vector, prime_for)
         algorithm = subscriber.keys.functions()
         if resynchronisation is not None:
             sqn_ms = verify_auts(algorithm, rand=resynchronisation.rand, auts=resynchronisation.auts)

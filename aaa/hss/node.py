@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aaa.config import AaaConfiguration
 from aaa.faults.wrapping import Faults
+from aaa.hss.given import GivenVectors
 from aaa.hss.in_process import Bridge, InProcessPush
 from aaa.hss.local import LocalHss
 from aaa.hss.port import HssListener
@@ -47,7 +48,8 @@ class HssNode:
         self._clock = clock
         self._entropy = entropy
         self._bind = bind
-        vectors = LocalHss(database, entropy, sequence_block=configuration.hss.sequence_block)
+        given = GivenVectors(configuration.hss.vectors) if configuration.hss.vectors else None
+        vectors = LocalHss(database, entropy, sequence_block=configuration.hss.sequence_block, given=given)
         self.procedures = HssProcedures(database, vectors, database.registrations)
         self._push: HssPush | None = None
         self._diameter: DiameterNode | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from aaa.hss.local import LocalHss
 from aaa.provisioning.opening import (
     ConfigurationOption,
     DatabaseOption,
@@ -29,9 +31,13 @@ from aaa.subscribers import (
 )
 from aaa.subscribers.document import APN_FIELDS, DocumentError, changed_by, described, subscriber_from
 from protocols.io.configuration import exit_on_error
+from protocols.io.entropy import SystemEntropy
+from protocols.io.vectors import write_vectors
 from protocols.threegpp.identity import Apn
 
 application = typer.Typer(name="subscriber", help="Provision subscribers.", no_args_is_help=True, add_completion=False)
+
+VECTORS_MAXIMUM = 1024  # as many SQN as are reserved at a time
 
 KOption = Annotated[str | None, typer.Option(envvar="AAA_K", help="K: 32 hexadecimal digits, or 64 for TUAK.")]
 OpcOption = Annotated[str | None, typer.Option(envvar="AAA_OPC", help="OPc: 32 hexadecimal digits; TOPc: 64.")]
@@ -298,6 +304,24 @@ def show(
 
 def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@application.command()
+@exit_on_error
+def vectors(
+    imsi: ImsiArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, for its owner only.")],
+    count: Annotated[int, typer.Option(min=1, max=VECTORS_MAXIMUM, help="How many vectors.")] = 1,
+    config: ConfigurationOption = None,
+    database: DatabaseOption = None,
+    master_keys: MasterKeysOption = None,
+) -> None:
+    """Write authentication vectors with fresh SQN: for usim.vectors of ue, and hss.vectors of an HSS without K."""
+    wanted = wanted_imsi(imsi)
+    with opened_database(config, database, master_keys) as opened:
+        centre = LocalHss(opened, SystemEntropy(), sequence_block=count)
+        write_vectors(output, str(wanted), [centre.authentication_vector(wanted, None) for _ in range(count)])
+    typer.echo(f"{count} vectors of subscriber {wanted} in {output}")
 
 
 @application.command()

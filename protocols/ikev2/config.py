@@ -49,7 +49,7 @@ LIFETIME_JITTER = 0.1  # RFC 7296 §2.8.1: "the timing of rekeying requests SHOU
 HARD_MARGIN = 0.25
 HARD_MARGIN_MINIMUM = 60.0  # a rekey may need all its retransmissions
 ADDITIONAL_CHILDREN = 8
-PATH_TEST_AFTER = 0.5  # RFC 4555 §3.10 leaves it to us
+PATH_TEST_AFTER = 1.2  # RFC 4555 §3.10 leaves it to us; 24 questions to the path in use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,8 @@ class IkeConfig:
     ``additional_children`` is how many child SAs the peer may have beside the first (RFC 7296 §1.3.1).
     ``nats_allowed``: without, there is no NAT traversal, and MOBIKE protects addresses (RFC 4555 §3.9).
     ``additional_addresses`` are this end's others (§3.4). ``path_test_after``: so long after its first
-    retransmission a request is tried on other address pairs (§3.10); ``None``: never. ``follow_esp``: send ESP to
+    retransmission, or a hint that the path is bad, the path in use is asked quickly, then a request is tried on
+    other address pairs (§3.10); ``None``: never. ``follow_esp``: send ESP to
     where that of a peer behind a NAT comes from (§3.8); without MOBIKE, IKE too (RFC 7296 §2.23).
     ``hold_lifetime``: silence of the peer shorter than that does not end the SA (§3.11).
     """

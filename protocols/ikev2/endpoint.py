@@ -414,9 +414,9 @@ class IkeEndpoint:
         return header.spi_i == sa.spi_i and header.spi_r == sa.spi_r
 
     def _ask_data_plane(self, sa: IkeSa, now: float) -> None:
-        """Before a probe: packets of the peer's since the last look show that it lives (§2.4)."""
-        due = sa.timers.get(Timer.LIVENESS)
-        if self._inbound_packets is None or due is None or due > now:
+        """Before a probe: packets of the peer's since the last look show that it lives (§2.4), and the path too."""
+        times = [sa.timers.get(timer) for timer in (Timer.LIVENESS, Timer.PATH_TEST)]
+        if self._inbound_packets is None or not any(due is not None and due <= now for due in times):
             return
         seen = self._inbound_seen.get(sa.local_spi, {})
         counts = {spi: self._inbound_packets(spi) for spi in sa.children}

@@ -247,6 +247,7 @@ class Exchanges:
     def repeat_on(self, path: Path) -> None:
         """Send the oldest outstanding request on this path as well, with the same Message ID (RFC 4555 §3.1, §3.10)."""
         if self._sa.window.outstanding is not None:
+            self._sa.window.retransmissions_sent += 1
             self._transmit(self._sa.window.outstanding.sent, path, retransmission=True)
 
     def retransmit(self, now: float) -> None:

@@ -183,8 +183,13 @@ def read_text(text: str, file: str) -> Document:
 def read_file(path: Path | str) -> Document:
     """Read a YAML file; ``ConfigurationError`` where it cannot be read or is no YAML."""
     path = Path(path)
+    return read_text(text_of(path), str(path))
+
+
+def text_of(path: Path) -> str:
+    """A file of the user's as text; ``ConfigurationError`` when it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise _unreadable(path, "no such file") from None
     except IsADirectoryError:
@@ -195,7 +200,6 @@ def read_file(path: Path | str) -> Document:
         raise _unreadable(path, "octets that are not UTF-8") from None
     except OSError as problem:
         raise _unreadable(path, problem.strerror or "an unreadable file") from None
-    return read_text(text, str(path))
 
 
 def _unreadable(path: Path, what: str) -> ConfigurationError:

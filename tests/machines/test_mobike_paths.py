@@ -56,17 +56,19 @@ def esp_from(pair: Pair, source: Endpoint) -> bool:
 
 
 def test_gateway_address_that_falls_silent() -> None:
-    """RFC 4555 §2.2: the same request on the other pair, then UPDATE_SA_ADDRESSES there; within three seconds."""
+    """RFC 4555 §2.2: after the path in use the other pair, then UPDATE_SA_ADDRESSES there; within three seconds."""
     pair = gateway_lists(R2).attach()
     cut(pair, R1)
     count, start = len(pair.wire), pair.now
     pair.ue.endpoint.suspect(pair.ue.live, pair.now)
     pair.run(3.0)
+    detection = "[ N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) ]"
+    question = f"--> INFORMATIONAL request 4 {detection}"
     assert pair.wire[count:] == [
-        "--> INFORMATIONAL request 4 [ ]",
-        "--> INFORMATIONAL request 4 [ ] (again)",
-        "--> INFORMATIONAL request 4 [ ] (again)",
-        "<-- INFORMATIONAL response 4 [ ]",
+        question,
+        *[f"{question} (again)"] * (24 + 1),  # in doubt, and by the clock of retransmission
+        f"{question} (again)",  # on the other pair
+        f"<-- INFORMATIONAL response 4 {detection}",
         "--> INFORMATIONAL request 5 [ N(UPDATE_SA_ADDRESSES), "
         "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) ]",
         "<-- INFORMATIONAL response 5 [ N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) ]",
@@ -124,14 +126,56 @@ def test_path_that_answers_late_keeps_the_sa() -> None:
 
 
 def test_probes_are_bounded() -> None:
-    """One pair every tenth of a second, one round for each retransmission, then the SA ends as ever."""
+    """The path in use 24 times, the pairs one every tenth of a second in four rounds, then the SA ends as ever."""
     pair = gateway_lists(R2, Endpoint.of("203.0.113.3", 4500)).attach()
     cut(pair, R1, R2, Endpoint.of("203.0.113.3", 4500))
     count = len(pair.seen)
     probe(pair, 60.0)
     assert pair.ue.live.state is SaState.CLOSED
-    probes = [d for _, d in pair.seen[count:] if d.path.remote != R1]
-    assert len(probes) == 2 * 5  # two other pairs, five retransmissions
+    sent = [d.path.remote for _, d in pair.seen[count:]]
+    assert sent.count(R1) == 1 + 5 + 24  # the request, its retransmissions, and the doubt
+    assert len(sent) - sent.count(R1) == 2 * 3 * 4  # two other pairs, each three times a round, four rounds
+
+
+def test_hint_about_a_path_that_loses_packets_moves_nothing() -> None:
+    """Twenty of the questions are lost one after the other: the path in use is kept, nobody is told of it."""
+    pair = Pair().attach()
+    pair.ue.endpoint.set_addresses(pair.ue.live, [A, B], pair.now, tell=False)
+    count, lost = len(pair.seen), pair.now + 1.0
+    pair.lose = lambda sender, datagram: pair.now < lost
+    pair.ue.endpoint.suspect(pair.ue.live, pair.now)
+    pair.run(5.0)
+    assert not [d for s, d in pair.seen[count:] if d.path.local == B]
+    assert not pair.ue.has(PathSuspected)
+    assert remote(pair) == [A, A]
+
+
+def test_what_the_peer_asks_speaks_for_the_path() -> None:
+    """The questions are lost, a request of the gateway's arrives: they are asked anew, and this time answered."""
+    pair = Pair().attach()
+    pair.ue.endpoint.set_addresses(pair.ue.live, [A, B], pair.now, tell=False)
+    start, count = pair.now, len(pair.seen)
+    pair.lose = lambda sender, datagram: sender == "ue" and pair.now < start + 1.8
+    pair.ue.endpoint.suspect(pair.ue.live, pair.now)
+    pair.run(0.5)
+    pair.epdg.endpoint.initiate(pair.epdg.live, Liveness(), pair.now)
+    pair.run(5.0)
+    assert not [d for s, d in pair.seen[count:] if s == "ue" and d.path.local == B]
+    assert remote(pair) == [A, A]
+
+
+def test_path_of_one_direction_is_none() -> None:
+    """RFC 4621 §5.1.2: the gateway is heard all the time and hears nothing; after three doubts others are tried."""
+    pair = Pair().attach()
+    pair.ue.endpoint.set_addresses(pair.ue.live, [A, B], pair.now, tell=False)
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.path.local == A
+    start = pair.now
+    pair.ue.endpoint.suspect(pair.ue.live, pair.now)
+    while pair.now < start + 5.0:
+        pair.ue.live.heard(pair.now)  # ESP, say
+        pair.run(0.1)
+        assert pair.now > start + 3.5 or pair.ue.live.path.local == A
+    assert remote(pair) == [B, B]
 
 
 def test_no_test_where_it_is_off() -> None:
@@ -171,9 +215,9 @@ def test_update_that_was_sent_from_several_addresses_is_sent_again() -> None:
     pair.lose = lambda sender, datagram: (
         (sender, datagram.path.local) == ("ue", B) or ((sender, datagram.path.remote) == ("epdg", other))
     )
-    pair.run(1.2)
+    pair.run(1.8)
     assert pair.epdg.live.path.remote == other  # by a copy that was a probe
-    pair.lose = lambda sender, datagram: False
+    pair.lose = lambda sender, datagram: (sender, datagram.path.remote) == ("epdg", other)
     pair.run(10.0)
     assert pair.ue.live.path.local == B
     assert remote(pair) == [B, B]
@@ -293,6 +337,21 @@ def test_liveness_finds_a_changed_mapping() -> None:
     probe(pair, 1.0)
     assert remote(pair) == [REBOUND, REBOUND]
     assert pair.epdg.take(AddressesUpdated).old.remote == NAT_OUTSIDE
+
+
+def test_a_nat_that_appears_and_vanishes_is_found_by_a_hint() -> None:
+    """§3.8: a check after a hint looks for a NAT where none was known; nothing follows where there is none."""
+    pair = Pair().attach()
+    count = len(pair.wire)
+    pair.ue.endpoint.suspect(pair.ue.live, pair.now)
+    pair.run(1.0)
+    assert len(pair.wire) == count + 2
+    for outside, behind in ((NAT_OUTSIDE, True), (A, False)):
+        pair.translate = {A: outside}
+        pair.ue.endpoint.suspect(pair.ue.live, pair.now)
+        pair.run(1.0)
+        assert remote(pair) == [outside, outside]
+        assert pair.ue.live.nat.local is behind
 
 
 def test_mapping_is_compared_with_the_last_update() -> None:

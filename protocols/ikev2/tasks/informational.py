@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 
 class Liveness(Concurrent):
-    """The peer's response proves that it lives (§2.4); with NAT detection where MOBIKE wants it (RFC 4555 §3.8)."""
+    """The peer's response proves that it lives (§2.4); with NAT detection where MOBIKE wants it (RFC 4555 §3.8).
+
+    ``suspicious``: a NAT may have come in between since the last update, and is looked for too.
+    """
 
     exchange = ExchangeType.INFORMATIONAL
 
+    def __init__(self, *, suspicious: bool = False) -> None:
+        self._suspicious = suspicious
+
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...]:
         """Nothing inside, or how we see the path."""
-        return mobike.mapping_probe(sa)
+        return mobike.mapping_probe(sa, suspicious=self._suspicious)
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """That it came is all, unless it says that a NAT on the way has changed."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
     from protocols.ikev2.tasks.mobike.addresses import AnnounceAddresses
     from protocols.ikev2.tasks.mobike.check import ReturnRoutabilityCheck
+    from protocols.ikev2.tasks.mobike.probe import Doubt
     from protocols.ikev2.tasks.mobike.update import UpdateAddresses
 
 ADDRESSES_MAXIMUM = 32  # of one end; more are not kept (RFC 4555 sets no limit)
@@ -23,9 +24,9 @@ class Mobility:
 
     ``esp_path`` is where the child SAs are, ``followed`` where ESP alone has led them since, ``failed`` the
     path that the last check has given up. ``check``, ``update`` and ``announcing`` are queued or under way,
-    ``testing`` the pairs that a path test has yet to try. ``own`` are this end's addresses in order of
-    preference once they were set, ``told`` what the peer was told of them, ``preferred`` the one that the
-    peer is asked to use. ``peer_addresses`` is the peer's list, the one in use first.
+    ``doubt`` is how the path in use is being asked, ``testing`` the pairs that a path test has yet to try. ``own``
+    are this end's addresses in order of preference once they were set, ``told`` what the peer was told of them,
+    ``preferred`` the one that the peer is asked to use. ``peer_addresses`` is the peer's list, the one in use first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,6 +49,7 @@ class Mobility:
         self.preferred: Address | None = None
         self.peer_addresses: tuple[Address, ...] = ()
         self.destination_hashes: frozenset[bytes] | None = None
+        self.doubt: Doubt | None = None
         self.testing: deque[Path] | None = None
         self.suspended = False
         self.heard_at = 0.0

@@ -22,7 +22,7 @@ def suspend(sa: IkeSa) -> None:
     if sa.state is not SaState.ESTABLISHED or sa.mobility.suspended:
         return
     sa.mobility.suspended = True
-    sa.mobility.testing = None
+    sa.mobility.testing = sa.mobility.doubt = None
     for timer in SENDING_TIMERS:
         sa.timers.cancel(timer)
     sa.emit(Suspended(path=sa.path))

@@ -1,0 +1,54 @@
+"""``SilenceWatch`` on an event loop: armed by traffic, it asks the IKE SA when the path in use falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ue.silence import SilenceWatch
+
+
+class PathWatch:
+    """``counters`` are packets sent and packets heard; ``hint`` is called when there is too much of one alone."""
+
+    def __init__(
+        self,
+        interval: float,
+        *,
+        counters: Callable[[], tuple[int, int]],
+        hint: Callable[[], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._watch = SilenceWatch(interval)
+        self._counters = counters
+        self._hint = hint
+        self._now = now
+        self._timer: asyncio.TimerHandle | None = None
+
+    def stirred(self) -> None:
+        """A packet was sent or has come."""
+        if self._timer is None and self._watch.stirred(self._now()):
+            self._arm()
+
+    def moved(self) -> None:
+        """The path is another one."""
+        self._watch.moved()
+
+    def close(self) -> None:
+        """Watch no more, until there is traffic again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._watch.deadline = None
+
+    def _arm(self) -> None:
+        if self._watch.deadline is not None:
+            delay = max(0.0, self._watch.deadline - self._now())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        hint = self._watch.look(*self._counters(), self._now())
+        self._arm()
+        if hint:
+            self._hint()
