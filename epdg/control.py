@@ -45,6 +45,7 @@ def control_methods(node: EpdgNode) -> Mapping[str, Handler]:
         "sessions.reauthenticate": methods.reauthenticate,
         "sessions.redirect": methods.redirect_session,
         "peers.list": methods.list_peers,
+        "epdg.host.log": methods.host_log,
         "addresses.list": methods.list_addresses,
         "addresses.withdraw": methods.withdraw_address,
         "addresses.restore": methods.restore_address,
@@ -240,6 +241,22 @@ class _Methods:
         self._node.pump()
         return {"id": live.session.identifier, "gateway": str(target)}
 
+    async def host_log(self, params: Params) -> JsonValue:
+        ssrc = params.get("ssrc")
+        if not isinstance(ssrc, int) or isinstance(ssrc, bool):
+            raise ControlError("bad-params", "ssrc is the number of a voice call, as ue.traffic.start gives it")
+        call = self._node.core.call(ssrc)
+        if call is None:
+            raise ControlError("not-found", f"no host behind the gateway has had a voice call {ssrc}")
+        offset = self._node.wall_offset
+        since, until = (_moment(params, name, offset) for name in ("since", "until"))
+        return {
+            "ssrc": ssrc,
+            "running": call.running,
+            "sent": [[sequence, moment + offset] for sequence, moment in call.sent_log(since, until)],
+            "received": [[sequence, moment + offset] for sequence, moment in call.received_log(since, until)],
+        }
+
     async def list_peers(self, params: Params) -> JsonValue:
         del params
         return {"peers": self._node.swm.peers()}
@@ -253,6 +270,15 @@ def _addresses(value: JsonValue) -> tuple[Address, ...]:
     except ValueError:
         pass
     raise ControlError("bad-params", "addresses: a list of IP addresses")
+
+
+def _moment(params: Params, name: str, offset: float) -> float | None:
+    value = params.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ControlError("bad-params", f"{name} is seconds since 1970-01-01 UTC")
+    return value - offset
 
 
 def _matches(view: dict[str, JsonValue], params: Params) -> bool:

@@ -96,6 +96,7 @@ class EpdgNode:
         self._clock = platform.clock
         self._entropy = platform.entropy
         self.started = self._clock.wall()
+        self.wall_offset = self.started - self._clock.monotonic()
         self.recorder = Recorder(
             configuration.node,
             monotonic=self._clock.monotonic,
@@ -129,7 +130,7 @@ class EpdgNode:
         )
         self.pools = {name: AddressPools(apn.networks) for name, apn in configuration.apns.items()}
         pools = tuple(pool for pools in self.pools.values() for pool in pools.pools)
-        self._core = Core(configuration.data_plane, pools, self._from_core)
+        self.core = Core(configuration.data_plane, pools, self._from_core, self._entropy)
         self._service = service_policy(configuration)
         self.swm = SwmClient(
             configuration.diameter,
@@ -160,7 +161,7 @@ class EpdgNode:
         try:
             for address in configuration.listen.addresses:
                 self.open_ports(address)
-            await self._core.open(self._tun_failed)
+            await self.core.open(self._tun_failed)
             await self.swm.open()
             await self._control.start()
             self._warn_of_weak_algorithms()
@@ -211,7 +212,7 @@ class EpdgNode:
         await self.swm.close()
         await self._control.close()
         self.ports.close_all()
-        self._core.close()
+        self.core.close()
 
     def _extension(self) -> GatewaySwu:
         configuration = self.configuration
@@ -494,7 +495,7 @@ class EpdgNode:
 
     def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi
-        if not self._core.deliver(packet):
+        if not self.core.deliver(packet):
             self.totals["core-no-such-host"] += 1
 
     def _from_core(self, packet: bytes) -> None:

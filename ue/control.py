@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import StackError
 from protocols.io.control import ControlError, Handler, Params
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.connection import Move
-from ue.observation import move_view, statistics_view
-from ue.traffic import DEFAULT_RATE, Flow
+from ue.observation import move_view
+from ue.traffic import DEFAULT_RATE, KINDS, Flow
 
 if TYPE_CHECKING:
     from ue.pdn import Pdn
@@ -39,6 +38,7 @@ def control_methods(node: UeNode) -> Mapping[str, Handler]:
         "ue.traffic.start": methods.traffic_start,
         "ue.traffic.stop": methods.traffic_stop,
         "ue.traffic.statistics": methods.traffic_statistics,
+        "ue.traffic.log": methods.traffic_log,
         "ue.access.close": methods.access_close,
     }
 
@@ -116,8 +116,8 @@ class _Methods:
 
     async def traffic_start(self, params: Params) -> JsonValue:
         kind, destination, rate = params.get("kind", "icmp"), params.get("destination"), params.get("rate")
-        if kind not in ("icmp", "udp"):
-            raise ControlError("bad-params", "kind is icmp or udp")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ControlError("bad-params", f"kind is one of {', '.join(KINDS)}")
         if rate is not None and (not isinstance(rate, int | float) or isinstance(rate, bool)):
             raise ControlError("bad-params", "rate is a number of packets per second")
         try:
@@ -126,7 +126,7 @@ class _Methods:
             raise ControlError("bad-params", "destination is an IP address") from None
         pace = DEFAULT_RATE if rate is None else float(rate)
         pdn = self._pdn(params)
-        return self._flow(pdn, pdn.start_traffic(FlowKind(kind), address, pace))
+        return self._flow(pdn, pdn.start_traffic(KINDS[kind], address, pace))
 
     async def traffic_stop(self, params: Params) -> JsonValue:
         pdn, flow = self._found_flow(params)
@@ -136,6 +136,11 @@ class _Methods:
     async def traffic_statistics(self, params: Params) -> JsonValue:
         pdn, flow = self._found_flow(params)
         return self._flow(pdn, flow, self._moment(params, "since"), self._moment(params, "until"))
+
+    async def traffic_log(self, params: Params) -> JsonValue:
+        _, flow = self._found_flow(params)
+        log = flow.log(self._moment(params, "since"), self._moment(params, "until"), self._node.wall)
+        return {"id": flow.number, **log}
 
     def _pdn(self, params: Params) -> Pdn:
         return self._node.pdn(_text(params, "pdn"))
@@ -168,8 +173,7 @@ class _Methods:
             "destination": str(client.destination),
             "rate": round(1 / client.interval, 6),
             "running": client.running,
-            **statistics_view(flow.statistics(since, until)),
-            "duplicates": client.duplicates,
+            **flow.view(since, until),
             "child_sas": pdn.child_counters(),
         }
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from math import isfinite
 
 from protocols.dataplane.port import ChildSaCounters
-from protocols.dataplane.userspace.host import FlowStatistics
 from protocols.eap.observation import eap_body
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
@@ -156,8 +155,3 @@ def path_view(path: Path) -> dict[str, JsonValue]:
 def counters_view(counters: ChildSaCounters | None) -> dict[str, JsonValue] | None:
     """A child SA's counters by name."""
     return None if counters is None else dict(asdict(counters))
-
-
-def statistics_view(statistics: FlowStatistics) -> dict[str, JsonValue]:
-    """A flow's score by name."""
-    return dict(asdict(statistics))

@@ -16,6 +16,7 @@ from itertools import count
 
 from protocols.algorithms.usim import UsimReject, UsimResult, UsimSuccess, UsimSynchronisationFailure
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
+from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.dataplane.userspace.tun import TunDevice
@@ -159,7 +160,8 @@ class Pdn:
         self._data_plane = UserspaceDataPlane(
             entropy=platform.entropy, deliver=self._delivered, transmit=self._transmit_esp
         )
-        self.flows: Flows = Flows(self._send_inner, count(1) if beside is None else beside.flows.numbers)
+        numbers = count(1) if beside is None else beside.flows.numbers
+        self.flows: Flows = Flows(self._send_inner, platform.entropy, numbers)
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
         self._sa: IkeSa | None = None
@@ -664,9 +666,9 @@ class Pdn:
     # --- traffic
 
     def start_traffic(
-        self, kind: FlowKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
+        self, kind: FlowKind | StreamKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
     ) -> Flow:
-        """Begin a flow of echo requests; ``LocalError`` when there is no inner address for it."""
+        """Begin a flow; ``LocalError`` when there is no inner address for it."""
         connection = self.device.connection
         if connection is None or self.device.state is not DeviceState.ESTABLISHED:
             raise LocalError("the UE is not attached")

@@ -1,26 +1,38 @@
-"""Flows of echo requests through the tunnel, each driven on the running loop and keeping its score."""
+"""Flows through the tunnel, each driven on the running loop and keeping its score.
+
+Echo requests (ICMP, UDP), a voice call, or records that a TCP echo service sends back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from itertools import count
 
+from protocols.dataplane.userspace.clients import StreamKind, TcpClient, VoiceClient
 from protocols.dataplane.userspace.host import FLOW_PORT, EchoClient, FlowKind, FlowStatistics
+from protocols.entropy import Entropy
 from protocols.errors import LocalError
 from protocols.io.driver import Driver
+from protocols.media.log import Entry, Figures
 from protocols.path import Address
+from protocols.trace.records import JsonValue
 
 FLOWS_KEPT = 4
 DEFAULT_RATE = 50.0  # packets per second, as many as a voice codec sends
 RATE_MAXIMUM = 2000.0  # packets per second; one process is no traffic generator
 
+KINDS: dict[str, FlowKind | StreamKind] = {kind.value: kind for kinds in (FlowKind, StreamKind) for kind in kinds}
+
+Client = EchoClient | VoiceClient | TcpClient
+
 
 class _Sender:
-    """An ``EchoClient`` in the shape that a driver drives."""
+    """A client in the shape that a driver drives."""
 
-    def __init__(self, client: EchoClient) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
 
     def poll_event(self) -> None:
@@ -39,9 +51,7 @@ class _Sender:
 class Flow:
     """One flow and what drives it."""
 
-    def __init__(
-        self, number: int, client: EchoClient, send: Callable[[bytes], bool], limit: int | None = None
-    ) -> None:
+    def __init__(self, number: int, client: Client, send: Callable[[bytes], bool], limit: int | None = None) -> None:
         self.number = number
         self.client = client
         self._limit = limit
@@ -53,7 +63,7 @@ class Flow:
         )
 
     def _transmit(self, packet: bytes) -> None:
-        if self._limit is not None and self.client.sent >= self._limit:
+        if self._limit is not None and isinstance(self.client, EchoClient) and self.client.sent >= self._limit:
             self.client.stop(self._driver.now())
             self._all_sent.set()
         self._send(packet)  # what no SA takes is lost, and the flow's score says so
@@ -71,8 +81,12 @@ class Flow:
     def receive(self, packet: bytes) -> bool:
         """Whether a packet answers a request of this flow."""
         own = self.client.receive(packet, self._driver.now())
-        if self._all_sent.is_set() and self.client.received == self.client.sent:
-            self._all_answered.set()
+        client = self.client
+        if isinstance(client, EchoClient):
+            if self._all_sent.is_set() and client.received == client.sent:
+                self._all_answered.set()
+        elif own:
+            self._driver.pump()  # a stream answers, and its deadlines move
         return own
 
     async def finished(self, patience: float) -> None:
@@ -82,45 +96,87 @@ class Flow:
             async with asyncio.timeout(patience):
                 await self._all_answered.wait()
 
-    def statistics(self, since: float | None, until: float | None) -> FlowStatistics:
-        """The score between two moments of the loop's clock."""
-        self.client.handle_timeout(self._driver.now())  # tells it the time; what is due goes out
-        self._driver.pump()
+    def view(self, since: float | None, until: float | None) -> dict[str, JsonValue]:
+        """The score between two moments of the loop's clock, by name."""
+        self._tell_the_time()
+        client = self.client
+        now = self._driver.now()
+        if isinstance(client, EchoClient):
+            return {**asdict(self.statistics(since, until)), "duplicates": client.duplicates}
+        if isinstance(client, TcpClient):
+            return dict(asdict(client.statistics(now, since, until)))
+        seen = client.statistics(now, since, until)
+        opinions = {"uplink": seen.outbound_opinion, "downlink": seen.inbound_opinion}
+        return {
+            "ssrc": client.call.ssrc,
+            "uplink": _figures(seen.outbound),
+            "downlink": _figures(seen.inbound),
+            "in_flight": seen.in_flight,
+            "mos": {name: None if each is None else round(each.mos, 3) for name, each in opinions.items()},
+        }
+
+    def log(self, since: float | None, until: float | None, wall: Callable[[float], float]) -> dict[str, JsonValue]:
+        """What this end of a voice call has sent and received; ``LocalError`` for another flow."""
+        self._tell_the_time()
+        if not isinstance(self.client, VoiceClient):
+            raise LocalError(f"flow {self.number} is no voice call and has no log")
+        call = self.client.call
+        return {
+            "ssrc": call.ssrc,
+            "sent": _entries(call.sent_log(since, until), wall),
+            "received": _entries(call.received_log(since, until), wall),
+        }
+
+    def statistics(self, since: float | None = None, until: float | None = None) -> FlowStatistics:
+        """The score of echo requests; ``LocalError`` for another flow."""
+        self._tell_the_time()
+        if not isinstance(self.client, EchoClient):
+            raise LocalError(f"flow {self.number} sends no echo requests")
         return self.client.statistics(since, until)
+
+    def _tell_the_time(self) -> None:
+        """What is due goes out."""
+        self.client.handle_timeout(self._driver.now())
+        self._driver.pump()
 
 
 class Flows:
     """All flows of a UE; the latest is meant where none is named."""
 
-    def __init__(self, send: Callable[[bytes], bool], numbers: Iterator[int] | None = None) -> None:
+    def __init__(
+        self, send: Callable[[bytes], bool], entropy: Entropy, numbers: Iterator[int] | None = None
+    ) -> None:
         """``numbers`` of flows, shared by the PDN connections of a UE."""
         self._send = send
+        self._entropy = entropy
         self._flows: dict[int, Flow] = {}
         self._started = 0
         self.numbers = numbers or count(1)
 
     def start(
-        self, kind: FlowKind, source: Address, destination: Address, rate: float, limit: int | None = None
+        self, kind: FlowKind | StreamKind, source: Address, destination: Address, rate: float, limit: int | None = None
     ) -> Flow:
-        """Begin another flow of ``rate`` packets per second, of ``limit`` packets where there is one."""
+        """Begin another flow: ``rate`` packets or records per second, ``limit`` echo requests where there is one."""
         if not 0 < rate <= RATE_MAXIMUM:
             raise LocalError(
                 f"a rate of {rate:g} packets per second; above 0 and at most {RATE_MAXIMUM:g} are possible"
             )
         self._started = next(self.numbers)
-        client = EchoClient(
-            source=source,
-            destination=destination,
-            kind=kind,
-            interval=1 / rate,
-            identifier=FLOW_PORT + self._started % (0x10000 - FLOW_PORT),
-        )
+        client = self._client(kind, source, destination, 1 / rate, FLOW_PORT + self._started % (0x10000 - FLOW_PORT))
         flow = Flow(self._started, client, self._send, limit)
         self._flows[flow.number] = flow
         while len(self._flows) > FLOWS_KEPT:
             self._flows.pop(next(iter(self._flows))).stop()
         flow.start()
         return flow
+
+    def _client(
+        self, kind: FlowKind | StreamKind, source: Address, destination: Address, interval: float, port: int
+    ) -> Client:
+        if isinstance(kind, FlowKind):
+            return EchoClient(source=source, destination=destination, kind=kind, interval=interval, identifier=port)
+        stream = VoiceClient if kind is StreamKind.VOICE else TcpClient
+        return stream(source=source, destination=destination, interval=interval, port=port, entropy=self._entropy)
 
     def find(self, number: int | None = None) -> Flow:
         """A flow, ``LocalError`` when there is none."""
@@ -141,3 +197,15 @@ class Flows:
         """The inner address is gone."""
         for flow in self._flows.values():
             flow.stop()
+
+
+def _figures(figures: Figures) -> JsonValue:
+    view: dict[str, JsonValue] = dict(asdict(figures))
+    for name in ("longest_gap_ms", "jitter_ms"):
+        value = view[name]
+        view[name] = round(value, 3) if isinstance(value, float) else value
+    return view
+
+
+def _entries(log: Iterable[Entry], wall: Callable[[float], float]) -> JsonValue:
+    return [[sequence, wall(moment)] for sequence, moment in log]

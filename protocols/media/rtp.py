@@ -108,6 +108,13 @@ def is_rtcp(octets: bytes) -> bool:
     return len(octets) > 1 and octets[1] in RTCP_TYPES
 
 
+def ssrc_of(octets: bytes) -> int:
+    """Whose packet it is, of RTP and of RTCP; ``DecodeError`` when it is too short for either."""
+    reader = Reader(octets)
+    reader.skip(4 if is_rtcp(octets) else 8)
+    return reader.u32()
+
+
 def decode_rtcp(octets: bytes) -> tuple[Bye | Application, ...]:
     """The packets of a datagram that are known here, others are passed over; ``DecodeError``."""
     reader = Reader(octets)

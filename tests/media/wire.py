@@ -63,6 +63,7 @@ class Wire:
             while self._under_way and self._under_way[0][0] <= self.now:
                 _, _, name, octets = heapq.heappop(self._under_way)
                 self._deliver[name](octets, self.now + self._clock[name])
+                self._collect()  # each datagram is answered by itself, as a driver does
             for name, end in self._ends.items():
                 end.handle_timeout(self.now + self._clock[name] + ROUNDING)
 
