@@ -149,6 +149,10 @@ def _move(
 ) -> MoveResult:
     checks, check = _return_routability(recording, window.started, following)
     end = min(window.gateway_settled + AFTER_INTERVAL, max(following, window.gateway_settled))
+    commanded = window.cause is not None and isinstance(window.cause.event, MoveTo | Resume)
+    requests, retransmissions = _count(view, "requests"), _count(view, "retransmissions")
+    if not commanded:  # the UE counts from its decision on, which here came after requests that found the way
+        requests, retransmissions = _requests(recording, window.since, window.gateway_settled)
     nat = view.get("nat")
     after = view.get("new")
     update = view.get("update_seconds")
@@ -157,16 +161,16 @@ def _move(
         number=number + 1,
         origin=str(view["from"]),
         target=str(view["to"]),
-        commanded=window.cause is not None and isinstance(window.cause.event, MoveTo | Resume),
+        commanded=commanded,
         cause="the UE itself" if window.cause is None else describe(window.cause),
         cause_ms=_ms(window.since),
         started_ms=_ms(window.started),
         outcome=str(view["outcome"]),
         why=None if view.get("why") is None else str(view["why"]),
         update_ms=_ms(float(update)) if isinstance(update, int | float) else None,
-        requests=_count(view, "requests"),
-        retransmissions=_count(view, "retransmissions"),
-        round_trips=_round_trips(recording, window.started, settled),
+        requests=requests,
+        retransmissions=retransmissions,
+        round_trips=_round_trips(recording, window.since if not commanded else window.started, settled),
         checks=checks,
         check_ms=check,
         inner_address_unchanged=_flag(view, "inner_address_unchanged"),
@@ -202,6 +206,20 @@ def _messages(recording: Recording, since: float, until: float) -> list[TraceRec
         and record.body.get("retransmission") is not True
         and since <= record.wall - recording.began <= until
     ]
+
+
+def _requests(recording: Recording, since: float, until: float) -> tuple[int, int]:
+    """Requests that the UE has sent, and datagrams that repeated one."""
+    sent = [
+        record.body.get("retransmission") is True
+        for record in recording.records
+        if record.kind is Kind.MESSAGE
+        and record.node == "ue"
+        and record.body.get("direction") == "out"
+        and str(record.body.get("name")).endswith("request")
+        and since <= record.wall - recording.began <= until
+    ]
+    return len(sent) - sum(sent), sum(sent)
 
 
 def _return_routability(recording: Recording, since: float, until: float) -> tuple[int, float | None]:

@@ -76,8 +76,8 @@ class LiveNodes:
             await self._nodes["epdg"].start()  # now its first connection is accepted
             for name in ("epdg", "ue"):
                 await self._nodes[name].ready()
-                follower = self._follow(self._nodes[name].client)
-                self._followers.append(asyncio.get_running_loop().create_task(follower))
+                following = self._follow(self._nodes[name].client)
+                self._followers.append(asyncio.get_running_loop().create_task(following))
 
             async def acquainted() -> bool | None:
                 names = (record.body.get("name") for record in self._kept if record.node == "epdg")
@@ -148,5 +148,3 @@ def node_words(files: RunFiles, name: str) -> list[str]:
     """The command of a stock node."""
     verb = "run" if name == "ue" else "serve"
     return [sys.executable, "-m", name, verb, "-c", str(files.configuration(name))]
-
-

@@ -10,9 +10,11 @@ port-restricted, or with random ports symmetric; other kinds are not to be had h
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -27,12 +29,15 @@ from lab.mobility.accesses import Numbering, Places, access_machines, change_qua
 from lab.mobility.live import LiveNodes, configure, node_words, run_directory, run_live
 from lab.mobility.matching import MessageLosses
 from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule, StageName
-from lab.mobility.stage import Scene, Voice
+from lab.mobility.stage import Scene, Voice, VoiceLogs
+from lab.mobility.voices import number, voice_logs
 from lab.mobility.wire import Wire
 from lab.namespaces import DEFAULT_ROUTE, Namespace
 from lab.network.access import AccessNetwork
 from lab.network.nat import NatKind
-from protocols.errors import BackendError
+from lab.processes import READY_INTERVAL, NodeProcess, poll_until
+from protocols.errors import BackendError, StackError
+from protocols.io.control import ControlClient
 from protocols.path import Address, Endpoint
 from protocols.trace.records import JsonValue, TraceRecord
 
@@ -43,6 +48,7 @@ GATEWAYS = IPv4Network("10.77.0.0/24")
 CORE = IPv4Interface("10.77.200.2/24")
 GATEWAY_CORE = IPv4Interface("10.77.200.1/24")
 INNER = IPv4Network("10.46.0.0/24")
+ANY = IPv4Address("0.0.0.0")  # noqa: S104 - whatever the route says
 AAA_PORT = 3868
 IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
 FIRST_TABLE = 100  # of routes by source address
@@ -75,13 +81,14 @@ class NamespaceStage:
             _configure(files, schedule, places)
             words = {
                 name: topology.place(where, node_words(files, name))
-                for name, where in (("ue", topology.ue), ("epdg", topology.gateway), ("aaa", topology.core))
+                for name, where in (("ue", topology.ue), ("epdg", topology.epdg), ("aaa", topology.core))
             }
             nodes = LiveNodes(files, words)
             nodes.on_record(topology.losses.learn)
             async with nodes.running():
-                scene = NamespaceScene(nodes, topology, files, places.gateways)
+                scene = NamespaceScene(nodes, topology, files)
                 try:
+                    await scene.open()
                     return await nodes.watched(work(scene))
                 finally:
                     await scene.close()
@@ -125,7 +132,7 @@ class Topology:
     """The namespaces of a run, and what can happen to them (``lab.mobility.stage.Network``)."""
 
     ue: Namespace
-    gateway: Namespace
+    epdg: Namespace
     core: Namespace
     places: Places
     losses: MessageLosses = field(default_factory=MessageLosses)
@@ -176,7 +183,7 @@ class Topology:
                 access.nat.set_sysctl(f"net/netfilter/{key}", max(1, round(nat.lifetime)))
         access.nat.forget_translations()
 
-    async def gateway_reachable(self, address: str, up: bool) -> None:
+    async def gateway(self, address: str, up: bool) -> None:
         """Reachable or not, as seen from every access."""
         if up:
             self.down.discard(self.places.gateways[address])
@@ -196,7 +203,7 @@ class Topology:
 def _topology(schedule: Schedule, places: Places, seed: int) -> Iterator[Topology]:
     with contextlib.ExitStack() as stack:
         ue, gateway, core = (stack.enter_context(_namespace(name)) for name in ("ue", "gateway", "core"))
-        topology = Topology(ue=ue, gateway=gateway, core=core, places=places)
+        topology = Topology(ue=ue, epdg=gateway, core=core, places=places)
         gateway.set_sysctl("net/ipv4/ip_forward", 1)
         gateway.connect("core", core, "gateway")
         gateway.add_address("core", GATEWAY_CORE)
@@ -232,11 +239,11 @@ def _add_access(
     wire.connect("network", nat, "access")
     router, uplink = IPv4Interface(f"10.77.{number}.1/24"), IPv4Interface(f"10.77.{100 + number}.2/24")
     nat.add_address("access", router)
-    nat.connect("uplink", topology.gateway, f"nat-{number}")
+    nat.connect("uplink", topology.epdg, f"nat-{number}")
     nat.add_address("uplink", uplink)
-    topology.gateway.add_address(f"nat-{number}", IPv4Interface(f"10.77.{100 + number}.1/24"))
+    topology.epdg.add_address(f"nat-{number}", IPv4Interface(f"10.77.{100 + number}.1/24"))
     nat.add_route(GATEWAYS, via=f"10.77.{100 + number}.1")
-    topology.gateway.add_route(router.network, via=uplink.ip)
+    topology.epdg.add_route(router.network, via=uplink.ip)
     random = Random(f"{seed}/{machine.name}")  # noqa: S311 - no secrets
     carried = Wire(wire, "ue", "network", machine, topology.losses, topology.down, random)
     stack.callback(carried.close)
@@ -267,3 +274,106 @@ def _join(ue: Namespace, access: _Access) -> None:
             raise BackendError(f"namespace {ue.name}: {error}") from error
 
     ue.call(by_source)
+
+
+# --- the scene ----------------------------------------------------------------------------------------
+
+
+class _HostVoice:
+    """A call between a host beside the UE and one in the core, both ``lab host``."""
+
+    def __init__(self, caller: ControlClient, callee: ControlClient, flow: int, ssrc: int) -> None:
+        self._caller = caller
+        self._callee = callee
+        self._flow = flow
+        self._ssrc = ssrc
+
+    async def stop(self) -> None:
+        """Send no more."""
+        await self._caller.call("host.stop", id=self._flow)
+
+    async def logs(self) -> VoiceLogs:
+        """What both have noted."""
+        mine = await self._caller.call("host.log", ssrc=self._ssrc)
+        theirs = await self._callee.call("host.log", ssrc=self._ssrc)
+        return voice_logs(mine, theirs)
+
+
+class NamespaceScene:
+    """Processes and namespaces as the player wants them."""
+
+    tells_accesses = True
+
+    def __init__(self, nodes: LiveNodes, topology: Topology, files: RunFiles) -> None:
+        self._nodes = nodes
+        self._topology = topology
+        self.network = topology
+        self.ue, self.epdg, self.aaa = nodes.ue, nodes.epdg, nodes.aaa
+        self._hosts = {
+            name: self._host(files, name, namespace, address)
+            for name, namespace, address in (("ue-host", topology.ue, ANY), ("core-host", topology.core, CORE.ip))
+        }
+
+    def _host(self, files: RunFiles, name: str, namespace: Namespace, address: IPv4Address) -> NodeProcess:
+        control = files.control(name)
+        words = [sys.executable, "-m", "lab", "host", "--control", str(control), "--address", str(address)]
+        return NodeProcess(name, self._topology.place(namespace, words), log=files.log(name), control=control)
+
+    async def open(self) -> None:
+        """Both hosts, ready."""
+        for host in self._hosts.values():
+            await host.start()
+        for host in self._hosts.values():
+            await poll_until(_status_of(host.client), what=f"{host.name} does not get ready", interval=READY_INTERVAL)
+
+    async def close(self) -> None:
+        """End the hosts."""
+        for host in self._hosts.values():
+            await asyncio.shield(host.terminate())
+
+    def now(self) -> float:
+        """The wall clock."""
+        return self._nodes.now()
+
+    async def sleep_until(self, moment: float) -> None:
+        """Wait."""
+        await self._nodes.sleep_until(moment)
+
+    def records(self) -> Sequence[TraceRecord]:
+        """Of UE and gateway."""
+        return self._nodes.records()
+
+    def on_record(self, taker: Callable[[TraceRecord], None]) -> None:
+        """From now on."""
+        self._nodes.on_record(taker)
+
+    def gateway_named(self, address: str) -> str | None:
+        """By the schedule's name."""
+        gateways = self._topology.places.gateways
+        return next((name for name, each in gateways.items() if str(each) == address), None)
+
+    async def voice(self, rate: float) -> Voice:
+        """Between both hosts, through both TUN devices."""
+        caller, callee = self._hosts["ue-host"].client, self._hosts["core-host"].client
+        answer = await caller.call("host.start", destination=str(CORE.ip), rate=rate)
+        return _HostVoice(caller, callee, number(answer, "id"), number(answer, "ssrc"))
+
+    async def leaks(self) -> list[str]:
+        """Devices that the UE has left."""
+        names = self._topology.ue.call(_interfaces)
+        return [f"the UE's device {name}" for name in names if name != "lo" and not name.startswith("access-")]
+
+
+def _status_of(client: ControlClient) -> Callable[[], Awaitable[bool | None]]:
+    async def status() -> bool | None:
+        with contextlib.suppress(StackError):
+            await client.call("host.status")
+            return True
+        return None
+
+    return status
+
+
+def _interfaces() -> list[str]:
+    with IPRoute() as route:
+        return [str(link.get_attr("IFLA_IFNAME")) for link in route.get_links()]

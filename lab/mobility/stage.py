@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Client(Protocol):
     """Speaks to a node as ``protocols.io.control.ControlClient`` does."""
 
-    async def call(self, method: str, **params: JsonValue) -> JsonValue:
+    async def call(self, method: str, /, **params: JsonValue) -> JsonValue:
         """The result; ``ControlError`` or ``BackendError`` in one sentence."""
 
 
@@ -73,12 +73,25 @@ class Voice(Protocol):
 class Scene(Protocol):
     """An open stage, its nodes running, nobody attached."""
 
-    ue: Client
-    epdg: Client
-    aaa: Client
-    network: Network
-    tells_accesses: bool
-    """Whether the UE has to be told that an address has come or gone, since nothing else tells it."""
+    @property
+    def ue(self) -> Client:
+        """The UE."""
+
+    @property
+    def epdg(self) -> Client:
+        """The gateway."""
+
+    @property
+    def aaa(self) -> Client:
+        """The AAA server."""
+
+    @property
+    def network(self) -> Network:
+        """What can be done to the network."""
+
+    @property
+    def tells_accesses(self) -> bool:
+        """Whether the UE has to be told that an address has come or gone, since nothing else tells it."""
 
     def now(self) -> float:
         """The clock of the nodes' records and measures: wall-clock seconds."""
@@ -105,8 +118,13 @@ class Scene(Protocol):
 class Stage(Protocol):
     """A kind of place."""
 
-    name: StageName
-    real_time: bool
+    @property
+    def name(self) -> StageName:
+        """What results call it."""
+
+    @property
+    def real_time(self) -> bool:
+        """Whether time is that of the machine, and processes take their share of it."""
 
     def perform(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:
         """Open a scene for the schedule, do ``work`` in it, leave nothing behind; ``BackendError`` if it cannot."""

@@ -20,7 +20,7 @@ class NodeVoice:
     async def start(cls, ue: Client, epdg: Client, destination: str, rate: float) -> NodeVoice:
         """Begin to talk to a host behind the gateway, which talks back."""
         answer = await ue.call("ue.traffic.start", kind="voice", destination=destination, rate=rate)
-        return cls(ue, epdg, _number(answer, "id"), _number(answer, "ssrc"))
+        return cls(ue, epdg, number(answer, "id"), number(answer, "ssrc"))
 
     async def stop(self) -> None:
         """Send no more; the host falls silent when it hears no more."""
@@ -30,12 +30,17 @@ class NodeVoice:
         """What both have noted."""
         mine = await self._ue.call("ue.traffic.log", id=self._flow)
         theirs = await self._epdg.call("epdg.host.log", ssrc=self._ssrc)
-        return VoiceLogs(
-            uplink_sent=entries(mine, "sent"),
-            uplink_received=entries(theirs, "received"),
-            downlink_sent=entries(theirs, "sent"),
-            downlink_received=entries(mine, "received"),
-        )
+        return voice_logs(mine, theirs)
+
+
+def voice_logs(mine: JsonValue, theirs: JsonValue) -> VoiceLogs:
+    """The logs of the UE's end and of the other one."""
+    return VoiceLogs(
+        uplink_sent=entries(mine, "sent"),
+        uplink_received=entries(theirs, "received"),
+        downlink_sent=entries(theirs, "sent"),
+        downlink_received=entries(mine, "received"),
+    )
 
 
 def entries(answer: JsonValue, key: str) -> list[tuple[int, float]]:
@@ -53,7 +58,8 @@ def entries(answer: JsonValue, key: str) -> list[tuple[int, float]]:
     return result
 
 
-def _number(answer: JsonValue, key: str) -> int:
+def number(answer: JsonValue, key: str) -> int:
+    """A number of an answer; ``BackendError`` when it has none."""
     found = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(found, int):
         raise BackendError(f"the answer to ue.traffic.start has no {key}")
