@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.mobility.schedule import EVENTS, Family, MoveExpectation, Schedule
+from lab.mobility.schedule import EVENTS, Family, MoveExpectation, Schedule, StageName
 from lab.network.nat import NatKind
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import validate
@@ -15,6 +16,8 @@ from protocols.io.documents import Document, Location, Words, read_file, read_te
 
 SHIPPED = Path(__file__).parent / "schedules"
 SUFFIX = ".yaml"
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_NOT_THERE = "leave namespaces out of stages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +67,20 @@ def _check_events(document: Document) -> None:
         if not isinstance(event, dict):
             raise document.error(("events", number), event, "an event such as {at: 5, do: move, to: home}")
         word = event.get("do")
-        if "do" not in event or word not in EVENTS:
-            raise document.error(
-                ("events", number, "do"), word if "do" in event else None, _near(word, list(EVENTS), "one of")
-            )
-        known = list(EVENTS[word].model_fields)
-        for key in event:
-            if key not in known:
-                expected = f"no such key of {word}: " + _near(key, known, "known keys are")
-                raise document.error(("events", number, key), Words("an unknown key"), expected)
+        if not isinstance(word, str) or word not in EVENTS:
+            raise document.error(("events", number, "do"), word, _near(word, list(EVENTS), "one of"))
+        _check_keys(document, ("events", number), event, list(EVENTS[word].model_fields), word)
+        expect = event.get("expect")
+        if isinstance(expect, dict):
+            known = list(MoveExpectation.model_fields)
+            _check_keys(document, ("events", number, "expect"), expect, known, "the expectation of a move")
+
+
+def _check_keys(document: Document, place: Location, section: dict[str, object], known: list[str], what: str) -> None:
+    for key in section:
+        if key not in known:
+            expected = f"no such key of {what}: " + _near(key, known, "known keys are")
+            raise document.error((*place, key), Words("an unknown key"), expected)
 
 
 def _near(word: object, known: list[str], words: str) -> str:
@@ -83,14 +91,24 @@ def _near(word: object, known: list[str], words: str) -> str:
 def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
     """What does not fit together."""
     accesses, addresses = list(schedule.accesses), list(schedule.gateway.addresses)
+    for place, names in ((("accesses",), accesses), (("gateway", "addresses"), addresses)):
+        for name in names:
+            if not _NAME.fullmatch(name):
+                yield (*place, name), name, "a name of small letters, digits and hyphens"
     for name, access in schedule.accesses.items():
         if access.family is Family.IPV6 and access.nat.kind is not NatKind.NONE:
             yield ("accesses", name, "nat", "kind"), access.nat.kind.value, "none: there is no NAT of IPv6 here"
+        if StageName.NAMESPACES in schedule.stages:
+            if access.family is Family.IPV6:
+                yield ("accesses", name, "family"), "ipv6", f"ipv4, or {_NOT_THERE}"
+            if access.nat.kind in (NatKind.FULL_CONE, NatKind.RESTRICTED):
+                kinds = "none, port-restricted or symmetric, which kernels have"
+                yield ("accesses", name, "nat", "kind"), access.nat.kind.value, f"{kinds}, or {_NOT_THERE}"
     if not schedule.stages:
         yield ("stages",), Words("an empty list"), "at least one stage"
     before = 0.0
     for number, event in enumerate(schedule.events):
-        place: Location = ("events", number)
+        at: Location = ("events", number)
         for key, known, kind in (
             ("access", accesses, "an access of this schedule"),
             ("to", accesses, "an access of this schedule"),
@@ -98,15 +116,15 @@ def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
         ):
             value = getattr(event, key, None)
             if value is not None and value not in known:
-                yield (*place, key), value, f"{kind}: {', '.join(known)}"
+                yield (*at, key), value, f"{kind}: {', '.join(known)}"
         if event.at < before:
-            yield (*place, "at"), event.at, f"a moment not before the event above it, {before:g} s"
+            yield (*at, "at"), event.at, f"a moment not before the event above it, {before:g} s"
         if event.at > schedule.duration:
-            yield (*place, "at"), event.at, f"a moment within the duration, {schedule.duration:g} s"
+            yield (*at, "at"), event.at, f"a moment within the duration, {schedule.duration:g} s"
         before = event.at
         expect = getattr(event, "expect", None)
         if isinstance(expect, MoveExpectation) and expect.access not in (None, *accesses):
-            yield (*place, "expect", "access"), expect.access, f"an access of this schedule: {', '.join(accesses)}"
+            yield (*at, "expect", "access"), expect.access, f"an access of this schedule: {', '.join(accesses)}"
     if not any(event.do == "attach" for event in schedule.events):
         yield ("events",), Words("no attach"), "an event with do: attach"
     for key, known in (("final_access", accesses), ("final_gateway", addresses)):

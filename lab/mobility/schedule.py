@@ -34,7 +34,8 @@ def _duration(value: object) -> object:
 
 Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Name = str
+"""Of an access or of an address of the gateway; the loader checks it."""
 
 
 class StageName(str, Enum):
@@ -112,7 +113,7 @@ class AccessSection(ConfigurationModel):
 class GatewaySection(ConfigurationModel):
     """The gateway's addresses by name, the first of each family being the one that the UE knows at first."""
 
-    addresses: Annotated[dict[Name, Family], Field(min_length=1)] = {"main": Family.IPV4}
+    addresses: Annotated[dict[str, Family], Field(min_length=1)] = {"main": Family.IPV4}
 
 
 class TrafficSection(ConfigurationModel):
@@ -311,7 +312,7 @@ class Schedule(ConfigurationModel):
     seed: Count = 1
     duration: Annotated[Duration, Field(gt=0)]
     persona: str | None = None
-    accesses: Annotated[dict[Name, AccessSection], Field(min_length=1)]
+    accesses: Annotated[dict[str, AccessSection], Field(min_length=1)]
     gateway: GatewaySection = GatewaySection()
     traffic: TrafficSection = TrafficSection()
     ue: dict[str, JsonValue] = {}
