@@ -63,7 +63,7 @@ class Core:
 
     def call(self, ssrc: int) -> VoiceEndpoint | None:
         """The hosts' end of the voice call of a caller with this SSRC."""
-        found = (host.machine.call(ssrc) for host in self._hosts.values())
+        found = (host.machine.voice.call(ssrc) for host in self._hosts.values())
         return next((call for call in found if call is not None), None)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from lab.demo import PACKETS_PER_SECOND, DemoOptions, run_demo
 from lab.mobility.command import list_schedules, run
-from lab.stages import LoopbackStage, NamespaceStage
+from protocols.errors import ConfigurationError, LocalError
 from protocols.io.configuration import exit_on_error
+
+# What a command needs beyond this is imported by the command: a host is to answer at once.
 
 PLAIN_WIDTH = 160  # of tables where the output is no terminal
 
@@ -54,10 +54,14 @@ def demo(
         ),
     ] = None,
     pings_per_second: Annotated[
-        float, typer.Option(min=5.0, max=500.0, help="Echo requests per second of every flow.")
-    ] = PACKETS_PER_SECOND,
+        float | None, typer.Option(min=5.0, max=500.0, help="Echo requests per second of every flow; 50 by default.")
+    ] = None,
 ) -> None:
     """Attach a UE, move it between Wi-Fi networks while its traffic runs, and show every step."""
+    from rich.console import Console
+
+        from lab.stages import LoopbackStage, NamespaceStage
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
@@ -66,13 +70,35 @@ def demo(
         output=output,
         dashboard=not no_dashboard,
         port=port,
-        packets_per_second=pings_per_second,
+        packets_per_second=pings_per_second or PACKETS_PER_SECOND,
     )
     raise SystemExit(run_demo(NamespaceStage() if netns else LoopbackStage(), options, console))
 
 
-application.command()(run)
-application.command(name="list")(list_schedules)
+@application.command()
+@exit_on_error
+def host(
+    control: Annotated[Path, typer.Option(help="Control socket: host.start, host.stop, host.log, host.status.")],
+    address: Annotated[
+        list[str] | None, typer.Option(help="Answer calls here; repeatable, every IPv4 address by default.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="UDP port of voice calls.")] = 5004,
+    echo_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="UDP echo on this port as well (RFC 862 has 7).")
+    ] = None,
+) -> None:
+    """Be a host that answers and places voice calls on real sockets and keeps their logs."""
+    from lab.host import ANY_ADDRESS, HostOptions, parse_address, run_host
+
+    try:
+        addresses = tuple(parse_address(each) for each in address or ())
+    except LocalError as error:
+        raise ConfigurationError(
+            file="command line", key="--address", value=", ".join(address or ()), expected=f"IP addresses; {error}"
+        ) from None
+    run_host(
+        HostOptions(control=control, addresses=addresses or (ANY_ADDRESS[4],), voice_port=port, echo_port=echo_port)
+    )
 
 
 def main() -> None:

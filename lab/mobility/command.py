@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lab.mobility.loader import NamedSchedule, load_schedule, shipped
-from lab.mobility.player import play
-from lab.mobility.result import RunResult
-from lab.mobility.schedule import StageName
-from lab.mobility.stage import Stage
-from lab.mobility.table import show
+from lab.mobility.stage_name import StageName
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.configuration import exit_on_error
+
+if TYPE_CHECKING:
+    from lab.mobility.loader import NamedSchedule
+    from lab.mobility.result import RunResult
+    from lab.mobility.stage import Stage
+
+# What plays is imported when something is played: the other commands of the laboratory are to answer at once.
 
 PLAIN_WIDTH = 220  # of tables where the output is no terminal
 EXIT_FAILED = 1
@@ -53,6 +55,8 @@ def run(
     repeat: Annotated[int, typer.Option(min=1, help="Play each so often, with one seed after the other.")] = 1,
 ) -> None:
     """Play schedules of moves; exit status 0 only if every expectation in them held."""
+    from lab.mobility.loader import load_schedule
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
@@ -81,6 +85,9 @@ def _run_all(
     repeat: int,
     console: Console,
 ) -> list[RunResult]:
+    from lab.mobility.player import play
+    from lab.mobility.table import show
+
     results = []
     for named in chosen:
         first = named.schedule.seed if seed is None else seed
@@ -131,6 +138,8 @@ def _summary(results: Sequence[RunResult], console: Console) -> None:
 @exit_on_error
 def list_schedules() -> None:
     """The schedules that are shipped: name, title, stages."""
+    from lab.mobility.loader import load_schedule, shipped
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)

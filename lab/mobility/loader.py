@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.mobility.schedule import EVENTS, Family, MoveExpectation, Schedule, StageName
+from lab.mobility.schedule import EVENTS, Family, MoveExpectation, Schedule
+from lab.mobility.stage_name import StageName
 from lab.network.nat import NatKind
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import validate

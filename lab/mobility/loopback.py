@@ -15,8 +15,9 @@ from lab.mobility.accesses import Numbering, Places, access_machines, change_qua
 from lab.mobility.live import LiveNodes, configure, node_words, run_directory, run_live
 from lab.mobility.matching import MessageLosses
 from lab.mobility.relay import Relay
-from lab.mobility.schedule import DirectionSection, Family, MessageKind, NatSection, Schedule, StageName
+from lab.mobility.schedule import DirectionSection, Family, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice
+from lab.mobility.stage_name import StageName
 from lab.mobility.voices import NodeVoice
 from protocols.path import Address, Endpoint
 from protocols.trace.records import JsonValue, TraceRecord

@@ -28,8 +28,9 @@ from lab.configurations import AccessPlan, NetworkPlan, RunFiles, merged
 from lab.mobility.accesses import Numbering, Places, access_machines, change_quality
 from lab.mobility.live import LiveNodes, configure, node_words, run_directory, run_live
 from lab.mobility.matching import MessageLosses
-from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule, StageName
+from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice, VoiceLogs
+from lab.mobility.stage_name import StageName
 from lab.mobility.voices import number, voice_logs
 from lab.mobility.wire import Wire
 from lab.namespaces import DEFAULT_ROUTE, Namespace

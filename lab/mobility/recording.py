@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lab.mobility.schedule import Event, Schedule, StageName
+from lab.mobility.schedule import Event, Schedule
+from lab.mobility.stage_name import StageName
 from protocols.media.log import PacketFate
 from protocols.trace.records import JsonValue, TraceRecord
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
+from lab.mobility.stage_name import StageName
 from lab.network.impairments import Impairments
 from lab.network.nat import MAPPING_LIFETIME, NatKind
 from protocols.io.configuration import ConfigurationModel, Count
@@ -36,14 +37,6 @@ Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0, allow_inf_na
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = str
 """Of an access or of an address of the gateway; the loader checks it."""
-
-
-class StageName(str, Enum):
-    """Where a schedule can be played."""
-
-    VIRTUAL = "virtual"
-    LOOPBACK = "loopback"
-    NAMESPACES = "namespaces"
 
 
 class Family(str, Enum):

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule, StageName
+from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
+from lab.mobility.stage_name import StageName
 from protocols.trace.records import JsonValue, TraceRecord
 
 T = TypeVar("T")

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from lab.mobility.accesses import Numbering, access_machines, change_quality, nat_machine
 from lab.mobility.matching import MessageLosses
-from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule, StageName
+from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice
+from lab.mobility.stage_name import StageName
 from lab.mobility.voices import NodeVoice
 from lab.network.access import AccessNetwork
 from lab.virtual.loop import VirtualLoop

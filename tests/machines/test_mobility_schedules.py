@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lab.mobility.loader import load_schedule, parse_schedule, shipped
-from lab.mobility.schedule import EVENTS, MoveTo, StageName
+from lab.mobility.schedule import EVENTS, MoveTo
+from lab.mobility.stage_name import StageName
 from protocols.errors import ConfigurationError
 
 HEAD = "title: T\nduration: 10\naccesses: {a: {}, b: {}}\n"

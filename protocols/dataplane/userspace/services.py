@@ -18,25 +18,22 @@ from protocols.dataplane.userspace.tcp import TcpConnection, TcpState
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError
 from protocols.ip import TCP, UDP, IpPacket, UdpDatagram
-from protocols.media.rtp import is_rtcp, ssrc_of
-from protocols.media.voice import VOICE_PORT, VoiceEndpoint
-from protocols.path import Address
+from protocols.media.answerer import Answerer
+from protocols.media.voice import VOICE_PORT
+from protocols.path import Address, Endpoint
 
 DISCARD_PORT = 9  # RFC 863
 GENERATOR_PORT = 19  # RFC 864
-CALLS_MAXIMUM = 4096
 CONNECTIONS_MAXIMUM = 4096
-CALLS_KEPT = 256  # that have ended
 GENERATED = bytes(range(0x20, 0x7F)) * 64  # RFC 864 recommends printable ASCII
 
-_Key = tuple[Address, int, int]  # the peer; SSRC of a call, the own port below zero of a connection
+_Key = tuple[Address, int, int]  # the peer, the own port
 
 
 @dataclass(kw_only=True)
 class ServiceCounters:
-    """Calls and connections taken, refused because there are too many, and segments for no service."""
+    """Connections taken, refused because there are too many, segments for no service, what could not be read."""
 
-    calls: int = 0
     connections: int = 0
     refused: int = 0
     resets: int = 0
@@ -49,12 +46,12 @@ class ServiceHost:
     def __init__(self, address: Address, entropy: Entropy) -> None:
         self.address = address
         self.echo = InProcessHost(address)
+        self.voice = Answerer(entropy)
         self.counters = ServiceCounters()
         self._entropy = entropy
-        self._calls: dict[_Key, VoiceEndpoint] = {}
         self._connections: dict[_Key, TcpConnection] = {}
         self._out: deque[bytes] = deque()
-        self._timers: list[tuple[float, int, _Key, VoiceEndpoint | TcpConnection]] = []
+        self._timers: list[tuple[float, int, _Key, TcpConnection]] = []
         self._armed: dict[_Key, float] = {}
         self._order = count()
 
@@ -69,7 +66,8 @@ class ServiceHost:
                 if request.protocol == UDP:
                     datagram = UdpDatagram.decode(request)
                     if datagram.destination_port == VOICE_PORT:
-                        self._receive_voice(request, datagram, now)
+                        caller = Endpoint(request.source, datagram.source_port)
+                        self.voice.receive(datagram.payload, caller, now)
                         return
         except DecodeError:
             self.counters.malformed += 1
@@ -83,66 +81,36 @@ class ServiceHost:
 
     def poll_transmit(self) -> bytes | None:
         """The next IP packet to send, ``None`` when there is none."""
-        return self._out.popleft() if self._out else None
+        if self._out:
+            return self._out.popleft()
+        spoken = self.voice.poll_transmit()
+        if spoken is None:
+            return None
+        payload, caller = spoken
+        datagram = UdpDatagram(source_port=VOICE_PORT, destination_port=caller.port, payload=payload)
+        return self._packet(caller.address, UDP, datagram.encode(self.address, caller.address))
 
     def next_deadline(self) -> float | None:
         """When a call or a connection has something to do."""
+        deadlines = (self._next_of_connections(), self.voice.next_deadline())
+        return min((each for each in deadlines if each is not None), default=None)
+
+    def _next_of_connections(self) -> float | None:
         while self._timers and self._armed.get(self._timers[0][2]) != self._timers[0][0]:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
     def handle_timeout(self, now: float) -> None:
         """Run what is due."""
-        while (deadline := self.next_deadline()) is not None and deadline <= now:
-            _, _, key, machine = heapq.heappop(self._timers)
+        self.voice.handle_timeout(now)
+        while (deadline := self._next_of_connections()) is not None and deadline <= now:
+            _, _, key, connection = heapq.heappop(self._timers)
             del self._armed[key]
-            machine.handle_timeout(now)
-            if isinstance(machine, VoiceEndpoint):
-                self._pump_call(key, machine)
-            else:
-                self._pump_connection(key, machine, now)
-
-    def call(self, ssrc: int) -> VoiceEndpoint | None:
-        """The call of a caller with this SSRC, the latest of several, also when it has ended."""
-        found = [call for call in self._calls.values() if call.remote_ssrc == ssrc]
-        return found[-1] if found else None
-
-    # --- voice
-
-    def _receive_voice(self, packet: IpPacket, datagram: UdpDatagram, now: float) -> None:
-        key = (packet.source, datagram.source_port, ssrc_of(datagram.payload))
-        call = self._calls.get(key)
-        if call is None:
-            if is_rtcp(datagram.payload):
-                return  # a call begins with speech
-            if not self._make_room():
-                self.counters.refused += 1
-                return
-            self.counters.calls += 1
-            call = VoiceEndpoint(ssrc=int.from_bytes(self._entropy.octets(4), "big"), answering=True)
-            self._calls[key] = call
-        call.receive(datagram.payload, now)
-        self._pump_call(key, call)
-
-    def _make_room(self) -> bool:
-        ended = [key for key, call in self._calls.items() if not call.running]
-        if len(ended) >= CALLS_KEPT or len(self._calls) >= CALLS_MAXIMUM:
-            for key in ended[:1]:
-                del self._calls[key]
-                self._armed.pop(key, None)
-        return len(self._calls) < CALLS_MAXIMUM
-
-    def _pump_call(self, key: _Key, call: VoiceEndpoint) -> None:
-        remote, port, _ = key
-        while (payload := call.poll_transmit()) is not None:
-            datagram = UdpDatagram(source_port=VOICE_PORT, destination_port=port, payload=payload)
-            self._send(remote, UDP, datagram.encode(self.address, remote))
-        self._arm(key, call)
-
-    # --- TCP
+            connection.handle_timeout(now)
+            self._pump_connection(key, connection, now)
 
     def _receive_segment(self, packet: IpPacket, segment: TcpSegment, now: float) -> None:
-        key = (packet.source, segment.source_port, -segment.destination_port)
+        key = (packet.source, segment.source_port, segment.destination_port)
         connection = self._connections.get(key)
         if connection is None or (connection.state is TcpState.TIME_WAIT and Flags.SYN in segment.flags):
             if segment.destination_port not in _SERVICES or segment.flags & ~Flags.PSH != Flags.SYN:
@@ -182,7 +150,7 @@ class ServiceHost:
 
     def _pump_connection(self, key: _Key, connection: TcpConnection, now: float) -> None:
         if connection.state is not TcpState.CLOSED:
-            _SERVICES[-key[2]](connection, now)
+            _SERVICES[key[2]](connection, now)
         remote = key[0]
         while (segment := connection.poll_transmit()) is not None:
             self._send(remote, TCP, segment.encode(self.address, remote))
@@ -193,18 +161,19 @@ class ServiceHost:
             return
         self._arm(key, connection)
 
-    # --- both
-
     def _send(self, remote: Address, protocol: int, payload: bytes) -> None:
-        self._out.append(IpPacket(source=self.address, destination=remote, protocol=protocol, payload=payload).encode())
+        self._out.append(self._packet(remote, protocol, payload))
 
-    def _arm(self, key: _Key, machine: VoiceEndpoint | TcpConnection) -> None:
-        deadline = machine.next_deadline()
+    def _packet(self, remote: Address, protocol: int, payload: bytes) -> bytes:
+        return IpPacket(source=self.address, destination=remote, protocol=protocol, payload=payload).encode()
+
+    def _arm(self, key: _Key, connection: TcpConnection) -> None:
+        deadline = connection.next_deadline()
         if deadline is None:
             self._armed.pop(key, None)
         elif self._armed.get(key) != deadline:
             self._armed[key] = deadline
-            heapq.heappush(self._timers, (deadline, next(self._order), key, machine))
+            heapq.heappush(self._timers, (deadline, next(self._order), key, connection))
 
 
 def _echo(connection: TcpConnection, now: float) -> None:
