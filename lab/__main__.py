@@ -60,7 +60,8 @@ def demo(
     """Attach a UE, move it between Wi-Fi networks while its traffic runs, and show every step."""
     from rich.console import Console
 
-        from lab.stages import LoopbackStage, NamespaceStage
+    from lab.demo import PACKETS_PER_SECOND, DemoOptions, run_demo
+    from lab.stages import LoopbackStage, NamespaceStage
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -99,6 +100,10 @@ def host(
     run_host(
         HostOptions(control=control, addresses=addresses or (ANY_ADDRESS[4],), voice_port=port, echo_port=echo_port)
     )
+
+
+application.command()(run)
+application.command(name="list")(list_schedules)
 
 
 def main() -> None:

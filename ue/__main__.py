@@ -22,6 +22,7 @@ from protocols.io.logging import start_logging
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.config import UeConfiguration, check_previous_addresses
+from ue.management import Hint
 from ue.narration import Narrator
 from ue.pdn import Pdn
 from ue.runtime import UeNode
@@ -37,8 +38,14 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+access_commands = typer.Typer(
+    name="access", help="Tell a running UE of its accesses, as a lower layer would.", no_args_is_help=True
+)
+application.add_typer(access_commands)
+
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
 PdnOption = Annotated[str | None, typer.Option(help="Only this PDN connection, by its APN; by default all of them.")]
+AccessArgument = Annotated[str, typer.Argument(metavar="NAME", help="The access, by name or address.")]
 LogJsonOption = Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log debugging detail.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -202,6 +209,39 @@ def suspend(config: ConfigOption) -> None:
 
 @application.command()
 @exit_on_error
+def liveness(config: ConfigOption) -> None:
+    """Have a running, attached UE find out now whether its gateway can be reached."""
+    _call(load(config, UeConfiguration), "ue.liveness")
+    typer.echo("asked")
+
+
+@access_commands.command()
+@exit_on_error
+def lost(config: ConfigOption, name: AccessArgument) -> None:
+    """The access has no address any more."""
+    _access(config, "ue.access.lost", name)
+
+
+@access_commands.command()
+@exit_on_error
+def gained(
+    config: ConfigOption,
+    name: AccessArgument,
+    address: Annotated[str | None, typer.Option(help="Its address, where it is another one.")] = None,
+) -> None:
+    """The access has an address."""
+    _access(config, "ue.access.gained", name, address=address)
+
+
+@access_commands.command()
+@exit_on_error
+def hint(config: ConfigOption, name: AccessArgument, value: Annotated[Hint, typer.Argument(help="How it is.")]) -> None:
+    """What a lower layer says of the access."""
+    _access(config, "ue.access.hint", name, hint=value.value)
+
+
+@application.command()
+@exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the connection of a running UE."""
     answer = _call(load(config, UeConfiguration), "ue.status")
@@ -290,6 +330,17 @@ def _check_access(configuration: UeConfiguration, option: str, text: str) -> Non
     if configuration.access_named(text) is None:
         expected = f"an access or its address; known are {', '.join(configuration.accesses)}"
         raise ConfigurationError(file="command line", key=option, value=text, expected=expected)
+
+
+def _access(config: Path, method: str, name: str, **params: JsonValue) -> None:
+    """Tell a running UE of an access, and say where that has led."""
+    configuration = load(config, UeConfiguration)
+    _check_access(configuration, "NAME", name)
+    answer = _call(configuration, method, name=name, **params)
+    if not answer.get("automatic"):
+        typer.echo("noted; management.automatic is off, nothing is decided")
+        return
+    typer.echo(f"{answer['phase']} on {answer['access']}; the best is {answer['best'] or 'none'}")
 
 
 def _call(configuration: UeConfiguration, method: str, **params: JsonValue) -> dict[str, JsonValue]:

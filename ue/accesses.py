@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from protocols.errors import StackError
-from protocols.io.link import Link, LossyLink, NextHopLink, Opener, Receiver
+from protocols.errors import BackendError, StackError
+from protocols.io.link import Link, LossyLink, NextHopLink, Opener, Receiver, UdpLink
 from protocols.io.platform import LinkOpener
 from protocols.io.udp import SwuPorts
-from protocols.path import Endpoint
+from protocols.path import Address, Endpoint
 from ue.commands import AccessPorts
 from ue.config import AccessSection
 
@@ -20,14 +20,41 @@ class Accesses:
         self._sections = sections
         self._ports = ports
         self._open_link = open_link
+        self._addresses: dict[str, Address] = {
+            name: section.address for name, section in sections.items() if not section.address.is_unspecified
+        }
         self._open: dict[str, AccessPorts] = {}
         self._holders: dict[str, set[int]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, in the order of the configuration."""
+        return tuple(self._sections)
+
+    def watched(self, name: str) -> bool:
+        """Whether the kernel says what becomes of its address."""
+        return self._sections[name].interface is not None
+
+    def address(self, name: str) -> Address | None:
+        """The address of an access, ``None`` while it has none."""
+        return self._addresses.get(name)
+
+    def set_address(self, name: str, address: Address | None) -> None:
+        """The access has this address from now on; ``None``: none at all."""
+        if address is not None:
+            self._addresses[name] = address
+        elif self._sections[name].address.is_unspecified:
+            self._addresses.pop(name, None)
 
     def open(self, name: str, holder: object) -> AccessPorts:
         """Where the ports are; ``StackError`` when they cannot be opened."""
         ports = self._open.get(name)
+        if ports is not None and ports.ike.address != self._addresses.get(name):
+            del self._open[name]  # of an address that the access has no more; others follow when they move
+            self._close(ports)
+            ports = None
         if ports is None:
-            ports = self._open[name] = self._bind(self._sections[name])
+            ports = self._open[name] = self._bind(name)
         self._holders.setdefault(name, set()).add(id(holder))
         return ports
 
@@ -38,14 +65,20 @@ class Accesses:
         ports = self._open.get(name)
         if ports is not None and not holders:
             del self._open[name]
-            self._ports.close(ports.ike)
-            self._ports.close(ports.nat_traversal)
+            self._close(ports)
 
-    def _bind(self, section: AccessSection) -> AccessPorts:
+    def _close(self, ports: AccessPorts) -> None:
+        self._ports.close(ports.ike)
+        self._ports.close(ports.nat_traversal)
+
+    def _bind(self, name: str) -> AccessPorts:
+        section, address = self._sections[name], self._addresses.get(name)
+        if address is None:
+            raise BackendError(f"access {name} has no address")
         opened: list[Endpoint] = []
         try:
             for port, encapsulating in ((section.ike_port, False), (section.nat_traversal_port, True)):
-                local = Endpoint(section.address, port)
+                local = Endpoint(address, port)
                 opener = _opener(section, local, self._open_link)
                 opened.append(self._ports.open(local, encapsulating=encapsulating, opener=opener))
         except StackError:
@@ -59,7 +92,10 @@ def _opener(section: AccessSection, local: Endpoint, open_link: LinkOpener) -> O
     """The link of an access: a socket, by way of a hop where there is one, deaf where it is."""
 
     def opener(receive: Receiver) -> Link:
-        return open_link(local, receive)
+        link = open_link(local, receive)
+        if section.interface is not None and isinstance(link, UdpLink):
+            link.bind_to(section.interface)  # with several accesses the routes prefer one for all
+        return link
 
     hop = section.next_hop
     through = opener if hop is None else (lambda receive: NextHopLink(opener, hop, receive))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
@@ -43,6 +43,7 @@ from protocols.io.configuration import (
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
 from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
+from ue.management import HALF_LIFE, HOLD, LINGER, RETRY, Policy
 
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
@@ -250,14 +251,37 @@ class AccessSection(ConfigurationModel):
     """One access network that the UE can be on; port 0 lets the system choose.
 
     ``next_hop``: every datagram goes to this address on the gateway's port (a NAT on the way, say).
-    ``hears: false``: what arrives is lost, as on an access whose way back is broken.
+    ``hears: false``: what arrives is lost, as on an access whose way back is broken. ``interface``: the device whose
+    addresses and routes are watched; an ``address`` of 0.0.0.0 or :: is then whichever of that IP version it has.
     """
 
-    address: IpAddress
+    address: IpAddress = IPv4Address("0.0.0.0")
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,15}$")] | None = None
     next_hop: IpAddress | None = None
     hears: bool = True
     ike_port: AnyPort = IKE_PORT
     nat_traversal_port: AnyPort = NAT_TRAVERSAL_PORT
+
+
+class ManagementSection(ConfigurationModel):
+    """Connection management (RFC 4621): seconds, and accesses, the best first; see ``ue.management``."""
+
+    automatic: bool = False
+    prefer: tuple[str, ...] = ()
+    hold: Interval = HOLD
+    half_life: Interval = HALF_LIFE
+    retry: Interval = RETRY
+    linger: Interval = LINGER
+
+    def policy(self, accesses: Iterable[str]) -> Policy:
+        """What the machine goes by: accesses that are not named come last, in their order."""
+        return Policy(
+            prefer=tuple(dict.fromkeys((*self.prefer, *accesses))),
+            hold=self.hold,
+            half_life=self.half_life,
+            retry=self.retry,
+            linger=self.linger,
+        )
 
 
 class DataPlaneKind(str, Enum):
@@ -384,6 +408,7 @@ class UeConfiguration(ConfigurationModel):
     resumption: bool = False
     reactivate: bool = True
     accesses: dict[str, AccessSection] = Field(min_length=1)
+    management: ManagementSection = ManagementSection()
     data_plane: DataPlaneSection = DataPlaneSection()
     additional_pdns: dict[str, AdditionalPdnSection] = {}
     attach_at_start: bool = False
@@ -398,6 +423,13 @@ class UeConfiguration(ConfigurationModel):
             raise PydanticCustomError("imsi", "imsi, which only a card can tell instead")
         if self.imsi and not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
+        nowhere = [name for name, each in self.accesses.items() if each.address.is_unspecified and not each.interface]
+        if nowhere:
+            expected = "an address or an interface for access {name}"
+            raise PydanticCustomError("accesses", expected, {"name": nowhere[0]})
+        if not set(self.management.prefer) <= set(self.accesses):
+            expected = "names of accesses in management.prefer: {names}"
+            raise PydanticCustomError("management", expected, {"names": ", ".join(self.accesses)})
         versions = [access.address.version for access in self.accesses.values()]
         known = {address.version for address in self.gateway.addresses}
         if versions[0] not in known or (not self.mobike and not set(versions) <= known):

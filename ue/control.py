@@ -15,6 +15,7 @@ from protocols.io.control import ControlError, Handler, Params
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.connection import Move
+from ue.management import Hint
 from ue.observation import move_view
 from ue.traffic import DEFAULT_RATE, KINDS, Flow
 
@@ -40,6 +41,10 @@ def control_methods(node: UeNode) -> Mapping[str, Handler]:
         "ue.traffic.statistics": methods.traffic_statistics,
         "ue.traffic.log": methods.traffic_log,
         "ue.access.close": methods.access_close,
+        "ue.access.lost": methods.access_lost,
+        "ue.access.gained": methods.access_gained,
+        "ue.access.hint": methods.access_hint,
+        "ue.liveness": methods.liveness,
     }
 
 
@@ -58,6 +63,7 @@ class _Methods:
         return {
             "state": self._node.pdn().device.state.value,
             "sessions": [*self._node.sessions()],
+            "management": self._node.steering.view(),
             "traffic": [self._flow(pdn, flow) for pdn in self._node.pdns.values() for flow in pdn.flows.all()],
         }
 
@@ -107,12 +113,40 @@ class _Methods:
         return {"inbound_spis": spis}
 
     async def access_close(self, params: Params) -> JsonValue:
+        pdn = self._pdn(params)
+        pdn.close_access(self._access(params))
+        return {"open_accesses": list(pdn.device.open_accesses)}
+
+    async def access_lost(self, params: Params) -> JsonValue:
+        self._node.steering.lost(self._access(params))
+        return self._node.steering.view()
+
+    async def access_gained(self, params: Params) -> JsonValue:
+        name, text = self._access(params), _text(params, "address")
+        try:
+            address = None if text is None else ip_address(text)
+        except ValueError:
+            raise ControlError("bad-params", "address is an IP address") from None
+        self._node.steering.gained(name, address)
+        return self._node.steering.view()
+
+    async def access_hint(self, params: Params) -> JsonValue:
+        name, hint = self._access(params), _text(params, "hint")
+        if hint not in {each.value for each in Hint}:
+            raise ControlError("bad-params", f"hint is {', '.join(each.value for each in Hint)}")
+        self._node.steering.hinted(name, Hint(hint))
+        return self._node.steering.view()
+
+    async def liveness(self, params: Params) -> JsonValue:
+        pdn = self._pdn(params)
+        pdn.check_liveness()
+        return pdn.session()
+
+    def _access(self, params: Params) -> str:
         name = _text(params, "name")
         if name is None:
             raise ControlError("bad-params", "name is the name or address of an access")
-        pdn = self._pdn(params)
-        pdn.close_access(self._node.access_name(name))
-        return {"open_accesses": list(pdn.device.open_accesses)}
+        return self._node.access_name(name)
 
     async def traffic_start(self, params: Params) -> JsonValue:
         kind, destination, rate = params.get("kind", "icmp"), params.get("destination"), params.get("rate")

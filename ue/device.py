@@ -87,7 +87,7 @@ from ue.commands import (
 from ue.configuration import Granted, p_cscf_among
 from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
 from ue.reauthentication import Reauthentication
-from ue.sentences import attached, moved, not_handed_over, rekey_refused, unfinished
+from ue.sentences import attached, moved, nat_changed, not_handed_over, rekey_refused, unfinished
 
 MOVES_KEPT = 100
 NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
@@ -208,14 +208,19 @@ class Device:
         self.state = DeviceState.ATTACHING
         return [OpenAccess(access=access)]
 
-    def move(self, access: str, ticket: int, now: float, *, keep_old: bool = False) -> list[Command]:
-        """Move to another access; a move that is under way is superseded."""
+    def move(
+        self, access: str, ticket: int, now: float, *, keep_old: bool = False, again: bool = False
+    ) -> list[Command]:
+        """Move to another access; a move that is under way is superseded.
+
+        ``again``: to the same access is allowed, its address is another one.
+        """
         connection = self._established()
         if not connection.mobike:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot move")
         under_way = connection.move
         origin = connection.access if under_way is None else under_way.target
-        if access == origin and not connection.suspended:
+        if access == origin and not connection.suspended and not again:
             raise LocalError(f"the UE is on {access} already")
         commands = self._abandon_reauthentication("the UE moves")
         if under_way is not None:
@@ -245,6 +250,15 @@ class Device:
             commands += self._close_access(access)
         text = f"Suspended: no access any more; it was {connection.access}."
         return [*commands, Tell(name="suspended", text=text, data={"access": connection.access})]
+
+    def recheck(self) -> list[Command]:
+        """Tell the gateway of the addresses in use once more: there may be a NAT now, or none (RFC 4555 §3.8)."""
+        connection = self._established()
+        move = connection.move
+        path = connection.path if move is None else move.new
+        if not connection.mobike or connection.suspended or path is None:
+            return []
+        return [MoveSa(access=connection.access if move is None else move.target, path=path)]
 
     def detach(self, ticket: int, now: float) -> list[Command]:
         """End the connection."""
@@ -678,12 +692,13 @@ class Device:
         return [Tell(name="gateway-address-changed", text=text, data=data), *self._end_test(connection)]
 
     def _updated(self, connection: Connection, event: AddressesUpdated, now: float) -> list[Command]:
-        move = connection.move
+        move, behind = connection.move, connection.nat.local
         connection.path, connection.nat = event.new, event.nat
         if move is not None and move.new is None:
             return []  # its access is being opened: the update will follow
         if move is None or move.new != event.new:
-            return self._found(connection, event, now)
+            told = [nat_changed(connection)] if event.new == event.old and behind != event.nat.local else []
+            return told + self._found(connection, event, now)
         return self._complete(connection, move, event, now)
 
     def _complete(self, connection: Connection, move: Move, event: AddressesUpdated, now: float) -> list[Command]:

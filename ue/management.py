@@ -169,10 +169,11 @@ class ConnectionManagement:
         """Do not attach by yourself any more."""
         self._wanted = False
 
-    def chosen(self, access: str, now: float) -> None:
-        """A person has moved the UE there."""
-        self._chosen, self._asleep = access, False
-        self._arrived(access, now)
+    def choose(self, access: str, now: float) -> None:
+        """A person moves the UE there; answer through ``moved`` or ``move_failed``."""
+        if self.phase in (Phase.ATTACHED, Phase.MOVING, Phase.SUSPENDED):
+            self._chosen, self._asleep = access, False
+            self._go(access, now)
 
     def put_to_sleep(self) -> None:
         """A person has suspended the UE: it comes back by hand."""
@@ -216,6 +217,8 @@ class ConnectionManagement:
     def route_changed(self, access: str, now: float) -> list[Decision]:
         """The way from the access is another one."""
         trigger = f"the routes of {access} have changed"
+        if self.phase is Phase.MOVING and access == self._target:
+            return [Recheck(), self._tell(trigger, "ask again", "the update may not have found its way", now)]
         if access != self.access or self.phase is not Phase.ATTACHED:
             return self._decide(trigger, now)
         return [Recheck(), self._tell(trigger, "check for a NAT", "the way to the gateway may be another one", now)]
@@ -269,6 +272,8 @@ class ConnectionManagement:
         if self._target != access:
             return []
         self._fail(access, now)
+        if access == self._chosen:
+            self._chosen = None
         self.phase, self._target, self._give_up_at = Phase.ATTACHED, None, None
         return self._decide(f"the move to {access} has failed: {why}", now)
 

@@ -114,6 +114,8 @@ class Pdn:
         temporary: TemporaryIdentityStore,
         ike_config: InitiatorConfig | None = None,
         failed: Callable[[], None] = lambda: None,
+        told: Callable[[Pdn, Tell], None] = lambda pdn, tell: None,
+        preferred: Callable[[], str | None] = lambda: None,
         beside: Pdn | None = None,
     ) -> None:
         """``ike_config`` where it is known already; ``failed`` is called when the TUN device cannot go on.
@@ -126,6 +128,8 @@ class Pdn:
         self._swu = swu
         self._endpoint = swu.endpoint
         self._failed = failed
+        self._told = told
+        self._preferred = preferred
         self.wall_offset = platform.clock.wall() - platform.clock.monotonic()
         self.ike_config = ike_config or initiator_config(configuration, platform.clock.moment)
         self._usim = usim
@@ -235,7 +239,7 @@ class Pdn:
         ``force``: even though the network has asked to be left alone (BACKOFF_TIMER). ``previous``: inner addresses
         to keep (handover), in place of those configured.
         """
-        name = access or next(iter(self.configuration.accesses))
+        name = access or self._preferred() or next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
         if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
             raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
@@ -249,10 +253,13 @@ class Pdn:
             "refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force, previous=previous)
         )
 
-    async def move(self, to: str, *, keep_old: bool = False) -> Move:
-        """Move to an access; returns the measures when the gateway has agreed."""
+    async def move(self, to: str, *, keep_old: bool = False, again: bool = False) -> Move:
+        """Move to an access; returns the measures when the gateway has agreed. ``again``: its address has changed."""
         connection = self.device.connection
-        await self._wait_for("move-failed", lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old))
+        await self._wait_for(
+            "move-failed",
+            lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old, again=again),
+        )
         assert connection is not None  # or the move had been refused
         return next(move for move in reversed(connection.moves) if move.outcome is MoveOutcome.COMPLETED)
 
@@ -284,6 +291,21 @@ class Pdn:
     def suspend(self) -> None:
         """Leave every access; the next move brings the UE back (RFC 4621 §5.4)."""
         self._carry_out(self.device.suspend(self._now()))
+
+    def recheck(self) -> None:
+        """Tell the gateway of the addresses in use once more, which looks for NATs (RFC 4555 §3.8)."""
+        self._carry_out(self.device.recheck())
+
+    def check_liveness(self) -> None:
+        """Find out now whether the gateway can be reached (RFC 7296 §2.4)."""
+        self._attached_sa()
+        self.suspect_path()
+
+    def release(self, name: str) -> None:
+        """Close an access that is open and not in use."""
+        connection = self.device.connection
+        if name in self.device.open_accesses and connection is not None and connection.access != name:
+            self.close_access(name)
 
     def close_access(self, name: str) -> None:
         """Close an access that a move has kept open, or cut the one in use off."""
@@ -415,6 +437,7 @@ class Pdn:
             case Tell():
                 _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, self._session() or None)
+                self._told(self, command)
             case Finished():
                 waiting = self._waiting.get(command.ticket)
                 if waiting is not None and not waiting.done():

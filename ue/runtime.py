@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from protocols.errors import BackendError, StackError
 from protocols.io.algorithms import weakness
 from protocols.io.control import ControlError
+from protocols.io.netlink import Interface, InterfaceWatch
 from protocols.io.platform import Platform
 from protocols.path import Address
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
-from ue.config import UeConfiguration
+from ue.commands import Tell
+from ue.config import AccessSection, UeConfiguration
 from ue.connection import Move
 from ue.control import control_methods
 from ue.device import DeviceState
@@ -26,6 +28,7 @@ from ue.profile import (
     temporary_identity_store,
     usim,
 )
+from ue.steering import Steering
 from ue.swu import Swu
 
 KIND = "ue"
@@ -69,12 +72,24 @@ class UeNode:
                 temporary=temporary,
                 failed=self.stop,
                 beside=beside,
+                told=self._told,
+                preferred=self._preferred_access,
             )
 
         default = pdn(configuration, None)
         others = {name: pdn(part, default) for name, part in configuration.pdns.items()}
         self.pdns: dict[str, Pdn] = {each.name: each for each in (default, *others.values())}
         self._by_section = others
+        management = configuration.management
+        self.steering = Steering(
+            self,
+            self._swu.accesses,
+            management.policy(configuration.accesses),
+            automatic=management.automatic,
+            now=self._swu.now,
+        )
+        interfaces = [access.interface for access in configuration.accesses.values() if access.interface is not None]
+        self._interfaces = InterfaceWatch(interfaces, self._interface_changed, self._watch_failed)
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._control = platform.control(configuration.control, control_methods(self), self.recorder)
@@ -96,12 +111,17 @@ class UeNode:
                 self._swu.open(tasks)
                 try:
                     await self._control.start()
+                    self.steering.start(tasks)
+                    if self._interfaces.names:
+                        await self._interfaces.open(tasks)
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
                     self._warn_of_weak_algorithms()
                     await self._until_stopped(work or self._stopping.wait)
                 except StackError as error:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
                 finally:
+                    self.steering.close()
+                    self._interfaces.close()
                     await self._leave()
         finally:
             await self._close()
@@ -121,6 +141,31 @@ class UeNode:
             self._hurry.set()
         self._stopping.set()
 
+    # --- accesses
+
+    def _told(self, pdn: Pdn, tell: Tell) -> None:
+        self.steering.told(pdn, tell)
+
+    def _preferred_access(self) -> str | None:
+        return self.steering.choice()
+
+    def _interface_changed(self, name: str, old: Interface, new: Interface) -> None:
+        """The kernel says that an interface is otherwise than before."""
+        for access, section in self.configuration.accesses.items():
+            if section.interface != name:
+                continue
+            before, after = _address_of(section, old), _address_of(section, new)
+            if after is None and before is not None:
+                self.steering.lost(access)
+            elif after is not None and after != before:
+                self.steering.gained(access, after)
+            elif after is not None and old.routes != new.routes:
+                self.steering.route_changed(access)
+
+    def _watch_failed(self, error: BackendError) -> None:
+        _log.error("%s", error)
+        self.recorder.event("interfaces-not-watched", f"The interfaces are not watched any more: {error}.")
+
     async def stopped(self) -> None:
         """Return when the node is told to stop."""
         await self._stopping.wait()
@@ -135,6 +180,9 @@ class UeNode:
 
         Each PDN connection for itself, the others once the first has been tried: it says INITIAL_CONTACT.
         """
+        if self.steering.automatic:
+            await self.steering.stay_attached()
+            return
         tried = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_attached(self.pdn(), tried))
@@ -239,10 +287,34 @@ class UeNode:
         name = self.access_name(to)
         chosen = self._chosen(pdn, DeviceState.ESTABLISHED)
         moves = [each.move(name, keep_old=keep_old) for each in chosen]
+        if pdn is None:
+            self.steering.choose(name)
+        outcomes = _outcomes(chosen, await asyncio.gather(*moves, return_exceptions=True))
+        if pdn is None:
+            failure = next((each for each in outcomes.values() if isinstance(each, StackError)), None)
+            self.steering.chosen(name, None if failure is None else str(failure))
+        return outcomes
+
+    async def attach_all(self, access: str) -> None:
+        """Attach the first connection on an access, and those that go along."""
+        await self.pdn().attach(access)
+        await self.attach_others(access)
+
+    async def move_pdns(
+        self, to: str, *, keep_old: bool = False, again: bool = False, but: Iterable[str] = ()
+    ) -> dict[str, Move | StackError]:
+        """Move the connections that are attached, but for some, to an access: as connection management decides."""
+        left = set(but)
+        chosen = [
+            pdn for pdn in self.pdns.values() if pdn.device.state is DeviceState.ESTABLISHED and pdn.name not in left
+        ]
+        moves = [pdn.move(to, keep_old=keep_old, again=again) for pdn in chosen]
         return _outcomes(chosen, await asyncio.gather(*moves, return_exceptions=True))
 
     async def detach(self, pdn: str | None = None) -> None:
         """Detach the connections that are attached, or one; see ``Pdn.detach``."""
+        if pdn is None:
+            self.steering.unwant()
         chosen = self._chosen(pdn, DeviceState.ATTACHING, DeviceState.ESTABLISHED)
         done = _outcomes(chosen, await asyncio.gather(*(each.detach() for each in chosen), return_exceptions=True))
         for outcome in done.values():
@@ -253,6 +325,8 @@ class UeNode:
         """Leave every access; see ``Pdn.suspend``."""
         for each in self._chosen(pdn, DeviceState.ESTABLISHED):
             each.suspend()
+        if pdn is None:
+            self.steering.put_to_sleep()
 
     def _chosen(self, name: str | None, *states: DeviceState) -> list[Pdn]:
         """One by name, or all in one of the states; where none is, the first, which says why it cannot."""
@@ -287,7 +361,8 @@ class UeNode:
             "sessions": sum(pdn.device.state is DeviceState.ESTABLISHED for pdn in self.pdns.values()),
             "accesses": {
                 name: {
-                    "address": str(access.address),
+                    "address": str(self._swu.accesses.address(name) or access.address),
+                    "interface": access.interface,
                     "next_hop": None if access.next_hop is None else str(access.next_hop),
                     "hears": access.hears,
                     "open": any(name in pdn.device.open_accesses for pdn in self.pdns.values()),
@@ -305,6 +380,14 @@ class UeNode:
         """The present or last connection of each PDN."""
         views = (pdn.session() for pdn in self.pdns.values())
         return [view for view in views if view is not None]
+
+
+def _address_of(section: AccessSection, interface: Interface) -> Address | None:
+    """The access's address, while its interface has it and is up."""
+    fitting = [each for each in interface.usable if each.version == section.address.version]
+    if not section.address.is_unspecified:
+        return section.address if section.address in fitting else None
+    return next(iter(fitting), None)
 
 
 T = TypeVar("T")

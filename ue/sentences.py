@@ -71,6 +71,13 @@ def rekey_refused(event: CreateChildSaRefused) -> Tell:
     return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
 
 
+def nat_changed(connection: Connection) -> Tell:
+    """A NAT has appeared on the path in use, or vanished from it."""
+    behind = connection.nat.local
+    text = f"{'There is a NAT now' if behind else 'There is no NAT any more'} on the way from {connection.access}."
+    return Tell(name="nat-changed", text=text, data={"access": connection.access, "nat": behind})
+
+
 def moved(move: Move, now: float) -> Tell:
     """A move has ended, well or not, with its measures."""
     data: dict[str, JsonValue] = {
@@ -82,6 +89,7 @@ def moved(move: Move, now: float) -> Tell:
         "requests": move.requests,
         "retransmissions": move.retransmissions,
         "why": move.why,
+        "asked": move.ticket is not None,
     }
     if move.outcome is not MoveOutcome.COMPLETED:
         return Tell(name="move-failed", text=f"The move to {move.target} failed: {move.why}.", data=data)

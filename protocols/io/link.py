@@ -62,6 +62,14 @@ class UdpLink:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
+    def bind_to(self, interface: str) -> None:
+        """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        except OSError as error:
+            self.close()
+            raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {_reason(error)}") from error
+
     def send(self, octets: bytes, remote: Endpoint) -> None:
         """Send now or not at all: the network may lose a datagram, and a full buffer is such a loss."""
         try:

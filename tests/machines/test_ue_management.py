@@ -122,7 +122,7 @@ ATTACHED = [(0.0, "attach wifi")]
         ),
         pytest.param(
             [(5, "lost", "wifi"), (5.05, "gained", "wifi")],
-            [(5, "move cell"), (8.98, "move wifi keep"), (10.08, "release cell")],
+            [(5, "move cell"), (9.05, "move wifi keep"), (10.15, "release cell")],
             id="a blink",
         ),
         pytest.param([(5, "weak", "wifi")], [(5, "move cell keep"), (6.1, "release wifi")], id="weak"),
@@ -235,7 +235,8 @@ def test_three_accesses_next_best() -> None:
 def test_what_a_person_has_chosen_is_kept_until_it_is_lost() -> None:
     story = Story("wifi", "cell")
     story.play(*ON_WIFI, until=10.0)
-    story.machine.chosen("cell", story.now)
+    story.machine.choose("cell", story.now)
+    story.take(story.machine.moved("cell", story.now))
     story.play((20.0, "lost", "wifi"), (30.0, "gained", "wifi"), until=300.0)
     assert story.told == ATTACHED
     story.play((300.0, "lost", "cell"), until=310.0)
@@ -248,7 +249,8 @@ def test_a_person_who_suspends_wakes_it_too() -> None:
     story.machine.put_to_sleep()
     story.play((20.0, "lost", "wifi"), (30.0, "gained", "wifi"), until=100.0)
     assert story.told == ATTACHED
-    story.machine.chosen("cell", 100.0)
+    story.machine.choose("cell", 100.0)
+    story.take(story.machine.moved("cell", 100.0))
     story.play((110.0, "lost", "cell"), until=120.0)
     assert story.told[-1] == (110.0, "move wifi")
 

@@ -23,6 +23,7 @@ from protocols.ikev2.tasks.mobike import addresses, patience, probe
 from protocols.ikev2.tasks.mobike.check import COOKIE2_LENGTH, start_check, supersede_check, verify_cookie
 from protocols.ikev2.tasks.mobike.mobility import Mobility, adopt, move_children, updated, usable
 from protocols.ikev2.tasks.mobike.prohibition import no_nats
+from protocols.ikev2.timing import Timer
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class UpdateAddresses:
         probe.stop(sa)
         sa.emit(AddressUpdateStarted(old=self._old, new=self._path, nat=sa.nat))
         patience.resume(sa, now)
+        if sa.path == self._path and sa.window.restart_retransmission(now):
+            sa.timers.set(Timer.RETRANSMIT, now)  # the same path again: there may be a way by now
         sa.change_path(self._path, now)
         sa.enqueue(self, urgent=True)
 

@@ -1,0 +1,156 @@
+"""What the kernel tells of network interfaces (rtnetlink): addresses, links, routes, as they are and as they change.
+
+One listening socket in the process's network namespace. Of each named interface it keeps whether it can carry
+packets, the addresses that can be used, and the routes of the main table that lead through it. IPv6 addresses count
+once duplicate address detection is over (RFC 4862 §5.4); link-local ones do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from protocols.errors import BackendError
+from protocols.path import Address
+
+IFF_UP = 0x1  # <linux/if.h>
+IFF_LOWER_UP = 0x10000
+IFA_F_DADFAILED = 0x08  # <linux/if_addr.h>
+IFA_F_TENTATIVE = 0x40
+MAIN_TABLE = 254  # <linux/rtnetlink.h>
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """``addresses`` in the order in which they came; ``routes`` as text, to see that they have changed."""
+
+    up: bool = False
+    addresses: tuple[Address, ...] = ()
+    routes: frozenset[str] = frozenset()
+
+    @property
+    def usable(self) -> tuple[Address, ...]:
+        """Addresses that packets can be sent from."""
+        return self.addresses if self.up else ()
+
+
+Changed = Callable[[str, Interface, Interface], None]
+"""Name, what it was, what it is."""
+
+
+class InterfaceWatch:
+    """Between ``open`` and ``close``; interfaces need not exist yet, and may come back."""
+
+    def __init__(
+        self, names: Iterable[str], changed: Changed, failed: Callable[[BackendError], None] = lambda error: None
+    ) -> None:
+        """``failed`` when the kernel can no longer be heard."""
+        self.names = tuple(dict.fromkeys(names))
+        self._changed = changed
+        self._failed = failed
+        self._interfaces = {name: Interface() for name in self.names}
+        self._indices: dict[int, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self, tasks: asyncio.TaskGroup) -> None:
+        """Listen, and tell what there is; returns when that is known."""
+        netlink = AsyncIPRoute()
+        try:
+            await netlink.bind()  # before the dumps: nothing is missed between
+            await self._read_all(netlink)
+        except (OSError, NetlinkError) as error:
+            await netlink.close()
+            raise BackendError(f"the kernel does not tell of its interfaces: {error}") from error
+        self._task = tasks.create_task(self._listen(netlink))
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _listen(self, netlink: AsyncIPRoute) -> None:
+        try:
+            while True:
+                async for message in netlink.get():
+                    self.take(message)
+        except (OSError, NetlinkError) as error:
+            self._failed(BackendError(f"the kernel does not tell of its interfaces: {error}"))
+        finally:
+            with contextlib.suppress(OSError, NetlinkError):
+                await netlink.close()
+
+    async def _read_all(self, netlink: AsyncIPRoute) -> None:
+        async for message in await netlink.get_links():
+            self.take(message)
+        async for message in await netlink.get_addr():
+            self.take(message)
+        async for message in await netlink.get_routes():
+            self.take(message)
+
+    def take(self, message: Any) -> None:
+        """A message of rtnetlink's, in pyroute2's form."""
+        kind = message.get("event")
+        if kind in ("RTM_NEWLINK", "RTM_DELLINK"):
+            self._link(message, gone=kind == "RTM_DELLINK")
+        elif kind in ("RTM_NEWADDR", "RTM_DELADDR"):
+            self._address(message, gone=kind == "RTM_DELADDR")
+        elif kind in ("RTM_NEWROUTE", "RTM_DELROUTE"):
+            self._route(message, gone=kind == "RTM_DELROUTE")
+
+    def _link(self, message: Any, *, gone: bool) -> None:
+        index, name = message["index"], message.get_attr("IFLA_IFNAME")
+        if name not in self._interfaces:
+            self._indices.pop(index, None)
+            return
+        if gone:
+            self._indices.pop(index, None)
+            self._set(name, Interface())
+            return
+        self._indices[index] = name
+        up = bool(message["flags"] & IFF_UP) and bool(message["flags"] & IFF_LOWER_UP)
+        # the kernel does not tell of all the routes that go with a link
+        state = self._interfaces[name]
+        self._set(name, replace(state, up=up, routes=state.routes if up else frozenset()))
+
+    def _address(self, message: Any, *, gone: bool) -> None:
+        name = self._indices.get(message["index"])
+        text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        if name is None or text is None:
+            return
+        address, state = ip_address(text), self._interfaces[name]
+        flags = message.get_attr("IFA_FLAGS")
+        flags = message["flags"] if flags is None else flags
+        unusable = gone or address.is_link_local or bool(flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED))
+        others = tuple(each for each in state.addresses if each != address)
+        if unusable:
+            self._set(name, replace(state, addresses=others))
+        elif address not in state.addresses:
+            self._set(name, replace(state, addresses=(*others, address)))
+
+    def _route(self, message: Any, *, gone: bool) -> None:
+        name = self._indices.get(message.get_attr("RTA_OIF") or -1)
+        if name is None or (message.get_attr("RTA_TABLE") or message["table"]) != MAIN_TABLE:
+            return
+        parts = (
+            message["family"],
+            message.get_attr("RTA_DST"),
+            message["dst_len"],
+            message.get_attr("RTA_GATEWAY"),
+            message.get_attr("RTA_PRIORITY"),
+            message.get_attr("RTA_PREFSRC"),
+        )
+        state, route = self._interfaces[name], " ".join(map(str, parts))
+        routes = state.routes - {route} if gone else state.routes | {route}
+        self._set(name, replace(state, routes=routes))
+
+    def _set(self, name: str, new: Interface) -> None:
+        old, self._interfaces[name] = self._interfaces[name], new
+        if new != old:
+            self._changed(name, old, new)
