@@ -125,7 +125,7 @@ class _Access:
     address: IPv4Interface
     router: IPv4Address
     lives: int = 0  # of its NAT
-    translating: bool = False
+    nat_section: NatSection = NatSection()
 
 
 @dataclass(kw_only=True)
@@ -164,8 +164,8 @@ class Topology:
     async def rebind(self, access: str) -> None:
         """The NAT forgets its translations and gives other ports."""
         found = self.accesses[access]
-        if found.translating:
-            self.translate_by(found, NatSection(kind=NatKind.PORT_RESTRICTED))
+        if found.nat_section.kind is not NatKind.NONE:
+            self.translate_by(found, found.nat_section)
 
     async def translate(self, access: str, nat: NatSection) -> None:
         """Another NAT or none."""
@@ -173,13 +173,13 @@ class Topology:
 
     def translate_by(self, access: _Access, nat: NatSection) -> None:
         """Set the NAT of an access; what it had translated is forgotten."""
-        if access.translating:
+        if access.nat_section.kind is not NatKind.NONE:
             access.nat.stop_masquerading()
-        access.translating = nat.kind is not NatKind.NONE
-        if access.translating:
+        access.nat_section = nat
+        if nat.kind is not NatKind.NONE:
             first = FIRST_NAT_PORT + access.lives * NAT_PORTS
             access.lives += 1
-            access.nat.masquerade("uplink", range(first, first + NAT_PORTS))
+            access.nat.masquerade("uplink", range(first, first + NAT_PORTS), random=nat.kind is NatKind.SYMMETRIC)
             for key in CONNTRACK_LIFETIMES:
                 access.nat.set_sysctl(f"net/netfilter/{key}", max(1, round(nat.lifetime)))
         access.nat.forget_translations()
