@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lab.mobility.expectations import judge
 from lab.mobility.packets import Outage, outage
@@ -35,6 +36,7 @@ CAUSES = (AccessEvent, Captive, GatewayEvent, Hint, Impair, MoveTo, NatAppears, 
 COINCIDENCE_INTERVAL = 0.005  # the UE's measure and the laboratory's of the same moment
 SETTLING_EVENTS = ("moved", "address-update-failed")
 COOKIE2 = "N(COOKIE2)"
+GATEWAY_ADDRESS_CHANGED = "gateway address"  # why of such a path in the UE's view
 
 
 def evaluate(recording: Recording, *, real_time: bool) -> RunResult:
@@ -89,23 +91,49 @@ class _Window:
 
 
 def _moves(recording: Recording) -> list[MoveResult]:
-    starts = [_seconds(view, "started") - recording.began for view in recording.moves]
+    views = [*recording.moves, *_gateway_changes(recording.paths)]
+    views.sort(key=lambda view: _seconds(view, "started"))
+    starts = [_seconds(view, "started") - recording.began for view in views]
     results: list[MoveResult] = []
     claimed: set[int] = set()
     before = 0.0  # where the move before this one had settled
-    for number, view in enumerate(recording.moves):
+    for number, view in enumerate(views):
         following = starts[number + 1] if number + 1 < len(starts) else recording.duration
         cause = _cause(recording, view, starts[number], before, claimed)
-        window = _window(recording, view, cause, starts[number], following)
+        window = _window(recording, view, cause, starts[number], following, before)
         results.append(_move(recording, number, view, window, following))
         before = starts[number]
     return results
 
 
+def _gateway_changes(paths: Sequence[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
+    """Changes to another address of the gateway on the same access: the UE counts them as paths, not as moves.
+
+    What stays unchanged it does not measure then.
+    """
+    return [
+        {
+            "from": old["access"],
+            "to": new["access"],
+            "outcome": "completed",
+            "why": str(new["why"]),
+            "started": new["since"],
+            "update_seconds": 0.0,
+            "old": {"local": old["local"], "remote": old["remote"]},
+            "new": {"local": new["local"], "remote": new["remote"]},
+        }
+        for old, new in pairwise(paths)
+        if new["why"] == GATEWAY_ADDRESS_CHANGED
+    ]
+
+
 def _cause(
     recording: Recording, view: dict[str, JsonValue], started: float, before: float, claimed: set[int]
 ) -> Played | None:
-    """The command to move there, else the latest thing that happened to the network since the move before."""
+    """The command to move there, else what took the old access away, else the latest thing that happened at all.
+
+    Each since the move before.
+    """
     target, candidates = view.get("to"), []
     for index, played in enumerate(recording.played):
         if played.began > started + COINCIDENCE_INTERVAL or not isinstance(played.event, CAUSES):
@@ -117,11 +145,38 @@ def _cause(
                 return played
         elif played.began >= before - COINCIDENCE_INTERVAL:
             candidates.append(played)
-    return candidates[-1] if candidates else None
+    taken = [played for played in candidates if _takes(played, str(view.get("from")))]
+    return (taken or candidates)[-1] if candidates else None
+
+
+def _takes(played: Played, access: str) -> bool:
+    """Whether an event takes the way over an access away."""
+    event = played.event
+    match event:
+        case AccessEvent():
+            return event.do == "address-lost" and event.access == access
+        case Captive():
+            return event.captive and event.access == access
+        case Impair():
+            return event.access == access
+        case _:
+            return event.do in ("suspend", "gateway-down")
+
+
+def _begun(recording: Recording, view: dict[str, JsonValue], since: float, before: float) -> float:
+    """When the way was taken away, if that was before the cause."""
+    origin = str(view.get("from"))
+    taken = [each.began for each in recording.played if before <= each.began <= since and _takes(each, origin)]
+    return taken[-1] if taken else since
 
 
 def _window(
-    recording: Recording, view: dict[str, JsonValue], cause: Played | None, started: float, following: float
+    recording: Recording,
+    view: dict[str, JsonValue],
+    cause: Played | None,
+    started: float,
+    following: float,
+    before: float,
 ) -> _Window:
     update = view.get("update_seconds")
     completed = view.get("outcome") == "completed" and isinstance(update, int | float)
@@ -137,7 +192,7 @@ def _window(
     gateway_settled = settled if verdict is None else max(settled, verdict)
     return _Window(
         cause=cause,
-        since=started if cause is None else min(cause.began, started),
+        since=_begun(recording, view, started if cause is None else min(cause.began, started), before),
         started=started,
         settled=settled,
         gateway_settled=gateway_settled,

@@ -62,8 +62,8 @@ def _commanded(result: RunResult, schedule: Schedule, played: Sequence[Played], 
             if each.error is not None:
                 yield _check(f"{event.do} at {event.at:g} s", "is done", each.error, False)
             continue
-        at = round(each.began * 1000, 3)
-        move = next((move for move in left if move.target == event.to and move.cause_ms == at), None)
+        began, ended, cause = round(each.began * 1000, 3), round(each.ended * 1000, 3), f"{event.do} {event.to}"
+        move = next((move for move in left if move.cause == cause and began <= move.started_ms <= ended), None)
         if move is None:
             found, refused = each.error or "no move", event.expect.outcome == "refused"
             expected = "a refusal" if refused else "a move"

@@ -66,6 +66,7 @@ class Player:
             schedule=named.schedule, name=named.name, stage=stage.name, seed=seed, began=scene.now()
         )
         self._moves: dict[tuple[float, str], dict[str, JsonValue]] = {}
+        self._paths: dict[float, dict[str, JsonValue]] = {}
         self._voices: list[Voice] = []
         self._talks = named.schedule.traffic.kind == "voice"
         self._working: set[asyncio.Task[None]] = set()
@@ -92,6 +93,7 @@ class Player:
         if self._failure is not None:
             raise self._failure
         recording.moves = [self._moves[key] for key in sorted(self._moves)]
+        recording.paths = [self._paths[key] for key in sorted(self._paths)]
         recording.records = [record for record in scene.records() if record.wall >= recording.began]
         recording.lost = scene.network.lost()
         recording.leaks = [*await self._leaks(), *await scene.leaks()]
@@ -255,6 +257,12 @@ class Player:
                 started = view["started"]
                 assert isinstance(started, int | float)
                 self._moves[float(started), str(view["to"])] = view
+        paths = [] if session is None else session.get("paths")
+        for view in paths if isinstance(paths, list) else []:
+            if isinstance(view, dict):
+                since = view["since"]
+                assert isinstance(since, int | float)
+                self._paths[float(since)] = view
 
     async def _take_whereabouts(self) -> None:
         session = await self._session()

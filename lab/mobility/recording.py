@@ -33,7 +33,8 @@ class Stream:
 class Recording:
     """Facts of one run; moments are seconds since its beginning, but for those inside of ``moves`` and ``records``.
 
-    ``moves`` and ``attaches`` are the UE's own views, oldest first; ``began`` is the wall clock at the beginning.
+    ``moves``, ``paths`` and ``attaches`` are the UE's own views, oldest first; ``began`` is the wall clock at the
+    beginning.
     """
 
     schedule: Schedule
@@ -43,6 +44,7 @@ class Recording:
     began: float
     played: list[Played] = field(default_factory=list)
     moves: list[dict[str, JsonValue]] = field(default_factory=list)
+    paths: list[dict[str, JsonValue]] = field(default_factory=list)
     attaches: list[dict[str, JsonValue]] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     records: Sequence[TraceRecord] = ()
