@@ -43,7 +43,7 @@ from protocols.io.configuration import (
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
 from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
-from ue.management import HALF_LIFE, HOLD, LINGER, RETRY, Policy
+from ue.management import HALF_LIFE, HOLD, LINGER, PATIENCE_MAXIMUM, RETRY, Policy
 
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
@@ -273,14 +273,16 @@ class ManagementSection(ConfigurationModel):
     retry: Interval = RETRY
     linger: Interval = LINGER
 
-    def policy(self, accesses: Iterable[str]) -> Policy:
+    def policy(self, accesses: Iterable[str], retransmission: RetransmissionPolicy) -> Policy:
         """What the machine goes by: accesses that are not named come last, in their order."""
+        given_up = sum(retransmission.interval(attempt) for attempt in range(retransmission.limit + 1))
         return Policy(
             prefer=tuple(dict.fromkeys((*self.prefer, *accesses))),
             hold=self.hold,
             half_life=self.half_life,
             retry=self.retry,
             linger=self.linger,
+            patience=min(PATIENCE_MAXIMUM, given_up / 2),
         )
 
 

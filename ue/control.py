@@ -63,7 +63,6 @@ class _Methods:
         return {
             "state": self._node.pdn().device.state.value,
             "sessions": [*self._node.sessions()],
-            "management": self._node.steering.view(),
             "traffic": [self._flow(pdn, flow) for pdn in self._node.pdns.values() for flow in pdn.flows.all()],
         }
 

@@ -256,7 +256,8 @@ class Device:
         connection = self._established()
         move = connection.move
         path = connection.path if move is None else move.new
-        if not connection.mobike or connection.suspended or path is None:
+        nowhere = connection.suspended and move is None
+        if not connection.mobike or nowhere or path is None:
             return []
         return [MoveSa(access=connection.access if move is None else move.target, path=path)]
 

@@ -30,7 +30,7 @@ HALF_LIFE = 60.0
 RETRY = 30.0
 RETRY_MAXIMUM = 900.0
 LINGER = 1.0
-MOVE_PATIENCE = 8.0  # with nowhere to go back to; the IKE SA itself would be given up after 31 s
+PATIENCE_MAXIMUM = 8.0  # half of the time after which the IKE SA itself is given up, and so long at most
 
 
 class Hint(str, Enum):
@@ -54,7 +54,10 @@ class Phase(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """``prefer``: accesses, the best first; seconds as the module says."""
+    """``prefer``: accesses, the best first; seconds as the module says.
+
+    ``patience``: so long a move may go unanswered that has no way back, before the UE rather suspends.
+    """
 
     prefer: tuple[str, ...]
     hold: float = HOLD
@@ -63,6 +66,7 @@ class Policy:
     retry: float = RETRY
     retry_maximum: float = RETRY_MAXIMUM
     linger: float = LINGER
+    patience: float = PATIENCE_MAXIMUM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +224,15 @@ class ConnectionManagement:
         if self.phase is Phase.MOVING and access == self._target:
             return [Recheck(), self._tell(trigger, "ask again", "the update may not have found its way", now)]
         if access != self.access or self.phase is not Phase.ATTACHED:
-            return self._decide(trigger, now)
+            return self._decide(trigger, now, quiet=True)
         return [Recheck(), self._tell(trigger, "check for a NAT", "the way to the gateway may be another one", now)]
 
     def hinted(self, access: str, hint: Hint, now: float) -> list[Decision]:
         """A lower layer says how an access is."""
         state = self.accesses[access]
+        if hint is Hint.GOOD:
+            state.failures, state.avoided_until = 0, 0.0  # it is worth another try
         if hint is Hint.GOOD and state.hint is not Hint.GOOD:
-            state.failures, state.avoided_until = 0, 0.0
             self._steady(state, now)
         elif hint is not Hint.GOOD and state.hint is Hint.GOOD:
             self._worsened(state, now)
@@ -325,8 +330,10 @@ class ConnectionManagement:
 
     def _decide(self, trigger: str, now: float, *, quiet: bool = False) -> list[Decision]:
         decision, word, why = self._decision(now)
+        if decision is None and (quiet or (self.phase is Phase.DETACHED and not self._wanted)):
+            return []
         if decision is None:
-            return [] if quiet else [self._tell(trigger, word, why, now)]
+            return [self._tell(trigger, word, why, now)]
         return [decision, self._tell(trigger, word, why, now)]
 
     def _decision(self, now: float) -> tuple[Decision | None, str, str]:
@@ -356,7 +363,7 @@ class ConnectionManagement:
         target, here = self._target, self.access
         if target is not None and self.accesses[target].usable:
             if here is not None and not self.accesses[here].usable and self._give_up_at is None:
-                self._give_up_at = now + MOVE_PATIENCE  # the way back has gone
+                self._give_up_at = now + self.policy.patience  # the way back has gone
             return None, "none", f"a move to {target} is under way"
         # what is moved to has gone meanwhile: the newest move supersedes it
         self.phase, self._target, self._give_up_at = Phase.ATTACHED, None, None
@@ -395,7 +402,7 @@ class ConnectionManagement:
     def _go(self, target: str, now: float, *, way_back: bool = True) -> None:
         self.phase, self._target, self._keeps = Phase.MOVING, target, False
         self._releases.pop(target, None)
-        self._give_up_at = None if way_back else now + MOVE_PATIENCE
+        self._give_up_at = None if way_back else now + self.policy.patience
 
     def _arrived(self, access: str, now: float) -> None:
         self.phase, self.access = Phase.ATTACHED, access

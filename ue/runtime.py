@@ -84,7 +84,7 @@ class UeNode:
         self.steering = Steering(
             self,
             self._swu.accesses,
-            management.policy(configuration.accesses),
+            management.policy(configuration.accesses, self.pdn().ike_config.retransmission),
             automatic=management.automatic,
             now=self._swu.now,
         )
@@ -291,8 +291,8 @@ class UeNode:
             self.steering.choose(name)
         outcomes = _outcomes(chosen, await asyncio.gather(*moves, return_exceptions=True))
         if pdn is None:
-            failure = next((each for each in outcomes.values() if isinstance(each, StackError)), None)
-            self.steering.chosen(name, None if failure is None else str(failure))
+            failures = [each for each in outcomes.values() if isinstance(each, StackError)]
+            self.steering.chosen(name, str(failures[0]) if len(failures) == len(outcomes) else None)
         return outcomes
 
     async def attach_all(self, access: str) -> None:
@@ -369,6 +369,7 @@ class UeNode:
                 }
                 for name, access in self.configuration.accesses.items()
             },
+            "management": self.steering.view(),
             "dropped": {
                 "ike": dict(sum((pdn.dropped_ike() for pdn in self.pdns.values()), self._swu.endpoint.dropped)),
                 "swu": dict(self._swu.ports.dropped),

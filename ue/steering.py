@@ -216,11 +216,14 @@ class Steering:
 
     async def _move(self, access: str, *, keep_old: bool = False, again: bool = False) -> None:
         outcomes = await self._node.move_pdns(access, keep_old=keep_old, again=again)
-        failure = next((each for each in outcomes.values() if isinstance(each, StackError)), None)
-        if failure is None:
+        failures = {name: each for name, each in outcomes.items() if isinstance(each, StackError)}
+        for name, failure in failures.items():
+            _log.warning("%s: %s", name, failure)
+        if len(failures) < len(outcomes):
             self._carry_out(self.machine.moved(access, self._now()))
         else:
-            self._carry_out(self.machine.move_failed(access, str(failure), self._now()))
+            why = next((str(failure) for failure in failures.values()), "there is no connection")
+            self._carry_out(self.machine.move_failed(access, why, self._now()))
 
     async def _follow(self, access: str, moved: str) -> None:
         """One connection has been led elsewhere by its path test: the others go along."""

@@ -66,7 +66,7 @@ class InterfaceWatch:
             await netlink.bind()  # before the dumps: nothing is missed between
             await self._read_all(netlink)
         except (OSError, NetlinkError) as error:
-            await netlink.close()
+            netlink.close()
             raise BackendError(f"the kernel does not tell of its interfaces: {error}") from error
         self._task = tasks.create_task(self._listen(netlink))
 
@@ -84,7 +84,7 @@ class InterfaceWatch:
             self._failed(BackendError(f"the kernel does not tell of its interfaces: {error}"))
         finally:
             with contextlib.suppress(OSError, NetlinkError):
-                await netlink.close()
+                netlink.close()
 
     async def _read_all(self, netlink: AsyncIPRoute) -> None:
         async for message in await netlink.get_links():

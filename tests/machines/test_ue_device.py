@@ -21,6 +21,7 @@ from protocols.errors import LocalError
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    AddressesUpdated,
     ChildSaRemoved,
     ConfigurationExchanged,
     ConfigurationReply,
@@ -31,6 +32,7 @@ from protocols.ikev2.events import (
     IdentityReceived,
     IkeSaRekeyed,
     MessageReceived,
+    NatStatus,
     PathSuspected,
     PathValidated,
     Refusal,
@@ -798,6 +800,48 @@ def test_a_ue_that_is_nowhere_for_a_weekend_comes_back() -> None:
     assert move.outcome is MoveOutcome.COMPLETED
     assert move.spis_unchanged
     assert world.move("b") is None
+
+
+def test_an_update_that_finds_no_way_is_sent_again_when_there_is_one() -> None:
+    """An address comes before the route to the gateway: no waiting for the clock of retransmission."""
+    world = attached()
+    world.carry_out(world.device.suspend(world.now))
+    assert world.device.recheck() == []
+    world.deaf |= {Endpoint.of(ACCESSES["b"], port) for port in (500, 4500)}
+    world.ask_only(lambda ticket: world.device.move("b", ticket, world.now))
+    world.run(0.1)
+    world.deaf.clear()
+    world.carry_out(world.device.recheck())
+    world.run(0.1)
+    (move,) = _moves(world)
+    assert move.outcome is MoveOutcome.COMPLETED
+
+
+def test_another_address_on_the_access_in_use() -> None:
+    """The ports are closed and opened again; without that it is no move."""
+    world = attached()
+    failure = world.ask(lambda ticket: world.device.move("a", ticket, world.now, again=True))
+    assert failure is None
+    (move,) = _moves(world)
+    assert (move.origin, move.target, move.outcome) == ("a", "a", MoveOutcome.COMPLETED)
+
+
+def test_a_nat_that_is_found_by_checking_again_is_told() -> None:
+    """RFC 4555 §3.8: the same addresses, and the gateway sees other ones."""
+    world = attached()
+    world.carry_out(world.device.recheck())
+    world.run(1.0)
+    assert not [tell for tell in world.told if tell.name == "nat-changed"]
+    assert world.sa is not None
+    path = world.sa.path
+    for behind in (True, False):
+        nat = NatStatus(local=behind)
+        world.carry_out(world.device.handle(AddressesUpdated(old=path, new=path, nat=nat, validated=True), world.now))
+    told = [tell for tell in world.told if tell.name == "nat-changed"]
+    assert [tell.text for tell in told] == [
+        "There is a NAT now on the way from a.",
+        "There is no NAT any more on the way from a.",
+    ]
 
 
 def test_a_suspended_ue_detaches_alone() -> None:

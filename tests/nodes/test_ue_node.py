@@ -551,3 +551,66 @@ def test_two_nodes_cannot_share_a_control_socket(ue: Ue) -> None:
         assert second.returncode == 1
         assert "is in use: a node is running with it" in second.stderr.splitlines()[-1]
         assert os.path.exists(ue.control)
+
+
+# --- connection management
+
+
+def managed(values: dict[str, object]) -> None:
+    values["management"] = {"automatic": True, "prefer": ["wifi-b", "wifi-a"], "hold": 0.3, "linger": 0.1}
+
+
+def test_a_node_that_manages_its_connection(epdg: EpdgProcess, tmp_path: Path) -> None:
+    """Attached on the preferred access; told what becomes of its accesses, it moves by itself, and says why."""
+    ue = Ue(tmp_path, epdg.authority, change=managed)
+
+    def tell(*words: str) -> str:
+        done = CliRunner().invoke(application, ["access", *words, "-c", str(ue.configuration)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def on(access: str) -> None:
+        wait_until(
+            lambda: (session(ue)["access"], session(ue)["open_accesses"]) == (access, [access]),
+            what=f"on {access}",
+            timeout=TIMEOUT,
+            log=ue.log.read_text,
+        )
+
+    with ue.node("serve", state="established"):
+        on("wifi-b")
+        assert "moving on wifi-b" in tell("lost", "wifi-b")
+        on("wifi-a")
+        tell("gained", "wifi-b")
+        on("wifi-b")
+        tell("hint", "wifi-b", "captive")
+        on("wifi-a")
+        tell("lost", "wifi-a")  # a captive access is not tried, the deaf one is, for a while
+        wait_until(
+            lambda: section(ue.call("node.status"), "management")["phase"] == "suspended",
+            what="suspended",
+            timeout=TIMEOUT,
+            log=ue.log.read_text,
+        )
+        tell("gained", "wifi-a", "--address", ADDRESSES["wifi-a"])
+        on("wifi-a")
+        asked = len(ue.records())
+        assert CliRunner().invoke(application, ["liveness", "-c", str(ue.configuration)]).output == "asked\n"
+        wait_until(
+            lambda: any("INFORMATIONAL" in str(record.body) for record in ue.records()[asked:]),
+            what="a question",
+            timeout=TIMEOUT,
+        )
+        reasons = [record.body for record in ue.records() if "access-decision" in str(record.body)]
+        assert any("move to wifi-a, break before make" in str(body) for body in reasons)
+        bad = CliRunner().invoke(application, ["access", "lost", "moon", "-c", str(ue.configuration)])
+        assert bad.exit_code == 2
+        with pytest.raises(ControlError, match="hint is good, weak, captive, down"):
+            ue.call("ue.access.hint", name="wifi-a", hint="lovely")
+
+
+def test_a_node_that_does_not_manage_its_connection_only_notes(ue: Ue) -> None:
+    with ue.node("run"):
+        done = CliRunner().invoke(application, ["access", "lost", "wifi-a", "-c", str(ue.configuration)])
+        assert done.output == "noted; management.automatic is off, nothing is decided\n"
+        assert section(ue.call("node.status"), "management")["phase"] == "detached"

@@ -165,6 +165,39 @@ def test_both_move_by_one_command_and_their_updates_leave_together(home: Home) -
     tell(home, attached(story))
 
 
+def test_connection_management_moves_both_together(home: Home) -> None:
+    """One decision, two updates; and a person's choice, which is kept."""
+
+    def decided(told: list[TraceRecord], words: str) -> bool:
+        return any(words in str(record.body) for record in told)
+
+    async def story(world: World) -> None:
+        decisions: list[TraceRecord] = []
+        world.ue.recorder.subscribe(lambda record: decisions.append(record) if record.kind is Kind.EVENT else None)
+        await call(world, "ue.access.lost", name="a")
+        for _ in range(2):
+            assert (await world.event("moved", "ue"))["to"] == "b"
+        assert decided(decisions, "move to b, break before make")
+        status = await call(world, "ue.status")
+        assert {session["apn"]: session["access"] for session in status["sessions"]} == {"internet": "b", "ims": "b"}
+        assert await ping(world, "internet")
+        assert await ping(world, "ims")
+
+        await call(world, "ue.access.gained", name="a")
+        await call(world, "ue.move", to="a")  # the hold is a minute
+        await call(world, "ue.move", to="b")
+        assert (await call(world, "ue.access.hint", name="a", hint="good"))["access"] == "b"
+        assert decided(decisions, "a person has chosen it")
+        await call(world, "ue.suspend")
+        view = await call(world, "ue.access.lost", name="b")
+        assert (view["phase"], view["best"]) == ("suspended", "a")
+        assert decided(decisions, "a person has suspended the UE")
+        await call(world, "ue.move", to="a")
+        assert await ping(world, "ims")
+
+    tell(home, attached(story), management={"automatic": True, "prefer": ["a", "b"], "hold": 60})
+
+
 def test_one_that_the_network_ends_leaves_the_other_alone(home: Home) -> None:
     async def story(world: World) -> None:
         aaa = ControlClient(home.aaa.control)
