@@ -143,9 +143,7 @@ class Flow:
 class Flows:
     """All flows of a UE; the latest is meant where none is named."""
 
-    def __init__(
-        self, send: Callable[[bytes], bool], entropy: Entropy, numbers: Iterator[int] | None = None
-    ) -> None:
+    def __init__(self, send: Callable[[bytes], bool], entropy: Entropy, numbers: Iterator[int] | None = None) -> None:
         """``numbers`` of flows, shared by the PDN connections of a UE."""
         self._send = send
         self._entropy = entropy
