@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lab.mobility.command import list_schedules, run
 from protocols.errors import ConfigurationError, LocalError
 from protocols.io.configuration import exit_on_error
 
@@ -99,6 +100,10 @@ def host(
     run_host(
         HostOptions(control=control, addresses=addresses or (ANY_ADDRESS[4],), voice_port=port, echo_port=echo_port)
     )
+
+
+application.command()(run)
+application.command(name="list")(list_schedules)
 
 
 def main() -> None:

@@ -299,8 +299,10 @@ class Namespace:
 
     # ------------------------------------------------------------------ NAT and silence
 
-    def masquerade(self, interface: str, ports: range | None = None) -> None:
+    def masquerade(self, interface: str, ports: range | None = None, *, random: bool = False) -> None:
         """Source NAT (IPv4) of what leaves by ``interface``; UDP source ports from ``ports`` when given.
+
+        ``random``: another port for each destination, as symmetric NATs have it, where the kernel else keeps one.
 
         Once per namespace; to change it, ``stop_masquerading`` first.
         """
@@ -319,7 +321,7 @@ class Namespace:
                 policy=NF_ACCEPT,
             )
             if ports is not None:
-                rule = (by_interface, is_udp, _masquerade_to(ports))
+                rule = (by_interface, is_udp, _masquerade_to(ports, random))
                 nft.rule("add", table=NAT_TABLE, chain="outgoing", expressions=rule)
             nft.rule("add", table=NAT_TABLE, chain="outgoing", expressions=(by_interface, masq()))
 
@@ -404,13 +406,14 @@ def _match(key: Meta, value: bytes) -> list[object]:
     return [load, genex("cmp", {"sreg": register, "op": Cmp.NFT_CMP_EQ, "data": _value(value)})]
 
 
-def _masquerade_to(ports: range) -> list[object]:
-    """The nftables expressions ``masquerade to :FIRST-LAST``."""
+def _masquerade_to(ports: range, random: bool) -> list[object]:
+    """The nftables expressions ``masquerade to :FIRST-LAST [fully-random]``."""
     first, last = Regs.NFT_REG_1, Regs.NFT_REG_2
+    flags = {"NF_NAT_RANGE_PROTO_SPECIFIED"} | ({"NF_NAT_RANGE_PROTO_RANDOM_FULLY"} if random else set())
     return [
         genex("immediate", {"dreg": first, "data": _value(ports[0].to_bytes(2, "big"))}),
         genex("immediate", {"dreg": last, "data": _value(ports[-1].to_bytes(2, "big"))}),
-        genex("masq", {"flags": {"NF_NAT_RANGE_PROTO_SPECIFIED"}, "reg_proto_min": first, "reg_proto_max": last}),
+        genex("masq", {"flags": flags, "reg_proto_min": first, "reg_proto_max": last}),
     ]
 
 

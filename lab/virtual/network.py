@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -57,7 +57,10 @@ class VirtualLink:
 
 
 class VirtualNetwork:
-    """``hosts`` are the addresses in the core; further addresses can be put behind an access at any time."""
+    """``hosts`` are the addresses in the core; further addresses can be put behind an access at any time.
+
+    Each of ``losses`` is asked for every datagram that is sent over an access, whether it is lost there.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class VirtualNetwork:
         self.accesses = {access.name: access for access in accesses}
         self.down: set[Address] = set()
         self.dropped: Counter[str] = Counter()
+        self.losses: list[Callable[[bytes, AccessNetwork], bool]] = []
         self.log: deque[LoggedDatagram] = deque(maxlen=log_length)
         self._loop = loop
         self._hosts = dict.fromkeys(hosts)
@@ -100,6 +104,10 @@ class VirtualNetwork:
         access = self._behind.get(source.address)
         if source.address.version != destination.address.version:
             self._drop("no-way-between-ip-versions", source, destination, octets)
+            return
+        crossed = access or self._behind_whom(destination)
+        if crossed is not None and any(loses(octets, crossed) for loses in self.losses):
+            self._drop("lost-on-purpose", source, destination, octets)
             return
         if access is None:
             if source.address in self.down:

@@ -1,0 +1,380 @@
+"""The stage of network namespaces: kernels' interfaces, routes and NAT, TUN devices at both ends (root).
+
+Of every access::
+
+    ue ── access-N 10.77.N.0/24 ── wire (user space: quality of the access) ── NAT ── 10.77.100+N.0/24 ── gateway
+
+The gateway's addresses 10.77.0.N are on its loopback; core (AAA server, host) is behind it. Linux's NAT is
+port-restricted, or with random ports symmetric; other kinds are not to be had here, nor is IPv6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from random import Random
+from typing import TypeVar
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from lab.configurations import AccessPlan, NetworkPlan, RunFiles, merged
+from lab.mobility.accesses import Numbering, Places, access_machines, change_quality
+from lab.mobility.live import LiveNodes, configure, node_words, run_directory, run_live
+from lab.mobility.matching import MessageLosses
+from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
+from lab.mobility.stage import Scene, Voice, VoiceLogs
+from lab.mobility.stage_name import StageName
+from lab.mobility.voices import number, voice_logs
+from lab.mobility.wire import Wire
+from lab.namespaces import DEFAULT_ROUTE, Namespace
+from lab.network.access import AccessNetwork
+from lab.network.nat import NatKind
+from lab.processes import READY_INTERVAL, NodeProcess, poll_until
+from protocols.errors import BackendError, StackError
+from protocols.io.control import ControlClient
+from protocols.path import Address, Endpoint
+from protocols.trace.records import JsonValue, TraceRecord
+
+NUMBERING = Numbering(
+    access4="10.77.{}.2", access6="::1", outside="10.77.10{}.2", gateway4="10.77.0.{}", gateway6="::1"
+)
+GATEWAYS = IPv4Network("10.77.0.0/24")
+CORE = IPv4Interface("10.77.200.2/24")
+GATEWAY_CORE = IPv4Interface("10.77.200.1/24")
+INNER = IPv4Network("10.46.0.0/24")
+ANY = IPv4Address("0.0.0.0")  # noqa: S104 - whatever the route says
+AAA_PORT = 3868
+IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
+FIRST_TABLE = 100  # of routes by source address
+NAT_PORTS = 1000  # of one life of a NAT
+FIRST_NAT_PORT = 20000
+CONNTRACK_LIFETIMES = ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream")
+
+T = TypeVar("T")
+
+
+class NamespaceStage:
+    """Real time, kernels' networks."""
+
+    name = StageName.NAMESPACES
+    real_time = True
+
+    def perform(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:
+        """Namespaces and processes of its own for each run."""
+        if os.geteuid() != 0:
+            raise BackendError("network namespaces need root; the loopback stage needs none")
+        if shutil.which("nsenter") is None:
+            raise BackendError("the program nsenter is not installed")
+        return run_live(self._main(schedule, seed, work))
+
+    async def _main(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:
+        places = NUMBERING.places(schedule)
+        with run_directory() as directory, contextlib.ExitStack() as stack:
+            files = RunFiles(directory=directory)
+            topology = stack.enter_context(_topology(schedule, places, seed))
+            _configure(files, schedule, places)
+            words = {
+                name: topology.place(where, node_words(files, name))
+                for name, where in (("ue", topology.ue), ("epdg", topology.epdg), ("aaa", topology.core))
+            }
+            nodes = LiveNodes(files, words)
+            nodes.on_record(topology.losses.learn)
+            async with nodes.running():
+                scene = NamespaceScene(nodes, topology, files)
+                try:
+                    await scene.open()
+                    return await nodes.watched(work(scene))
+                finally:
+                    await scene.close()
+
+
+def _configure(files: RunFiles, schedule: Schedule, places: Places) -> None:
+    addresses: list[JsonValue] = [str(address) for address in places.gateways.values()]
+    plan = NetworkPlan(
+        aaa=Endpoint(CORE.ip, AAA_PORT),
+        gateway=next(iter(places.gateways.values())),
+        ike_port=IKE_PORT,
+        nat_traversal_port=NAT_TRAVERSAL_PORT,
+        accesses=[AccessPlan(name=name, label=name, address=address) for name, address in places.accesses.items()],
+        pools={"internet": INNER},
+        core_host=CORE.ip,
+        tun=True,
+    )
+    epdg = merged({"listen": {"addresses": addresses}}, schedule.epdg)
+    configure(files, plan, {"ue": places.ue_changes(schedule), "epdg": epdg, "aaa": schedule.aaa})
+
+
+# --- the network --------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class _Access:
+    """One access's part of the network."""
+
+    number: int
+    wire: Wire
+    nat: Namespace
+    interface: str
+    address: IPv4Interface
+    router: IPv4Address
+    lives: int = 0  # of its NAT
+    nat_section: NatSection = NatSection()
+
+
+@dataclass(kw_only=True)
+class Topology:
+    """The namespaces of a run, and what can happen to them (``lab.mobility.stage.Network``)."""
+
+    ue: Namespace
+    epdg: Namespace
+    core: Namespace
+    places: Places
+    losses: MessageLosses = field(default_factory=MessageLosses)
+    down: set[Address] = field(default_factory=set)
+    accesses: dict[str, _Access] = field(default_factory=dict)
+
+    def place(self, namespace: Namespace, words: Sequence[str]) -> list[str]:
+        """The command that runs ``words`` inside."""
+        return ["nsenter", f"--net={namespace.path}", "--", *words]
+
+    async def present(self, access: str, present: bool) -> None:
+        """The interface's address comes or goes, and its routes with it."""
+        found = self.accesses[access]
+        found.wire.access.up = present
+        if present:
+            _join(self.ue, found)
+        else:
+            self.ue.delete_address(found.interface, found.address)
+
+    async def captive(self, access: str, captive: bool) -> None:
+        """Swallows everything or not."""
+        self.accesses[access].wire.access.captive = captive
+
+    async def impair(self, access: str, up: DirectionSection | None, down: DirectionSection | None) -> None:
+        """Another quality."""
+        change_quality(self.accesses[access].wire.access, up, down)
+
+    async def rebind(self, access: str) -> None:
+        """The NAT forgets its translations and gives other ports."""
+        found = self.accesses[access]
+        if found.nat_section.kind is not NatKind.NONE:
+            self.translate_by(found, found.nat_section)
+
+    async def translate(self, access: str, nat: NatSection) -> None:
+        """Another NAT or none."""
+        self.translate_by(self.accesses[access], nat)
+
+    def translate_by(self, access: _Access, nat: NatSection) -> None:
+        """Set the NAT of an access; what it had translated is forgotten."""
+        if access.nat_section.kind is not NatKind.NONE:
+            access.nat.stop_masquerading()
+        access.nat_section = nat
+        if nat.kind is not NatKind.NONE:
+            first = FIRST_NAT_PORT + access.lives * NAT_PORTS
+            access.lives += 1
+            access.nat.masquerade("uplink", range(first, first + NAT_PORTS), random=nat.kind is NatKind.SYMMETRIC)
+            for key in CONNTRACK_LIFETIMES:
+                access.nat.set_sysctl(f"net/netfilter/{key}", max(1, round(nat.lifetime)))
+        access.nat.forget_translations()
+
+    async def gateway(self, address: str, up: bool) -> None:
+        """Reachable or not, as seen from every access."""
+        if up:
+            self.down.discard(self.places.gateways[address])
+        else:
+            self.down.add(self.places.gateways[address])
+
+    async def lose(self, message: MessageKind, count: int, access: str | None) -> None:
+        """The next ones vanish."""
+        self.losses.order(message, count, access)
+
+    def lost(self) -> dict[str, int]:
+        """By kind."""
+        return dict(self.losses.lost)
+
+
+@contextlib.contextmanager
+def _topology(schedule: Schedule, places: Places, seed: int) -> Iterator[Topology]:
+    with contextlib.ExitStack() as stack:
+        ue, gateway, core = (stack.enter_context(_namespace(name)) for name in ("ue", "gateway", "core"))
+        topology = Topology(ue=ue, epdg=gateway, core=core, places=places)
+        gateway.set_sysctl("net/ipv4/ip_forward", 1)
+        gateway.connect("core", core, "gateway")
+        gateway.add_address("core", GATEWAY_CORE)
+        core.add_address("gateway", CORE)
+        core.add_route(INNER, via=GATEWAY_CORE.ip)
+        for address in places.gateways.values():
+            gateway.add_address("lo", IPv4Interface(f"{address}/32"))
+        machines = access_machines(schedule, places.accesses, places.outsides)
+        for number, (name, section) in enumerate(schedule.accesses.items(), 1):
+            access = _add_access(stack, topology, number, machines[name], seed)
+            topology.accesses[name] = access
+            topology.translate_by(access, section.nat)
+            if section.present:
+                _join(ue, access)
+        yield topology
+
+
+def _namespace(name: str) -> Namespace:
+    namespace = Namespace(name)
+    for scope in ("all", "default"):
+        # a reply may leave by another access than its request came in on (RFC 3704 filters it)
+        namespace.set_sysctl(f"net/ipv4/conf/{scope}/rp_filter", 0)
+    return namespace
+
+
+def _add_access(
+    stack: contextlib.ExitStack, topology: Topology, number: int, machine: AccessNetwork, seed: int
+) -> _Access:
+    wire, nat = (stack.enter_context(_namespace(f"{name}-{number}")) for name in ("wire", "nat"))
+    nat.set_sysctl("net/ipv4/ip_forward", 1)
+    interface = f"access-{number}"
+    topology.ue.connect(interface, wire, "ue")
+    wire.connect("network", nat, "access")
+    router, uplink = IPv4Interface(f"10.77.{number}.1/24"), IPv4Interface(f"10.77.{100 + number}.2/24")
+    nat.add_address("access", router)
+    nat.connect("uplink", topology.epdg, f"nat-{number}")
+    nat.add_address("uplink", uplink)
+    topology.epdg.add_address(f"nat-{number}", IPv4Interface(f"10.77.{100 + number}.1/24"))
+    nat.add_route(GATEWAYS, via=f"10.77.{100 + number}.1")
+    topology.epdg.add_route(router.network, via=uplink.ip)
+    random = Random(f"{seed}/{machine.name}")  # noqa: S311 - no secrets
+    carried = Wire(wire, "ue", "network", machine, topology.losses, topology.down, random)
+    stack.callback(carried.close)
+    return _Access(
+        number=number,
+        wire=carried,
+        nat=nat,
+        interface=interface,
+        address=IPv4Interface(f"{machine.address}/24"),
+        router=router.ip,
+    )
+
+
+def _join(ue: Namespace, access: _Access) -> None:
+    """The address, a default route of lower preference for later accesses, and one by source address."""
+    ue.add_address(access.interface, access.address)
+    table = FIRST_TABLE + access.number
+    ue.add_route(DEFAULT_ROUTE, via=access.router, source=access.address.ip, metric=100 * access.number)
+
+    def by_source() -> None:
+        try:
+            with IPRoute() as route:
+                rules = [rule for rule in route.get_rules() if rule.get_attr("FRA_TABLE") == table]
+                if not rules:
+                    route.rule("add", src=str(access.address.ip), src_len=32, table=table, priority=table)
+                route.route("replace", dst="0.0.0.0/0", gateway=str(access.router), table=table)
+        except NetlinkError as error:
+            raise BackendError(f"namespace {ue.name}: {error}") from error
+
+    ue.call(by_source)
+
+
+# --- the scene ----------------------------------------------------------------------------------------
+
+
+class _HostVoice:
+    """A call between a host beside the UE and one in the core, both ``lab host``."""
+
+    def __init__(self, caller: ControlClient, callee: ControlClient, flow: int, ssrc: int) -> None:
+        self._caller = caller
+        self._callee = callee
+        self._flow = flow
+        self._ssrc = ssrc
+
+    async def stop(self) -> None:
+        """Send no more."""
+        await self._caller.call("host.stop", id=self._flow)
+
+    async def logs(self) -> VoiceLogs:
+        """What both have noted."""
+        mine = await self._caller.call("host.log", ssrc=self._ssrc)
+        theirs = await self._callee.call("host.log", ssrc=self._ssrc)
+        return voice_logs(mine, theirs)
+
+
+class NamespaceScene:
+    """Processes and namespaces as the player wants them."""
+
+    tells_accesses = True
+
+    def __init__(self, nodes: LiveNodes, topology: Topology, files: RunFiles) -> None:
+        self._nodes = nodes
+        self._topology = topology
+        self.network = topology
+        self.ue, self.epdg, self.aaa = nodes.ue, nodes.epdg, nodes.aaa
+        self._hosts = {
+            name: self._host(files, name, namespace, address)
+            for name, namespace, address in (("ue-host", topology.ue, ANY), ("core-host", topology.core, CORE.ip))
+        }
+
+    def _host(self, files: RunFiles, name: str, namespace: Namespace, address: IPv4Address) -> NodeProcess:
+        control = files.control(name)
+        words = [sys.executable, "-m", "lab", "host", "--control", str(control), "--address", str(address)]
+        return NodeProcess(name, self._topology.place(namespace, words), log=files.log(name), control=control)
+
+    async def open(self) -> None:
+        """Both hosts, ready."""
+        for host in self._hosts.values():
+            await host.start()
+        for host in self._hosts.values():
+            await poll_until(_status_of(host.client), what=f"{host.name} does not get ready", interval=READY_INTERVAL)
+
+    async def close(self) -> None:
+        """End the hosts."""
+        for host in self._hosts.values():
+            await asyncio.shield(host.terminate())
+
+    def now(self) -> float:
+        """The wall clock."""
+        return self._nodes.now()
+
+    async def sleep_until(self, moment: float) -> None:
+        """Wait."""
+        await self._nodes.sleep_until(moment)
+
+    def records(self) -> Sequence[TraceRecord]:
+        """Of UE and gateway."""
+        return self._nodes.records()
+
+    def on_record(self, taker: Callable[[TraceRecord], None]) -> None:
+        """From now on."""
+        self._nodes.on_record(taker)
+
+    def gateway_named(self, address: str) -> str | None:
+        """By the schedule's name."""
+        gateways = self._topology.places.gateways
+        return next((name for name, each in gateways.items() if str(each) == address), None)
+
+    async def voice(self, rate: float) -> Voice:
+        """Between both hosts, through both TUN devices."""
+        caller, callee = self._hosts["ue-host"].client, self._hosts["core-host"].client
+        answer = await caller.call("host.start", destination=str(CORE.ip), rate=rate)
+        return _HostVoice(caller, callee, number(answer, "id"), number(answer, "ssrc"))
+
+    async def leaks(self) -> list[str]:
+        """Devices that the UE has left."""
+        names = self._topology.ue.call(_interfaces)
+        return [f"the UE's device {name}" for name in names if name != "lo" and not name.startswith("access-")]
+
+
+def _status_of(client: ControlClient) -> Callable[[], Awaitable[bool | None]]:
+    async def status() -> bool | None:
+        with contextlib.suppress(StackError):
+            await client.call("host.status")
+            return True
+        return None
+
+    return status
+
+
+def _interfaces() -> list[str]:
+    with IPRoute() as route:
+        return [str(link.get_attr("IFLA_IFNAME")) for link in route.get_links()]

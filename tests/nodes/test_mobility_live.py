@@ -1,0 +1,108 @@
+"""The same schedules where time is real: stock processes over relays on loopback, and network namespaces (root)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lab.mobility.loader import NamedSchedule, parse_schedule
+from lab.mobility.loopback import LoopbackStage
+from lab.mobility.namespaces import NamespaceStage
+from lab.mobility.player import play
+from lab.mobility.result import RunResult
+from lab.mobility.stage import Stage
+from lab.mobility.virtual import VirtualStage
+
+SCHEDULE = """
+title: To another access behind a NAT whose update is lost, and back
+duration: 5
+accesses:
+  a: {up: {delay: 10ms}, down: {delay: 10ms}}
+  b: {nat: {kind: symmetric}, up: {delay: 20ms}, down: {delay: 20ms}}
+events:
+  - {at: 0, do: attach, access: a}
+  - {at: 1.5, do: lose, message: update-request}
+  - at: 1.5
+    do: move
+    to: b
+    expect: {outcome: completed, outage_ms: 700, packets_lost: 35, requests: 1,
+             inner_address_unchanged: true, spis_unchanged: true, access: b}
+  - {at: 3.5, do: nat-rebind, access: b}
+  - at: 3.6
+    do: move
+    to: a
+    make: make-before-break
+    expect: {outcome: completed, outage_ms: 500, inner_address_unchanged: true, spis_unchanged: true, access: a}
+expect: {moves: 2, attaches: 1, final_access: a, real_time_slack: 500ms}
+"""
+
+
+def played(stage: Stage) -> RunResult:
+    named = NamedSchedule(name="live", schedule=parse_schedule(SCHEDULE), file=Path("live.yaml"))
+    result, series = play(named, stage, None, lambda name, at, words: None)
+    assert series.uplink
+    assert series.downlink
+    return result
+
+
+def assert_holds(result: RunResult) -> None:
+    assert [check for check in result.checks if not check.passed] == []
+    assert result.messages_lost == {"update-request": 1}
+    there, back = result.moves
+    assert there.retransmissions >= 1
+    assert there.nat is True
+    assert back.nat is False
+    for move in result.moves:
+        assert move.check_ms is not None
+        assert move.uplink is not None
+        assert move.uplink.outage_ms is not None
+    # the way through the access with 20 ms each way takes longer, whatever the machine adds
+    assert back.update_ms is not None
+    assert back.update_ms >= 20.0
+
+
+def test_a_schedule_on_virtual_time() -> None:
+    assert_holds(played(VirtualStage()))
+
+
+def test_the_same_schedule_on_loopback() -> None:
+    assert_holds(played(LoopbackStage()))
+
+
+@pytest.mark.root
+def test_the_same_schedule_in_network_namespaces() -> None:
+    assert_holds(played(NamespaceStage()))
+
+
+def test_an_interrupt_ends_every_process(tmp_path: Path) -> None:
+    schedule = tmp_path / "long.yaml"
+    schedule.write_text(SCHEDULE.replace("duration: 5", "duration: 300"), encoding="utf-8")
+    words = [sys.executable, "-m", "lab", "run", str(schedule), "--stage", "loopback"]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert running.stdout is not None
+        assert "attach a" in running.stdout.readline()
+        children = _children(running.pid)
+        assert len(children) == 3
+        running.send_signal(signal.SIGINT)
+        rest, _ = running.communicate(timeout=40)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 130
+    assert "Traceback" not in rest
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]

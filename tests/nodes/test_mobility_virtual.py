@@ -1,0 +1,140 @@
+"""Every shipped schedule on virtual time: its expectations hold, and the same seed gives the same octets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lab.__main__ import application
+from lab.mobility.loader import NamedSchedule, load_schedule, parse_schedule, shipped
+from lab.mobility.player import play
+from lab.mobility.result import PacketSeries, RunResult
+from lab.mobility.virtual import VirtualStage
+
+SHORT = """
+title: Short
+duration: 3
+accesses: {a: {up: {delay: 10ms}, down: {delay: 10ms}}, b: {up: {delay: 10ms, loss: 0.1}, down: {delay: 10ms}}}
+events:
+  - {at: 0, do: attach}
+  - {at: 1, do: move, to: b, expect: {outcome: completed, outage_ms: %s}}
+"""
+
+
+def played(named: NamedSchedule, seed: int | None = None) -> tuple[RunResult, PacketSeries]:
+    return play(named, VirtualStage(), seed, lambda name, at, words: None)
+
+
+def of_text(text: str) -> NamedSchedule:
+    return NamedSchedule(name="of-text", schedule=parse_schedule(text), file=Path("of-text.yaml"))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_expectations_of_a_shipped_schedule_hold(name: str) -> None:
+    result, _ = played(load_schedule(name))
+    assert [check for check in result.checks if not check.passed] == []
+    assert result.attaches
+
+
+def test_same_seed_same_octets_in_two_processes_and_another_seed_another_result(tmp_path: Path) -> None:
+    schedule = tmp_path / "short.yaml"
+    schedule.write_text(SHORT % 300, encoding="utf-8")
+    digests, texts = [], []
+    for number, seed in ((1, 5), (2, 5)):
+        output = tmp_path / str(number)
+        words = [sys.executable, "-m", "lab", "run", str(schedule), "--seed", str(seed), "--output", str(output)]
+        environment = {**os.environ, "PYTHONHASHSEED": str(number), "TZ": f"Etc/GMT+{number}"}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        stem = f"short-virtual-{seed}"
+        written = {path.name: path.read_bytes() for path in output.iterdir()}
+        assert sorted(written) == [f"{stem}.json", f"{stem}.png", f"{stem}.svg"]
+        assert str(tmp_path).encode() not in b"".join(written.values())
+        texts.append(written[f"{stem}.json"].decode())
+        digests.append([hashlib.sha256(written[f"{stem}.{kind}"]).hexdigest() for kind in ("json", "svg", "png")])
+    assert digests[0] == digests[1]
+    another, _ = played(NamedSchedule(name="short", schedule=parse_schedule(SHORT % 300), file=schedule), seed=6)
+    assert another.to_text().replace('"seed": 6', '"seed": 5') != texts[0]
+
+
+def test_a_move_is_measured_from_the_last_packet_before_to_the_first_one_after() -> None:
+    result, series = played(of_text(SHORT.replace(", loss: 0.1", "") % 300))
+    (move,) = result.moves
+    assert (move.origin, move.target, move.commanded, move.outcome) == ("a", "b", True, "completed")
+    assert move.uplink is not None
+    assert move.downlink is not None
+    for figures, fates in ((move.uplink, series.uplink), (move.downlink, series.downlink)):
+        moments = sorted(fate.received for fate in fates if fate.received is not None)
+        before, after = max(
+            zip(moments, moments[1:], strict=False), key=lambda pair: (pair[1] - pair[0]) if pair[1] >= 1.0 else 0.0
+        )
+        assert figures.outage_ms == pytest.approx((after - before) * 1000, abs=0.01)
+        assert figures.outage_from_ms == pytest.approx(before * 1000, abs=0.01)
+        assert figures.lost == sum(fate.received is None and 1.0 <= fate.sent < 2.1 for fate in fates)
+    assert move.update_ms == 20.0  # one round trip of twice 10 ms
+    assert move.check_ms == 20.0
+    assert (move.requests, move.retransmissions, move.round_trips, move.checks) == (1, 0, 2, 1)
+    assert move.path_before.local.startswith("10.1.0.2:")
+    assert move.path_after is not None
+    assert move.path_after.local.startswith("10.2.0.2:")
+
+
+def test_an_expectation_that_does_not_hold_fails_the_run() -> None:
+    result, _ = played(of_text(SHORT % 1))
+    failed = [check.subject for check in result.checks if not check.passed]
+    assert failed == ["move 1 (a to b): uplink outage, ms", "move 1 (a to b): downlink outage, ms"]
+    assert not result.passed
+
+
+def test_what_is_left_over_is_a_leak_and_fails_the_run() -> None:
+    deaf = "".join(f"  - {{at: 2.9, do: captive, access: {access}}}\n" for access in ("a", "b"))
+    result, _ = played(of_text((SHORT + deaf).replace(", loss: 0.1", "") % 300))
+    assert any("the gateway's sessions" in leak for leak in result.leaks)
+    assert [check.subject for check in result.checks if not check.passed] == ["leaks"]
+
+
+def test_messages_are_lost_by_their_kind_and_counted() -> None:
+    for kind in ("update-request", "update-response", "cookie2-request", "cookie2-response"):
+        text = SHORT.replace(", loss: 0.1", "").replace("events:", "gateway: {addresses: {main: ipv4}}\nevents:") % 900
+        text = text.replace("  - {at: 1,", f"  - {{at: 1, do: lose, message: {kind}}}\n  - {{at: 1,", 1)
+        result, _ = played(of_text(text))
+        assert result.messages_lost == {kind: 1}
+        (move,) = result.moves
+        assert move.outcome == "completed"
+        # an UPDATE that is lost costs the UE a retransmission, a COOKIE2 the gateway
+        assert (move.retransmissions > 0) is kind.startswith("update")
+        assert move.check_ms is not None
+        assert (move.check_ms > 100) is kind.startswith("cookie2")
+
+
+def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
+    runner = CliRunner()
+    listed = runner.invoke(application, ["list"])
+    assert listed.exit_code == 0
+    assert all(name in listed.output for name in shipped())
+    unknown = runner.invoke(application, ["run", "walk-hom"])
+    assert unknown.exit_code == 2
+    elsewhere = runner.invoke(application, ["run", "suspend-weekend", "--stage", "loopback"])
+    assert elsewhere.exit_code == 2
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("title: T\nduration: 3\naccesses: {a: {}}\nevents:\n  - {at: 0, do: atach}\n", encoding="utf-8")
+    assert runner.invoke(application, ["run", str(broken)]).exit_code == 2
+
+
+def test_exit_status_and_json_tell_of_failure(tmp_path: Path) -> None:
+    schedule = tmp_path / "short.yaml"
+    schedule.write_text(SHORT % 1, encoding="utf-8")
+    output = tmp_path / "out"
+    answer = CliRunner().invoke(application, ["run", str(schedule), "--output", str(output), "--repeat", "2"])
+    assert answer.exit_code == 1
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output.glob("*.json"))]
+    assert [result["seed"] for result in results] == [1, 2]
+    assert {result["schema"] for result in results} == {1}
+    assert not any(result["passed"] for result in results)
