@@ -1,0 +1,173 @@
+"""What every UE of a fleet does: a YAML file of timed events, which is gone through once or again and again.
+
+``lab/fleet/schedules`` holds those that ship. The schedules of ``lab run`` can be used as well: of their events those
+that a fleet can play are taken, and ``left_out`` names the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from protocols.errors import ConfigurationError
+from protocols.io.configuration import ConfigurationModel, Interval, parse
+
+NEXT_ACCESS = "next"
+DIRECTORY = "schedules"
+SUFFIX = ".yaml"
+
+Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Action(str, Enum):
+    """What a UE can do."""
+
+    ATTACH = "attach"
+    TALK = "talk"
+    MOVE = "move"
+    SUSPEND = "suspend"
+    REKEY_IKE = "rekey-ike"
+    REKEY_CHILD = "rekey-child"
+    DETACH = "detach"
+
+
+class FleetEvent(ConfigurationModel):
+    """One thing at a time: ``at`` is in seconds since the UE's round began.
+
+    ``to``: the name of an access, or ``next``, the one after the one in use. ``rate`` and ``seconds`` are of ``talk``:
+    so many echo requests a second, so long.
+    """
+
+    at: Moment
+    do: Action
+    to: str | None = None
+    rate: Annotated[float, Field(gt=0, le=200)] | None = None
+    seconds: Interval | None = None
+
+    @model_validator(mode="after")
+    def _fitting(self) -> FleetEvent:
+        talks = self.do is Action.TALK
+        if (self.to is not None) and self.do not in (Action.MOVE, Action.ATTACH):
+            raise PydanticCustomError("event", "to at attach and move only")
+        if talks != (self.rate is not None) or talks != (self.seconds is not None):
+            raise PydanticCustomError("event", "rate and seconds at talk, and only there")
+        return self
+
+
+class FleetSchedule(ConfigurationModel):
+    """The events of one round in order.
+
+    A round begins ``length`` seconds after the one before (without: ``pause`` after its last event). ``spread``: the
+    share by which every interval between two events is varied, by the seed.
+    """
+
+    name: str = Field(min_length=1)
+    title: str = Field(min_length=1)
+    repeat: bool = True
+    pause: Moment = 0.0
+    length: Interval | None = None
+    spread: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    events: tuple[FleetEvent, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> FleetSchedule:
+        moments = [event.at for event in self.events]
+        if moments != sorted(moments):
+            raise PydanticCustomError("events", "events in the order of their times")
+        if self.events[0].do is not Action.ATTACH:
+            raise PydanticCustomError("events", "attach as the first event")
+        if self.length is not None and self.length < moments[-1]:
+            raise PydanticCustomError("length", "a length of at least the last event's time")
+        if self.repeat and self.events[-1].do is Action.DETACH and not (self.pause or self.length or moments[-1]):
+            raise PydanticCustomError("events", "rounds that take time: a pause, a length, or a time at detach")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Playable:
+    """A schedule that a fleet plays, and what it leaves out of the file, in words."""
+
+    schedule: FleetSchedule
+    left_out: tuple[str, ...] = ()
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the schedules that ship."""
+    return tuple(sorted(each.name.removesuffix(SUFFIX) for each in _directory().iterdir() if _is_schedule(each.name)))
+
+
+def find(text: str) -> Playable:
+    """A schedule by the name of one that ships, or by a file; ``ConfigurationError`` names the line."""
+    if text in shipped():
+        file = text + SUFFIX
+        return read((_directory() / file).read_text(encoding="utf-8"), file)
+    path = Path(text)
+    if not path.is_file():
+        expected = f"a file, or one of {', '.join(shipped())}"
+        raise ConfigurationError(file="command line", key="--schedule", value=text, expected=expected)
+    try:
+        return read(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "octets that are not UTF-8"
+        raise ConfigurationError(file=text, key="(file)", value=why, expected="a readable YAML file") from None
+
+
+def read(text: str, file: str) -> Playable:
+    """A schedule of a fleet, or of ``lab run``, out of its YAML."""
+    try:
+        return Playable(schedule=parse(text, FleetSchedule, file=file))
+    except ConfigurationError as error:
+        raise located(error, text, file) from None
+
+
+def located(error: ConfigurationError, text: str, file: str) -> ConfigurationError:
+    """The same error with the line at which its key stands, where there is one."""
+    if error.file != file:
+        return error  # of the syntax: it has its line
+    line = line_of(text, () if error.key == "(top)" else error.key.split("."))
+    return ConfigurationError(file=f"{file}:{line}", key=error.key, value=error.value, expected=error.expected)
+
+
+def line_of(text: str, keys: Sequence[str]) -> int:
+    """The line (from 1) of the value under ``keys``; that of what is around it where it is missing."""
+    node = yaml.compose(text, yaml.SafeLoader)
+    line = 1
+    for key in keys:
+        match node:
+            case yaml.MappingNode():
+                found = [(name, value) for name, value in node.value if getattr(name, "value", None) == key]
+                if not found:
+                    return line
+                line, node = found[0][0].start_mark.line + 1, found[0][1]
+            case yaml.SequenceNode() if key.isdigit() and int(key) < len(node.value):
+                node = node.value[int(key)]
+                line = node.start_mark.line + 1
+            case _:
+                return line
+    return line
+
+
+def accesses_of(schedule: FleetSchedule, known: Sequence[str]) -> Mapping[str, str]:
+    """Which access of the fleet each name in a schedule means; ``ConfigurationError`` for an unknown one."""
+    names = {event.to for event in schedule.events if event.to not in (None, NEXT_ACCESS)}
+    missing = sorted(name for name in names if name not in known)
+    if missing:
+        expected = f"one of the fleet's accesses: {', '.join(known)}, or {NEXT_ACCESS}"
+        raise ConfigurationError(file=schedule.name, key="events.to", value=missing[0], expected=expected)
+    return {name: name for name in known}
+
+
+def _directory() -> Path:
+    return Path(str(files("lab.fleet"))) / DIRECTORY
+
+
+def _is_schedule(name: str) -> bool:
+    return name.endswith(SUFFIX)
