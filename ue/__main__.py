@@ -74,7 +74,7 @@ def attach(
         async def work() -> None:
             nonlocal answered
             await node.attach(access, force=force)
-            narrator.session(node.session())
+            narrator.session(node.pdn().session())
             if destination is not None:
                 answered = await _ping(node, destination, count, narrator)
             if destination is None or stay:
@@ -206,7 +206,7 @@ async def _serve(node: UeNode, work: Callable[[], Awaitable[None]]) -> None:
 
 async def _ping(node: UeNode, destination: Address, count: int, narrator: Narrator) -> bool:
     """Echo requests one after the other; whether any was answered."""
-    flow = node.start_traffic(FlowKind.ICMP, destination, PING_RATE, count)
+    flow = node.pdn().start_traffic(FlowKind.ICMP, destination, PING_RATE, count)
     await flow.finished(PING_PATIENCE)
     score = flow.statistics(None, None)
     narrator.say(f"ping {destination}: {score.sent} sent, {score.received} received{_round_trip(score.rtt_average_ms)}")

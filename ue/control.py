@@ -17,6 +17,7 @@ from ue.observation import move_view, statistics_view
 from ue.traffic import DEFAULT_RATE, Flow
 
 if TYPE_CHECKING:
+    from ue.pdn import Pdn
     from ue.runtime import UeNode
 
 
@@ -51,11 +52,10 @@ class _Methods:
 
     async def status(self, params: Params) -> JsonValue:
         del params
-        session = self._node.session()
         return {
-            "state": self._node.device.state.value,
-            "sessions": [] if session is None else [session],
-            "traffic": [self._flow(flow) for flow in self._node.flows.all()],
+            "state": self._node.pdn().device.state.value,
+            "sessions": [*self._node.sessions()],
+            "traffic": [self._flow(pdn, flow) for pdn in self._node.pdns.values() for flow in pdn.flows.all()],
         }
 
     async def attach(self, params: Params) -> JsonValue:
@@ -63,7 +63,7 @@ class _Methods:
         if not isinstance(force, bool):
             raise ControlError("bad-params", "force is true or false")
         await self._node.attach(_text(params, "access"), force=force)
-        return self._node.session()
+        return self._node.pdn().session()
 
     async def move(self, params: Params) -> JsonValue:
         to, keep_old = _text(params, "to"), params.get("keep_old")
@@ -72,33 +72,34 @@ class _Methods:
         if not isinstance(keep_old, bool | None):
             raise ControlError("bad-params", "keep_old is true or false")
         move = await self._node.move(to, keep_old=keep_old or False)
-        return {"move": move_view(move, self._node.wall), "session": self._node.session()}
+        return {"move": move_view(move, self._node.wall), "session": self._node.pdn().session()}
 
     async def suspend(self, params: Params) -> JsonValue:
         del params
         self._node.suspend()
-        return self._node.session()
+        return self._node.pdn().session()
 
     async def detach(self, params: Params) -> JsonValue:
         del params
         await self._node.detach()
-        return self._node.session()
+        return self._node.pdn().session()
 
     async def rekey_ike(self, params: Params) -> JsonValue:
         del params
-        self._node.rekey_ike()
-        return self._node.session()
+        self._node.pdn().rekey_ike()
+        return self._node.pdn().session()
 
     async def rekey_child(self, params: Params) -> JsonValue:
-        spis: list[JsonValue] = [*self._node.rekey_child(_text(params, "inbound_spi"))]
+        spis: list[JsonValue] = [*self._node.pdn().rekey_child(_text(params, "inbound_spi"))]
         return {"inbound_spis": spis}
 
     async def access_close(self, params: Params) -> JsonValue:
         name = _text(params, "name")
         if name is None:
             raise ControlError("bad-params", "name is the name or address of an access")
-        self._node.close_access(name)
-        return {"open_accesses": list(self._node.device.open_accesses)}
+        pdn = self._node.pdn()
+        pdn.close_access(self._node.access_name(name))
+        return {"open_accesses": list(pdn.device.open_accesses)}
 
     async def traffic_start(self, params: Params) -> JsonValue:
         kind, destination, rate = params.get("kind", "icmp"), params.get("destination"), params.get("rate")
@@ -111,16 +112,19 @@ class _Methods:
         except ValueError:
             raise ControlError("bad-params", "destination is an IP address") from None
         pace = DEFAULT_RATE if rate is None else float(rate)
-        return self._flow(self._node.start_traffic(FlowKind(kind), address, pace))
+        pdn = self._node.pdn()
+        return self._flow(pdn, pdn.start_traffic(FlowKind(kind), address, pace))
 
     async def traffic_stop(self, params: Params) -> JsonValue:
-        flow = self._node.flows.find(_whole_number(params, "id"))
+        pdn = self._node.pdn()
+        flow = pdn.flows.find(_whole_number(params, "id"))
         flow.stop()
-        return self._flow(flow)
+        return self._flow(pdn, flow)
 
     async def traffic_statistics(self, params: Params) -> JsonValue:
-        flow = self._node.flows.find(_whole_number(params, "id"))
-        return self._flow(flow, self._moment(params, "since"), self._moment(params, "until"))
+        pdn = self._node.pdn()
+        flow = pdn.flows.find(_whole_number(params, "id"))
+        return self._flow(pdn, flow, self._moment(params, "since"), self._moment(params, "until"))
 
     def _moment(self, params: Params, name: str) -> float | None:
         value = params.get(name)
@@ -130,7 +134,9 @@ class _Methods:
             raise ControlError("bad-params", f"{name} is seconds since 1970-01-01 UTC")
         return value - self._node.wall_offset
 
-    def _flow(self, flow: Flow, since: float | None = None, until: float | None = None) -> dict[str, JsonValue]:
+    def _flow(
+        self, pdn: Pdn, flow: Flow, since: float | None = None, until: float | None = None
+    ) -> dict[str, JsonValue]:
         client = flow.client
         return {
             "id": flow.number,
@@ -141,7 +147,7 @@ class _Methods:
             "running": client.running,
             **statistics_view(flow.statistics(since, until)),
             "duplicates": client.duplicates,
-            "child_sas": self._node.child_counters(),
+            "child_sas": pdn.child_counters(),
         }
 
 

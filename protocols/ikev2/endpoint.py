@@ -128,8 +128,8 @@ class IkeEndpoint:
 
     # --- inputs
 
-    def connect(self, config: InitiatorConfig, path: Path, now: float) -> IkeSa:
-        """Start an IKE SA as its original initiator."""
+    def connect(self, config: InitiatorConfig, path: Path, now: float, extension: Extension | None = None) -> IkeSa:
+        """Start an IKE SA as its original initiator; ``extension``: its own, by default one like all others'."""
         sa = IkeSa(
             config,
             role=OriginalRole.INITIATOR,
@@ -138,7 +138,7 @@ class IkeEndpoint:
             entropy=self._entropy,
             now=now,
             spis=self._spis,
-            extension=self._extension(),
+            extension=self._extension() if extension is None else extension,
         )
         self.sas[sa.local_spi] = sa
         sa.initiate(resume.opening(config, path, now), now)

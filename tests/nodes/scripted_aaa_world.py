@@ -283,6 +283,6 @@ class World:
     @property
     def at_ue(self) -> dict[str, object]:
         """The UE's view."""
-        session = self.ue.session()
+        session = self.ue.pdn().session()
         assert session is not None
         return dict(session)

@@ -1,0 +1,118 @@
+"""What the PDN connections of UEs share on SWu: one IKE end point, the accesses' sockets, and who gets what arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+from protocols.esp.packet import SPI_LENGTH
+from protocols.esp.sa import DropReason
+from protocols.ikev2.config import InitiatorConfig
+from protocols.ikev2.endpoint import IkeEndpoint
+from protocols.ikev2.events import Closed, Event, SuccessorCreated
+from protocols.ikev2.extension import Extension
+from protocols.ikev2.sa import IkeSa
+from protocols.io.driver import Driver
+from protocols.io.platform import Platform
+from protocols.io.tap import DatagramTap
+from protocols.io.udp import SwuPorts
+from protocols.path import Datagram, Path
+from protocols.trace.recorder import Recorder
+from ue.accesses import Accesses
+from ue.config import AccessSection
+
+
+class SaOwner(Protocol):
+    """Whose IKE SAs and child SAs they are."""
+
+    def ike_event(self, sa: IkeSa, event: Event) -> None:
+        """An IKE SA of its own says something."""
+
+    def receive_esp(self, octets: bytes, path: Path) -> None:
+        """ESP for a child SA of its own."""
+
+    def inbound_packets(self, spi: bytes) -> int:
+        """How many packets have shown that the gateway lives (RFC 4555 §3.12)."""
+
+
+class Swu:
+    """Made before the loop runs, used between ``open`` and ``close``."""
+
+    def __init__(
+        self, accesses: Mapping[str, AccessSection], *, platform: Platform, recorder: Recorder, tapped: bool = True
+    ) -> None:
+        """``tapped``: every datagram goes into the trace."""
+        self.clock = platform.clock
+        self.entropy = platform.entropy
+        self.endpoint = IkeEndpoint(entropy=platform.entropy, inbound_packets=self._inbound_packets)
+        self.ports = SwuPorts(
+            on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(recorder) if tapped else None
+        )
+        self.accesses = Accesses(accesses, self.ports, platform.open_link)
+        self.dropped: Counter[str] = Counter()
+        self.tasks: asyncio.TaskGroup | None = None
+        self._owners: dict[bytes, SaOwner] = {}
+        self._children: dict[bytes, SaOwner] = {}
+        self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
+
+    def open(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin, on the running loop; ``tasks`` own what takes time."""
+        self.tasks = tasks
+        self._driver = Driver(self.endpoint, on_event=self._ike_event, transmit=self.ports.send_ike)
+
+    def close(self) -> None:
+        """Close timers and sockets."""
+        if self._driver is not None:
+            self._driver.close()
+        self.ports.close_all()
+
+    def now(self) -> float:
+        """The machines' clock."""
+        return self.clock.monotonic()
+
+    def pump(self) -> None:
+        """Send what waits and take what the IKE SAs tell."""
+        if self._driver is not None:
+            self._driver.pump()
+
+    def connect(self, owner: SaOwner, config: InitiatorConfig, path: Path, extension: Extension) -> IkeSa:
+        """Start an IKE SA; its events and those of its successors go to ``owner``."""
+        sa = self.endpoint.connect(config, path, self.now(), extension)
+        self._owners[sa.local_spi] = owner
+        return sa
+
+    def adopt_child(self, inbound_spi: bytes, owner: SaOwner) -> None:
+        """From now on ESP with this SPI goes to ``owner``."""
+        self._children[inbound_spi] = owner
+
+    def drop_child(self, inbound_spi: bytes) -> None:
+        """Nobody waits for ESP with this SPI any more."""
+        self._children.pop(inbound_spi, None)
+
+    def _received_ike(self, datagram: Datagram) -> None:
+        self.endpoint.receive(datagram, self.now())
+        self.pump()
+
+    def _ike_event(self, found: tuple[IkeSa, Event]) -> None:
+        sa, event = found
+        owner = self._owners.get(sa.local_spi)
+        if owner is None:
+            return
+        if isinstance(event, SuccessorCreated):
+            self._owners[event.successor.local_spi] = owner
+        owner.ike_event(sa, event)
+        if isinstance(event, Closed):
+            self._owners.pop(sa.local_spi, None)
+
+    def _received_esp(self, octets: bytes, path: Path) -> None:
+        owner = self._children.get(octets[:SPI_LENGTH])
+        if owner is None:
+            self.dropped[DropReason.UNKNOWN_SPI.value] += 1
+            return
+        owner.receive_esp(octets, path)
+
+    def _inbound_packets(self, spi: bytes) -> int:
+        owner = self._children.get(spi)
+        return 0 if owner is None else owner.inbound_packets(spi)
