@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from lab.demo import PACKETS_PER_SECOND, DemoOptions, run_demo
+from lab.fleet.commands import application as fleet
 from lab.stages import LoopbackStage, NamespaceStage
 from protocols.io.configuration import exit_on_error
 
@@ -21,6 +22,9 @@ application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+application.add_typer(fleet)
 
 
 @application.callback()

@@ -139,6 +139,15 @@ class NodeProcess:
         if not self._ending:
             raise self._ended()
 
+    async def ended(self, interval: float) -> int:
+        """The exit status of a program that ends by itself; ``BackendError`` when it takes longer than ``interval``."""
+        assert self._process is not None
+        try:
+            async with asyncio.timeout(interval):
+                return await self._process.wait()
+        except TimeoutError:
+            raise BackendError(f"{self.name} is not done after {interval:g} s") from None
+
     async def interrupt(self) -> None:
         """SIGINT and a bounded wait, for a program that prints its result then."""
         await self._end(signal.SIGINT)

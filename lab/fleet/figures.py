@@ -12,10 +12,12 @@ from protocols.errors import DecodeError
 from protocols.trace.records import JsonValue
 
 SUCCESS = "success"
+OTHER = "other"
+CAUSES_MAXIMUM = 40  # of one procedure: a metric's labels stay few whatever gateways say
 LOWEST = 0.0001  # seconds; what is shorter counts as this
 HIGHEST = 1000.0  # seconds; what is longer counts as this
 GROWTH = 1.02  # of one bucket to the next
-ERROR_SHARE = math.sqrt(GROWTH) - 1  # of a percentile at most: a value counts as its bucket's geometric middle
+ERROR_SHARE: float = math.sqrt(GROWTH) - 1  # of a percentile at most: a value counts as its bucket's geometric middle
 BUCKETS = math.ceil(math.log(HIGHEST / LOWEST) / math.log(GROWTH))
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
@@ -54,12 +56,15 @@ class LatencyHistogram:
         for bucket in sorted(self.buckets):
             rank -= self.buckets[bucket]
             if rank <= 0:
-                return min(max(LOWEST * GROWTH ** (bucket + 0.5), self.minimum), self.maximum)
+                middle = LOWEST * math.pow(GROWTH, bucket + 0.5)
+                return min(max(middle, self.minimum), self.maximum)
         return None
 
     def below(self, seconds: float) -> int:
         """How many observations lie in buckets that end at or below so many seconds."""
-        return sum(number for bucket, number in self.buckets.items() if LOWEST * GROWTH ** (bucket + 1) <= seconds)
+        return sum(
+            number for bucket, number in self.buckets.items() if LOWEST * math.pow(GROWTH, bucket + 1) <= seconds
+        )
 
     def merge(self, other: LatencyHistogram) -> None:
         """Add another process's."""
@@ -133,10 +138,14 @@ class FleetFigures:
     )
 
     def outcome(self, procedure: str, cause: str, persona: str | None = None) -> None:
-        """A procedure is over."""
-        self.outcomes.setdefault(procedure, Counter())[cause] += 1
+        """A procedure is over; causes beyond ``CAUSES_MAXIMUM`` are counted together."""
+        _count(self.outcomes.setdefault(procedure, Counter()), cause)
         if persona is not None:
-            self.personas.setdefault(persona, Counter())[cause] += 1
+            _count(self.personas.setdefault(persona, Counter()), cause)
+
+    def connection_lost(self, cause: str) -> None:
+        """A connection ended without the UE's wish."""
+        _count(self.lost, cause)
 
     def succeeded(self, procedure: str) -> int:
         """How often a procedure went well."""
@@ -171,7 +180,9 @@ class FleetFigures:
     def from_json(cls, value: JsonValue) -> FleetFigures:
         """``DecodeError`` when it is no figures."""
         fields = _mapping(value)
-        figures = cls(**{name: int(_number(fields.get(name))) for name in _NUMBERS})
+        figures = cls()
+        for name in _NUMBERS:
+            setattr(figures, name, int(_number(fields.get(name))))
         figures.outcomes = {key: Counter(dict(_counts(each))) for key, each in _mapping(fields["outcomes"]).items()}
         figures.personas = {key: Counter(dict(_counts(each))) for key, each in _mapping(fields["personas"]).items()}
         figures.lost = Counter(dict(_counts(fields["lost"])))
@@ -208,6 +219,10 @@ _NUMBERS = (
     "packets_received",
     "packets_lost",
 )
+
+
+def _count(counter: Counter[str], cause: str) -> None:
+    counter[cause if cause in counter or len(counter) < CAUSES_MAXIMUM else OTHER] += 1
 
 
 def _milliseconds(seconds: float | None) -> float | None:

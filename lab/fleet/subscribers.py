@@ -65,9 +65,7 @@ class SubscriberRule:
     def subscriber(self, index: int, apns: Sequence[str]) -> Subscriber:
         """A UE as the HSS knows it; the first of the APNs is its default."""
         k, opc = self.keys(index)
-        subscriptions = [
-            ApnSubscription(apn=Apn(name), is_default=position == 0) for position, name in enumerate(apns)
-        ]
+        subscriptions = [ApnSubscription(apn=Apn(name), is_default=position == 0) for position, name in enumerate(apns)]
         return Subscriber(imsi=self.imsi(index), k=k, opc=opc, apns=tuple(subscriptions))
 
     def subscribers(self, count: int, apns: Sequence[str]) -> Iterator[Subscriber]:
