@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lab.fleet.distributed import run_locust
 from lab.fleet.config import FleetFile
+from lab.fleet.distributed import run_locust
 from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
 from lab.fleet.node import serve as serve_fleet
 from lab.fleet.nodes import DEFAULT_NETWORK, NodesPlan

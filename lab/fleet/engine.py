@@ -19,7 +19,7 @@ from lab.fleet.config import FleetFile
 from lab.fleet.figures import FleetFigures, Latency
 from lab.fleet.member import FleetPdn, Member
 from lab.fleet.mix import DEFAULT_PERSONA
-from lab.fleet.plan import Arrival, FleetPlan, Part, Step
+from lab.fleet.plan import WHOLE, Arrival, FleetPlan, Part, Step
 from lab.fleet.schedule import Action, FleetEvent
 from protocols.errors import LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
@@ -117,7 +117,7 @@ class FleetEngine:
 
     # --- a fleet by plan
 
-    def start(self, plan: FleetPlan, part: Part = Part()) -> None:
+    def start(self, plan: FleetPlan, part: Part = WHOLE) -> None:
         """Begin; ``LocalError`` when a fleet has begun before."""
         if self.state is not EngineState.IDLE or self.members:
             raise LocalError(f"the fleet is {self.state.value} already")

@@ -117,7 +117,7 @@ class FleetFigures:
 
     ``outcomes``: of each procedure by cause, ``success`` or the name of the refusal. ``personas``: of attaches, by
     persona. ``lost``: connections that ended without the UE's wish. ``skipped``: events that made no sense when their
-    time had come (a move of a UE whose attach was refused). ``abandoned``: UEs that had not left when the time was over.
+    time had come (a move of a UE whose attach was refused). ``abandoned``: UEs that had not left at the end in time.
     """
 
     begun: int = 0

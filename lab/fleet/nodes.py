@@ -1,8 +1,8 @@
 """An AAA server and a gateway of this machine's own for a fleet, on addresses of loopback, without any right.
 
 What bounds a gateway for good reasons is set to fit the fleet rather than taken away: all UEs come from a few
-addresses, so one source may have as many half-open SAs as there may be in all; pools, sessions that are not finished and
-Diameter requests in work fit the number of UEs. COOKIEs are demanded as ever. The nodes keep no trace unless told to.
+addresses, so one source may have as many half-open SAs as there may be in all; pools, unfinished sessions and Diameter
+requests in work fit the number of UEs. COOKIEs are demanded as ever. The nodes keep no trace unless told to.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ class Part:
     of: int = 1
 
 
+WHOLE = Part()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
     """A UE and when it comes, in seconds since the fleet began."""
@@ -59,7 +62,7 @@ class FleetPlan:
     rounds: int | None = None
     seed: int = 0
 
-    def arriving(self, part: Part = Part()) -> Iterator[Arrival]:
+    def arriving(self, part: Part = WHOLE) -> Iterator[Arrival]:
         """The UEs of a process in the order in which they come; who would come after the end does not."""
         at, generator = 0.0, random.Random(f"{self.seed}/arrivals")
         for index in range(self.count):

@@ -55,6 +55,7 @@ class Show:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Between the first and the last figures."""
+        self._began = time.monotonic()
         if not self._console.is_terminal:
             yield
             return

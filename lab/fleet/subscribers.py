@@ -77,7 +77,7 @@ class SubscriberRule:
 
 
 def read_master(path: Path, *, create: bool = False) -> Secret:
-    """The master key of a file, in hexadecimal; with ``create`` a file that is not there is made, for its owner only."""
+    """The master key of a file, in hexadecimal; with ``create`` it is made where there is none, for its owner only."""
     try:
         text = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
