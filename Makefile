@@ -1,5 +1,5 @@
 # make demo        attach, move and detach UEs on this machine, with the dashboard: no root, no compiler
-# make test        all suites; as root also those with Debian's programs and network namespaces
+# make test        all suites, as root one per core side by side, also those with Debian's programs and network namespaces
 # make test-long   soaks and broad fuzzing too
 # make fuzz        coverage-guided fuzzing of every decoder and machine, FUZZ_SECONDS for each target (60)
 # make lint        ruff, mypy --strict, import contracts
@@ -17,10 +17,10 @@ demo: .venv/.installed
 	$(BIN)/lab demo $(DEMO_ARGS)
 
 test: .venv/.installed-test .venv/.peers
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-long: .venv/.installed-test .venv/.peers
-	$(BIN)/pytest --long $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --dist loadfile --long $(PYTEST_ARGS)
 
 fuzz: .venv/.installed-test
 	$(BIN)/python -m tests.fuzz.guided --seconds $(FUZZ_SECONDS)

@@ -133,11 +133,15 @@ class Namespace:
 
     # ------------------------------------------------------------------ inside
 
+    def enter(self) -> None:
+        """Take the calling thread, and whatever it starts from now on, inside for good."""
+        _check(_libc.setns(self._descriptor, CLONE_NEWNET), f"cannot enter namespace {self.name}")
+
     def call(self, function: Callable[[], T]) -> T:
         """What ``function`` returns when called inside: a socket opened there stays there."""
 
         def inside() -> T:
-            _check(_libc.setns(self._descriptor, CLONE_NEWNET), f"cannot enter namespace {self.name}")
+            self.enter()
             return function()
 
         return _in_thread(inside)

@@ -49,7 +49,7 @@ def test_asr_detaches_the_ue_and_is_followed_by_str(pki: Path) -> None:
         assert (world.aaa.strs[0].session_id, world.aaa.strs[0].termination_cause) == (session, 4)
         assert world.last["last_error"] == {"cause": "aborted", "text": "the AAA server has ended the session"}
         assert (await world.aaa.abort(session)).result == UNKNOWN
-        assert world.ue.device.state.value == "closed"
+        assert world.ue.pdn().device.state.value == "closed"
         assert world.aaa.ders[0].mip6_feature_vector == GTPV2_SUPPORTED
 
     tell(pki, story)
@@ -88,7 +88,7 @@ def test_rar_has_the_profile_fetched_and_applied(pki: Path) -> None:
         assert isinstance(authorisation, dict)
         assert authorisation["ambr"] == {"uplink_bits": 7000, "downlink_bits": 8000}
         assert world.session["session_timeout"] == 3600
-        assert world.ue.device.state.value == "established"
+        assert world.ue.pdn().device.state.value == "established"
         assert str(world.aaa.ders[0].ue_local_ip) == WIFI_A
 
     tell(pki, story)

@@ -125,7 +125,7 @@ def test_a_changed_subscription_reaches_the_session(home: Home) -> None:
         authorisation = world.gateway.view(live)["authorisation"]
         assert isinstance(authorisation, dict)
         assert authorisation["ambr"] == {"uplink_bits": 7000, "downlink_bits": 8000}
-        assert world.ue.device.state.value == "established"
+        assert world.ue.pdn().device.state.value == "established"
 
     tell(home, story)
 
