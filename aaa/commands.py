@@ -11,8 +11,9 @@ import typer
 from aaa.config import AaaConfiguration
 from aaa.faults.rule import FaultRule
 from aaa.provisioning import ConfigurationOption, JsonOption, Unshown, refusal
-from protocols.io.configuration import exit_on_error, load, parse
+from protocols.io.configuration import exit_on_error, load, validate
 from protocols.io.control import call_sync
+from protocols.io.documents import Document
 from protocols.trace.records import JsonValue
 
 faults = typer.Typer(
@@ -111,7 +112,7 @@ def add(
         "times": times,
         "enabled": not disabled,
     }
-    parse(json.dumps(rule), FaultRule, file="command line")
+    validate(Document.of(rule, "command line"), FaultRule)
     call_sync(control_of(config, control), "faults.add", rule=rule)
     typer.echo(f"fault rule {name} added")
 

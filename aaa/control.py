@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Awaitable, Callable, Mapping
 
 from aaa.config import AaaConfiguration, Role
@@ -21,8 +20,9 @@ from aaa.subscribers.database import SubscriberDatabase
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode
 from protocols.errors import BackendError
-from protocols.io.configuration import parse
+from protocols.io.configuration import validate
 from protocols.io.control import ControlError, Handler, Params
+from protocols.io.documents import Document
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -213,7 +213,7 @@ class AaaControl:
         given = params.get("rule")
         if not isinstance(given, dict):
             raise ControlError("bad-params", "rule is an object with name and action")
-        rule = parse(json.dumps(given), FaultRule, file="rule")
+        rule = validate(Document.of(given, "rule"), FaultRule)
         if rule.action.needs_key and not self._faults.has_keys:
             raise ControlError("refused", "old_sqn and clear_amf_bit need the subscribers' keys: the HSS is elsewhere")
         try:

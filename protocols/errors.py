@@ -42,12 +42,17 @@ class BackendError(StackError):
 
 
 class ConfigurationError(StackError):
-    """A user's configuration is wrong; its text is one line naming file, key, value and expectation."""
+    """A user's configuration is wrong; its text is one line naming file, line, key, value and expectation.
 
-    def __init__(self, *, file: str, key: str, value: object, expected: str) -> None:
+    ``line`` counts from 1; ``None`` where no line is to blame.
+    """
+
+    def __init__(self, *, file: str, key: str, value: object, expected: str, line: int | None = None) -> None:
         got = "nothing" if value is None else repr(value)
-        super().__init__(f"{file}: {key}: got {got}, expected {expected}")
+        where = file if line is None else f"{file}:{line}"
+        super().__init__(f"{where}: {key}: got {got}, expected {expected}")
         self.file = file
+        self.line = line
         self.key = key
         self.value = value
         self.expected = expected

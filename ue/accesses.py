@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protocols.errors import StackError
-from protocols.io.link import Link, LossyLink, NextHopLink, Opener, Receiver
+from protocols.io.link import Link, LossyLink, NextHopLink, Opener, Receiver, UdpLink
 from protocols.io.platform import LinkOpener
 from protocols.io.udp import SwuPorts
 from protocols.path import Endpoint
@@ -16,10 +16,13 @@ from ue.config import AccessSection
 class Accesses:
     """Ports 500 and 4500, or what stands for them, on each access."""
 
-    def __init__(self, sections: Mapping[str, AccessSection], ports: SwuPorts, open_link: LinkOpener) -> None:
+    def __init__(
+        self, sections: Mapping[str, AccessSection], ports: SwuPorts, open_link: LinkOpener, dscp: int = 0
+    ) -> None:
+        """``dscp`` is that of everything sent, where sockets are the system's."""
         self._sections = sections
         self._ports = ports
-        self._open_link = open_link
+        self._open_link = _marking(open_link, dscp) if dscp else open_link
         self._open: dict[str, AccessPorts] = {}
         self._holders: dict[str, set[int]] = {}
 
@@ -53,6 +56,16 @@ class Accesses:
                 self._ports.close(local)
             raise
         return AccessPorts(ike=opened[0], nat_traversal=opened[1])
+
+
+def _marking(open_link: LinkOpener, dscp: int) -> LinkOpener:
+    def marked(local: Endpoint, receive: Receiver) -> Link:
+        link = open_link(local, receive)
+        if isinstance(link, UdpLink):
+            link.mark(dscp)
+        return link
+
+    return marked
 
 
 def _opener(section: AccessSection, local: Endpoint, open_link: LinkOpener) -> Opener:

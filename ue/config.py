@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from enum import Enum
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -19,10 +20,13 @@ from protocols.ikev2.config import (
     KEEPALIVE_INTERVAL,
     PATH_TEST_AFTER,
     RETRANSMIT_BASE_INTERVAL,
+    RETRANSMIT_CAP,
+    RETRANSMIT_FACTOR,
     RETRANSMIT_LIMIT,
     RetransmissionPolicy,
 )
 from protocols.ikev2.events import AuthenticationKind
+from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.redirection import RedirectObedience
 from protocols.ikev2.revocation import RevocationPolicy
 from protocols.io.algorithms import DEFAULT_SUITES, EspSuites, IkeSuites
@@ -39,8 +43,11 @@ from protocols.io.configuration import (
     Port,
     SharedKey,
 )
+from protocols.io.documents import Document
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
+from ue.habits import IkeSection
+from ue.personas import PersonaHeader, over_persona
 
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
@@ -123,7 +130,7 @@ class EapMethod(str, Enum):
 
 
 class OuterIdentity(str, Enum):
-    """What IDi says: a temporary identity where there is one (TS 24.302 §7.2.2.1), or ever the permanent one."""
+    """What is told: a temporary identity where there is one (TS 24.302 §7.2.2.1), or ever the permanent one."""
 
     TEMPORARY = "temporary"
     PERMANENT = "permanent"
@@ -134,6 +141,7 @@ class EapSection(ConfigurationModel):
 
     methods: tuple[EapMethod, ...] = Field(default=(EapMethod.AKA, EapMethod.AKA_PRIME), min_length=1)
     outer_identity: OuterIdentity = OuterIdentity.TEMPORARY
+    inner_identity: OuterIdentity = OuterIdentity.TEMPORARY
     identity_form: IdentityForm = IdentityForm.NAI
     visited: PlmnSection | None = None
     emergency: bool = False
@@ -200,14 +208,18 @@ class AlgorithmsSection(ConfigurationModel):
 
 
 class RetransmissionSection(ConfigurationModel):
-    """Exponential back-off of our requests (RFC 7296 §2.4)."""
+    """Exponential back-off of our requests (RFC 7296 §2.4): each interval ``factor`` times the last, up to ``cap``."""
 
     base_interval: Interval = RETRANSMIT_BASE_INTERVAL
+    factor: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] = RETRANSMIT_FACTOR
+    cap: Interval = RETRANSMIT_CAP
     limit: Count = RETRANSMIT_LIMIT
 
     def policy(self) -> RetransmissionPolicy:
         """The machine's policy."""
-        return RetransmissionPolicy(base_interval=self.base_interval, limit=self.limit)
+        return RetransmissionPolicy(
+            base_interval=self.base_interval, factor=self.factor, cap=self.cap, limit=self.limit
+        )
 
 
 class AccessSection(ConfigurationModel):
@@ -264,6 +276,7 @@ class PCscfAttributes(str, Enum):
 class RequestSection(ConfigurationModel):
     """What is asked for beside addresses and DNS servers (TS 24.302 §7.2.2.1).
 
+    ``pdu_session``: the PDU session identity that N1_MODE_CAPABILITY announces.
     ``previous_addresses``: the addresses the UE has on another access, which it wants to keep (handover).
     """
 
@@ -273,6 +286,7 @@ class RequestSection(ConfigurationModel):
     supported_attributes: bool = False
     liveness_period: bool = True
     previous_addresses: tuple[IpAddress, ...] = ()
+    pdu_session: Annotated[Count, Field(ge=1, le=15)] | None = None
 
 
 class RedirectSection(ConfigurationModel):
@@ -300,6 +314,7 @@ def _printable(text: str) -> str:
 class UeConfiguration(ConfigurationModel):
     """Everything a UE needs to know; the first access is where it attaches unless told otherwise."""
 
+    persona: PersonaHeader | None = None
     node: str = Field(default="ue", min_length=1)
     imsi: ImsiText
     plmn: PlmnSection
@@ -315,6 +330,7 @@ class UeConfiguration(ConfigurationModel):
     request: RequestSection = RequestSection()
     gateway: GatewaySection
     algorithms: AlgorithmsSection = AlgorithmsSection()
+    ike: IkeSection = IkeSection()
     retransmission: RetransmissionSection = RetransmissionSection()
     mobike: bool = True
     liveness_interval: Interval | None = LIVENESS_INTERVAL
@@ -341,11 +357,19 @@ class UeConfiguration(ConfigurationModel):
     state: FilePath | None = None
     trace: TraceSection = TraceSection()
 
+    @classmethod
+    def completed(cls, document: Document, directory: Path | None) -> Document:
+        """Laid over the defaults of the persona that it names, if it names one."""
+        return over_persona(document, directory)
+
     @model_validator(mode="after")
     def _consistent(self) -> UeConfiguration:
         self._can_authenticate()
         if not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
+        group = self.ike.group
+        if group is not None and all(suite.group != group for suite in IkePolicy.of(self.algorithms.ike).suites):
+            raise PydanticCustomError("ike", "ike.group to be the group of a suite under algorithms.ike")
         versions = [access.address.version for access in self.accesses.values()]
         known = {address.version for address in self.gateway.addresses}
         if versions[0] not in known or (not self.mobike and not set(versions) <= known):

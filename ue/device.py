@@ -121,11 +121,13 @@ class Device:
         gateways: Mapping[str, Address] | None = None,
         other_versions: Mapping[int, Endpoint] | None = None,
         reactivate: bool = True,
+        moves_by_rekey: bool = False,
         back_off: BackOff | None = None,
         authenticator: Authenticator | EmergencyAuthenticator | None = None,
     ) -> None:
         """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
         those that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.
+        ``moves_by_rekey``: it can move without MOBIKE.
         ``reactivate``: attach again when the gateway asks for it as it ends the connection. ``authenticator``: how it
         proves itself by EAP, by default with nothing but its NAI.
         """
@@ -136,6 +138,7 @@ class Device:
         self.connection: Connection | None = None
         self.back_off = back_off
         self._reactivate = reactivate
+        self._moves_by_rekey = moves_by_rekey
         self._gateway = gateway
         self._gateways = gateways or {}
         self._other_versions = dict(other_versions or {})
@@ -198,7 +201,7 @@ class Device:
     def move(self, access: str, ticket: int, now: float, *, keep_old: bool = False) -> list[Command]:
         """Move to another access; a move that is under way is superseded."""
         connection = self._established()
-        if not connection.mobike:
+        if not connection.mobike and not self._moves_by_rekey:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot move")
         under_way = connection.move
         origin = connection.access if under_way is None else under_way.target

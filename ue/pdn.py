@@ -141,6 +141,7 @@ class Pdn:
             gateways=configuration.redirect.names,
             other_versions=natt,
             reactivate=configuration.reactivate,
+            moves_by_rekey=self.ike_config.habits.moves_by_rekey,
             back_off=self._back_off.read(self.wall_offset),
         )
         self._data_plane = UserspaceDataPlane(
@@ -167,6 +168,7 @@ class Pdn:
             imei=self.configuration.imei,
             server_authenticated=lambda: self.device.server_authenticated,
             p_cscf_reselection=self.configuration.request.p_cscf_reselection,
+            pdu_session=self.configuration.request.pdu_session,
             only_allowed=self.device.only_allowed,
             back_off=self.device.back_off_received,
             reactivation=self.device.reactivation_received,

@@ -53,7 +53,7 @@ class UeNode:
             ring=configuration.trace.ring,
             enabled=configuration.trace.enabled,
         )
-        self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder)
+        self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder, dscp=configuration.ike.dscp)
         default = Pdn(
             configuration,
             swu=self._swu,

@@ -41,19 +41,25 @@ class Swu:
     """Made before the loop runs, used between ``open`` and ``close``."""
 
     def __init__(
-        self, accesses: Mapping[str, AccessSection], *, platform: Platform, recorder: Recorder, tapped: bool = True
+        self,
+        accesses: Mapping[str, AccessSection],
+        *,
+        platform: Platform,
+        recorder: Recorder,
+        tapped: bool = True,
+        dscp: int = 0,
     ) -> None:
-        """``tapped``: every datagram goes into the trace."""
+        """``tapped``: every datagram goes into the trace. ``dscp``: that of IKE and ESP."""
         self.clock = platform.clock
         self.entropy = platform.entropy
         self.endpoint = IkeEndpoint(entropy=platform.entropy, inbound_packets=self._inbound_packets)
         self.ports = SwuPorts(
             on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(recorder) if tapped else None
         )
-        self.accesses = Accesses(accesses, self.ports, platform.open_link)
+        self.accesses = Accesses(accesses, self.ports, platform.open_link, dscp)
         self.dropped: Counter[str] = Counter()
         self.tasks: asyncio.TaskGroup | None = None
-        self._owners: dict[bytes, SaOwner] = {}
+        self._owners: dict[IkeSa, SaOwner] = {}
         self._children: dict[bytes, SaOwner] = {}
         self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
 
@@ -80,7 +86,7 @@ class Swu:
     def connect(self, owner: SaOwner, config: InitiatorConfig, path: Path, extension: Extension) -> IkeSa:
         """Start an IKE SA; its events and those of its successors go to ``owner``."""
         sa = self.endpoint.connect(config, path, self.now(), extension)
-        self._owners[sa.local_spi] = owner
+        self._owners[sa] = owner
         return sa
 
     def adopt_child(self, inbound_spi: bytes, owner: SaOwner) -> None:
@@ -97,14 +103,14 @@ class Swu:
 
     def _ike_event(self, found: tuple[IkeSa, Event]) -> None:
         sa, event = found
-        owner = self._owners.get(sa.local_spi)
+        owner = self._owners.get(sa)
         if owner is None:
             return
         if isinstance(event, SuccessorCreated):
-            self._owners[event.successor.local_spi] = owner
+            self._owners[event.successor] = owner
         owner.ike_event(sa, event)
         if isinstance(event, Closed):
-            self._owners.pop(sa.local_spi, None)
+            self._owners.pop(sa, None)
 
     def _received_esp(self, octets: bytes, path: Path) -> None:
         owner = self._children.get(octets[:SPI_LENGTH])

@@ -15,6 +15,7 @@ from protocols.errors import LocalError
 from protocols.esp.sa import UsageLimits
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.events import AuthenticationKind
+from protocols.ikev2.habits import Habits
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.ikev2.redirection import (
@@ -170,6 +171,7 @@ class InitiatorConfig(IkeConfig):
     ``childless`` leaves the child SA out where the responder allows it (RFC 6023).
     ``resumption`` asks for tickets; ``session`` comes with the event ``TicketReceived`` and is resumed (RFC 5723).
     ``redirected`` comes with the event ``Redirected`` and goes into the configuration of the next attempt.
+    ``habits``: what real UEs do in other ways.
     """
 
     identity: IdiPayload
@@ -195,6 +197,7 @@ class InitiatorConfig(IkeConfig):
     session: ResumableSession | None = None
     redirect_limit: int = MAX_REDIRECTS
     redirect_period: float = REDIRECT_LOOP_DETECT_PERIOD
+    habits: Habits = Habits()
 
     def __post_init__(self) -> None:
         """What ``authentication`` needs has to be there."""

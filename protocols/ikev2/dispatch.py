@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.ikev2.message import Message
+from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.table import Procedure
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import (
     child,
+    child_exchange,
     create_child,
     followup_ke,
     ike_auth,
@@ -40,6 +42,8 @@ def process_request(
         return init.process_request(sa, message, datagram, now)
     if procedure is Procedure.RESUME:
         return resume.process_request(sa, message, datagram, now)
+    if mobike.refused_while_moving(sa, message):
+        return child_exchange.error(NotifyType.TEMPORARY_FAILURE)
     if procedure is Procedure.INFORMATIONAL:
         rekey_ike.used_by_peer(sa, message, now)
         redirect.process_request(sa, message, now)

@@ -24,6 +24,7 @@ from protocols.ikev2.events import (
     Event,
     OriginalRole,
     SaState,
+    SpiRenewed,
     SuccessorCreated,
 )
 from protocols.ikev2.extension import Extension, NoExtension
@@ -439,6 +440,10 @@ class IkeEndpoint:
                 self._child_spis.discard(event.inbound_spi)
             elif isinstance(event, SuccessorCreated):
                 self.sas[event.successor.local_spi] = event.successor
+            elif isinstance(event, SpiRenewed):
+                self._armed.pop(event.old, None)
+                self.sas.pop(event.old, None)
+                self.sas[sa.local_spi] = sa
         self._follow_half_open(sa)
         if sa.state is not SaState.CLOSED:
             self._arm(sa)

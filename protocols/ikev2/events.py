@@ -175,6 +175,13 @@ class SuccessorCreated:
 
 
 @dataclass(frozen=True)
+class SpiRenewed:
+    """IKE_SA_INIT starts anew with another SPI of ours; what comes for ``old`` is nobody's any more."""
+
+    old: bytes
+
+
+@dataclass(frozen=True)
 class IkeSaRekeyed:
     """``successor`` has inherited everything: it is the SA to use from now on (RFC 7296 §2.8)."""
 
@@ -460,6 +467,7 @@ Event = (
     | ChildSaRetired
     | ChildSaRemoved
     | SuccessorCreated
+    | SpiRenewed
     | IkeSaRekeyed
     | ReauthenticationDue
     | CreateChildSaRefused

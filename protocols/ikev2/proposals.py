@@ -7,10 +7,12 @@ exchanges which carry them are there. Policies are lists of suites, some with a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from math import prod
 from typing import Final, TypeVar
 
 from protocols.errors import LocalError, NegotiationError
@@ -28,6 +30,7 @@ from protocols.ikev2.registry import (
 )
 from protocols.ikev2.suites import ADDITIONAL_MAXIMUM, EspSuite, IkeSuite
 
+EXPANDED_MAXIMUM: Final = 1000
 _IKE_TYPES = frozenset({TransformType.ENCR, TransformType.PRF, TransformType.INTEG, TransformType.KE})
 _ESP_TYPES = frozenset({TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN})
 _ADDITIONAL_TYPES: Final = tuple([TransformType(TransformType.ADDKE1 + n) for n in range(ADDITIONAL_MAXIMUM)])
@@ -110,7 +113,7 @@ def _parse(
     """Suites of a list in which policies stand for theirs; each comes once, where it comes first."""
     suites: dict[_Suite, None] = {}
     for name in names:
-        for text in policies.get(name.strip().lower(), (name,)):
+        for text in policies.get(name.strip().lower(), expanded(name)):
             try:
                 suites[parse(text)] = None
             except ValueError as error:
@@ -118,6 +121,14 @@ def _parse(
     if not suites:
         raise ValueError("a policy needs at least one suite")
     return tuple(suites)
+
+
+def expanded(name: str) -> tuple[str, ...]:
+    """``aes{128,256}-{sha1,sha256}-modp2048`` is four suites: every choice, that of the last braces changing first."""
+    parts = [part[1:-1].split(",") if part.startswith("{") else [part] for part in re.split(r"({[^{}]*})", name)]
+    if prod(len(part) for part in parts) > EXPANDED_MAXIMUM:
+        raise ValueError(f"{name!r} stands for more than {EXPANDED_MAXIMUM} suites")
+    return tuple("".join(choice) for choice in product(*parts))
 
 
 # --- Offer -------------------------------------------------------------------------------------------------

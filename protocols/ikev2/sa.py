@@ -24,11 +24,13 @@ from protocols.ikev2.events import (
     NatStatus,
     OriginalRole,
     SaState,
+    SpiRenewed,
     StateChanged,
 )
 from protocols.ikev2.exchanges import Exchanges
 from protocols.ikev2.extension import Extension, NoExtension
 from protocols.ikev2.fragment import Fragmentation
+from protocols.ikev2.habits import Habits
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Header, Message
 from protocols.ikev2.registry import HashAlgorithmId
@@ -46,12 +48,14 @@ from protocols.ikev2.tasks import (
     intermediate,
     mobike,
     rekey_ike,
+    rekey_move,
     tickets,
 )
 from protocols.ikev2.timing import SaTimers, Timer
 from protocols.ikev2.window import Window
 from protocols.path import Datagram, Endpoint, Path
 
+NO_HABITS = Habits()
 KEEPALIVE = b"\xff"  # RFC 3948 §2.3: the one datagram without a non-ESP marker
 
 
@@ -153,11 +157,17 @@ class IkeSa:
             raise LocalError(f"cannot move in state {self.state.value}")
         if not self.first_initiator:
             raise LocalError("only the first initiator moves an IKE SA (RFC 4555 §1.3, §3.5)")
-        if not self.mobility.negotiated:
+        if not self.mobility.negotiated and not self.habits.moves_by_rekey:
             raise LocalError("the peer does not support MOBIKE")
         self.mobility.gain(path.local)
-        mobike.UpdateAddresses(path).start(self, now)
+        if not self.mobility.negotiated:
+            rekey_move.start(self, path, now)
+        elif self.habits.probes_before_update:
+            mobike.ProbeThenUpdate(path).start(self, now)
+        else:
+            mobike.UpdateAddresses(path).start(self, now)
         self._pump(now)
+        mobike.spread(self)
 
     def set_addresses(
         self, addresses: Iterable[Endpoint] | None, now: float, *, tell: bool = True, prefer: bool = False
@@ -264,6 +274,17 @@ class IkeSa:
         if not isinstance(self.config, ResponderConfig):
             raise LocalError("this end started the IKE SA")
         return self.config
+
+    @property
+    def habits(self) -> Habits:
+        """The ways of this end; a responder has none of its own."""
+        return self.config.habits if isinstance(self.config, InitiatorConfig) else NO_HABITS
+
+    def renew_spi(self) -> None:
+        """Start IKE_SA_INIT anew under another SPI of ours, as nothing came of the last one."""
+        old, self.local_spi = self.local_spi, self.spis.ike_spi()
+        self.spi_i = self.local_spi
+        self.emit(SpiRenewed(old=old))
 
     def transmit(self, datagram: Datagram) -> None:
         """Send a datagram."""

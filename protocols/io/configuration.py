@@ -1,9 +1,7 @@
-"""Configuration files: YAML, read once into frozen pydantic models, refused in one line.
+"""Configuration files: YAML (``documents``), read once into frozen pydantic models, refused in one line.
 
-The YAML is read by the JSON-like rules of YAML 1.2's core schema rather than YAML 1.1's: ``001`` is
-text (an MNC, not the number 1), ``0012`` is not octal, ``yes`` and ``12:30`` are text, dates are text.
-Duplicate and unknown keys are refused. An error names the file, the dotted key,
-the value and what was expected; values below keys that name secrets are never printed.
+Unknown keys are refused. An error names the file, the line, the dotted key, the value and what was expected;
+values below keys that name secrets are never printed.
 """
 
 from __future__ import annotations
@@ -12,12 +10,11 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, NoReturn, ParamSpec, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -31,6 +28,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from protocols.errors import ConfigurationError, StackError
+from protocols.io.documents import Document, Location, Words, read_file, read_text
 from protocols.io.logging import printable
 from protocols.path import Endpoint as PathEndpoint
 from protocols.secret import Secret
@@ -66,6 +64,12 @@ class ConfigurationModel(BaseModel):
     """Base of every configuration section: frozen, and a key it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
+
+    @classmethod
+    def completed(cls, document: Document, directory: Path | None) -> Document:
+        """The document with what it takes from other files, before it is validated."""
+        del directory
+        return document
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -187,77 +191,7 @@ FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
 """A path; a relative one is taken from the configuration file's directory."""
 
 
-# --- YAML -------------------------------------------------------------------------------------------
-
-
-class _DuplicateKey(Exception):
-    def __init__(self, key: str, line: int) -> None:
-        super().__init__(key)
-        self.key = key
-        self.line = line
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's core scalars and without duplicate keys."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping whose keys are text, each once."""
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
-            if key in seen:
-                raise _DuplicateKey(key, key_node.start_mark.line + 1)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+0123456789."),
-)
-
-
-def _read(text: str, file: str) -> object:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except _DuplicateKey as duplicate:
-        raise ConfigurationError(
-            file=f"{file}:{duplicate.line}",
-            key=duplicate.key,
-            value=_Words("the key twice"),
-            expected="every key once",
-        ) from None
-    except yaml.MarkedYAMLError as problem:
-        # the mark's snippet quotes the file, which may hold secrets: line and column only
-        mark = problem.problem_mark or problem.context_mark
-        where = f"{file}:{mark.line + 1}" if mark is not None else file
-        what = (problem.problem or problem.context or "text that does not parse").splitlines()[0]
-        if not isinstance(problem, yaml.parser.ParserError | yaml.scanner.ScannerError):
-            what = "a tag or alias that is not understood"
-        raise ConfigurationError(file=where, key="(syntax)", value=_Words(what), expected="YAML") from None
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise ConfigurationError(
-            file=file, key="(syntax)", value=_Words("text that does not parse"), expected="YAML"
-        ) from None
-
-
 # --- Errors -----------------------------------------------------------------------------------------
-
-
-class _Words:
-    """Stands for a value in an error line where the value itself must not or need not be printed."""
-
-    def __init__(self, words: str) -> None:
-        self._words = words
-
-    def __repr__(self) -> str:
-        return self._words
 
 
 def _is_secret(key: str) -> bool:
@@ -268,24 +202,24 @@ def _is_secret(key: str) -> bool:
 def _shown(value: object, keys: list[str]) -> object:
     """``value`` fit for one line of an error message about the dotted ``keys``."""
     if any(_is_secret(key) for key in keys):
-        return _Words("a value that is not shown")
+        return Words("a value that is not shown")
     if value is None:
-        return _Words("nothing")
+        return Words("nothing")
     if isinstance(value, Mapping):
-        return _Words("a mapping")
+        return Words("a mapping")
     if isinstance(value, list | tuple | set | frozenset):
-        return _Words("a list" if value else "an empty list")
+        return Words("a list" if value else "an empty list")
     if isinstance(value, bool):
-        return _Words("true" if value else "false")
+        return Words("true" if value else "false")
     if isinstance(value, str | int | float):
         text = repr(value)
-        return value if len(text) <= _SHOWN_CHARACTERS else _Words(text[:_SHOWN_CHARACTERS] + "…")
-    return _Words(type(value).__name__)
+        return value if len(text) <= _SHOWN_CHARACTERS else Words(text[:_SHOWN_CHARACTERS] + "…")
+    return Words(type(value).__name__)
 
 
-def _dotted(location: tuple[int | str, ...], data: object) -> list[str]:
+def _steps(location: Location, data: object) -> Location:
     """The error's location as keys of the file: names of union branches are left out."""
-    keys: list[str] = []
+    steps: list[int | str] = []
     for position, step in enumerate(location):
         if isinstance(data, Mapping):
             if step not in data and position < len(location) - 1:
@@ -295,8 +229,8 @@ def _dotted(location: tuple[int | str, ...], data: object) -> list[str]:
             data = data[step]
         else:
             continue
-        keys.append(str(step))
-    return keys
+        steps.append(step)
+    return tuple(steps)
 
 
 _EXPECTED = {
@@ -385,21 +319,25 @@ def _section(annotation: object) -> type[BaseModel] | None:
     return None
 
 
-def _refuse(problem: ValidationError, model: type[BaseModel], data: object, file: str) -> NoReturn:
+def _refuse(problem: ValidationError, model: type[BaseModel], document: Document) -> NoReturn:
+    data = document.data
     errors = problem.errors(include_url=False)
     # a misspelt key is both unknown and missing: the unknown one is what the user can see in the file
     error = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    keys = _dotted(error["loc"], data)
-    value: object = _Words("nothing") if error["type"] == "missing" else _shown(error["input"], keys)
+    location = _steps(error["loc"], data)
+    keys = [str(step) for step in location]
+    value: object = Words("nothing") if error["type"] == "missing" else _shown(error["input"], keys)
     if error["type"] in ("hex_secret", "secret_text"):
-        value = _Words("a value that is not shown")
+        value = Words("a value that is not shown")
     if error["type"] == "extra_forbidden" and not isinstance(error["input"], Mapping | list):
         # a misspelt secret's name is not in the list of secrets: its value stays unprinted
-        value = _Words("an unknown key")
-    if any(_dotted(each["loc"], data) == keys and each["type"] == _EITHER.get(error["type"]) for each in errors):
+        value = Words("an unknown key")
+    if any(_steps(each["loc"], data) == location and each["type"] == _EITHER.get(error["type"]) for each in errors):
         error["type"] = error["type"].replace("_v4_", "_any_")
+    file, line = document.where(location)
     raise ConfigurationError(
         file=file,
+        line=line,
         key=".".join(keys) or "(top)",
         value=value,
         expected=_expected(error, _known_keys(model, error["loc"])).replace("\n", " "),
@@ -411,37 +349,22 @@ def _refuse(problem: ValidationError, model: type[BaseModel], data: object, file
 
 def parse(text: str, model: type[ModelT], *, file: str = "(text)", directory: Path | None = None) -> ModelT:
     """Validate YAML ``text`` into ``model``; ``ConfigurationError`` on the first thing wrong."""
-    data = _read(text, file)
-    if data is None:
-        data = {}
-    try:
-        return model.model_validate(data, context={"directory": directory})
-    except ValidationError as problem:
-        _refuse(problem, model, data, file)
+    return validate(read_text(text, file), model, directory=directory)
 
 
 def load(path: Path | str, model: type[ModelT]) -> ModelT:
     """Read a configuration file into ``model``; ``ConfigurationError`` on the first thing wrong."""
-    path = Path(path)
+    return validate(read_file(path), model, directory=Path(path).parent)
+
+
+def validate(document: Document, model: type[ModelT], *, directory: Path | None = None) -> ModelT:
+    """A document as ``model``, relative paths from ``directory``; ``ConfigurationError`` on the first thing wrong."""
+    if issubclass(model, ConfigurationModel):
+        document = model.completed(document, directory)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise _unreadable(path, "no such file") from None
-    except IsADirectoryError:
-        raise _unreadable(path, "a directory") from None
-    except PermissionError:
-        raise _unreadable(path, "a file that may not be read") from None
-    except UnicodeDecodeError:
-        raise _unreadable(path, "octets that are not UTF-8") from None
-    except OSError as problem:
-        raise _unreadable(path, problem.strerror or "an unreadable file") from None
-    return parse(text, model, file=str(path), directory=path.parent)
-
-
-def _unreadable(path: Path, what: str) -> ConfigurationError:
-    return ConfigurationError(
-        file=str(path), key="(file)", value=_Words(what), expected="a readable YAML configuration file"
-    )
+        return model.model_validate(document.data, context={"directory": directory})
+    except ValidationError as problem:
+        _refuse(problem, model, document)
 
 
 # --- Console scripts --------------------------------------------------------------------------------

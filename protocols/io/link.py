@@ -62,6 +62,13 @@ class UdpLink:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
+    def mark(self, dscp: int) -> None:
+        """Send with this DSCP from now on (RFC 2474), IKE and ESP alike."""
+        if self.local.address.version == 6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+
     def send(self, octets: bytes, remote: Endpoint) -> None:
         """Send now or not at all: the network may lose a datagram, and a full buffer is such a loss."""
         try:

@@ -54,6 +54,11 @@ def decode_device_identity(data: bytes) -> str | None:
     return digits
 
 
+def n1_mode_capability(pdu_session: int) -> NotifyPayload:
+    """N1_MODE_CAPABILITY: the PDU session that goes with the tunnel (TS 24.302 §8.2.9.15)."""
+    return NotifyPayload(type=NotifyType(PrivateNotify.N1_MODE_CAPABILITY), data=bytes([1, pdu_session]))
+
+
 def reactivation_notify() -> NotifyPayload:
     """REACTIVATION_REQUESTED_CAUSE, for the request that deletes the IKE SA (TS 24.302 §8.1.2.3)."""
     return NotifyPayload(type=NotifyType(PrivateNotify.REACTIVATION_REQUESTED_CAUSE))
@@ -106,6 +111,7 @@ class GatewaySwu:
 class DeviceSwu:
     """The UE's end: tells its IMEI when asked, after ``server_authenticated`` says that it may.
 
+    ``pdu_session``: its identity, of a UE that could use N1 mode.
     ``only_allowed`` is told the IP version when the network allows no other (TS 24.302 §8.1.2.3), ``back_off`` the
     seconds that a refusal asks to wait, ``reactivation`` that the network deletes the tunnel to have it set up again,
     ``emergency_support`` that the gateway serves emergency sessions.
@@ -117,6 +123,7 @@ class DeviceSwu:
         imei: str | None = None,
         server_authenticated: Callable[[], bool] = lambda: False,
         p_cscf_reselection: bool = False,
+        pdu_session: int | None = None,
         only_allowed: Callable[[int], None] = lambda version: None,
         back_off: Callable[[float], None] = lambda seconds: None,
         reactivation: Callable[[], None] = lambda: None,
@@ -126,6 +133,7 @@ class DeviceSwu:
         self._imei = imei
         self._server_authenticated = server_authenticated
         self._p_cscf_reselection = p_cscf_reselection
+        self._pdu_session = pdu_session
         self._only_allowed = only_allowed
         self._back_off = back_off
         self._reactivation = reactivation
@@ -134,9 +142,13 @@ class DeviceSwu:
         self.dropped: Counter[str] = Counter() if dropped is None else dropped
 
     def payloads(self, step: Step) -> Sequence[Payload]:
-        """P_CSCF_RESELECTION_SUPPORT with the identity, DEVICE_IDENTITY once, when it is due."""
-        if step is Step.IDENTITY_REQUEST and self._p_cscf_reselection:
-            return (NotifyPayload(type=NotifyType(PrivateNotify.P_CSCF_RESELECTION_SUPPORT)),)
+        """P_CSCF_RESELECTION_SUPPORT, N1_MODE_CAPABILITY with the identity; DEVICE_IDENTITY once, when it is due."""
+        if step is Step.IDENTITY_REQUEST:
+            reselection = NotifyPayload(type=NotifyType(PrivateNotify.P_CSCF_RESELECTION_SUPPORT))
+            return (
+                *((reselection,) if self._p_cscf_reselection else ()),
+                *(() if self._pdu_session is None else (n1_mode_capability(self._pdu_session),)),
+            )
         due = step in (Step.EAP_REQUEST, Step.FINAL_REQUEST)
         if not (due and self._asked and self._imei and self._server_authenticated()):
             return ()

@@ -30,8 +30,10 @@ from protocols.io.configuration import (
     exit_on_error,
     load,
     parse,
+    validate,
 )
 from protocols.io.control import ControlError
+from protocols.io.documents import read_text
 from protocols.path import Endpoint as PathEndpoint
 from protocols.secret import Secret
 
@@ -132,33 +134,33 @@ def test_an_empty_file_is_all_defaults_and_values_are_frozen() -> None:
 
 
 REFUSALS = {
-    "nmae: epdg": "f: nmae: got an unknown key, expected no such key (did you mean name?)",
-    "access: {prot: 500}": "f: access.prot: got an unknown key, expected no such key (did you mean port?)",
+    "nmae: epdg": "f:1: nmae: got an unknown key, expected no such key (did you mean name?)",
+    "access: {prot: 500}": "f:1: access.prot: got an unknown key, expected no such key (did you mean port?)",
     "access: {zzz: 1}": (
-        "f: access.zzz: got an unknown key, expected no such key: known keys are local, address, pool, port, "
+        "f:1: access.zzz: got an unknown key, expected no such key: known keys are local, address, pool, port, "
         "bound, interval, retries, encapsulation"
     ),
-    "enabled: perhaps": "f: enabled: got 'perhaps', expected true or false",
-    "name: 7": "f: name: got 7, expected text (in quotes where it looks like a number)",
-    "name: my node": "f: name: got 'my node', expected a name without spaces",
-    "name: [a]": "f: name: got a list, expected text (in quotes where it looks like a number)",
-    "access: here": "f: access: got 'here', expected a mapping",
-    "access: {port: 0}": "f: access.port: got 0, expected at least 1",
-    "access: {port: 65536}": "f: access.port: got 65536, expected at most 65535",
-    "access: {port: true}": "f: access.port: got true, expected a whole number",
-    "access: {port: '500'}": "f: access.port: got '500', expected a whole number",
-    "access: {retries: 1.5}": "f: access.retries: got 1.5, expected a whole number",
-    "access: {interval: 0}": "f: access.interval: got 0, expected more than 0",
-    "access: {interval: soon}": "f: access.interval: got 'soon', expected a number of seconds",
+    "enabled: perhaps": "f:1: enabled: got 'perhaps', expected true or false",
+    "name: 7": "f:1: name: got 7, expected text (in quotes where it looks like a number)",
+    "name: my node": "f:1: name: got 'my node', expected a name without spaces",
+    "name: [a]": "f:1: name: got a list, expected text (in quotes where it looks like a number)",
+    "access: here": "f:1: access: got 'here', expected a mapping",
+    "access: {port: 0}": "f:1: access.port: got 0, expected at least 1",
+    "access: {port: 65536}": "f:1: access.port: got 65536, expected at most 65535",
+    "access: {port: true}": "f:1: access.port: got true, expected a whole number",
+    "access: {port: '500'}": "f:1: access.port: got '500', expected a whole number",
+    "access: {retries: 1.5}": "f:1: access.retries: got 1.5, expected a whole number",
+    "access: {interval: 0}": "f:1: access.interval: got 0, expected more than 0",
+    "access: {interval: soon}": "f:1: access.interval: got 'soon', expected a number of seconds",
     "access: {local: localhost:1}": (
-        "f: access.local: got 'localhost:1', expected an address and port such as 127.0.0.1:3868 or [::1]:3868"
+        "f:1: access.local: got 'localhost:1', expected an address and port such as 127.0.0.1:3868 or [::1]:3868"
     ),
-    "access: {encapsulation: never}": ("f: access.encapsulation: got 'never', expected 'always' or 'detected'"),
-    "subscribers: {}": "f: subscribers: got a mapping, expected a list",
-    "subscribers: [{imsi: 1, k: 0}]": ("f: subscribers.0.imsi: got '1', expected text like ^[0-9]{6,15}$"),
-    f"subscribers: [{{k: {K}}}]": "f: subscribers.0.imsi: got nothing, expected a value",
+    "access: {encapsulation: never}": ("f:1: access.encapsulation: got 'never', expected 'always' or 'detected'"),
+    "subscribers: {}": "f:1: subscribers: got a mapping, expected a list",
+    "subscribers: [{imsi: 1, k: 0}]": ("f:1: subscribers.0.imsi: got '1', expected text like ^[0-9]{6,15}$"),
+    f"subscribers: [{{k: {K}}}]": "f:1: subscribers.0.imsi: got nothing, expected a value",
     "subscribers: [{imsi: '001010000000001', k: abc}]": (
-        "f: subscribers.0.k: got a value that is not shown, expected 32 hexadecimal digits"
+        "f:1: subscribers.0.k: got a value that is not shown, expected 32 hexadecimal digits"
     ),
     "- a": "f: (top): got a list, expected a mapping",
     "a: 1\nname: x\nname: y": "f:3: name: got the key twice, expected every key once",
@@ -200,6 +202,66 @@ def test_no_secret_is_printed(text: str) -> None:
         parse(text, Node, file="f")
     assert "SECRET" not in str(caught.value)
     assert "SECRET" not in repr(caught.value.value)
+
+
+WRITTEN = """\
+# a comment
+name: epdg-1
+access:
+  port: 500
+  retries: &often 7
+subscribers:
+  - imsi: "001010000000001"
+    k: 465b5ce8b199b49faa5f0a2ee238a6bc
+  - {imsi: "001010000000002",
+     k: 465b5ce8b199b49faa5f0a2ee238a6bc, flavour: %s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (WRITTEN % "sweet", "f:10: subscribers.1.flavour: got 'sweet'"),
+        (WRITTEN % "tuak" + "enabled: *often\n", "f:11: enabled: got 7"),
+        (WRITTEN.replace("port: 500", "port: 0") % "tuak", "f:4: access.port: got 0"),
+        (WRITTEN.replace("retries", "retires") % "tuak", "f:5: access.retires: got an unknown key"),
+        (WRITTEN.replace("    k:", "    # k:", 1) % "tuak", "f:7: subscribers.0.k: got nothing"),
+        (WRITTEN.replace("    k:", "    imsi:", 1) % "tuak", "f:8: imsi: got the key twice"),
+    ],
+)
+def test_a_refusal_names_the_line_where_the_value_was_written(text: str, where: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text, Node, file="f")
+    assert str(caught.value).startswith(where + ", expected ")
+    assert (caught.value.file, caught.value.line) == ("f", int(where.split(":")[1]))
+
+
+BELOW = "name: below\naccess: {port: 501, retries: 5}\nsubscribers: [{imsi: '001010000000009', k: 0}]\n"
+
+
+def test_a_document_is_laid_over_another_and_knows_where_each_value_comes_from() -> None:
+    above = read_text("\naccess:\n  retries: 2\n  interval: null\n", "above").over(read_text(BELOW, "below"))
+    assert above.data == {
+        "name": "below",
+        "access": {"port": 501, "retries": 2, "interval": None},
+        "subscribers": [{"imsi": "001010000000009", "k": 0}],
+    }
+    assert above.file == "above"
+    assert above.where(("access", "retries")) == ("above", 3)
+    assert above.where(("access", "port")) == ("below", 2)
+    assert above.where(("access", "bound")) == ("above", 2)
+    assert above.where(("token",)) == ("above", None)
+    with pytest.raises(ConfigurationError, match="^above:4: access.interval: got nothing, expected a number of sec"):
+        validate(above, Node)
+    replaced = read_text("subscribers: []\naccess: {interval: 1}", "above").over(read_text(BELOW, "below"))
+    assert validate(replaced, Node).subscribers == ()
+    kept = read_text("access: {interval: 1}", "above").over(read_text(BELOW, "below"))
+    with pytest.raises(
+        ConfigurationError, match="^below:3: subscribers.0.k: got a value that is not shown, expected 32"
+    ):
+        validate(kept, Node)
+    refusal = above.error(("access", "port"), 501, "an even port")
+    assert str(refusal) == "below:2: access.port: got 501, expected an even port"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

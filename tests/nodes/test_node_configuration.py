@@ -14,6 +14,7 @@ from protocols.errors import ConfigurationError
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.io.algorithms import weakness
 from protocols.io.configuration import ConfigurationModel, parse
+from tests.harness.refusals import without_line
 from ue.config import UeConfiguration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -336,7 +337,7 @@ def changed(text: str, dotted: str, value: str) -> str:
 def refused(node: str, key: str, value: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
         parse(changed(example(node), key, value), NODES[node], file="f")
-    line = str(caught.value)
+    line = without_line(caught.value)
     assert "\n" not in line
     return line
 

@@ -250,5 +250,5 @@ def test_a_wrong_policy_file_keeps_the_gateway_from_starting(pki: Path, tmp_path
     async def nothing(world: World) -> None:
         del world
 
-    with pytest.raises(ConfigurationError, match=r"r\.yaml: default\.notify: got 'NONSENSE', expected an error Notify"):
+    with pytest.raises(ConfigurationError, match=r"r\.yaml:1: default\.notify: got 'NONSENSE', expected an error"):
         tell(pki, nothing, gateway={"refusals": str(tmp_path / "r.yaml")})

@@ -33,7 +33,7 @@ def take(
         auth.close_without_child(sa, no_child, now)
         return
     sa.extension.take(Step.FINAL_RESPONSE, message)
-    sa.mobility.negotiated = sa.config.mobike and mobike.announced(message)
+    sa.mobility.negotiated = mobike.wanted(sa) and mobike.announced(message)
     mobike.take_announcement(sa, message)
     child.accept(sa, offer, message, now)
     reauthentication.take(sa, message, now)

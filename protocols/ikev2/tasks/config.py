@@ -135,6 +135,9 @@ def process_request(sa: IkeSa, message: Message, payloads: tuple[Payload, ...]) 
     if payload.type not in _ANSWER_TO or sa.state is not SaState.ESTABLISHED:
         sa.dropped["unexpected-configuration"] += 1
         return Response(payloads=payloads)
+    if not sa.habits.answers_configuration:
+        sa.dropped["configuration-not-answered"] += 1
+        return Response(payloads=payloads)
     sa.deferred = Inquiry(payload.type, payloads)
     sa.emit(ConfigurationReceived(type=payload.type, attributes=payload.attributes))
     return None

@@ -12,6 +12,7 @@ The responder keeps nothing of a request that it refuses; COOKIE is demanded by 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from protocols.entropy import Entropy
@@ -20,16 +21,17 @@ from protocols.ikev2.certificates import Requested
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import SaState
 from protocols.ikev2.extension import Step
+from protocols.ikev2.habits import GroupObedience, arranged
 from protocols.ikev2.keymat import derive_ike_keys
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
-from protocols.ikev2.proposals import check_answer_ike, select_ike
-from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType
+from protocols.ikev2.proposals import IkePolicy, check_answer_ike, select_ike
+from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType, TransformType
 from protocols.ikev2.signatures import decode_hash_algorithms, encode_hash_algorithms
 from protocols.ikev2.spi import NO_SPI
-from protocols.ikev2.suites import IkeSuite, KeyExchange, Prf
+from protocols.ikev2.suites import KEY_EXCHANGES, IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, childless, ike_auth, intermediate, natd, redirect
+from protocols.ikev2.tasks import auth, childless, ike_auth, intermediate, mobike, natd, redirect
 from protocols.path import Datagram, Endpoint, Path
 
 if TYPE_CHECKING:
@@ -57,14 +59,13 @@ class Init:
         """Offer every suite of the policy, with a key of its first group unless the peer asked for another."""
         config = sa.initiator_config
         if self._key_exchange is None:
-            self._key_exchange = self._generate(config.ike_policy.suites[0].group, sa.entropy)
+            group = config.habits.initial_group or config.ike_policy.suites[0].group
+            self._key_exchange = self._generate(group, sa.entropy)
             self._nonce = sa.entropy.octets(NONCE_LENGTH)
         if sa.state is SaState.INITIAL:
             sa.enter(SaState.INIT_SENT, "IKE_SA_INIT request sent")
-        payloads: list[Payload] = []
-        if self._cookie is not None:
-            payloads.append(NotifyPayload(type=NotifyType.COOKIE, data=self._cookie))
-        payloads += (
+        cookie = () if self._cookie is None else (NotifyPayload(type=NotifyType.COOKIE, data=self._cookie),)
+        payloads: tuple[Payload, ...] = (
             SaPayload(proposals=intermediate.proposals(config)),
             KePayload(group=self._key_exchange.group, data=self._key_exchange.public),
             NoncePayload(data=self._nonce),
@@ -75,7 +76,7 @@ class Init:
             *redirect.announce(sa),
             *sa.extension.payloads(Step.INIT_REQUEST),
         )
-        return tuple(payloads)
+        return (*cookie, *arranged(payloads, config.habits.init_order))  # §2.6: COOKIE first
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Take the responder's choice, or do what it demands first."""
@@ -92,6 +93,9 @@ class Init:
         invalid_ke = message.notify(NotifyType.INVALID_KE_PAYLOAD)
         if invalid_ke is not None:
             self._change_group(sa, invalid_ke, config)
+            if config.habits.renew_spi:
+                sa.renew_spi()
+                self._cookie = None  # it was for the other SPI
             self._again(sa, "INVALID_KE_PAYLOAD again and again", now)
             return
         if redirect.obey_initial(sa, message, now):
@@ -121,7 +125,7 @@ class Init:
         sa.fragmentation.agree(message)
         sa.nat = natd.assess(sa, message, path)
         # RFC 7296 §2.23 (a NAT was found) and RFC 4555 §3.3 (we want MOBIKE): go on from port 4500
-        if sa.nat.encapsulation or (config.mobike and sa.mobility.nat_traversal):
+        if sa.nat.encapsulation or (mobike.wanted(sa) and sa.mobility.nat_traversal):
             sa.path = Path(
                 Endpoint(sa.path.local.address, config.nat_traversal_port),
                 Endpoint(sa.path.remote.address, config.remote_nat_traversal_port),
@@ -150,8 +154,16 @@ class Init:
         to say. A genuine responder that prefers another asks for it again, and may have it again.
         """
         group = int.from_bytes(notify.data, "big") if len(notify.data) == 2 else -1
-        offered = {int(suite.group) for suite in config.ike_policy.suites}
-        if group not in offered or group == self._exchange().group:
+        obedience = config.habits.group_obedience
+        if obedience is GroupObedience.ANY and group in KEY_EXCHANGES:
+            # CVE-2024-20069: what was not offered is offered now
+            further = tuple(replace(suite, group=KeGroup(group)) for suite in config.ike_policy.suites)
+            policy = IkePolicy(tuple(dict.fromkeys((*config.ike_policy.suites, *further))))
+            sa.config = config = replace(config, ike_policy=policy)
+        proposals = intermediate.proposals(config)
+        holding = [any(each.id == group for each in one.of_type(TransformType.KE)) for one in proposals]
+        offered = all(holding) if obedience is GroupObedience.EVERY_PROPOSAL else any(holding)
+        if not offered or group == self._exchange().group:
             raise NegotiationError(
                 f"INVALID_KE_PAYLOAD asks for group {group}, which was not offered",
                 NotifyType.NO_PROPOSAL_CHOSEN,

@@ -70,6 +70,8 @@ class PeerIdentities:
             raise Refusal(AkaFailure.UNEXPECTED, f"{asked.type.name} breaks the sequence of identity requests")
         context = self._context(message.method) if asked is AtAnyIdReq else None
         pseudonym = self._pseudonym(message.method)
+        if self._options.permanent_inside:
+            context = pseudonym = None
         if asked is AtPermanentIdReq and pseudonym is not None:
             if self._options.privacy is PrivacyPolicy.CONSERVATIVE:
                 why = "the server asks for the permanent identity though the peer has a pseudonym"

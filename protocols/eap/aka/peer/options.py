@@ -36,12 +36,14 @@ class NetworkNamePolicy(str, Enum):
 class PeerOptions:
     """Policy of a peer; ``methods`` are EAP types in order of preference.
 
+    ``permanent_inside``: every identity request inside of EAP-AKA gets the permanent identity, whatever IDi said.
     ``network_name`` is what the access network is called here (TS 24.302 §8.1.1), ``None`` where that is not known;
     ``reauthentications`` how many may follow one full authentication.
     """
 
     methods: tuple[EapType, ...] = (EapType.AKA, EapType.AKA_PRIME)
     identity_form: IdentityForm = IdentityForm.NAI
+    permanent_inside: bool = False
     privacy: PrivacyPolicy = PrivacyPolicy.LIBERAL
     pseudonyms: bool = True
     fast_reauthentication: bool = True

@@ -14,6 +14,7 @@ from protocols.ikev2.events import (
     SaState,
 )
 from protocols.ikev2.extension import Step
+from protocols.ikev2.habits import ResponderCheck, arranged
 from protocols.ikev2.identity import identity_text
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
@@ -70,7 +71,7 @@ class Authentication:
         self._offer = childless.offer(sa)
         certificates, proof = self._prove(sa)
         payloads: list[Payload] = [settings.identity, *certificates]
-        if settings.verifier is not None:
+        if settings.verifier is not None and settings.habits.certificate_requests:
             payloads += settings.verifier.requests()
         if settings.responder_identity is not None:
             payloads.append(settings.responder_identity)
@@ -86,7 +87,7 @@ class Authentication:
         payloads += () if self._offer is None else self._offer.payloads()
         payloads += sa.extension.payloads(Step.IDENTITY_REQUEST)
         sa.enter(SaState.AUTHENTICATING, "IKE_AUTH request sent")
-        return tuple(payloads)
+        return arranged(payloads, settings.habits.auth_order)
 
     def _prove(self, sa: IkeSa) -> tuple[tuple[Payload, ...], tuple[AuthPayload, ...]]:
         """CERT payloads and AUTH; neither with EAP, which is asked for by leaving AUTH out (§2.16)."""
@@ -124,6 +125,8 @@ class Authentication:
         )
         auth.raise_on_error(sa, message, but=child.refused(message) if final else None)
         if self._answered is Step.FINAL_REQUEST:
+            if sa.habits.early_notifies:
+                sa.extension.take(Step.FINAL_RESPONSE if child.refused(message) is None else Step.REFUSAL, message)
             self._verify_msk(sa, message)
             self._finish(sa, message, now)
             return
@@ -162,8 +165,10 @@ class Authentication:
             self._verify_shared_key(sa, payload, identity)
         else:
             # TS 24.302 §7.2.2.1: IDr is the APN; echoed it names no host, and the configured names must do
+            check = settings.habits.responder_check
             echoed = identity == settings.responder_identity and bool(settings.gateway_names)
-            carried = None if echoed else identity
+            passed_over = check is ResponderCheck.NEVER or (echoed and check is ResponderCheck.UNLESS_ECHOED)
+            carried = None if passed_over else identity
             names = settings.gateway_names
             auth.verify_certificate(sa, message, payload, settings.verifier, identity, carried=carried, names=names)
         self._gateway_authenticated = True

@@ -7,6 +7,7 @@ prohibition   NO_NATS_ALLOWED (§3.9)
 update        UPDATE_SA_ADDRESSES, both ends (§3.5): pending, newest wins, refusals
 check         COOKIE2 to a new address (§3.7), roll-back, the second chance of a path that was given up
 addresses     ADDITIONAL_IP4/IP6_ADDRESS and NO_ADDITIONAL_ADDRESSES, both ends (§3.4, §3.6)
+scouting      an empty request from a new address before the update of addresses, as strongSwan has it (§3.10)
 probe         path testing (§3.10), changed NAT mappings (§3.8), hints
 following     what moves without an update: ESP behind a NAT (§3.8), peers without MOBIKE (RFC 7296 §2.23)
 patience      no address at all (RFC 4621 §5.4), silence that ends nothing (§3.11)
@@ -35,14 +36,14 @@ from typing import TYPE_CHECKING
 
 from protocols.ikev2.events import SaState
 from protocols.ikev2.message import Message
-from protocols.ikev2.payloads import NotifyPayload, Payload
+from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.tasks import natd
 from protocols.ikev2.tasks.mobike.addresses import AnnounceAddresses, set_addresses, take_list
 from protocols.ikev2.tasks.mobike.check import check_again, check_expired, heard_again
 from protocols.ikev2.tasks.mobike.following import esp_heard_from, heard_from, rekeyed_from
 from protocols.ikev2.tasks.mobike.mobility import Mobility
-from protocols.ikev2.tasks.mobike.negotiation import announce, announced, take_announcement
+from protocols.ikev2.tasks.mobike.negotiation import announce, announced, take_announcement, wanted
 from protocols.ikev2.tasks.mobike.patience import held_until, suspend
 from protocols.ikev2.tasks.mobike.probe import (
     answered,
@@ -53,6 +54,7 @@ from protocols.ikev2.tasks.mobike.probe import (
     unanswered,
 )
 from protocols.ikev2.tasks.mobike.prohibition import nats_prohibited
+from protocols.ikev2.tasks.mobike.scouting import ProbeThenUpdate, spread
 from protocols.ikev2.tasks.mobike.update import UpdateAddresses, succeed, take_update
 from protocols.path import Path
 
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnnounceAddresses",
     "Mobility",
+    "ProbeThenUpdate",
     "UpdateAddresses",
     "announce",
     "announced",
@@ -77,12 +80,15 @@ __all__ = [
     "probe_next",
     "process_request",
     "rekeyed_from",
+    "refused_while_moving",
     "set_addresses",
+    "spread",
     "succeed",
     "suspect",
     "suspend",
     "take_announcement",
     "unanswered",
+    "wanted",
 ]
 
 LISTS = (
@@ -90,6 +96,12 @@ LISTS = (
     NotifyType.ADDITIONAL_IP6_ADDRESS,
     NotifyType.NO_ADDITIONAL_ADDRESSES,
 )
+
+
+def refused_while_moving(sa: IkeSa, message: Message) -> bool:
+    """Whether a request is put off by TEMPORARY_FAILURE because our own update waits for its answer."""
+    waits = sa.habits.busy_while_moving and sa.mobility.update is not None
+    return waits and message.first(DeletePayload) is None
 
 
 def process_request(sa: IkeSa, message: Message, path: Path, now: float) -> list[Payload]:

@@ -135,7 +135,7 @@ def payloads(sa: IkeSa) -> tuple[NotifyPayload, ...]:
     addresses = additional(sa)
     sa.mobility.told = frozenset({sa.path.local.address, *addresses})
     listed = tuple(address_notify(address) for address in addresses)
-    return (*(listed or (NotifyPayload(type=NotifyType.NO_ADDITIONAL_ADDRESSES),)), *no_nats(sa))
+    return (*(listed or (none_additional(),)), *no_nats(sa))
 
 
 def due(sa: IkeSa) -> bool:
@@ -154,6 +154,11 @@ def additional(sa: IkeSa) -> list[Address]:
 
 def _complete(sa: IkeSa) -> frozenset[Address]:
     return frozenset({sa.path.local.address, *additional(sa)})
+
+
+def none_additional() -> NotifyPayload:
+    """N(NO_ADDITIONAL_ADDRESSES) (§4.2.3)."""
+    return NotifyPayload(type=NotifyType.NO_ADDITIONAL_ADDRESSES)
 
 
 def address_notify(address: Address) -> NotifyPayload:

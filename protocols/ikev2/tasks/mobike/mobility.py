@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
     from protocols.ikev2.tasks.mobike.addresses import AnnounceAddresses
     from protocols.ikev2.tasks.mobike.check import ReturnRoutabilityCheck
+    from protocols.ikev2.tasks.mobike.scouting import ProbeThenUpdate
     from protocols.ikev2.tasks.mobike.update import UpdateAddresses
 
 ADDRESSES_MAXIMUM = 32  # of one end; more are not kept (RFC 4555 sets no limit)
@@ -22,7 +23,7 @@ class Mobility:
     """Where the SA is: the path in use is ``sa.path``; ``validated`` is the last one known to be good.
 
     ``esp_path`` is where the child SAs are, ``followed`` where ESP alone has led them since, ``failed`` the
-    path that the last check has given up. ``check``, ``update`` and ``announcing`` are queued or under way,
+    path that the last check has given up. ``check``, ``scout``, ``update`` and ``announcing`` are queued or under way,
     ``testing`` the pairs that a path test has yet to try. ``own`` are this end's addresses in order of
     preference once they were set, ``told`` what the peer was told of them, ``preferred`` the one that the
     peer is asked to use. ``peer_addresses`` is the peer's list, the one in use first.
@@ -40,6 +41,7 @@ class Mobility:
         self.rechecks = 0
         self.check: ReturnRoutabilityCheck | None = None
         self.update: UpdateAddresses | None = None
+        self.scout: ProbeThenUpdate | None = None
         self.announcing: AnnounceAddresses | None = None
         self.newest_update = -1
         self.newest_list = -1

@@ -9,7 +9,7 @@ from protocols.ikev2.events import PeerAddressesChanged
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import NotifyType
-from protocols.ikev2.tasks.mobike.addresses import additional, address_notify, peer_set
+from protocols.ikev2.tasks.mobike.addresses import additional, address_notify, none_additional, peer_set
 from protocols.ikev2.tasks.mobike.prohibition import nats_prohibited, no_nats
 
 if TYPE_CHECKING:
@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 
 def announce(sa: IkeSa) -> tuple[NotifyPayload, ...]:
     """N(MOBIKE_SUPPORTED) (§3.2), our other addresses (§3.4), where the configuration wants it."""
-    if not sa.config.mobike:
+    if not wanted(sa):
         return ()
     addresses = additional(sa)
-    if addresses:
+    if addresses or sa.habits.always_lists_addresses:
         sa.mobility.told = frozenset({sa.path.local.address, *addresses})
     return (
         NotifyPayload(type=NotifyType.MOBIKE_SUPPORTED),
         *(address_notify(address) for address in addresses),
+        *(() if addresses or not sa.habits.always_lists_addresses else (none_additional(),)),
         *(no_nats(sa) if sa.first_initiator else ()),
     )
+
+
+def wanted(sa: IkeSa) -> bool:
+    """Whether this end speaks MOBIKE on the IP version that the SA is on."""
+    return sa.config.mobike and sa.path.remote.address.version in sa.habits.mobike_versions
 
 
 def announced(message: Message) -> bool:
@@ -37,7 +43,7 @@ def announced(message: Message) -> bool:
 
 def take_announcement(sa: IkeSa, message: Message) -> None:
     """Keep the peer's addresses, and refuse a peer that forbids the NAT that is there (§3.9)."""
-    if not sa.config.mobike or not announced(message):
+    if not wanted(sa) or not announced(message):
         return
     if not sa.first_initiator and nats_prohibited(message, sa.path):
         raise RemoteError("the peer allows no NAT, and there is one", NotifyType.UNEXPECTED_NAT_DETECTED)

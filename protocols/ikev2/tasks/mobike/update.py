@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from protocols.ikev2.config import ReturnRoutability
 from protocols.ikev2.events import AddressUpdateFailed, AddressUpdateStarted, NatStatus, SaState
+from protocols.ikev2.habits import arranged
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType
@@ -61,7 +62,7 @@ class UpdateAddresses:
         """N(UPDATE_SA_ADDRESSES) and fresh NAT detection; nothing when a newer move has come."""
         if sa.mobility.update is not self:
             return None
-        self.from_several, self._listed = False, addresses.due(sa)
+        self.from_several, self._listed = False, addresses.due(sa) or sa.habits.always_lists_addresses
         payloads: list[Payload] = [
             NotifyPayload(type=NotifyType.UPDATE_SA_ADDRESSES),
             *natd.offer(sa, sa.path),
@@ -70,7 +71,7 @@ class UpdateAddresses:
         if sa.initiator_config.update_cookie:
             self._cookie = sa.entropy.octets(COOKIE2_LENGTH)
             payloads.append(NotifyPayload(type=NotifyType.COOKIE2, data=self._cookie))
-        return tuple(payloads)
+        return arranged(payloads, sa.habits.update_order)
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """The gateway took the addresses, or says why not; an answer to an older move changes nothing."""
@@ -105,6 +106,9 @@ class UpdateAddresses:
         mobility = sa.mobility
         mobility.update = None
         why = f"the gateway refused: {refusal.type.name}"
+        if sa.habits.refused_update_is_fatal:
+            sa.enqueue(informational.DeleteIkeSa(why), urgent=True)
+            return
         sa.emit(AddressUpdateFailed(old=self._old, new=self._path, why=why))
         refused = (*self._refused, self._path)
         previous = mobility.validated

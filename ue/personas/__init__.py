@@ -1,0 +1,87 @@
+"""Personas: how real UEs speak on SWu, as defaults that the user's own configuration is laid over.
+
+A persona file has a header (``name``, ``description``, ``lax``) and, under ``configuration``, ordinary keys of the
+UE's configuration: how the UE speaks, and nothing of who it is or where. ``lax`` lists in plain sentences which checks
+that a UE should make this one is known not to make.
+
+The user's file wins: mappings are laid over one another key by key; a list, a value or null replaces the persona's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from protocols.io.configuration import ConfigurationModel, validate
+from protocols.io.documents import Document, Words, read_file
+
+DIRECTORY = Path(__file__).parent
+SUFFIX = ".yaml"
+KEY = "persona"
+OWN = frozenset(
+    {
+        KEY, "node", "imsi", "plmn", "usim", "psk", "certificate", "identity", "imei", "apn", "accesses", "data_plane",
+        "attach_at_start", "control", "state", "trace",
+    }
+)  # fmt: skip
+"""Keys of the UE's configuration that are the user's: who and where the UE is."""
+
+
+class PersonaHeader(ConfigurationModel):
+    """Who a persona is, and what it is known not to check."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    description: str = Field(min_length=1)
+    lax: tuple[str, ...] = ()
+
+
+class _PersonaFile(PersonaHeader):
+    """A persona file; what is under ``configuration`` is validated with the UE's configuration."""
+
+    configuration: dict[str, object]
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the personas that come with the program."""
+    return tuple(sorted(path.stem for path in DIRECTORY.glob(f"*{SUFFIX}")))
+
+
+def read_persona(path: Path) -> tuple[PersonaHeader, Document]:
+    """Header and configuration of a persona file; ``ConfigurationError`` names file, line and key."""
+    document = read_file(path)
+    checked = validate(document, _PersonaFile)
+    for key in checked.configuration:
+        if key in OWN:
+            expected = "how the UE speaks; this key is the user's own, in the UE's configuration"
+            raise document.error(("configuration", key), Words("a key"), expected)
+    header = PersonaHeader(name=checked.name, description=checked.description, lax=checked.lax)
+    return header, document.part("configuration")
+
+
+def find_persona(document: Document, directory: Path | None) -> Path | None:
+    """The file of the persona that a UE's configuration names: one that is shipped, or a path ending in ``.yaml``."""
+    named = document.data.get(KEY) if isinstance(document.data, Mapping) else None
+    if named is None:
+        return None
+    expected = f"one of {', '.join(shipped())}, or a file whose name ends in {SUFFIX}"
+    if not isinstance(named, str):
+        raise document.error((KEY,), Words("something else than text"), expected)
+    if named in shipped():
+        return DIRECTORY / f"{named}{SUFFIX}"
+    path = Path(named).expanduser()
+    if path.suffix != SUFFIX:
+        raise document.error((KEY,), named, expected)
+    return path if directory is None or path.is_absolute() else directory / path
+
+
+def over_persona(document: Document, directory: Path | None) -> Document:
+    """A UE's configuration over that of the persona it names; in the place of its name stands the persona's header."""
+    path = find_persona(document, directory)
+    if path is None:
+        return document
+    header, defaults = read_persona(path)
+    merged = document.over(defaults)
+    assert isinstance(merged.data, dict)
+    return merged.with_value(KEY, header.model_dump())
