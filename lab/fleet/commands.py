@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -19,7 +20,7 @@ from lab.fleet.node import serve as serve_fleet
 from lab.fleet.nodes import DEFAULT_NETWORK, NodesPlan
 from lab.fleet.plan import Arrivals, FleetPlan
 from lab.fleet.run import RunOptions, run_fleet
-from lab.fleet.schedule import accesses_of, find, shipped
+from lab.fleet.schedule import check_accesses, find, shipped
 from lab.fleet.subscribers import SubscriberRule, export, read_master
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import exit_on_error
@@ -99,7 +100,7 @@ def fleet(
         console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
     for words in playable.left_out:
         console.print(f"Left out of {schedule}: {words}.")
-    with tempfile.TemporaryDirectory(prefix="fleet-nodes-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="fleet-nodes-", dir=_memory()) as temporary:
         nodes = None
         if with_nodes:
             if directory is not None:
@@ -128,7 +129,7 @@ def _checked(config: Path, plan: FleetPlan, processes: int) -> FleetFile:
     """The configuration, with everything looked at that a process would stumble over."""
     file = FleetFile.read(config)
     file.rule.imsi(plan.count - 1)
-    accesses_of(plan.schedule, file.accesses)
+    check_accesses(plan.schedule, file.accesses)
     for persona, _ in plan.mix.weights:
         file.ue(persona)
     if processes > 1:
@@ -142,6 +143,12 @@ def _checked(config: Path, plan: FleetPlan, processes: int) -> FleetFile:
                         expected="0, so that several processes can be on this access",
                     )
     return file
+
+
+def _memory() -> Path | None:
+    """A directory in memory: on a disk every new subscriber's sequence numbers wait for it, and it is for one run."""
+    found = Path("/dev/shm")
+    return found if os.access(found, os.W_OK | os.X_OK) else None
 
 
 def _network(text: str) -> IPv4Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from pydantic_core import PydanticCustomError
 from lab.fleet.mix import DEFAULT_PERSONA
 from lab.fleet.subscribers import SubscriberRule, read_master
 from protocols.errors import ConfigurationError
-from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval, IpAddress, load, parse
+from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval, IpAddress, load, validate
+from protocols.io.documents import Words, read_file
 from protocols.threegpp.identity import Imsi
 from ue.config import UeConfiguration
 
@@ -92,25 +92,30 @@ class FleetFile:
     def ue(self, persona: str) -> UeConfiguration:
         """What all UEs of a persona have in common, with the first one's IMSI and no real key."""
         own = self.configuration
+        document = read_file(self.path).part("ue")
         foreign = next((key for key in OWN_KEYS if key in own.ue), None)
-        if foreign is not None:
+        try:
+            if foreign is not None:
+                raise document.error((foreign,), Words("the key"), "no such key: the fleet sets it")
+            for key, value in self._own_values(persona).items():
+                document = document.with_value(key, value)
+            return validate(document, UeConfiguration, directory=self.path.parent)
+        except ConfigurationError as error:
+            if error.file != str(self.path):
+                raise  # in a persona
             raise ConfigurationError(
-                file=str(self.path), key=f"ue.{foreign}", value="the key", expected="no such key: the fleet sets it"
-            )
+                file=error.file, line=error.line, key=f"ue.{error.key}", value=error.value, expected=error.expected
+            ) from None
+
+    def _own_values(self, persona: str) -> dict[str, object]:
+        own = self.configuration
         values: dict[str, object] = {
-            **own.ue,
             "imsi": own.subscribers.first_imsi,
             "usim": {"k": _NO_KEY, "opc": _NO_KEY},
             "control": str(own.control),
             "state": str(own.control.parent),
         }
-        if persona != DEFAULT_PERSONA:
-            values["persona"] = persona
-        try:
-            return parse(json.dumps(values), UeConfiguration, file=str(self.path), directory=self.path.parent)
-        except ConfigurationError as error:
-            key = error.key if error.key == "persona" else f"ue.{error.key}"
-            raise ConfigurationError(file=str(self.path), key=key, value=error.value, expected=error.expected) from None
+        return values if persona == DEFAULT_PERSONA else {**values, "persona": persona}
 
     def renamed(self, *, node: str | None = None, control: Path | None = None) -> FleetFile:
         """The same under another name, at another control socket."""

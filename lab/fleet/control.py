@@ -12,7 +12,7 @@ from pydantic import Field
 from lab.fleet.engine import FleetEngine
 from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
 from lab.fleet.plan import Arrivals, FleetPlan, Part
-from lab.fleet.schedule import FleetSchedule, accesses_of
+from lab.fleet.schedule import FleetSchedule, check_accesses
 from protocols.io.configuration import ConfigurationModel, Count, Interval, parse
 from protocols.io.control import Handler, Params
 from protocols.trace.records import JsonValue
@@ -143,7 +143,7 @@ class _Methods:
 
     async def start(self, params: Params) -> JsonValue:
         section = _section(params, StartSection)
-        accesses_of(section.schedule, self._engine.accesses)
+        check_accesses(section.schedule, self._engine.accesses)
         self._engine.start(section.plan(), Part(number=section.part.number, of=section.part.of))
         return await self.status({})
 

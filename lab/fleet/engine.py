@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -173,6 +174,8 @@ class FleetEngine:
                     break
                 with contextlib.suppress(StackError):  # counted where it happened
                     await self._play(member, step.event, due)
+            if member.attached:
+                await self._until(math.inf)  # its schedule says nothing more: it stays
             await self._take_leave(member)
         except Exception:  # noqa: BLE001 - the top loop of one UE among thousands
             self.figures.failed += 1
@@ -211,11 +214,12 @@ class FleetEngine:
             return not self._ending
         sleeper: asyncio.Future[None] = self._loop.create_future()
         self._sleepers.add(sleeper)
-        alarm = self._loop.call_at(moment, _wake, sleeper)
+        alarm = None if moment == math.inf else self._loop.call_at(moment, _wake, sleeper)
         try:
             await sleeper
         finally:
-            alarm.cancel()
+            if alarm is not None:
+                alarm.cancel()
             self._sleepers.discard(sleeper)
         return not self._ending
 

@@ -21,7 +21,7 @@ from lab.fleet.metrics import MetricsServer
 from lab.fleet.nodes import FleetNodes, NodesPlan
 from lab.fleet.plan import FleetPlan
 from lab.fleet.processes import FleetProcesses
-from lab.fleet.schedule import Playable, accesses_of
+from lab.fleet.schedule import Playable, check_accesses
 from lab.fleet.show import Show, table
 from protocols.errors import BackendError, StackError
 from protocols.io.control import ControlClient
@@ -173,7 +173,7 @@ class _Run:
 
     async def _fly(self, file: FleetFile) -> None:
         plan, result = self._options.plan, self._result
-        accesses_of(plan.schedule, file.accesses)
+        check_accesses(plan.schedule, file.accesses)
         async with FleetProcesses(file.path, self._options.processes, self._directory) as processes:
             began = time.monotonic()
             try:

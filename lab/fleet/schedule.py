@@ -6,19 +6,19 @@ that a fleet can play are taken, and ``left_out`` names the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.errors import ConfigurationError
-from protocols.io.configuration import ConfigurationModel, Interval, parse
+from protocols.io.configuration import ConfigurationModel, Interval, validate
+from protocols.io.documents import Document, read_file
 
 NEXT_ACCESS = "next"
 DIRECTORY = "schedules"
@@ -107,62 +107,26 @@ def shipped() -> tuple[str, ...]:
 def find(text: str) -> Playable:
     """A schedule by the name of one that ships, or by a file; ``ConfigurationError`` names the line."""
     if text in shipped():
-        file = text + SUFFIX
-        return read((_directory() / file).read_text(encoding="utf-8"), file)
+        return read(read_file(_directory() / f"{text}{SUFFIX}"))
     path = Path(text)
-    if not path.is_file():
+    if not path.suffix and not path.exists():
         expected = f"a file, or one of {', '.join(shipped())}"
         raise ConfigurationError(file="command line", key="--schedule", value=text, expected=expected)
-    try:
-        return read(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "octets that are not UTF-8"
-        raise ConfigurationError(file=text, key="(file)", value=why, expected="a readable YAML file") from None
+    return read(read_file(path))
 
 
-def read(text: str, file: str) -> Playable:
-    """A schedule of a fleet, or of ``lab run``, out of its YAML."""
-    try:
-        return Playable(schedule=parse(text, FleetSchedule, file=file))
-    except ConfigurationError as error:
-        raise located(error, text, file) from None
+def read(document: Document) -> Playable:
+    """A schedule of a fleet, or of ``lab run``, out of its document."""
+    return Playable(schedule=validate(document, FleetSchedule))
 
 
-def located(error: ConfigurationError, text: str, file: str) -> ConfigurationError:
-    """The same error with the line at which its key stands, where there is one."""
-    if error.file != file:
-        return error  # of the syntax: it has its line
-    line = line_of(text, () if error.key == "(top)" else error.key.split("."))
-    return ConfigurationError(file=f"{file}:{line}", key=error.key, value=error.value, expected=error.expected)
-
-
-def line_of(text: str, keys: Sequence[str]) -> int:
-    """The line (from 1) of the value under ``keys``; that of what is around it where it is missing."""
-    node = yaml.compose(text, yaml.SafeLoader)
-    line = 1
-    for key in keys:
-        match node:
-            case yaml.MappingNode():
-                found = [(name, value) for name, value in node.value if getattr(name, "value", None) == key]
-                if not found:
-                    return line
-                line, node = found[0][0].start_mark.line + 1, found[0][1]
-            case yaml.SequenceNode() if key.isdigit() and int(key) < len(node.value):
-                node = node.value[int(key)]
-                line = node.start_mark.line + 1
-            case _:
-                return line
-    return line
-
-
-def accesses_of(schedule: FleetSchedule, known: Sequence[str]) -> Mapping[str, str]:
-    """Which access of the fleet each name in a schedule means; ``ConfigurationError`` for an unknown one."""
+def check_accesses(schedule: FleetSchedule, known: Sequence[str]) -> None:
+    """``ConfigurationError`` when a schedule names an access that the fleet has not."""
     names = {event.to for event in schedule.events if event.to not in (None, NEXT_ACCESS)}
     missing = sorted(name for name in names if name not in known)
     if missing:
         expected = f"one of the fleet's accesses: {', '.join(known)}, or {NEXT_ACCESS}"
         raise ConfigurationError(file=schedule.name, key="events.to", value=missing[0], expected=expected)
-    return {name: name for name in known}
 
 
 def _directory() -> Path:
