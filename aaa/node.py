@@ -28,6 +28,7 @@ from protocols.io.diameter import S6B, SWM, SWX, DiameterIdentity
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.diameter.configuration import PeerSection
 from protocols.io.platform import Clock
+from protocols.io.streams import StreamBinder
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 
@@ -45,6 +46,7 @@ class AaaServer:
         *,
         clock: Clock,
         entropy: Entropy,
+        bind: StreamBinder,
         speaks_swx: bool,
         faults: Faults,
     ) -> None:
@@ -85,6 +87,7 @@ class AaaServer:
             listen=configuration.listen,
             entropy=entropy,
             wall=clock.wall,
+            bind=bind,
         )
         self._faults = faults
         faulty = faults.handlers(session=self._server.session, forsake=self._forsake)

@@ -57,13 +57,27 @@ class AaaNode:
         uses_swx = configuration.uses_swx(role)
         if role is not Role.HSS:
             self._aaa = AaaServer(
-                configuration, self.recorder, clock=clock, entropy=entropy, speaks_swx=uses_swx, faults=faults
+                configuration,
+                self.recorder,
+                clock=clock,
+                entropy=entropy,
+                bind=platform.bind_stream,
+                speaks_swx=uses_swx,
+                faults=faults,
             )
             if database is not None:
                 self._aaa.use_contexts(database.contexts, self._bridge)
         if role is not Role.AAA:
             assert database is not None
-            self._hss = HssNode(configuration, database, self._bridge, self.recorder, clock=clock, entropy=entropy)
+            self._hss = HssNode(
+                configuration,
+                database,
+                self._bridge,
+                self.recorder,
+                clock=clock,
+                entropy=entropy,
+                bind=platform.bind_stream,
+            )
             listen, section = configuration.hss_listen(role), configuration.diameter
             if role is Role.HSS:
                 self._hss.serve_swx(listen, section, is_traced=True, faults=faults)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from protocols.entropy import Entropy
 from protocols.errors import BackendError
 from protocols.ikev2.signatures import PRIVATE_KEYS, PrivateKey
 
@@ -27,6 +28,7 @@ CERTIFICATE_LIFETIME = timedelta(days=825)
 REVOCATION_LIFETIME = timedelta(days=7)  # of CRLs and OCSP responses
 BACKDATED = timedelta(hours=1)  # clocks of phones run late
 RSA_BITS = 2048
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # FIPS 186-5, SP 800-186 §3.2.1.3
 IKE_INTERMEDIATE = x509.ObjectIdentifier("1.3.6.1.5.5.8.2.2")  # RFC 4945 §5.1.3.12
 
 
@@ -53,33 +55,43 @@ def files_in(directory: Path) -> PkiFiles:
     )
 
 
-def make_pki(directory: Path, names: tuple[str, ...], *, use_rsa: bool = False) -> PkiFiles:
-    """Make a CA and a gateway certificate for ``names``; existing files are an error (``BackendError``)."""
+def make_pki(
+    directory: Path,
+    names: tuple[str, ...],
+    *,
+    use_rsa: bool = False,
+    entropy: Entropy | None = None,
+    now: datetime | None = None,
+) -> PkiFiles:
+    """Make a CA and a gateway certificate for ``names``; existing files are an error (``BackendError``).
+
+    With ``entropy`` and ``now`` given, ECDSA keys and everything else in the files depend on these alone.
+    """
     files = files_in(directory)
     for path in (files.authority, files.authority_key, files.chain, files.key):
         if path.exists():
             raise BackendError(f"{path} exists already; choose another directory or remove it")
-    now = datetime.now(UTC)
-    ca_key = _new_key(use_rsa)
+    now = now or datetime.now(UTC)
+    ca_key = _new_key(use_rsa, entropy)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{names[0]} test CA"[:64])])
     authority = (
-        _builder(subject, subject, ca_key, now, AUTHORITY_LIFETIME)
+        _builder(subject, subject, ca_key, now, AUTHORITY_LIFETIME, entropy)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
+        .sign(ca_key, hashes.SHA256(), ecdsa_deterministic=_deterministic(ca_key))
     )
-    key = _new_key(use_rsa)
+    key = _new_key(use_rsa, entropy)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     certificate = (
-        _builder(name, subject, key, now, CERTIFICATE_LIFETIME)
+        _builder(name, subject, key, now, CERTIFICATE_LIFETIME, entropy)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, IKE_INTERMEDIATE]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
+        .sign(ca_key, hashes.SHA256(), ecdsa_deterministic=_deterministic(ca_key))
     )
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -259,21 +271,39 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _new_key(use_rsa: bool) -> AuthorityKey:
+def _new_key(use_rsa: bool, entropy: Entropy | None = None) -> AuthorityKey:
     if use_rsa:
         return rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-    return ec.generate_private_key(ec.SECP256R1())
+    if entropy is None:
+        return ec.generate_private_key(ec.SECP256R1())
+    # FIPS 186-5 §A.2.1: from 64 bits more than the order has
+    return ec.derive_private_key(int.from_bytes(entropy.octets(40), "big") % (P256_ORDER - 1) + 1, ec.SECP256R1())
+
+
+def _deterministic(key: AuthorityKey) -> bool | None:
+    """RFC 6979 for ECDSA, the only kind of key for which there is a choice."""
+    return True if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def _serial_number(entropy: Entropy | None) -> int:
+    """RFC 5280 §4.1.2.2: positive, at most 20 octets."""
+    return x509.random_serial_number() if entropy is None else int.from_bytes(entropy.octets(20), "big") >> 1
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: PrivateKey, now: datetime, lifetime: timedelta
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: PrivateKey,
+    now: datetime,
+    lifetime: timedelta,
+    entropy: Entropy | None = None,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(_serial_number(entropy))
         .not_valid_before(now - BACKDATED)
         .not_valid_after(now + lifetime)
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lab.demo import PACKETS_PER_SECOND, DemoOptions, run_demo
 from lab.fleet.commands import application as fleet
+from lab.mobility.command import list_schedules, run
 from lab.stages import LoopbackStage, NamespaceStage
 from protocols.io.configuration import exit_on_error
 
@@ -72,6 +73,10 @@ def demo(
         packets_per_second=pings_per_second,
     )
     raise SystemExit(run_demo(NamespaceStage() if netns else LoopbackStage(), options, console))
+
+
+application.command()(run)
+application.command(name="list")(list_schedules)
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import yaml
 
 from aaa.subscribers import ApnSubscription, Subscriber, SubscriberDatabase
 from epdg.pki import make_pki
+from protocols.entropy import Entropy
+from protocols.io.entropy import SystemEntropy
 from protocols.path import Address, Endpoint
 from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
@@ -27,6 +29,8 @@ FIRST_IMSI = 1010000000001  # with the leading zeros of MCC 001
 APNS = ("internet", "ims")
 KEY_OCTETS = 16
 RING = 50_000  # records; a reader that is late by minutes still misses none
+
+Changes = Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ class NetworkPlan:
     """
 
     aaa: Endpoint
-    gateway: IPv4Address
+    gateway: Address
     ike_port: int
     nat_traversal_port: int
     accesses: Sequence[AccessPlan]
@@ -91,36 +95,60 @@ class RunFiles:
         return self.directory / f"{node}.log"
 
 
-def new_subscribers() -> tuple[Subscriber, ...]:
+def new_subscribers(entropy: Entropy) -> tuple[Subscriber, ...]:
     """Subscribers of PLMN 001/01 with fresh keys, each with all APNs."""
     apns = tuple(ApnSubscription(apn=Apn(name), is_default=name == APNS[0]) for name in APNS)
     return tuple(
         Subscriber(
             imsi=Imsi(f"{FIRST_IMSI + number:015}"),
-            k=Secret(secrets.token_bytes(KEY_OCTETS)),
-            opc=Secret(secrets.token_bytes(KEY_OCTETS)),
+            k=Secret(entropy.octets(KEY_OCTETS)),
+            opc=Secret(entropy.octets(KEY_OCTETS)),
             apns=apns,
         )
         for number in range(SUBSCRIBERS)
     )
 
 
-def prepare(files: RunFiles, plan: NetworkPlan, *, export_keys: bool, dashboard: Endpoint | None) -> Subscriber:
-    """Write everything the nodes need; the subscriber that the UE is."""
-    subscribers = new_subscribers()
+def prepare(
+    files: RunFiles,
+    plan: NetworkPlan,
+    *,
+    export_keys: bool,
+    dashboard: Endpoint | None,
+    changes: Mapping[str, Changes] | None = None,
+    entropy: Entropy | None = None,
+    now: datetime | None = None,
+) -> Subscriber:
+    """Write everything the nodes need; the subscriber that the UE is.
+
+    ``changes`` are merged into the configurations, by node. With ``entropy`` and ``now`` the files depend on nothing
+    else: a run on virtual time has the same keys and certificates every time.
+    """
+    changes = changes or {}
+    subscribers = new_subscribers(entropy or SystemEntropy())
     with SubscriberDatabase(f"sqlite:///{files.directory / 'aaa.db'}") as database:
         database.migrate()
         for subscriber in subscribers:
             database.add(subscriber)
-    make_pki(files.directory / "pki", (epdg_fqdn(PLMN), *APNS))
+    make_pki(files.directory / "pki", (epdg_fqdn(PLMN), *APNS), entropy=entropy, now=now)
     trace: dict[str, JsonValue] = {"export_keys": export_keys, "ring": RING}
-    _write(files, "aaa", {**_aaa(plan), "trace": trace})
-    _write(files, "epdg", {**_epdg(plan), "trace": trace})
-    _write(files, "ue", {**_ue(plan, subscribers[0]), "trace": trace})
+    nodes = {"aaa": _aaa(plan), "epdg": _epdg(plan), "ue": _ue(plan, subscribers[0])}
+    for node, configuration in nodes.items():
+        _write(files, node, merged({**configuration, "trace": trace}, changes.get(node, {})))
     if dashboard is not None:
-        nodes: list[JsonValue] = [{"name": node, "kind": node, "control": f"{node}.sock"} for node in _NODES]
-        _write(files, "dashboards", {"listen": str(dashboard), "nodes": nodes})
+        listed: list[JsonValue] = [{"name": node, "kind": node, "control": f"{node}.sock"} for node in _NODES]
+        _write(files, "dashboards", {"listen": str(dashboard), "nodes": listed})
     return subscribers[0]
+
+
+def merged(configuration: Mapping[str, JsonValue], changes: Changes) -> dict[str, JsonValue]:
+    """A configuration with changes: mappings are merged, everything else is replaced."""
+    result = dict(configuration)
+    for key, value in changes.items():
+        before = result.get(key)
+        both = isinstance(before, dict) and isinstance(value, Mapping)
+        result[key] = merged(before, value) if both else value  # type: ignore[arg-type]  # both says what they are
+    return result
 
 
 _NODES = ("epdg", "aaa", "ue")

@@ -667,6 +667,16 @@ class Pdn:
             return []
         return [{"inbound_spi": spi.hex(), "counters": counters_view(self._counters(spi))} for spi in self._sa.children]
 
+    def holdings(self) -> tuple[str, ...]:
+        """What is still there of a connection; nothing once it has ended."""
+        found = [f"child SA {spi.hex()}" for spi in self._data_plane.installed]
+        for sa in (self._sa, self._successor):
+            if sa is not None and sa.state is not SaState.CLOSED:
+                found.append(f"IKE SA {sa.local_spi.hex()}")
+        if self._host is not None or self._tun is not None:
+            found.append("host of the inner addresses")
+        return (*found, *(f"access {name}" for name in self.device.open_accesses))
+
     def _counters(self, spi: bytes) -> ChildSaCounters | None:
         try:
             return self._data_plane.counters(spi)

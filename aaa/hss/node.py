@@ -18,6 +18,7 @@ from protocols.io.diameter import SWX, DiameterIdentity, DiameterNode
 from protocols.io.diameter.composition import make_node, open_node
 from protocols.io.diameter.configuration import DiameterNodeSection, ListenSection
 from protocols.io.platform import Clock
+from protocols.io.streams import StreamBinder
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -37,6 +38,7 @@ class HssNode:
         *,
         clock: Clock,
         entropy: Entropy,
+        bind: StreamBinder,
     ) -> None:
         self._configuration = configuration
         self._database = database
@@ -44,6 +46,7 @@ class HssNode:
         self._recorder = recorder
         self._clock = clock
         self._entropy = entropy
+        self._bind = bind
         vectors = LocalHss(database, entropy, sequence_block=configuration.hss.sequence_block)
         self.procedures = HssProcedures(database, vectors, database.registrations)
         self._push: HssPush | None = None
@@ -80,6 +83,7 @@ class HssNode:
             listen=listen,
             entropy=self._entropy,
             wall=self._clock.wall,
+            bind=self._bind,
         )
         if is_traced:
             observation = DiameterObservation(self._recorder, interface=INTERFACE)

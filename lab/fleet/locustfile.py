@@ -19,10 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from locust import User, between, events, task  # before anything else opens a socket: it patches them
 from locust.env import Environment
@@ -93,7 +92,7 @@ class Workplace:
     numbers = count()
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust's
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this file."""
     parser.add_argument("--fleet-config", help="The fleet's configuration (lab/fleet/example.yaml), of a worker.")
@@ -101,7 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fleet-range", type=int, default=DEFAULT_RANGE, help="UEs that each worker has at most.")
 
 
-@events.init.add_listener
+@events.init.add_listener  # type: ignore[untyped-decorator]  # Locust's
 def start_process(environment: Environment, **_: Any) -> None:
     """A worker, or a Locust without workers, starts its fleet process; the master has none."""
     if isinstance(environment.runner, MasterRunner):
@@ -113,7 +112,7 @@ def start_process(environment: Environment, **_: Any) -> None:
     Workplace.process = FleetProcess(Path(options.fleet_config))
 
 
-@events.quit.add_listener
+@events.quit.add_listener  # type: ignore[untyped-decorator]  # Locust's
 def end_process(**_: Any) -> None:
     """The worker ends."""
     if Workplace.process is not None:
@@ -124,7 +123,7 @@ def end_process(**_: Any) -> None:
 class FleetUe(User):
     """One UE: attached as long as its user lives, and now and then away."""
 
-    wait_time: ClassVar[Callable[..., float]] = between(0.5, 2.0)
+    wait_time = between(0.5, 2.0)
 
     def on_start(self) -> None:
         """A number of its own, and the first attach."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lab.fleet.figures import SUCCESS, FleetFigures, Latency
-from lab.fleet.schedule import NEXT_ACCESS
+from lab.fleet.schedule import NEXT_ACCESS, is_place
 from protocols.dataplane.userspace.host import FLOW_PATIENCE, FlowKind
 from protocols.errors import LocalError, StackError
 from protocols.ikev2.events import Closed, Event
@@ -201,6 +201,8 @@ class Member:
     def _resolve(self, to: str) -> str:
         if to == NEXT_ACCESS:
             return self._accesses[(self._accesses.index(self.access) + 1) % len(self._accesses)]
+        if to not in self._accesses and is_place(to):
+            return self._accesses[(int(to) - 1) % len(self._accesses)]
         if to not in self._accesses:
             raise ControlError("not-found", f"there is no access {to}; known are {', '.join(self._accesses)}")
         return to

@@ -204,7 +204,7 @@ class _Connection:
             else:
                 await self._send_error(identifier, "unknown-method", f"this node has no method {method}")
         except StackError as error:
-            await self._send_error(identifier, _code(error), str(error))
+            await self._send_error(identifier, error_code(error), str(error))
         except Exception:  # noqa: BLE001 - top loop: a defect must not end the node
             _log.exception("control request failed")
             await self._send_error(identifier, "internal", "the node failed to answer; see its log")
@@ -297,7 +297,8 @@ def _kinds(value: JsonValue) -> frozenset[Kind] | None:
     return frozenset(kinds)
 
 
-def _code(error: StackError) -> str:
+def error_code(error: StackError) -> str:
+    """What programs are told of an error."""
     if isinstance(error, ControlError):
         return error.code
     if isinstance(error, ConfigurationError):

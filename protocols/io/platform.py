@@ -1,4 +1,4 @@
-"""What a node stands on: clocks, random source, UDP links and its control server; the laboratory gives others."""
+"""What a node stands on: clocks, random source, links, streams, control server; the laboratory gives others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from protocols.io.clock import SystemClock
 from protocols.io.control import ControlServer, Handler
 from protocols.io.entropy import SystemEntropy
 from protocols.io.link import Link, Receiver, UdpLink
+from protocols.io.streams import StreamBinder, listening_socket
 from protocols.path import Endpoint
 from protocols.trace.recorder import Recorder
 
@@ -52,3 +53,4 @@ class Platform:
     entropy: Entropy = field(default_factory=SystemEntropy)
     open_link: LinkOpener = UdpLink
     control: ControlOpener = ControlServer
+    bind_stream: StreamBinder = listening_socket

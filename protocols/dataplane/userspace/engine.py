@@ -124,6 +124,11 @@ class UserspaceDataPlane:
         """Every packet dropped since the start by reason, those of removed SAs and of no SA included."""
         return dict(self._drops)
 
+    @property
+    def installed(self) -> tuple[bytes, ...]:
+        """The inbound SPIs of what is installed."""
+        return tuple(self._sas)
+
     def receive_esp(self, octets: bytes, path: Path) -> None:
         """An ESP packet from outside, on ``path`` (ports are ignored by an SA without encapsulation)."""
         spi = octets[:SPI_LENGTH]

@@ -12,6 +12,7 @@ from protocols.io.diameter.configuration import DiameterNodeSection, ListenSecti
 from protocols.io.diameter.link import PeerAddress
 from protocols.io.diameter.node import DiameterNode
 from protocols.io.diameter.tls import TlsContexts
+from protocols.io.streams import StreamBinder, listening_socket
 
 
 def make_node(
@@ -21,6 +22,7 @@ def make_node(
     listen: ListenSection | None = None,
     entropy: Entropy | None = None,
     wall: Callable[[], float] = time.time,
+    bind: StreamBinder = listening_socket,
 ) -> DiameterNode:
     """A node with the section's limits and certificates; ``ConfigurationError`` for files that are none."""
     tls = section.tls
@@ -35,6 +37,7 @@ def make_node(
         requests_limit=section.limits.requests,
         answers_limit=section.limits.answers,
         tls=None if tls is None else TlsContexts.load(chain=tls.chain, key=tls.key, authority=tls.authority),
+        bind=bind,
     )
 
 

@@ -14,9 +14,9 @@ from protocols.errors import BackendError
 from protocols.io.diameter.connection import Connection
 from protocols.io.diameter.sctp import SctpTransport, sctp_socket
 from protocols.io.diameter.tls import HANDSHAKE_INTERVAL, SHUTDOWN_INTERVAL, failure_of
+from protocols.io.streams import BACKLOG, StreamBinder, listening_socket
 from protocols.path import Address, Endpoint
 
-BACKLOG = 100
 HANDSHAKES_LIMIT = 256  # TLS handshakes at a time
 EXHAUSTED_INTERVAL = 1.0  # before accepting again where the process has no file descriptors left
 
@@ -35,15 +35,21 @@ class Listener:
     """One listening socket, from its making until ``close``."""
 
     def __init__(
-        self, owner: ListenerOwner, address: Address, port: int, transport: Transport, context: ssl.SSLContext | None
+        self,
+        owner: ListenerOwner,
+        address: Address,
+        port: int,
+        transport: Transport,
+        context: ssl.SSLContext | None,
+        bind: StreamBinder = listening_socket,
     ) -> None:
-        """Bind and listen; ``context`` for TLS. ``BackendError`` where that fails."""
+        """Bind and listen; ``context`` for TLS, ``bind`` for TCP and TLS. ``BackendError`` where that fails."""
         self._owner = owner
         self._transport = transport
         self._context = context
         self._tasks: set[asyncio.Task[None]] = set()
         try:
-            self._socket = _bound(address, port, transport)
+            self._socket = _bound_sctp(address, port) if transport is Transport.SCTP else bind(address, port)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
             kind = "" if transport is Transport.TCP else f" ({transport.value})"
@@ -114,12 +120,8 @@ def _remote(accepted: socket.socket, otherwise: Endpoint) -> Endpoint:
     return Endpoint.of(name[0], name[1])
 
 
-def _bound(address: Address, port: int, transport: Transport) -> socket.socket:
-    if transport is Transport.SCTP:
-        made = sctp_socket(address)
-    else:
-        made = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
-        made.setblocking(False)
+def _bound_sctp(address: Address, port: int) -> socket.socket:
+    made = sctp_socket(address)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if address.version == 6:

@@ -34,6 +34,7 @@ from protocols.io.diameter.listener import Listener
 from protocols.io.diameter.observation import PeerChange, PeerStatus, Traffic
 from protocols.io.diameter.tls import TlsContexts, certified_names
 from protocols.io.entropy import SystemEntropy
+from protocols.io.streams import StreamBinder, listening_socket
 from protocols.path import Endpoint
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class DiameterNode:
         requests_limit: int = REQUESTS_LIMIT,
         answers_limit: int = ANSWERS_LIMIT,
         tls: TlsContexts | None = None,
+        bind: StreamBinder = listening_socket,
     ) -> None:
         """``known_peers`` are the Origin-Hosts that may connect; without it every peer may.
 
@@ -98,6 +100,7 @@ class DiameterNode:
         self._answers = AnswerCache(answers_limit)
         self._requests_limit = requests_limit
         self._tls = tls
+        self._bind = bind
         self._is_closing = False
 
     # Configuration
@@ -132,7 +135,7 @@ class DiameterNode:
         context = self._tls.server if transport is Transport.TLS and self._tls is not None else None
         if transport is Transport.TLS and context is None:
             raise LocalError("TLS without certificates")
-        listener = Listener(self, ip_address(address), port, transport, context)
+        listener = Listener(self, ip_address(address), port, transport, context, self._bind)
         self._listeners.append(listener)
         return listener.endpoint
 

@@ -1,0 +1,115 @@
+"""Schedules from files: the shipped ones by name, anybody's by path; an error names file, line, key and expectation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.mobility.schedule import EVENTS, Family, MoveExpectation, Schedule
+from lab.network.nat import NatKind
+from protocols.errors import ConfigurationError
+from protocols.io.configuration import validate
+from protocols.io.documents import Document, Location, Words, read_file, read_text
+
+SHIPPED = Path(__file__).parent / "schedules"
+SUFFIX = ".yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSchedule:
+    """A schedule and what it is called: its file's name without the ending."""
+
+    name: str
+    schedule: Schedule
+    file: Path
+
+
+def shipped() -> list[str]:
+    """The names of the schedules that come with the laboratory."""
+    return sorted(path.stem for path in SHIPPED.glob(f"*{SUFFIX}"))
+
+
+def load_schedule(text: str) -> NamedSchedule:
+    """A shipped schedule by name or any by its path; ``ConfigurationError`` in one line."""
+    path = Path(text)
+    if text in shipped():
+        path = SHIPPED / f"{text}{SUFFIX}"
+    elif not path.suffix and not path.exists():
+        near = difflib.get_close_matches(text, shipped(), 1)
+        hint = f"did you mean {near[0]}?" if near else "`lab list` names those that are shipped"
+        raise ConfigurationError(file=text, key="(schedule)", value=text, expected=f"a schedule's name or file; {hint}")
+    return NamedSchedule(name=path.stem, schedule=read_schedule(read_file(path)), file=path)
+
+
+def parse_schedule(text: str, file: str = "(text)") -> Schedule:
+    """A schedule from its text."""
+    return read_schedule(read_text(text, file))
+
+
+def read_schedule(document: Document) -> Schedule:
+    """A schedule from its document."""
+    _check_events(document)
+    schedule = validate(document, Schedule)
+    for location, value, expected in _findings(schedule):
+        raise document.error(location, value, expected)
+    return schedule
+
+
+def _check_events(document: Document) -> None:
+    """Words and keys of events: which keys there are depends on the word, which a generic check does not know."""
+    events = document.data.get("events") if isinstance(document.data, dict) else None
+    for number, event in enumerate(events if isinstance(events, list) else []):
+        if not isinstance(event, dict):
+            raise document.error(("events", number), event, "an event such as {at: 5, do: move, to: home}")
+        word = event.get("do")
+        if "do" not in event or word not in EVENTS:
+            raise document.error(
+                ("events", number, "do"), word if "do" in event else None, _near(word, list(EVENTS), "one of")
+            )
+        known = list(EVENTS[word].model_fields)
+        for key in event:
+            if key not in known:
+                expected = f"no such key of {word}: " + _near(key, known, "known keys are")
+                raise document.error(("events", number, key), Words("an unknown key"), expected)
+
+
+def _near(word: object, known: list[str], words: str) -> str:
+    near = difflib.get_close_matches(str(word), known, 1)
+    return f"{words} {', '.join(known)}" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
+    """What does not fit together."""
+    accesses, addresses = list(schedule.accesses), list(schedule.gateway.addresses)
+    for name, access in schedule.accesses.items():
+        if access.family is Family.IPV6 and access.nat.kind is not NatKind.NONE:
+            yield ("accesses", name, "nat", "kind"), access.nat.kind.value, "none: there is no NAT of IPv6 here"
+    if not schedule.stages:
+        yield ("stages",), Words("an empty list"), "at least one stage"
+    before = 0.0
+    for number, event in enumerate(schedule.events):
+        place: Location = ("events", number)
+        for key, known, kind in (
+            ("access", accesses, "an access of this schedule"),
+            ("to", accesses, "an access of this schedule"),
+            ("address", addresses, "an address of the gateway in this schedule"),
+        ):
+            value = getattr(event, key, None)
+            if value is not None and value not in known:
+                yield (*place, key), value, f"{kind}: {', '.join(known)}"
+        if event.at < before:
+            yield (*place, "at"), event.at, f"a moment not before the event above it, {before:g} s"
+        if event.at > schedule.duration:
+            yield (*place, "at"), event.at, f"a moment within the duration, {schedule.duration:g} s"
+        before = event.at
+        expect = getattr(event, "expect", None)
+        if isinstance(expect, MoveExpectation) and expect.access not in (None, *accesses):
+            yield (*place, "expect", "access"), expect.access, f"an access of this schedule: {', '.join(accesses)}"
+    if not any(event.do == "attach" for event in schedule.events):
+        yield ("events",), Words("no attach"), "an event with do: attach"
+    for key, known in (("final_access", accesses), ("final_gateway", addresses)):
+        value = getattr(schedule.expect, key)
+        if value is not None and value not in known:
+            yield ("expect", key), value, f"one of {', '.join(known)}"

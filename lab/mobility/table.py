@@ -1,0 +1,99 @@
+"""A result for people: moves, directions and expectations as tables on a terminal."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from lab.mobility.result import DirectionFigures, MoveResult, Opinions, RunResult
+
+
+def show(result: RunResult, console: Console) -> None:
+    """Print everything that a person wants to know of a run."""
+    console.print(f"\n{result.title} ({result.stage}, seed {result.seed})", style="bold")
+    for attach in result.attaches:
+        console.print(
+            f"Attached on {attach.access} at {attach.at_ms / 1000:.3f} s, in {attach.ms:.1f} ms with {attach.requests} "
+            f"requests, {attach.retransmissions} retransmissions."
+        )
+    if result.moves:
+        console.print(_moves(result))
+    for name, figures in (("Uplink", result.uplink), ("Downlink", result.downlink)):
+        if figures.sent:
+            console.print(
+                f"{name}: {figures.sent} packets sent, {figures.lost} lost, {figures.duplicated} duplicated, "
+                f"{figures.reordered} reordered, longest silence {_number(figures.outage_ms)} ms, "
+                f"MOS {_number(figures.mos, 2)}."
+            )
+    console.print(_checks(result))
+    failed = sum(not check.passed for check in result.checks)
+    words = f"{failed} of {len(result.checks)} expectations failed." if failed else "Every expectation held."
+    console.print(words, style="bold red" if failed else "bold green")
+
+
+def _moves(result: RunResult) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("Move", "At, s", "Cause", "Outcome", "Update, ms", "Check, ms", "Requests", "Trips"):
+        table.add_column(title, justify="left" if title in ("Move", "Cause", "Outcome") else "right")
+    for title in ("Outage up/down, ms", "Lost", "Twice", "Reordered", "MOS before", "during", "after", "Kept"):
+        table.add_column(title, justify="right")
+    for move in result.moves:
+        table.add_row(
+            f"{move.number} {move.origin} → {move.target}",
+            f"{move.started_ms / 1000:.3f}",
+            move.cause,
+            move.outcome if move.why is None else f"{move.outcome}: {move.why}",
+            _number(move.update_ms),
+            _number(move.check_ms),
+            f"{move.requests}+{move.retransmissions}",
+            str(move.round_trips),
+            _both(move, "outage_ms"),
+            _both(move, "lost"),
+            _both(move, "duplicated"),
+            _both(move, "reordered"),
+            _opinions(move.mos_before),
+            _opinions(move.mos_during),
+            _opinions(move.mos_after),
+            _kept(move),
+        )
+    return table
+
+
+def _checks(result: RunResult) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("Expectation", "Expected", "Found", ""):
+        table.add_column(title)
+    for check in result.checks:
+        style = None if check.passed else "red"
+        table.add_row(check.subject, check.expected, check.found, "held" if check.passed else "FAILED", style=style)
+    return table
+
+
+def _both(move: MoveResult, name: str) -> str:
+    return f"{_of(move.uplink, name)}/{_of(move.downlink, name)}"
+
+
+def _of(figures: DirectionFigures | None, name: str) -> str:
+    if figures is None:
+        return "–"
+    value = getattr(figures, name)
+    open_end = "+" if name == "outage_ms" and not figures.recovered else ""
+    return _number(value) + open_end if isinstance(value, float) else str("–" if value is None else value)
+
+
+def _kept(move: MoveResult) -> str:
+    if move.inner_address_unchanged is None or move.spis_unchanged is None:
+        return "–"
+    lost = [
+        word for word, kept in (("address", move.inner_address_unchanged), ("SPIs", move.spis_unchanged)) if not kept
+    ]
+    return "not " + ", ".join(lost) if lost else "all"
+
+
+def _opinions(opinions: Opinions) -> str:
+    return f"{_number(opinions.uplink, 2)}/{_number(opinions.downlink, 2)}"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

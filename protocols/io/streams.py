@@ -1,0 +1,28 @@
+"""Listening stream sockets, which a node takes from what it stands on (``protocols.io.platform``)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from protocols.path import Address
+
+BACKLOG = 100
+
+StreamBinder = Callable[[Address, int], socket.socket]
+
+
+def listening_socket(address: Address, port: int) -> socket.socket:
+    """A TCP socket that listens, for a loop to accept from; port 0 asks for a free one. ``OSError``."""
+    made = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.version == 6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind((str(address), port))
+        made.listen(BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
