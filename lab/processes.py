@@ -97,6 +97,11 @@ class NodeProcess:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def pid(self) -> int | None:
+        """Its process id, ``None`` before it is started."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def client(self) -> ControlClient:
         """A client of its control socket."""
         assert self.control is not None, "this process has no control socket"

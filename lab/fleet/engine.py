@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import math
 import resource
@@ -36,7 +35,6 @@ from ue.usim import SoftwareUsim
 
 _log = logging.getLogger(__name__)
 
-GC_THRESHOLDS = (50_000, 20, 50)  # a full collection over thousands of UEs stalls all of them
 PAGE_KILOBYTES = 1  # what ru_maxrss counts in, on Linux
 
 
@@ -104,9 +102,6 @@ class FleetEngine:
             self._swu.close()
             await self._group.__aexit__(None, None, None)
             raise
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -183,11 +183,12 @@ class FleetFigures:
         figures = cls()
         for name in _NUMBERS:
             setattr(figures, name, int(_number(fields.get(name))))
-        figures.outcomes = {key: Counter(dict(_counts(each))) for key, each in _mapping(fields["outcomes"]).items()}
-        figures.personas = {key: Counter(dict(_counts(each))) for key, each in _mapping(fields["personas"]).items()}
-        figures.lost = Counter(dict(_counts(fields["lost"])))
-        for key, each in _mapping(fields["latencies"]).items():
-            figures.latencies[Latency(key)] = LatencyHistogram.from_json(each)
+        figures.outcomes = {key: Counter(dict(_counts(each))) for key, each in _mapping(fields.get("outcomes")).items()}
+        figures.personas = {key: Counter(dict(_counts(each))) for key, each in _mapping(fields.get("personas")).items()}
+        figures.lost = Counter(dict(_counts(fields.get("lost"))))
+        latencies = _mapping(fields.get("latencies"))
+        for latency in Latency:
+            figures.latencies[latency] = LatencyHistogram.from_json(latencies.get(latency.value))
         return figures
 
     def summary(self) -> dict[str, JsonValue]:

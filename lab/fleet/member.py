@@ -11,8 +11,9 @@ from lab.fleet.figures import SUCCESS, FleetFigures, Latency
 from lab.fleet.schedule import NEXT_ACCESS, is_place
 from protocols.dataplane.userspace.host import FLOW_PATIENCE, FlowKind
 from protocols.errors import LocalError, StackError
-from protocols.ikev2.events import Closed, Event
+from protocols.ikev2.events import Closed, Event, SaState
 from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.io.control import ControlError
 from protocols.path import Address, Path
 from ue.device import DeviceState
@@ -21,6 +22,7 @@ from ue.traffic import Flow
 
 _log = logging.getLogger(__name__)
 
+PATIENCE = FLOW_PATIENCE + 0.1  # then every packet is either answered or lost
 ATTACH, MOVE, DETACH, SUSPEND, REKEY = "attach", "move", "detach", "suspend", "rekey"
 
 
@@ -57,8 +59,11 @@ class FleetPdn(Pdn):
     def _broken(self, what: str) -> None:
         self.figures.failed += 1
         _log.exception("UE %s failed at %s", self.configuration.imsi, what)
-        if self.sa is not None:
-            self._endpoint.close(self.sa, "a defect of the UE", self._now())
+        sa = self.sa
+        if sa is not None and sa.state is SaState.ESTABLISHED:
+            self._endpoint.initiate(sa, DeleteIkeSa("a defect of the UE"), self._now())
+        elif sa is not None:
+            self._endpoint.close(sa, "a defect of the UE", self._now())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +170,13 @@ class Member:
             raise LocalError("the fleet has no destination to talk to")
         flow = self._flow = self.pdn.start_traffic(FlowKind.ICMP, self._destination, rate)
         self._loop.call_later(seconds, flow.stop)
-        self._loop.call_later(seconds + FLOW_PATIENCE, self._settle, flow)
+        self._loop.call_later(seconds + PATIENCE, self._settle, flow)
 
     async def talked(self, rate: float, seconds: float) -> TalkScore:
         """As ``talk``; returns with the score."""
         self.talk(rate, seconds)
         flow = self._flow
-        await asyncio.sleep(seconds + FLOW_PATIENCE)
+        await asyncio.sleep(seconds + PATIENCE)
         assert flow is not None
         return _score(flow)
 

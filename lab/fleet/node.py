@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import gc
 import signal
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from lab.fleet.engine import FleetEngine
 from protocols.io.control import ControlServer
 from protocols.io.platform import Platform
 
-_log = logging.getLogger(__name__)
+GC_THRESHOLDS = (50_000, 20, 50)  # a full collection over thousands of UEs stalls all of them
 
 
 async def serve(file: FleetFile, ready: Callable[[], None] = lambda: None, platform: Platform | None = None) -> None:
@@ -34,6 +34,9 @@ async def serve(file: FleetFile, ready: Callable[[], None] = lambda: None, platf
         async with FleetEngine(file, platform) as engine:
             methods = control_methods(engine, configuration.node)
             async with ControlServer(configuration.control, methods, engine.recorder):
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(*GC_THRESHOLDS)
                 ready()
                 await stopping.wait()
                 leaving, hurrying = loop.create_task(engine.stop()), loop.create_task(hurry.wait())

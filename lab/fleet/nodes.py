@@ -155,6 +155,7 @@ class NodesPlan:
                     "nat_traversal_port": NAT_TRAVERSAL_PORT,
                     "ca": "pki/ca.pem",
                 },
+                "force_encapsulation": False,  # the truth about NATs: the gateway alone puts ESP into UDP
                 "accesses": accesses,
             },
             "destination": str(CORE_HOST),
