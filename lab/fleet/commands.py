@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import tempfile
 from ipaddress import IPv4Network
@@ -16,12 +14,13 @@ from rich.console import Console
 from lab.fleet.config import FleetFile
 from lab.fleet.distributed import run_locust
 from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
-from lab.fleet.node import serve as serve_fleet
+from lab.fleet.node import serve_command
 from lab.fleet.nodes import DEFAULT_NETWORK, NodesPlan
 from lab.fleet.plan import Arrivals, FleetPlan
+from lab.fleet.rule import SubscriberRule, read_master
 from lab.fleet.run import RunOptions, run_fleet
 from lab.fleet.schedule import check_accesses, find, shipped
-from lab.fleet.subscribers import SubscriberRule, export, read_master
+from lab.fleet.subscribers import export
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import exit_on_error
 from protocols.threegpp.identity import Imsi
@@ -194,17 +193,7 @@ def _imsi(text: str) -> Imsi:
         ) from None
 
 
-@application.command()
-@exit_on_error
-def serve(
-    config: Annotated[Path, typer.Option("--config", "-c", help="Gateway, accesses and subscribers.")],
-    control: Annotated[Path | None, typer.Option(help="Another control socket than the file's.")] = None,
-    node: Annotated[str | None, typer.Option(help="Another name than the file's.")] = None,
-) -> None:
-    """Run one process of a fleet, which is told over its control socket what to do."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    file = FleetFile.read(config).renamed(node=node, control=control)
-    asyncio.run(serve_fleet(file))
+application.command(name="serve")(serve_command)
 
 
 @application.command()

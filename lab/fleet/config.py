@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from lab.fleet.mix import DEFAULT_PERSONA
-from lab.fleet.subscribers import SubscriberRule, read_master
+from lab.fleet.rule import SubscriberRule, read_master
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval, IpAddress, load, validate
 from protocols.io.documents import Words, read_file

@@ -18,6 +18,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from itertools import count
 from pathlib import Path
@@ -47,10 +48,13 @@ class FleetProcess:
         directory = Path(self._directory.name)
         control = directory / "fleet.sock"
         self._log = directory / "fleet.log"
-        words = ("fleet", "serve", "-c", str(config), "--control", str(control))
+        words = ("-c", str(config), "--control", str(control))
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lab", *words], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                [sys.executable, "-m", "lab.fleet", *words],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
             )
         self.client = BlockingControlClient(control)
         try:
@@ -85,9 +89,11 @@ class FleetProcess:
 
 
 class Workplace:
-    """What the users of this worker share."""
+    """What the users of this worker share; Locust may start users before the fleet process serves."""
 
     process: FleetProcess | None = None
+    client: BlockingControlClient | None = None
+    serves = threading.Event()
     mix = PersonaMix()
     numbers = count()
 
@@ -96,6 +102,7 @@ class Workplace:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this file."""
     parser.add_argument("--fleet-config", help="The fleet's configuration (lab/fleet/example.yaml), of a worker.")
+    parser.add_argument("--fleet-control", help="The control socket of a `lab fleet serve` that runs already.")
     parser.add_argument("--fleet-persona", default="default", help="NAME=WEIGHT,…")
     parser.add_argument("--fleet-range", type=int, default=DEFAULT_RANGE, help="UEs that each worker has at most.")
 
@@ -106,10 +113,22 @@ def start_process(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, MasterRunner):
         return
     options = environment.parsed_options
-    if options is None or not options.fleet_config:
-        raise SystemExit("--fleet-config: got nothing, expected the fleet's configuration")
+    if options is None or bool(options.fleet_config) == bool(options.fleet_control):
+        raise SystemExit("--fleet-config: expected the fleet's configuration, or --fleet-control instead")
     Workplace.mix = PersonaMix.parse(options.fleet_persona)
-    Workplace.process = FleetProcess(Path(options.fleet_config))
+    if options.fleet_config:
+        Workplace.process = FleetProcess(Path(options.fleet_config))
+        Workplace.client = Workplace.process.client
+    else:
+        Workplace.client = BlockingControlClient(options.fleet_control)
+    Workplace.serves.set()
+
+
+@events.quitting.add_listener  # type: ignore[untyped-decorator]  # Locust's
+def let_everybody_detach(environment: Environment, **_: Any) -> None:
+    """The master stops the users and waits for them: told to quit, workers have half a second to report all."""
+    if isinstance(environment.runner, MasterRunner):
+        environment.runner.stop()
 
 
 @events.quit.add_listener  # type: ignore[untyped-decorator]  # Locust's
@@ -127,6 +146,8 @@ class FleetUe(User):
 
     def on_start(self) -> None:
         """A number of its own, and the first attach."""
+        self.attached = False
+        Workplace.serves.wait()
         options = self.environment.parsed_options
         worker = max(0, getattr(self.environment.runner, "worker_index", 0))
         number = next(Workplace.numbers)
@@ -134,7 +155,6 @@ class FleetUe(User):
             raise SystemExit(f"--fleet-range: this worker has no UE left after {number}")
         self.index = worker * options.fleet_range + number
         self.persona = Workplace.mix.of(self.index, 0)
-        self.attached = False
         self.attach()
 
     def on_stop(self) -> None:
@@ -179,10 +199,10 @@ class FleetUe(User):
 
     def _ask(self, name: str, method: str, **params: JsonValue) -> dict[str, JsonValue] | None:
         """Ask the fleet process; what it measured (or how long the refusal took) goes to Locust."""
-        assert Workplace.process is not None
+        assert Workplace.client is not None
         begun = time.monotonic()
         try:
-            answer = Workplace.process.client.call(method, index=self.index, **params)
+            answer = Workplace.client.call(method, index=self.index, **params)
         except StackError as error:
             self._report(name, time.monotonic() - begun, error)
             if name != "attach":

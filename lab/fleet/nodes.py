@@ -18,7 +18,8 @@ import yaml
 
 from epdg.pki import make_pki
 from lab.configurations import AAA_HOST, APNS, EPDG_HOST, PLMN, REALM
-from lab.fleet.subscribers import SubscriberRule, export, read_master
+from lab.fleet.rule import SubscriberRule, read_master
+from lab.fleet.subscribers import export
 from lab.processes import NodeProcess
 from lab.stages import check_free
 from protocols.errors import BackendError, ConfigurationError

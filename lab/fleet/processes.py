@@ -118,5 +118,7 @@ class FleetProcesses:
 def _process(file: Path, place: int, directory: Path) -> NodeProcess:
     name = f"fleet-{place + 1}"
     control = directory / f"{name}.sock"
-    words = ("fleet", "serve", "-c", str(file), "--control", str(control), "--node", name)
-    return NodeProcess(name, [sys.executable, "-m", "lab", *words], log=directory / f"{name}.log", control=control)
+    words = ("-c", str(file), "--control", str(control), "--node", name)
+    return NodeProcess(
+        name, [sys.executable, "-m", "lab.fleet", *words], log=directory / f"{name}.log", control=control
+    )

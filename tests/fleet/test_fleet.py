@@ -43,8 +43,8 @@ BRISK = FleetSchedule(
         FleetEvent(at=0.2, do=Action.TALK, rate=10, seconds=1.5),
         FleetEvent(at=0.6, do=Action.MOVE, to="next"),
         FleetEvent(at=1.0, do=Action.REKEY_CHILD),
-        FleetEvent(at=1.3, do=Action.MOVE, to="wifi-c"),
-        FleetEvent(at=3.0, do=Action.DETACH),
+        FleetEvent(at=1.7, do=Action.MOVE, to="wifi-c"),
+        FleetEvent(at=3.2, do=Action.DETACH),
     ),
 )
 HOLD = FleetSchedule(name="hold", title="Attach", repeat=False, events=(FleetEvent(at=0, do=Action.ATTACH),))
@@ -75,7 +75,7 @@ def test_thirty_ues_attach_talk_move_and_detach_as_both_nodes_have_counted(world
             "rekey": {"begun": 30},
             "detach": {"success": 30},
         }
-        assert (after["attached"], after["moved"], after["detached"]) == (30, 60, 30)
+        assert (after["attached"], after["moved"], after["detached"]) == (30, 60, 30), after
         assert [figures.latencies[each].count for each in Latency] == [30, 60, 30, 30]
         assert figures.packets_sent >= 30 * 10
         assert figures.packets_received == figures.packets_sent - figures.packets_lost > 30 * 8
