@@ -107,10 +107,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fleet-range", type=int, default=DEFAULT_RANGE, help="UEs that each worker has at most.")
 
 
+def let_everybody_detach(environment: Environment, **_: Any) -> None:
+    """The master stops the users and waits for them: told to quit, workers have half a second to report all."""
+    runner = environment.runner
+    if not isinstance(runner, MasterRunner):
+        return
+    workers = len(runner.clients.all)
+    runner.stop()
+    deadline = time.monotonic() + STOP_INTERVAL
+    while len(runner.clients.ready) < workers and time.monotonic() < deadline:
+        time.sleep(POLL_INTERVAL)  # a worker is ready again once its users have ended and it has reported
+
+
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust's
 def start_process(environment: Environment, **_: Any) -> None:
     """A worker, or a Locust without workers, starts its fleet process; the master has none."""
     if isinstance(environment.runner, MasterRunner):
+        # last added is first called: the runner's own listener would make the workers quit at once
+        environment.events.quitting.add_listener(let_everybody_detach)
         return
     options = environment.parsed_options
     if options is None or bool(options.fleet_config) == bool(options.fleet_control):
@@ -122,13 +136,6 @@ def start_process(environment: Environment, **_: Any) -> None:
     else:
         Workplace.client = BlockingControlClient(options.fleet_control)
     Workplace.serves.set()
-
-
-@events.quitting.add_listener  # type: ignore[untyped-decorator]  # Locust's
-def let_everybody_detach(environment: Environment, **_: Any) -> None:
-    """The master stops the users and waits for them: told to quit, workers have half a second to report all."""
-    if isinstance(environment.runner, MasterRunner):
-        environment.runner.stop()
 
 
 @events.quit.add_listener  # type: ignore[untyped-decorator]  # Locust's
