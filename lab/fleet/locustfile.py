@@ -124,7 +124,7 @@ def start_process(environment: Environment, **_: Any) -> None:
     """A worker, or a Locust without workers, starts its fleet process; the master has none."""
     if isinstance(environment.runner, MasterRunner):
         # last added is first called: the runner's own listener would make the workers quit at once
-        environment.events.quitting.add_listener(let_everybody_detach)
+        environment.events.quitting.add_listener(let_everybody_detach)  # type: ignore[no-untyped-call]
         return
     options = environment.parsed_options
     if options is None or bool(options.fleet_config) == bool(options.fleet_control):
