@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import ConfigurationError
+from protocols.io.clock import SystemClock
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
+from protocols.io.dns import DnsResolver
 from protocols.io.logging import start_logging
 from protocols.path import Address
 from protocols.trace.records import JsonValue
-from ue.config import UeConfiguration
+from ue.config import UeConfiguration, effective_configuration
 from ue.narration import Narrator
+from ue.personas import persona_file, read_persona, shipped
 from ue.runtime import UeNode
+from ue.selecting import decide, views
+from ue.selection import ConfiguredUse, SelectionPolicy
 
 PING_RATE = 5.0  # per second
 PING_PATIENCE = 1.0  # seconds for the last answer
@@ -169,12 +175,55 @@ def suspend(config: ConfigOption) -> None:
 
 @application.command()
 @exit_on_error
+def select(
+    config: ConfigOption,
+    access: Annotated[
+        str | None, typer.Option(help="The access, by name or address; the first one by default.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which gateways a UE would try, in which order and why, without attaching.
+
+    Exit status 1: there is none.
+    """
+    configuration = load(config, UeConfiguration)
+    if access is not None:
+        _check_access(configuration, "--access", access)
+    policy = configuration.selection_policy
+    if policy is None:
+        gateway = configuration.gateway
+        configured = (*gateway.addresses, *gateway.alternatives)
+        use = ConfiguredUse.ONLY
+        policy = SelectionPolicy(home=configuration.plmn.plmn, configured=configured, configured_use=use)
+    name = configuration.access_named(access) if access is not None else next(iter(configuration.accesses))
+    assert name is not None
+    version = configuration.accesses[name].address.version
+    resolver = DnsResolver(configuration.dns.settings(), SystemClock().monotonic)
+    lines, candidates = asyncio.run(decide(policy, version, resolver))
+    if as_json:
+        typer.echo(json.dumps({"candidates": views(candidates), "trace": lines}))
+    else:
+        for line in lines:
+            typer.echo(line)
+        for number, candidate in enumerate(candidates, 1):
+            typer.echo(f"{number}. {candidate}: {candidate.why}")
+    if not candidates:
+        typer.echo("no gateway was found", err=True)
+        raise SystemExit(EXIT_REFUSED)
+
+
+@application.command()
+@exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the connection of a running UE."""
     answer = _call(load(config, UeConfiguration), "ue.status")
     if as_json:
         typer.echo(json.dumps(answer))
         return
+    persona = answer.get("persona")
+    if isinstance(persona, dict):
+        lax = persona.get("lax")
+        typer.echo(f"persona: {persona.get('name')}{', lax: see `ue personas`' if lax else ''}")
     sessions = answer.get("sessions")
     if not isinstance(sessions, list) or not sessions:
         typer.echo(f"state: {answer.get('state')}")
@@ -182,6 +231,33 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     narrator = Narrator()
     for session in sessions:
         narrator.session(session)
+
+
+@application.command()
+@exit_on_error
+def personas(
+    name: Annotated[str | None, typer.Argument(help="A persona's name, or a file; all of them without.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the personas; with a name, show the configuration that one gives and what it does not check."""
+    if name is None:
+        headers = [read_persona(persona_file(each))[0] for each in shipped()]
+        if as_json:
+            typer.echo(json.dumps([header.model_dump() for header in headers]))
+            return
+        for header in headers:
+            typer.echo(f"{header.name:16} {header.description}")
+            for sentence in header.lax:
+                typer.echo(f"{'':16} lax: {sentence}")
+        return
+    found, effective = effective_configuration(name)
+    if as_json:
+        typer.echo(json.dumps({**found.model_dump(), "configuration": effective}))
+        return
+    typer.echo(f"# {found.name}: {found.description}")
+    for sentence in found.lax:
+        typer.echo(f"# lax: {sentence}")
+    typer.echo(yaml.safe_dump(effective, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
 def _node(config: Path, log_json: bool, verbose: bool, *, attach_at_start: bool) -> None:

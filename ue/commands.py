@@ -10,6 +10,7 @@ from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.events import Answer
 from protocols.ikev2.redirection import RedirectTrail
 from protocols.ikev2.ticket import ResumableSession
+from protocols.names import RecordKind
 from protocols.path import Address, Endpoint, Path
 from protocols.trace.records import JsonValue
 from ue.backoff import BackOff
@@ -49,7 +50,9 @@ class CloseAccess:
 class Connect:
     """Start an IKE SA from this access; answer through ``connected``.
 
-    ``gateway`` when a redirect, which ``trail`` tells of, leads to another than the configured one (RFC 5685).
+    ``gateway`` when the gateway was selected, or a redirect, which ``trail`` tells of, leads to another than the
+    configured one (RFC 5685). ``names``: its certificate must carry one of these, by default the configured ones.
+    ``patience``: seconds for its first answer, by default as long as the request is retransmitted.
     ``session`` is resumed where it can be (RFC 5723). ``identity`` is IDi with EAP.
     """
 
@@ -58,6 +61,16 @@ class Connect:
     gateway: Address | None = None
     trail: RedirectTrail | None = None
     session: ResumableSession | None = None
+    names: tuple[str, ...] = ()
+    patience: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolve:
+    """Look a name up; answer through ``resolved``."""
+
+    name: str
+    kinds: tuple[RecordKind, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +228,7 @@ Command = (
     OpenAccess
     | CloseAccess
     | Connect
+    | Resolve
     | ConnectSuccessor
     | AnswerSuccessor
     | AdoptSuccessor

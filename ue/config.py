@@ -42,12 +42,15 @@ from protocols.io.configuration import (
     IpNetwork,
     Port,
     SharedKey,
+    validate,
 )
 from protocols.io.documents import Document
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
-from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
+from protocols.threegpp.identity import Apn, Imsi, epdg_fqdn
+from ue.gateway_config import DnsSection, PlmnSection, RetrySection, SelectionSection
 from ue.habits import IkeSection
-from ue.personas import PersonaHeader, over_persona
+from ue.personas import OWN, PersonaHeader, over_persona, persona_file, read_persona
+from ue.selection import SelectionPolicy
 
 IKE_PORT = 500  # RFC 7296 §2.23
 NAT_TRAVERSAL_PORT = 4500  # RFC 3947
@@ -73,18 +76,6 @@ def _apn(value: str) -> str:
 
 ImsiText = Annotated[Digits, AfterValidator(_imsi)]
 ApnText = Annotated[str, AfterValidator(_apn)]
-
-
-class PlmnSection(ConfigurationModel):
-    """The home network (TS 23.003 §12.1)."""
-
-    mcc: Digits = Field(pattern=r"^[0-9]{3}$")
-    mnc: Digits = Field(pattern=r"^[0-9]{2,3}$")
-
-    @property
-    def plmn(self) -> Plmn:
-        """The network as a value."""
-        return Plmn(self.mcc, self.mnc)
 
 
 class UsimSection(ConfigurationModel):
@@ -173,10 +164,12 @@ class GatewaySection(ConfigurationModel):
     """The ePDG, and how it proves itself; ``other_address`` is of the other IP version.
 
     ``alternatives`` are tried too where its address does not answer the first request (RFC 4555 §3.1).
-    ``names``: its certificate must carry one of them; without any the PLMN's ePDG FQDN counts.
+    ``selection``: how it is found; addresses given here are then the first ones configured.
+    ``names``: its certificate must carry one of them; without any the FQDN it was selected by, or the PLMN's, counts.
     """
 
-    address: IpAddress
+    address: IpAddress | None = None
+    selection: SelectionSection | None = None
     other_address: IpAddress | None = None
     alternatives: tuple[IpAddress, ...] = ()
     ike_port: Port = IKE_PORT
@@ -190,14 +183,19 @@ class GatewaySection(ConfigurationModel):
 
     @model_validator(mode="after")
     def _of_both_versions(self) -> GatewaySection:
-        if self.other_address is not None and self.other_address.version == self.address.version:
+        if self.address is None:
+            if self.selection is None:
+                raise PydanticCustomError("gateway", "gateway.address, or gateway.selection to find it by")
+            if self.other_address is not None or self.alternatives:
+                raise PydanticCustomError("gateway", "address, which other_address and alternatives stand beside")
+        elif self.other_address is not None and self.other_address.version == self.address.version:
             raise PydanticCustomError("gateway", "an other_address of the IP version that address is not of")
         return self
 
     @property
     def addresses(self) -> tuple[IpAddress, ...]:
-        """Its address, and that of the other IP version."""
-        return (self.address,) if self.other_address is None else (self.address, self.other_address)
+        """Its address, and that of the other IP version, as far as they are configured."""
+        return tuple(each for each in (self.address, self.other_address) if each is not None)
 
 
 class AlgorithmsSection(ConfigurationModel):
@@ -350,6 +348,8 @@ class UeConfiguration(ConfigurationModel):
     redirect: RedirectSection = RedirectSection()
     resumption: bool = False
     reactivate: bool = True
+    retry: RetrySection = RetrySection()
+    dns: DnsSection = DnsSection()
     accesses: dict[str, AccessSection] = Field(min_length=1)
     data_plane: DataPlaneSection = DataPlaneSection()
     attach_at_start: bool = False
@@ -372,7 +372,8 @@ class UeConfiguration(ConfigurationModel):
             raise PydanticCustomError("ike", "ike.group to be the group of a suite under algorithms.ike")
         versions = [access.address.version for access in self.accesses.values()]
         known = {address.version for address in self.gateway.addresses}
-        if versions[0] not in known or (not self.mobike and not set(versions) <= known):
+        fixed = self.gateway.selection is None
+        if fixed and (versions[0] not in known or (not self.mobike and not set(versions) <= known)):
             raise PydanticCustomError("accesses", "access addresses of the gateway address's IP version")
         through = [access for access in self.accesses.values() if access.next_hop is not None]
         if any(access.next_hop.version != access.address.version for access in through if access.next_hop):
@@ -410,6 +411,15 @@ class UeConfiguration(ConfigurationModel):
         """The names that the gateway's certificate may carry (TS 33.402 §8.2.2)."""
         return self.gateway.names or (epdg_fqdn(self.plmn.plmn),)
 
+    @property
+    def selection_policy(self) -> SelectionPolicy | None:
+        """How the gateway is selected; ``None``: it is at the configured address."""
+        gateway = self.gateway
+        if gateway.selection is None:
+            return None
+        configured = (*gateway.addresses, *gateway.alternatives)
+        return gateway.selection.policy(self.plmn.plmn, configured, emergency=self.eap.emergency)
+
     def access_named(self, text: str) -> str | None:
         """The name of the access that ``text`` names, by its name or its address."""
         if text in self.accesses:
@@ -418,3 +428,24 @@ class UeConfiguration(ConfigurationModel):
             address = ip_address(text)
             return next((name for name, access in self.accesses.items() if access.address == address), None)
         return None
+
+
+_SOMEBODY: dict[str, object] = {
+    "imsi": "001010000000001",
+    "plmn": {"mcc": "001", "mnc": "01"},
+    "usim": {"k": "0" * 32, "opc": "0" * 32},
+    "apn": "internet",
+    "gateway": {"address": "192.0.2.1", "ca": "ca.pem"},
+    "accesses": {"access": {"address": "192.0.2.2"}},
+    "control": "ue.sock",
+}
+
+
+def effective_configuration(persona: str) -> tuple[PersonaHeader, dict[str, object]]:
+    """Who a persona is, and the whole configuration of a UE that says nothing of how it speaks itself."""
+    header, defaults = read_persona(persona_file(persona))
+    whole = validate(Document.of(_SOMEBODY, "command line").over(defaults), UeConfiguration)
+    shown = whole.model_dump(mode="json", exclude=set(OWN))
+    for key in ("address", "ca"):
+        del shown["gateway"][key]
+    return header, shown

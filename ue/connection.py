@@ -12,6 +12,7 @@ from protocols.ikev2.redirection import RedirectTrail
 from protocols.path import Address, Path
 from ue.authentication import Authentication
 from ue.configuration import Granted
+from ue.selection import Selection
 
 
 class MoveOutcome(str, Enum):
@@ -82,14 +83,27 @@ class PathUse:
     until: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Onward:
+    """Where an attach goes on: to a gateway, or to what a selection finds."""
+
+    gateway: Address | None
+    trail: RedirectTrail | None
+    selection: Selection | None = None
+    names: tuple[str, ...] = ()
+
+
 class Connection:
     """What belongs to one attach: it begins with the command and ends when the IKE SA is gone.
 
-    ``gateway`` and ``trail`` say by which redirect it came about, ``redirect`` where it goes on, ``nat_refusals``
-    how often it was begun anew because of a NAT (RFC 4555 §3.9). ``resumes``: it presents a ticket, so IDi is not
-    EAP's. ``back_off``: seconds that a refusal asks to wait. ``reactivation``: the gateway ends it to have it set up
-    again; ``reactivations``: how often that was done in a row. ``deleting``: this end has sent DELETE, by command or
-    because the IKE SA must not go on.
+    ``gateway`` and ``trail`` say by which selection or redirect it came about, ``redirect`` where it goes on,
+    ``pending`` where it would, once a name is looked up; ``names``: see ``Connect``. ``selection`` goes on when the
+    gateway does not serve, which ``turned_away`` says; ``heard``: it has answered. ``cause`` is the last refusal's,
+    ``for_good``: nobody is left who has not barred the UE.
+    ``nat_refusals``: how often it was begun anew because of a NAT (RFC 4555 §3.9).
+    ``resumes``: it presents a ticket, so IDi is not EAP's. ``back_off``: seconds that a refusal asks to wait.
+    ``reactivation``: the gateway ends it to have it set up again; ``reactivations``: how often that was done in a row.
+    ``deleting``: this end has sent DELETE, by command or because the IKE SA must not go on.
     """
 
     def __init__(self, access: str, ticket: int | None, authentication: Authentication, now: float) -> None:
@@ -99,7 +113,14 @@ class Connection:
         self.attach_ticket: int | None = ticket
         self.gateway: Address | None = None
         self.trail: RedirectTrail | None = None
-        self.redirect: tuple[Address | None, RedirectTrail | None] | None = None
+        self.redirect: Onward | None = None
+        self.pending: Onward | None = None
+        self.names: tuple[str, ...] = ()
+        self.selection: Selection | None = None
+        self.turned_away: str | None = None
+        self.heard = False
+        self.cause: int | None = None
+        self.for_good = False
         self.nat_refusals = 0
         self.resumes = False
         self.back_off: float | None = None
@@ -132,6 +153,11 @@ class Connection:
         self.moves: list[Move] = []
         self.move: Move | None = None
         self.last_error: tuple[str, str] | None = None
+
+    @property
+    def selecting(self) -> bool:
+        """Whether there is no gateway to talk to yet."""
+        return self.selection is not None and self.selection.candidate is None
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -54,9 +54,14 @@ class _Methods:
         del params
         return {
             "state": self._node.pdn().device.state.value,
+            "persona": self._persona(),
             "sessions": [*self._node.sessions()],
             "traffic": [self._flow(pdn, flow) for pdn in self._node.pdns.values() for flow in pdn.flows.all()],
         }
+
+    def _persona(self) -> JsonValue:
+        header = self._node.configuration.persona
+        return None if header is None else {"name": header.name, "lax": list(header.lax)}
 
     async def attach(self, params: Params) -> JsonValue:
         force = params.get("force", False)

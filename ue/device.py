@@ -18,7 +18,8 @@ is in ``ue.reauthentication``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from math import isfinite
 
@@ -57,6 +58,7 @@ from protocols.ikev2.payloads import ConfigurationAttribute
 from protocols.ikev2.redirection import RedirectStage
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.ticket import ResumableSession
+from protocols.names import Resolution
 from protocols.path import Address, Endpoint, Path
 from protocols.threegpp.causes import AUTHENTICATION_FAILED, notify_name
 from protocols.threegpp.identity import Imsi
@@ -86,13 +88,16 @@ from ue.commands import (
     UseAddresses,
 )
 from ue.configuration import Granted, p_cscf_among
-from ue.connection import Connection, Move, MoveOutcome, PathUse, Signalling
+from ue.connection import Connection, Move, MoveOutcome, Onward, PathUse, Signalling
 from ue.reauthentication import Reauthentication
+from ue.retry import Bar, RetryPolicy
+from ue.selection import Barred, Selection, SelectionCommand
 from ue.sentences import attached, moved, rekey_refused, unfinished
 
 MOVES_KEPT = 100
 NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
 REACTIVATIONS_MAXIMUM = 5  # in a row; TS 24.302 §7.2.4.2 sets no bound
+IKE_PORT = 500  # RFC 7296 §2.23
 REACTIVATION_INTERVAL = 60.0  # a connection that lasted so long begins a new row
 
 
@@ -115,8 +120,13 @@ class Device:
         imsi: Imsi,
         nai: str,
         apn: str,
-        gateway: Endpoint,
+        gateway: Endpoint | None,
         entropy: Entropy,
+        gateway_port: int = IKE_PORT,
+        select: Callable[[int, Barred], Selection] | None = None,
+        patience: float | None = None,
+        resolves: bool = False,
+        retry: RetryPolicy | None = None,
         accesses: tuple[str, ...] = (),
         gateways: Mapping[str, Address] | None = None,
         other_versions: Mapping[int, Endpoint] | None = None,
@@ -125,8 +135,12 @@ class Device:
         back_off: BackOff | None = None,
         authenticator: Authenticator | EmergencyAuthenticator | None = None,
     ) -> None:
-        """``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of
-        those that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.
+        """``gateway``: where it is, unless it has to be selected by what ``select`` makes for an access of that IP
+        version; ``patience``: seconds for the first answer of one that was selected. ``resolves``: names that a
+        redirect says can be looked up. ``retry``: what refusals lead to.
+
+        ``accesses``: those to look for another path on when the one in use fails. ``gateways``: addresses of those
+        that a redirect may name. ``other_versions``: by IP version, where the gateway has NAT traversal.
         ``moves_by_rekey``: it can move without MOBIKE.
         ``reactivate``: attach again when the gateway asks for it as it ends the connection. ``authenticator``: how it
         proves itself by EAP, by default with nothing but its NAI.
@@ -139,7 +153,13 @@ class Device:
         self.back_off = back_off
         self._reactivate = reactivate
         self._moves_by_rekey = moves_by_rekey
+        self.barred = Barred()
         self._gateway = gateway
+        self._gateway_port = gateway_port if gateway is None else gateway.port
+        self._select = select
+        self._patience = patience
+        self._resolves = resolves
+        self._retry = retry or RetryPolicy()
         self._gateways = gateways or {}
         self._other_versions = dict(other_versions or {})
         self._session: ResumableSession | None = None
@@ -187,13 +207,20 @@ class Device:
 
     # --- what a person asks for
 
-    def attach(self, access: str, ticket: int | None, now: float, *, force: bool = False) -> list[Command]:
-        """Attach on an access; not while the network wants to be left alone, unless that is to be ignored."""
+    def attach(
+        self, access: str, ticket: int | None, now: float, *, force: bool = False, again: bool = False
+    ) -> list[Command]:
+        """Attach on an access; not while the network wants to be left alone, unless that is to be ignored.
+
+        ``again``: nobody has asked for it, so that gateways and networks that have barred the UE stay so.
+        """
         if self.state not in (DeviceState.IDLE, DeviceState.CLOSED):
             raise LocalError(f"the UE is {_WORDS[self.state]} already")
         refusal = None if self.back_off is None else self.back_off.refusal(now)
         if refusal is not None and not force:
             raise LocalError(refusal)
+        if not again:
+            self.barred = Barred()
         self.connection = Connection(access, ticket, self._authenticator.begin(_answer), now)
         self.state = DeviceState.ATTACHING
         return [OpenAccess(access=access)]
@@ -248,6 +275,8 @@ class Device:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, "the UE detaches", now)
         commands += self._abandon_reauthentication("the UE detaches")
         commands += self._fail_attach(connection, "cancelled", "the UE was told to detach")
+        if self.state is DeviceState.ATTACHING and (connection.selecting):
+            return commands + self._end(connection, now)  # there is no IKE SA yet
         self.state = DeviceState.CLOSING
         return [*commands, DeleteSa(why="the UE detaches")]
 
@@ -269,7 +298,7 @@ class Device:
         if connection is None or self.state is DeviceState.CLOSING:
             return []
         if self.state is DeviceState.ATTACHING:
-            return [self._connect(connection)]
+            return self._reach(connection, now)
         if connection.move is not None and connection.move.target == access:
             return self._send_update(connection, connection.move, now)
         if access in connection.testing:
@@ -290,6 +319,28 @@ class Device:
             return []
         commands = self._end_move(move, MoveOutcome.FAILED, why, now)
         return commands if move.ticket is None else commands + self._go_back(connection, move, now)
+
+    def resolved(self, resolution: Resolution, now: float) -> list[Command]:
+        """A name was looked up; an answer that nobody waits for any more means nothing."""
+        connection = self.connection
+        if connection is None:
+            return []
+        if self.state is DeviceState.ESTABLISHED and connection.pending is not None:
+            return self._redirect_resolved(connection, connection.pending, resolution)
+        selection = connection.selection
+        if self.state is not DeviceState.ATTACHING or selection is None or selection.asks != resolution.name:
+            return []
+        return self._advance(connection, selection, selection.resolved(resolution), now)
+
+    def unreachable(self, gateway: Endpoint, now: float) -> list[Command]:
+        """ICMP says that nobody is there: enough to try another gateway, not to end anything (RFC 7296 §2.4)."""
+        connection = self.connection
+        if connection is None or self.state is not DeviceState.ATTACHING or connection.selection is None:
+            return []
+        if connection.gateway != gateway.address or connection.heard or connection.turned_away is not None:
+            return []
+        connection.turned_away = "ICMP says that it cannot be reached"
+        return [DeleteSa(why=connection.turned_away)]
 
     def connected(self, signalling: Signalling) -> list[Command]:
         """The IKE SA has begun."""
@@ -365,6 +416,7 @@ class Device:
         if isinstance(event, StateChanged):
             connection.deleting = connection.deleting or event.new is SaState.DELETING
             leaves = event.new is SaState.AUTHENTICATING and not connection.resumes
+            connection.heard = connection.heard or leaves
             return connection.authentication.identity_given() if leaves else []
         if isinstance(event, IkeSaRekeyed):
             self._session = None  # RFC 5723 §6.2: "When the IKE SA is rekeyed, the ticket is invalidated"
@@ -514,16 +566,46 @@ class Device:
         ):
             # RFC 4555 §3.9: "SHOULD retry IKE_SA establishment several times, starting from a new IKE_SA_INIT"
             connection.nat_refusals += 1
-            connection.redirect = (connection.gateway, connection.trail)
+            connection.redirect = Onward(
+                gateway=connection.gateway,
+                trail=connection.trail,
+                selection=connection.selection,
+                names=connection.names,
+            )
             return [Tell(name="nat-detected", text="A NAT changed the addresses; the attach begins anew.", data={})]
         if attaching:
             text = self._refusal_text(connection, event, number)
             commands = self._stay_away(connection, cause, now) if event.by_peer else []
+            if self._turned_away(connection, number if event.by_peer else None, text):
+                return commands
             commands += self._fail_attach(connection, cause, text, by_peer=event.by_peer)
             self.state = DeviceState.CLOSING
             return commands
         connection.last_error = (cause, event.text)
         return []
+
+    def _turned_away(self, connection: Connection, number: int | None, text: str) -> bool:
+        """Whether the next gateway is tried; who is barred by the cause is remembered (TS 24.302 §7.2.2.2).
+
+        A back-off timer takes the place of both: the network says itself when it may be asked again.
+        """
+        rule, selection = self._retry.rule(number), connection.selection
+        connection.cause = number
+        candidate = None if selection is None else selection.candidate
+        cause = "refused" if number is None else notify_name(number)
+        waits = connection.back_off is not None
+        barred = rule.bars is not Bar.NONE and not waits
+        if barred and rule.bars is Bar.EVERYWHERE:
+            self.barred.everywhere = cause
+        elif barred and candidate is not None and rule.bars is Bar.PLMN and candidate.plmn is not None:
+            self.barred.bar_network(candidate.plmn, cause)
+        elif barred and candidate is not None:
+            self.barred.gateways[candidate.address] = cause
+        elsewhere = candidate is not None and not waits and (rule.elsewhere or number is None)
+        connection.for_good = barred and not elsewhere
+        if elsewhere:
+            connection.turned_away = text
+        return elsewhere
 
     def _stay_away(self, connection: Connection, cause: str, now: float) -> list[Command]:
         """BACKOFF_TIMER beside the refusal; zero seconds end an earlier one."""
@@ -735,37 +817,114 @@ class Device:
 
     def _redirected(self, connection: Connection, event: Redirected) -> list[Command]:
         where = self._gateway if connection.gateway is None else connection.gateway
-        target = self._gateways.get(event.gateway) if isinstance(event.gateway, str) else event.gateway
         data: dict[str, JsonValue] = {"gateway": str(event.gateway), "stage": event.stage.value}
-        version = self._gateway.address.version
-        if target is None or target.version != version:
+        established = event.stage is RedirectStage.ESTABLISHED
+        local = self._open.get(connection.access)
+        version = None if local is None else local.ike.address.version
+        name = event.gateway if isinstance(event.gateway, str) else None
+        target = self._gateways.get(name) if name is not None else event.gateway
+        assert not isinstance(target, str)
+        selection = None if established else connection.selection
+        if name is not None and target is None and self._resolves and version is not None:
+            selection = Selection.of_name(name, version, f"redirected to {name}")
+        elif target is None or target.version != version:
             why = "its address is not known" if target is None else f"the UE has no IPv{target.version} access"
             text = f"The gateway {where} sends the UE to {event.gateway}, but {why}."
             return [Tell(name="redirect-ignored", text=text, data={**data, "why": why})]
-        connection.redirect = (target, event.trail)
+        # An unauthenticated redirect does not say whose certificate will do
+        trusted = name is not None and event.stage is not RedirectStage.INIT
+        names = (*connection.names, *((name,) if name is not None and trusted else ()))
+        onward = Onward(gateway=target, trail=event.trail, selection=selection, names=names)
+        if established and target is None and selection is not None:
+            connection.pending = onward  # looked up first: an SA that works is not given up for a dead name
+            return [*selection.begin()]
+        connection.redirect = onward
         text = f"The gateway {where} sends the UE to {event.gateway} ({event.stage.value})."
         commands: list[Command] = [Tell(name="redirected", text=text, data=data)]
-        if event.stage is RedirectStage.ESTABLISHED:
+        if established:
             commands.append(DeleteSa(why=f"redirected to {event.gateway}"))  # §5: SHOULD
         return commands
 
-    def _follow(self, former: Connection, now: float) -> list[Command]:
+    def _redirect_resolved(self, connection: Connection, pending: Onward, resolution: Resolution) -> list[Command]:
+        """The name of a redirect's gateway was looked up while the SA lives on."""
+        selection = pending.selection
+        if selection is None or selection.asks != resolution.name:
+            return []
+        connection.pending = None
+        where = self._gateway if connection.gateway is None else connection.gateway
+        data: dict[str, JsonValue] = {"gateway": resolution.name, "stage": RedirectStage.ESTABLISHED.value}
+        commands: list[Command] = [*selection.resolved(resolution)]
+        if selection.candidate is None:
+            why = selection.verdict
+            text = f"The gateway {where} sends the UE to {resolution.name}, but {why}."
+            return [*commands, Tell(name="redirect-ignored", text=text, data={**data, "why": why})]
+        connection.redirect = replace(pending, gateway=selection.candidate.address)
+        text = f"The gateway {where} sends the UE to {resolution.name} ({RedirectStage.ESTABLISHED.value})."
+        told = Tell(name="redirected", text=text, data=data)
+        return [*commands, told, DeleteSa(why=f"redirected to {resolution.name}")]
+
+    def _follow(self, former: Connection, onward: Onward, now: float) -> list[Command]:
         """The SA that was redirected or refused is gone: the attach goes on, or begins anew, where it was told to."""
-        assert former.redirect is not None
         former.ended = now
         commands = self._abandon_reauthentication("the connection has ended")
         commands += _remove_children(former)
         if former.addresses:
             commands.append(StopHost())
         connection = Connection(former.access, former.attach_ticket, self._authenticator.begin(_answer), now)
-        connection.gateway, connection.trail = former.redirect
+        connection.gateway, connection.trail = onward.gateway, onward.trail
+        connection.selection, connection.names = onward.selection, onward.names
         connection.nat_refusals = former.nat_refusals
         self.connection = connection
         self._session = None
         self.state = DeviceState.ATTACHING
         if former.access not in self._open:
             return [*commands, OpenAccess(access=former.access)]
-        return [*commands, self._connect(connection)]
+        return commands + self._reach(connection, now)
+
+    # --- which gateway (TS 23.402 §4.5.4)
+
+    def _reach(self, connection: Connection, now: float) -> list[Command]:
+        """Connect to the gateway, or find one first."""
+        if connection.gateway is not None:
+            return [self._connect(connection)]
+        selection = connection.selection
+        if selection is None and self._select is not None:
+            version = self._open[connection.access].ike.address.version
+            selection = connection.selection = self._select(version, self.barred)
+        if selection is None:
+            return [self._connect(connection)]
+        return self._advance(connection, selection, [] if selection.begun else selection.begin(), now)
+
+    def _advance(
+        self, connection: Connection, selection: Selection, told: list[SelectionCommand], now: float
+    ) -> list[Command]:
+        """The selection has made a step: to a gateway, to its end, or it waits for an answer."""
+        commands: list[Command] = [*told]
+        candidate = selection.candidate
+        if candidate is not None:
+            connection.gateway = candidate.address
+            if not selection.of_redirect:
+                connection.names = () if candidate.name is None else (candidate.name,)
+            return [*commands, self._connect(connection)]
+        if not selection.over:
+            return commands
+        connection.for_good = not selection.temporary
+        cause = "no gateway" if connection.cause is None else notify_name(connection.cause)
+        return [*commands, *self._fail_attach(connection, cause, selection.verdict), *self._end(connection, now)]
+
+    def _elsewhere(self, former: Connection, selection: Selection, why: str, now: float) -> list[Command]:
+        """The gateway does not serve: the attach goes on with the next, or fails with all that were tried."""
+        former.ended = now
+        told = selection.failed(why)
+        connection = Connection(former.access, former.attach_ticket, self._authenticator.begin(_answer), former.started)
+        connection.selection, connection.cause = selection, former.cause
+        connection.reactivations = former.reactivations
+        connection.trail, connection.names = former.trail, former.names
+        self.connection = connection
+        self._session = None
+        if former.access not in self._open and selection.candidate is not None:
+            return [*told, OpenAccess(access=former.access)]
+        return self._advance(connection, selection, told, now)
 
     def _connect(self, connection: Connection) -> Connect:
         """Start the SA; a ticket is presented once (RFC 5723 §4.3.1)."""
@@ -777,7 +936,15 @@ class Device:
             gateway=connection.gateway,
             trail=connection.trail,
             session=session,
+            names=connection.names,
+            patience=None if connection.selection is None else self._patience,
         )
+
+    def _where(self, connection: Connection) -> Endpoint | None:
+        """The gateway that this connection is for."""
+        if connection.gateway is None:
+            return self._gateway
+        return Endpoint(connection.gateway, self._gateway_port)
 
     # --- the end
 
@@ -789,11 +956,13 @@ class Device:
         if connection.move is not None:
             commands += self._end_move(connection.move, MoveOutcome.FAILED, why, now)
         if connection.redirect is not None and not connection.detach_requested:
-            return commands + self._follow(connection, now)
+            return commands + self._follow(connection, connection.redirect, now)
         if self.state is DeviceState.ATTACHING:
-            commands += self._fail_attach(
-                connection, "no response", unfinished(connection, self._gateway, event), by_peer=event.by_peer
-            )
+            text = connection.turned_away or unfinished(connection, self._where(connection), event)
+            selection = connection.selection
+            if selection is not None and selection.candidate is not None:
+                return commands + self._elsewhere(connection, selection, text, now)
+            commands += self._fail_attach(connection, "no response", text, by_peer=event.by_peer)
         if connection.established is not None:
             name = "detached" if connection.detach_requested or event.by_peer else "connection-lost"
             commands.append(

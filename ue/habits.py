@@ -137,6 +137,7 @@ class IkeSection(ConfigurationModel):
     refused_update: UpdateRefusal = UpdateRefusal.RETRY
     move_without_mobike: MoveWithoutMobike = MoveWithoutMobike.NEVER
     probe_before_update: bool = False
+    rekey_after_move: bool = False
     address_lists: AddressLists = AddressLists.CHANGED
     additional_addresses: Annotated[tuple[IpAddress, ...], Field(max_length=ADDITIONAL_ADDRESSES_MAXIMUM)] = ()
     detect_mapping_changes: bool = True

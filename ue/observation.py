@@ -41,7 +41,7 @@ def session_view(
     counters: Callable[[bytes], ChildSaCounters | None],
     wall: Callable[[float], float],
     *,
-    gateway: str,
+    gateway: str | None,
     session: str,
 ) -> dict[str, JsonValue]:
     """The connection as the control interface shows it; nothing in it is secret. ``wall`` tells wall clock."""

@@ -21,6 +21,7 @@ from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import (
+    AddressesUpdated,
     Answer,
     AuthenticationKind,
     ChildSaRemoved,
@@ -66,6 +67,7 @@ from ue.commands import (
     MoveSa,
     OpenAccess,
     RemoveChildSa,
+    Resolve,
     RetireChildSa,
     StartHost,
     StopHost,
@@ -85,6 +87,7 @@ from ue.profile import (
     root_nai,
     state_directory,
 )
+from ue.selection import Selection
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
@@ -124,7 +127,11 @@ class Pdn:
         self._usim = usim
         self._temporary = temporary
         gateway = configuration.gateway
-        self._gateway_ike = Endpoint(gateway.address, gateway.ike_port)
+        fixed = None if gateway.address is None else Endpoint(gateway.address, gateway.ike_port)
+        self._gateway_ike: Endpoint | None = fixed
+        self._gateway_names = configuration.gateway_names
+        self._resolver = platform.resolver(configuration.dns.settings(), platform.clock.monotonic)
+        policy, chosen = configuration.selection_policy, gateway.selection
         natt: dict[int, Endpoint] = {
             address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
         }
@@ -134,7 +141,12 @@ class Pdn:
             imsi=Imsi(configuration.imsi),
             nai=root_nai(configuration),
             apn=configuration.apn,
-            gateway=self._gateway_ike,
+            gateway=fixed,
+            gateway_port=gateway.ike_port,
+            select=None if policy is None else lambda version, barred: Selection(policy, version, barred),
+            patience=None if chosen is None else chosen.patience,
+            resolves=True,
+            retry=configuration.retry.policy(),
             entropy=platform.entropy,
             authenticator=authenticator(configuration, platform.entropy, temporary.load()),
             accesses=tuple(configuration.accesses),
@@ -157,6 +169,7 @@ class Pdn:
         self._installed: set[bytes] = set()
         self._commands: deque[Command] = deque()
         self._carrying_out = False
+        self._lookups: set[asyncio.Task[None]] = set()
         self._tickets = count(1)
         self._waiting: dict[int, asyncio.Future[str | None]] = {}
         self.idle = asyncio.Event()
@@ -183,6 +196,8 @@ class Pdn:
 
     def close(self) -> None:
         """Let go of everything, without a word to the gateway where it has not answered."""
+        for lookup in self._lookups:
+            lookup.cancel()
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             self._endpoint.close(self._sa, "the UE stops", self._now())
             self._swu.pump()
@@ -218,16 +233,19 @@ class Pdn:
 
     # --- what a person asks for
 
-    async def attach(self, access: str | None = None, *, force: bool = False) -> None:
+    async def attach(self, access: str | None = None, *, force: bool = False, again: bool = False) -> None:
         """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not.
 
-        ``force``: even though the network has asked to be left alone (BACKOFF_TIMER).
+        ``force``: even though the network has asked to be left alone (BACKOFF_TIMER). ``again``: nobody has asked.
         """
         name = access or next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
-        if self.configuration.accesses[name].address.version not in {each.version for each in gateway.addresses}:
+        known = {each.version for each in gateway.addresses}
+        if gateway.selection is None and self.configuration.accesses[name].address.version not in known:
             raise ControlError("refused", f"the gateway {gateway.address} cannot be reached from access {name}")
-        await self._wait_for("refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force))
+        await self._wait_for(
+            "refused", lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again)
+        )
 
     async def move(self, to: str, *, keep_old: bool = False) -> Move:
         """Move to an access; returns the measures when the gateway has agreed."""
@@ -239,6 +257,11 @@ class Pdn:
     async def detach(self) -> None:
         """Detach; returns when the gateway has answered or is given up."""
         await self._wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
+
+    def _rekey_after_move(self, event: AddressesUpdated) -> None:
+        """As a UE does whose data plane cannot send an ESP SA by another path (kernel-libipsec)."""
+        if event.new != event.old and self._sa is not None and self._sa.children:
+            self.rekey_child()
 
     def rekey_ike(self) -> None:
         """Begin to rekey the IKE SA (RFC 7296 §1.3.2)."""
@@ -312,6 +335,8 @@ class Pdn:
         if isinstance(event, IkeSaRekeyed):
             self._sa = event.successor
         self._carry_out(self.device.handle(event, self._now()))
+        if isinstance(event, AddressesUpdated) and self.configuration.ike.rekey_after_move:
+            self._rekey_after_move(event)
 
     # --- what the device says
 
@@ -341,6 +366,11 @@ class Pdn:
                 self._swu.accesses.close(command.access, self)
             case Connect():
                 self._connect(command)
+            case Resolve():
+                assert self._swu.tasks is not None
+                task = self._swu.tasks.create_task(self._resolve(command))
+                self._lookups.add(task)
+                task.add_done_callback(self._lookups.discard)
             case ConnectSuccessor():
                 self._connect_successor(command)
             case AnswerSuccessor():
@@ -418,10 +448,14 @@ class Pdn:
 
     def _connect(self, command: Connect) -> None:
         ports = self.device.ports(command.access)
-        gateway = command.gateway or self.configuration.gateway.address
-        self._gateway_ike = Endpoint(gateway, self._gateway_ike.port)
+        gateway = self.configuration.gateway
+        self._gateway_ike = self._way_to_gateway(command.gateway or gateway.address, ports.ike)
+        # Names that were configured hold for every gateway
+        self._gateway_names = gateway.names or command.names or self.configuration.gateway_names
         config = replace(
             self.ike_config,
+            gateway_names=self._gateway_names,
+            init_patience=command.patience,
             nat_traversal_port=ports.nat_traversal.port,
             initial_contact=not self._endpoint.sas,  # RFC 7296 §2.4: true only of the first with this gateway
             identity=self._own_identity(command.identity),
@@ -431,7 +465,7 @@ class Pdn:
         )
         self._sa = None
         self._last_counters.clear()
-        sa = self._swu.connect(self, config, self._way_to_gateway(ports.ike), self._extension())
+        sa = self._swu.connect(self, config, Path(ports.ike, self._gateway_ike), self._extension())
         self._sa = sa
         self._carry_out(self.device.connected(sa.window))
 
@@ -442,19 +476,22 @@ class Pdn:
         except LocalError:
             return 0
 
-    def _way_to_gateway(self, local: Endpoint) -> Path:
-        """To the gateway's address of the same IP version: the configuration has one for every access."""
-        if self._gateway_ike.address.version == local.address.version:
-            return Path(local, self._gateway_ike)
+    async def _resolve(self, command: Resolve) -> None:
+        resolution = await self._resolver.resolve(command.name, command.kinds)
+        self._carry_out(self.device.resolved(resolution, self._now()))
+
+    def _way_to_gateway(self, address: Address | None, local: Endpoint) -> Endpoint:
+        """Its address of the access's IP version: the configuration has one for every access."""
         gateway = self.configuration.gateway
-        address = next(each for each in gateway.addresses if each.version == local.address.version)
-        return Path(local, Endpoint(address, gateway.ike_port))
+        if address is None or address.version != local.address.version:
+            address = next(each for each in gateway.addresses if each.version == local.address.version)
+        return Endpoint(address, gateway.ike_port)
 
     def _alternatives(self, local: Endpoint) -> tuple[Path, ...]:
         """Where the first request is tried as well (RFC 4555 §3.1)."""
-        known = self.configuration.gateway.alternatives
-        fitting = [each for each in known if each.version == local.address.version]
-        return tuple(Path(local, Endpoint(each, self._gateway_ike.port)) for each in fitting)
+        gateway = self.configuration.gateway
+        fitting = [each for each in gateway.alternatives if each.version == local.address.version]
+        return tuple(Path(local, Endpoint(each, gateway.ike_port)) for each in fitting)
 
     def _connect_successor(self, command: ConnectSuccessor) -> None:
         """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
@@ -466,12 +503,13 @@ class Pdn:
         )
         config = replace(
             self.ike_config,
+            gateway_names=self._gateway_names,
             nat_traversal_port=ports.nat_traversal.port,
             identity=self._own_identity(command.identity),
             initial_contact=False,
             configuration_request=request,
         )
-        path = Path(ports.ike, Endpoint(command.gateway, self._gateway_ike.port))
+        path = Path(ports.ike, Endpoint(command.gateway, self.configuration.gateway.ike_port))
         self._successor = self._swu.connect(self, config, path, self._extension())
         self._sessions[self._successor.local_spi] = self._session()
 
@@ -563,7 +601,9 @@ class Pdn:
         if plane.routes:
             return list(plane.routes)
         gateway = self.configuration.gateway
-        outside = (*gateway.addresses, *gateway.alternatives)
+        outside = [*gateway.addresses, *gateway.alternatives]
+        if self._gateway_ike is not None:
+            outside.append(self._gateway_ike.address)
         granted = [
             network
             for child in self._require_sa().children.values()
@@ -657,7 +697,7 @@ class Pdn:
             self._sa,
             self._counters,
             self.wall,
-            gateway=str(self._gateway_ike),
+            gateway=None if self._gateway_ike is None else str(self._gateway_ike),
             session=self._session(),
         )
 

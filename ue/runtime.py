@@ -23,12 +23,12 @@ from ue.profile import (
     state_directory,
     temporary_identity_store,
 )
+from ue.staying import stay_attached
 from ue.swu import Swu
 
 KIND = "ue"
 DISTRIBUTION = "epdg-emulator"
 DETACH_INTERVAL = 2.0  # for the gateway to answer DELETE when the UE stops
-RETRY_INTERVALS = (5.0, 10.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 1800.0, 3600.0)  # Android's
 
 _log = logging.getLogger(__name__)
 
@@ -121,28 +121,8 @@ class UeNode:
         await self._stopping.wait()
 
     async def stay_attached(self) -> None:
-        """Attach, and try again after a while when that fails or the connection is lost (Android's pace)."""
-        pdn, failures = self.pdn(), 0
-        while True:
-            try:
-                await pdn.attach()
-                failures = 0
-            except StackError as error:
-                _log.error("%s", error)
-            await pdn.idle.wait()
-            if pdn.device.connection is not None and pdn.device.connection.detach_requested:
-                await self.stopped()  # somebody detached the UE: it stays so until it is told otherwise
-                return
-            interval = RETRY_INTERVALS[min(failures, len(RETRY_INTERVALS) - 1)]
-            back_off = pdn.device.back_off
-            if back_off is not None:
-                interval = max(
-                    interval, back_off.until - self._swu.now()
-                )  # without an end: until the process is started anew
-            failures += 1
-            _log.info("attaching again in %g s", interval)
-            await asyncio.sleep(interval)
-            await pdn.idle.wait()
+        """Attach, and try again after a while when that fails or the connection is lost."""
+        await stay_attached(self.pdn(), self._swu.now, self.stopped)
 
     async def _until_stopped(self, work: Callable[[], Awaitable[object]]) -> None:
         async def done() -> None:

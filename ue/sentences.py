@@ -35,11 +35,10 @@ def attached(connection: Connection, path: Path, imsi: Imsi, apn: str) -> Tell:
     )
 
 
-def unfinished(connection: Connection, configured: Endpoint, event: Closed) -> str:
-    """Why an attach ended without a refusal; ``configured`` is the gateway where no redirect led elsewhere."""
+def unfinished(connection: Connection, gateway: Endpoint | None, event: Closed) -> str:
+    """Why an attach ended without a refusal, at this gateway."""
     if event.by_peer:
         return f"the gateway ended the attach: {event.why}"
-    gateway = configured if connection.gateway is None else Endpoint(connection.gateway, configured.port)
     requests, retransmissions = connection.counts
     sent = requests + retransmissions
     if requests > 1:

@@ -166,6 +166,8 @@ class InitiatorConfig(IkeConfig):
     ``initial_contact``: this is our only SA with the gateway (RFC 7296 §2.4), which is untrue of the one that
     repeats the authentication of another.
     ``initial_paths``: other address pairs, which retransmissions of the first request go to in turn (RFC 4555 §3.1).
+    ``init_patience``: seconds without an answer to IKE_SA_INIT after which it is given up, if its retransmissions last
+    longer.
     ``update_cookie``: COOKIE2 goes with every update, as strongSwan does it. ``detect_mapping_changes``: behind a
     NAT liveness checks carry NAT detection (RFC 4555 §3.8).
     ``childless`` leaves the child SA out where the responder allows it (RFC 6023).
@@ -188,6 +190,7 @@ class InitiatorConfig(IkeConfig):
     init_retries: int = 5
     initial_contact: bool = True
     initial_paths: tuple[Path, ...] = ()
+    init_patience: float | None = None
     update_cookie: bool = False
     detect_mapping_changes: bool = True
     childless: bool = False

@@ -22,6 +22,7 @@ from protocols.ikev2.registry import IntegrityId, PrfId
 AES_BLOCK_LENGTH: Final = 16
 
 _HASHES: dict[str, hashes.HashAlgorithm] = {
+    "md5": hashes.MD5(),  # noqa: S303 - HMAC-MD5 as RFC 2403 has it
     "sha1": hashes.SHA1(),
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
@@ -119,6 +120,10 @@ class IntegrityAlgorithm:
 
 INTEGRITY: dict[IntegrityId, IntegrityAlgorithm] = {
     # RFC 8247 §2.4: MUST-; SHA-1 is weak here, though HMAC-SHA-1 is not broken
+    # RFC 8247 §2.3 forbids it, as the PRF
+    IntegrityId.AUTH_HMAC_MD5_96: IntegrityAlgorithm(
+        name="md5", keyed=hmac_of("md5"), key_length=16, icv_length=12, prf=PrfId.PRF_HMAC_MD5, weak=True
+    ),
     IntegrityId.AUTH_HMAC_SHA1_96: IntegrityAlgorithm(
         name="sha1", keyed=hmac_of("sha1"), key_length=20, icv_length=12, prf=PrfId.PRF_HMAC_SHA1, weak=True
     ),

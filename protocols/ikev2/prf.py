@@ -77,6 +77,8 @@ def _cmac(key: bytes) -> KeyedMac:
 
 
 PRFS: dict[PrfId, Prf] = {
+    # RFC 8247 §2.2 forbids it; Qualcomm's phones offer it, and so does who plays one
+    PrfId.PRF_HMAC_MD5: Prf(name="prfmd5", keyed=hmac_of("md5"), output_length=16, weak=True),
     PrfId.PRF_HMAC_SHA1: Prf(name="prfsha1", keyed=hmac_of("sha1"), output_length=20, weak=True),
     PrfId.PRF_HMAC_SHA2_256: Prf(name="prfsha256", keyed=hmac_of("sha256"), output_length=32),
     PrfId.PRF_HMAC_SHA2_384: Prf(name="prfsha384", keyed=hmac_of("sha384"), output_length=48),

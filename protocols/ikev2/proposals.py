@@ -63,7 +63,7 @@ _DEFAULT_IKE: Final = (
     "aes256-sha256-modp3072",
     "aes128-sha256-modp3072",
 )
-# What phones in use were seen to need beyond that; HMAC-MD5, of which Qualcomm's profiles speak too, is not there.
+# What phones in use were seen to need beyond that; HMAC-MD5, of which Qualcomm's profiles speak too, is in no policy.
 _LEGACY_IKE: Final = (
     *_DEFAULT_IKE,
     *[

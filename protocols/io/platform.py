@@ -1,4 +1,4 @@
-"""What a node stands on: clocks, random source, links, streams, control server; the laboratory gives others."""
+"""What a node stands on: clocks, random source, links, streams, names, control; the laboratory gives others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 from protocols.entropy import Entropy
 from protocols.io.clock import SystemClock
 from protocols.io.control import ControlServer, Handler
+from protocols.io.dns import DnsResolver, ResolverOpener
 from protocols.io.entropy import SystemEntropy
 from protocols.io.link import Link, Receiver, UdpLink
 from protocols.io.streams import StreamBinder, listening_socket
@@ -54,3 +55,4 @@ class Platform:
     open_link: LinkOpener = UdpLink
     control: ControlOpener = ControlServer
     bind_stream: StreamBinder = listening_socket
+    resolver: ResolverOpener = DnsResolver

@@ -1,9 +1,9 @@
 """Identities of subscribers, networks and access points (TS 23.003 §2, §9, §19; RFC 7542).
 
-Covers the IMSI, the PLMN, the APN network identifier, the ePDG FQDN and the NAI in all its forms: root, decorated,
-pseudonym, fast re-authentication, emergency (by IMSI, IMEI or MAC address) and alternative. Left out: the keyname
-and high priority NAIs (TS 23.003 §19.3.8, §19.3.10), TAC/LAC forms of the ePDG FQDN. Text that does not conform
-raises ``ValueError`` with one plain sentence.
+Covers the IMSI, the PLMN, the APN network identifier, the ePDG FQDN in all its forms and the NAI in all its forms:
+root, decorated, pseudonym, fast re-authentication, emergency (by IMSI, IMEI or MAC address) and alternative. Left out:
+the keyname and high priority NAIs (TS 23.003 §19.3.8, §19.3.10). Text that does not conform raises ``ValueError``
+with one plain sentence.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from enum import Enum
 _DIGITS = re.compile(r"[0-9]+\Z")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _PLMN_REALM = re.compile(r"(?:.*\.)?mnc([0-9]{2,3})\.mcc([0-9]{3})\.(?:pub\.)?3gppnetwork\.org\Z", re.IGNORECASE)
+_EPDG_NAME = re.compile(r"(?:sos\.)?epdg\.epc\.mnc([0-9]{3})\.mcc([0-9]{3})\.pub\.3gppnetwork\.org\.?\Z", re.IGNORECASE)
 EMERGENCY_REALM = "sos.invalid"  # TS 23.003 §19.3.6: never resolved, nobody's
 _EMERGENCY_IMEI = re.compile(r"imei([0-9]{14,16})\Z", re.IGNORECASE)
 _EMERGENCY_MAC = re.compile(r"mac([0-9a-f]{12})\Z", re.IGNORECASE)
@@ -344,5 +345,43 @@ class Apn:
 
 def epdg_fqdn(plmn: Plmn, *, emergency: bool = False) -> str:
     """The operator identifier FQDN of an ePDG (TS 23.003 §19.4.2.9.2; emergency §19.4.2.9A)."""
-    prefix = "sos.epdg" if emergency else "epdg"
-    return f"{prefix}.epc.mnc{plmn.mnc_label}.mcc{plmn.mcc}.pub.3gppnetwork.org"
+    return f"{_epdg(emergency)}.epc.mnc{plmn.mnc_label}.mcc{plmn.mcc}.pub.3gppnetwork.org"
+
+
+def epdg_tracking_area_fqdn(plmn: Plmn, tac: int, *, fifth_generation: bool = False, emergency: bool = False) -> str:
+    """The Tracking Area Identity FQDN of an ePDG (TS 23.003 §19.4.2.9.3; emergency §19.4.2.9A).
+
+    ``tac`` has 16 bits, with ``fifth_generation`` 24 (5GS TAI).
+    """
+    if not 0 <= tac < 1 << (24 if fifth_generation else 16):
+        raise ValueError(f"TAC {tac} does not fit in {24 if fifth_generation else 16} bits")
+    low, middle, high = tac & 0xFF, tac >> 8 & 0xFF, tac >> 16
+    if fifth_generation:
+        area = f"tac-lb{low:02x}.tac-mb{middle:02x}.tac-hb{high:02x}.5gstac"
+    else:
+        area = f"tac-lb{low:02x}.tac-hb{middle:02x}.tac"
+    return f"{area}.{epdg_fqdn(plmn, emergency=emergency)}"
+
+
+def epdg_location_area_fqdn(plmn: Plmn, lac: int, *, emergency: bool = False) -> str:
+    """The Location Area Identity FQDN of an ePDG, LAC of 16 bits (TS 23.003 §19.4.2.9.3; emergency §19.4.2.9A)."""
+    if not 0 <= lac < 1 << 16:
+        raise ValueError(f"LAC {lac} does not fit in 16 bits")
+    return f"lac{lac:04x}.{epdg_fqdn(plmn, emergency=emergency)}"
+
+
+def epdg_visited_country_fqdn(mcc: str, *, emergency: bool = False) -> str:
+    """The name whose NAPTR records say whose ePDGs a country demands (TS 23.003 §19.4.2.9.4; emergency §19.4.2.9A)."""
+    if not (_DIGITS.match(mcc) and len(mcc) == 3):
+        raise ValueError(f"MCC {mcc!r} is not three digits")
+    return f"{_epdg(emergency)}.epc.mcc{mcc}.visited-country.pub.3gppnetwork.org"
+
+
+def epdg_plmn(name: str) -> Plmn | None:
+    """Whose ePDG an operator identifier FQDN names; the MNC has three digits, as it is written there."""
+    match = _EPDG_NAME.match(name)
+    return Plmn(match[2], match[1]) if match else None
+
+
+def _epdg(emergency: bool) -> str:
+    return "sos.epdg" if emergency else "epdg"

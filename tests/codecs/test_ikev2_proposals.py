@@ -272,9 +272,26 @@ def test_policies_among_suites() -> None:
     assert EspPolicy.of(["null-sha256", "aes128gcm16"]).suites == esp("null-sha256", "aes128gcm16").suites
 
 
+def test_braces_stand_for_several_suites_whose_offer_keeps_the_order() -> None:
+    policy = IkePolicy.of(["aes{256,128}-{sha1,md5}-modp1024", "aes128-md5-modp1024"])
+    written = ("aes256-sha1-modp1024", "aes256-md5-modp1024", "aes128-sha1-modp1024", "aes128-md5-modp1024")
+    assert policy.suites == tuple(map(IkeSuite.of, written))
+    (proposal,) = policy.proposals()
+    assert [each.key_length_bits for each in proposal.of_type(TransformType.ENCR)] == [256, 128]
+    assert [each.id for each in proposal.of_type(TransformType.INTEG)] == [2, 1]
+    assert EspPolicy.of(["aes{128}gcm16"]).suites == esp("aes128gcm16").suites
+
+
 @pytest.mark.parametrize(
     ("names", "why"),
-    [([], "at least one suite"), (["lagacy"], "policies are default, modern, legacy"), (["aes128-md5-x25519"], "md5")],
+    [
+        (["aes{128,}-sha256-x25519"], "starts with no encryption"),
+        (["aes{128-sha256-x25519"], "starts with no encryption"),
+        (["{0,1,2,3,4,5,6,7,8,9}" * 4], "more than 1000 suites"),
+        ([], "at least one suite"),
+        (["lagacy"], "policies are default, modern, legacy"),
+        (["aes128-rot13-x25519"], "rot13"),
+    ],
 )
 def test_bad_policies(names: list[str], why: str) -> None:
     for policy in (IkePolicy, EspPolicy):

@@ -43,6 +43,7 @@ from protocols.ikev2.registry import ConfigAttributeType, IdType, NotifyType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import MessageSealer
 from protocols.ikev2.tasks.informational import DeleteChildSa, DeleteIkeSa
+from protocols.names import Resolution
 from protocols.path import Address, Datagram, Endpoint, Path
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
@@ -68,6 +69,7 @@ from ue.commands import (
     MoveSa,
     OpenAccess,
     RemoveChildSa,
+    Resolve,
     StartHost,
     StopHost,
     SuspendSa,
@@ -77,6 +79,8 @@ from ue.commands import (
 )
 from ue.connection import Move, MoveOutcome
 from ue.device import Device, DeviceState
+from ue.retry import RetryPolicy
+from ue.selection import Barred, Selection, SelectionPolicy
 from ue.usim import MemorySqnStore, SoftwareUsim
 
 USER = laboratory_subscriber(1)
@@ -135,6 +139,10 @@ class World:
     p_cscf_reselection: bool = False
     reactivate: bool = True
     imei: str = IMEI
+    selection: SelectionPolicy | None = None
+    patience: float | None = None
+    zone: dict[str, tuple[Address, ...] | str] | None = None
+    retry: RetryPolicy | None = None
 
     def __post_init__(self) -> None:
         assert self.subscriber.opc is not None
@@ -149,7 +157,11 @@ class World:
             imsi=USER.imsi,
             nai=NAI,
             apn="internet",
-            gateway=GATEWAY,
+            gateway=GATEWAY if self.selection is None else None,
+            select=None if self.selection is None else self._select,
+            patience=self.patience,
+            resolves=self.zone is not None,
+            retry=self.retry,
             entropy=SeededEntropy("device"),
             accesses=self.accesses,
             gateways={"gw.example": OTHER_GATEWAY},
@@ -185,6 +197,7 @@ class World:
         self.successor: IkeSa | None = None
         self.gateway_sas: list[IkeSa] = []
         self.commands: list[Command] = []
+        self.questions: list[str] = []
         self.told: list[Tell] = []
         self.finished: dict[int, str | None] = {}
         self.installed: dict[bytes, Path] = {}
@@ -194,6 +207,16 @@ class World:
         self._flying: list[tuple[float, int, str, Datagram]] = []
         self._count = 0
         self._tickets = 0
+
+    def _select(self, version: int, barred: Barred) -> Selection:
+        assert self.selection is not None
+        return Selection(self.selection, version, barred)
+
+    def _resolution(self, name: str) -> Resolution:
+        found = (self.zone or {}).get(name, ())
+        if isinstance(found, str):
+            return Resolution(name=name, failure=found)
+        return Resolution(name=name, addresses=found)
 
     def _gateway_extension(self) -> GatewaySwu:
         self.swu.append(GatewaySwu(request_device_identity=True))
@@ -300,9 +323,18 @@ class World:
             case Connect():
                 gateway = GATEWAY if command.gateway is None else Endpoint(command.gateway, 500)
                 path = Path(device.ports(command.access).ike, gateway)
-                config = replace(self.config, redirected=command.trail, session=command.session)
+                config = replace(
+                    self.config,
+                    redirected=command.trail,
+                    session=command.session,
+                    gateway_names=command.names or self.config.gateway_names,
+                    init_patience=command.patience,
+                )
                 self.sa = self.ue.connect(config, path, self.now)
                 self.carry_out(device.connected(self.sa.window))
+            case Resolve():
+                self.questions.append(command.name)
+                self.carry_out(device.resolved(self._resolution(command.name), self.now))
             case ConnectSuccessor():
                 path = Path(device.ports(command.access).ike, Endpoint(command.gateway, GATEWAY.port))
                 wanted = tuple(

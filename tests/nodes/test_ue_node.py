@@ -347,7 +347,7 @@ def test_every_command_has_help(verb: str) -> None:
 def test_a_node_attaches_moves_and_detaches_as_it_is_told(ue: Ue, epdg: EpdgProcess) -> None:
     with ue.node("run"):
         assert ue.call("node.status")["kind"] == "ue"
-        assert ue.call("ue.status") == {"state": "idle", "sessions": [], "traffic": []}
+        assert ue.call("ue.status") == {"state": "idle", "persona": None, "sessions": [], "traffic": []}
         up = ue.call("ue.attach", access="wifi-a")
         assert (up["state"], up["access"], up["apn"]) == ("established", "wifi-a", "internet")
         (inner,) = up["inner_addresses"]  # type: ignore[misc]
@@ -488,7 +488,7 @@ def test_serve_attaches_again_when_the_gateway_lets_go(ue: Ue, epdg: EpdgProcess
     with ue.node("serve", state="established"):
         (held,) = epdg.sessions(state="established")
         epdg.call("sessions.detach", id=held["id"])
-        wait_until(lambda: "attaching again in 5 s" in ue.log.read_text(), what="the retry", timeout=TIMEOUT)
+        wait_until(lambda: "attaches again in 5 s" in ue.log.read_text(), what="the retry", timeout=TIMEOUT)
         assert ue.stop() == 0
 
 

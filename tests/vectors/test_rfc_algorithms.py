@@ -1,4 +1,4 @@
-"""Algorithms against the numbers in their RFCs: RFC 3566, 4494, 4434, 4615, 3686, 5114, 6954, 7748."""
+"""Algorithms against the numbers in their RFCs: RFC 2202, 3566, 4494, 4434, 4615, 3686, 5114, 6954, 7748."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def test_mac() -> None:
 def test_prf_keys_of_any_length(row: dict[str, Any]) -> None:
     """RFC 4434 §2, RFC 4615 §3: shorter, right and longer keys."""
     assert Prf.of(PrfId(row["prf"]))(octets(row["key"]), octets(row["data"])) == octets(row["out"])
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "mac"),
+    [
+        (b"\x0b" * 16, b"Hi There", "9294727a3638bb1c13f48ef8158bfc9d"),
+        (b"Jefe", b"what do ya want for nothing?", "750c783e6ab0b503eaa86e310a5db738"),
+        (b"\xaa" * 16, b"\xdd" * 50, "56be34521d144c88dbb8c733f0e8b3f6"),
+    ],
+)
+def test_hmac_md5(key: bytes, data: bytes, mac: str) -> None:
+    """RFC 2202 §2, RFC 2403 §2.1: the first 96 bits are the ICV."""
+    assert INTEGRITY[IntegrityId.AUTH_HMAC_MD5_96].keyed(key).compute(data).hex().startswith(mac[:24])
+    assert Prf.of(PrfId.PRF_HMAC_MD5)(key, data).hex() == mac
 
 
 def test_skeyseed_of_fixed_key_prfs() -> None:

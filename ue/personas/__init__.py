@@ -10,6 +10,7 @@ The user's file wins: mappings are laid over one another key by key; a list, a v
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field
@@ -20,10 +21,11 @@ from protocols.io.documents import Document, Words, read_file
 DIRECTORY = Path(__file__).parent
 SUFFIX = ".yaml"
 KEY = "persona"
+KEPT = 32
 OWN = frozenset(
     {
         KEY, "node", "imsi", "plmn", "usim", "psk", "certificate", "identity", "imei", "apn", "accesses", "data_plane",
-        "attach_at_start", "control", "state", "trace",
+        "attach_at_start", "control", "state", "trace", "dns", "additional_pdns",
     }
 )  # fmt: skip
 """Keys of the UE's configuration that are the user's: who and where the UE is."""
@@ -50,6 +52,17 @@ def shipped() -> tuple[str, ...]:
 
 def read_persona(path: Path) -> tuple[PersonaHeader, Document]:
     """Header and configuration of a persona file; ``ConfigurationError`` names file, line and key."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    return _read(path, changed)
+
+
+@lru_cache(maxsize=KEPT)
+def _read(path: Path, changed: int) -> tuple[PersonaHeader, Document]:
+    """A file as it was at its last change: a fleet has thousands of UEs of few personas."""
+    del changed
     document = read_file(path)
     checked = validate(document, _PersonaFile)
     for key in checked.configuration:
@@ -58,6 +71,13 @@ def read_persona(path: Path) -> tuple[PersonaHeader, Document]:
             raise document.error(("configuration", key), Words("a key"), expected)
     header = PersonaHeader(name=checked.name, description=checked.description, lax=checked.lax)
     return header, document.part("configuration")
+
+
+def persona_file(name: str) -> Path:
+    """The file of a persona that is named on the command line."""
+    path = find_persona(Document.of({KEY: name}, "command line"), None)
+    assert path is not None
+    return path
 
 
 def find_persona(document: Document, directory: Path | None) -> Path | None:

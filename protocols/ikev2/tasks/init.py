@@ -64,6 +64,7 @@ class Init:
             self._nonce = sa.entropy.octets(NONCE_LENGTH)
         if sa.state is SaState.INITIAL:
             sa.enter(SaState.INIT_SENT, "IKE_SA_INIT request sent")
+            sa.timers.arm_setup(now, config.init_patience)
         cookie = () if self._cookie is None else (NotifyPayload(type=NotifyType.COOKIE, data=self._cookie),)
         payloads: tuple[Payload, ...] = (
             SaPayload(proposals=intermediate.proposals(config)),
@@ -131,6 +132,7 @@ class Init:
                 Endpoint(sa.path.remote.address, config.remote_nat_traversal_port),
             )
         sa.mobility.validated = sa.path
+        sa.timers.arm_setup(now, None)
         sa.enter(sa.intermediate.begin(suite), "IKE_SA_INIT done")
         sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
         intermediate.proceed(sa, ike_auth.Authentication(Requested.of(message)), now)
