@@ -21,7 +21,7 @@ from pathlib import Path
 
 SIZES = (100, 1000)
 RATE = 200.0
-PLATEAU = 5.0  # seconds that everybody is attached for
+PLATEAU = 3.0  # seconds that everybody is attached for
 SLOWEST = 15.0  # attaches per second that any machine of interest makes: bounds a run
 
 

@@ -127,7 +127,12 @@ class NodesPlan:
                 "nat_traversal_port": NAT_TRAVERSAL_PORT,
             },
             "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
-            "ike": {"half_open_limit": half_open, "half_open_limit_per_source": half_open},
+            "ike": {
+                "suites": ["default", "legacy"],  # personas have what old phones have
+                "esp_suites": ["default", "legacy"],
+                "half_open_limit": half_open,
+                "half_open_limit_per_source": half_open,
+            },
             "diameter": {
                 "host": EPDG_HOST,
                 "realm": REALM,
