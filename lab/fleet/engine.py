@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import math
-import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 
 from lab.fleet.config import FleetFile
 from lab.fleet.figures import FleetFigures, Latency
@@ -34,8 +34,6 @@ from ue.temporary import MemoryTemporaryIdentityStore
 from ue.usim import SoftwareUsim
 
 _log = logging.getLogger(__name__)
-
-PAGE_KILOBYTES = 1  # what ru_maxrss counts in, on Linux
 
 
 class EngineState(str, Enum):
@@ -335,8 +333,15 @@ class FleetEngine:
 
     @property
     def memory_octets(self) -> int:
-        """The most memory that the process has had."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 * PAGE_KILOBYTES
+        """The most memory that the process has had; 0 where the system does not say (proc(5), VmHWM).
+
+        getrusage would count what the parent had at the fork.
+        """
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return 0
 
 
 def _wake(sleeper: asyncio.Future[None]) -> None:
