@@ -86,6 +86,7 @@ class SessionsSection(ConfigurationModel):
 class TraceSection(ConfigurationModel):
     """What the recorder keeps; with ``export_keys`` records hold the MSK in clear."""
 
+    enabled: bool = True
     export_keys: bool = False
     ring: Annotated[Count, Field(ge=1)] = DEFAULT_RING
 

@@ -48,6 +48,7 @@ class AaaNode:
             wall=clock.wall,
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
+            enabled=configuration.trace.enabled,
         )
         self._bridge = Bridge()
         self._aaa: AaaServer | None = None

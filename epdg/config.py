@@ -308,6 +308,7 @@ class DataPlaneSection(ConfigurationModel):
 class TraceSection(ConfigurationModel):
     """How much is kept, and whether keys may leave the process."""
 
+    enabled: bool = True
     export_keys: bool = False
     ring: Annotated[int, Field(ge=100)] = DEFAULT_RING
 

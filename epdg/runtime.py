@@ -103,6 +103,7 @@ class EpdgNode:
             wall=self._clock.wall,
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
+            enabled=configuration.trace.enabled,
         )
         plmn = Plmn(configuration.plmn.mcc, configuration.plmn.mnc)
         self.fqdn = epdg_fqdn(plmn)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lab.fleet.commands import application as fleet
 from lab.mobility.command import list_schedules, run
 from protocols.errors import ConfigurationError, LocalError
 from protocols.io.configuration import exit_on_error
@@ -22,6 +23,9 @@ application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+application.add_typer(fleet)
 
 
 @application.callback()

@@ -97,6 +97,11 @@ class NodeProcess:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def pid(self) -> int | None:
+        """Its process id, ``None`` before it is started."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def client(self) -> ControlClient:
         """A client of its control socket."""
         assert self.control is not None, "this process has no control socket"
@@ -138,6 +143,15 @@ class NodeProcess:
         await self._process.wait()
         if not self._ending:
             raise self._ended()
+
+    async def ended(self, interval: float) -> int:
+        """The exit status of a program that ends by itself; ``BackendError`` when it takes longer than ``interval``."""
+        assert self._process is not None
+        try:
+            async with asyncio.timeout(interval):
+                return await self._process.wait()
+        except TimeoutError:
+            raise BackendError(f"{self.name} is not done after {interval:g} s") from None
 
     async def interrupt(self) -> None:
         """SIGINT and a bounded wait, for a program that prints its result then."""

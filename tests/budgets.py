@@ -16,6 +16,7 @@ TESTS = Path(__file__).resolve().parent
 BUDGETS = {  # seconds on two cores; all of them together are eighteen minutes
     "codecs": 30.0,
     "dataplane": 20.0,
+    "fleet": 45.0,
     "fuzz": 90.0,
     "interop": 430.0,
     "machines": 70.0,

@@ -385,6 +385,7 @@ class RedirectSection(ConfigurationModel):
 class TraceSection(ConfigurationModel):
     """How much is kept, and whether keys may leave the process."""
 
+    enabled: bool = True
     export_keys: bool = False
     ring: Annotated[Count, Field(ge=100)] = DEFAULT_RING
 

@@ -25,6 +25,8 @@ INTERFACE = "SWu"
 
 def record_eap(recorder: Recorder, octets: bytes, *, direction: str, peer: str, session: str) -> None:
     """An EAP packet inside IKE_AUTH (RFC 7296 §2.16)."""
+    if not recorder.enabled:
+        return
     body = eap_body(octets, direction=direction, interface=INTERFACE, peer=peer)
     recorder.record(Kind.MESSAGE, body, session)
 

@@ -58,6 +58,7 @@ class UeNode:
             wall=clock.wall,
             export_keys=configuration.trace.export_keys,
             ring=configuration.trace.ring,
+            enabled=configuration.trace.enabled,
         )
         self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder, dscp=configuration.ike.dscp)
         card, temporary = usim(configuration), temporary_identity_store(configuration)

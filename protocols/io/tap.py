@@ -45,6 +45,8 @@ class DatagramTap:
         session: str | None = None,
     ) -> None:
         """A UDP payload with its marker; ``encapsulating`` on port 4500 and its stand-ins."""
+        if not self._recorder.enabled:
+            return
         protocol = classify_udp(octets, encapsulating=encapsulating)
         self._record(direction, "udp", str(path.local), str(path.remote), octets, protocol, session)
 
@@ -73,6 +75,8 @@ class DatagramTap:
         protocol: str,
         session: str | None,
     ) -> None:
+        if not self._recorder.enabled:
+            return
         self._recorder.record(
             Kind.DATAGRAM,
             {

@@ -14,6 +14,8 @@ from protocols.trace.records import Kind
 
 def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
     """Messages, state changes and keys of an IKE SA, for the trace."""
+    if not recorder.enabled:
+        return
     if isinstance(event, (MessageSent, MessageReceived)):
         message = event.message
         fragments = {} if event.fragments == 1 else {"fragments": event.fragments}
@@ -62,6 +64,8 @@ def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
 
 def record_esp_keys(recorder: Recorder, spec: ChildSaSpec, path: Path, session: str) -> None:
     """Both directions of a child SA on a path: a new row on every move."""
+    if not recorder.enabled or not recorder.export_keys:
+        return
     integrity = None if spec.suite.integrity is None else IntegrityId(spec.suite.integrity).name
     encryption = EncryptionId(spec.suite.encryption).name
     for spi, source, destination, key, integrity_key in (

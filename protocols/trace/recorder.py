@@ -29,10 +29,13 @@ class Recorder:
         wall: Callable[[], float],
         export_keys: bool = False,
         ring: int = RING_RECORDS,
+        enabled: bool = True,
     ) -> None:
+        """``enabled``: without, nothing is recorded, and whoever makes expensive bodies may look here first."""
         if ring < 1:
             raise LocalError("a recorder keeps at least one record")
         self.node = node
+        self.enabled = enabled
         self.export_keys = export_keys
         self.started = wall()
         self._monotonic = monotonic
@@ -53,9 +56,9 @@ class Recorder:
         return self._ring[0].sequence if self._ring else self._sequence + 1
 
     def record(self, kind: Kind | str, body: Mapping[str, JsonValue], session: str | None = None) -> TraceRecord | None:
-        """Number, keep and fan out one observation; ``None`` for keys while key export is off."""
+        """Number, keep and fan out one observation; ``None`` for keys while key export is off, or when not enabled."""
         kind = Kind(kind)
-        if kind is Kind.KEYS and not self.export_keys:
+        if not self.enabled or (kind is Kind.KEYS and not self.export_keys):
             return None
         self._sequence += 1
         record = TraceRecord(

@@ -35,7 +35,7 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
 SUITE = re.compile(rf"`((?:{'|'.join(ENCRYPTION_NAMES)})(?:-[a-z0-9_]+)+|aes[0-9]+[cg]cm[0-9]+|chacha20poly1305)`")
 METHOD = re.compile(r"[a-z-]+(?:\.[a-z-]+)+")
 BRACES = re.compile(r"\{([0-9,]+)\}")
-CONTROLLED = {"epdg": ROOT / "epdg", "aaa": ROOT / "aaa", "ue": ROOT / "ue"}
+CONTROLLED = {"epdg": ROOT / "epdg", "aaa": ROOT / "aaa", "ue": ROOT / "ue", "fleet": ROOT / "lab" / "fleet"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -1,0 +1,90 @@
+"""How many UEs a fleet attaches per second, and what one costs in memory, against a gateway of this machine's own.
+
+    python benchmarks/fleet.py [--sizes 100 1000] [--rate 200] [--output benchmarks/results/fleet.json]
+
+Every size is a run of ``lab fleet --with-nodes --schedule stay``: everybody attaches as fast as the nodes can take it,
+stays, and detaches at the end. Memory of a UE is the difference of the engine's peaks between the largest and the
+smallest size. UEs, gateway and AAA server share the machine's cores, so that this is the speed of all three
+together: what the gateway can take is to be measured from another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SIZES = (100, 1000)
+RATE = 200.0
+PLATEAU = 3.0  # seconds that everybody is attached for
+SLOWEST = 15.0  # attaches per second that any machine of interest makes: bounds a run
+
+
+def run(size: int, rate: float, processes: int) -> dict[str, object]:
+    """The summary of one run."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "summary.json"
+        duration = size / min(rate, SLOWEST) + PLATEAU
+        words = ["--with-nodes", "--schedule", "stay", "--count", str(size), "--rate", str(rate)]
+        words += ["--duration", str(duration), "--processes", str(processes), "--output", str(output)]
+        done = subprocess.run(
+            [sys.executable, "-m", "lab", "fleet", *words], check=False, capture_output=True, text=True
+        )
+        if not output.exists():
+            raise SystemExit(done.stdout + done.stderr)
+        summary = json.loads(output.read_text())
+    assert isinstance(summary, dict)
+    return summary
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    for size in options.sizes:
+        summary = run(size, options.rate, options.processes)
+        figures, attaches = summary["figures"], summary["attaches_per_second"]
+        assert isinstance(figures, dict)
+        assert isinstance(attaches, dict)
+        memory = summary["memory_octets"]
+        assert isinstance(memory, list)
+        row = {
+            "ues": size,
+            "attached": figures["outcomes"].get("attach", {}).get("success", 0),
+            "outcomes": figures["outcomes"],
+            "attaches_per_second_peak": attaches["peak"],
+            "attach": figures["latencies"]["attach"],
+            "detach": figures["latencies"]["detach"],
+            "engine_memory_octets": sum(memory),
+        }
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    result: dict[str, object] = {
+        "machine": {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+        "load_average": os.getloadavg(),
+        "note": "UEs, gateway and AAA server on the same cores; a first reading, the machine was shared with others",
+        "rate": options.rate,
+        "processes": options.processes,
+        "runs": rows,
+    }
+    if len(rows) > 1:
+        first, last = rows[0], rows[-1]
+        octets = int(str(last["engine_memory_octets"])) - int(str(first["engine_memory_octets"]))
+        result["memory_octets_per_ue"] = octets // (int(str(last["ues"])) - int(str(first["ues"])))
+        print("memory per UE:", result["memory_octets_per_ue"], "octets")
+    if options.output is not None:
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

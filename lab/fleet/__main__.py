@@ -1,0 +1,18 @@
+"""``python -m lab.fleet``: one process of a fleet without the rest of the laboratory, so that it is soon there."""
+
+from __future__ import annotations
+
+import typer
+
+from lab.fleet.node import serve_command
+
+
+def main() -> None:
+    """Entry point."""
+    application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    application.command()(serve_command)
+    application()
+
+
+if __name__ == "__main__":
+    main()

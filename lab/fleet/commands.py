@@ -1,0 +1,209 @@
+"""``lab fleet`` and what belongs to it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lab.fleet.config import FleetFile
+from lab.fleet.distributed import run_locust
+from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
+from lab.fleet.node import serve_command
+from lab.fleet.nodes import DEFAULT_NETWORK, NodesPlan
+from lab.fleet.plan import Arrivals, FleetPlan
+from lab.fleet.rule import SubscriberRule, read_master
+from lab.fleet.run import RunOptions, run_fleet
+from lab.fleet.schedule import check_accesses, find, shipped
+from lab.fleet.subscribers import export
+from protocols.errors import ConfigurationError
+from protocols.io.configuration import exit_on_error
+from protocols.threegpp.identity import Imsi
+
+PLAIN_WIDTH = 160
+UE_MAXIMUM = 1_000_000
+PROCESSES_MAXIMUM = 64
+
+application = typer.Typer(
+    name="fleet",
+    help="Thousands of UEs: attach, talk, move, detach.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Gateway, accesses and subscribers (lab/fleet/example.yaml).")
+]
+
+
+@application.callback()
+@exit_on_error
+def fleet(
+    context: typer.Context,
+    count: Annotated[int, typer.Option(min=1, max=UE_MAXIMUM, help="How many UEs.")] = 100,
+    rate: Annotated[float, typer.Option(min=0.001, max=100_000, help="How many come per second.")] = 10.0,
+    persona: Annotated[
+        str, typer.Option(help="Which phones they are: NAME=WEIGHT,… such as pixel-aosp=60,iphone=40.")
+    ] = DEFAULT_PERSONA,
+    schedule: Annotated[str, typer.Option(help="What each does: one that ships, or a YAML file.")] = "commute",
+    duration: Annotated[
+        float, typer.Option(min=0.1, max=31 * 86400, help="Seconds after which everybody detaches.")
+    ] = 60.0,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often a UE goes through the schedule at most.")] = None,
+    arrivals: Annotated[Arrivals, typer.Option(help="Evenly, or as a Poisson process.")] = Arrivals.EVEN,
+    seed: Annotated[int, typer.Option(help="Another order of personas and times.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, max=PROCESSES_MAXIMUM, help="How many processes share the UEs.")] = 1,
+    config: ConfigOption = None,
+    with_nodes: Annotated[
+        bool, typer.Option("--with-nodes", help="Start an AAA server and a gateway on loopback for it.")
+    ] = False,
+    network: Annotated[str, typer.Option(help="The loopback network of --with-nodes.")] = str(DEFAULT_NETWORK),
+    directory: Annotated[
+        Path | None, typer.Option(help="Keep what --with-nodes writes here (keys included).", file_okay=False)
+    ] = None,
+    metrics: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus on this port of 127.0.0.1.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the summary here (JSON).", dir_okay=False)] = None,
+) -> None:
+    """Run a fleet, bounded by count and time; Ctrl-C lets everybody detach first."""
+    if context.invoked_subcommand is not None:
+        return
+    if with_nodes == (config is not None):
+        raise ConfigurationError(
+            file="command line",
+            key="--config",
+            value=None if config is None else str(config),
+            expected="either --config FILE or --with-nodes",
+        )
+    playable = find(schedule)
+    plan = FleetPlan(
+        count=count,
+        rate=rate,
+        duration=duration,
+        schedule=playable.schedule,
+        mix=PersonaMix.parse(persona),
+        arrivals=arrivals,
+        rounds=rounds,
+        seed=seed,
+    )
+    file = None if config is None else _checked(config, plan, processes)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    for words in playable.left_out:
+        console.print(f"Left out of {schedule}: {words}.")
+    with tempfile.TemporaryDirectory(prefix="fleet-nodes-", dir=_memory()) as temporary:
+        nodes = None
+        if with_nodes:
+            if directory is not None:
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            nodes = NodesPlan(
+                directory=(directory or Path(temporary)).resolve(), count=count, network=_network(network)
+            )
+        result = run_fleet(
+            RunOptions(
+                plan=plan,
+                playable=playable,
+                processes=processes,
+                file=file,
+                nodes=nodes,
+                metrics=metrics,
+                output=output,
+            ),
+            console,
+        )
+    for failure in result.failures:
+        console.print(f"✗ {failure}", style="bold red", soft_wrap=True)
+    raise SystemExit(1 if result.failures else 0)
+
+
+def _checked(config: Path, plan: FleetPlan, processes: int) -> FleetFile:
+    """The configuration, with everything looked at that a process would stumble over."""
+    file = FleetFile.read(config)
+    file.rule.imsi(plan.count - 1)
+    check_accesses(plan.schedule, file.accesses)
+    for persona, _ in plan.mix.weights:
+        file.ue(persona)
+    if processes > 1:
+        for name, access in file.ue(DEFAULT_PERSONA).accesses.items():
+            for key, port in (("ike_port", access.ike_port), ("nat_traversal_port", access.nat_traversal_port)):
+                if port:
+                    raise ConfigurationError(
+                        file=str(config),
+                        key=f"ue.accesses.{name}.{key}",
+                        value=port,
+                        expected="0, so that several processes can be on this access",
+                    )
+    return file
+
+
+def _memory() -> Path | None:
+    """A directory in memory: on a disk every new subscriber's sequence numbers wait for it, and it is for one run."""
+    found = Path("/dev/shm")
+    return found if os.access(found, os.W_OK | os.X_OK) else None
+
+
+def _network(text: str) -> IPv4Network:
+    try:
+        return IPv4Network(text)
+    except ValueError:
+        raise ConfigurationError(
+            file="command line", key="--network", value=text, expected="a /24 of 127.0.0.0/8"
+        ) from None
+
+
+@application.command()
+@exit_on_error
+def subscribers(
+    output: Annotated[Path, typer.Option(help="The file, .yaml or .csv; it holds keys.", dir_okay=False)],
+    master: Annotated[
+        Path | None, typer.Option(help="The file of the master key, made where there is none.", dir_okay=False)
+    ] = None,
+    config: ConfigOption = None,
+    count: Annotated[int, typer.Option(min=1, max=UE_MAXIMUM, help="How many.")] = 100,
+    first_imsi: Annotated[str, typer.Option(help="The IMSI of the first.")] = "001010000000001",
+    apn: Annotated[list[str] | None, typer.Option(help="An APN, the first being the default; again for more.")] = None,
+) -> None:
+    """Write the fleet's subscribers for `aaa subscriber import`, into any HSS."""
+    if config is not None:
+        rule = FleetFile.read(config).rule
+    elif master is not None:
+        rule = SubscriberRule(first_imsi=_imsi(first_imsi), master=read_master(master, create=True))
+    else:
+        raise ConfigurationError(
+            file="command line", key="--master", value=None, expected="either --master FILE or --config FILE"
+        )
+    export(rule, count, apn or ["internet"], output)
+    typer.echo(f"{count} subscribers from {rule.first_imsi} on in {output}")
+
+
+def _imsi(text: str) -> Imsi:
+    try:
+        return Imsi(text)
+    except ValueError:
+        raise ConfigurationError(
+            file="command line", key="--first-imsi", value=text, expected="6 to 15 digits"
+        ) from None
+
+
+application.command(name="serve")(serve_command)
+
+
+@application.command()
+@exit_on_error
+def schedules() -> None:
+    """List the schedules that ship."""
+    for name in shipped():
+        typer.echo(f"{name}  {find(name).schedule.title}")
+
+
+application.command(
+    name="locust", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)(exit_on_error(run_locust))

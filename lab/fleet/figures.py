@@ -1,0 +1,246 @@
+"""What a fleet has counted and timed: values that add up over processes and fit into one line of JSON."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from protocols.errors import DecodeError
+from protocols.trace.records import JsonValue
+
+SUCCESS = "success"
+OTHER = "other"
+CAUSES_MAXIMUM = 40  # of one procedure: a metric's labels stay few whatever gateways say
+LOWEST = 0.0001  # seconds; what is shorter counts as this
+HIGHEST = 1000.0  # seconds; what is longer counts as this
+GROWTH = 1.02  # of one bucket to the next
+ERROR_SHARE: float = math.sqrt(GROWTH) - 1  # of a percentile at most: a value counts as its bucket's geometric middle
+BUCKETS = math.ceil(math.log(HIGHEST / LOWEST) / math.log(GROWTH))
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+
+
+class Latency(str, Enum):
+    """What is timed; ``lateness`` is the fleet's own: how long after its moment a UE began its attach."""
+
+    ATTACH = "attach"
+    MOVE = "move"
+    DETACH = "detach"
+    LATENESS = "lateness"
+
+
+class LatencyHistogram:
+    """Seconds in buckets that grow by 2 %: at most 814 of them, percentiles within 1 %; extremes and sum exact."""
+
+    def __init__(self) -> None:
+        self.buckets: Counter[int] = Counter()
+        self.count = 0
+        self.sum = 0.0
+        self.minimum = math.inf
+        self.maximum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more observation."""
+        bounded = min(max(seconds, LOWEST), HIGHEST)
+        self.buckets[min(int(math.log(bounded / LOWEST) / math.log(GROWTH)), BUCKETS - 1)] += 1
+        self.count += 1
+        self.sum += seconds
+        self.minimum = min(self.minimum, seconds)
+        self.maximum = max(self.maximum, seconds)
+
+    def percentile(self, percent: float) -> float | None:
+        """The value below which so many percent lie (nearest rank); ``None`` without observations."""
+        rank = max(1, math.ceil(self.count * percent / 100))
+        for bucket in sorted(self.buckets):
+            rank -= self.buckets[bucket]
+            if rank <= 0:
+                middle = LOWEST * math.pow(GROWTH, bucket + 0.5)
+                return min(max(middle, self.minimum), self.maximum)
+        return None
+
+    def below(self, seconds: float) -> int:
+        """How many observations lie in buckets that end at or below so many seconds."""
+        return sum(
+            number for bucket, number in self.buckets.items() if LOWEST * math.pow(GROWTH, bucket + 1) <= seconds
+        )
+
+    def merge(self, other: LatencyHistogram) -> None:
+        """Add another process's."""
+        self.buckets.update(other.buckets)
+        self.count += other.count
+        self.sum += other.sum
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """For another process."""
+        return {
+            "buckets": {str(bucket): number for bucket, number in self.buckets.items()},
+            "sum": self.sum,
+            "minimum": self.minimum if self.count else None,
+            "maximum": self.maximum,
+        }
+
+    @classmethod
+    def from_json(cls, value: JsonValue) -> LatencyHistogram:
+        """``DecodeError`` when it is none."""
+        fields = _mapping(value)
+        histogram = cls()
+        for bucket, number in _mapping(fields.get("buckets")).items():
+            histogram.buckets[int(bucket)] = int(_number(number))
+        histogram.count = histogram.buckets.total()
+        histogram.sum = _number(fields.get("sum"))
+        histogram.maximum = _number(fields.get("maximum"))
+        if histogram.count:
+            histogram.minimum = _number(fields.get("minimum"))
+        return histogram
+
+    def summary(self) -> dict[str, JsonValue]:
+        """For people, in milliseconds."""
+        if not self.count:
+            return {"count": 0}
+        percentiles = {f"p{percent:g}_ms": _milliseconds(self.percentile(percent)) for percent in PERCENTILES}
+        return {
+            "count": self.count,
+            "minimum_ms": _milliseconds(self.minimum),
+            "average_ms": _milliseconds(self.sum / self.count),
+            **percentiles,
+            "maximum_ms": _milliseconds(self.maximum),
+        }
+
+
+@dataclass(kw_only=True)
+class FleetFigures:
+    """Counts since the fleet began, and how many UEs are at what now.
+
+    ``outcomes``: of each procedure by cause, ``success`` or the name of the refusal. ``personas``: of attaches, by
+    persona. ``lost``: connections that ended without the UE's wish. ``skipped``: events that made no sense when their
+    time had come (a move of a UE whose attach was refused). ``abandoned``: UEs that had not left at the end in time.
+    """
+
+    begun: int = 0
+    done: int = 0
+    attaching: int = 0
+    attached: int = 0
+    abandoned: int = 0
+    skipped: int = 0
+    failed: int = 0
+    packets_sent: int = 0
+    packets_received: int = 0
+    packets_lost: int = 0
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+    personas: dict[str, Counter[str]] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)
+    latencies: dict[Latency, LatencyHistogram] = field(
+        default_factory=lambda: {latency: LatencyHistogram() for latency in Latency}
+    )
+
+    def outcome(self, procedure: str, cause: str, persona: str | None = None) -> None:
+        """A procedure is over; causes beyond ``CAUSES_MAXIMUM`` are counted together."""
+        _count(self.outcomes.setdefault(procedure, Counter()), cause)
+        if persona is not None:
+            _count(self.personas.setdefault(persona, Counter()), cause)
+
+    def connection_lost(self, cause: str) -> None:
+        """A connection ended without the UE's wish."""
+        _count(self.lost, cause)
+
+    def succeeded(self, procedure: str) -> int:
+        """How often a procedure went well."""
+        return self.outcomes.get(procedure, Counter())[SUCCESS]
+
+    def refused(self, procedure: str) -> int:
+        """How often it did not."""
+        return self.outcomes.get(procedure, Counter()).total() - self.succeeded(procedure)
+
+    def merge(self, other: FleetFigures) -> None:
+        """Add another process's."""
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, others in ((self.outcomes, other.outcomes), (self.personas, other.personas)):
+            for key, counter in others.items():
+                mine.setdefault(key, Counter()).update(counter)
+        self.lost.update(other.lost)
+        for latency, histogram in other.latencies.items():
+            self.latencies[latency].merge(histogram)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """For another process."""
+        return {
+            **{name: getattr(self, name) for name in _NUMBERS},
+            "outcomes": {key: dict(counter) for key, counter in self.outcomes.items()},
+            "personas": {key: dict(counter) for key, counter in self.personas.items()},
+            "lost": dict(self.lost),
+            "latencies": {latency.value: histogram.to_json() for latency, histogram in self.latencies.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: JsonValue) -> FleetFigures:
+        """``DecodeError`` when it is no figures."""
+        fields = _mapping(value)
+        figures = cls()
+        for name in _NUMBERS:
+            setattr(figures, name, int(_number(fields.get(name))))
+        figures.outcomes = {key: Counter(dict(_counts(each))) for key, each in _mapping(fields.get("outcomes")).items()}
+        figures.personas = {key: Counter(dict(_counts(each))) for key, each in _mapping(fields.get("personas")).items()}
+        figures.lost = Counter(dict(_counts(fields.get("lost"))))
+        latencies = _mapping(fields.get("latencies"))
+        for latency in Latency:
+            figures.latencies[latency] = LatencyHistogram.from_json(latencies.get(latency.value))
+        return figures
+
+    def summary(self) -> dict[str, JsonValue]:
+        """For people and the summary file."""
+        return {
+            **{name: getattr(self, name) for name in _NUMBERS if not name.startswith("packets_")},
+            "packets": {
+                "sent": self.packets_sent,
+                "received": self.packets_received,
+                "lost": self.packets_lost,
+            },
+            "outcomes": {key: dict(counter) for key, counter in sorted(self.outcomes.items())},
+            "attaches_by_persona": {key: dict(counter) for key, counter in sorted(self.personas.items())},
+            "lost": dict(self.lost),
+            "latencies": {latency.value: histogram.summary() for latency, histogram in self.latencies.items()},
+            "percentile_error_percent": round(ERROR_SHARE * 100, 2),
+        }
+
+
+_NUMBERS = (
+    "begun",
+    "done",
+    "attaching",
+    "attached",
+    "abandoned",
+    "skipped",
+    "failed",
+    "packets_sent",
+    "packets_received",
+    "packets_lost",
+)
+
+
+def _count(counter: Counter[str], cause: str) -> None:
+    counter[cause if cause in counter or len(counter) < CAUSES_MAXIMUM else OTHER] += 1
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+def _counts(value: JsonValue) -> Iterator[tuple[str, int]]:
+    return ((key, int(_number(number))) for key, number in _mapping(value).items())
+
+
+def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
+    if not isinstance(value, dict):
+        raise DecodeError("no figures of a fleet")
+    return value
+
+
+def _number(value: JsonValue) -> float:
+    if not isinstance(value, int | float):
+        raise DecodeError("no figures of a fleet")
+    return value

@@ -1,0 +1,230 @@
+"""One UE of a fleet: a PDN connection of the UE emulator's own, what it is told to do, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lab.fleet.figures import SUCCESS, FleetFigures, Latency
+from lab.fleet.schedule import NEXT_ACCESS, is_place
+from protocols.dataplane.userspace.host import FLOW_PATIENCE, FlowKind
+from protocols.errors import LocalError, StackError
+from protocols.ikev2.events import Closed, Event, SaState
+from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.tasks.informational import DeleteIkeSa
+from protocols.io.control import ControlError
+from protocols.path import Address, Path
+from ue.device import DeviceState
+from ue.pdn import Pdn
+from ue.traffic import Flow
+
+_log = logging.getLogger(__name__)
+
+PATIENCE = FLOW_PATIENCE + 0.1  # then every packet is either answered or lost
+ATTACH, MOVE, DETACH, SUSPEND, REKEY = "attach", "move", "detach", "suspend", "rekey"
+
+
+class FleetPdn(Pdn):
+    """A PDN connection whose defects are its own: nothing it raises reaches the UEs that share its sockets."""
+
+    figures: FleetFigures  # set by whoever makes it
+    stray_packets = 0
+
+    def ike_event(self, sa: IkeSa, event: Event) -> None:
+        """As ``Pdn``; a connection that ends unasked is counted."""
+        before, connection = self.device.state, self.device.connection
+        try:
+            super().ike_event(sa, event)
+        except Exception:  # noqa: BLE001 - the top loop of one UE among thousands
+            self._broken("an event of its IKE SA")
+            return
+        if before is DeviceState.ESTABLISHED and isinstance(event, Closed) and connection is not None:
+            over = self.device.connection is not connection or self.device.state is DeviceState.CLOSED
+            if over and not connection.detach_requested:
+                self.figures.connection_lost("ended by the gateway" if event.by_peer else "no response")
+
+    def receive_esp(self, octets: bytes, path: Path) -> None:
+        """As ``Pdn``, but deaf on accesses that this UE has left, whose sockets are open for others."""
+        open_accesses = self.device.open_accesses
+        if all(self.device.ports(name).nat_traversal != path.local for name in open_accesses):
+            self.stray_packets += 1
+            return
+        try:
+            super().receive_esp(octets, path)
+        except Exception:  # noqa: BLE001 - as above
+            self._broken("an ESP packet")
+
+    def _broken(self, what: str) -> None:
+        self.figures.failed += 1
+        _log.exception("UE %s failed at %s", self.configuration.imsi, what)
+        sa = self.sa
+        if sa is not None and sa.state is SaState.ESTABLISHED:
+            self._endpoint.initiate(sa, DeleteIkeSa("a defect of the UE"), self._now())
+        elif sa is not None:
+            self._endpoint.close(sa, "a defect of the UE", self._now())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkScore:
+    """What became of the packets of one talk; the rest is under way still."""
+
+    sent: int
+    received: int
+    lost: int
+
+
+class Member:
+    """A UE by its index; made when it arrives, gone when it is done."""
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        persona: str,
+        pdn: FleetPdn,
+        accesses: Sequence[str],
+        destination: Address | None,
+        figures: FleetFigures,
+    ) -> None:
+        self.index = index
+        self.persona = persona
+        self.pdn = pdn
+        self.access = accesses[0]
+        self._accesses = accesses
+        self._destination = destination
+        self._figures = figures
+        self._loop = asyncio.get_running_loop()
+        self._flow: Flow | None = None
+
+    @property
+    def state(self) -> DeviceState:
+        """Where its connection is."""
+        return self.pdn.device.state
+
+    @property
+    def attached(self) -> bool:
+        """Whether it has a connection."""
+        return self.state is DeviceState.ESTABLISHED
+
+    async def attach(self, to: str | None = None) -> float:
+        """Seconds it took; ``StackError`` when it was refused, which is counted."""
+        access = self._resolve(to) if to is not None else self.access
+        begun = self._loop.time()
+        try:
+            await self.pdn.attach(access)
+        except StackError as error:
+            self._figures.outcome(ATTACH, self._attach_cause(error), self.persona)
+            raise
+        seconds = self._loop.time() - begun
+        self.access = access
+        self._figures.outcome(ATTACH, SUCCESS, self.persona)
+        self._figures.latencies[Latency.ATTACH].add(seconds)
+        return seconds
+
+    async def move(self, to: str | None = None) -> float:
+        """Seconds until the gateway agreed; ``StackError`` when it did not, which is counted."""
+        target = self._resolve(to or NEXT_ACCESS)
+        begun = self._loop.time()
+        try:
+            await self.pdn.move(target)
+        except StackError as error:
+            self._figures.outcome(MOVE, "not possible" if isinstance(error, LocalError) else self._move_cause())
+            raise
+        seconds = self._loop.time() - begun
+        self.access = target
+        self._figures.outcome(MOVE, SUCCESS)
+        self._figures.latencies[Latency.MOVE].add(seconds)
+        return seconds
+
+    async def detach(self) -> float:
+        """Seconds until the gateway answered; ``StackError`` when there was nothing to detach from."""
+        self.end_talk()
+        begun = self._loop.time()
+        connection = self.pdn.device.connection
+        await self.pdn.detach()
+        seconds = self._loop.time() - begun
+        answered = self.pdn.device.connection is connection and (connection is None or connection.last_error is None)
+        self._figures.outcome(DETACH, SUCCESS if answered else "no response")
+        self._figures.latencies[Latency.DETACH].add(seconds)
+        return seconds
+
+    def suspend(self) -> None:
+        """Leave every access until the next move."""
+        self.pdn.suspend()
+        self._figures.outcome(SUSPEND, SUCCESS)
+
+    def rekey(self, *, ike: bool) -> None:
+        """Begin to rekey the IKE SA, or all child SAs."""
+        if ike:
+            self.pdn.rekey_ike()
+        else:
+            self.pdn.rekey_child()
+        self._figures.outcome(REKEY, "begun")
+
+    def talk(self, rate: float, seconds: float) -> None:
+        """Echo requests for a while; the score is counted when their answers have had their time."""
+        self.end_talk()
+        if self._destination is None:
+            raise LocalError("the fleet has no destination to talk to")
+        flow = self._flow = self.pdn.start_traffic(FlowKind.ICMP, self._destination, rate)
+        self._loop.call_later(seconds, flow.stop)
+        self._loop.call_later(seconds + PATIENCE, self._settle, flow)
+
+    async def talked(self, rate: float, seconds: float) -> TalkScore:
+        """As ``talk``; returns with the score."""
+        self.talk(rate, seconds)
+        flow = self._flow
+        await asyncio.sleep(seconds + PATIENCE)
+        assert flow is not None
+        return _score(flow)
+
+    def end_talk(self) -> None:
+        """Talk no more."""
+        flow = self._flow
+        if flow is not None:
+            flow.stop()
+            self._settle(flow)
+
+    def _settle(self, flow: Flow) -> None:
+        """Count a talk, once."""
+        if flow is not self._flow:
+            return
+        self._flow = None
+        score = _score(flow)
+        self._figures.packets_sent += score.sent
+        self._figures.packets_received += score.received
+        self._figures.packets_lost += score.lost
+
+    def abandon(self) -> None:
+        """The time is over: let go without a word."""
+        self.end_talk()
+        self.pdn.close()
+        self.pdn.stop_host()
+
+    def _resolve(self, to: str) -> str:
+        if to == NEXT_ACCESS:
+            return self._accesses[(self._accesses.index(self.access) + 1) % len(self._accesses)]
+        if to not in self._accesses and is_place(to):
+            return self._accesses[(int(to) - 1) % len(self._accesses)]
+        if to not in self._accesses:
+            raise ControlError("not-found", f"there is no access {to}; known are {', '.join(self._accesses)}")
+        return to
+
+    def _attach_cause(self, error: StackError) -> str:
+        device = self.pdn.device
+        if isinstance(error, LocalError):
+            return "back-off" if device.back_off is not None else "not possible"
+        last = None if device.connection is None else device.connection.last_error
+        return "unknown" if last is None else last[0]
+
+    def _move_cause(self) -> str:
+        connection = self.pdn.device.connection
+        moves = [] if connection is None else connection.moves
+        return moves[-1].why or moves[-1].outcome.value if moves else "no response"
+
+
+def _score(flow: Flow) -> TalkScore:
+    statistics = flow.statistics(None, None)
+    return TalkScore(sent=statistics.sent, received=statistics.received, lost=statistics.lost)

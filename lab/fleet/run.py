@@ -1,0 +1,241 @@
+"""A whole run of a fleet: nodes of its own where they are wanted, the processes, live figures, metrics, the summary."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import json
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from lab.fleet.config import FleetFile
+from lab.fleet.figures import FleetFigures
+from lab.fleet.metrics import MetricsServer
+from lab.fleet.nodes import FleetNodes, NodesPlan
+from lab.fleet.plan import FleetPlan
+from lab.fleet.processes import FleetProcesses
+from lab.fleet.schedule import Playable, check_accesses
+from lab.fleet.show import Show, table
+from protocols.errors import BackendError, StackError
+from protocols.io.control import ControlClient
+from protocols.trace.records import JsonValue
+
+DISTRIBUTION = "epdg-emulator"
+SAMPLE_INTERVAL = 1.0
+SESSIONS_END_INTERVAL = 5.0  # that STR and STA may take after the last DELETE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run is told; ``file`` or ``nodes``, one of the two."""
+
+    plan: FleetPlan
+    playable: Playable
+    processes: int = 1
+    file: FleetFile | None = None
+    nodes: NodesPlan | None = None
+    metrics: int | None = None
+    output: Path | None = None
+
+
+@dataclass(kw_only=True)
+class RunResult:
+    """What a run came to."""
+
+    options: RunOptions
+    began: float
+    seconds: float = 0.0
+    figures: FleetFigures = field(default_factory=FleetFigures)
+    attaches_per_second_peak: float = 0.0
+    moves_per_second_peak: float = 0.0
+    memory_octets: list[JsonValue] = field(default_factory=list)
+    nodes: dict[str, JsonValue] = field(default_factory=dict)
+    interrupted: bool = False
+    error: str | None = None
+
+    @property
+    def failures(self) -> list[str]:
+        """Why the run was no success, in sentences; that UEs were refused is a figure, no failure."""
+        found = [] if self.error is None else [self.error]
+        if not self.figures.succeeded("attach"):
+            found.append("no UE has attached")
+        if self.figures.failed:
+            found.append(f"{self.figures.failed} UEs failed by a defect; see the logs")
+        if self.figures.abandoned:
+            found.append(f"{self.figures.abandoned} UEs had not detached when the time was over")
+        return found
+
+    def summary(self) -> dict[str, JsonValue]:
+        """The summary file."""
+        plan, seconds = self.options.plan, self.seconds
+        attaches, moves = self.figures.succeeded("attach"), self.figures.succeeded("move")
+        return {
+            "version": importlib.metadata.version(DISTRIBUTION),
+            "began": self.began,
+            "seconds": round(seconds, 3),
+            "interrupted": self.interrupted,
+            "failures": [*self.failures],
+            "plan": {
+                "count": plan.count,
+                "rate": plan.rate,
+                "arrivals": plan.arrivals.value,
+                "duration": plan.duration,
+                "rounds": plan.rounds,
+                "seed": plan.seed,
+                "personas": str(plan.mix),
+                "schedule": plan.schedule.name,
+                "left_out": [*self.options.playable.left_out],
+                "processes": self.options.processes,
+            },
+            "attaches_per_second": {
+                "average": _share(attaches, seconds),
+                "peak": round(self.attaches_per_second_peak, 1),
+            },
+            "moves_per_second": {"average": _share(moves, seconds), "peak": round(self.moves_per_second_peak, 1)},
+            "memory_octets": self.memory_octets,
+            "figures": self.figures.summary(),
+            "nodes": self.nodes,
+        }
+
+
+def run_fleet(options: RunOptions, console: Console) -> RunResult:
+    """Run it to its end; what goes wrong outside stands in the result."""
+    result = RunResult(options=options, began=time.time())
+    with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
+        try:
+            asyncio.run(_Run(options, console, result, Path(directory)).run())
+        finally:
+            _keep_logs(options.output, Path(directory), result)
+    if options.output is not None:
+        _write(options.output, result.summary())
+    return result
+
+
+class _Run:
+    def __init__(self, options: RunOptions, console: Console, result: RunResult, directory: Path) -> None:
+        self._options = options
+        self._console = console
+        self._result = result
+        self._directory = directory
+        self._show = Show(console)
+        self._latest = FleetFigures()
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        running = asyncio.current_task()
+        assert running is not None
+
+        def stop() -> None:
+            if self._stopping.is_set():
+                running.cancel()  # a second time: without waiting for the UEs
+            self._stopping.set()
+            self._result.interrupted = True
+
+        for number in numbers:
+            loop.add_signal_handler(number, stop)
+        try:
+            async with self._file() as file:
+                with contextlib.ExitStack() as stack:
+                    if self._options.metrics is not None:
+                        server = MetricsServer(self._options.metrics, lambda: self._latest)
+                        stack.callback(server.close)
+                    await self._fly(file)
+        except StackError as error:
+            self._result.error = self._result.error or str(error)
+        except asyncio.CancelledError:
+            self._result.error = "interrupted before the UEs had detached"
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    @contextlib.asynccontextmanager
+    async def _file(self) -> AsyncIterator[FleetFile]:
+        """The configuration to go by, with nodes of its own around it where there are."""
+        nodes = self._options.nodes
+        if nodes is None:
+            assert self._options.file is not None
+            yield self._options.file
+            return
+        self._console.print(f"Making {nodes.count} subscribers, starting the AAA server and the gateway …")
+        nodes.prepare()
+        async with FleetNodes(nodes):
+            yield FleetFile.read(nodes.fleet)
+            await self._ask_nodes(nodes)
+
+    async def _fly(self, file: FleetFile) -> None:
+        plan, result = self._options.plan, self._result
+        check_accesses(plan.schedule, file.accesses)
+        async with FleetProcesses(file.path, self._options.processes, self._directory) as processes:
+            began = time.monotonic()
+            try:
+                await processes.start(plan)
+                with self._show.running():
+                    await self._watch(processes)
+            except BackendError as error:
+                result.error = str(error)  # a process has died: the others leave in order
+            await processes.stop(file.configuration.leave_interval)
+            result.figures = self._latest = await processes.last_figures()
+            result.seconds = time.monotonic() - began
+            with contextlib.suppress(StackError):
+                result.memory_octets = await processes.memory_octets()
+        result.attaches_per_second_peak = self._show.paces["attach"].peak
+        result.moves_per_second_peak = self._show.paces["move"].peak
+        self._console.print(table(result.figures, self._show.paces))
+
+    async def _watch(self, processes: FleetProcesses) -> None:
+        """Look once a second until all are done or somebody stops it."""
+        while not self._stopping.is_set():
+            self._latest = await processes.figures()
+            self._show.take(self._latest)
+            if await processes.done():
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAMPLE_INTERVAL):
+                    await self._stopping.wait()
+
+    async def _ask_nodes(self, nodes: NodesPlan) -> None:
+        """What gateway and AAA server have counted, once they have no session left or have had time enough."""
+        deadline = time.monotonic() + SESSIONS_END_INTERVAL
+        while True:
+            found = {name: await ControlClient(nodes.control(name)).call("node.status") for name in ("epdg", "aaa")}
+            left = sum(_sessions(status) for status in found.values())
+            if not left or time.monotonic() > deadline:
+                self._result.nodes = found
+                return
+            await asyncio.sleep(0.05)
+
+
+def _sessions(status: JsonValue) -> int:
+    sessions = status.get("sessions") if isinstance(status, dict) else None
+    return sessions if isinstance(sessions, int) else 0
+
+
+def _share(count: int, seconds: float) -> float:
+    return round(count / seconds, 2) if seconds else 0.0
+
+
+def _write(output: Path, summary: dict[str, JsonValue]) -> None:
+    try:
+        output.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BackendError(f"{output}: {error.strerror}") from error
+
+
+def _keep_logs(output: Path | None, directory: Path, result: RunResult) -> None:
+    """What the processes said, beside the summary, where something went wrong."""
+    if output is None or not result.failures:
+        return
+    for log in directory.glob("*.log"):
+        text = log.read_text(encoding="utf-8", errors="replace")
+        if text.strip():
+            with contextlib.suppress(OSError):
+                output.with_name(f"{output.stem}-{log.name}").write_text(text, encoding="utf-8")

@@ -1,0 +1,115 @@
+"""A fleet's figures for people: a table that is renewed every second, or a line a second where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lab.fleet.figures import SUCCESS, FleetFigures, Latency
+from protocols.io.logging import printable
+
+WINDOW = 5  # samples, one a second, that a rate is taken over
+SHOWN = ("attach", "move", "detach", "rekey", "suspend")
+
+
+class Pace:
+    """How fast something goes: over the last seconds, and at most from one sample to the next."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=WINDOW + 1)
+        self.peak = 0.0
+
+    def add(self, now: float, count: int) -> None:
+        """One more sample."""
+        if self._samples:
+            before, had = self._samples[-1]
+            if now > before:
+                self.peak = max(self.peak, (count - had) / (now - before))
+        self._samples.append((now, count))
+
+    @property
+    def current(self) -> float:
+        """Per second, over the window."""
+        if len(self._samples) < 2:
+            return 0.0
+        (first, had), (last, has) = self._samples[0], self._samples[-1]
+        return (has - had) / (last - first) if last > first else 0.0
+
+
+class Show:
+    """Shows figures as they come."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._began = time.monotonic()
+        self.paces = {name: Pace() for name in SHOWN}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Between the first and the last figures."""
+        self._began = time.monotonic()
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, auto_refresh=False, transient=True) as self._live:
+            yield
+        self._live = None
+
+    def take(self, figures: FleetFigures) -> None:
+        """New figures; called once a second."""
+        now = time.monotonic()
+        for name, pace in self.paces.items():
+            pace.add(now, figures.succeeded(name))
+        if self._live is not None:
+            self._live.update(Group(Text(self._line(figures, now)), table(figures, self.paces)), refresh=True)
+        elif not self._console.is_terminal:
+            self._console.print(self._line(figures, now), soft_wrap=True)
+
+    def _line(self, figures: FleetFigures, now: float) -> str:
+        attach, move = figures.latencies[Latency.ATTACH], figures.latencies[Latency.MOVE]
+        return (
+            f"{now - self._began:4.0f} s  UEs {figures.begun}  attached {figures.attached}  "
+            f"attaches {figures.succeeded('attach')} ({self.paces['attach'].current:.1f}/s, "
+            f"p50 {_milliseconds(attach.percentile(50))}, p99 {_milliseconds(attach.percentile(99))})  "
+            f"refused {figures.refused('attach')}  "
+            f"moves {figures.succeeded('move')} ({self.paces['move'].current:.1f}/s, "
+            f"p99 {_milliseconds(move.percentile(99))})  lost packets {figures.packets_lost}"
+        )
+
+
+def table(figures: FleetFigures, paces: dict[str, Pace]) -> Table:
+    """Procedures by rate, cause and latency."""
+    whole = Table(box=None, pad_edge=False)
+    for column in ("procedure", "succeeded", "per s", "peak", "p50 ms", "p90 ms", "p99 ms", "max ms", "not succeeded"):
+        whole.add_column(column, justify="left" if column in ("procedure", "not succeeded") else "right")
+    for name in SHOWN:
+        causes = figures.outcomes.get(name)
+        if not causes:
+            continue
+        histogram = next((figures.latencies[latency] for latency in Latency if latency.value == name), None)
+        numbers = ["", "", "", ""]
+        if histogram is not None and histogram.count:
+            numbers = [_number(histogram.percentile(percent)) for percent in (50, 90, 99)]
+            numbers.append(_number(histogram.maximum))
+        others = ", ".join(f"{cause} {number}" for cause, number in causes.most_common() if cause != SUCCESS)
+        pace = paces[name]
+        whole.add_row(
+            name, str(causes[SUCCESS]), f"{pace.current:.1f}", f"{pace.peak:.1f}", *numbers, printable(others)
+        )
+    return whole
+
+
+def _number(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.1f}"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"

@@ -1,0 +1,72 @@
+"""A gateway and an AAA server as processes, with the subscribers of a rule: what fleets of the tests run against."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+
+from lab.fleet.config import FleetFile
+from lab.fleet.nodes import FleetNodes, NodesPlan
+from lab.processes import poll_until
+from protocols.io.control import ControlClient
+from protocols.trace.records import JsonValue
+
+T = TypeVar("T")
+
+SUBSCRIBERS = 60
+
+
+@dataclass(frozen=True)
+class FleetWorld:
+    """The nodes; ``run`` runs a coroutine on the loop that they were started on."""
+
+    plan: NodesPlan
+    runner: asyncio.Runner
+
+    @property
+    def file(self) -> FleetFile:
+        """The fleet's configuration."""
+        return FleetFile.read(self.plan.fleet)
+
+    def run(self, scenario: Coroutine[Any, Any, T]) -> T:
+        """Its result."""
+        return self.runner.run(scenario)
+
+    async def status(self, node: str) -> dict[str, JsonValue]:
+        """What a node says of itself."""
+        status = await ControlClient(self.plan.control(node)).call("node.status")
+        assert isinstance(status, dict)
+        return status
+
+    async def totals(self) -> dict[str, int]:
+        """What the gateway has counted since its start."""
+        totals = (await self.status("epdg"))["totals"]
+        assert isinstance(totals, dict)
+        return {key: number for key, number in totals.items() if isinstance(number, int)}
+
+    async def emptied(self) -> None:
+        """Return when neither node has a session left; the AAA server remembers refused ones for a while."""
+
+        async def look() -> bool | None:
+            aaa = await ControlClient(self.plan.control("aaa")).call("sessions.list", state="authenticated")
+            assert isinstance(aaa, dict)
+            return True if (await self.status("epdg"))["sessions"] == aaa["total"] == 0 else None
+
+        await poll_until(look, what="sessions that were left", interval=10)
+
+
+@pytest.fixture(scope="package")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
+    plan = NodesPlan(directory=tmp_path_factory.mktemp("fleet-nodes"), count=SUBSCRIBERS)
+    plan.prepare()
+    nodes = FleetNodes(plan)
+    with asyncio.Runner() as runner:
+        runner.run(nodes.__aenter__())
+        try:
+            yield FleetWorld(plan, runner)
+        finally:
+            runner.run(nodes.__aexit__())

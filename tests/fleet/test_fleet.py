@@ -1,0 +1,266 @@
+"""Fleets against a real gateway and a real AAA server: what they count is what those have counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab.fleet.blocking import BlockingControlClient
+from lab.fleet.config import FleetFile
+from lab.fleet.control import control_methods
+from lab.fleet.engine import FleetEngine
+from lab.fleet.figures import Latency
+from lab.fleet.member import FleetPdn
+from lab.fleet.plan import FleetPlan
+from lab.fleet.processes import FleetProcesses
+from lab.fleet.schedule import Action, FleetEvent, FleetSchedule
+from lab.processes import poll_until
+from protocols.errors import BackendError
+from protocols.io.control import ControlError, ControlServer
+from protocols.path import Path as NetworkPath
+from tests.fleet.conftest import SUBSCRIBERS, FleetWorld
+from tests.peers.processes import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+BRISK = FleetSchedule(
+    name="brisk",
+    title="Attach, talk, move twice, detach",
+    repeat=False,
+    spread=0.1,
+    events=(
+        FleetEvent(at=0, do=Action.ATTACH),
+        FleetEvent(at=0.2, do=Action.TALK, rate=10, seconds=1.5),
+        FleetEvent(at=0.6, do=Action.MOVE, to="next"),
+        FleetEvent(at=1.0, do=Action.REKEY_CHILD),
+        FleetEvent(at=1.7, do=Action.MOVE, to="wifi-c"),
+        FleetEvent(at=3.2, do=Action.DETACH),
+    ),
+)
+HOLD = FleetSchedule(name="hold", title="Attach", repeat=False, events=(FleetEvent(at=0, do=Action.ATTACH),))
+
+
+def plan(schedule: FleetSchedule = BRISK, **changes: object) -> FleetPlan:
+    values: dict[str, object] = {"count": 30, "rate": 60.0, "duration": 20.0, **changes}
+    return FleetPlan(schedule=schedule, **values)  # type: ignore[arg-type]
+
+
+def difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    return dict(Counter(after) - Counter(before))
+
+
+def test_thirty_ues_attach_talk_move_and_detach_as_both_nodes_have_counted(world: FleetWorld) -> None:
+    async def scenario() -> None:
+        before = await world.totals()
+        async with FleetEngine(world.file) as engine:
+            engine.start(plan())
+            await asyncio.wait_for(engine.finished(), 30)
+            figures = engine.latest()
+        await world.emptied()
+        after = difference(await world.totals(), before)
+        assert (figures.begun, figures.done, figures.abandoned, figures.failed, figures.skipped) == (30, 30, 0, 0, 0)
+        assert figures.outcomes == {
+            "attach": {"success": 30},
+            "move": {"success": 60},
+            "rekey": {"begun": 30},
+            "detach": {"success": 30},
+        }
+        assert (after["attached"], after["moved"], after["detached"]) == (30, 60, 30), after
+        assert [figures.latencies[each].count for each in Latency] == [30, 60, 30, 30]
+        # a busy machine attaches late and has less time to talk; what is under way at a detach is neither
+        assert figures.packets_sent >= 30
+        assert figures.packets_sent >= figures.packets_received + figures.packets_lost
+        assert figures.packets_received >= 0.6 * figures.packets_sent
+        assert not figures.lost
+        assert not engine.members
+
+    world.run(scenario())
+
+
+def test_refused_ues_are_counted_by_cause_and_disturb_nobody(world: FleetWorld) -> None:
+    """Three UEs that the HSS does not know among five that it does."""
+
+    async def scenario() -> None:
+        before = await world.totals()
+        first = SUBSCRIBERS - 4
+        async with FleetEngine(_beginning_at(world.file, first)) as engine:
+            engine.start(plan(HOLD, count=8, duration=1.5))
+            await asyncio.wait_for(engine.finished(), 30)
+            figures = engine.latest()
+        await world.emptied()
+        after = difference(await world.totals(), before)
+        attaches = figures.outcomes["attach"]
+        assert attaches["success"] == after["attached"] == 5 - 1 + 1
+        assert attaches["IMSI_UNKNOWN"] + attaches["USER_UNKNOWN"] + attaches["AUTHENTICATION_FAILED"] == 3, attaches
+        assert figures.outcomes["detach"] == {"success": 5}
+        assert (figures.done, figures.failed) == (8, 0)
+
+    world.run(scenario())
+
+
+def _beginning_at(file: FleetFile, index: int) -> FleetFile:
+    """A fleet whose first UE is the rule's UE of that index (from 1)."""
+    section = file.configuration.subscribers
+    first = f"{int(section.first_imsi) + index - 1:015}"
+    changed = section.model_copy(update={"first_imsi": first})
+    return replace(file, configuration=file.configuration.model_copy(update={"subscribers": changed}))
+
+
+def test_a_defect_of_one_ue_ends_that_ue_alone(world: FleetWorld, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(FleetPdn):
+        """One whose data plane raises what nobody foresaw."""
+
+        def _data_plane_events(self) -> None:
+            raise ZeroDivisionError
+
+    async def scenario() -> None:
+        async with FleetEngine(world.file) as engine:
+            for index in range(3):
+                await engine.member(index).attach()
+            victim = engine.member(1).pdn
+            victim.__class__ = Broken
+            access = victim.device.ports("wifi-a").nat_traversal
+            victim.receive_esp(bytes(40), NetworkPath(access, access))
+            assert engine.latest().failed == 1
+            await engine.member(0).move()
+            score = await engine.member(2).talked(20, 0.3)
+            assert score.received == score.sent > 0
+            assert engine.latest().attached == 2
+        await world.emptied()
+
+    world.run(scenario())
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_a_process_is_asked_over_its_control_socket(world: FleetWorld, tmp_path: Path) -> None:
+    """UEs one by one, with the blocking client that Locust's users have."""
+
+    async def scenario() -> None:
+        async with FleetEngine(world.file) as engine:
+            control = tmp_path / "fleet.sock"
+            async with ControlServer(control, control_methods(engine, "fleet"), engine.recorder):
+                client = BlockingControlClient(control)
+
+                async def call(method: str, **params: object) -> dict[str, object]:
+                    answer = await asyncio.to_thread(client.call, method, **params)  # type: ignore[arg-type]
+                    assert isinstance(answer, dict)
+                    return answer  # type: ignore[return-value]
+
+                attached = await call("fleet.ue.attach", index=3)
+                assert attached["access"] == "wifi-a"
+                moved = await call("fleet.ue.move", index=3)
+                assert moved["access"] == "wifi-b"
+                assert isinstance(moved["seconds"], float)
+                assert 0 < moved["seconds"] < 5
+                talked = await call("fleet.ue.talk", index=3, rate=20, seconds=0.2)
+                assert talked["received"] == talked["sent"]
+                with pytest.raises(ControlError, match="there is no access nowhere"):
+                    await call("fleet.ue.move", index=3, to="nowhere")
+                with pytest.raises(ControlError, match="UE 4 has not attached"):
+                    await call("fleet.ue.detach", index=4)
+                with pytest.raises(ControlError, match="index: got 'x', expected a whole number"):
+                    await call("fleet.ue.detach", index="x")
+                with pytest.raises(ControlError, match="the fleet is idle already"):
+                    await call("fleet.start", count=1, rate=1, duration=1, schedule=HOLD.model_dump(mode="json"))
+                await call("fleet.ue.detach", index=3)
+                status = await call("fleet.stop")
+                assert status["state"] == "done"
+                figures = await call("fleet.figures")
+                assert (figures["begun"], figures["done"]) == (1, 1)
+        await world.emptied()
+        with pytest.raises(BackendError, match="fleet.sock"):
+            BlockingControlClient(control).call("node.status")
+
+    world.run(scenario())
+
+
+def test_ctrl_c_lets_everybody_detach_and_the_summary_says_it_all(world: FleetWorld, tmp_path: Path) -> None:
+    """`lab fleet` over two processes, with Prometheus."""
+    output = tmp_path / "summary.json"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        metrics = probe.getsockname()[1]
+    before = world.run(world.totals())
+    words = ["--count", "24", "--rate", "40", "--schedule", "stay", "--processes", "2", "--duration", "60"]
+    with (tmp_path / "output").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lab", "fleet", "-c", str(world.plan.fleet), *words]
+            + ["--metrics", str(metrics), "--output", str(output)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+        )
+    try:
+        wait_until(
+            lambda: 'epdg_fleet_ues{state="attached"} 24.0' in _scraped(metrics),
+            what="24 UEs attached",
+            timeout=40,
+            process=process,
+            log=(tmp_path / "output").read_text,
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, (tmp_path / "output").read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    summary = json.loads(output.read_text())
+    assert summary["interrupted"] is True
+    assert summary["failures"] == []
+    assert summary["figures"]["outcomes"] == {"attach": {"success": 24}, "detach": {"success": 24}}
+    assert summary["figures"]["latencies"]["attach"]["count"] == 24
+    assert summary["plan"]["processes"] == len(summary["memory_octets"]) == 2
+    world.run(world.emptied())
+    after = difference(world.run(world.totals()), before)
+    assert (after["attached"], after["detached"]) == (24, 24)
+    lines = (tmp_path / "output").read_text().splitlines()
+    assert any("attached 24" in line for line in lines)
+
+
+def _scraped(port: int) -> str:
+    try:
+        return str(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode())
+    except OSError:
+        return ""
+
+
+def test_when_a_process_dies_the_others_leave_in_order(world: FleetWorld, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        before = await world.totals()
+        async with FleetProcesses(world.plan.fleet, 2, tmp_path) as processes:
+            await processes.start(plan(HOLD, count=20))
+
+            async def all_attached() -> bool | None:
+                return True if (await processes.figures()).attached == 20 else None
+
+            await poll_until(all_attached, what="twenty UEs", interval=20)
+            victim = processes.processes[0]
+            assert victim.pid is not None
+            os.kill(victim.pid, signal.SIGKILL)
+
+            async def noticed() -> str | None:
+                try:
+                    await processes.figures()
+                except BackendError as error:
+                    return str(error)
+                return None
+
+            assert "fleet-1" in await poll_until(noticed, what="the end of a process", interval=10)
+            await processes.stop(10)
+            figures = await processes.last_figures()
+        assert figures.succeeded("attach") == 20
+        assert figures.succeeded("detach") == 10
+        after = difference(await world.totals(), before)
+        assert (after["attached"], after["detached"]) == (20, 10)
+
+    world.run(scenario())
