@@ -425,7 +425,7 @@ def test_refusals_and_bad_parameters_are_plain_sentences(ue: Ue) -> None:
         ue.call("ue.attach")
         for params, code in (
             ({"destination": "nowhere"}, "bad-params"),
-            ({"destination": CORE_HOST, "kind": "tcp"}, "bad-params"),
+            ({"destination": CORE_HOST, "kind": "fax"}, "bad-params"),
             ({"destination": CORE_HOST, "rate": 0}, "refused"),
             ({"destination": "2001:db8::1"}, "refused"),
         ):

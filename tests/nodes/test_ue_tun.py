@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,8 +18,10 @@ from pyroute2 import IPRoute
 from aaa.subscribers import SubscriberDatabase
 from aaa.subscribers.laboratory import provision
 from epdg.pki import make_pki
-from lab.namespaces import Namespace
-from protocols.io.control import ControlError
+from lab.namespaces import Namespace, terminate
+from protocols.errors import BackendError
+from protocols.io.control import ControlError, call_sync
+from protocols.trace.records import JsonValue
 from tests.peers.aaa_node import HOST, REALM
 from tests.peers.epdg_node import CORE_HOST, FQDN
 from tests.peers.namespaces import ping, require_namespaces
@@ -147,6 +152,44 @@ def sessions(ue: NodeProcess) -> list[dict[str, Any]]:
     found = ue.call("ue.status")["sessions"]
     assert isinstance(found, list)
     return found  # type: ignore[return-value]
+
+
+def test_a_call_of_the_kernels_own_sockets_goes_on_over_a_move(
+    world: tuple[Namespace, NodeProcess], tmp_path: Path
+) -> None:
+    """``lab host`` beside the UE calls a host behind the gateway; by reports it knows both directions."""
+    namespace, ue = world
+    ue.call("ue.attach")
+    control = tmp_path / "host.sock"
+    with (tmp_path / "host.log").open("wb") as output:
+        process = namespace.popen(
+            [sys.executable, "-m", "lab", "host", "--control", control, "--address", "127.0.9.1"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def status() -> JsonValue:
+        with contextlib.suppress(BackendError):
+            return call_sync(control, "host.status")
+        return None
+
+    def placed() -> dict[str, dict[str, int]]:
+        return status()["placed"][0]  # type: ignore[call-overload,index,return-value]
+
+    def heard(amount: int) -> bool:
+        return placed()["uplink"]["received"] >= amount
+
+    try:
+        wait_until(status, what="lab host", timeout=TIMEOUT)
+        call_sync(control, "host.start", destination=CORE_HOST)
+        wait_until(lambda: heard(25), what="voice before the move", timeout=TIMEOUT)
+        ue.call("ue.move", to="b")
+        wait_until(lambda: heard(150), what="voice after the move", timeout=TIMEOUT)
+        call_sync(control, "host.stop")
+        seen = placed()
+        assert max(seen[direction]["lost"] for direction in ("uplink", "downlink")) <= 25
+    finally:
+        terminate(process)
 
 
 def test_sigterm_takes_device_and_address_away(world: tuple[Namespace, NodeProcess]) -> None:
