@@ -325,7 +325,7 @@ def test_what_is_left_is_named() -> None:
 
 
 def test_a_bad_configuration_is_refused_as_ever() -> None:
-    with pytest.raises(ConfigurationError, match=r"ue\.yaml: imsi: got '99', expected 6 to 15 digits"):
+    with pytest.raises(ConfigurationError, match=r"ue\.yaml:1: imsi: got '99', expected 6 to 15 digits"):
         run(lambda world: world.advance(0), changes={"ue": {"imsi": "99"}})
 
 
