@@ -80,7 +80,8 @@ from ue.commands import (
 )
 from ue.config import DataPlaneKind, UeConfiguration
 from ue.connection import Move, MoveOutcome
-from ue.device import Device, DeviceState
+from ue.context import DeviceState
+from ue.device import Device
 from ue.observation import counters_view, record_eap, session_view
 from ue.path_watch import PathWatch
 from ue.profile import (

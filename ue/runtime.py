@@ -19,8 +19,8 @@ from protocols.trace.records import JsonValue
 from ue.commands import Tell
 from ue.config import AccessSection, UeConfiguration
 from ue.connection import Move
+from ue.context import DeviceState
 from ue.control import control_methods
-from ue.device import DeviceState
 from ue.pdn import Pdn
 from ue.profile import (
     identified,

@@ -18,7 +18,7 @@ from protocols.trace.records import JsonValue
 from ue import connection
 from ue.accesses import Accesses
 from ue.commands import Tell
-from ue.device import DeviceState
+from ue.context import DeviceState
 from ue.management import (
     Attach,
     ConnectionManagement,

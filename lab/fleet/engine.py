@@ -27,7 +27,7 @@ from protocols.io.control import ControlError
 from protocols.io.platform import Platform
 from protocols.trace.recorder import Recorder
 from ue.config import UeConfiguration
-from ue.device import DeviceState
+from ue.context import DeviceState
 from ue.profile import initiator_config, own_identity
 from ue.swu import Swu
 from ue.temporary import MemoryTemporaryIdentityStore

@@ -16,7 +16,7 @@ from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.io.control import ControlError
 from protocols.path import Address, Path
-from ue.device import DeviceState
+from ue.context import DeviceState
 from ue.pdn import Pdn
 from ue.traffic import Flow
 

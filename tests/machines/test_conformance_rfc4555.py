@@ -17,7 +17,7 @@ from tests.dataplane.test_userspace import DOWN, UP, ends
 from tests.harness.forge import forge, receive
 from tests.harness.pair import ACCESS_A, ACCESS_B, GATEWAY, Pair, initiator_config, responder_config
 from tests.machines.test_ue_device import World
-from ue.device import DeviceState
+from ue.context import DeviceState
 
 OTHER_GATEWAY = Endpoint.of("203.0.113.2", 500)
 PAIRS = (Path(ACCESS_A, OTHER_GATEWAY), Path(ACCESS_B, GATEWAY), Path(ACCESS_B, OTHER_GATEWAY))

@@ -64,7 +64,7 @@ from tests.machines.test_epdg_aaa_initiated import aaa
 from tests.machines.test_epdg_session import POLICY, dea
 from tests.machines.test_ue_device import NAI, P_CSCF, World
 from ue.commands import Command as DeviceCommand
-from ue.device import DeviceState
+from ue.context import DeviceState
 
 STEPS = 60
 KINDS = (ConfigAttributeType.INTERNAL_IP4_ADDRESS, ConfigAttributeType.P_CSCF_IP4_ADDRESS)

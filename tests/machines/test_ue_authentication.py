@@ -59,7 +59,8 @@ from ue.commands import (
     KeepTemporaryIdentities,
     Tell,
 )
-from ue.device import Device, DeviceState
+from ue.context import DeviceState
+from ue.device import Device
 from ue.profile import authenticator, own_identity, root_nai, software_usim
 from ue.temporary import FileTemporaryIdentityStore, MemoryTemporaryIdentityStore
 from ue.usim import SoftwareUsim

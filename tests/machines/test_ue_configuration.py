@@ -22,7 +22,7 @@ from tests.harness.pair import initiator_config
 from tests.machines.test_ue_device import NAI, World, attached
 from ue.config import UeConfiguration
 from ue.configuration import Granted
-from ue.device import DeviceState
+from ue.context import DeviceState
 from ue.profile import initiator_config as profile
 from ue.retry import Bar, RetryPolicy, Rule
 from ue.selection import ConfiguredUse, FqdnKind, PreferredPlmn, SelectionPolicy

@@ -80,7 +80,8 @@ from ue.commands import (
     UseAddresses,
 )
 from ue.connection import Move, MoveOutcome
-from ue.device import Device, DeviceState
+from ue.context import DeviceState
+from ue.device import Device
 from ue.retry import RetryPolicy
 from ue.selection import Barred, Selection, SelectionPolicy
 from ue.usim import MemorySqnStore, SoftwareUsim

@@ -21,7 +21,7 @@ from tests.harness.certificates import make_pki
 from tests.harness.pair import initiator_config, responder_config
 from tests.machines.test_ue_device import NAI, World, granted
 from ue.commands import Connect
-from ue.device import DeviceState
+from ue.context import DeviceState
 from ue.selection import SelectionPolicy
 
 HOME = Plmn("001", "01")

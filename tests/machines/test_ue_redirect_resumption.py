@@ -21,7 +21,7 @@ from protocols.secret import Secret
 from tests.harness.pair import initiator_config, responder_config
 from tests.machines.test_ue_device import INNER, NAI, OTHER_GATEWAY, World
 from ue.commands import AskUsim, Connect, StopHost
-from ue.device import DeviceState
+from ue.context import DeviceState
 
 
 def config(**changes: object) -> InitiatorConfig:

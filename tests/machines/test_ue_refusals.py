@@ -19,7 +19,8 @@ from protocols.threegpp.swu import reactivation_notify
 from tests.harness.pair import Pair, refuse_with
 from tests.machines.test_ue_device import World, attached, granted
 from ue.backoff import BackOff, FileBackOff
-from ue.device import REACTIVATION_INTERVAL, REACTIVATIONS_MAXIMUM, DeviceState
+from ue.context import DeviceState
+from ue.device import REACTIVATION_INTERVAL, REACTIVATIONS_MAXIMUM
 
 CONGESTION = NotifyPayload(type=NotifyType.of(PrivateNotify.CONGESTION))
 
