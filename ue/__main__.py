@@ -24,10 +24,11 @@ from protocols.io.dns import DnsResolver
 from protocols.io.logging import start_logging
 from protocols.path import Address
 from protocols.trace.records import JsonValue
-from ue.config import UeConfiguration, check_previous_addresses, effective_configuration
+from ue.config import UeConfiguration, effective_configuration
 from ue.management import Hint
 from ue.narration import Narrator
 from ue.pdn import Pdn
+from ue.pdn_config import check_previous_addresses
 from ue.personas import persona_file, read_persona, shipped
 from ue.runtime import UeNode
 from ue.selecting import decide, views

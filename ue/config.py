@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from enum import Enum
+from collections.abc import Iterable
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from protocols.algorithms.sqn import IND_BITS, IND_BITS_MAXIMUM
-from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
-from protocols.eap.aka.peer import IdentityForm, NetworkNamePolicy, PrivacyPolicy
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
     FRAGMENT_SIZE,
@@ -29,7 +25,6 @@ from protocols.ikev2.config import (
 from protocols.ikev2.events import AuthenticationKind
 from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.redirection import RedirectObedience
-from protocols.ikev2.revocation import RevocationPolicy
 from protocols.io.algorithms import DEFAULT_SUITES, EspSuites, IkeSuites
 from protocols.io.configuration import (
     AnyPort,
@@ -37,28 +32,31 @@ from protocols.io.configuration import (
     Count,
     Digits,
     FilePath,
-    HexSecret,
     Interval,
     IpAddress,
-    IpNetwork,
-    Port,
     SharedKey,
     validate,
 )
 from protocols.io.documents import Document
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
-from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, epdg_fqdn
-from ue.gateway_config import DnsSection, PlmnSection, RetrySection, SelectionSection
+from ue.gateway_config import IKE_PORT, NAT_TRAVERSAL_PORT, DnsSection, GatewaySection, PlmnSection, RetrySection
 from ue.habits import IkeSection
 from ue.management import HALF_LIFE, HOLD, LINGER, PATIENCE_MAXIMUM, RETRY, Policy
+from ue.pdn_config import (
+    AdditionalPdnSection,
+    ApnText,
+    DataPlaneKind,
+    DataPlaneSection,
+    PdnType,
+    RequestSection,
+    check_previous_addresses,
+)
 from ue.personas import OWN, PersonaHeader, over_persona, persona_file, read_persona
 from ue.selection import SelectionPolicy
+from ue.usim_config import CertificateSection, EapSection, UsimSection
 
-IKE_PORT = 500  # RFC 7296 §2.23
-NAT_TRAVERSAL_PORT = 4500  # RFC 3947
 IMEI_LENGTH = 15
-PIN_LENGTHS = range(4, 9)  # TS 102 221 §9.5.1
 LIVENESS_INTERVAL = 120.0  # Android's; TS 24.302 §7.2.2A leaves it to the UE or the network
 SILENCE_INTERVAL = 0.5  # RFC 4555 §3.5 leaves it to us; noticed within 1.5 s, another path found within 3 s
 DEFAULT_RING = 20_000
@@ -71,170 +69,9 @@ def _imsi(value: str) -> str:
         raise PydanticCustomError("imsi", "6 to 15 digits, in quotes")
 
 
-def _apn(value: str) -> str:
-    try:
-        return Apn(value).text
-    except ValueError as error:
-        raise PydanticCustomError("apn", "an APN such as internet ({why})", {"why": str(error)})
-
-
-def _pin(value: object) -> Secret:
-    if isinstance(value, Secret):
-        return value
-    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if not (text.isascii() and text.isdigit() and len(text) in PIN_LENGTHS):
-        raise PydanticCustomError("secret_text", "4 to 8 digits, in quotes")
-    return Secret(text.encode())
-
-
-Pin = Annotated[Secret, BeforeValidator(_pin), PlainSerializer(lambda _: "…")]
 ImsiText = Annotated[
     Digits, AfterValidator(lambda text: text and _imsi(text)), BeforeValidator(lambda text: text or "")
 ]
-ApnText = Annotated[str, AfterValidator(_apn)]
-
-
-class CardSection(ConfigurationModel):
-    """The USIM on a card: the PC/SC reader by (a part of) its name or by number, and PIN 1 where the card wants it."""
-
-    reader: str | Count = 0
-    pin: Pin | None = None
-
-
-class UsimSection(ConfigurationModel):
-    """The USIM: in software (functions, keys, a file of accepted sequence numbers), a file of vectors, or a card.
-
-    ``repeat``: vectors may be used again and again.
-    """
-
-    vectors: FilePath | None = None
-    repeat: bool = False
-    card: CardSection | None = None
-    algorithm: Algorithm = Algorithm.MILENAGE
-    k: HexSecret | None = None
-    opc: HexSecret | None = None
-    op: HexSecret | None = None
-    tuak_iterations: Annotated[Count, Field(ge=1, le=255)] = 1
-    res_length: Annotated[Count, Field(ge=4, le=16)] = DEFAULT_RES_LENGTH
-    ind_bits: Annotated[Count, Field(le=IND_BITS_MAXIMUM)] = IND_BITS
-    sqn: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> UsimSection:
-        if sum(each is not None for each in (self.k, self.vectors, self.card)) != 1:
-            raise PydanticCustomError("usim", "one of k, vectors and card")
-        if self.k is None and (self.opc is not None or self.op is not None):
-            raise PydanticCustomError("usim", "opc and op with k only")
-        return self
-
-    @model_validator(mode="after")
-    def _keys_that_fit(self) -> UsimSection:
-        if self.k is None:
-            return self
-        if self.algorithm is not Algorithm.XOR and (self.op is None) == (self.opc is None):
-            raise PydanticCustomError("usim", "either opc or op")
-        try:
-            AlgorithmKeys(
-                algorithm=self.algorithm,
-                k=self.k,
-                op=self.op,
-                opc=self.opc,
-                tuak_iterations=self.tuak_iterations,
-                res_length=self.res_length,
-            )
-        except ValueError as error:
-            raise PydanticCustomError("usim", "keys that fit the algorithm ({why})", {"why": str(error)}) from None
-        return self
-
-
-class EapMethod(str, Enum):
-    """A method of EAP that the UE knows."""
-
-    AKA = "aka"
-    AKA_PRIME = "aka-prime"
-
-    @property
-    def leading_digit(self) -> str:
-        """What the permanent identity begins with (TS 23.003 §19.3.2)."""
-        return {EapMethod.AKA: "0", EapMethod.AKA_PRIME: "6"}[self]
-
-
-class OuterIdentity(str, Enum):
-    """What is told: a temporary identity where there is one (TS 24.302 §7.2.2.1), or ever the permanent one."""
-
-    TEMPORARY = "temporary"
-    PERMANENT = "permanent"
-
-
-class EapSection(ConfigurationModel):
-    """EAP at the UE; ``state`` is a file for pseudonym and fast re-authentication context, keys included."""
-
-    methods: tuple[EapMethod, ...] = Field(default=(EapMethod.AKA, EapMethod.AKA_PRIME), min_length=1)
-    outer_identity: OuterIdentity = OuterIdentity.TEMPORARY
-    inner_identity: OuterIdentity = OuterIdentity.TEMPORARY
-    identity_form: IdentityForm = IdentityForm.NAI
-    visited: PlmnSection | None = None
-    emergency: bool = False
-    privacy: PrivacyPolicy = PrivacyPolicy.LIBERAL
-    pseudonyms: bool = True
-    reauthentication: bool = True
-    result_indications: bool = True
-    network_name: str | None = Field(default="WLAN", min_length=1, max_length=253)
-    network_name_mismatch: NetworkNamePolicy = NetworkNamePolicy.REJECT
-    state: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _each_once(self) -> EapSection:
-        if len(set(self.methods)) != len(self.methods):
-            raise PydanticCustomError("eap", "each of the methods once")
-        return self
-
-
-class CertificateSection(ConfigurationModel):
-    """The UE's own certificate, for authentication by certificate; ``ocsp``: responses in DER to staple."""
-
-    chain: FilePath
-    key: FilePath
-    ocsp: tuple[FilePath, ...] = ()
-    pss: bool = False
-
-
-class GatewaySection(ConfigurationModel):
-    """The ePDG, and how it proves itself; ``other_address`` is of the other IP version.
-
-    ``alternatives`` are tried too where its address does not answer the first request (RFC 4555 §3.1).
-    ``selection``: how it is found; addresses given here are then the first ones configured.
-    ``names``: its certificate must carry one of them; without any the FQDN it was selected by, or the PLMN's, counts.
-    """
-
-    address: IpAddress | None = None
-    selection: SelectionSection | None = None
-    other_address: IpAddress | None = None
-    alternatives: tuple[IpAddress, ...] = ()
-    ike_port: Port = IKE_PORT
-    nat_traversal_port: Port = NAT_TRAVERSAL_PORT
-    names: tuple[str, ...] = ()
-    ca: FilePath | None = None
-    eap_only: bool = False
-    revocation: RevocationPolicy = RevocationPolicy.OFF
-    crls: tuple[FilePath, ...] = ()
-    ocsp_responders: tuple[FilePath, ...] = ()
-
-    @model_validator(mode="after")
-    def _of_both_versions(self) -> GatewaySection:
-        if self.address is None:
-            if self.selection is None:
-                raise PydanticCustomError("gateway", "gateway.address, or gateway.selection to find it by")
-            if self.other_address is not None or self.alternatives:
-                raise PydanticCustomError("gateway", "address, which other_address and alternatives stand beside")
-        elif self.other_address is not None and self.other_address.version == self.address.version:
-            raise PydanticCustomError("gateway", "an other_address of the IP version that address is not of")
-        return self
-
-    @property
-    def addresses(self) -> tuple[IpAddress, ...]:
-        """Its address, and that of the other IP version, as far as they are configured."""
-        return tuple(each for each in (self.address, self.other_address) if each is not None)
 
 
 class AlgorithmsSection(ConfigurationModel):
@@ -296,83 +133,6 @@ class ManagementSection(ConfigurationModel):
             linger=self.linger,
             patience=min(PATIENCE_MAXIMUM, given_up / 2),
         )
-
-
-class DataPlaneKind(str, Enum):
-    """Where inner packets come from and go to."""
-
-    IN_PROCESS = "in-process"
-    TUN = "tun"
-
-
-class DataPlaneSection(ConfigurationModel):
-    """``in-process``: a host inside the UE. ``tun``: a TUN device (root); ``routes`` lead into it.
-
-    ``resolv_conf``: a file for the name servers that the gateway grants; what is there comes back afterwards.
-    """
-
-    kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
-    device: str = Field(default="ue0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
-    mtu: Annotated[Count, Field(ge=576, le=9000)] = 1400
-    routes: tuple[IpNetwork, ...] = ()
-    resolv_conf: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _names_for_the_kernel(self) -> DataPlaneSection:
-        if self.resolv_conf is not None and self.kind is not DataPlaneKind.TUN:
-            raise PydanticCustomError("data_plane", "kind: tun where there is a resolv_conf")
-        return self
-
-
-class PdnType(str, Enum):
-    """Which inner addresses are asked for."""
-
-    IPV4 = "ipv4"
-    IPV6 = "ipv6"
-    IPV4V6 = "ipv4v6"
-
-    @property
-    def versions(self) -> tuple[int, ...]:
-        """4, 6 or both."""
-        return {PdnType.IPV4: (4,), PdnType.IPV6: (6,), PdnType.IPV4V6: (4, 6)}[self]
-
-
-class PCscfAttributes(str, Enum):
-    """Numbers of the P-CSCF attributes: RFC 7651's 20 and 21, or the private pairs that came before them."""
-
-    RFC7651 = "rfc7651"
-    PRIVATE_16384 = "private-16384"
-    PRIVATE_16389 = "private-16389"
-
-
-class RequestSection(ConfigurationModel):
-    """What is asked for beside addresses and DNS servers (TS 24.302 §7.2.2.1).
-
-    ``pdu_session``: the PDU session identity that N1_MODE_CAPABILITY announces.
-    ``previous_addresses``: the addresses the UE has on another access, which it wants to keep (handover).
-    """
-
-    p_cscf: tuple[PCscfAttributes, ...] = (PCscfAttributes.RFC7651,)
-    p_cscf_reselection: bool = True
-    application_version: bool = False
-    supported_attributes: bool = False
-    liveness_period: bool = True
-    previous_addresses: tuple[IpAddress, ...] = ()
-    pdu_session: Annotated[Count, Field(ge=1, le=15)] | None = None
-
-
-class AdditionalPdnSection(ConfigurationModel):
-    """Another PDN connection, an IKE SA of its own (TS 24.302 §7.2.2.1); what is absent is as at the first one.
-
-    ``apn`` is the name that it stands under without one. ``attach``: with the first one, when the UE attaches by
-    itself. ``data_plane``: without one, of the first one's kind, with a device of its own and no routes of its own.
-    """
-
-    apn: ApnText | None = None
-    pdn_type: PdnType | None = None
-    request: RequestSection | None = None
-    data_plane: DataPlaneSection | None = None
-    attach: bool = True
 
 
 class RedirectSection(ConfigurationModel):
@@ -557,13 +317,6 @@ class UeConfiguration(ConfigurationModel):
             address = ip_address(text)
             return next((name for name, access in self.accesses.items() if access.address == address), None)
         return None
-
-
-def check_previous_addresses(addresses: Sequence[IpAddress], pdn_type: PdnType) -> None:
-    """Addresses to keep by handover: one of each IP version at most; ``PydanticCustomError``."""
-    versions = [address.version for address in addresses]
-    if len(set(versions)) != len(versions) or not set(versions) <= set(pdn_type.versions):
-        raise PydanticCustomError("request", "at most one previous address of each IP version of pdn_type")
 
 
 _SOMEBODY: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Configuration of how the UE finds its gateway and what it does when that fails: ``gateway.selection``, ``retry``."""
+"""Configuration of the gateway, how the UE finds it, and what it does when that fails: ``gateway``, ``retry``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from protocols.io.configuration import ConfigurationModel, Count, Digits, Interval, IpAddress, Port
+from protocols.ikev2.revocation import RevocationPolicy
+from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval, IpAddress, Port
 from protocols.io.dns import ResolverSettings
 from protocols.path import Address
 from protocols.threegpp.identity import Plmn
 from ue.retry import INTERVALS, Bar, RetryPolicy, Rule, ranges
 from ue.selection import ConfiguredUse, FqdnKind, PreferredPlmn, SelectionPolicy
 
+IKE_PORT = 500  # RFC 7296 §2.23
+NAT_TRAVERSAL_PORT = 4500  # RFC 3947
 DNS_PORT = 53
 DNS_TIMEOUT = 5.0  # seconds for one name, all servers and repetitions together
 NAME_MAXIMUM = 253  # RFC 1035 §3.1, as text
@@ -118,6 +121,44 @@ class SelectionSection(ConfigurationModel):
             location_area=None if registered is None else registered.location_area,
             emergency=emergency,
         )
+
+
+class GatewaySection(ConfigurationModel):
+    """The ePDG, and how it proves itself; ``other_address`` is of the other IP version.
+
+    ``alternatives`` are tried too where its address does not answer the first request (RFC 4555 §3.1).
+    ``selection``: how it is found; addresses given here are then the first ones configured.
+    ``names``: its certificate must carry one of them; without any the FQDN it was selected by, or the PLMN's, counts.
+    """
+
+    address: IpAddress | None = None
+    selection: SelectionSection | None = None
+    other_address: IpAddress | None = None
+    alternatives: tuple[IpAddress, ...] = ()
+    ike_port: Port = IKE_PORT
+    nat_traversal_port: Port = NAT_TRAVERSAL_PORT
+    names: tuple[str, ...] = ()
+    ca: FilePath | None = None
+    eap_only: bool = False
+    revocation: RevocationPolicy = RevocationPolicy.OFF
+    crls: tuple[FilePath, ...] = ()
+    ocsp_responders: tuple[FilePath, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_both_versions(self) -> GatewaySection:
+        if self.address is None:
+            if self.selection is None:
+                raise PydanticCustomError("gateway", "gateway.address, or gateway.selection to find it by")
+            if self.other_address is not None or self.alternatives:
+                raise PydanticCustomError("gateway", "address, which other_address and alternatives stand beside")
+        elif self.other_address is not None and self.other_address.version == self.address.version:
+            raise PydanticCustomError("gateway", "an other_address of the IP version that address is not of")
+        return self
+
+    @property
+    def addresses(self) -> tuple[IpAddress, ...]:
+        """Its address, and that of the other IP version, as far as they are configured."""
+        return tuple(each for each in (self.address, self.other_address) if each is not None)
 
 
 class DnsSection(ConfigurationModel):

@@ -78,12 +78,13 @@ from ue.commands import (
     UpdateChildSa,
     UseAddresses,
 )
-from ue.config import DataPlaneKind, UeConfiguration
+from ue.config import UeConfiguration
 from ue.connection import Move, MoveOutcome
 from ue.context import DeviceState
 from ue.device import Device
 from ue.observation import counters_view, record_eap, session_view
 from ue.path_watch import PathWatch
+from ue.pdn_config import DataPlaneKind
 from ue.profile import (
     authenticator,
     identification,

@@ -25,10 +25,13 @@ from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi, Nai, nai_realm
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
 from ue.authentication import Authenticator, EmergencyAuthenticator
-from ue.config import CardSection, CertificateSection, GatewaySection, OuterIdentity, PCscfAttributes, UeConfiguration
+from ue.config import UeConfiguration
+from ue.gateway_config import GatewaySection
 from ue.pcsc import CardUsim, identify, reader_named
+from ue.pdn_config import PCscfAttributes
 from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
 from ue.usim import FileSqnStore, SoftwareUsim, Usim
+from ue.usim_config import CardSection, CertificateSection, OuterIdentity
 from ue.vectors import VectorsUsim
 
 _ADDRESS = {4: ConfigAttributeType.INTERNAL_IP4_ADDRESS, 6: ConfigAttributeType.INTERNAL_IP6_ADDRESS}

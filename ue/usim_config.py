@@ -1,0 +1,135 @@
+"""Configuration of how the UE proves itself: ``usim``, ``eap``, ``certificate``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from protocols.algorithms.sqn import IND_BITS, IND_BITS_MAXIMUM
+from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
+from protocols.eap.aka.peer import IdentityForm, NetworkNamePolicy, PrivacyPolicy
+from protocols.io.configuration import ConfigurationModel, Count, FilePath, HexSecret
+from protocols.secret import Secret
+from ue.gateway_config import PlmnSection
+
+PIN_LENGTHS = range(4, 9)  # TS 102 221 §9.5.1
+
+
+def _pin(value: object) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not (text.isascii() and text.isdigit() and len(text) in PIN_LENGTHS):
+        raise PydanticCustomError("secret_text", "4 to 8 digits, in quotes")
+    return Secret(text.encode())
+
+
+Pin = Annotated[Secret, BeforeValidator(_pin), PlainSerializer(lambda _: "…")]
+
+
+class CardSection(ConfigurationModel):
+    """The USIM on a card: the PC/SC reader by (a part of) its name or by number, and PIN 1 where the card wants it."""
+
+    reader: str | Count = 0
+    pin: Pin | None = None
+
+
+class UsimSection(ConfigurationModel):
+    """The USIM: in software (functions, keys, a file of accepted sequence numbers), a file of vectors, or a card.
+
+    ``repeat``: vectors may be used again and again.
+    """
+
+    vectors: FilePath | None = None
+    repeat: bool = False
+    card: CardSection | None = None
+    algorithm: Algorithm = Algorithm.MILENAGE
+    k: HexSecret | None = None
+    opc: HexSecret | None = None
+    op: HexSecret | None = None
+    tuak_iterations: Annotated[Count, Field(ge=1, le=255)] = 1
+    res_length: Annotated[Count, Field(ge=4, le=16)] = DEFAULT_RES_LENGTH
+    ind_bits: Annotated[Count, Field(le=IND_BITS_MAXIMUM)] = IND_BITS
+    sqn: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> UsimSection:
+        if sum(each is not None for each in (self.k, self.vectors, self.card)) != 1:
+            raise PydanticCustomError("usim", "one of k, vectors and card")
+        if self.k is None and (self.opc is not None or self.op is not None):
+            raise PydanticCustomError("usim", "opc and op with k only")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_that_fit(self) -> UsimSection:
+        if self.k is None:
+            return self
+        if self.algorithm is not Algorithm.XOR and (self.op is None) == (self.opc is None):
+            raise PydanticCustomError("usim", "either opc or op")
+        try:
+            AlgorithmKeys(
+                algorithm=self.algorithm,
+                k=self.k,
+                op=self.op,
+                opc=self.opc,
+                tuak_iterations=self.tuak_iterations,
+                res_length=self.res_length,
+            )
+        except ValueError as error:
+            raise PydanticCustomError("usim", "keys that fit the algorithm ({why})", {"why": str(error)}) from None
+        return self
+
+
+class EapMethod(str, Enum):
+    """A method of EAP that the UE knows."""
+
+    AKA = "aka"
+    AKA_PRIME = "aka-prime"
+
+    @property
+    def leading_digit(self) -> str:
+        """What the permanent identity begins with (TS 23.003 §19.3.2)."""
+        return {EapMethod.AKA: "0", EapMethod.AKA_PRIME: "6"}[self]
+
+
+class OuterIdentity(str, Enum):
+    """What is told: a temporary identity where there is one (TS 24.302 §7.2.2.1), or ever the permanent one."""
+
+    TEMPORARY = "temporary"
+    PERMANENT = "permanent"
+
+
+class EapSection(ConfigurationModel):
+    """EAP at the UE; ``state`` is a file for pseudonym and fast re-authentication context, keys included."""
+
+    methods: tuple[EapMethod, ...] = Field(default=(EapMethod.AKA, EapMethod.AKA_PRIME), min_length=1)
+    outer_identity: OuterIdentity = OuterIdentity.TEMPORARY
+    inner_identity: OuterIdentity = OuterIdentity.TEMPORARY
+    identity_form: IdentityForm = IdentityForm.NAI
+    visited: PlmnSection | None = None
+    emergency: bool = False
+    privacy: PrivacyPolicy = PrivacyPolicy.LIBERAL
+    pseudonyms: bool = True
+    reauthentication: bool = True
+    result_indications: bool = True
+    network_name: str | None = Field(default="WLAN", min_length=1, max_length=253)
+    network_name_mismatch: NetworkNamePolicy = NetworkNamePolicy.REJECT
+    state: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _each_once(self) -> EapSection:
+        if len(set(self.methods)) != len(self.methods):
+            raise PydanticCustomError("eap", "each of the methods once")
+        return self
+
+
+class CertificateSection(ConfigurationModel):
+    """The UE's own certificate, for authentication by certificate; ``ocsp``: responses in DER to staple."""
+
+    chain: FilePath
+    key: FilePath
+    ocsp: tuple[FilePath, ...] = ()
+    pss: bool = False
