@@ -1,7 +1,6 @@
 """One PDN connection of a UE at work: its device, its IKE SA, its data plane, what goes through it.
 
-It carries out what the device says and brings the answers back. Inner packets go to an in-process host or
-a TUN device. ESP always goes in UDP, NAT or not: a peer on port 4500 must understand it (RFC 7296 §2.23).
+It carries out what the device says and brings the answers back. Inner packets are ``ue.tunnel``'s.
 """
 
 from __future__ import annotations
@@ -9,23 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_network
+from collections.abc import Callable
 from itertools import count
 
-from protocols.algorithms.usim import UsimReject, UsimResult, UsimSuccess, UsimSynchronisationFailure
-from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
 from protocols.dataplane.userspace.clients import StreamKind
-from protocols.dataplane.userspace.engine import UserspaceDataPlane
-from protocols.dataplane.userspace.host import FlowKind, InProcessHost
-from protocols.dataplane.userspace.tun import TunDevice
+from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import (
     AddressesUpdated,
     Answer,
-    AuthenticationKind,
     ChildSaRemoved,
     Closed,
     EapReply,
@@ -35,8 +27,6 @@ from protocols.ikev2.events import (
     SaState,
     SuccessorCreated,
 )
-from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload
-from protocols.ikev2.registry import ConfigAttributeType
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.rekey_child import RekeyChild
@@ -44,7 +34,6 @@ from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.control import ControlError
 from protocols.io.platform import Platform
 from protocols.path import Address, Endpoint, Path
-from protocols.threegpp.identity import Imsi
 from protocols.threegpp.observation import record_esp_keys, record_ike_event
 from protocols.threegpp.swu import DeviceSwu
 from protocols.trace.recorder import Recorder
@@ -81,24 +70,20 @@ from ue.commands import (
 from ue.config import UeConfiguration
 from ue.connection import Move, MoveOutcome
 from ue.context import DeviceState
-from ue.device import Device
+from ue.initiator import Initiator
 from ue.observation import counters_view, record_eap, session_view
-from ue.path_watch import PathWatch
-from ue.pdn_config import DataPlaneKind
 from ue.profile import (
     authenticator,
-    identification,
+    device,
     initiator_config,
-    root_nai,
     state_directory,
 )
-from ue.resolver import ResolverFile
-from ue.routes import METRIC, Network, granted_routes, without
-from ue.selection import Selection
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.traffic import DEFAULT_RATE, Flow, Flows
+from ue.tunnel import Tunnel
 from ue.usim import Usim
+from ue.usim_questions import UsimQuestions
 
 _log = logging.getLogger(__name__)
 
@@ -130,22 +115,13 @@ class Pdn:
         self.recorder = recorder
         self._swu = swu
         self._endpoint = swu.endpoint
-        self._failed = failed
         self._told = told
         self._preferred = preferred
         self.wall_offset = platform.clock.wall() - platform.clock.monotonic()
         self.ike_config = ike_config or initiator_config(configuration, platform.clock.moment)
-        self._usim = usim
         self._temporary = temporary
-        gateway = configuration.gateway
-        fixed = None if gateway.address is None else Endpoint(gateway.address, gateway.ike_port)
-        self._gateway_ike: Endpoint | None = fixed
-        self._gateway_names = configuration.gateway_names
+        self._initiator = Initiator(configuration, self.ike_config)
         self._resolver = platform.resolver(configuration.dns.settings(), platform.clock.monotonic)
-        policy, chosen = configuration.selection_policy, gateway.selection
-        natt: dict[int, Endpoint] = {
-            address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
-        }
         self.dropped_notifies: Counter[str] = Counter()
         kept = configuration.imsi if beside is None else f"{configuration.imsi}-{configuration.apn}"
         self._back_off = FileBackOff(state_directory(configuration) / f"back-off-{kept}.json")
@@ -153,43 +129,33 @@ class Pdn:
         self._authenticator: Authenticator | EmergencyAuthenticator = shared or authenticator(
             configuration, platform.entropy, temporary.load()
         )
-        self._is_first = beside is None
-        self.device = Device(
-            imsi=Imsi(configuration.imsi),
-            nai=root_nai(configuration),
-            apn=configuration.apn,
-            gateway=fixed,
-            gateway_port=gateway.ike_port,
-            select=None if policy is None else lambda version, barred: Selection(policy, version, barred),
-            patience=None if chosen is None else chosen.patience,
-            resolves=True,
-            retry=configuration.retry.policy(),
-            entropy=platform.entropy,
-            authenticator=self._authenticator,
-            accesses=tuple(configuration.accesses),
-            gateways=configuration.redirect.names,
-            other_versions=natt,
-            reactivate=configuration.reactivate,
-            moves_by_rekey=self.ike_config.habits.moves_by_rekey,
-            back_off=self._back_off.read(self.wall_offset),
-            previous_addresses=configuration.request.previous_addresses,
-        )
-        self._data_plane = UserspaceDataPlane(
-            entropy=platform.entropy, deliver=self._delivered, transmit=self._transmit_esp
-        )
-        numbers = count(1) if beside is None else beside.flows.numbers
-        self.flows: Flows = Flows(self._send_inner, platform.entropy, numbers)
-        self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
-        self._host: InProcessHost | None = None
-        self._tun: TunDevice | None = None
+        back_off = self._back_off.read(self.wall_offset)
+        self.device = device(configuration, self.ike_config, platform.entropy, self._authenticator, back_off)
         self._sa: IkeSa | None = None
         self._successor: IkeSa | None = None  # authenticates anew
         self._sessions: dict[bytes, str] = {}
-        self._last_counters: dict[bytes, ChildSaCounters] = {}
-        self._installed: set[bytes] = set()
-        interval = configuration.silence_interval
-        self._path_watch = interval and PathWatch(
-            interval, counters=self._traffic_counters, hint=self.suspect_path, now=swu.now
+        self.tunnel = Tunnel(
+            configuration,
+            self.device,
+            swu=swu,
+            recorder=recorder,
+            numbers=count(1) if beside is None else beside.flows.numbers,
+            has_default_route=beside is None,
+            sa=lambda: self._sa,
+            carry_out=self._carry_out,
+            suspect=self.suspect_path,
+            failed=failed,
+        )
+        self._usim: UsimQuestions | None = (
+            None
+            if usim is None
+            else UsimQuestions(
+                usim,
+                swu=swu,
+                asker=lambda: (self._sa, self._successor),
+                answered=lambda result: self._carry_out(self.device.usim_answered(result)),
+                failed=lambda why: self._carry_out(self.device.usim_failed(why)),
+            )
         )
         self._commands: deque[Command] = deque()
         self._carrying_out = False
@@ -223,44 +189,10 @@ class Pdn:
         """Let go of everything, without a word to the gateway where it has not answered."""
         for lookup in self._lookups:
             lookup.cancel()
-        if self._path_watch:
-            self._path_watch.close()
+        self.tunnel.close()
         if self._sa is not None and self._sa.state is not SaState.CLOSED:
             self._endpoint.close(self._sa, "the UE stops", self._now())
             self._swu.pump()
-
-    def stop_host(self) -> None:
-        """Nothing goes through the tunnel any more."""
-        self.flows.stop_all()
-        self._host = None
-        if self._tun is not None:
-            self._tun.close()
-            self._tun = None
-        self.restore_name_servers()
-
-    def restore_name_servers(self) -> None:
-        """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
-        try:
-            self._resolver_file.restore()
-        except BackendError as error:
-            _log.error("%s", error)
-            self.recorder.event("name-servers-not-restored", f"The name servers could not be put back: {error}.")
-
-    def _write_name_servers(self) -> None:
-        """A file that cannot be written costs names, not the connection."""
-        file, connection = self.configuration.data_plane.resolv_conf, self.device.connection
-        if file is None or connection is None:
-            return
-        try:
-            self._resolver_file.write(file, connection.dns)
-        except BackendError as error:
-            _log.error("%s", error)
-            self.recorder.event("name-servers-not-written", f"The granted name servers could not be written: {error}.")
-
-    def _traffic_counters(self) -> tuple[int, int]:
-        """Inner packets sent, and packets that show that the gateway is heard on the path (RFC 4555 §3.12)."""
-        counters = [self._data_plane.counters(spi) for spi in self._installed]
-        return sum(each.outbound_packets for each in counters), sum(each.evidence for each in counters)
 
     def suspect_path(self) -> None:
         """Find out now whether the path works (RFC 4555 §3.5)."""
@@ -404,8 +336,8 @@ class Pdn:
             return
         if isinstance(event, IkeSaRekeyed):
             self._sa = event.successor
-        if isinstance(event, AddressesUpdated) and self._path_watch:
-            self._path_watch.moved()
+        if isinstance(event, AddressesUpdated):
+            self.tunnel.moved()
         self._carry_out(self.device.handle(event, self._now()))
         if isinstance(event, AddressesUpdated) and self.configuration.ike.rekey_after_move:
             self._rekey_after_move(event)
@@ -469,34 +401,28 @@ class Pdn:
             case DeleteSa():
                 self._delete(command.why, self._sa)
             case AskUsim():
-                self._ask_usim(command)
+                assert self._usim is not None  # authentication by EAP needs one
+                self._usim.ask(command.rand, command.autn)
             case KeepTemporaryIdentities():
                 self._keep_temporary_identities(command)
             case AnswerIke():
                 self._answer(self._require_sa(), command.answer)
             case InstallChildSa():
-                if command.replaces is None:
-                    self._data_plane.install(command.spec)
-                else:
-                    self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
-                self._installed.add(command.spec.inbound_spi)
+                self.tunnel.install(command)
                 self._swu.adopt_child(command.spec.inbound_spi, self)
                 record_esp_keys(self.recorder, command.spec, command.spec.path, self._session())
             case UpdateChildSa():
-                self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
-                spec = self._data_plane.child_sa(command.inbound_spi).spec
+                spec = self.tunnel.update(command)
                 record_esp_keys(self.recorder, spec, command.path, self._session())
             case RetireChildSa():
-                self._data_plane.retire(command.inbound_spi)
+                self.tunnel.retire(command.inbound_spi)
             case RemoveChildSa():
-                self._last_counters[command.inbound_spi] = self._data_plane.counters(command.inbound_spi)
-                self._data_plane.remove(command.inbound_spi)
-                self._installed.discard(command.inbound_spi)
+                self.tunnel.remove(command.inbound_spi)
                 self._swu.drop_child(command.inbound_spi)
             case StartHost():
-                self._start_host(command.addresses)
+                self.tunnel.start_host(command.addresses)
             case StopHost():
-                self.stop_host()
+                self.tunnel.stop_host()
             case KeepBackOff():
                 self._keep_back_off(command)
             case Tell():
@@ -526,78 +452,26 @@ class Pdn:
             raise LocalError("there is no IKE SA")
         return self._sa
 
-    def _connect(self, command: Connect) -> None:
-        ports = self.device.ports(command.access)
-        gateway = self.configuration.gateway
-        self._gateway_ike = self._way_to_gateway(command.gateway or gateway.address, ports.ike)
-        # Names that were configured hold for every gateway
-        self._gateway_names = gateway.names or command.names or self.configuration.gateway_names
-        config = replace(
-            self.ike_config,
-            gateway_names=self._gateway_names,
-            init_patience=command.patience,
-            nat_traversal_port=ports.nat_traversal.port,
-            initial_contact=self._swu.is_alone(self),  # another PDN connection is to stay (RFC 7296 §2.4)
-            configuration_request=self._asking_for(command.previous_addresses),
-            identity=self._own_identity(command.identity),
-            redirected=command.trail,
-            session=command.session,
-            initial_paths=() if command.gateway is not None else self._alternatives(ports.ike),
-        )
-        self._sa = None
-        self._last_counters.clear()
-        sa = self._swu.connect(self, config, Path(ports.ike, self._gateway_ike), self._extension())
-        self._sa = sa
-        self._carry_out(self.device.connected(sa.window))
-
     def inbound_packets(self, spi: bytes) -> int:
         """How many packets of a child SA have shown that the gateway lives."""
-        try:
-            return self._data_plane.counters(spi).evidence
-        except LocalError:
-            return 0
+        return self.tunnel.evidence(spi)
 
     async def _resolve(self, command: Resolve) -> None:
         resolution = await self._resolver.resolve(command.name, command.kinds)
         self._carry_out(self.device.resolved(resolution, self._now()))
 
-    def _way_to_gateway(self, address: Address | None, local: Endpoint) -> Endpoint:
-        """Its address of the access's IP version: the configuration has one for every access."""
-        gateway = self.configuration.gateway
-        if address is None or address.version != local.address.version:
-            address = next(each for each in gateway.addresses if each.version == local.address.version)
-        return Endpoint(address, gateway.ike_port)
-
-    def _alternatives(self, local: Endpoint) -> tuple[Path, ...]:
-        """Where the first request is tried as well (RFC 4555 §3.1)."""
-        gateway = self.configuration.gateway
-        fitting = [each for each in gateway.alternatives if each.version == local.address.version]
-        return tuple(Path(local, Endpoint(each, gateway.ike_port)) for each in fitting)
+    def _connect(self, command: Connect) -> None:
+        ports = self.device.ports(command.access)
+        config, path = self._initiator.first(command, ports, alone=self._swu.is_alone(self))
+        self._sa = None
+        self.tunnel.begin()
+        self._sa = self._swu.connect(self, config, path, self._extension())
+        self._carry_out(self.device.connected(self._sa.window))
 
     def _connect_successor(self, command: ConnectSuccessor) -> None:
-        """RFC 7296 §2.8.3: from scratch, and beside the present one, so without INITIAL_CONTACT."""
-        ports = self.device.ports(command.access)
-        config = replace(
-            self.ike_config,
-            gateway_names=self._gateway_names,
-            nat_traversal_port=ports.nat_traversal.port,
-            identity=self._own_identity(command.identity),
-            initial_contact=False,
-            configuration_request=self._asking_for(command.addresses),
-        )
-        path = Path(ports.ike, Endpoint(command.gateway, self.configuration.gateway.ike_port))
+        config, path = self._initiator.successor(command, self.device.ports(command.access))
         self._successor = self._swu.connect(self, config, path, self._extension())
         self._sessions[self._successor.local_spi] = self._session()
-
-    def _asking_for(self, addresses: tuple[Address, ...]) -> tuple[ConfigurationAttribute, ...]:
-        """CFG_REQUEST with these inner addresses; those of other versions are left to the gateway."""
-        wanted: dict[int, Address] = {address.version: address for address in addresses}
-        return tuple(
-            replace(attribute, value=_requested(wanted.get(_INNER_ADDRESS[attribute.type])))
-            if attribute.type in _INNER_ADDRESS
-            else attribute
-            for attribute in self.ike_config.configuration_request
-        )
 
     def _adopt_successor(self) -> None:
         former, self._sa, self._successor = self._sa, self._successor, None
@@ -612,11 +486,6 @@ class Pdn:
         elif sa.state is not SaState.DELETING:
             self._endpoint.initiate(sa, DeleteIkeSa(why), self._now())
 
-    def _own_identity(self, identity: str) -> IdiPayload:
-        """IDi: what EAP begins with, where EAP is how the UE proves itself."""
-        by_eap = self.configuration.authentication is AuthenticationKind.EAP
-        return identification(identity) if by_eap else self.ike_config.identity
-
     def _keep_temporary_identities(self, command: KeepTemporaryIdentities) -> None:
         """A file that cannot be written costs a full authentication later, not this one."""
         try:
@@ -625,30 +494,6 @@ class Pdn:
             _log.error("%s", error)
             text = f"The UE's temporary identities could not be kept: {error}."
             self.recorder.event("temporary-identities-not-kept", text)
-
-    def _ask_usim(self, command: AskUsim) -> None:
-        assert self._usim is not None  # authentication by EAP needs one
-        try:
-            verdict = self._usim.authenticate(command.rand, command.autn)
-        except StackError as error:
-            self._carry_out(self.device.usim_failed(str(error)))
-            return
-        if isinstance(verdict, UsimSuccess | UsimSynchronisationFailure | UsimReject):
-            self._carry_out(self.device.usim_answered(verdict))
-            return
-        assert self._swu.tasks is not None
-        self._swu.tasks.create_task(self._hear_usim(verdict, (self._sa, self._successor)))
-
-    async def _hear_usim(self, verdict: Awaitable[UsimResult], asked: tuple[IkeSa | None, IkeSa | None]) -> None:
-        """A card takes its time; an answer for an IKE SA that is no more is nobody's."""
-        try:
-            result = await verdict
-        except StackError as error:
-            if asked == (self._sa, self._successor):
-                self._carry_out(self.device.usim_failed(str(error)))
-            return
-        if asked == (self._sa, self._successor):
-            self._carry_out(self.device.usim_answered(result))
 
     def _answer(self, sa: IkeSa, reply: Answer) -> None:
         if isinstance(reply, EapReply) and reply.packet is not None:
@@ -671,109 +516,28 @@ class Pdn:
 
     # --- inner packets
 
-    def _start_host(self, addresses: tuple[Address, ...]) -> None:
-        if self.configuration.data_plane.kind is DataPlaneKind.IN_PROCESS:
-            self._host = InProcessHost(*addresses)
-            self._carry_out(self.device.host_started(self._now()))
-            return
-        assert self._swu.tasks is not None
-        self._swu.tasks.create_task(self._open_tun(addresses))
-
-    async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
-        plane, connection = self.configuration.data_plane, self.device.connection
-        interfaces = [
-            IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
-        ]
-        routes = self._routes()
-        metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
-        try:
-            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, routes, metric=metric)
-        except StackError as error:
-            if self.device.connection is connection:
-                self._carry_out(self.device.host_failed(str(error)))
-            return
-        if self.device.state is not DeviceState.ESTABLISHED or self.device.connection is not connection:
-            tun.close()
-            return
-        self._tun = tun
-        self._write_name_servers()
-        tun.start(self._send_inner, self._tun_failed)
-        self._carry_out(self.device.host_started(self._now()))
-
-    def _routes(self) -> list[Network]:
-        """Networks to lead into the device: as configured, else as granted; never the tunnel's own packets."""
-        plane = self.configuration.data_plane
-        if not self._is_first and not plane.routes:
-            # the first one has the default route; of others it is the IMS servers that are known
-            connection = self.device.connection
-            return [] if connection is None else [ip_network(server) for server in connection.p_cscf]
-        sa = self._require_sa()
-        gateway = self.configuration.gateway
-        outside = dict.fromkeys((*gateway.addresses, *gateway.alternatives))
-        if self._gateway_ike is not None:
-            outside[self._gateway_ike.address] = None
-        outside |= dict.fromkeys((sa.path.remote.address, *sa.mobility.peer_addresses))
-        if plane.routes:
-            return without(plane.routes, outside)
-        return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
-
-    def _tun_failed(self, error: BackendError) -> None:
-        self.recorder.event("tun-failed", f"The TUN device failed: {error}.")
-        _log.error("%s", error)
-        self._failed()
-
     def receive_esp(self, octets: bytes, path: Path) -> None:
         """ESP for a child SA of this connection's."""
-        self._data_plane.receive_esp(octets, path)
-        self._data_plane_events()
+        self.tunnel.receive_esp(octets, path)
 
-    def _send_inner(self, packet: bytes) -> bool:
-        sent = self._data_plane.send_inner(packet)
-        if self._path_watch:
-            self._path_watch.stirred()
-        self._data_plane_events()
-        return sent
-
-    def _data_plane_events(self) -> None:
-        """Rekey in time before sequence numbers run out; ESP from elsewhere than the gateway moves nothing."""
-        while (event := self._data_plane.poll_event()) is not None:
-            sa = self._sa
-            if sa is None or isinstance(event, PeerEndpointObserved):
-                continue
-            hard = event.hard if isinstance(event, LifetimeReached) else event.exhausted
-            self._endpoint.limit_reached(sa, event.inbound_spi, self._now(), hard=hard)
-            self._swu.pump()
-
-    def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
-        del encapsulation
-        self._swu.ports.send_esp(octets, path)
-
-    def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
-        del inbound_spi
-        if self._path_watch:
-            self._path_watch.stirred()
-        if self.flows.receive(packet):
-            return
-        if self._tun is not None:
-            self._tun.write(packet)
-        elif self._host is not None:
-            answer = self._host.receive(packet)
-            if answer is not None:
-                self._data_plane.send_inner(answer)
-
-    # --- traffic
+    @property
+    def flows(self) -> Flows:
+        """Traffic of the UE's own through this connection."""
+        return self.tunnel.flows
 
     def start_traffic(
         self, kind: FlowKind | StreamKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
     ) -> Flow:
         """Begin a flow; ``LocalError`` when there is no inner address for it."""
-        connection = self.device.connection
-        if connection is None or self.device.state is not DeviceState.ESTABLISHED:
-            raise LocalError("the UE is not attached")
-        for source in connection.addresses:
-            if source.version == destination.version:
-                return self.flows.start(kind, source, destination, rate, limit)
-        raise LocalError(f"the UE has no IPv{destination.version} address to reach {destination} from")
+        return self.tunnel.start_flow(kind, destination, rate, limit)
+
+    def stop_host(self) -> None:
+        """Nothing goes through the tunnel any more."""
+        self.tunnel.stop_host()
+
+    def restore_name_servers(self) -> None:
+        """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
+        self.tunnel.restore_name_servers()
 
     # --- views
 
@@ -790,7 +554,7 @@ class Pdn:
     @property
     def esp_drops(self) -> Counter[str]:
         """ESP that was dropped, by reason."""
-        return Counter({reason.value: number for reason, number in self._data_plane.drops.items()})
+        return self.tunnel.drops
 
     def dropped_ike(self) -> Counter[str]:
         """What was dropped of IKE and of its notifies, by reason."""
@@ -808,9 +572,9 @@ class Pdn:
             self.device,
             connection,
             self._sa,
-            self._counters,
+            self.tunnel.counters,
             self.wall,
-            gateway=None if self._gateway_ike is None else str(self._gateway_ike),
+            gateway=None if self._initiator.gateway is None else str(self._initiator.gateway),
             session=self._session(),
         )
 
@@ -818,34 +582,17 @@ class Pdn:
         """What each child SA has carried."""
         if self._sa is None:
             return []
-        return [{"inbound_spi": spi.hex(), "counters": counters_view(self._counters(spi))} for spi in self._sa.children]
+        return [
+            {"inbound_spi": spi.hex(), "counters": counters_view(self.tunnel.counters(spi))}
+            for spi in self._sa.children
+        ]
 
     def holdings(self) -> tuple[str, ...]:
         """What is still there of a connection; nothing once it has ended."""
-        found = [f"child SA {spi.hex()}" for spi in self._data_plane.installed]
+        found = [f"child SA {spi.hex()}" for spi in self.tunnel.installed]
         for sa in (self._sa, self._successor):
             if sa is not None and sa.state is not SaState.CLOSED:
                 found.append(f"IKE SA {sa.local_spi.hex()}")
-        if self._host is not None or self._tun is not None:
+        if self.tunnel.in_use:
             found.append("host of the inner addresses")
         return (*found, *(f"access {name}" for name in self.device.open_accesses))
-
-    def _counters(self, spi: bytes) -> ChildSaCounters | None:
-        try:
-            return self._data_plane.counters(spi)
-        except LocalError:
-            return self._last_counters.get(spi)
-
-
-_INNER_ADDRESS: Mapping[ConfigAttributeType | int, int] = {
-    ConfigAttributeType.INTERNAL_IP4_ADDRESS: 4,
-    ConfigAttributeType.INTERNAL_IP6_ADDRESS: 6,
-}
-_PREFIX_LENGTH = bytes([64])  # RFC 7296 §3.15.1: an IPv6 address is asked for with one
-
-
-def _requested(address: Address | None) -> bytes:
-    """An address to ask for; nothing leaves it to the gateway."""
-    if address is None:
-        return b""
-    return address.packed if address.version == 4 else address.packed + _PREFIX_LENGTH

@@ -21,14 +21,18 @@ from protocols.ikev2.signatures import library_pss
 from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 from protocols.io.lifetime import machine_lifetime
 from protocols.io.vectors import UsedVectors
+from protocols.path import Endpoint
 from protocols.selectors import TrafficSelector
 from protocols.threegpp.identity import Imsi, Nai, nai_realm
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
 from ue.authentication import Authenticator, EmergencyAuthenticator
+from ue.backoff import BackOff
 from ue.config import UeConfiguration
+from ue.device import Device
 from ue.gateway_config import GatewaySection
 from ue.pcsc import CardUsim, identify, reader_named
 from ue.pdn_config import PCscfAttributes
+from ue.selection import Selection
 from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
 from ue.usim import FileSqnStore, SoftwareUsim, Usim
 from ue.usim_config import CardSection, CertificateSection, OuterIdentity
@@ -272,3 +276,36 @@ def _credentials(section: CertificateSection | None) -> tuple[Credential, ...]:
             value=str(error),
             expected=f"a certificate for the key in {section.key}",
         ) from error
+
+
+def device(
+    configuration: UeConfiguration,
+    ike_config: InitiatorConfig,
+    entropy: Entropy,
+    authenticator: Authenticator | EmergencyAuthenticator,
+    back_off: BackOff | None,
+) -> Device:
+    """The machine of a PDN connection; ``back_off`` is from an earlier process."""
+    gateway, policy = configuration.gateway, configuration.selection_policy
+    return Device(
+        imsi=Imsi(configuration.imsi),
+        nai=root_nai(configuration),
+        apn=configuration.apn,
+        gateway=None if gateway.address is None else Endpoint(gateway.address, gateway.ike_port),
+        gateway_port=gateway.ike_port,
+        select=None if policy is None else lambda version, barred: Selection(policy, version, barred),
+        patience=None if gateway.selection is None else gateway.selection.patience,
+        resolves=True,
+        retry=configuration.retry.policy(),
+        entropy=entropy,
+        authenticator=authenticator,
+        accesses=tuple(configuration.accesses),
+        gateways=configuration.redirect.names,
+        other_versions={
+            address.version: Endpoint(address, gateway.nat_traversal_port) for address in gateway.addresses
+        },
+        reactivate=configuration.reactivate,
+        moves_by_rekey=ike_config.habits.moves_by_rekey,
+        back_off=back_off,
+        previous_addresses=configuration.request.previous_addresses,
+    )

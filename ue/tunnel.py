@@ -1,0 +1,279 @@
+"""What goes through a PDN connection: its child SAs' data plane, a host in the process or a TUN device, flows.
+
+Routes and name servers come and go with the TUN device. ESP always goes in UDP, NAT or not: a peer on port 4500 must
+understand it (RFC 7296 §2.23).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Interface, IPv6Interface, ip_network
+
+from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
+from protocols.dataplane.userspace.clients import StreamKind
+from protocols.dataplane.userspace.engine import UserspaceDataPlane
+from protocols.dataplane.userspace.host import FlowKind, InProcessHost
+from protocols.dataplane.userspace.tun import TunDevice
+from protocols.errors import BackendError, LocalError, StackError
+from protocols.esp.sa import ChildSaSpec
+from protocols.ikev2.sa import IkeSa
+from protocols.path import Address, Path
+from protocols.trace.recorder import Recorder
+from ue.commands import Command, InstallChildSa, UpdateChildSa
+from ue.config import UeConfiguration
+from ue.context import DeviceState
+from ue.device import Device
+from ue.path_watch import PathWatch
+from ue.pdn_config import DataPlaneKind
+from ue.profile import state_directory
+from ue.resolver import ResolverFile
+from ue.routes import METRIC, Network, granted_routes, without
+from ue.swu import Swu
+from ue.traffic import DEFAULT_RATE, Flow, Flows
+
+_log = logging.getLogger(__name__)
+
+
+class Tunnel:
+    """``sa``: the present IKE SA. ``suspect``: the path is to be tested. ``failed``: the TUN device cannot go on.
+
+    ``has_default_route``: the UE's first connection, which has the default routes. ``numbers``: of flows.
+    """
+
+    def __init__(
+        self,
+        configuration: UeConfiguration,
+        device: Device,
+        *,
+        swu: Swu,
+        recorder: Recorder,
+        numbers: Iterator[int],
+        has_default_route: bool,
+        sa: Callable[[], IkeSa | None],
+        carry_out: Callable[[list[Command]], None],
+        suspect: Callable[[], None],
+        failed: Callable[[], None],
+    ) -> None:
+        self._configuration = configuration
+        self._device = device
+        self._swu = swu
+        self._recorder = recorder
+        self._has_default_route = has_default_route
+        self._sa = sa
+        self._carry_out = carry_out
+        self._failed = failed
+        self._data_plane = UserspaceDataPlane(entropy=swu.entropy, deliver=self._delivered, transmit=self._transmit_esp)
+        self.flows: Flows = Flows(self._send_inner, swu.entropy, numbers)
+        self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
+        self._host: InProcessHost | None = None
+        self._tun: TunDevice | None = None
+        self._last_counters: dict[bytes, ChildSaCounters] = {}
+        interval = configuration.silence_interval
+        self._path_watch = interval and PathWatch(interval, counters=self._traffic_counters, hint=suspect, now=swu.now)
+
+    def close(self) -> None:
+        """Watch the path no longer."""
+        if self._path_watch:
+            self._path_watch.close()
+
+    # --- child SAs
+
+    def begin(self) -> None:
+        """A new IKE SA: what the child SAs of an earlier one have carried is forgotten."""
+        self._last_counters.clear()
+
+    def moved(self) -> None:
+        """The path is another one."""
+        if self._path_watch:
+            self._path_watch.moved()
+
+    def install(self, command: InstallChildSa) -> None:
+        """A child SA, new or in the place of another."""
+        if command.replaces is None:
+            self._data_plane.install(command.spec)
+        else:
+            self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
+
+    def update(self, command: UpdateChildSa) -> ChildSaSpec:
+        """A child SA goes another way; which one it is."""
+        self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
+        return self._data_plane.child_sa(command.inbound_spi).spec
+
+    def retire(self, inbound_spi: bytes) -> None:
+        """Nothing is sent by a child SA any more."""
+        self._data_plane.retire(inbound_spi)
+
+    def remove(self, inbound_spi: bytes) -> None:
+        """A child SA is gone; what it has carried is remembered."""
+        self._last_counters[inbound_spi] = self._data_plane.counters(inbound_spi)
+        self._data_plane.remove(inbound_spi)
+
+    @property
+    def installed(self) -> tuple[bytes, ...]:
+        """Inbound SPIs of the child SAs that are there."""
+        return tuple(self._data_plane.installed)
+
+    @property
+    def drops(self) -> Counter[str]:
+        """ESP that was dropped, by reason."""
+        return Counter({reason.value: number for reason, number in self._data_plane.drops.items()})
+
+    def evidence(self, spi: bytes) -> int:
+        """How many packets of a child SA have shown that the gateway lives."""
+        try:
+            return self._data_plane.counters(spi).evidence
+        except LocalError:
+            return 0
+
+    def counters(self, spi: bytes) -> ChildSaCounters | None:
+        """What a child SA has carried, or had when it went."""
+        try:
+            return self._data_plane.counters(spi)
+        except LocalError:
+            return self._last_counters.get(spi)
+
+    def _traffic_counters(self) -> tuple[int, int]:
+        """Inner packets sent, and packets that show that the gateway is heard on the path (RFC 4555 §3.12)."""
+        counters = [self._data_plane.counters(spi) for spi in self._data_plane.installed]
+        return sum(each.outbound_packets for each in counters), sum(each.evidence for each in counters)
+
+    # --- host or TUN device
+
+    @property
+    def in_use(self) -> bool:
+        """Whether something has the inner addresses."""
+        return self._host is not None or self._tun is not None
+
+    def start_host(self, addresses: tuple[Address, ...]) -> None:
+        """Put the inner addresses to use; answers through ``host_started`` or ``host_failed`` of the device."""
+        if self._configuration.data_plane.kind is DataPlaneKind.IN_PROCESS:
+            self._host = InProcessHost(*addresses)
+            self._carry_out(self._device.host_started(self._swu.now()))
+            return
+        assert self._swu.tasks is not None
+        self._swu.tasks.create_task(self._open_tun(addresses))
+
+    def stop_host(self) -> None:
+        """Nothing goes through the tunnel any more."""
+        self.flows.stop_all()
+        self._host = None
+        if self._tun is not None:
+            self._tun.close()
+            self._tun = None
+        self.restore_name_servers()
+
+    async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
+        plane, connection = self._configuration.data_plane, self._device.connection
+        interfaces = [
+            IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
+        ]
+        routes = self._routes()
+        metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
+        try:
+            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, routes, metric=metric)
+        except StackError as error:
+            if self._device.connection is connection:
+                self._carry_out(self._device.host_failed(str(error)))
+            return
+        if self._device.state is not DeviceState.ESTABLISHED or self._device.connection is not connection:
+            tun.close()
+            return
+        self._tun = tun
+        self._write_name_servers()
+        tun.start(self._send_inner, self._tun_failed)
+        self._carry_out(self._device.host_started(self._swu.now()))
+
+    def _routes(self) -> list[Network]:
+        """Networks to lead into the device: as configured, else as granted; never the tunnel's own packets."""
+        plane, connection = self._configuration.data_plane, self._device.connection
+        if not self._has_default_route and not plane.routes:
+            # the first one has the default route; of others it is the IMS servers that are known
+            return [] if connection is None else [ip_network(server) for server in connection.p_cscf]
+        sa, gateway = self._sa(), self._configuration.gateway
+        assert sa is not None  # or the UE would not be attached
+        outside = dict.fromkeys((*gateway.addresses, *gateway.alternatives))
+        if connection is not None and connection.gateway is not None:
+            outside[connection.gateway] = None
+        outside |= dict.fromkeys((sa.path.remote.address, *sa.mobility.peer_addresses))
+        if plane.routes:
+            return without(plane.routes, outside)
+        return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
+
+    def _tun_failed(self, error: BackendError) -> None:
+        self._recorder.event("tun-failed", f"The TUN device failed: {error}.")
+        _log.error("%s", error)
+        self._failed()
+
+    def restore_name_servers(self) -> None:
+        """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
+        try:
+            self._resolver_file.restore()
+        except BackendError as error:
+            _log.error("%s", error)
+            self._recorder.event("name-servers-not-restored", f"The name servers could not be put back: {error}.")
+
+    def _write_name_servers(self) -> None:
+        """A file that cannot be written costs names, not the connection."""
+        file, connection = self._configuration.data_plane.resolv_conf, self._device.connection
+        if file is None or connection is None:
+            return
+        try:
+            self._resolver_file.write(file, connection.dns)
+        except BackendError as error:
+            _log.error("%s", error)
+            self._recorder.event("name-servers-not-written", f"The granted name servers could not be written: {error}.")
+
+    # --- packets
+
+    def receive_esp(self, octets: bytes, path: Path) -> None:
+        """ESP for a child SA of this connection's."""
+        self._data_plane.receive_esp(octets, path)
+        self._data_plane_events()
+
+    def _send_inner(self, packet: bytes) -> bool:
+        sent = self._data_plane.send_inner(packet)
+        if self._path_watch:
+            self._path_watch.stirred()
+        self._data_plane_events()
+        return sent
+
+    def _data_plane_events(self) -> None:
+        """Rekey in time before sequence numbers run out; ESP from elsewhere than the gateway moves nothing."""
+        while (event := self._data_plane.poll_event()) is not None:
+            sa = self._sa()
+            if sa is None or isinstance(event, PeerEndpointObserved):
+                continue
+            hard = event.hard if isinstance(event, LifetimeReached) else event.exhausted
+            self._swu.endpoint.limit_reached(sa, event.inbound_spi, self._swu.now(), hard=hard)
+            self._swu.pump()
+
+    def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
+        del encapsulation
+        self._swu.ports.send_esp(octets, path)
+
+    def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
+        del inbound_spi
+        if self._path_watch:
+            self._path_watch.stirred()
+        if self.flows.receive(packet):
+            return
+        if self._tun is not None:
+            self._tun.write(packet)
+        elif self._host is not None:
+            answer = self._host.receive(packet)
+            if answer is not None:
+                self._data_plane.send_inner(answer)
+
+    def start_flow(
+        self, kind: FlowKind | StreamKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
+    ) -> Flow:
+        """Begin a flow; ``LocalError`` when there is no inner address for it."""
+        connection = self._device.connection
+        if connection is None or self._device.state is not DeviceState.ESTABLISHED:
+            raise LocalError("the UE is not attached")
+        for source in connection.addresses:
+            if source.version == destination.version:
+                return self.flows.start(kind, source, destination, rate, limit)
+        raise LocalError(f"the UE has no IPv{destination.version} address to reach {destination} from")
