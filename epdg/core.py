@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_interface
+from typing import TYPE_CHECKING
 
 from epdg.config import DataPlaneKind, DataPlaneSection
 from epdg.pdn.pool import AddressPool
 from protocols.dataplane.userspace.services import ServiceHost
-from protocols.dataplane.userspace.tun import TunDevice
 from protocols.entropy import Entropy
 from protocols.errors import BackendError
 from protocols.io.driver import Driver
 from protocols.media.voice import VoiceEndpoint
+
+if TYPE_CHECKING:
+    from protocols.dataplane.userspace.tun import TunDevice
 
 
 class Core:
@@ -38,6 +41,8 @@ class Core:
             for address in (*self._section.hosts, *(pool.gateway for pool in self._pools)):
                 self._hosts[address.packed] = _Host(ServiceHost(address, self._entropy), self._send)
             return
+        from protocols.dataplane.userspace.tun import TunDevice  # netlink's library takes a while
+
         addresses = [ip_interface(f"{pool.gateway}/{pool.network.prefixlen}") for pool in self._pools]
         self._tun = await TunDevice.open(self._section.device, addresses, self._section.mtu)
         self._tun.start(self._send, failed)

@@ -85,6 +85,7 @@ class Attaching:
         if not selection.over:
             return commands
         connection.for_good = not selection.temporary
+        connection.unanswered = selection.temporary and connection.cause is None
         cause = "no gateway" if connection.cause is None else notify_name(connection.cause)
         return [
             *commands,

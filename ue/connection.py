@@ -99,7 +99,8 @@ class Connection:
     ``gateway`` and ``trail`` say by which selection or redirect it came about, ``redirect`` where it goes on,
     ``pending`` where it would, once a name is looked up; ``names``: see ``Connect``. ``selection`` goes on when the
     gateway does not serve, which ``turned_away`` says; ``heard``: it has answered. ``cause`` is the last refusal's,
-    ``for_good``: nobody is left who has not barred the UE.
+    ``for_good``: nobody is left who has not barred the UE; ``unanswered``: the attach has failed by silence alone, or
+    because the access cannot be used.
     ``nat_refusals``: how often it was begun anew because of a NAT (RFC 4555 §3.9).
     ``resumes``: it presents a ticket, so IDi is not EAP's. ``back_off``: seconds that a refusal asks to wait.
     ``reactivation``: the gateway ends it to have it set up again; ``reactivations``: how often that was done in a row.
@@ -122,6 +123,7 @@ class Connection:
         self.heard = False
         self.cause: int | None = None
         self.for_good = False
+        self.unanswered = False
         self.nat_refusals = 0
         self.resumes = False
         self.back_off: float | None = None

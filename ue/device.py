@@ -230,6 +230,11 @@ class Device:
         self._context.state = DeviceState.ATTACHING
         return [OpenAccess(access=access)]
 
+    @property
+    def can_move(self) -> bool:
+        """Whether the connection that is up can go to another access."""
+        return self._moves.possible
+
     def move(
         self, access: str, ticket: int, now: float, *, keep_old: bool = False, again: bool = False
     ) -> list[Command]:
@@ -292,6 +297,7 @@ class Device:
             return []
         connection.testing.discard(access)
         if self._context.state is DeviceState.ATTACHING:
+            connection.unanswered = True
             commands = self._context.fail_attach(connection, "access", why)
             return commands + self._context.end(connection, now)
         return self._moves.access_failed(connection, access, why, now)
@@ -490,6 +496,7 @@ class Device:
             selection = connection.selection
             if selection is not None and selection.candidate is not None:
                 return commands + self._attaching.elsewhere(connection, selection, text, now)
+            connection.unanswered = not event.by_peer
             commands += self._context.fail_attach(connection, "no response", text, by_peer=event.by_peer)
         if connection.established is not None:
             name = "detached" if connection.detach_requested or event.by_peer else "connection-lost"

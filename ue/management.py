@@ -8,8 +8,11 @@ connections are on one access and move together.
   ``Resume`` as soon as there is one.
 * A better access is there for ``hold`` seconds: ``Move``, make before break; the old one is let go ``linger`` seconds
   later. Each loss of an access doubles its hold, and the doubling halves every ``half_life`` (RFC 2439's damping).
-* An access on which an attach or a move fails, or that a path test has left, is avoided for ``retry`` seconds, twice
-  as long each time; then it is tried again beside the one in use. One that a hint calls captive is not tried.
+* An attach that the network refuses is repeated when the network allows it, wherever; that is for others to know
+  (``ue.retry``). Only one that nobody answers says something of the access.
+* An access on which an attach goes unanswered or a move fails, or that a path test has left, is avoided for ``retry``
+  seconds, twice as long each time; then it is tried again beside the one in use. One that a hint calls captive is not
+  tried.
 * Other routes, or another address: the gateway is told anew, which looks for NATs as well (RFC 4555 §3.8).
 
 Moves by hand are obeyed: an access that a person has chosen is kept until it is lost. Packet loss alone moves nothing.
@@ -161,12 +164,18 @@ class ConnectionManagement:
         self._releases: dict[str, float] = {}
         self._since = 0.0
         self._looked_at = float("-inf")
+        self._attach_at = float("-inf")  # not before, infinite: when a person asks for it
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the UE is to be attached."""
+        return self._wanted
 
     # --- what a person wants
 
     def want(self, now: float) -> list[Decision]:
         """Be attached from now on, wherever it is possible."""
-        self._wanted = True
+        self._wanted, self._attach_at = True, float("-inf")
         return self._decide("the UE is to be attached", now)
 
     def unwant(self) -> None:
@@ -252,10 +261,14 @@ class ConnectionManagement:
         self._arrived(access, now)
         return self._decide(f"the UE is attached on {access}", now)
 
-    def attach_failed(self, access: str, why: str, now: float) -> list[Decision]:
-        """It is not."""
-        self._fail(access, now)
-        self.phase, self._target = Phase.DETACHED, None
+    def attach_failed(
+        self, access: str, why: str, now: float, *, again_at: float = float("-inf"), unanswered: bool = True
+    ) -> list[Decision]:
+        """It is not. ``again_at``: no attach anywhere before. ``unanswered``: the access is to blame."""
+        if unanswered:
+            self._fail(access, now)
+        self.phase, self._target, self._give_up_at = Phase.DETACHED, None, None
+        self._attach_at = again_at
         return self._decide(f"the attach on {access} has failed: {why}", now)
 
     def moved(self, access: str, now: float) -> list[Decision]:
@@ -282,8 +295,9 @@ class ConnectionManagement:
         self.phase, self._target, self._give_up_at = Phase.ATTACHED, None, None
         return self._decide(f"the move to {access} has failed: {why}", now)
 
-    def detached(self, why: str, now: float) -> list[Decision]:
-        """The last connection has gone."""
+    def detached(self, why: str, now: float, *, again_at: float = float("-inf")) -> list[Decision]:
+        """The last connection has gone. ``again_at``: no attach anywhere before."""
+        self._attach_at = again_at
         self.phase, self._target, self._give_up_at = Phase.DETACHED, None, None
         self._chosen, self._asleep = None, False
         self._releases.clear()
@@ -302,6 +316,8 @@ class ConnectionManagement:
                     times.append(max(state.stable_at, state.avoided_until))
                 elif state.usable and name == self.access and self.phase is not Phase.ATTACHED:
                     times.append(state.avoided_until)
+        if self.phase is Phase.DETACHED and self._wanted and self._attach_at < float("inf"):
+            times.append(self._attach_at)
         return min((at for at in times if at > self._looked_at), default=None)
 
     def handle_timeout(self, now: float) -> list[Decision]:
@@ -356,6 +372,10 @@ class ConnectionManagement:
     def _attach(self, best: str | None, now: float) -> tuple[Decision | None, str, str]:
         if not self._wanted or best is None:
             return None, "none", "the UE is not to be attached" if not self._wanted else "no access is available"
+        if now < self._attach_at:
+            left = self._attach_at - now
+            until = f"for another {left:.1f} s" if left < float("inf") else "before a person asks for it"
+            return None, "none", f"the UE does not attach {until}"
         self.phase, self._target = Phase.ATTACHING, best
         return Attach(access=best), f"attach on {best}", "it is the best available"
 
@@ -406,6 +426,7 @@ class ConnectionManagement:
 
     def _arrived(self, access: str, now: float) -> None:
         self.phase, self.access = Phase.ATTACHED, access
+        self._attach_at = float("-inf")
         self._target = self._give_up_at = None
         self._releases.pop(access, None)
         self._since = now

@@ -39,6 +39,12 @@ class Moves:
         self._other_versions = other_versions
         self._by_rekey = by_rekey
 
+    @property
+    def possible(self) -> bool:
+        """Whether the connection can go to another access at all."""
+        connection = self._context.connection
+        return connection is not None and (connection.mobike or self._by_rekey)
+
     def move(
         self, access: str, ticket: int, now: float, *, keep_old: bool = False, again: bool = False
     ) -> list[Command]:

@@ -241,6 +241,25 @@ class Pdn:
         assert connection is not None  # or the move had been refused
         return next(move for move in reversed(connection.moves) if move.outcome is MoveOutcome.COMPLETED)
 
+    async def attach_anew(self, to: str, *, reachable: bool) -> None:
+        """Go to another access without MOBIKE: by an attach there that asks for the inner addresses (handover).
+
+        ``reachable``: the gateway can be told on the old one. ``ControlError`` when the attach fails: nothing is left.
+        """
+        connection, sa = self.device.connection, self._attached_sa()
+        assert connection is not None
+        previous, old = connection.addresses, connection.access
+        text = f"The gateway does not support MOBIKE: the UE leaves {old} and attaches on {to} with its addresses."
+        self.recorder.event("attaching-anew", text, {"from": old, "to": to}, self._session())
+        _log.info("%s", text)
+        if reachable:
+            await self.detach()
+        else:
+            self._endpoint.close(sa, f"{old} is gone", self._now())
+            self._swu.pump()
+        await self.idle.wait()
+        await self.attach(to, again=True, previous=previous)
+
     async def detach(self) -> None:
         """Detach; returns when the gateway has answered or is given up."""
         await self._wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
@@ -540,6 +559,13 @@ class Pdn:
         self.tunnel.restore_name_servers()
 
     # --- views
+
+    @property
+    def access(self) -> str:
+        """Where it is, or was last; ``LocalError`` before the first attach."""
+        if self.device.connection is None:
+            raise LocalError("the UE is not attached")
+        return self.device.connection.access
 
     @property
     def subscriber(self) -> str:

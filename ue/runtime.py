@@ -274,21 +274,32 @@ class UeNode:
             self.steering.chosen(name, str(failures[0]) if len(failures) == len(outcomes) else None)
         return outcomes
 
-    async def attach_all(self, access: str) -> None:
-        """Attach the first connection on an access, and those that go along."""
-        await self.pdn().attach(access)
-        await self.attach_others(access)
+    @property
+    def staying(self) -> list[Pdn]:
+        """The connections that are to stay attached, the first one first: it says INITIAL_CONTACT."""
+        return [self.pdn(), *self._going_along()]
 
     async def move_pdns(
         self, to: str, *, keep_old: bool = False, again: bool = False, but: Iterable[str] = ()
-    ) -> dict[str, Move | StackError]:
-        """Move the connections that are attached, but for some, to an access: as connection management decides."""
+    ) -> dict[str, Move | None | StackError]:
+        """Take the connections that are attached, but for some, to an access: as connection management decides.
+
+        One that cannot move is attached there anew, which is no ``Move``.
+        """
         left = set(but)
         chosen = [
             pdn for pdn in self.pdns.values() if pdn.device.state is DeviceState.ESTABLISHED and pdn.name not in left
         ]
-        moves = [pdn.move(to, keep_old=keep_old, again=again) for pdn in chosen]
-        return _outcomes(chosen, await asyncio.gather(*moves, return_exceptions=True))
+        anew = {pdn.name for pdn in chosen if not pdn.device.can_move}
+        moves: list[Awaitable[Move | None]] = [
+            pdn.move(to, keep_old=keep_old, again=again)
+            if pdn.name not in anew
+            else pdn.attach_anew(to, reachable=not again and self.steering.usable(pdn.access))
+            for pdn in chosen
+        ]
+        with self.steering.changing(anew):
+            outcomes = await asyncio.gather(*moves, return_exceptions=True)
+        return _outcomes(chosen, outcomes)
 
     async def detach(self, pdn: str | None = None) -> None:
         """Detach the connections that are attached, or one; see ``Pdn.detach``."""

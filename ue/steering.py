@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from protocols.errors import StackError
+from protocols.errors import LocalError, StackError
 from protocols.path import Address
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -33,6 +35,7 @@ from ue.management import (
     Suspend,
 )
 from ue.pdn import Pdn
+from ue.staying import Due
 
 T = TypeVar("T")
 
@@ -45,13 +48,14 @@ class Steered(Protocol):
     pdns: dict[str, Pdn]
     recorder: Recorder
 
-    async def attach_all(self, access: str) -> None:
-        """Attach everything that goes along."""
+    @property
+    def staying(self) -> list[Pdn]:
+        """The connections that are to stay attached, the first one first."""
 
     async def move_pdns(
         self, to: str, *, keep_old: bool = False, again: bool = False, but: Iterable[str] = ()
-    ) -> Mapping[str, connection.Move | StackError]:
-        """Move the connections that are attached, but for some."""
+    ) -> Mapping[str, connection.Move | None | StackError]:
+        """Take the connections that are attached, but for some, to an access."""
 
 
 class Steering:
@@ -67,10 +71,14 @@ class Steering:
         self._now = now
         self._tasks: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due: dict[str, Due] = {}
+        self._attaching = False
+        self._changing: set[str] = set()  # attached anew elsewhere: that they go and come says nothing
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin; the accesses whose addresses are configured have them."""
         self._tasks = tasks
+        self._due = {pdn.name: Due(pdn) for pdn in self._node.staying}
         for name in self._accesses.names:
             if self._accesses.address(name) is not None and not self._accesses.watched(name):
                 self.gained(name)
@@ -88,7 +96,23 @@ class Steering:
 
     def choice(self) -> str | None:
         """Where to attach when nobody says it."""
-        return self.machine.best(self._now()) if self.automatic else None
+        if not self.automatic:
+            return None
+        return self.machine.access if self.machine.phase is Phase.ATTACHED else self.machine.best(self._now())
+
+    def usable(self, access: str) -> bool:
+        """Whether packets can be sent there."""
+        return self.machine.accesses[access].usable
+
+    @contextmanager
+    def changing(self, names: Iterable[str]) -> Iterator[None]:
+        """While these connections are attached anew elsewhere, that they go and come decides nothing."""
+        mine = set(names)
+        self._changing |= mine
+        try:
+            yield
+        finally:
+            self._changing -= mine
 
     # --- triggers
 
@@ -120,6 +144,11 @@ class Steering:
         if not self.automatic:
             return
         now = self._now()
+        due = self._due.get(pdn.name)
+        if due is not None and tell.name == "attached":
+            due.attached()
+        if pdn.name in self._changing:
+            return
         if tell.name == "path-suspected":
             self._carry_out(self.machine.path_suspected(now))
         elif tell.name == "attached" and self.machine.phase is Phase.DETACHED:
@@ -130,9 +159,7 @@ class Steering:
                 self._carry_out(self.machine.moved(to, now))
                 self._begin(self._follow(to, pdn.name))
         elif tell.name in ("detached", "connection-lost"):
-            others = [each for each in self._node.pdns.values() if each is not pdn]
-            if all(each.device.state in (DeviceState.IDLE, DeviceState.CLOSED) for each in others):
-                self._carry_out(self.machine.detached(tell.text.rstrip("."), now))
+            self._lost(pdn, tell.text.rstrip("."), now)
 
     # --- what a person does
 
@@ -205,25 +232,72 @@ class Steering:
             except StackError as error:
                 _log.warning("%s: %s", pdn.name, error)
 
-    async def _attach(self, access: str) -> None:
-        try:
-            await self._node.attach_all(access)
-        except StackError as error:
-            _log.error("%s", error)
-            self._carry_out(self.machine.attach_failed(access, str(error), self._now()))
+    def _lost(self, pdn: Pdn, why: str, now: float) -> None:
+        due = self._due.get(pdn.name)
+        if due is not None:
+            due.failed(now)
+        others = [each for each in self._node.pdns.values() if each is not pdn]
+        if all(_idle(each) for each in others):
+            self._carry_out(self.machine.detached(why, now, again_at=self._next_due()))
         else:
-            self._carry_out(self.machine.attached(access, self._now()))
+            self._arm()
+
+    def _next_due(self) -> float:
+        """When one of those that are not attached may be, infinite: not before a person asks for it."""
+        return min((due.at for due in self._due.values() if _idle(due.pdn)), default=math.inf)
+
+    async def _attach(self, access: str) -> None:
+        """Attach what may be attached now; one that nobody answers speaks for all: the access is no good."""
+        self._attaching = True
+        why, unanswered = "there is nothing to attach", False
+        try:
+            for due in self._due.values():
+                if due.at > self._now() or not _idle(due.pdn):
+                    continue
+                before = due.pdn.device.connection
+                try:
+                    await due.pdn.attach(access, again=True)
+                except StackError as error:
+                    _log.error("%s", error)
+                    why, unanswered = str(error), _is_unanswered(due.pdn, before, error)
+                    due.failed(self._now(), elsewhere=unanswered)
+                    if unanswered:
+                        break
+        finally:
+            self._attaching = False
+        now = self._now()
+        if self.machine.phase is not Phase.ATTACHING:
+            self._arm()  # beside others that are attached
+        elif any(pdn.device.state is DeviceState.ESTABLISHED for pdn in self._node.pdns.values()):
+            self._carry_out(self.machine.attached(access, now))
+        else:
+            self._attach_failed(access, why, unanswered, now)
+
+    def _attach_failed(self, access: str, why: str, unanswered: bool, now: float) -> None:
+        again_at = self._next_due()
+        self._carry_out(self.machine.attach_failed(access, why, now, again_at=again_at, unanswered=unanswered))
 
     async def _move(self, access: str, *, keep_old: bool = False, again: bool = False) -> None:
         outcomes = await self._node.move_pdns(access, keep_old=keep_old, again=again)
+        now = self._now()
         failures = {name: each for name, each in outcomes.items() if isinstance(each, StackError)}
+        unanswered = False
         for name, failure in failures.items():
             _log.warning("%s: %s", name, failure)
-        if len(failures) < len(outcomes):
-            self._carry_out(self.machine.moved(access, self._now()))
+            pdn = self._node.pdns[name]
+            if name in self._due and _idle(pdn):  # attached anew, in vain
+                unanswered = _is_unanswered(pdn, None, failure)
+                self._due[name].failed(now, elsewhere=unanswered)
+        why = next((str(failure) for failure in failures.values()), "there is no connection")
+        if len(failures) == len(outcomes):
+            if outcomes and all(map(_idle, self._node.pdns.values())):
+                self._attach_failed(access, why, unanswered, now)
+            else:
+                self._carry_out(self.machine.move_failed(access, why, now))
+        elif any(outcome is None for outcome in outcomes.values()):
+            self._carry_out(self.machine.attached(access, now))
         else:
-            why = next((str(failure) for failure in failures.values()), "there is no connection")
-            self._carry_out(self.machine.move_failed(access, why, self._now()))
+            self._carry_out(self.machine.moved(access, now))
 
     async def _follow(self, access: str, moved: str) -> None:
         """One connection has been led elsewhere by its path test: the others go along."""
@@ -235,13 +309,26 @@ class Steering:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        at = self.machine.next_deadline() if self.automatic else None
+        at = self._deadline() if self.automatic else None
         if at is not None and self._tasks is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, at - self._now()), self._timeout)
 
+    def _deadline(self) -> float | None:
+        times = [] if (of_machine := self.machine.next_deadline()) is None else [of_machine]
+        if self._others_may_be_due():
+            times.append(self._next_due())  # one that was refused or lost, beside others that are attached
+        return min((at for at in times if at < math.inf), default=None)
+
+    def _others_may_be_due(self) -> bool:
+        return self.machine.wanted and self.machine.phase is Phase.ATTACHED and not self._attaching
+
     def _timeout(self) -> None:
         self._timer = None
-        self._carry_out(self.machine.handle_timeout(self._now()))
+        now, access = self._now(), self.machine.access
+        self._carry_out(self.machine.handle_timeout(now))
+        if access is not None and self._others_may_be_due() and self._next_due() <= now:
+            self._attaching = True
+            self._begin(self._attach(access))
 
     # --- views
 
@@ -263,3 +350,15 @@ class Steering:
                 for name, state in self.machine.accesses.items()
             },
         }
+
+
+def _idle(pdn: Pdn) -> bool:
+    return pdn.device.state in (DeviceState.IDLE, DeviceState.CLOSED)
+
+
+def _is_unanswered(pdn: Pdn, before: connection.Connection | None, error: StackError) -> bool:
+    """Whether an attach has failed for want of an answer, or because this access cannot reach the gateway at all."""
+    if isinstance(error, LocalError):
+        return False  # nobody was asked: the network wants to be left alone
+    attempt = pdn.device.connection
+    return attempt is before or attempt is None or attempt.unanswered

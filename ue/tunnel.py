@@ -10,12 +10,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
+from typing import TYPE_CHECKING
 
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
 from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
-from protocols.dataplane.userspace.tun import TunDevice
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
@@ -32,6 +32,9 @@ from ue.resolver import ResolverFile
 from ue.routes import METRIC, Network, granted_routes, without
 from ue.swu import Swu
 from ue.traffic import DEFAULT_RATE, Flow, Flows
+
+if TYPE_CHECKING:
+    from protocols.dataplane.userspace.tun import TunDevice
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +72,8 @@ class Tunnel:
         self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
         self._tun: TunDevice | None = None
+        if configuration.data_plane.kind is DataPlaneKind.TUN:
+            import protocols.dataplane.userspace.tun  # noqa: F401 - netlink's library takes a while: not at the attach
         self._last_counters: dict[bytes, ChildSaCounters] = {}
         interval = configuration.silence_interval
         self._path_watch = interval and PathWatch(interval, counters=self._traffic_counters, hint=suspect, now=swu.now)
@@ -165,6 +170,8 @@ class Tunnel:
         self.restore_name_servers()
 
     async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
+        from protocols.dataplane.userspace.tun import TunDevice
+
         plane, connection = self._configuration.data_plane, self._device.connection
         interfaces = [
             IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses

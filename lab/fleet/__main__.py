@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lab.fleet.node import serve_command
+from lab.fleet.serving import serve_command
 
 
 def main() -> None:

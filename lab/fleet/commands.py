@@ -6,24 +6,23 @@ import os
 import tempfile
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from lab.fleet.config import FleetFile
+from lab.fleet.arrivals import Arrivals
 from lab.fleet.distributed import run_locust
 from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
-from lab.fleet.node import serve_command
-from lab.fleet.nodes import DEFAULT_NETWORK, NodesPlan
-from lab.fleet.plan import Arrivals, FleetPlan
-from lab.fleet.rule import SubscriberRule, read_master
-from lab.fleet.run import RunOptions, run_fleet
-from lab.fleet.schedule import check_accesses, find, shipped
-from lab.fleet.subscribers import export
+from lab.fleet.serving import serve_command
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import exit_on_error
 from protocols.threegpp.identity import Imsi
+
+if TYPE_CHECKING:
+    from lab.fleet.config import FleetFile
+    from lab.fleet.plan import FleetPlan
+
+# What plays is imported by the command that plays: the others of the laboratory are to answer at once.
 
 PLAIN_WIDTH = 160
 UE_MAXIMUM = 1_000_000
@@ -63,7 +62,9 @@ def fleet(
     with_nodes: Annotated[
         bool, typer.Option("--with-nodes", help="Start an AAA server and a gateway on loopback for it.")
     ] = False,
-    network: Annotated[str, typer.Option(help="The loopback network of --with-nodes.")] = str(DEFAULT_NETWORK),
+    network: Annotated[
+        str | None, typer.Option(help="The loopback network of --with-nodes, 127.0.80.0/24 by default.")
+    ] = None,
     directory: Annotated[
         Path | None, typer.Option(help="Keep what --with-nodes writes here (keys included).", file_okay=False)
     ] = None,
@@ -75,6 +76,13 @@ def fleet(
     """Run a fleet, bounded by count and time; Ctrl-C lets everybody detach first."""
     if context.invoked_subcommand is not None:
         return
+    from rich.console import Console
+
+    from lab.fleet.nodes import DEFAULT_NETWORK, NodesPlan
+    from lab.fleet.plan import FleetPlan
+    from lab.fleet.run import RunOptions, run_fleet
+    from lab.fleet.schedule import find
+
     if with_nodes == (config is not None):
         raise ConfigurationError(
             file="command line",
@@ -105,7 +113,9 @@ def fleet(
             if directory is not None:
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             nodes = NodesPlan(
-                directory=(directory or Path(temporary)).resolve(), count=count, network=_network(network)
+                directory=(directory or Path(temporary)).resolve(),
+                count=count,
+                network=DEFAULT_NETWORK if network is None else _network(network),
             )
         result = run_fleet(
             RunOptions(
@@ -126,6 +136,9 @@ def fleet(
 
 def _checked(config: Path, plan: FleetPlan, processes: int) -> FleetFile:
     """The configuration, with everything looked at that a process would stumble over."""
+    from lab.fleet.config import FleetFile
+    from lab.fleet.schedule import check_accesses
+
     file = FleetFile.read(config)
     file.rule.imsi(plan.count - 1)
     check_accesses(plan.schedule, file.accesses)
@@ -172,6 +185,10 @@ def subscribers(
     apn: Annotated[list[str] | None, typer.Option(help="An APN, the first being the default; again for more.")] = None,
 ) -> None:
     """Write the fleet's subscribers for `aaa subscriber import`, into any HSS."""
+    from lab.fleet.config import FleetFile
+    from lab.fleet.rule import SubscriberRule, read_master
+    from lab.fleet.subscribers import export
+
     if config is not None:
         rule = FleetFile.read(config).rule
     elif master is not None:
@@ -200,6 +217,8 @@ application.command(name="serve")(serve_command)
 @exit_on_error
 def schedules() -> None:
     """List the schedules that ship."""
+    from lab.fleet.schedule import find, shipped
+
     for name in shipped():
         typer.echo(f"{name}  {find(name).schedule.title}")
 

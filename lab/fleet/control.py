@@ -9,9 +9,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
+from lab.fleet.arrivals import Arrivals
 from lab.fleet.engine import FleetEngine
 from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
-from lab.fleet.plan import Arrivals, FleetPlan, Part
+from lab.fleet.plan import FleetPlan, Part
 from lab.fleet.schedule import FleetSchedule, check_accesses
 from protocols.io.configuration import ConfigurationModel, Count, Interval, parse
 from protocols.io.control import Handler, Params

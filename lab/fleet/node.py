@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from lab.fleet.config import FleetFile
 from lab.fleet.control import control_methods
 from lab.fleet.engine import FleetEngine
-from protocols.io.configuration import exit_on_error
 from protocols.io.control import ControlServer
 from protocols.io.platform import Platform
 
@@ -54,15 +48,3 @@ async def serve(file: FleetFile, ready: Callable[[], None] = lambda: None, platf
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
-
-
-@exit_on_error
-def serve_command(
-    config: Annotated[Path, typer.Option("--config", "-c", help="Gateway, accesses and subscribers.")],
-    control: Annotated[Path | None, typer.Option(help="Another control socket than the file's.")] = None,
-    node: Annotated[str | None, typer.Option(help="Another name than the file's.")] = None,
-) -> None:
-    """Run one process of a fleet, which is told over its control socket what to do."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    file = FleetFile.read(config).renamed(node=node, control=control)
-    asyncio.run(serve(file))

@@ -5,17 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 
+from lab.fleet.arrivals import Arrivals
 from lab.fleet.mix import PersonaMix
 from lab.fleet.schedule import FleetEvent, FleetSchedule
-
-
-class Arrivals(str, Enum):
-    """How attaches are spread: one every 1/rate seconds, or as a Poisson process of that rate."""
-
-    EVEN = "even"
-    POISSON = "poisson"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import Protocol
-
-import dns.asyncresolver
-import dns.exception
-import dns.rdatatype
-import dns.resolver
+from typing import TYPE_CHECKING, Protocol
 
 from protocols.errors import BackendError
 from protocols.names import ADDRESSES_MAXIMUM, REPLACEMENTS_MAXIMUM, RecordKind, Resolution
 from protocols.path import Address
+
+if TYPE_CHECKING:
+    import dns.asyncresolver
+    import dns.resolver
 
 CACHE_MAXIMUM = 128  # questions
 TTL_MAXIMUM = 86_400.0  # seconds; nobody is believed for longer than a day
@@ -71,6 +70,11 @@ class DnsResolver:
         kept = self._cache.get(key)
         if kept is not None and now < kept[0]:
             return replace(kept[1], name=name)
+        # dnspython is imported at the first question: most nodes ask none, and it takes a while
+        import dns.exception
+        import dns.rdatatype
+        import dns.resolver
+
         try:
             resolver = self._open()
             # With the dot: a search list of the system's would otherwise turn the name into another
@@ -99,6 +103,9 @@ class DnsResolver:
 
     def _open(self) -> dns.asyncresolver.Resolver:
         """Made at the first question: a system without name servers is a fault only then."""
+        import dns.asyncresolver
+        import dns.resolver
+
         if self._resolver is None:
             settings = self._settings
             try:
@@ -127,6 +134,8 @@ def _records(name: str, kind: RecordKind, answer: dns.resolver.Answer) -> Resolu
 
 def _reason(error: Exception) -> str:
     """One line; dnspython's own texts hold the whole question."""
+    import dns.resolver
+
     if isinstance(error, dns.resolver.NoNameservers):
         return "no name server gives an answer that can be used"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

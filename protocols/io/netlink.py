@@ -12,13 +12,13 @@ import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import Any
-
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import TYPE_CHECKING, Any
 
 from protocols.errors import BackendError
 from protocols.path import Address
+
+if TYPE_CHECKING:
+    from pyroute2 import AsyncIPRoute
 
 IFF_UP = 0x1  # <linux/if.h>
 IFF_LOWER_UP = 0x10000
@@ -61,6 +61,10 @@ class InterfaceWatch:
 
     async def open(self, tasks: asyncio.TaskGroup) -> None:
         """Listen, and tell what there is; returns when that is known."""
+        # Imported here: it takes a while, and most nodes watch nothing
+        from pyroute2 import AsyncIPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+
         netlink = AsyncIPRoute()
         try:
             await netlink.bind()  # before the dumps: nothing is missed between
@@ -76,6 +80,8 @@ class InterfaceWatch:
             self._task.cancel()
 
     async def _listen(self, netlink: AsyncIPRoute) -> None:
+        from pyroute2.netlink.exceptions import NetlinkError
+
         try:
             while True:
                 async for message in netlink.get():

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from aaa.__main__ import application as aaa
 from aaa.subscribers import Subscriber, SubscriberDatabase
 from lab.__main__ import application as lab
+from lab.fleet.arrivals import Arrivals
 from lab.fleet.config import FleetConfiguration
 from lab.fleet.mix import PersonaMix
-from lab.fleet.plan import Arrivals, FleetPlan, Part
+from lab.fleet.plan import FleetPlan, Part
 from lab.fleet.rule import SubscriberRule, read_master
 from lab.fleet.schedule import Action, find, shipped
 from lab.fleet.subscribers import export, subscriber

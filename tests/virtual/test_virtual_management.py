@@ -1,0 +1,166 @@
+"""Automatic connection management on virtual time: refusals, back-offs, silence, a gateway without MOBIKE."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from lab.virtual.world import CORE_HOST, VirtualWorld, run
+from protocols.trace.records import JsonValue
+
+AUTOMATIC: dict[str, JsonValue] = {"management": {"automatic": True, "prefer": ["wifi-a", "wifi-b"], "hold": 1}}
+
+Story = Callable[[VirtualWorld], Awaitable[None]]
+
+
+def tell(story: Story, *, ue: dict[str, JsonValue] | None = None, epdg: dict[str, JsonValue] | None = None) -> None:
+    """A UE that is to stay attached by itself."""
+
+    async def whole(world: VirtualWorld) -> None:
+        staying = asyncio.create_task(world.ue_node.stay_attached())
+        try:
+            await story(world)
+        finally:
+            staying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await staying
+
+    run(whole, changes={"ue": {**AUTOMATIC, **(ue or {})}, "epdg": epdg or {}})
+
+
+def moments(world: VirtualWorld, name: str) -> list[float]:
+    """When the UE said something, seconds from the first record on."""
+    return [record.monotonic for record in world.ue.trace if record.body.get("name") == name]
+
+
+def attempts(world: VirtualWorld) -> list[tuple[float, str]]:
+    """The attaches begun by connection management: when, and where; seconds after the first."""
+    found = [
+        (record.monotonic, str(record.body["data"]["decision"]))
+        for record in world.ue.trace
+        if record.body.get("name") == "access-decision" and "attach on" in str(record.body["data"]["decision"])
+    ]
+    return [(round(moment - found[0][0]), words.removeprefix("attach on ")) for moment, words in found]
+
+
+def avoided(world: VirtualWorld) -> list[float]:
+    view = world.ue_node.steering.view()["accesses"]
+    assert isinstance(view, dict)
+    return [each["avoided_for"] for each in view.values()]
+
+
+def test_a_refusal_for_good_ends_it_until_a_person_attaches() -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(7200)
+        assert attempts(world) == [(0, "wifi-a")]
+        assert len(moments(world, "no-retry")) == 1
+        assert avoided(world) == [0, 0]
+        await world.ue.call("ue.access.gained", name="wifi-b", address="10.2.0.3")
+        await world.ue.call("ue.access.hint", name="wifi-a", hint="weak")
+        await world.advance(60)
+        assert attempts(world) == [(0, "wifi-a")]
+
+    tell(story, ue={"apn": "nowhere"})
+
+
+def test_a_back_off_is_obeyed_on_every_access(tmp_path: Path) -> None:
+    policy = tmp_path / "refusals.yaml"
+    shipped = Path("epdg/refusals.yaml").read_text(encoding="utf-8")
+    policy.write_text(
+        shipped.replace("{notify: NO_APN_SUBSCRIPTION}", "{notify: NO_APN_SUBSCRIPTION, back_off: 600}"),
+        encoding="utf-8",
+    )
+
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(1500)
+        assert attempts(world) == [(0, "wifi-a"), (600, "wifi-a"), (1200, "wifi-a")]
+        assert avoided(world) == [0, 0]
+
+    tell(story, ue={"apn": "nowhere"}, epdg={"refusals": str(policy)})
+
+
+def test_other_refusals_are_repeated_at_the_pace_configured() -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(100)
+        assert attempts(world) == [(0, "wifi-a"), (10, "wifi-a"), (40, "wifi-a")]
+        assert avoided(world) == [0, 0]
+
+    retry: JsonValue = {
+        "intervals": [10, 30, 300],
+        "rules": [{"causes": ["NO_APN_SUBSCRIPTION"], "bars": "none"}],
+    }
+    tell(story, ue={"apn": "nowhere", "retry": retry})
+
+
+def test_silence_makes_the_access_avoided_and_the_other_is_tried_at_once() -> None:
+    async def story(world: VirtualWorld) -> None:
+        world.accesses["wifi-a"].captive = True
+        await world.advance(20)
+        assert world.ue_node.status()["state"] == "established"
+        assert [access for _, access in attempts(world)] == ["wifi-a", "wifi-b"]
+        assert avoided(world)[0] > 0
+        assert moments(world, "retry") == []
+
+    tell(story, ue={"retransmission": {"limit": 2}})
+
+
+def test_a_connection_that_the_network_ends_comes_back_at_the_pace_configured() -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(5)
+        (live,) = world.epdg_node.live.values()
+        await world.epdg.call("sessions.detach", id=live.session.identifier)
+        await world.advance(4)
+        assert world.ue_node.status()["state"] == "closed"
+        await world.advance(2)
+        assert world.ue_node.status()["state"] == "established"
+
+    tell(story)
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["the access is lost", "another one is better"])
+def test_without_mobike_the_ue_attaches_anew_with_its_addresses(lost: bool) -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(5)
+        pdn = world.ue_node.pdn()
+        assert pdn.device.connection is not None
+        before = pdn.device.connection.addresses
+        await world.ue.call("ue.traffic.start", kind="icmp", destination=str(CORE_HOST), rate=10)
+        if lost:
+            world.accesses["wifi-a"].up = False
+            await world.ue.call("ue.access.lost", name="wifi-a")
+        else:
+            await world.ue.call("ue.access.hint", name="wifi-a", hint="weak")
+        await world.advance(3)
+        connection = pdn.device.connection
+        assert (connection.access, connection.addresses) == ("wifi-b", before)
+        assert connection.handed_over is True
+        assert pdn.device.open_accesses == ("wifi-b",)
+        assert len(world.epdg_node.live) == 1  # nothing of the former is left
+        view = world.ue_node.steering.view()
+        assert (view["phase"], view["access"]) == ("attached", "wifi-b")
+        assert len(attempts(world)) == 1
+        assert len(moments(world, "attaching-anew")) == 1
+
+    tell(story, epdg={"ike": {"mobike": False}})
+
+
+def test_without_mobike_and_without_any_access_the_ue_comes_back_later() -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(5)
+        pdn = world.ue_node.pdn()
+        for name in ("wifi-b", "wifi-a"):
+            world.accesses[name].up = False
+            await world.ue.call("ue.access.lost", name=name)
+        await world.advance(10)
+        world.accesses["wifi-b"].up = True
+        await world.ue.call("ue.access.gained", name="wifi-b")
+        await world.advance(3)
+        assert pdn.device.connection is not None
+        assert (pdn.device.state.value, pdn.device.connection.access) == ("established", "wifi-b")
+        assert len(world.epdg_node.live) == 1
+
+    tell(story, epdg={"ike": {"mobike": False}})
