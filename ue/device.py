@@ -265,7 +265,7 @@ class Device:
         connection = self._established()
         if not connection.mobike:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot come back from a pause")
-        if connection.suspended:
+        if connection.suspended and connection.move is None:
             raise LocalError("the UE is suspended already")
         commands = self._abandon_reauthentication("the UE has no access any more")
         if connection.move is not None:
@@ -810,8 +810,10 @@ class Device:
 
     def _go_back(self, connection: Connection, failed: Move, now: float) -> list[Command]:
         """Return to the access that the failed move came from; the gateway may have seen the other one."""
-        if connection.suspended or connection.deleting:
-            return []  # there is nowhere to go back to
+        if connection.deleting:
+            return []
+        if connection.suspended:  # there is nowhere to go back to
+            return [SuspendSa(), *(each for access in list(self._open) for each in self._close_access(access))]
         move = self._begin_move(connection, failed.target, failed.origin, None, now, closed_old=False)
         if failed.origin in self._open:
             if failed.new is None and self._open[failed.origin].nat_traversal == failed.old.local:
@@ -947,7 +949,7 @@ class Device:
         told = selection.failed(why)
         connection = Connection(former.access, former.attach_ticket, self._authenticator.begin(_answer), former.started)
         connection.selection, connection.cause = selection, former.cause
-        connection.reactivations = former.reactivations
+        connection.reactivations, connection.previous = former.reactivations, former.previous
         connection.trail, connection.names = former.trail, former.names
         self.connection = connection
         self._session = None
