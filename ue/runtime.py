@@ -274,10 +274,17 @@ class UeNode:
             self.steering.chosen(name, str(failures[0]) if len(failures) == len(outcomes) else None)
         return outcomes
 
-    async def attach_all(self, access: str) -> None:
-        """Attach the first connection on an access, and those that go along."""
-        await self.pdn().attach(access)
-        await self.attach_others(access)
+    async def attach_pdns(self, access: str, *, again: bool = False) -> dict[str, StackError | None]:
+        """Attach those connections that go along with the first: as connection management decides."""
+        outcomes: dict[str, StackError | None] = {}
+        for pdn in self._going_along():
+            try:
+                await pdn.attach(access, again=again)
+            except StackError as error:
+                outcomes[pdn.name] = error
+            else:
+                outcomes[pdn.name] = None
+        return outcomes
 
     async def move_pdns(
         self, to: str, *, keep_old: bool = False, again: bool = False, but: Iterable[str] = ()

@@ -33,6 +33,7 @@ from ue.management import (
     Suspend,
 )
 from ue.pdn import Pdn
+from ue.retry import Retries
 
 T = TypeVar("T")
 
@@ -45,8 +46,11 @@ class Steered(Protocol):
     pdns: dict[str, Pdn]
     recorder: Recorder
 
-    async def attach_all(self, access: str) -> None:
-        """Attach everything that goes along."""
+    def pdn(self) -> Pdn:
+        """The first connection."""
+
+    async def attach_pdns(self, access: str, *, again: bool = False) -> Mapping[str, StackError | None]:
+        """Attach those that go along with the first."""
 
     async def move_pdns(
         self, to: str, *, keep_old: bool = False, again: bool = False, but: Iterable[str] = ()
@@ -65,6 +69,8 @@ class Steering:
         self._node = node
         self._accesses = accesses
         self._now = now
+        self._retries: Retries | None = None
+        self._again = False  # it has been tried: nobody asks for what follows
         self._tasks: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -117,7 +123,7 @@ class Steering:
 
     def told(self, pdn: Pdn, tell: Tell) -> None:
         """A PDN connection says something."""
-        if not self.automatic:
+        if not self.automatic or self._tasks is None:
             return
         now = self._now()
         if tell.name == "path-suspected":
@@ -206,13 +212,42 @@ class Steering:
                 _log.warning("%s: %s", pdn.name, error)
 
     async def _attach(self, access: str) -> None:
+        first, again = self._node.pdn(), self._again
+        self._again = True
+        if self._retries is None:
+            self._retries = Retries(first.configuration.retry.policy())
         try:
-            await self._node.attach_all(access)
+            await first.attach(access, again=again)
         except StackError as error:
             _log.error("%s", error)
+            self._forsake(first, self._retries)
             self._carry_out(self.machine.attach_failed(access, str(error), self._now()))
-        else:
-            self._carry_out(self.machine.attached(access, self._now()))
+            return
+        self._retries.attached()
+        self._carry_out(self.machine.attached(access, self._now()))
+        if self._tasks is not None:
+            self._begin(self._attach_others(access, again=again))
+
+    def _forsake(self, pdn: Pdn, retries: Retries) -> None:
+        """A refusal may be for good (TS 24.302 §7.2.2.2); the pace of other attempts is connection management's."""
+        failed = pdn.device.connection
+        if failed is None or failed.ended is None or failed.established is not None:
+            return  # not so much as tried
+        following = retries.failed(failed.cause, self._now(), for_good=failed.for_good)
+        if following.never:
+            text = f"The UE does not attach again by itself: {following.why}."
+            _log.info("%s", text)
+            self._node.recorder.event("no-retry", text, {"why": following.why})
+            self.machine.unwant()
+
+    async def _attach_others(self, access: str, *, again: bool) -> None:
+        """They are no reason to give the first up, and follow it where it has gone meanwhile."""
+        for name, outcome in (await self._node.attach_pdns(access, again=again)).items():
+            if outcome is not None:
+                _log.error("%s: %s", name, outcome)
+        here = self.machine.access
+        if self.machine.phase is Phase.ATTACHED and here is not None and here != access:
+            await self._follow(here, self._node.pdn().name)
 
     async def _move(self, access: str, *, keep_old: bool = False, again: bool = False) -> None:
         outcomes = await self._node.move_pdns(access, keep_old=keep_old, again=again)
