@@ -31,6 +31,7 @@ HALF_LIFE = 60.0
 RETRY = 30.0
 RETRY_MAXIMUM = 900.0
 LINGER = 1.0
+DOUBLINGS_MAXIMUM = 64  # more are no longer, but above a thousand no float
 PATIENCE_MAXIMUM = 8.0  # half of the time after which the IKE SA itself is given up, and so long at most
 
 
@@ -435,14 +436,16 @@ class ConnectionManagement:
         state = self.accesses[access]
         if access == self.access and now - self._since >= self.policy.retry_maximum:
             state.failures = 0  # it was good for long
-        state.avoided_until = now + min(self.policy.retry * 2.0**state.failures, self.policy.retry_maximum)
+        state.avoided_until = now + min(
+            self.policy.retry * 2.0 ** min(state.failures, DOUBLINGS_MAXIMUM), self.policy.retry_maximum
+        )
         state.failures += 1
 
     def _worsened(self, state: AccessState, now: float) -> None:
         state.losses, state.counted = self._losses(state, now) + 1.0, now
 
     def _steady(self, state: AccessState, now: float) -> None:
-        hold = self.policy.hold * 2.0 ** self._losses(state, now)
+        hold = self.policy.hold * 2.0 ** min(self._losses(state, now), DOUBLINGS_MAXIMUM)
         state.stable_at = now + min(hold, self.policy.hold_maximum)
 
     def _losses(self, state: AccessState, now: float) -> float:

@@ -158,7 +158,8 @@ class Steering:
 
     def put_to_sleep(self) -> None:
         """A person has suspended the UE."""
-        self.machine.put_to_sleep()
+        if self.automatic:
+            self.machine.put_to_sleep()
 
     def unwant(self) -> None:
         """A person has detached the UE."""

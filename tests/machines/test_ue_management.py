@@ -306,6 +306,15 @@ def test_a_connection_that_is_lost_is_attached_again_if_it_is_wanted() -> None:
     assert len(story.told) == 2
 
 
+def test_thousands_of_losses_and_failures_are_only_numbers() -> None:
+    story = Story("wifi", "cell", deaf=["wifi", "cell"])
+    for _ in range(2000):
+        story.take(story.machine.gained("wifi", story.now))
+        story.take(story.machine.lost("wifi", story.now))
+    story.play((0.0, "gained", "wifi"), until=2000 * 900.0)
+    assert story.machine.accesses["wifi"].failures > 1024
+
+
 def test_no_access_at_the_start() -> None:
     story = Story("wifi", "cell")
     assert story.play((7.0, "gained", "cell"), until=8.0) == [(7.0, "attach cell")]
