@@ -99,7 +99,7 @@ class Attaching:
         told = selection.failed(why)
         connection = self._context.begin(former.access, former.attach_ticket, former.started)
         connection.selection, connection.cause = selection, former.cause
-        connection.reactivations = former.reactivations
+        connection.reactivations, connection.previous = former.reactivations, former.previous
         connection.trail, connection.names = former.trail, former.names
         self._context.connection = connection
         self._context.session = None

@@ -41,8 +41,9 @@ class FileBackOff:
         """What was kept; ``wall_offset`` is the wall clock's lead over the machine's. Nonsense counts as nothing."""
         try:
             kept = json.loads(self._file.read_text(encoding="utf-8"))
-            return BackOff(cause=str(kept["cause"]), until=float(kept["until"]) - wall_offset)
-        except (OSError, ValueError, KeyError, TypeError):
+            until = float(kept["until"]) - wall_offset
+            return BackOff(cause=str(kept["cause"]), until=until) if math.isfinite(until) else None
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
     def write(self, back_off: BackOff | None, wall_offset: float) -> None:

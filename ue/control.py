@@ -135,6 +135,8 @@ class _Methods:
             address = None if text is None else ip_address(text)
         except ValueError:
             raise ControlError("bad-params", "address is an IP address") from None
+        if address is not None and (address.is_unspecified or address.is_multicast):
+            raise ControlError("bad-params", f"{address} is no address that an access can have")
         self._node.steering.gained(name, address)
         return self._node.steering.view()
 
@@ -160,15 +162,13 @@ class _Methods:
         kind, destination, rate = params.get("kind", "icmp"), params.get("destination"), params.get("rate")
         if not isinstance(kind, str) or kind not in KINDS:
             raise ControlError("bad-params", f"kind is one of {', '.join(KINDS)}")
-        if rate is not None and (not isinstance(rate, int | float) or isinstance(rate, bool)):
-            raise ControlError("bad-params", "rate is a number of packets per second")
+        pace = _number(rate, "rate is a number of packets per second")
         try:
             address = ip_address(destination if isinstance(destination, str) else "")
         except ValueError:
             raise ControlError("bad-params", "destination is an IP address") from None
-        pace = DEFAULT_RATE if rate is None else float(rate)
         pdn = self._pdn(params)
-        return self._flow(pdn, pdn.start_traffic(KINDS[kind], address, pace))
+        return self._flow(pdn, pdn.start_traffic(KINDS[kind], address, DEFAULT_RATE if pace is None else pace))
 
     async def traffic_stop(self, params: Params) -> JsonValue:
         pdn, flow = self._found_flow(params)
@@ -197,12 +197,8 @@ class _Methods:
         return pdn, pdn.flows.find(number)
 
     def _moment(self, params: Params, name: str) -> float | None:
-        value = params.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ControlError("bad-params", f"{name} is seconds since 1970-01-01 UTC")
-        return value - self._node.wall_offset
+        value = _number(params.get(name), f"{name} is seconds since 1970-01-01 UTC")
+        return None if value is None else value - self._node.wall_offset
 
     def _flow(
         self, pdn: Pdn, flow: Flow, since: float | None = None, until: float | None = None
@@ -233,6 +229,16 @@ def _addresses(params: Params, name: str) -> tuple[Address, ...] | None:
     except ValueError:
         pass
     raise ControlError("bad-params", f"{name} is a list of IP addresses")
+
+
+def _number(value: JsonValue, expected: str) -> float | None:
+    """JSON's integers have no bound, and a float has."""
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise ControlError("bad-params", expected)
+    try:
+        return None if value is None else float(value)
+    except OverflowError:
+        raise ControlError("bad-params", expected) from None
 
 
 def _text(params: Params, name: str) -> str | None:

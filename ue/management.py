@@ -11,8 +11,8 @@ connections are on one access and move together.
 * An attach that the network refuses is repeated when the network allows it, wherever; that is for others to know
   (``ue.retry``). Only one that nobody answers says something of the access.
 * An access on which an attach goes unanswered or a move fails, or that a path test has left, is avoided for ``retry``
-  seconds, twice as long each time; then it is tried again beside the one in use. One that a hint calls captive is not
-  tried.
+  seconds, twice as long each time; then it is tried again beside the one in use, or once when there is no other any
+  more. One that a hint calls captive is not tried.
 * Other routes, or another address: the gateway is told anew, which looks for NATs as well (RFC 4555 §3.8).
 
 Moves by hand are obeyed: an access that a person has chosen is kept until it is lost. Packet loss alone moves nothing.
@@ -33,6 +33,7 @@ HALF_LIFE = 60.0
 RETRY = 30.0
 RETRY_MAXIMUM = 900.0
 LINGER = 1.0
+DOUBLINGS_MAXIMUM = 64  # more are no longer, but above a thousand no float
 PATIENCE_MAXIMUM = 8.0  # half of the time after which the IKE SA itself is given up, and so long at most
 
 
@@ -157,6 +158,7 @@ class ConnectionManagement:
         self.access: str | None = None  # in use, or the last that was
         self._target: str | None = None
         self._keeps = False  # the access that is being left stays open
+        self._nowhere = False  # suspended, or on the way back from that: a move that fails leads there
         self._wanted = False
         self._chosen: str | None = None  # by a person
         self._asleep = False  # by a person
@@ -191,7 +193,8 @@ class ConnectionManagement:
     def put_to_sleep(self) -> None:
         """A person has suspended the UE: it comes back by hand."""
         self._asleep = True
-        self.phase = Phase.SUSPENDED
+        self._target = None  # what was under way has failed by that
+        self._suspend()
 
     # --- triggers
 
@@ -214,6 +217,7 @@ class ConnectionManagement:
         state.available = False
         if access == self._chosen:
             self._chosen = None
+        self._make_do(access, now)
         return self._decide(f"{access} has lost its address", now)
 
     def changed(self, access: str, now: float) -> list[Decision]:
@@ -248,6 +252,8 @@ class ConnectionManagement:
         state.hint = hint
         if hint is Hint.DOWN and access == self._chosen:
             self._chosen = None
+        if hint is Hint.DOWN:
+            self._make_do(access, now)
         return self._decide(f"{access} is said to be {hint.value}", now)
 
     def path_suspected(self, now: float) -> list[Decision]:
@@ -286,20 +292,21 @@ class ConnectionManagement:
         return self._decide(f"the UE has moved to {access}", now)
 
     def move_failed(self, access: str, why: str, now: float) -> list[Decision]:
-        """The UE is where it was, if that is still there."""
+        """The UE is where it was, if that is still there; nowhere if it was that."""
         if self._target != access:
             return []
         self._fail(access, now)
         if access == self._chosen:
             self._chosen = None
-        self.phase, self._target, self._give_up_at = Phase.ATTACHED, None, None
+        self.phase = Phase.SUSPENDED if self._nowhere else Phase.ATTACHED
+        self._target, self._give_up_at = None, None
         return self._decide(f"the move to {access} has failed: {why}", now)
 
     def detached(self, why: str, now: float, *, again_at: float = float("-inf")) -> list[Decision]:
         """The last connection has gone. ``again_at``: no attach anywhere before."""
         self._attach_at = again_at
         self.phase, self._target, self._give_up_at = Phase.DETACHED, None, None
-        self._chosen, self._asleep = None, False
+        self._chosen, self._asleep, self._nowhere = None, False, False
         self._releases.clear()
         return self._decide(why, now)
 
@@ -330,9 +337,9 @@ class ConnectionManagement:
                 if access not in (self.access, self._target):
                     decisions.append(Release(access=access))
         if self._give_up_at is not None and self._give_up_at <= now and self._target is not None:
-            target, self._give_up_at, self._target = self._target, None, None
+            target, self._target = self._target, None
             self._fail(target, now)
-            self.phase = Phase.SUSPENDED
+            self._suspend()
             why = f"{target} does not answer, and there is no way back"
             return [*decisions, Suspend(), self._tell("a move takes too long", "suspend", why, now)]
         return decisions + self._decide("time has passed", now, quiet=True)
@@ -398,7 +405,7 @@ class ConnectionManagement:
         if not state.usable:
             gone = f"{here} is gone"
             if best is None:
-                self.phase = Phase.SUSPENDED
+                self._suspend()
                 return Suspend(), "suspend", f"{gone}, and no other access is available"
             self._go(best, now, way_back=False)
             return Move(access=best), f"move to {best}, break before make", gone
@@ -424,8 +431,19 @@ class ConnectionManagement:
         self._releases.pop(target, None)
         self._give_up_at = None if way_back else now + self.policy.patience
 
+    def _suspend(self) -> None:
+        self.phase, self._nowhere, self._give_up_at = Phase.SUSPENDED, True, None
+
+    def _make_do(self, lost: str, now: float) -> None:
+        """An access that is avoided is better than none at all."""
+        if self.phase is not Phase.ATTACHED or lost != self.access or self.best(now) is not None:
+            return
+        left = [each for each in self.accesses.values() if each.usable and each.hint is not Hint.CAPTIVE]
+        if left:
+            min(left, key=lambda each: each.avoided_until).avoided_until = now
+
     def _arrived(self, access: str, now: float) -> None:
-        self.phase, self.access = Phase.ATTACHED, access
+        self.phase, self.access, self._nowhere = Phase.ATTACHED, access, False
         self._attach_at = float("-inf")
         self._target = self._give_up_at = None
         self._releases.pop(access, None)
@@ -438,14 +456,16 @@ class ConnectionManagement:
         state = self.accesses[access]
         if access == self.access and now - self._since >= self.policy.retry_maximum:
             state.failures = 0  # it was good for long
-        state.avoided_until = now + min(self.policy.retry * 2.0**state.failures, self.policy.retry_maximum)
+        state.avoided_until = now + min(
+            self.policy.retry * 2.0 ** min(state.failures, DOUBLINGS_MAXIMUM), self.policy.retry_maximum
+        )
         state.failures += 1
 
     def _worsened(self, state: AccessState, now: float) -> None:
         state.losses, state.counted = self._losses(state, now) + 1.0, now
 
     def _steady(self, state: AccessState, now: float) -> None:
-        hold = self.policy.hold * 2.0 ** self._losses(state, now)
+        hold = self.policy.hold * 2.0 ** min(self._losses(state, now), DOUBLINGS_MAXIMUM)
         state.stable_at = now + min(hold, self.policy.hold_maximum)
 
     def _losses(self, state: AccessState, now: float) -> float:

@@ -75,7 +75,7 @@ class Moves:
         connection = self._context.established()
         if not connection.mobike:
             raise LocalError("the gateway does not support MOBIKE: the UE cannot come back from a pause")
-        if connection.suspended:
+        if connection.suspended and connection.move is None:
             raise LocalError("the UE is suspended already")
         commands = self._context.abandon_reauthentication("the UE has no access any more")
         if connection.move is not None:
@@ -244,8 +244,11 @@ class Moves:
 
     def _go_back(self, connection: Connection, failed: Move, now: float) -> list[Command]:
         """Return to the access that the failed move came from; the gateway may have seen the other one."""
-        if connection.suspended or connection.deleting:
-            return []  # there is nowhere to go back to
+        if connection.deleting:
+            return []
+        if connection.suspended:  # there is nowhere to go back to
+            left = list(self._context.open)
+            return [SuspendSa(), *(each for access in left for each in self._context.close_access(access))]
         move = self._begin(connection, failed.target, failed.origin, None, now, closed_old=False)
         if failed.origin in self._context.open:
             if failed.new is None and self._context.open[failed.origin].nat_traversal == failed.old.local:

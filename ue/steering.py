@@ -141,7 +141,7 @@ class Steering:
 
     def told(self, pdn: Pdn, tell: Tell) -> None:
         """A PDN connection says something."""
-        if not self.automatic:
+        if not self.automatic or self._tasks is None:
             return
         now = self._now()
         due = self._due.get(pdn.name)
@@ -179,7 +179,8 @@ class Steering:
 
     def put_to_sleep(self) -> None:
         """A person has suspended the UE."""
-        self.machine.put_to_sleep()
+        if self.automatic:
+            self.machine.put_to_sleep()
 
     def unwant(self) -> None:
         """A person has detached the UE."""

@@ -121,9 +121,9 @@ class Swu:
             return
         if isinstance(event, SuccessorCreated):
             self._owners[event.successor] = owner
-        owner.ike_event(sa, event)
         if isinstance(event, Closed):
-            self._owners.pop(sa, None)
+            del self._owners[sa]  # before its owner connects anew, and asks whether it is alone
+        owner.ike_event(sa, event)
 
     def _unreachable(self, octets: bytes, remote: Endpoint) -> None:
         """It quotes our request: SPIi begins it (RFC 7296 §3.1), on port 500 as the first request is."""

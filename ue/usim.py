@@ -68,13 +68,15 @@ class FileSqnStore:
             return SqnWindow.fresh(self._ind_bits)
         except OSError as error:
             raise BackendError(f"{self._path}: {error.strerror}") from error
+        except UnicodeDecodeError:
+            text = ""  # nor is it an array
         try:
             seqs = json.loads(text)[_KEY]
             window = SqnWindow(tuple(int(seq) for seq in seqs))
             if window.ind_bits != self._ind_bits:
                 raise ValueError("an array of another length")
             return window
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             expected = f"{1 << self._ind_bits} sequence numbers"
             raise ConfigurationError(file=str(self._path), key=_KEY, value=text[:40], expected=expected) from error
 

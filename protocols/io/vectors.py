@@ -123,7 +123,7 @@ def load_vectors(path: Path) -> VectorFile:
     """Read a file of vectors; ``ConfigurationError`` on the first thing wrong."""
     text = file_text(path)
     if path.suffix.lower() == CSV_SUFFIX:
-        text = _from_csv(text)
+        text = _from_csv(text, path)
     elif re.search(r"^RAND:", text, re.MULTILINE):
         text = _from_osmo(text)
     return parse(text, VectorFile, file=str(path), directory=path.parent)
@@ -164,13 +164,18 @@ class UsedVectors:
         self._used = used
 
 
-def _from_csv(text: str) -> str:
+def _from_csv(text: str, path: Path) -> str:
     rows: list[dict[str, str]] = []
     imsi: str | None = None
-    for row in csv.DictReader(io.StringIO(text), skipinitialspace=True):
-        named = {str(name).strip().lower(): (value or "").strip() for name, value in row.items()}
-        imsi = named.pop("imsi", "") or imsi
-        rows.append({name: value for name, value in named.items() if value})
+    try:
+        for row in csv.DictReader(io.StringIO(text), skipinitialspace=True):
+            # values beyond the first line's names come as one list, under no name
+            named = {str(name).strip().lower(): str(value or "").strip() for name, value in row.items()}
+            imsi = named.pop("imsi", "") or imsi
+            rows.append({name: value for name, value in named.items() if value})
+    except csv.Error as error:
+        expected = "CSV whose first line has the names"
+        raise ConfigurationError(file=str(path), key="(syntax)", value=str(error), expected=expected) from error
     return json.dumps({"vectors": rows} if imsi is None else {"imsi": imsi, "vectors": rows})
 
 

@@ -39,6 +39,7 @@ HISTORY = 32768  # packets remembered of each direction: ten minutes at 50 per s
 REPORT_INTERVAL = 0.2
 REPORT_MAXIMUM = 128  # packets in one report: 668 octets
 SETTLE_INTERVAL = 1.0  # for packets out of order and duplicates, before a packet's fate is reported
+INTERVAL_MINIMUM = 0.0005  # an answering end takes up the caller's pace, not any pace
 PATIENCE = 3.0  # seconds until a packet that nobody has reported counts as lost
 PAYLOAD_TYPE = 96  # RFC 3551: the first dynamic one
 CLOCK_RATE = 8000  # RTP timestamps per second (RFC 4867 §4.1)
@@ -242,7 +243,8 @@ class VoiceEndpoint:
             del self._arrivals[next(iter(self._arrivals))]
         if sequence > self._highest:
             self._highest = sequence
-            self._marks.append((now, sequence))
+            if not self.ended:  # or nothing is reported any more
+                self._marks.append((now, sequence))
         transit = now - sent
         self._shortest_in = transit if self._shortest_in is None else min(self._shortest_in, transit)
 
@@ -275,6 +277,7 @@ class VoiceEndpoint:
 
     def _end(self, now: float) -> None:
         self._settled = self._highest + 1
+        self._peer_told = max(self._peer_told, self._settled - self._history)  # of earlier ones nothing is known
         self._marks.clear()
         while self._report(now):
             self._peer_told += REPORT_MAXIMUM  # nothing is said twice any more
@@ -388,8 +391,8 @@ def _read_note(payload: bytes) -> tuple[float, float, int]:
     reader = Reader(payload)
     reader.skip(len(_AMR_HEADER))
     sent, interval, known = _NOTE.unpack(reader.take(_NOTE.size))
-    if not interval:
-        raise DecodeError("a voice packet without a pace")
+    if interval / _TICKS < INTERVAL_MINIMUM:
+        raise DecodeError(f"a voice packet of a stream with an interval of {interval / _TICKS} s")
     return sent / _TICKS, interval / _TICKS, known
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
 
@@ -14,6 +16,7 @@ from protocols.dataplane.userspace.segment import Flags, TcpSegment
 from protocols.dataplane.userspace.services import GENERATOR_PORT, ServiceHost
 from protocols.dataplane.userspace.tcp import (
     GIVE_UP_INTERVAL,
+    MSS_MINIMUM,
     RECEIVE_WINDOW,
     TIME_WAIT_INTERVAL,
     TcpConnection,
@@ -259,6 +262,32 @@ class TestHostile:
         assert connection.state is state
         challenge = connection.poll_transmit()
         assert (challenge is not None) is bool(offset)
+
+    def test_thousands_of_pieces_are_put_together_in_no_time(self) -> None:
+        """One octet each, all but the first: searching them for the lowest each time took seconds."""
+        connection, fitting = self.established()
+        pieces = [replace(fitting, sequence=1002 + number, payload=b"z") for number in range(20_000)]
+        before = time.process_time()
+        for piece in [*pieces, replace(fitting, payload=b"z")]:
+            connection.receive(piece, 0.1)
+        assert connection.waiting == 20_001
+        assert time.process_time() - before < 2.0
+
+    def test_tiny_segments_are_not_sent_because_the_peer_wants_them(self) -> None:
+        connection = TcpConnection(local_port=1, remote_port=2, initial_sequence=0)
+        connection.open(0.0)
+        connection.poll_transmit()
+        flags = Flags.SYN | Flags.ACK
+        connection.receive(
+            TcpSegment(
+                source_port=2, destination_port=1, sequence=0, acknowledgment=1, flags=flags, window=9000, mss=1
+            ),
+            0.0,
+        )
+        connection.send(bytes(500), 0.0)
+        segment = connection.poll_transmit()
+        assert segment is not None
+        assert len(segment.payload) == MSS_MINIMUM
 
     def test_refusal(self) -> None:
         connection = TcpConnection(local_port=1, remote_port=2, initial_sequence=0)

@@ -835,6 +835,34 @@ def test_a_ue_that_is_nowhere_for_a_weekend_comes_back() -> None:
     assert world.move("b") is None
 
 
+def test_a_way_back_that_nobody_answers_can_be_given_up() -> None:
+    """It is a pause again then: nothing is sent, and the SA is there for the next attempt."""
+    world = attached(World(gateway_config=responder_config(liveness_interval=120.0, hold_lifetime=86400.0)))
+    world.carry_out(world.device.suspend(world.now))
+    back = world.ask_only(lambda ticket: world.device.move("deaf", ticket, world.now))
+    world.run(3.0)
+    world.carry_out(world.device.suspend(world.now))
+    assert world.finished[back] is not None
+    assert world.device.open_accesses == ()
+    assert world.sa is not None
+    assert world.sa.mobility.suspended
+    world.run(600.0)
+    assert world.move("b", seconds=60.0) is None
+
+
+def test_a_way_back_that_the_gateway_refuses_is_a_pause_again() -> None:
+    world = attached()
+    (sa,) = world.gateway.sas.values()
+    world.carry_out(world.device.suspend(world.now))
+    assert sa.sealer is not None
+    sa.sealer = Unwilling(sa.sealer)
+    assert "failed" in (world.move("b") or "")
+    assert world.device.open_accesses == ()
+    assert world.sa is not None
+    assert world.sa.mobility.suspended
+    assert world.move("b") is None
+
+
 def test_an_update_that_finds_no_way_is_sent_again_when_there_is_one() -> None:
     """An address comes before the route to the gateway: no waiting for the clock of retransmission."""
     world = attached()

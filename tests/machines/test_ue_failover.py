@@ -64,6 +64,15 @@ def test_the_gateway_is_found_by_name() -> None:
     assert (connect.gateway, connect.names) == (SECOND, (NAME,))
 
 
+def test_the_next_gateway_is_asked_for_the_addresses_as_well() -> None:
+    """A handover is one with whichever gateway serves (TS 24.302 §7.2.2.1)."""
+    kept = (IPv4Address("10.45.0.9"),)
+    found = refusals(PrivateNotify.NETWORK_FAILURE)
+    assert found.ask(lambda ticket: found.device.attach("a", ticket, found.now, previous=kept)) is None
+    connects = [command for command in found.commands if isinstance(command, Connect)]
+    assert [connect.previous_addresses for connect in connects] == [kept, kept]
+
+
 def test_a_certificate_of_another_name_will_not_do() -> None:
     policy = SelectionPolicy(home=HOME, configured=("other.example",))
     other = World(selection=policy, zone={"other.example": (FIRST,), NAME: (SECOND,)})

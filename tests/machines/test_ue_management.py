@@ -226,6 +226,33 @@ def test_a_move_with_no_way_back_ends_in_a_pause() -> None:
     assert machine.phase is Phase.MOVING
 
 
+def test_a_way_back_that_fails_leaves_the_ue_suspended_and_is_tried_again() -> None:
+    """Also where it is the access that the UE was on: it is on none."""
+    story = Story("wifi")
+    story.play((0.0, "gained", "wifi"), (5.0, "lost", "wifi"), until=10.0)
+    story.deaf = {"wifi"}
+    story.play((10.0, "gained", "wifi"), until=20.0)
+    assert story.machine.phase is Phase.SUSPENDED
+    story.deaf = set()
+    story.run(60.0)
+    assert story.told == [*ATTACHED, (5.0, "suspend"), (10.0, "resume wifi"), (43.0, "resume wifi")]
+    assert story.machine.phase is Phase.ATTACHED
+
+
+def test_an_avoided_access_is_better_than_none() -> None:
+    """Once: when it fails again the UE suspends and waits."""
+    story = Story("wifi", "cell")
+    story.play(*ON_WIFI, (10.0, "moved", "cell"), (15.0, "lost", "cell"), until=20.0)
+    assert story.told[1:] == [(15.0, "move wifi")]
+    story = Story("wifi", "cell", deaf=["wifi"])
+    story.play(*ON_WIFI, until=4.0)
+    assert story.told == [*ATTACHED, (3.0, "attach cell")]
+    story.play((5.0, "lost", "cell"), until=60.0)
+    assert story.told[2:] == [(5.0, "move wifi"), (8.0, "suspend")]
+    story.run(70.0)
+    assert story.told[4:] == [(68.0, "resume wifi")]  # twice as long as the first time
+
+
 def test_three_accesses_next_best() -> None:
     story = Story("wifi", "cell", "lan", deaf=["cell"])
     told = story.play(*ON_WIFI, (0.0, "gained", "lan"), (5.0, "lost", "wifi"), until=20.0)
@@ -255,6 +282,17 @@ def test_a_person_who_suspends_wakes_it_too() -> None:
     assert story.told[-1] == (110.0, "move wifi")
 
 
+def test_a_person_who_suspends_while_the_ue_moves_is_obeyed() -> None:
+    """The move fails by that, which is no reason for another."""
+    story = Story("wifi", "cell")
+    story.play(*ON_WIFI, (10.0, "lost", "wifi"), until=10.05)
+    story.machine.put_to_sleep()
+    story.take(story.machine.move_failed("cell", "the UE has no access any more", 10.06))
+    story.play((20.0, "gained", "wifi"), until=100.0)
+    assert story.machine.phase is Phase.SUSPENDED
+    assert story.told == [*ATTACHED, (10.0, "move cell")]
+
+
 def test_a_connection_that_is_lost_is_attached_again_if_it_is_wanted() -> None:
     story = Story("wifi", "cell")
     story.play(*ON_WIFI, until=10.0)
@@ -266,6 +304,15 @@ def test_a_connection_that_is_lost_is_attached_again_if_it_is_wanted() -> None:
     story.run(100.0)
     assert story.machine.phase is Phase.DETACHED
     assert len(story.told) == 2
+
+
+def test_thousands_of_losses_and_failures_are_only_numbers() -> None:
+    story = Story("wifi", "cell", deaf=["wifi", "cell"])
+    for _ in range(2000):
+        story.take(story.machine.gained("wifi", story.now))
+        story.take(story.machine.lost("wifi", story.now))
+    story.play((0.0, "gained", "wifi"), until=2000 * 900.0)
+    assert story.machine.accesses["wifi"].failures > 1024
 
 
 def test_no_access_at_the_start() -> None:

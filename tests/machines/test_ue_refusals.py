@@ -135,6 +135,9 @@ def test_a_back_off_outlives_the_process(tmp_path: Path) -> None:
     assert file.read(900.0) == BackOff(cause="CONGESTION", until=200.0)
     file.write(BackOff(cause="USER_UNKNOWN", until=math.inf), 1000.0)
     assert file.read(0.0) is None
+    for nonsense in ('{"cause": "x", "until": NaN}', f'{{"cause": "x", "until": 1{"0" * 400}}}', "\xff"):
+        (tmp_path / "back-off.json").write_text(nonsense, encoding="latin-1")
+        assert file.read(0.0) is None
     (tmp_path / "back-off.json").write_text("[]")
     assert file.read(0.0) is None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from random import Random
 
 import pytest
 
 from protocols.media.log import PacketFate, around, burst_ratio, figures, join
+from protocols.media.rtp import SEQUENCE_MODULUS, RtpPacket
 from protocols.media.score import score
 from protocols.media.voice import IDLE_INTERVAL, VoiceEndpoint
 from tests.media.wire import Rule, Wire
@@ -199,6 +201,39 @@ def test_another_pace_is_taken_up() -> None:
     caller.start(0.0)
     wire.run(10.0)
     assert answerer.sent == pytest.approx(100, abs=2)
+
+
+def speech(sequence: int, ticks_between: int = 200) -> bytes:
+    note = struct.pack(">III", 0, ticks_between, 0)
+    number = sequence % SEQUENCE_MODULUS
+    return RtpPacket(
+        payload_type=96, sequence=number, timestamp=0, ssrc=9, payload=b"\xf0\x3c" + note + bytes(19)
+    ).encode()
+
+
+def test_a_peer_whose_numbers_jump_costs_no_more_than_the_history() -> None:
+    """A hundred packets count to three millions: the end of the call is told in as many reports as there is memory."""
+    caller = VoiceEndpoint(ssrc=1, history=1280)
+    caller.start(0.0)
+    for jump in range(100):
+        caller.receive(speech(jump * 32_000), 0.0)
+    caller.stop(1.0)
+    packets = 0
+    while caller.poll_transmit() is not None:
+        packets += 1
+    assert packets == 1280 / 128 + 1  # reports and BYE
+    for late in range(1000):
+        caller.receive(speech(3_200_000 + late), 2.0)
+    assert len(caller._marks) == 0  # nothing is kept for reports that will never be made
+
+
+def test_an_answering_end_is_no_amplifier() -> None:
+    """One packet with a pace of 10,000 per second is no call."""
+    answerer = VoiceEndpoint(ssrc=2, answering=True)
+    assert not answerer.receive(speech(0, ticks_between=1), 0.0)
+    assert not answerer.running
+    assert answerer.receive(speech(0, ticks_between=5), 0.0)
+    assert answerer.interval == 0.0005
 
 
 class TestFigures:

@@ -427,11 +427,22 @@ def test_refusals_and_bad_parameters_are_plain_sentences(ue: Ue) -> None:
             ({"destination": "nowhere"}, "bad-params"),
             ({"destination": CORE_HOST, "kind": "fax"}, "bad-params"),
             ({"destination": CORE_HOST, "rate": 0}, "refused"),
+            ({"destination": CORE_HOST, "rate": 10**400}, "bad-params"),
             ({"destination": "2001:db8::1"}, "refused"),
         ):
             with pytest.raises(ControlError) as refused:
                 ue.call("ue.traffic.start", **params)  # type: ignore[arg-type]
             assert refused.value.code == code, (params, str(refused.value))
+        ue.call("ue.traffic.start", destination=CORE_HOST, kind="voice")
+        for method, more in (
+            ("ue.traffic.statistics", {"since": 10**400}),
+            ("ue.traffic.log", {"until": -(10**400)}),
+            ("ue.access.gained", {"name": "wifi-b", "address": "224.0.0.1"}),
+            ("ue.access.gained", {"name": "wifi-b", "address": "0.0.0.0"}),
+        ):
+            with pytest.raises(ControlError) as refused:
+                ue.call(method, **more)  # type: ignore[arg-type]
+            assert refused.value.code == "bad-params", (method, str(refused.value))
         for to, status in (("wifi-a", 1), ("cellular", 2)):  # refused; no such thing to ask for
             done = ue.command("move", "--to", to)
             assert done.returncode == status

@@ -27,9 +27,10 @@ from protocols.io.control import ControlClient, ControlError
 from protocols.io.platform import Platform
 from protocols.path import Address
 from protocols.trace.records import Kind, TraceRecord
-from tests.nodes.scripted_aaa_world import EPDG_HOST, World
+from tests.nodes.scripted_aaa_world import EPDG_HOST, GATEWAY, IKE_PORT, NATT_PORT, World
 from tests.nodes.test_swx import Home
 from tests.peers import aaa_node
+from tests.peers.epdg_node import FQDN
 from ue.__main__ import application
 from ue.pdn import Pdn
 from ue.profile import software_usim
@@ -211,6 +212,57 @@ def test_connection_management_moves_both_together(home: Home) -> None:
         assert await ping(world, "ims")
 
     tell(home, attached(story), management={"automatic": True, "prefer": ["a", "b"], "hold": 60})
+
+
+def test_connection_management_goes_on_where_one_connection_is_refused(home: Home) -> None:
+    async def story(world: World) -> None:
+        serving = asyncio.create_task(world.ue.stay_attached())
+        await world.event("attached", "ue")
+        assert (await world.event("refused", "ue"))["by_peer"] is True
+        await call(world, "ue.access.lost", name="a")
+        assert (await world.event("moved", "ue"))["to"] == "b"
+        view = (await call(world, "node.status"))["management"]
+        assert (view["phase"], view["access"]) == ("attached", "b")
+        assert await ping(world, "internet")
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    tell(home, story, management={"automatic": True}, additional_pdns={"voice": {"apn": "nowhere"}})
+
+
+def test_connection_management_does_not_ask_again_who_has_refused_for_good(home: Home) -> None:
+    """TS 24.302 §7.2.2.2: until the UE is switched off and on, on whichever access."""
+
+    async def story(world: World) -> None:
+        records = told(world)
+        serving = asyncio.create_task(world.ue.stay_attached())
+        assert (await world.event("refused", "ue"))["by_peer"] is True
+        await world.event("no-retry", "ue")
+        view = await call(world, "ue.access.hint", name="a", hint="good")
+        assert view["phase"] == "detached"
+        assert len([each for each in records if "IKE_SA_INIT" in names(each)]) == 2  # and its response
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    tell(home, story, apn="nowhere", management={"automatic": True}, additional_pdns={})
+
+
+def test_the_next_gateway_hears_of_the_initial_contact_as_well(home: Home) -> None:
+    """The SA with the gateway that does not serve is gone when the next one is asked (RFC 7296 §2.4)."""
+
+    async def story(world: World) -> None:
+        records = told(world)
+        await world.ue.attach()
+        identities = [names(each) for each in records if "'IDi'" in names(each) or "IDi," in names(each)]
+        assert ["INITIAL_CONTACT" in each for each in identities] == [True]
+        assert (await world.event("gateway-rejected", "ue"))["gateway"] == "127.0.61.99"
+
+    ports = {"ike_port": IKE_PORT, "nat_traversal_port": NATT_PORT}
+    choice = {"configured": ["127.0.61.99", GATEWAY], "configured_use": "only", "patience": 0.3}
+    gateway = {**ports, "ca": "pki/ca.pem", "names": [FQDN], "selection": choice}
+    tell(home, story, additional_pdns={}, gateway=gateway)
 
 
 def test_one_that_the_network_ends_leaves_the_other_alone(home: Home) -> None:

@@ -195,10 +195,12 @@ def test_file_store_survives_the_process(tmp_path: Path) -> None:
     assert isinstance(reborn.authenticate(vector.rand, vector.autn), UsimSynchronisationFailure)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"seqs": [1, 2]}', '{"seqs": 5}', '{"other": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"seqs": [1, 2]}', '{"seqs": 5}', '{"other": []}', '{"seqs": [1e999]}', "\xff"]
+)
 def test_file_store_does_not_start_over_from_a_damaged_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "usim.json"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(ConfigurationError, match="32 sequence numbers"):
         FileSqnStore(path).load()
 

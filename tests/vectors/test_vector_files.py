@@ -87,6 +87,21 @@ def test_a_wrong_file_is_one_line(change: dict[str, str | None], expected: str, 
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["rand,autn\n1,2,3,4\n", "rand\n" + "a" * 200_000 + "\n", "\0\nrand\0,1\n", 'rand\n"1\n'],
+    ids=["more values than names", "a field without end", "zeros", "an open quote"],
+)
+def test_wrong_csv_is_one_line(text: str, tmp_path: Path) -> None:
+    """Also what Python's csv module has other words for."""
+    file = tmp_path / "vectors.csv"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        load_vectors(file)
+    assert str(refused.value).startswith(f"{file}:")
+    assert "\n" not in str(refused.value)
+
+
 def test_every_rand_is_there_once(tmp_path: Path) -> None:
     file = tmp_path / "vectors.txt"
     file.write_text(osmo() + osmo())

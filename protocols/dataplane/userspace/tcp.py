@@ -7,6 +7,7 @@ no selective acknowledgments; urgent data; delayed acknowledgments; simultaneous
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,7 @@ from protocols.errors import LocalError
 
 OWN_MSS = 1220  # fits IPv6 in the 1280 octets that every link carries
 DEFAULT_MSS = 536  # RFC 9293 §3.7.1: of a peer that names none
+MSS_MINIMUM = 48  # whatever a peer names: Linux's tcp_min_snd_mss (CVE-2019-11479)
 RECEIVE_WINDOW = 65535
 SEND_BUFFER = 262144
 GIVE_UP_INTERVAL = 900.0  # R2 (RFC 9293 §3.8.3) is at least 100 s; Linux's 15 retransmissions take this long
@@ -80,6 +82,7 @@ class TcpConnection:
         self._rcv_fin: int | None = None
         self._pieces: dict[int, bytes] = {}
         self._pieces_length = 0
+        self._starts: list[int] = []  # of the pieces, a heap
         self._inbox = bytearray()
         self._advertised = RECEIVE_WINDOW
         self._congestion = CongestionWindow(self._mss)
@@ -267,7 +270,7 @@ class TcpConnection:
     def _take_syn(self, segment: TcpSegment) -> None:
         self._irs = segment.sequence
         self._rcv_nxt = segment.sequence + 1
-        self._mss = min(self._own_mss, segment.mss or DEFAULT_MSS)
+        self._mss = min(self._own_mss, max(segment.mss or DEFAULT_MSS, MSS_MINIMUM))
         self._congestion = CongestionWindow(self._mss)
 
     def _acceptable(self, sequence: int, segment: TcpSegment) -> bool:
@@ -346,12 +349,15 @@ class TcpConnection:
             start = sequence + early
             room = RECEIVE_WINDOW - self._pieces_length  # pieces may overlap: bounded all together
             if len(self._pieces.get(start, b"")) < len(kept) <= room:
+                if start not in self._pieces:
+                    heapq.heappush(self._starts, start)
                 self._pieces_length += len(kept) - len(self._pieces.get(start, b""))
                 self._pieces[start] = kept
         if payload or Flags.FIN in segment.flags:
             self._acknowledge = True
         before = self._rcv_nxt
-        while self._pieces and (start := min(self._pieces)) <= self._rcv_nxt:
+        while self._starts and self._starts[0] <= self._rcv_nxt:
+            start = heapq.heappop(self._starts)
             piece = self._pieces.pop(start)
             self._pieces_length -= len(piece)
             new = piece[self._rcv_nxt - start :]
@@ -384,6 +390,7 @@ class TcpConnection:
         self._timer = None
         self._buffer.clear()
         self._pieces.clear()
+        self._starts.clear()
         self._acknowledge = self._retransmit = self._probe = False
 
     # --- sending
