@@ -20,43 +20,18 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab.mobility.loader import load_schedule
-from lab.namespaces import AccessTopology, access_topology
 from protocols.trace.records import JsonValue
 from tests.peers import moves, scheduled_moves
-from tests.peers.certificates import CertificateAuthority
-from tests.peers.moves import SCENARIOS, Measured, Scenario, charon_gateway, measure, mover, our_gateway
+from tests.peers.moves import PAIRS, SCENARIOS, UES, Measured, play
 from tests.peers.strongswan import CHARON
 
-UES = ("ours", "strongSwan")
-GATEWAYS = ("ours", "strongSwan")
-PAIRS = tuple((ue, gateway) for gateway in GATEWAYS for ue in UES)
 Key = tuple[str, str, str]  # scenario or schedule, UE, gateway
 Found = dict[Key, list[Measured]]
-
-
-@contextlib.contextmanager
-def place(gateway: str) -> Iterator[tuple[AccessTopology, CertificateAuthority | None]]:
-    """The stage with a gateway on it, and the authority that UEs verify it by."""
-    with tempfile.TemporaryDirectory(prefix="moves-") as directory, access_topology() as stage:
-        if gateway == "ours":
-            with our_gateway(stage, Path(directory)):
-                yield stage, None
-        else:
-            authority = CertificateAuthority()
-            with charon_gateway(stage, authority):
-                yield stage, authority
-
-
-def play(scenario: Scenario, ue: str, gateway: str, patience: float = moves.PATIENCE) -> Measured:
-    """A scenario with a pair, on a stage of its own."""
-    with place(gateway) as (stage, authority), mover(ue, stage, authority) as moving:
-        return measure(stage, moving, scenario, patience)
 
 
 def keep(found: Found, key: Key, work: Callable[[], Measured]) -> None:

@@ -11,11 +11,10 @@ import statistics
 
 import pytest
 
-from benchmarks.strongswan_moves import PAIRS, play
 from lab.mobility.loader import load_schedule
 from tests.peers import scheduled_moves
 from tests.peers.hostapd import require_hostapd
-from tests.peers.moves import PATIENCE, SCENARIOS, Measured
+from tests.peers.moves import PAIRS, PATIENCE, SCENARIOS, Measured, play
 from tests.peers.namespaces import require_namespaces
 from tests.peers.strongswan import require_strongswan
 

@@ -27,6 +27,7 @@ from lab.namespaces import (
     INNER_ADDRESSES,
     Access,
     AccessTopology,
+    access_topology,
 )
 from protocols.trace.records import JsonValue
 from tests.peers.certificates import CertificateAuthority
@@ -40,6 +41,9 @@ from tests.peers.strongswan_scene import KEY, UE, Child, Connection, client, gat
 FQDN = "epdg.epc.mnc001.mcc001.pub.3gppnetwork.org"
 APN = "internet"
 IMSI = "001010000000001"
+UES = ("ours", "strongSwan")
+GATEWAYS = ("ours", "strongSwan")
+PAIRS = tuple((ue, gateway) for gateway in GATEWAYS for ue in UES)
 K = bytes.fromhex("465b5ce8b199b49faa5f0a2ee238a6bc")  # TS 35.208 §4.3.1, test set 1
 OPC = bytes.fromhex("cd63cb71954a9f4e48a5994e37a02baf")
 PASSWORD = "a password"
@@ -315,3 +319,22 @@ def mover(kind: str, stage: AccessTopology, authority: CertificateAuthority | No
             yield stack.enter_context(our_ue(stage, Path(directory), authority))
         else:
             yield stack.enter_context(charon_ue(stage, authority))
+
+
+@contextlib.contextmanager
+def place(gateway: str) -> Iterator[tuple[AccessTopology, CertificateAuthority | None]]:
+    """The stage with a gateway on it, and the authority that UEs verify it by."""
+    with tempfile.TemporaryDirectory(prefix="moves-") as directory, access_topology() as stage:
+        if gateway == "ours":
+            with our_gateway(stage, Path(directory)):
+                yield stage, None
+        else:
+            authority = CertificateAuthority()
+            with charon_gateway(stage, authority):
+                yield stage, authority
+
+
+def play(scenario: Scenario, ue: str, gateway: str, patience: float = PATIENCE) -> Measured:
+    """A scenario with a pair, on a stage of its own."""
+    with place(gateway) as (stage, authority), mover(ue, stage, authority) as moving:
+        return measure(stage, moving, scenario, patience)
