@@ -272,8 +272,9 @@ def scheduled_ue(kind: str, stage: ScheduledStage, authority: CertificateAuthori
 
 
 def _management(schedule: Schedule) -> dict[str, object]:
+    """The schedule's, with its order of accesses spelt out: the file that the UE reads has them sorted by name."""
     section = schedule.ue.get("management", {})
-    return dict(section) if isinstance(section, dict) else {}
+    return {"prefer": list(schedule.accesses), **(section if isinstance(section, dict) else {})}
 
 
 # --- playing --------------------------------------------------------------------------------------------------
