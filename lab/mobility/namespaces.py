@@ -78,7 +78,7 @@ class NamespaceStage:
         places = NUMBERING.places(schedule)
         with run_directory() as directory, contextlib.ExitStack() as stack:
             files = RunFiles(directory=directory)
-            topology = stack.enter_context(_topology(schedule, places, seed))
+            topology = stack.enter_context(topology_of(schedule, places, seed))
             _configure(files, schedule, places)
             words = {
                 name: topology.place(where, node_words(files, name))
@@ -201,10 +201,13 @@ class Topology:
 
 
 @contextlib.contextmanager
-def _topology(schedule: Schedule, places: Places, seed: int) -> Iterator[Topology]:
+def topology_of(
+    schedule: Schedule, places: Places, seed: int, losses: MessageLosses | None = None
+) -> Iterator[Topology]:
+    """The network of a schedule, its wires on the running loop; ``losses`` who says which messages vanish."""
     with contextlib.ExitStack() as stack:
         ue, gateway, core = (stack.enter_context(_namespace(name)) for name in ("ue", "gateway", "core"))
-        topology = Topology(ue=ue, epdg=gateway, core=core, places=places)
+        topology = Topology(ue=ue, epdg=gateway, core=core, places=places, losses=losses or MessageLosses())
         gateway.set_sysctl("net/ipv4/ip_forward", 1)
         gateway.connect("core", core, "gateway")
         gateway.add_address("core", GATEWAY_CORE)

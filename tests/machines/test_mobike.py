@@ -160,6 +160,20 @@ def test_second_move_while_the_first_is_outstanding() -> None:
     assert not pair.ue.has(AddressesUpdated)
 
 
+def test_esp_does_not_wait_for_an_update_that_repeats_the_last_one() -> None:
+    """The route comes after the address: the update is told again, and the answer to the first is good enough."""
+    pair = Pair().attach()
+    pair.roam(ACCESS_B)
+    pair.roam(ACCESS_B)
+    pair.run(0.025)  # one round trip
+    assert pair.ue.take(ChildSaPathChanged).path.local == B
+    assert not pair.ue.has(AddressesUpdated)
+    pair.run(1.0)
+    assert pair.ue.take(AddressesUpdated).new.local == B
+    assert remote(pair) == [B, B]
+    assert pair.ue.live.mobility.validated.local == B
+
+
 def test_move_behind_a_nat_and_out_again() -> None:
     """U110: NAT detection is repeated with every update."""
     pair = Pair().attach()

@@ -84,6 +84,7 @@ class UpdateAddresses:
         if self._listed and (self.from_several or mobility.update is not self):
             mobility.told = frozenset()  # the list was completed by the address of a header, and that has changed
         if mobility.update is not self:
+            self._repeated(sa, message, path)
             return
         if self.from_several or message.notify(NotifyType.UNEXPECTED_NAT_DETECTED) is not None:
             # §3.9: "SHOULD retry the operation several times using new INFORMATIONAL requests"; and of copies that a
@@ -103,6 +104,16 @@ class UpdateAddresses:
         sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
         move_children(sa, self._path)
         sa.emit(updated(sa, self._old, validated=True))
+
+    def _repeated(self, sa: IkeSa, message: Message, path: Path) -> None:
+        """The same addresses are being told again (another way, a NAT perhaps): ESP need not wait for that answer."""
+        newer = sa.mobility.update
+        refused = any(notify.type.is_error for notify in message.all(NotifyPayload))
+        if newer is None or newer._path != self._path or self.from_several or refused:
+            return
+        sa.nat = natd.evaluate(message, path, sa.config.force_encapsulation) or sa.nat
+        adopt(sa, self._path)
+        move_children(sa, self._path)
 
     def _give_up(self, sa: IkeSa, refusal: NotifyPayload, now: float) -> None:
         """§3.5: keep the previous addresses, "select another addresses and retry", or end where there are none."""
