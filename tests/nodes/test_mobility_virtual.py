@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -112,6 +113,32 @@ def test_messages_are_lost_by_their_kind_and_counted() -> None:
         assert (move.retransmissions > 0) is kind.startswith("update")
         assert move.check_ms is not None
         assert (move.check_ms > 100) is kind.startswith("cookie2")
+
+
+def test_the_answer_to_a_liveness_check_is_lost_though_it_looks_for_nats_as_well() -> None:
+    text = SHORT.replace(", loss: 0.1", "") % 900
+    check = "  - {at: 1, do: lose, message: liveness-response}\n  - {at: 1, do: liveness}\n"
+    result, _ = played(of_text(text.replace("  - {at: 1,", check + "  - {at: 1.1,", 1)))
+    assert result.messages_lost == {"liveness-response": 1}
+    assert result.passed
+
+
+def test_what_is_lost_on_the_way_is_the_moves_and_the_silence_of_a_dead_gateway_is_told_whole() -> None:
+    text = (SHORT % 900).replace(", loss: 0.1", "").replace("10ms", "50ms")
+    result, series = played(of_text(text))
+    (move,) = result.moves
+    for figures, fates in ((move.uplink, series.uplink), (move.downlink, series.downlink)):
+        assert figures is not None
+        assert figures.lost == sum(fate.received is None for fate in fates)  # nothing else takes any here
+    dead = "title: T\nduration: 130\naccesses: {a: {}}\nevents:\n  - {at: 0, do: attach}\n"
+    dead += "  - {at: 5, do: gateway-down, address: main}\n  - {at: 100, do: gateway-up, address: main}\n"
+    result, series = played(of_text(dead + "  - {at: 110, do: attach}\n"))
+    assert len(result.attaches) == 2
+    for whole, fates in ((result.uplink, series.uplink), (result.downlink, series.downlink)):
+        moments = sorted(fate.received for fate in fates if fate.received is not None)
+        longest = max(after - before for before, after in itertools.pairwise(moments))
+        assert longest > 100
+        assert whole.outage_ms == pytest.approx(longest * 1000, abs=0.01)
 
 
 def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
