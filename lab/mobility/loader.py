@@ -18,6 +18,7 @@ from protocols.io.documents import Document, Location, Words, read_file, read_te
 SHIPPED = Path(__file__).parent / "schedules"
 SUFFIX = ".yaml"
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
+_MISSING = object()
 _NOT_THERE = "leave namespaces out of stages"
 
 
@@ -59,6 +60,25 @@ def read_schedule(document: Document) -> Schedule:
     for location, value, expected in _findings(schedule):
         raise document.error(location, value, expected)
     return schedule
+
+
+def misfit(named: NamedSchedule, error: ConfigurationError) -> ConfigurationError:
+    """The refusal of a node's configuration, told of the schedule's own section where it comes from that.
+
+    The file that the node was given is gone when a person reads this.
+    """
+    node, keys = Path(error.file).stem, tuple(error.key.split("."))
+    try:
+        document = read_file(named.file)
+    except ConfigurationError:
+        return error
+    for location in ((node, *keys), keys):
+        found: object = document.data
+        for step in location[:2]:
+            found = found.get(step, _MISSING) if isinstance(found, dict) else _MISSING
+        if found is not _MISSING and Path(error.file).suffix == SUFFIX:
+            return document.error(location, error.value, error.expected)
+    return error
 
 
 def _check_events(document: Document) -> None:

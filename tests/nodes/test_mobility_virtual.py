@@ -155,6 +155,24 @@ def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
     assert runner.invoke(application, ["run", str(broken)]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("ue: {hello: 1}", "6: ue.hello: got an unknown key"),
+        ("ue:\n  gateway:\n    ike_port: no", "8: ue.gateway.ike_port: got 'no'"),
+        ("epdg: {listen: 5}", "6: epdg.listen: got 5"),
+        ("persona: nokia", "6: persona: got 'nokia'"),
+    ],
+)
+def test_what_a_node_refuses_is_told_of_the_schedules_file(tmp_path: Path, section: str, expected: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"title: T\nduration: 3\naccesses: {{a: {{}}}}\nevents:\n  - {{at: 0, do: attach}}\n{section}\n")
+    answer = CliRunner().invoke(application, ["run", str(file)])
+    assert answer.exit_code == 2
+    (line,) = answer.output.splitlines()
+    assert line.startswith(f"{file}:{expected}")
+
+
 def test_exit_status_and_json_tell_of_failure(tmp_path: Path) -> None:
     schedule = tmp_path / "short.yaml"
     schedule.write_text(SHORT % 1, encoding="utf-8")
