@@ -71,7 +71,10 @@ class RunView(Answer):
     def of(cls, name: str, written: float, result: dict[str, Any], *, timeline: bool) -> RunView:
         """A result as the laboratory wrote it; ``ValueError`` where it is none."""
         checks = result.get("checks")
-        passed = isinstance(checks, list) and all(isinstance(each, dict) and each.get("passed") for each in checks)
+        held = isinstance(checks, list) and all(
+            isinstance(each, dict) and each.get("passed") is True for each in checks
+        )
+        passed = held and bool(checks)  # where nothing was looked at, nothing held
         return cls.model_validate({**result, "name": name, "written": written, "passed": passed, "timeline": timeline})
 
 

@@ -6,8 +6,10 @@ such result is passed over and counted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 RESULT, PICTURE = ".json", ".svg"
 RUNS_MAXIMUM = 500  # the latest are shown
 OCTETS_MAXIMUM = 32 << 20
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Runs:
 
     def find(self, name: str) -> Run | None:
         """A result by its name."""
-        if self._directory is None or not _NAME.match(name):
+        if self._directory is None or not _NAME.fullmatch(name):
             return None
         return self._read(self._directory / f"{name}{RESULT}")
 
@@ -57,11 +59,12 @@ class Runs:
             return
         found: list[tuple[float, Path]] = []
         try:
-            for path in self._directory.iterdir():
-                if path.suffix == RESULT and _NAME.match(path.stem):
-                    found.append((path.stat().st_mtime, path))
+            paths = [path for path in self._directory.iterdir() if path.suffix == RESULT and _NAME.fullmatch(path.stem)]
         except OSError:
             return  # not there yet: nothing was run
+        for path in paths:
+            with contextlib.suppress(OSError):  # it is gone again, or a link to nowhere
+                found.append((path.stat().st_mtime, path))
         found.sort(key=lambda each: (-each[0], each[1].name))
         yield from (path for _, path in found[:RUNS_MAXIMUM])
 
@@ -69,9 +72,11 @@ class Runs:
     def _read(path: Path) -> Run | None:
         try:
             status = path.stat()
-            if status.st_size > OCTETS_MAXIMUM:
+            if status.st_size > OCTETS_MAXIMUM or not stat.S_ISREG(status.st_mode):  # a pipe would never end
                 return None
             result = json.loads(path.read_text(encoding="utf-8"))
+            # what JSON can escape but UTF-8 not hold, an answer could not either
+            json.dumps(result, ensure_ascii=False).encode()
         except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(result, dict) or not isinstance(result.get("schedule"), str):

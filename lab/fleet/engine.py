@@ -112,9 +112,10 @@ class FleetEngine:
     # --- a fleet by plan
 
     def start(self, plan: FleetPlan, part: Part = WHOLE) -> None:
-        """Begin; ``LocalError`` when a fleet has begun before."""
+        """Begin; ``LocalError`` when a fleet has begun before, ``ConfigurationError`` when it has too many UEs."""
         if self.state is not EngineState.IDLE or self.members:
             raise LocalError(f"the fleet is {self.state.value} already")
+        self._rule.imsi(plan.count - 1)  # who has no IMSI would end the fleet in its middle
         for persona, _ in plan.mix.weights:
             self._profile(persona)
         self.state = EngineState.RUNNING

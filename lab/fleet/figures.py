@@ -161,8 +161,8 @@ class FleetFigures:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for mine, others in ((self.outcomes, other.outcomes), (self.personas, other.personas)):
             for key, counter in others.items():
-                mine.setdefault(key, Counter()).update(counter)
-        self.lost.update(other.lost)
+                _add(mine.setdefault(key, Counter()), counter)
+        _add(self.lost, other.lost)
         for latency, histogram in other.latencies.items():
             self.latencies[latency].merge(histogram)
 
@@ -222,8 +222,14 @@ _NUMBERS = (
 )
 
 
-def _count(counter: Counter[str], cause: str) -> None:
-    counter[cause if cause in counter or len(counter) < CAUSES_MAXIMUM else OTHER] += 1
+def _count(counter: Counter[str], cause: str, number: int = 1) -> None:
+    counter[cause if cause in counter or len(counter) < CAUSES_MAXIMUM else OTHER] += number
+
+
+def _add(counter: Counter[str], other: Counter[str]) -> None:
+    """Another process's causes, which may be others: those that it has most go first, success before them."""
+    for cause, number in sorted(other.items(), key=lambda each: (each[0] != SUCCESS, -each[1], each[0])):
+        _count(counter, cause, number)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -91,7 +91,7 @@ class FleetSchedule(ConfigurationModel):
             raise PydanticCustomError("events", "attach as the first event")
         if self.length is not None and self.length < moments[-1]:
             raise PydanticCustomError("length", "a length of at least the last event's time")
-        if self.repeat and self.events[-1].do is Action.DETACH and not (self.pause or self.length or moments[-1]):
+        if self.repeat and not (self.pause or self.length or moments[-1]):
             raise PydanticCustomError("events", "rounds that take time: a pause, a length, or a time at detach")
         return self
 

@@ -3,7 +3,8 @@
 A move's window begins with the event that caused it and ends when it has settled: with the gateway's verdict
 on the new address, a failure, or the next move. Its outage is the longest silence that touches this window
 (the last packet before, the first one after); packets count from the window's beginning to ``AFTER_INTERVAL``
-behind its end. What a listener thinks of it is taken from the same time, and from as long before and after.
+behind its end, and what was under way when it began. What a listener thinks of it is taken from the same time,
+and from as long before and after.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lab.mobility.expectations import judge
-from lab.mobility.packets import Outage, outage
+from lab.mobility.packets import Outage, outage, silences_between
 from lab.mobility.recording import Played, Recording, Stream
 from lab.mobility.result import (
     AttachResult,
@@ -26,7 +27,7 @@ from lab.mobility.result import (
     StreamFigures,
 )
 from lab.mobility.schedule import AccessEvent, Captive, GatewayEvent, Hint, Impair, MoveTo, NatAppears, Resume
-from protocols.media.log import PacketFate, figures
+from protocols.media.log import PacketFate, figures, window
 from protocols.media.score import score
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
@@ -34,6 +35,8 @@ AFTER_INTERVAL = 1.0  # packets that were under way, buffers that empty
 LISTENING_INTERVAL = 4.0  # of speech before and after a move: the E-model wants a share of loss, not one packet
 CAUSES = (AccessEvent, Captive, GatewayEvent, Hint, Impair, MoveTo, NatAppears, Resume)
 COINCIDENCE_INTERVAL = 0.005  # the UE's measure and the laboratory's of the same moment
+ENDINGS = ("traffic-stop", "traffic-start", "detach")  # events that end a stream
+HANGING_UP_INTERVAL = 1.5  # from a stream's last packet to the event that ended it: more than the slowest pace
 SETTLING_EVENTS = ("moved", "address-update-failed")
 COOKIE2 = "N(COOKIE2)"
 GATEWAY_ADDRESS_CHANGED = "gateway address"  # why of such a path in the UE's view
@@ -52,8 +55,8 @@ def evaluate(recording: Recording, *, real_time: bool) -> RunResult:
         events=tuple(played),
         attaches=tuple(_attach(each, recording.began) for each in recording.attaches),
         moves=tuple(moves),
-        uplink=_whole([stream.uplink for stream in recording.streams]),
-        downlink=_whole([stream.downlink for stream in recording.streams]),
+        uplink=_whole(recording, [stream.uplink for stream in recording.streams]),
+        downlink=_whole(recording, [stream.downlink for stream in recording.streams]),
         final_access=recording.final_access,
         final_gateway=recording.final_gateway,
         messages_lost=dict(sorted(recording.lost.items())),
@@ -307,7 +310,7 @@ def _direction(
     streams: Sequence[Sequence[PacketFate]], since: float, settled: float, end: float
 ) -> DirectionFigures | None:
     silences = [found for stream in streams if (found := outage(stream, since, settled)) is not None]
-    chosen = [fate for stream in streams for fate in stream if since <= fate.sent < end]
+    chosen = [fate for stream in streams for fate in _concerned(stream, since, end)]
     if not chosen and not silences:
         return None
     longest: Outage | None = max(silences, key=lambda silence: silence.interval, default=None)
@@ -323,11 +326,34 @@ def _direction(
     )
 
 
-def _whole(streams: Sequence[Sequence[PacketFate]]) -> StreamFigures:
+def _concerned(stream: Sequence[PacketFate], since: float, end: float) -> list[PacketFate]:
+    """The packets sent between two moments, and those lost that were under way at the first of them.
+
+    How long these would have been under way is told by the last one that arrived before.
+    """
+    arrived = [fate for fate in stream if fate.received is not None and fate.received <= since]
+    latest = max(arrived, key=lambda fate: fate.received or 0.0, default=None)
+    transit = 0.0 if latest is None or latest.received is None else max(latest.received - latest.sent, 0.0)
+    earliest = since - transit - COINCIDENCE_INTERVAL
+    return [
+        fate for fate in stream if since <= fate.sent < end or (fate.received is None and earliest <= fate.sent < since)
+    ]
+
+
+def _hung_up(recording: Recording) -> list[bool]:
+    """For each stream whether the schedule ended it; the other end speaks a little longer."""
+    stops = [each for each in recording.played if each.event.do in ENDINGS]
+    return [
+        not stream.uplink
+        or any(stream.uplink[0].sent <= each.began <= stream.uplink[-1].sent + HANGING_UP_INTERVAL for each in stops)
+        for stream in recording.streams
+    ]
+
+
+def _whole(recording: Recording, streams: Sequence[Sequence[PacketFate]]) -> StreamFigures:
     silences = [found for each in streams if (found := outage(each, 0.0, float("inf"))) is not None]
+    silences += silences_between(streams, _hung_up(recording), recording.schedule.duration)
     scores = [figures(stream) for stream in streams]
-    opinions = [(opinion, len(stream)) for stream in streams if (opinion := score(stream)) is not None]
-    total = sum(weight for _, weight in opinions)
     jitters = [each.jitter_ms for each in scores if each.jitter_ms is not None]
     return StreamFigures(
         sent=sum(each.sent for each in scores),
@@ -336,7 +362,7 @@ def _whole(streams: Sequence[Sequence[PacketFate]]) -> StreamFigures:
         reordered=sum(each.reordered for each in scores),
         outage_ms=max((_ms(silence.interval) for silence in silences), default=None),
         jitter_ms=round(max(jitters), 3) if jitters else None,
-        mos=round(sum(opinion.mos * weight for opinion, weight in opinions) / total, 2) if total else None,
+        mos=_opinion(streams, float("-inf"), float("inf")),
     )
 
 
@@ -348,8 +374,11 @@ def _opinions(streams: Sequence[Stream], since: float, until: float) -> Opinions
 
 
 def _opinion(streams: Sequence[Sequence[PacketFate]], since: float, until: float) -> float | None:
-    opinions = [found for stream in streams if (found := score(stream, since, until)) is not None]
-    return round(opinions[-1].mos, 2) if opinions else None
+    """Of all streams, each by how much was said in it."""
+    said = [window(stream, since, until) for stream in streams]
+    opinions = [(opinion.mos, len(each)) for each in said if (opinion := score(each)) is not None]
+    total = sum(weight for _, weight in opinions)
+    return round(sum(mos * weight for mos, weight in opinions) / total, 2) if total else None
 
 
 # --- JSON of the nodes --------------------------------------------------------------------------------

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lab.mobility.recording import Played
 from lab.mobility.result import Check, DirectionFigures, MoveResult, RunResult
-from lab.mobility.schedule import MoveExpectation, MoveTo, Resume, Schedule
+from lab.mobility.schedule import Lose, MoveExpectation, MoveTo, Resume, Schedule
 
 
 def judge(result: RunResult, schedule: Schedule, played: Sequence[Played], *, real_time: bool) -> RunResult:
     """The result with its checks; where time is real the schedule's slack is granted."""
     slack = schedule.expect.real_time_slack if real_time else 0.0
-    checks = [*_whole(result, schedule, slack), *_commanded(result, schedule, played, slack)]
+    checks = [
+        *_whole(result, schedule, slack),
+        *_lost_on_purpose(result, played),
+        *_commanded(result, schedule, played, slack),
+    ]
     if schedule.expect.each_move is not None:
         for move in result.moves:
             if move.outcome == "completed":
@@ -51,6 +56,14 @@ def _whole(result: RunResult, schedule: Schedule, slack: float) -> Iterator[Chec
     if expect.final_gateway is not None:
         yield _equal("final gateway address", expect.final_gateway, result.final_gateway)
     yield _check("leaks", "none", "; ".join(result.leaks) or "none", not result.leaks)
+
+
+def _lost_on_purpose(result: RunResult, played: Sequence[Played]) -> Iterator[Check]:
+    """Each order to lose messages took one at least: else the run shows nothing of what it is about."""
+    orders = Counter(each.event.message.value for each in played if isinstance(each.event, Lose))
+    for kind, number in sorted(orders.items()):
+        lost = result.messages_lost.get(kind, 0)
+        yield _check(f"{kind} lost on purpose", f"at least {number}", str(lost), lost >= number)
 
 
 def _commanded(result: RunResult, schedule: Schedule, played: Sequence[Played], slack: float) -> Iterator[Check]:

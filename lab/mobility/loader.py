@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.mobility.schedule import EVENTS, Family, MoveExpectation, Schedule
+from lab.mobility.schedule import EVENTS, AccessEvent, Family, MoveExpectation, NatAppears, Schedule
 from lab.mobility.stage_name import StageName
 from lab.network.nat import NatKind
 from protocols.errors import ConfigurationError
@@ -18,6 +18,7 @@ from protocols.io.documents import Document, Location, Words, read_file, read_te
 SHIPPED = Path(__file__).parent / "schedules"
 SUFFIX = ".yaml"
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
+_MISSING = object()
 _NOT_THERE = "leave namespaces out of stages"
 
 
@@ -61,20 +62,44 @@ def read_schedule(document: Document) -> Schedule:
     return schedule
 
 
+def misfit(named: NamedSchedule, error: ConfigurationError) -> ConfigurationError:
+    """The refusal of a node's configuration, told of the schedule's own section where it comes from that.
+
+    The file that the node was given is gone when a person reads this.
+    """
+    node, keys = Path(error.file).stem, tuple(error.key.split("."))
+    try:
+        document = read_file(named.file)
+    except ConfigurationError:
+        return error
+    for location in ((node, *keys), keys):
+        found: object = document.data
+        for step in location[:2]:
+            found = found.get(step, _MISSING) if isinstance(found, dict) else _MISSING
+        if found is not _MISSING and Path(error.file).suffix == SUFFIX:
+            return document.error(location, error.value, error.expected)
+    return error
+
+
 def _check_events(document: Document) -> None:
     """Words and keys of events: which keys there are depends on the word, which a generic check does not know."""
     events = document.data.get("events") if isinstance(document.data, dict) else None
     for number, event in enumerate(events if isinstance(events, list) else []):
         if not isinstance(event, dict):
-            raise document.error(("events", number), event, "an event such as {at: 5, do: move, to: home}")
+            raise document.error(("events", number), _shown(event), "an event such as {at: 5, do: move, to: home}")
         word = event.get("do")
         if not isinstance(word, str) or word not in EVENTS:
-            raise document.error(("events", number, "do"), word, _near(word, list(EVENTS), "one of"))
+            raise document.error(("events", number, "do"), _shown(word), _near(word, list(EVENTS), "one of"))
         _check_keys(document, ("events", number), event, list(EVENTS[word].model_fields), word)
         expect = event.get("expect")
         if isinstance(expect, dict):
             known = list(MoveExpectation.model_fields)
             _check_keys(document, ("events", number, "expect"), expect, known, "the expectation of a move")
+
+
+def _shown(value: object) -> object:
+    """What an error line quotes: a list's or mapping's content may be without end."""
+    return Words(f"a {type(value).__name__}") if isinstance(value, list | dict) else value
 
 
 def _check_keys(document: Document, place: Location, section: dict[str, object], known: list[str], what: str) -> None:
@@ -97,17 +122,13 @@ def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
             if not _NAME.fullmatch(name):
                 yield (*place, name), name, "a name of small letters, digits and hyphens"
     for name, access in schedule.accesses.items():
-        if access.family is Family.IPV6 and access.nat.kind is not NatKind.NONE:
-            yield ("accesses", name, "nat", "kind"), access.nat.kind.value, "none: there is no NAT of IPv6 here"
-        if StageName.NAMESPACES in schedule.stages:
-            if access.family is Family.IPV6:
-                yield ("accesses", name, "family"), "ipv6", f"ipv4, or {_NOT_THERE}"
-            if access.nat.kind in (NatKind.FULL_CONE, NatKind.RESTRICTED):
-                kinds = "none, port-restricted or symmetric, which kernels have"
-                yield ("accesses", name, "nat", "kind"), access.nat.kind.value, f"{kinds}, or {_NOT_THERE}"
+        if StageName.NAMESPACES in schedule.stages and access.family is Family.IPV6:
+            yield ("accesses", name, "family"), "ipv6", f"ipv4, or {_NOT_THERE}"
+        yield from _nat_findings(schedule, ("accesses", name, "nat", "kind"), name, access.nat.kind)
     if not schedule.stages:
         yield ("stages",), Words("an empty list"), "at least one stage"
     before = 0.0
+    translated = {name for name, access in schedule.accesses.items() if access.nat.kind is not NatKind.NONE}
     for number, event in enumerate(schedule.events):
         at: Location = ("events", number)
         for key, known, kind in (
@@ -118,6 +139,16 @@ def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
             value = getattr(event, key, None)
             if value is not None and value not in known:
                 yield (*at, key), value, f"{kind}: {', '.join(known)}"
+        if isinstance(event, NatAppears) and event.access in accesses:
+            if event.nat.kind is NatKind.NONE:
+                yield (*at, "nat", "kind"), "none", "a kind of NAT; nat-gone takes one away"
+            yield from _nat_findings(schedule, (*at, "nat", "kind"), event.access, event.nat.kind)
+            translated.add(event.access)
+        elif event.do in ("nat-rebind", "nat-gone") and isinstance(event, AccessEvent):
+            if event.access not in translated:
+                yield (*at, "access"), event.access, "an access that is behind a NAT then"
+            if event.do == "nat-gone":
+                translated.discard(event.access)
         if event.at < before:
             yield (*at, "at"), event.at, f"a moment not before the event above it, {before:g} s"
         if event.at > schedule.duration:
@@ -132,3 +163,13 @@ def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
         value = getattr(schedule.expect, key)
         if value is not None and value not in known:
             yield ("expect", key), value, f"one of {', '.join(known)}"
+
+
+def _nat_findings(
+    schedule: Schedule, place: Location, access: str, kind: NatKind
+) -> Iterator[tuple[Location, object, str]]:
+    """What a NAT cannot be on an access of this schedule."""
+    if schedule.accesses[access].family is Family.IPV6 and kind is not NatKind.NONE:
+        yield place, kind.value, "none: there is no NAT of IPv6 here"
+    if StageName.NAMESPACES in schedule.stages and kind in (NatKind.FULL_CONE, NatKind.RESTRICTED):
+        yield place, kind.value, f"none, port-restricted or symmetric, which kernels have, or {_NOT_THERE}"

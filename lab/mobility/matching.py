@@ -14,6 +14,7 @@ from protocols.entropy import SeededEntropy
 from protocols.errors import StackError
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import HEADER_LENGTH, Header, Message, decode_header
+from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import EncryptionId, ExchangeType, IntegrityId, KeGroup, NotifyType, PrfId
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.suites import IkeSuite
@@ -30,6 +31,7 @@ _BY_EXCHANGE = {
     ExchangeType.IKE_AUTH: "ike-auth",
     ExchangeType.CREATE_CHILD_SA: "create-child-sa",
 }
+NAT_DETECTION = (NotifyType.NAT_DETECTION_SOURCE_IP, NotifyType.NAT_DETECTION_DESTINATION_IP)
 
 Exchange = tuple[bytes, bytes, int, bool]
 """SPIs, Message ID, whether the original initiator asked."""
@@ -117,7 +119,8 @@ def _word(message: Message) -> str:
         return "update"
     if message.notify(NotifyType.COOKIE2) is not None:
         return "cookie2"
-    return "other" if message.payloads else "liveness"
+    asks = all(isinstance(each, NotifyPayload) and each.type in NAT_DETECTION for each in message.payloads)
+    return "liveness" if asks else "other"  # checks look for NATs as well (RFC 4555 §3.8)
 
 
 def _may_be_ike(octets: bytes) -> bool:

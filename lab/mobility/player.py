@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 
 from lab.mobility.evaluation import describe, evaluate
-from lab.mobility.loader import NamedSchedule
+from lab.mobility.loader import NamedSchedule, misfit
 from lab.mobility.recording import Played, Recording, Stream
 from lab.mobility.result import PacketSeries, RunResult
 from lab.mobility.schedule import (
@@ -27,7 +27,7 @@ from lab.mobility.schedule import (
     Resume,
 )
 from lab.mobility.stage import Scene, Stage, Voice
-from protocols.errors import StackError
+from protocols.errors import ConfigurationError, StackError
 from protocols.media.log import PacketFate, join
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
@@ -47,7 +47,10 @@ def play(named: NamedSchedule, stage: Stage, seed: int | None, progress: Progres
     async def work(scene: Scene) -> Recording:
         return await Player(named, stage, chosen, scene, progress).play()
 
-    recording = stage.perform(named.schedule, chosen, work)
+    try:
+        recording = stage.perform(named.schedule, chosen, work)
+    except ConfigurationError as error:
+        raise misfit(named, error) from error
     series = PacketSeries(
         uplink=[fate for stream in recording.streams for fate in stream.uplink],
         downlink=[fate for stream in recording.streams for fate in stream.downlink],

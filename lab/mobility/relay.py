@@ -93,6 +93,7 @@ class Relay:
         self._inside = UdpLink(Endpoint(LOOPBACK, 0), self._from_ue)
         self._ues: dict[int, Endpoint] = {}  # port on the access → the UE's own socket
         self._outside: dict[Endpoint, UdpLink] = {}
+        self._is_closed = False
 
     @property
     def endpoint(self) -> Endpoint:
@@ -111,7 +112,8 @@ class Relay:
         self._outside.clear()
 
     def close(self) -> None:
-        """Close every socket; again is harmless."""
+        """Close every socket; again is harmless. What is on its way opens none any more."""
+        self._is_closed = True
         self.forget_outside()
         self._inside.close()
 
@@ -144,6 +146,8 @@ class Relay:
 
     def _socket(self, outside: Endpoint) -> UdpLink | None:
         link = self._outside.get(outside)
+        if self._is_closed:
+            return None
         if link is None:
             try:
                 link = UdpLink(outside, self._from_network)
@@ -167,7 +171,7 @@ class Relay:
 
     def _to_ue(self, port: int, octets: bytes, source: Endpoint) -> None:
         ue = self._ues.get(port)
-        if ue is None or not self.access.up:
+        if ue is None or not self.access.up or self._is_closed:
             self.dropped["nobody-there"] += 1
             return
         self._inside.send(encode_frame(DATA, port, source, octets), ue)

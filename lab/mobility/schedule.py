@@ -6,6 +6,7 @@ beginning, as numbers or as text such as ``20ms``, ``1m30s``, ``2d``.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from enum import Enum
 from typing import Annotated, Literal
@@ -19,7 +20,7 @@ from lab.network.nat import MAPPING_LIFETIME, NatKind
 from protocols.io.configuration import ConfigurationModel, Count
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
 VOICE_RATE = 50.0  # packets per second of a codec that speaks every 20 ms
 REAL_TIME_SLACK = 0.15  # seconds that processes of a busy machine may take beside what the network takes
@@ -27,7 +28,8 @@ REAL_TIME_SLACK = 0.15  # seconds that processes of a busy machine may take besi
 
 def _duration(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):  # of a whole number that no float can hold
+            return float(value)
     if isinstance(value, str) and _DURATION.fullmatch(value):
         return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
     raise PydanticCustomError("duration", "seconds, or text such as 20ms, 1m30s, 2d")
@@ -127,7 +129,7 @@ class MoveExpectation(ConfigurationModel):
     """
 
     outcome: Literal["completed", "failed", "superseded", "refused"] | None = None
-    outage_ms: Annotated[float, Field(ge=0)] | None = None
+    outage_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     packets_lost: Count | None = None
     requests: Count | None = None
     inner_address_unchanged: bool | None = None
@@ -149,7 +151,7 @@ class Expectations(ConfigurationModel):
     moves: Count | None = None
     moves_maximum: Count | None = None
     each_move: MoveExpectation | None = None
-    outage_ms: Annotated[float, Field(ge=0)] | None = None
+    outage_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     packets_lost: Count | None = None
     final_access: Name | None = None
     final_gateway: Name | None = None

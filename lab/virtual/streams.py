@@ -251,7 +251,11 @@ class StreamNetwork:
         client, accepted = VirtualTransport.pair(self, Endpoint(source, self._free_port(source)), remote)
         self.open += [client, accepted]
         server.waiting.put_nowait(accepted)
-        await asyncio.sleep(delay)
+        try:
+            await asyncio.sleep(delay)
+        except asyncio.CancelledError:
+            client.abort()  # nobody waits for it any more: the server learns of it
+            raise
         protocol = factory()
         client.begin(protocol)
         return client, protocol

@@ -84,6 +84,21 @@ def test_however_many_causes_gateways_invent_there_are_so_many_labels() -> None:
     assert made.outcomes["attach"][OTHER] == 1000 - CAUSES_MAXIMUM
 
 
+def test_causes_of_many_processes_are_so_many_labels_too() -> None:
+    whole = FleetFigures()
+    for process in range(64):
+        part = FleetFigures()
+        part.outcome("attach", "success")
+        for number in range(30):
+            part.outcome("attach", f"cause {process}/{number}", "p")
+            part.connection_lost(f"cause {process}/{number}")
+        whole.merge(part)
+    for counter, total in ((whole.outcomes["attach"], 64 * 31), (whole.personas["p"], 64 * 30), (whole.lost, 64 * 30)):
+        assert len(counter) <= CAUSES_MAXIMUM + 1
+        assert counter.total() == total
+    assert whole.succeeded("attach") == 64
+
+
 def test_prometheus_reads_the_latest_figures() -> None:
     latest = FleetFigures(begun=5, attached=3, packets_sent=9, packets_lost=1)
     latest.outcome("attach", SUCCESS)

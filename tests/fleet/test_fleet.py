@@ -18,12 +18,12 @@ import pytest
 from lab.fleet.blocking import BlockingControlClient
 from lab.fleet.config import FleetFile
 from lab.fleet.control import control_methods
-from lab.fleet.engine import FleetEngine
+from lab.fleet.engine import EngineState, FleetEngine
 from lab.fleet.figures import Latency
 from lab.fleet.member import FleetPdn
 from lab.fleet.plan import FleetPlan
 from lab.fleet.schedule import Action, FleetEvent, FleetSchedule
-from protocols.errors import BackendError
+from protocols.errors import BackendError, ConfigurationError
 from protocols.io.control import ControlError, ControlServer
 from protocols.path import Path as NetworkPath
 from tests.fleet.conftest import SUBSCRIBERS, FleetWorld
@@ -177,6 +177,19 @@ def test_what_a_process_is_asked_over_its_control_socket(world: FleetWorld, tmp_
         await world.emptied()
         with pytest.raises(BackendError, match="fleet.sock"):
             BlockingControlClient(control).call("node.status")
+
+    world.run(scenario())
+
+
+def test_a_fleet_with_more_ues_than_imsis_is_refused_before_it_begins(world: FleetWorld) -> None:
+    section = world.file.configuration.subscribers.model_copy(update={"first_imsi": "001019999999998"})
+    file = replace(world.file, configuration=world.file.configuration.model_copy(update={"subscribers": section}))
+
+    async def scenario() -> None:
+        async with FleetEngine(file) as engine:
+            with pytest.raises(ConfigurationError, match="first_imsi: got '001019999999998', expected an IMSI that"):
+                engine.start(FleetPlan(count=10**15, rate=100, duration=5, schedule=HOLD))
+            assert engine.state is EngineState.IDLE
 
     world.run(scenario())
 

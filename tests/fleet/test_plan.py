@@ -185,6 +185,8 @@ REFUSED = {
     "talk": (SCHEDULE + "  - {at: 1, do: talk}\n", ":5: events.1: got a mapping, expected rate and seconds at talk"),
     "key": (SCHEDULE + "  - {at: 1, do: move, too: next}\n", ":5: events.1.too: got an unknown key, expected no such"),
     "no time": (SCHEDULE + "  - {at: 0, do: detach}\n", "rounds that take time"),
+    "no time without detach": (SCHEDULE, "rounds that take time"),
+    "no time at a talk": (SCHEDULE + "  - {at: 0, do: talk, rate: 1, seconds: 1}\n", "rounds that take time"),
     "short": ("length: 1\n" + SCHEDULE + "  - {at: 5, do: detach}\n", "a length of at least the last event's time"),
     "yaml": ("name: [\n", "expected YAML"),
 }

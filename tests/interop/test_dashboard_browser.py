@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -259,3 +261,53 @@ def test_documentation_page_renders_without_internet(page: Page) -> None:
     requested = page.driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert requested
     assert all(name.startswith((page.site.url, "data:", "blob:")) for name in requested)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``lab run`` leaves of a schedule whose expectations hold, and of one whose do not."""
+    directory = tmp_path_factory.mktemp("results")
+    strict = directory / "strict.yaml"
+    strict.write_text(
+        "title: Stricter than <b>physics</b>\nduration: 4\naccesses: {a: {up: {delay: 30ms}}, b: {up: {delay: 30ms}}}\n"
+        "events:\n  - {at: 0, do: attach}\n  - {at: 2, do: move, to: b, expect: {outage_ms: 1}}\n",
+        encoding="utf-8",
+    )
+    words = [sys.executable, "-m", "lab", "run", "walk-home", str(strict), "--output", str(directory)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return directory
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_runs_of_the_laboratory_are_listed_and_one_is_shown_with_its_timeline(
+    browser: webdriver.Chrome, results: Path, tmp_path: Path, theme: str
+) -> None:
+    with site(tmp_path, f"results: {results}") as running:
+        browser.delete_all_cookies()
+        page = Page(browser, running)
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        )
+        try:
+            page.open("/#/runs")
+            page.see("#summary", "2 runs, 1 with an expectation that did not hold")
+            page.see("tr[data-run=walk-home-virtual-1] .outcome.good", "held")
+            page.see("tr[data-run=strict-virtual-1] .outcome.bad", "failed")
+            page.see("tr[data-run=strict-virtual-1]", "Stricter than <b>physics</b>")
+            page.see("tr[data-run=walk-home-virtual-1] a", "walk-home").click()
+            page.see("h1", "Run walk-home-virtual-1")
+            page.see("#moves", "office → home")
+            page.see("#checks .outcome.good", "held")
+            picture = page.see("img.timeline")
+            page.wait(lambda: page.driver.execute_script("return arguments[0].naturalWidth", picture) > 0)
+            assert picture.size["width"] > 600
+            assert picture.size["height"] > 300
+            page.see("a.button", "All runs").click()
+            page.see("tr[data-run=strict-virtual-1] a").click()
+            page.see("#checks .outcome.bad", "failed")
+        finally:
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+            complaints = page.console()
+            browser.get("about:blank")
+        assert complaints == []

@@ -115,6 +115,38 @@ def test_durations_are_numbers_or_text() -> None:
             "accesses.a.family",
             "leave namespaces out of stages",
         ),
+        (EVENT + f"  - {{at: {'9' * 400}, do: suspend}}\n", 6, "events.1.at", "20ms, 1m30s, 2d"),
+        (EVENT + "  - {at: \u0663s, do: suspend}\n", 6, "events.1.at", "20ms, 1m30s, 2d"),
+        (EVENT + "  - {at: 1.0e999, do: suspend}\n", 6, "events.1.at", "a finite number"),
+        (EVENT + "expect: {outage_ms: 1.0e999}\n", 6, "expect.outage_ms", "a finite number"),
+        (
+            EVENT + "  - {at: 1, do: move, to: b, expect: {outage_ms: 1.0e999}}\n",
+            6,
+            "events.1.expect.outage_ms",
+            "finite",
+        ),
+        (EVENT + "  - {at: 1, do: nat-rebind, access: a}\n", 6, "events.1.access", "behind a NAT"),
+        (EVENT + "  - {at: 1, do: nat-gone, access: a}\n", 6, "events.1.access", "behind a NAT"),
+        (EVENT + "  - {at: 1, do: nat-appears, access: a, nat: {}}\n", 6, "events.1.nat.kind", "nat-gone takes one"),
+        (
+            EVENT + "  - {at: 1, do: nat-appears, access: a, nat: {kind: restricted}}\n",
+            6,
+            "events.1.nat.kind",
+            "leave namespaces out of stages",
+        ),
+        (
+            "title: T\nduration: 10\nstages: [virtual]\naccesses: {a: {family: ipv6}}\n"
+            "events:\n  - {at: 0, do: attach}\n  - {at: 1, do: nat-appears, access: a, nat: {kind: symmetric}}\n",
+            7,
+            "events.1.nat.kind",
+            "no NAT of IPv6",
+        ),
+        (
+            "title: &a [x, x]\nduration: &b [*a, *a]\nevents: [[*b, *b]]\n",
+            3,
+            "events.0",
+            "an event such as",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(text: str, line: int | None, key: str, expected: str) -> None:
@@ -125,6 +157,7 @@ def test_what_is_wrong_is_told_in_one_line(text: str, line: int | None, key: str
     assert str(error).startswith(f"{where}: {key}: got ")
     assert expected in str(error)
     assert "\n" not in str(error)
+    assert len(str(error)) < 400
 
 
 def test_a_name_that_is_not_shipped_is_told_with_one_that_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,41 @@ def test_one_run_has_its_moves_and_its_picture(client: httpx.Client) -> None:
 @pytest.mark.parametrize("name", ["nothing", "broken", "other", "wrong", "..%2Fsecret", ".hidden"])
 def test_what_is_no_run_is_not_found(client: httpx.Client, name: str) -> None:
     assert_problem(client.get(f"/runs/{name}"), 404)
+
+
+def test_files_that_are_hostile_hide_nothing_and_hang_nobody(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    check = {"subject": "leaks", "expected": "none", "found": "none"}
+    good = {"schedule": "x", "checks": [{**check, "passed": True}]}
+    hostile = {
+        "nan": '{"schedule": "x", "duration_ms": NaN, "uplink": {"outage_ms": 1e999}}',
+        "truthy": json.dumps({"schedule": "x", "checks": [{**check, "passed": "false"}]}),
+        "unchecked": json.dumps({"schedule": "x", "checks": [], "passed": True}),
+        "surrogate": '{"schedule": "x", "title": "\\ud800"}',
+        "nested": "[" * 200_000,
+        "number": '{"schedule": "x", "seed": ' + "9" * 5000 + "}",
+        "line\n": json.dumps(good),
+        "<b>": json.dumps(good),
+    }
+    for name, text in hostile.items():
+        (results / f"{name}.json").write_text(text)
+    (results / "octets.json").write_bytes(b'{"schedule": "\xff"}')
+    (results / "directory.json").mkdir()
+    (results / "nowhere.json").symlink_to(tmp_path / "not-there")
+    os.mkfifo(results / "pipe.json")
+    (results / "good.json").write_text(json.dumps(good))
+    with (
+        site(tmp_path, f"results: {results}") as running,
+        httpx.Client(base_url=running.url + API, timeout=10) as asking,
+    ):
+        answer = asking.get("/runs")
+        assert answer.status_code == 200
+        passed = {run["name"]: run["passed"] for run in answer.json()["runs"]}
+        assert passed == {"good": True, "nan": False, "truthy": False, "unchecked": False}
+        assert answer.json()["unreadable"] == 6
+        for name in ("surrogate", "nested", "number", "octets", "directory", "nowhere", "pipe"):
+            assert_problem(asking.get(f"/runs/{name}"), 404)
 
 
 def test_without_a_directory_there_are_no_runs(tmp_path: Path) -> None:

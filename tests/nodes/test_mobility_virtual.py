@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -114,6 +115,32 @@ def test_messages_are_lost_by_their_kind_and_counted() -> None:
         assert (move.check_ms > 100) is kind.startswith("cookie2")
 
 
+def test_the_answer_to_a_liveness_check_is_lost_though_it_looks_for_nats_as_well() -> None:
+    text = SHORT.replace(", loss: 0.1", "") % 900
+    check = "  - {at: 1, do: lose, message: liveness-response}\n  - {at: 1, do: liveness}\n"
+    result, _ = played(of_text(text.replace("  - {at: 1,", check + "  - {at: 1.1,", 1)))
+    assert result.messages_lost == {"liveness-response": 1}
+    assert result.passed
+
+
+def test_what_is_lost_on_the_way_is_the_moves_and_the_silence_of_a_dead_gateway_is_told_whole() -> None:
+    text = (SHORT % 900).replace(", loss: 0.1", "").replace("10ms", "50ms")
+    result, series = played(of_text(text))
+    (move,) = result.moves
+    for figures, fates in ((move.uplink, series.uplink), (move.downlink, series.downlink)):
+        assert figures is not None
+        assert figures.lost == sum(fate.received is None for fate in fates)  # nothing else takes any here
+    dead = "title: T\nduration: 130\naccesses: {a: {}}\nevents:\n  - {at: 0, do: attach}\n"
+    dead += "  - {at: 5, do: gateway-down, address: main}\n  - {at: 100, do: gateway-up, address: main}\n"
+    result, series = played(of_text(dead + "  - {at: 110, do: attach}\n"))
+    assert len(result.attaches) == 2
+    for whole, fates in ((result.uplink, series.uplink), (result.downlink, series.downlink)):
+        moments = sorted(fate.received for fate in fates if fate.received is not None)
+        longest = max(after - before for before, after in itertools.pairwise(moments))
+        assert longest > 100
+        assert whole.outage_ms == pytest.approx(longest * 1000, abs=0.01)
+
+
 def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(application, ["list"])
@@ -126,6 +153,24 @@ def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("title: T\nduration: 3\naccesses: {a: {}}\nevents:\n  - {at: 0, do: atach}\n", encoding="utf-8")
     assert runner.invoke(application, ["run", str(broken)]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("ue: {hello: 1}", "6: ue.hello: got an unknown key"),
+        ("ue:\n  gateway:\n    ike_port: no", "8: ue.gateway.ike_port: got 'no'"),
+        ("epdg: {listen: 5}", "6: epdg.listen: got 5"),
+        ("persona: nokia", "6: persona: got 'nokia'"),
+    ],
+)
+def test_what_a_node_refuses_is_told_of_the_schedules_file(tmp_path: Path, section: str, expected: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"title: T\nduration: 3\naccesses: {{a: {{}}}}\nevents:\n  - {{at: 0, do: attach}}\n{section}\n")
+    answer = CliRunner().invoke(application, ["run", str(file)])
+    assert answer.exit_code == 2
+    (line,) = answer.output.splitlines()
+    assert line.startswith(f"{file}:{expected}")
 
 
 def test_exit_status_and_json_tell_of_failure(tmp_path: Path) -> None:

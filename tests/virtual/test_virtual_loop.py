@@ -187,6 +187,25 @@ def test_nobody_listens_and_the_port_is_taken() -> None:
     loop.run(main())
 
 
+def test_who_gives_up_while_connecting_leaves_no_half_open_connection() -> None:
+    loop = VirtualLoop()
+    loop.streams.delays[SERVER.address] = 1.0
+
+    async def main() -> None:
+        peers: list[Peer] = []
+        serving = await serve(loop, peers)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await connect(loop)
+        await asyncio.sleep(5)
+        assert loop.streams.open == []
+        assert [len(peer.lost) for peer in peers] == [1]
+        serving.cancel()
+
+    loop.run(main())
+    assert not loop.failures
+
+
 def test_a_silent_server_is_heard_again_later() -> None:
     loop = VirtualLoop()
 
