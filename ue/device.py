@@ -724,9 +724,16 @@ class Device:
     # --- paths that fail and paths that are found (RFC 4555 §3.10)
 
     def _suspected(self, connection: Connection) -> list[Command]:
-        """The path is silent: open what else there is, unless somebody is moving the UE already."""
-        if connection.move is not None or self.state is not DeviceState.ESTABLISHED:
+        """The path is silent: open what else there is. During a move try what is open: the way back, if it was kept."""
+        if self.state is not DeviceState.ESTABLISHED:
             return []
+        move = connection.move
+        if move is not None and (connection.suspended or self._open.keys() <= {move.target}):
+            return []
+        if move is not None:
+            text = f"Nothing is heard on {move.target}; {move.origin} is being tried as well."
+            tell = Tell(name="path-suspected", text=text, data={"access": move.target})
+            return [tell, self._use_open(connection)]
         others = [access for access in self._accesses if access not in self._open]
         connection.testing |= set(others)
         text = f"Nothing is heard on {connection.access}; other paths are being tried."
@@ -754,8 +761,11 @@ class Device:
         access = next((name for name, ports in self._open.items() if ports.nat_traversal == event.new.local), None)
         if connection.move is not None:
             why = f"another path answered: {event.new}"
-            ended = self._end_move(connection.move, MoveOutcome.FAILED, why, now)
-            return ended + self._found(connection, event, now)
+            failed = connection.move
+            ended = self._end_move(failed, MoveOutcome.FAILED, why, now)
+            ended += self._found(connection, event, now) + self._end_test(connection)
+            leaves = failed.target != connection.access and failed.target in self._open
+            return ended + (self._close_access(failed.target) if leaves else [])
         if event.new != event.old:
             abandoned = self._abandon_reauthentication("the UE moves")
             if abandoned:

@@ -6,24 +6,25 @@ import os
 import tempfile
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from lab.fleet.config import FleetFile
 from lab.fleet.distributed import run_locust
 from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
 from lab.fleet.node import serve_command
-from lab.fleet.nodes import DEFAULT_NETWORK, NodesPlan
-from lab.fleet.plan import Arrivals, FleetPlan
+from lab.fleet.plan import DEFAULT_NETWORK, Arrivals, FleetPlan
 from lab.fleet.rule import SubscriberRule, read_master
-from lab.fleet.run import RunOptions, run_fleet
 from lab.fleet.schedule import check_accesses, find, shipped
-from lab.fleet.subscribers import export
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import exit_on_error
 from protocols.threegpp.identity import Imsi
+
+if TYPE_CHECKING:
+    from lab.fleet.config import FleetFile
+
+# What has UEs, gateways or a database in it is imported by the command that needs it: the others answer at once.
 
 PLAIN_WIDTH = 160
 UE_MAXIMUM = 1_000_000
@@ -75,6 +76,9 @@ def fleet(
     """Run a fleet, bounded by count and time; Ctrl-C lets everybody detach first."""
     if context.invoked_subcommand is not None:
         return
+    from lab.fleet.nodes import NodesPlan
+    from lab.fleet.run import RunOptions, run_fleet
+
     if with_nodes == (config is not None):
         raise ConfigurationError(
             file="command line",
@@ -126,6 +130,8 @@ def fleet(
 
 def _checked(config: Path, plan: FleetPlan, processes: int) -> FleetFile:
     """The configuration, with everything looked at that a process would stumble over."""
+    from lab.fleet.config import FleetFile
+
     file = FleetFile.read(config)
     file.rule.imsi(plan.count - 1)
     check_accesses(plan.schedule, file.accesses)
@@ -172,6 +178,9 @@ def subscribers(
     apn: Annotated[list[str] | None, typer.Option(help="An APN, the first being the default; again for more.")] = None,
 ) -> None:
     """Write the fleet's subscribers for `aaa subscriber import`, into any HSS."""
+    from lab.fleet.config import FleetFile
+    from lab.fleet.subscribers import export
+
     if config is not None:
         rule = FleetFile.read(config).rule
     elif master is not None:

@@ -8,22 +8,27 @@ import logging
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lab.fleet.config import FleetFile
-from lab.fleet.control import control_methods
-from lab.fleet.engine import FleetEngine
 from protocols.io.configuration import exit_on_error
-from protocols.io.control import ControlServer
-from protocols.io.platform import Platform
+
+if TYPE_CHECKING:
+    from lab.fleet.config import FleetFile
+    from protocols.io.platform import Platform
+
+# The UEs are imported when they are served: commands of the laboratory have this module too.
 
 GC_THRESHOLDS = (50_000, 20, 50)  # a full collection over thousands of UEs stalls all of them
 
 
 async def serve(file: FleetFile, ready: Callable[[], None] = lambda: None, platform: Platform | None = None) -> None:
     """Serve until SIGTERM or SIGINT; the UEs detach then, a second signal does not wait for them."""
+    from lab.fleet.control import control_methods
+    from lab.fleet.engine import FleetEngine
+    from protocols.io.control import ControlServer
+
     loop = asyncio.get_running_loop()
     stopping, hurry = asyncio.Event(), asyncio.Event()
 
@@ -63,6 +68,8 @@ def serve_command(
     node: Annotated[str | None, typer.Option(help="Another name than the file's.")] = None,
 ) -> None:
     """Run one process of a fleet, which is told over its control socket what to do."""
+    from lab.fleet.config import FleetFile
+
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     file = FleetFile.read(config).renamed(node=node, control=control)
     asyncio.run(serve(file))

@@ -6,9 +6,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv4Network
 
 from lab.fleet.mix import PersonaMix
 from lab.fleet.schedule import FleetEvent, FleetSchedule
+
+DEFAULT_NETWORK = IPv4Network("127.0.80.0/24")  # of --with-nodes
 
 
 class Arrivals(str, Enum):
