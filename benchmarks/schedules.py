@@ -180,14 +180,19 @@ def main() -> int:
     ]
     known = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"runs": []}
     runs = {(run["schedule"], run["stage"]): run for run in known["runs"]}
+    machine = f"{os.cpu_count()} processors, Python {platform.python_version()}"
+
+    def write() -> None:
+        document = {"machine": machine, "runs": [runs[pair] for pair in sorted(runs)]}
+        arguments.results.write_text(json.dumps(document, indent=1) + "\n")
+        arguments.page.write_text(page(document), encoding="utf-8")
+
+    write()
     with ProcessPoolExecutor(arguments.processes) as pool:
         for run in pool.map(measured, *zip(*pairs, strict=True)) if pairs else ():
             runs[run["schedule"], run["stage"]] = run
             print(run["schedule"], run["stage"], "held" if run["passed"] else "; ".join(run["failed"]), flush=True)
-    machine = f"{os.cpu_count()} processors, Python {platform.python_version()}"
-    document = {"machine": machine, "runs": [runs[pair] for pair in sorted(runs)]}
-    arguments.results.write_text(json.dumps(document, indent=1) + "\n")
-    arguments.page.write_text(page(document), encoding="utf-8")
+            write()
     return 0 if all(run["passed"] for run in runs.values()) else 1
 
 

@@ -105,6 +105,12 @@ def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
             if access.nat.kind in (NatKind.FULL_CONE, NatKind.RESTRICTED):
                 kinds = "none, port-restricted or symmetric, which kernels have"
                 yield ("accesses", name, "nat", "kind"), access.nat.kind.value, f"{kinds}, or {_NOT_THERE}"
+    if schedule.persona is not None:
+        from ue import personas  # late: few schedules name one
+
+        if not schedule.persona.endswith(personas.SUFFIX) and schedule.persona not in personas.shipped():
+            expected = f"one of {', '.join(personas.shipped())}, or a file whose name ends in {personas.SUFFIX}"
+            yield ("persona",), schedule.persona, expected
     if not schedule.stages:
         yield ("stages",), Words("an empty list"), "at least one stage"
     before = 0.0

@@ -152,6 +152,15 @@ def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
     assert unknown.exit_code == 2
     elsewhere = runner.invoke(application, ["run", "suspend-weekend", "--stage", "loopback"])
     assert elsewhere.exit_code == 2
+    nowhere = tmp_path / "file" / "below"
+    nowhere.parent.write_text("", encoding="utf-8")
+    before = runner.invoke(application, ["run", "suspend-weekend", "--output", str(nowhere)])
+    assert (before.exit_code, before.stdout) == (1, "")  # said before anything is played
+    phone = tmp_path / "phone.yaml"
+    phone.write_text((SHORT % 1).replace("duration", "persona: nokia\nduration"), encoding="utf-8")
+    refused = runner.invoke(application, ["run", str(phone)])
+    assert refused.exit_code == 2
+    assert f"{phone}:3: persona: got 'nokia', expected one of" in refused.stderr
     broken = tmp_path / "broken.yaml"
     broken.write_text("title: T\nduration: 3\naccesses: {a: {}}\nevents:\n  - {at: 0, do: atach}\n", encoding="utf-8")
     assert runner.invoke(application, ["run", str(broken)]).exit_code == 2
