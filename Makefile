@@ -1,6 +1,6 @@
 # make demo        attach, move and detach UEs on this machine, with the dashboard: no root, no compiler
 # make test        all suites, as root one per core side by side, also those with Debian's programs and network namespaces
-# make test-long   soaks and broad fuzzing too
+# make test-long   soaks, broad fuzzing and every schedule of moves in real time too
 # make fuzz        coverage-guided fuzzing of every decoder and machine, FUZZ_SECONDS for each target (60)
 # make lint        ruff, mypy --strict, import contracts
 # make clean       remove the virtual environment, caches and what runs have left

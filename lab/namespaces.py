@@ -231,6 +231,23 @@ class Namespace:
             )
         )
 
+    def link_address(self, interface: str) -> str:
+        """The interface's link-layer address."""
+        return str(self._netlink(lambda route: route.get_links(_index(route, interface))[0].get_attr("IFLA_ADDRESS")))
+
+    def add_neighbour(self, interface: str, address: Address, link_address: str) -> None:
+        """A permanent entry of the neighbour table: nobody has to be asked, and nothing waits for an answer."""
+        self._netlink(
+            lambda route: route.neigh(
+                "replace",
+                dst=str(address),
+                lladdr=link_address,
+                ifindex=_index(route, interface),
+                family=_family(address.version),
+                state="permanent",
+            )
+        )
+
     def addresses(self) -> frozenset[str]:
         """Every address of this namespace with its prefix length."""
 

@@ -154,9 +154,16 @@ class Moves:
     # --- paths that fail and paths that are found (RFC 4555 §3.10)
 
     def suspected(self, connection: Connection) -> list[Command]:
-        """The path is silent: open what else there is, unless somebody is moving the UE already."""
-        if connection.move is not None or self._context.state is not DeviceState.ESTABLISHED:
+        """The path is silent: open what else there is. During a move try what is open: the way back, if it was kept."""
+        if self._context.state is not DeviceState.ESTABLISHED:
             return []
+        move = connection.move
+        if move is not None and (connection.suspended or self._context.open.keys() <= {move.target}):
+            return []
+        if move is not None:
+            text = f"Nothing is heard on {move.target}; {move.origin} is being tried as well."
+            tell = Tell(name="path-suspected", text=text, data={"access": move.target})
+            return [tell, self._use_open(connection)]
         others = [access for access in self._accesses if access not in self._context.open]
         connection.testing |= set(others)
         text = f"Nothing is heard on {connection.access}; other paths are being tried."
@@ -186,8 +193,11 @@ class Moves:
         )
         if connection.move is not None:
             why = f"another path answered: {event.new}"
-            ended = self.end(connection.move, MoveOutcome.FAILED, why, now)
-            return ended + self._found(connection, event, now)
+            failed = connection.move
+            ended = self.end(failed, MoveOutcome.FAILED, why, now)
+            ended += self._found(connection, event, now) + self.end_test(connection)
+            leaves = failed.target != connection.access and failed.target in self._context.open
+            return ended + (self._context.close_access(failed.target) if leaves else [])
         if event.new != event.old:
             abandoned = self._context.abandon_reauthentication("the UE moves")
             if abandoned:

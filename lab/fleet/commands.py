@@ -78,8 +78,8 @@ def fleet(
         return
     from rich.console import Console
 
-    from lab.fleet.nodes import DEFAULT_NETWORK, NodesPlan
-    from lab.fleet.plan import FleetPlan
+    from lab.fleet.nodes import NodesPlan
+    from lab.fleet.plan import DEFAULT_NETWORK, FleetPlan
     from lab.fleet.run import RunOptions, run_fleet
     from lab.fleet.schedule import find
 

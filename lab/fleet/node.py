@@ -18,6 +18,7 @@ GC_THRESHOLDS = (50_000, 20, 50)  # a full collection over thousands of UEs stal
 
 async def serve(file: FleetFile, ready: Callable[[], None] = lambda: None, platform: Platform | None = None) -> None:
     """Serve until SIGTERM or SIGINT; the UEs detach then, a second signal does not wait for them."""
+
     loop = asyncio.get_running_loop()
     stopping, hurry = asyncio.Event(), asyncio.Event()
 

@@ -18,6 +18,7 @@ import yaml
 
 from epdg.pki import make_pki
 from lab.configurations import AAA_HOST, APNS, EPDG_HOST, PLMN, REALM
+from lab.fleet.plan import DEFAULT_NETWORK
 from lab.fleet.rule import SubscriberRule, read_master
 from lab.fleet.subscribers import export
 from lab.processes import NodeProcess
@@ -27,7 +28,6 @@ from protocols.path import Endpoint
 from protocols.threegpp.identity import Imsi, epdg_fqdn
 from protocols.trace.records import JsonValue
 
-DEFAULT_NETWORK = IPv4Network("127.0.80.0/24")
 FIRST_IMSI = Imsi("001010000000001")
 CORE_HOST = IPv4Address("10.255.255.254")
 INNER = IPv4Network("10.0.0.0/9")

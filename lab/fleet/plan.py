@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 
 from lab.fleet.arrivals import Arrivals
 from lab.fleet.mix import PersonaMix
 from lab.fleet.schedule import FleetEvent, FleetSchedule
+
+DEFAULT_NETWORK = IPv4Network("127.0.80.0/24")  # of --with-nodes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,8 @@ def run(
             raise ConfigurationError(
                 file=str(each.file), key="stages", value=stage.value, expected=f"a stage of this schedule: {stages}"
             )
+    if output is not None:
+        _make(output)  # before the playing, which may take long
     try:
         results = _run_all(chosen, open_stage(stage), seed, output, repeat, console)
     except KeyboardInterrupt:
@@ -106,10 +108,16 @@ def _run_all(
     return results
 
 
+def _make(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(f"{output}: {error.strerror}") from error
+
+
 def _write(result: RunResult, stem: Path) -> Path:
     path = stem.with_name(f"{stem.name}.json")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(result.to_text(), encoding="utf-8")
     except OSError as error:
         raise BackendError(f"{path}: {error.strerror}") from error

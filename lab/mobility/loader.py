@@ -125,6 +125,12 @@ def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
         if StageName.NAMESPACES in schedule.stages and access.family is Family.IPV6:
             yield ("accesses", name, "family"), "ipv6", f"ipv4, or {_NOT_THERE}"
         yield from _nat_findings(schedule, ("accesses", name, "nat", "kind"), name, access.nat.kind)
+    if schedule.persona is not None:
+        from ue import personas  # late: few schedules name one
+
+        if not schedule.persona.endswith(personas.SUFFIX) and schedule.persona not in personas.shipped():
+            expected = f"one of {', '.join(personas.shipped())}, or a file whose name ends in {personas.SUFFIX}"
+            yield ("persona",), schedule.persona, expected
     if not schedule.stages:
         yield ("stages",), Words("an empty list"), "at least one stage"
     before = 0.0

@@ -87,7 +87,7 @@ class NamespaceStage:
             nodes = LiveNodes(files, words)
             nodes.on_record(topology.losses.learn)
             async with nodes.running():
-                scene = NamespaceScene(nodes, topology, files)
+                scene = NamespaceScene(nodes, topology, files, tells_accesses=not _manages(schedule))
                 try:
                     await scene.open()
                     return await nodes.watched(work(scene))
@@ -107,8 +107,24 @@ def _configure(files: RunFiles, schedule: Schedule, places: Places) -> None:
         core_host=CORE.ip,
         tun=True,
     )
+    ue = places.ue_changes(schedule)
+    if _manages(schedule):  # it sees for itself what becomes of its addresses
+        interfaces: dict[str, JsonValue] = {
+            name: {"interface": _interface(number)} for number, name in enumerate(places.accesses, 1)
+        }
+        ue = merged({"accesses": interfaces}, ue)
     epdg = merged({"listen": {"addresses": addresses}}, schedule.epdg)
-    configure(files, plan, {"ue": places.ue_changes(schedule), "epdg": epdg, "aaa": schedule.aaa})
+    configure(files, plan, {"ue": ue, "epdg": epdg, "aaa": schedule.aaa})
+
+
+def _manages(schedule: Schedule) -> bool:
+    """Whether the UE decides by itself where it is."""
+    management = schedule.ue.get("management")
+    return isinstance(management, dict) and management.get("automatic") is True
+
+
+def _interface(number: int) -> str:
+    return f"access-{number}"
 
 
 # --- the network --------------------------------------------------------------------------------------
@@ -238,7 +254,7 @@ def _add_access(
 ) -> _Access:
     wire, nat = (stack.enter_context(_namespace(f"{name}-{number}")) for name in ("wire", "nat"))
     nat.set_sysctl("net/ipv4/ip_forward", 1)
-    interface = f"access-{number}"
+    interface = _interface(number)
     topology.ue.connect(interface, wire, "ue")
     wire.connect("network", nat, "access")
     router, uplink = IPv4Interface(f"10.77.{number}.1/24"), IPv4Interface(f"10.77.{100 + number}.2/24")
@@ -246,6 +262,8 @@ def _add_access(
     nat.connect("uplink", topology.epdg, f"nat-{number}")
     nat.add_address("uplink", uplink)
     topology.epdg.add_address(f"nat-{number}", IPv4Interface(f"10.77.{100 + number}.1/24"))
+    # else what comes for an address that is gone waits here for ARP, and arrives seconds later with the address
+    nat.add_neighbour("access", machine.address, topology.ue.link_address(interface))
     nat.add_route(GATEWAYS, via=f"10.77.{100 + number}.1")
     topology.epdg.add_route(router.network, via=uplink.ip)
     random = Random(f"{seed}/{machine.name}")  # noqa: S311 - no secrets
@@ -306,9 +324,8 @@ class _HostVoice:
 class NamespaceScene:
     """Processes and namespaces as the player wants them."""
 
-    tells_accesses = True
-
-    def __init__(self, nodes: LiveNodes, topology: Topology, files: RunFiles) -> None:
+    def __init__(self, nodes: LiveNodes, topology: Topology, files: RunFiles, *, tells_accesses: bool) -> None:
+        self.tells_accesses = tells_accesses
         self._nodes = nodes
         self._topology = topology
         self.network = topology

@@ -45,16 +45,22 @@ def test_expectations_of_a_shipped_schedule_hold(name: str) -> None:
 
 
 def test_same_seed_same_octets_in_two_processes_and_another_seed_another_result(tmp_path: Path) -> None:
+    """The other process has another hash seed and time zone; this one has done other things before."""
     schedule = tmp_path / "short.yaml"
     schedule.write_text(SHORT % 300, encoding="utf-8")
     digests, texts = [], []
-    for number, seed in ((1, 5), (2, 5)):
-        output = tmp_path / str(number)
-        words = [sys.executable, "-m", "lab", "run", str(schedule), "--seed", str(seed), "--output", str(output)]
-        environment = {**os.environ, "PYTHONHASHSEED": str(number), "TZ": f"Etc/GMT+{number}"}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        stem = f"short-virtual-{seed}"
+    assert os.environ.get("PYTHONHASHSEED") != "1"
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "TZ": "Etc/GMT+5"}
+    for elsewhere in (False, True):
+        output = tmp_path / str(elsewhere)
+        words = ["run", str(schedule), "--seed", "5", "--output", str(output)]
+        if elsewhere:
+            command = [sys.executable, "-m", "lab", *words]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        else:
+            assert CliRunner().invoke(application, words).exit_code == 0
+        stem = "short-virtual-5"
         written = {path.name: path.read_bytes() for path in output.iterdir()}
         assert sorted(written) == [f"{stem}.json", f"{stem}.png", f"{stem}.svg"]
         assert str(tmp_path).encode() not in b"".join(written.values())
@@ -92,6 +98,29 @@ def test_an_expectation_that_does_not_hold_fails_the_run() -> None:
     failed = [check.subject for check in result.checks if not check.passed]
     assert failed == ["move 1 (a to b): uplink outage, ms", "move 1 (a to b): downlink outage, ms"]
     assert not result.passed
+
+
+def test_a_move_to_an_access_that_answers_nothing_ends_on_the_old_one_which_was_kept() -> None:
+    captive = SHORT.replace(", loss: 0.1}, down: {delay: 10ms}", "}, captive: true")
+    text = captive.replace("duration: 3", "duration: 40").replace(
+        "to: b, expect: {outcome: completed, outage_ms: %s}",
+        ("to: b, make: make-before-break, expect: {outcome: failed}"),
+    )
+    result, _ = played(
+        of_text(text + "expect: {moves: 0, attaches: 1, final_access: a, outage_ms: 30, packets_lost: 0}\n")
+    )
+    assert [check for check in result.checks if not check.passed] == []
+    (move,) = result.moves
+    assert str(move.why).startswith("another path answered: 10.1.0.2:4500")
+
+
+@pytest.mark.parametrize("persona", ["strongswan", "pixel-aosp"])
+def test_a_schedule_may_name_a_persona(persona: str) -> None:
+    result, _ = played(of_text(f"persona: {persona}\n" + SHORT.replace(", loss: 0.1", "") % 100))
+    assert [check for check in result.checks if not check.passed] == []
+    (move,) = result.moves
+    # strongSwan asks on the new path before it tells of it (RFC 4555 §3.10)
+    assert (move.requests, move.spis_unchanged) == ((2, True) if persona == "strongswan" else (1, True))
 
 
 def test_what_is_left_over_is_a_leak_and_fails_the_run() -> None:
@@ -150,6 +179,15 @@ def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
     assert unknown.exit_code == 2
     elsewhere = runner.invoke(application, ["run", "suspend-weekend", "--stage", "loopback"])
     assert elsewhere.exit_code == 2
+    nowhere = tmp_path / "file" / "below"
+    nowhere.parent.write_text("", encoding="utf-8")
+    before = runner.invoke(application, ["run", "suspend-weekend", "--output", str(nowhere)])
+    assert (before.exit_code, before.stdout) == (1, "")  # said before anything is played
+    phone = tmp_path / "phone.yaml"
+    phone.write_text((SHORT % 1).replace("duration", "persona: nokia\nduration"), encoding="utf-8")
+    refused = runner.invoke(application, ["run", str(phone)])
+    assert refused.exit_code == 2
+    assert f"{phone}:3: persona: got 'nokia', expected one of" in refused.stderr
     broken = tmp_path / "broken.yaml"
     broken.write_text("title: T\nduration: 3\naccesses: {a: {}}\nevents:\n  - {at: 0, do: atach}\n", encoding="utf-8")
     assert runner.invoke(application, ["run", str(broken)]).exit_code == 2
