@@ -36,5 +36,5 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     """A worker goes into a namespace of its own, and what it starts comes after it."""
     if hasattr(config, "workerinput"):
-        namespace = Namespace("worker")  # let go of at the end of the process
+        namespace = Namespace("worker", ipv6=True)  # let go of at the end of the process
         namespace.enter()

@@ -203,9 +203,10 @@ class Tunnel:
         outside = dict.fromkeys((*gateway.addresses, *gateway.alternatives))
         if connection is not None and connection.gateway is not None:
             outside[connection.gateway] = None
-        outside |= dict.fromkeys((sa.path.remote.address, *sa.mobility.peer_addresses))
+        outside[sa.path.remote.address] = None
         if plane.routes:
-            return without(plane.routes, outside)
+            return without(plane.routes, (*outside, *sa.mobility.peer_addresses))
+        # other addresses that the gateway tells of may well be behind it, and in what it grants
         return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
 
     def _tun_failed(self, error: BackendError) -> None:

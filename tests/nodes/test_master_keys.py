@@ -288,7 +288,8 @@ def test_a_node_says_what_is_in_clear_and_refuses_another_key(tmp_path: Path) ->
 )
 def test_a_wrong_configuration_is_one_line(tmp_path: Path, section: str, words: str) -> None:
     file = AaaProcess(tmp_path, extra=f"encryption: {section}\n").write_configuration()
-    assert refusal(aaa("migrate", "-c", str(file))).startswith(f"{file}: {words}")
+    refused = re.sub(r":\d+: ", ": ", refusal(aaa("migrate", "-c", str(file))), count=1)
+    assert refused.startswith(f"{file}: {words}")
 
 
 def test_no_key_stands_behind_an_exception(tmp_path: Path, url: str) -> None:
