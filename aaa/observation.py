@@ -27,6 +27,8 @@ class DiameterObservation:
 
     def traffic(self, traffic: Traffic) -> None:
         """A message, or octets that are none."""
+        if not self._recorder.enabled:
+            return
         message = traffic.message
         application = None if message is None else message.application
         interface = _INTERFACES.get(application or 0) or self.interface_of(traffic.peer)

@@ -1,4 +1,4 @@
-"""A session together with what carries it: its IKE SA, its Diameter session, its timer."""
+"""A session together with what carries it: its IKE SA, its Diameter session, its timer; whose sessions there are."""
 
 from __future__ import annotations
 
@@ -18,3 +18,34 @@ class Live:
         self.diameter_session_id = diameter_session_id
         self.expiry: asyncio.TimerHandle | None = None
         self.questions: set[asyncio.Task[None]] = set()
+
+
+class SubscriberSessions:
+    """Which sessions a subscriber has, so that nobody looks through those of all others when one more comes."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[Live, None]] = {}  # in the order in which they became known
+        self._names: dict[Live, str] = {}
+
+    def follow(self, live: Live) -> None:
+        """A session is there, or may have become another subscriber's: the AAA server has the last word on that."""
+        name, before = live.session.subscriber, self._names.get(live)
+        if name == before:
+            return
+        if before is not None:
+            self.forget(live)
+        self._names[live] = name
+        self._of.setdefault(name, {})[live] = None
+
+    def forget(self, live: Live) -> None:
+        """A session has ended."""
+        name = self._names.pop(live, None)
+        if name is None:
+            return
+        del self._of[name][live]
+        if not self._of[name]:
+            del self._of[name]
+
+    def beside(self, live: Live) -> tuple[Live, ...]:
+        """The other sessions of the same subscriber."""
+        return tuple(other for other in self._of.get(live.session.subscriber, ()) if other is not live)

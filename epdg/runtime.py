@@ -25,7 +25,7 @@ from epdg.commands import (
 from epdg.config import EpdgConfiguration, RedirectPoint, RequestedAddress
 from epdg.control import control_methods
 from epdg.core import Core
-from epdg.live import Live
+from epdg.live import Live, SubscriberSessions
 from epdg.observation import session_view
 from epdg.pdn.configuration import GrantedNetwork
 from epdg.pdn.pool import AddressPools
@@ -143,6 +143,7 @@ class EpdgNode:
         )
         self.dropped_notifies: Counter[str] = Counter()
         self.live: dict[bytes, Live] = {}
+        self._subscribers = SubscriberSessions()
         self._superseded: Live | None = None
         self.ended: dict[str, dict[str, JsonValue]] = {}
         self._by_successor: dict[bytes, Live] = {}
@@ -319,9 +320,8 @@ class EpdgNode:
         Only what was authenticated counts: a second tunnel that the UE sets up meanwhile goes on. Their end
         is carried out at once, so that the newcomer can have the address of a former session.
         """
-        for former in list(self.live.values()):
-            known = former.session.established is not None and former.session.subscriber == newcomer.session.subscriber
-            if known and former is not newcomer:
+        for former in self._subscribers.beside(newcomer):
+            if former.session.established is not None:
                 self.endpoint.close(former.sa, "the UE started anew (INITIAL_CONTACT)", self.now())
         while (found := self.endpoint.poll_event()) is not None:
             self._ike_event(found)
@@ -346,6 +346,7 @@ class EpdgNode:
 
     def _end(self, live: Live) -> None:
         del self.live[live.first_spi]
+        self._subscribers.forget(live)
         self._by_successor.pop(live.sa.local_spi, None)
         if live.expiry is not None:
             live.expiry.cancel()
@@ -380,6 +381,8 @@ class EpdgNode:
 
     def carry_out(self, live: Live, commands: list[Command]) -> None:
         """Do what a session says."""
+        if live.first_spi in self.live:
+            self._subscribers.follow(live)
         for command in commands:
             if isinstance(command, AnswerIke):
                 self.endpoint.answer(live.sa, command.answer, self.now())
@@ -419,21 +422,18 @@ class EpdgNode:
 
     def _connections_beside(self, live: Live, command: AllocateAddress) -> int:
         """Other PDN connections of the subscriber; not those whose addresses this one asks for, to take their place."""
-        others = [each.session for each in self.live.values() if each is not live]
+        others = [each.session for each in self._subscribers.beside(live)]
         return sum(
-            other.state is SessionState.ESTABLISHED
-            and other.subscriber == live.session.subscriber
-            and not set(other.inner_addresses) & set(command.wanted)
+            other.state is SessionState.ESTABLISHED and not set(other.inner_addresses) & set(command.wanted)
             for other in others
         )
 
     def _held_by_another(self, live: Live, apn: str, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
         """Which of these addresses another session of the same subscriber has, one that is authenticated anew."""
         held: set[Address] = set()
-        for other in self.live.values():
+        for other in self._subscribers.beside(live):
             session = other.session
-            same = session.subscriber == live.session.subscriber and session.apn == apn
-            if other is not live and same and session.state is not SessionState.CLOSED:
+            if session.apn == apn and session.state is not SessionState.CLOSED:
                 held.update(session.inner_addresses)
         return tuple(address for address in addresses if address in held)
 
