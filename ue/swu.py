@@ -69,6 +69,7 @@ class Swu:
         self.dropped: Counter[str] = Counter()
         self.tasks: asyncio.TaskGroup | None = None
         self._owners: dict[IkeSa, SaOwner] = {}
+        self._sas_of: Counter[str] = Counter()  # by subscriber: a fleet has thousands
         self._children: dict[bytes, SaOwner] = {}
         self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
 
@@ -95,12 +96,24 @@ class Swu:
     def connect(self, owner: SaOwner, config: InitiatorConfig, path: Path, extension: Extension) -> IkeSa:
         """Start an IKE SA; its events and those of its successors go to ``owner``."""
         sa = self.endpoint.connect(config, path, self.now(), extension)
-        self._owners[sa] = owner
+        self._adopt(sa, owner)
         return sa
 
     def is_alone(self, owner: SaOwner) -> bool:
         """Whether its subscriber has no IKE SA here (RFC 7296 §2.4: what INITIAL_CONTACT says)."""
-        return all(each.subscriber != owner.subscriber for each in self._owners.values())
+        return owner.subscriber not in self._sas_of
+
+    def _adopt(self, sa: IkeSa, owner: SaOwner) -> None:
+        self._owners[sa] = owner
+        self._sas_of[owner.subscriber] += 1
+
+    def _release(self, sa: IkeSa) -> None:
+        owner = self._owners.pop(sa, None)
+        if owner is None:
+            return
+        self._sas_of[owner.subscriber] -= 1
+        if not self._sas_of[owner.subscriber]:
+            del self._sas_of[owner.subscriber]
 
     def adopt_child(self, inbound_spi: bytes, owner: SaOwner) -> None:
         """From now on ESP with this SPI goes to ``owner``."""
@@ -120,10 +133,10 @@ class Swu:
         if owner is None:
             return
         if isinstance(event, SuccessorCreated):
-            self._owners[event.successor] = owner
+            self._adopt(event.successor, owner)
         owner.ike_event(sa, event)
         if isinstance(event, Closed):
-            self._owners.pop(sa, None)
+            self._release(sa)
 
     def _unreachable(self, octets: bytes, remote: Endpoint) -> None:
         """It quotes our request: SPIi begins it (RFC 7296 §3.1), on port 500 as the first request is."""
