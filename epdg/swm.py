@@ -291,6 +291,8 @@ class SwmClient:
     # --- what is seen
 
     def _record_traffic(self, traffic: Traffic) -> None:
+        if not self._recorder.enabled:
+            return
         live = None if traffic.message is None else self._sessions.get(_session_id(traffic.message))
         for kind, body in traffic.records(export_keys=self._recorder.export_keys):
             self._recorder.record(kind, body, None if live is None else live.session.identifier)
