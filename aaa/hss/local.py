@@ -58,6 +58,13 @@ class LocalHss:
         if subscriber is None:
             self._sequences.forget(imsi)
             raise UnknownImsi(f"no subscriber has IMSI {imsi}")
+        return self.vector_of(subscriber, resynchronisation, prime_for=prime_for)
+
+    def vector_of(
+        self, subscriber: Subscriber, resynchronisation: Resynchronisation | None, *, prime_for: bytes | None = None
+    ) -> AkaVector:
+        """As ``authentication_vector``, for a subscriber that has just been read."""
+        imsi = subscriber.imsi
         if self._given is not None and imsi in self._given:
             vector = self._given.next(imsi, resynchronisation)
             return vector if prime_for is None else prime_vector(vector, prime_for)

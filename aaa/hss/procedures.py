@@ -85,8 +85,7 @@ class HssProcedures:
             )
         wanted = 1 if request.resynchronisation is not None else max(1, min(count, VECTORS_LIMIT))
         vectors = tuple(
-            self._vectors.authentication_vector(request.imsi, request.resynchronisation, prime_for=prime_for)
-            for _ in range(wanted)
+            self._vectors.vector_of(subscriber, request.resynchronisation, prime_for=prime_for) for _ in range(wanted)
         )
         self._authenticating[request.imsi] = server
         if not subscriber.non_3gpp_allowed:
@@ -106,17 +105,18 @@ class HssProcedures:
             _refuse_without_subscription(imsi)
         self._emergencies.discard(imsi)
         self._authenticating.pop(imsi, None)
-        if present is None or present.server != server:
-            present = Registration(server=server)
-        return self._told(subscriber, present)
+        kept = present if present is not None and present.server == server else Registration(server=server)
+        return self._told(subscriber, kept, stored=present)
 
     def user_data(self, imsi: Imsi, *, server: ServingServer) -> SubscriberProfile:
         """AAA_USER_DATA_REQUEST: the profile, for the server that serves the user."""
-        return self._told(self._subscriber(imsi), self._registered(imsi, server))
+        subscriber, present = self._subscriber(imsi), self._registered(imsi, server)
+        return self._told(subscriber, present, stored=present)
 
     def restore(self, imsi: Imsi, *, server: ServingServer) -> SubscriberProfile:
         """RESTORATION: a server that lost its data gets the profile, with the PDN gateways it reported (§8.1.2.2.2)."""
-        return self._told(self._subscriber(imsi), self._registered(imsi, server))
+        subscriber, present = self._subscriber(imsi), self._registered(imsi, server)
+        return self._told(subscriber, present, stored=present)
 
     def deregister(self, imsi: Imsi, *, server: ServingServer) -> None:
         """USER_DEREGISTRATION and its kin: nobody serves the user; what the server said of PDN gateways goes."""
@@ -129,7 +129,7 @@ class HssProcedures:
         present = self._registered(imsi, server)
         subscribed = _subscribed(subscriber, apn)
         if pgw is None:
-            self._told(subscriber, present.with_pgw(subscribed or apn, None))
+            self._told(subscriber, present.with_pgw(subscribed or apn, None), stored=present)
             return
         if subscribed is None:
             _refuse(
@@ -138,7 +138,7 @@ class HssProcedures:
             )
         if not is_host(pgw):
             raise HssRefusal(Result.of(ResultCode.DIAMETER_INVALID_AVP_VALUE), "The PDN gateway is no host.")
-        self._told(subscriber, present.with_pgw(subscribed, pgw))
+        self._told(subscriber, present.with_pgw(subscribed, pgw), stored=present)
 
     def check_device(self, imsi: Imsi, imei: str | None) -> None:
         """A subscription that is bound to one device is used in no other (3GPP has no such check; 5554 of S13)."""
@@ -155,15 +155,17 @@ class HssProcedures:
             _refuse(ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN, "The subscriber is unknown.")
         return subscriber
 
-    def _told(self, subscriber: Subscriber, registration: Registration) -> SubscriberProfile:
-        """The profile, when it is kept what the server knows from now on."""
+    def _told(
+        self, subscriber: Subscriber, registration: Registration, *, stored: Registration | None
+    ) -> SubscriberProfile:
+        """The profile, when it is kept what the server knows from now on; ``stored`` is what is kept yet."""
         profile = user_data(subscriber, registration.pgws)
         told = replace(registration, profile=digest(profile))
         if (
             not subscriber.non_3gpp_allowed
         ):  # an emergency, or the subscription has just ended and HssPush has to see it
             told = replace(registration, profile=registration.profile or WITHOUT_SUBSCRIPTION)
-        if told != self._registrations.registration(subscriber.imsi):
+        if told != stored:
             self._registrations.store_registration(subscriber.imsi, told)
         return SubscriberProfile(imsi=subscriber.imsi, user_data=profile, imei=subscriber.imei)
 

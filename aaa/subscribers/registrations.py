@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from sqlalchemy import Engine, ForeignKey, String, func, select
+from sqlalchemy import Engine, ForeignKey, String, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from aaa.hss.registration import Registration, ServingServer
@@ -48,18 +48,31 @@ class RegistrationTable:
 
     def registration(self, imsi: Imsi) -> Registration | None:
         """The registration of ``imsi``, if there is one."""
-        with self._mapped("read a registration"), Session(self._engine) as session:
-            row = session.get(RegistrationRow, str(imsi))
-            return None if row is None else _registration(row)
+        with self._mapped("read a registration"), self._engine.connect() as connection:
+            row = connection.execute(_ONE, {"key": str(imsi)}).one_or_none()
+            if row is None:
+                return None
+            pgws = connection.execute(_PGWS, {"key": str(imsi)}).all()
+        server = ServingServer(row.host, row.realm)
+        return Registration(server=server, profile=row.profile, pgws={held.apn: held.pgw for held in pgws})
 
     def store_registration(self, imsi: Imsi, registration: Registration | None) -> None:
         """Keep ``registration``, durably before this returns; ``None`` forgets."""
-        with self._mapped("store a registration"), Session(self._writing) as session, session.begin():
-            row = session.get(RegistrationRow, str(imsi))
-            if registration is not None:
-                session.merge(_row(imsi, registration))
-            elif row is not None:
-                session.delete(row)
+        key = {"key": str(imsi)}
+        with self._mapped("store a registration"), self._writing.begin() as connection:
+            if registration is None:
+                connection.execute(_FORGET, key)  # and its PDN gateways with it
+                return
+            server = registration.server
+            values = {"host": server.host, "realm": server.realm, "profile": registration.profile}
+            # the registration first: who changes it at the same time waits here, in every process
+            if connection.execute(_CHANGE, {**key, **values}).rowcount == 0:
+                connection.execute(_STORE, {"imsi": str(imsi), **values})
+            else:
+                connection.execute(_FORGET_PGWS, key)
+            if registration.pgws:
+                held = [{"imsi": str(imsi), "apn": apn, "pgw": pgw} for apn, pgw in registration.pgws.items()]
+                connection.execute(_STORE_PGWS, held)
 
     def page(self, *, after: Imsi | None = None, limit: int = 500) -> tuple[tuple[Imsi, Registration], ...]:
         """Up to ``limit`` registrations by ascending IMSI, beginning behind ``after``."""
@@ -83,11 +96,15 @@ def _registration(row: RegistrationRow) -> Registration:
     )
 
 
-def _row(imsi: Imsi, registration: Registration) -> RegistrationRow:
-    return RegistrationRow(
-        imsi=str(imsi),
-        host=registration.server.host,
-        realm=registration.server.realm,
-        profile=registration.profile,
-        pgws=[PgwRow(imsi=str(imsi), apn=apn, pgw=pgw) for apn, pgw in registration.pgws.items()],
-    )
+# Statements of single registrations are plain ones: every attach has three, and objects for rows cost more than SQL
+_ROWS, _PGW_ROWS = (Base.metadata.tables[each.__tablename__] for each in (RegistrationRow, PgwRow))
+_ONE = select(_ROWS.c.host, _ROWS.c.realm, _ROWS.c.profile).where(_ROWS.c.imsi == bindparam("key"))
+_PGWS = select(_PGW_ROWS.c.apn, _PGW_ROWS.c.pgw).where(_PGW_ROWS.c.imsi == bindparam("key"))
+_FORGET = delete(_ROWS).where(_ROWS.c.imsi == bindparam("key"))
+_FORGET_PGWS = delete(_PGW_ROWS).where(_PGW_ROWS.c.imsi == bindparam("key"))
+_STORE, _STORE_PGWS = insert(_ROWS), insert(_PGW_ROWS)
+_CHANGE = (
+    update(_ROWS)
+    .where(_ROWS.c.imsi == bindparam("key"))
+    .values(host=bindparam("host"), realm=bindparam("realm"), profile=bindparam("profile"))
+)

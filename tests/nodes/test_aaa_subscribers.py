@@ -16,9 +16,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 
 from aaa.hss.local import LocalHss
+from aaa.hss.port import VectorRequest
+from aaa.hss.procedures import HssProcedures
+from aaa.hss.registration import ServingServer
 from aaa.subscribers import (
     ApnSubscription,
     PdnType,
@@ -42,6 +45,7 @@ from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi
 
 USER = laboratory_subscriber(1)
+TABLES = frozenset({"subscribers", "registrations", "pgws"})
 
 
 @pytest.fixture
@@ -426,3 +430,37 @@ def test_an_unknown_imsi_has_no_vector(database: SubscriberDatabase) -> None:
         hss.authentication_vector(USER.imsi, None)
     with pytest.raises(UnknownImsi):
         database.change_sequence(USER.imsi, lambda state: state)
+
+
+# --- what an attach costs ---------------------------------------------------------------------------
+
+
+def test_an_attach_reads_and_writes_each_row_once(database: SubscriberDatabase) -> None:
+    """MAR, SAR and the deregistration of thousands of UEs that come at once go through one thread."""
+    database.add(USER)
+    procedures = HssProcedures(database, LocalHss(database, SeededEntropy(1)), database.registrations)
+    server, statements = ServingServer("aaa.test", "test"), list[str]()
+
+    def count(*arguments: object) -> None:
+        words = str(arguments[2]).split()
+        if words[0] != "BEGIN":
+            statements.append(f"{words[0]} {next(word for word in words if word in TABLES)}")
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        procedures.authenticate(VectorRequest(imsi=USER.imsi), server=server)
+        assert statements == ["SELECT subscribers", "SELECT registrations", "SELECT subscribers", "UPDATE subscribers"]
+        statements.clear()
+        procedures.register(USER.imsi, server=server)
+        assert statements == [
+            "SELECT subscribers",
+            "SELECT registrations",
+            "UPDATE registrations",
+            "INSERT registrations",
+        ]
+        statements.clear()
+        procedures.deregister(USER.imsi, server=server)
+        assert statements == ["SELECT registrations", "SELECT pgws", "DELETE registrations"]
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+    assert database.registrations.registration(USER.imsi) is None
