@@ -49,14 +49,16 @@ class TraceSection(ConfigurationModel):
 class FleetConfiguration(ConfigurationModel):
     """What one process of a fleet needs to know.
 
-    ``destination`` answers echo requests. ``leave_interval`` bounds how long the UEs may take to detach at the end,
-    ``leaving_at_once`` how many do at a time.
+    ``destination`` answers echo requests. ``attaching_at_once`` bounds how many UEs attach at a time: who comes when
+    there are as many waits, which is counted as lateness. ``leave_interval`` bounds how long the UEs may take to
+    detach at the end, ``leaving_at_once`` how many do at a time.
     """
 
     node: str = Field(default="fleet", min_length=1)
     subscribers: SubscribersSection
     ue: dict[str, object]
     destination: IpAddress | None = None
+    attaching_at_once: Annotated[Count, Field(ge=1)] | None = None
     leave_interval: Interval = DEFAULT_LEAVE_INTERVAL
     leaving_at_once: Annotated[Count, Field(ge=1)] = DEFAULT_LEAVING_AT_ONCE
     trace: TraceSection = TraceSection()

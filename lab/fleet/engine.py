@@ -83,6 +83,8 @@ class FleetEngine:
         )
         self._loop = asyncio.get_running_loop()
         self._sleepers: set[asyncio.Future[None]] = set()
+        at_once = configuration.attaching_at_once
+        self._attaching = contextlib.nullcontext() if at_once is None else asyncio.Semaphore(at_once)
         self._leaving = asyncio.Semaphore(configuration.leaving_at_once)
         self._ending = False
         self._hurrying = asyncio.Event()
@@ -181,8 +183,10 @@ class FleetEngine:
             if member.attached:
                 self.figures.skipped += 1
                 return
-            self.figures.latencies[Latency.LATENESS].add(self._loop.time() - due)
-            await member.attach(event.to)
+            async with self._attaching:
+                if not self._ending:
+                    self.figures.latencies[Latency.LATENESS].add(self._loop.time() - due)
+                    await member.attach(event.to)
             return
         if not member.attached:
             self.figures.skipped += 1

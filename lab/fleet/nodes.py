@@ -18,6 +18,7 @@ import yaml
 
 from epdg.pki import make_pki
 from lab.configurations import AAA_HOST, APNS, EPDG_HOST, PLMN, REALM
+from lab.fleet.config import DEFAULT_LEAVE_INTERVAL
 from lab.fleet.rule import SubscriberRule, read_master
 from lab.fleet.subscribers import export
 from lab.processes import NodeProcess
@@ -36,6 +37,8 @@ HALF_OPEN_MINIMUM = 4096
 UNFINISHED_MINIMUM = 10_000
 LAST_BYTE_GATEWAY, LAST_BYTE_AAA = 1, 2
 ACCESSES = {"wifi-a": 11, "wifi-b": 12, "wifi-c": 13}
+ATTACHING_AT_ONCE = 32  # more bring no more attaches a second, and UEs that wait ever longer and ask again
+DETACHES_PER_SECOND = 20.0  # at least, on any machine of interest: bounds how long the UEs have to leave
 IMPORT_INTERVAL = 600.0
 
 
@@ -165,6 +168,8 @@ class NodesPlan:
                 "accesses": accesses,
             },
             "destination": str(CORE_HOST),
+            "attaching_at_once": ATTACHING_AT_ONCE,
+            "leave_interval": max(DEFAULT_LEAVE_INTERVAL, self.count / DETACHES_PER_SECOND),
             "control": "fleet.sock",
         }
 

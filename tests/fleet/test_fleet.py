@@ -48,7 +48,7 @@ HOLD = FleetSchedule(name="hold", title="Attach", repeat=False, events=(FleetEve
 
 
 def plan(schedule: FleetSchedule = BRISK, **changes: object) -> FleetPlan:
-    values: dict[str, object] = {"count": 30, "rate": 60.0, "duration": 20.0, **changes}
+    values: dict[str, object] = {"count": 20, "rate": 40.0, "duration": 20.0, **changes}
     return FleetPlan(schedule=schedule, **values)  # type: ignore[arg-type]
 
 
@@ -56,7 +56,7 @@ def difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
     return dict(Counter(after) - Counter(before))
 
 
-def test_thirty_ues_attach_talk_move_and_detach_as_both_nodes_have_counted(world: FleetWorld) -> None:
+def test_twenty_ues_attach_talk_move_and_detach_as_both_nodes_have_counted(world: FleetWorld) -> None:
     async def scenario() -> None:
         before = await world.totals()
         async with FleetEngine(world.file) as engine:
@@ -65,21 +65,45 @@ def test_thirty_ues_attach_talk_move_and_detach_as_both_nodes_have_counted(world
             figures = engine.latest()
         await world.emptied()
         after = difference(await world.totals(), before)
-        assert (figures.begun, figures.done, figures.abandoned, figures.failed, figures.skipped) == (30, 30, 0, 0, 0)
+        assert (figures.begun, figures.done, figures.abandoned, figures.failed, figures.skipped) == (20, 20, 0, 0, 0)
         assert figures.outcomes == {
-            "attach": {"success": 30},
-            "move": {"success": 60},
-            "rekey": {"begun": 30},
-            "detach": {"success": 30},
+            "attach": {"success": 20},
+            "move": {"success": 40},
+            "rekey": {"begun": 20},
+            "detach": {"success": 20},
         }
-        assert (after["attached"], after["moved"], after["detached"]) == (30, 60, 30), after
-        assert [figures.latencies[each].count for each in Latency] == [30, 60, 30, 30]
+        assert (after["attached"], after["moved"], after["detached"]) == (20, 40, 20), after
+        assert [figures.latencies[each].count for each in Latency] == [20, 40, 20, 20]
         # a busy machine attaches late and has less time to talk; what is under way at a detach is neither
-        assert figures.packets_sent >= 30
+        assert figures.packets_sent >= 20
         assert figures.packets_sent >= figures.packets_received + figures.packets_lost
         assert figures.packets_received >= 0.6 * figures.packets_sent
         assert not figures.lost
         assert not engine.members
+
+    world.run(scenario())
+
+
+def test_no_more_ues_attach_at_a_time_than_may(world: FleetWorld) -> None:
+    """Twelve that come at once, three at a time: the others wait for their turn, and are late."""
+    at_once = 3
+    configuration = world.file.configuration.model_copy(update={"attaching_at_once": at_once})
+
+    async def scenario() -> None:
+        async with FleetEngine(replace(world.file, configuration=configuration)) as engine:
+            engine.start(plan(HOLD, count=12, rate=1000, duration=10))
+            seen = set[int]()
+            while engine.latest().succeeded("attach") < 12:
+                seen.add(engine.latest().attaching)
+                await asyncio.sleep(0.002)
+            await engine.stop()
+            figures = engine.latest()
+        assert max(seen) == at_once
+        assert figures.outcomes == {"attach": {"success": 12}, "detach": {"success": 12}}
+        lateness = figures.latencies[Latency.LATENESS]
+        assert lateness.count == 12
+        assert lateness.maximum > 2 * figures.latencies[Latency.ATTACH].minimum  # behind three others
+        await world.emptied()
 
     world.run(scenario())
 
@@ -188,7 +212,7 @@ def test_ctrl_c_lets_everybody_detach_and_the_summary_says_it_all(world: FleetWo
         probe.bind(("127.0.0.1", 0))
         metrics = probe.getsockname()[1]
     before = world.run(world.totals())
-    words = ["--count", "24", "--rate", "40", "--schedule", "stay", "--processes", "2", "--duration", "60"]
+    words = ["--count", "12", "--rate", "40", "--schedule", "stay", "--processes", "2", "--duration", "60"]
     with (tmp_path / "output").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "lab", "fleet", "-c", str(world.plan.fleet), *words]
@@ -199,8 +223,8 @@ def test_ctrl_c_lets_everybody_detach_and_the_summary_says_it_all(world: FleetWo
         )
     try:
         wait_until(
-            lambda: 'epdg_fleet_ues{state="attached"} 24.0' in _scraped(metrics),
-            what="24 UEs attached",
+            lambda: 'epdg_fleet_ues{state="attached"} 12.0' in _scraped(metrics),
+            what="12 UEs attached",
             timeout=40,
             process=process,
             log=(tmp_path / "output").read_text,
@@ -214,14 +238,14 @@ def test_ctrl_c_lets_everybody_detach_and_the_summary_says_it_all(world: FleetWo
     summary = json.loads(output.read_text())
     assert summary["interrupted"] is True
     assert summary["failures"] == []
-    assert summary["figures"]["outcomes"] == {"attach": {"success": 24}, "detach": {"success": 24}}
-    assert summary["figures"]["latencies"]["attach"]["count"] == 24
+    assert summary["figures"]["outcomes"] == {"attach": {"success": 12}, "detach": {"success": 12}}
+    assert summary["figures"]["latencies"]["attach"]["count"] == 12
     assert summary["plan"]["processes"] == len(summary["memory_octets"]) == 2
     world.run(world.emptied())
     after = difference(world.run(world.totals()), before)
-    assert (after["attached"], after["detached"]) == (24, 24)
+    assert (after["attached"], after["detached"]) == (12, 12)
     lines = (tmp_path / "output").read_text().splitlines()
-    assert any("attached 24" in line for line in lines)
+    assert any("attached 12" in line for line in lines)
 
 
 def _scraped(port: int) -> str:

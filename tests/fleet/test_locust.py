@@ -19,7 +19,7 @@ from tests.peers.aaa_node import free_port
 pytest.importorskip("locust")
 
 ROOT = Path(__file__).resolve().parents[2]
-USERS, RANGE, MOVES = 12, 20, 5
+USERS, RANGE, MOVES = 6, 20, 3
 TIMEOUT = 60.0
 
 
@@ -28,7 +28,14 @@ def test_users_of_two_workers_are_ues_of_two_fleet_processes(world: FleetWorld, 
     port = str(free_port())
     common = ["--fleet-range", str(RANGE)]
     lead = ["--master", "--headless", "-u", str(USERS), "-r", "6", "--expect-workers", "2", "--exit-code-on-error", "0"]
-    lead += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--stop-timeout", "4"]
+    lead += [
+        "--master-bind-host",
+        "127.0.0.1",
+        "--master-bind-port",
+        port,
+        "--stop-timeout",
+        "30",
+    ]  # waits for nobody who has ended
     lead += ["--csv", str(tmp_path / "figures"), "--json-file", str(tmp_path / "figures")]
     follow = ["--worker", "--master-host", "127.0.0.1", "--master-port", port, "--fleet-config", str(world.plan.fleet)]
     processes = {
