@@ -1,9 +1,11 @@
 """How many UEs a fleet attaches per second, and what one costs in memory, against a gateway of this machine's own.
 
     python benchmarks/fleet.py [--sizes 100 1000] [--rate 200] [--output benchmarks/results/fleet.json]
+    python benchmarks/fleet.py --summaries FILE… --output …      (of runs made before with `lab fleet --output FILE`)
 
 Every size is a run of ``lab fleet --with-nodes --schedule stay``: everybody attaches as fast as the nodes can take it,
-stays, and detaches at the end. Memory of a UE is the difference of the engine's peaks between the largest and the
+stays, and detaches at the end. The larger runs in ``results`` were made with ``fleet_gather.yaml`` and
+``fleet_short.yaml``, in which everybody talks and moves as well. Memory of a UE is the difference of the engine's peaks between the largest and the
 smallest size. UEs, gateway and AAA server share the machine's cores, so that this is the speed of all three
 together: what the gateway can take is to be measured from another machine.
 """
@@ -42,42 +44,62 @@ def run(size: int, rate: float, processes: int) -> dict[str, object]:
     return summary
 
 
+def row_of(summary: dict[str, object]) -> dict[str, object]:
+    """What a run came to: counts of the UEs and of both nodes, paces, latencies, memory."""
+    figures, attaches, plan = summary["figures"], summary["attaches_per_second"], summary["plan"]
+    memory, nodes = summary["memory_octets"], summary["nodes"]
+    assert isinstance(figures, dict)
+    assert isinstance(attaches, dict)
+    assert isinstance(plan, dict)
+    assert isinstance(memory, list)
+    assert isinstance(nodes, dict)
+    latencies = figures["latencies"]
+    return {
+        "ues": figures["begun"],
+        "attached": figures["outcomes"].get("attach", {}).get("success", 0),
+        "plan": {key: plan[key] for key in ("count", "rate", "duration", "schedule", "personas", "processes")},
+        "seconds": summary["seconds"],
+        "failures": summary["failures"],
+        "outcomes": figures["outcomes"],
+        "attaches_by_persona": figures["attaches_by_persona"],
+        "lost": figures["lost"],
+        "packets": figures["packets"],
+        "gateway": nodes["epdg"]["totals"],
+        "sessions_left": {name: status["sessions"] for name, status in nodes.items()},
+        "attaches_per_second_peak": attaches["peak"],
+        **{name: latencies[name] for name in ("attach", "move", "detach", "lateness") if latencies[name]["count"]},
+        "engine_memory_octets": sum(memory),
+    }
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--summaries", type=Path, nargs="+")
+    parser.add_argument("--load", help="What else the machine was at, in words.")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
-    for size in options.sizes:
-        summary = run(size, options.rate, options.processes)
-        figures, attaches = summary["figures"], summary["attaches_per_second"]
-        assert isinstance(figures, dict)
-        assert isinstance(attaches, dict)
-        memory = summary["memory_octets"]
-        assert isinstance(memory, list)
-        row = {
-            "ues": size,
-            "attached": figures["outcomes"].get("attach", {}).get("success", 0),
-            "outcomes": figures["outcomes"],
-            "attaches_per_second_peak": attaches["peak"],
-            "attach": figures["latencies"]["attach"],
-            "detach": figures["latencies"]["detach"],
-            "engine_memory_octets": sum(memory),
-        }
+    summaries = (
+        (run(size, options.rate, options.processes) for size in options.sizes)
+        if options.summaries is None
+        else (json.loads(file.read_text(encoding="utf-8")) for file in options.summaries)
+    )
+    for summary in summaries:
+        row = row_of(summary)
         rows.append(row)
         print(json.dumps(row), flush=True)
     result: dict[str, object] = {
         "machine": {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
         "load_average": os.getloadavg(),
-        "note": "UEs, gateway and AAA server on the same cores; a first reading, the machine was shared with others",
-        "rate": options.rate,
-        "processes": options.processes,
+        "note": "UEs, gateway and AAA server on the same cores",
+        "other_load": options.load,
         "runs": rows,
     }
-    if len(rows) > 1:
+    if len(rows) > 1 and options.summaries is None:
         first, last = rows[0], rows[-1]
         octets = int(str(last["engine_memory_octets"])) - int(str(first["engine_memory_octets"]))
         result["memory_octets_per_ue"] = octets // (int(str(last["ues"])) - int(str(first["ues"])))
