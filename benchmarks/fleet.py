@@ -5,9 +5,9 @@
 
 Every size is a run of ``lab fleet --with-nodes --schedule stay``: everybody attaches as fast as the nodes can take it,
 stays, and detaches at the end. The larger runs in ``results`` were made with ``fleet_gather.yaml`` and
-``fleet_short.yaml``, in which everybody talks and moves as well. Memory of a UE is the difference of the engine's peaks between the largest and the
-smallest size. UEs, gateway and AAA server share the machine's cores, so that this is the speed of all three
-together: what the gateway can take is to be measured from another machine.
+``fleet_short.yaml``, in which everybody talks and moves as well. Memory of a UE is the difference of the engine's
+peaks between the largest and the smallest size. UEs, gateway and AAA server share the machine's cores, so that this
+is the speed of all three together: what the gateway can take is to be measured from another machine.
 """
 
 from __future__ import annotations
