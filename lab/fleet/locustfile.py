@@ -26,7 +26,7 @@ from typing import Any
 
 from locust import User, between, events, task  # before anything else opens a socket: it patches them
 from locust.env import Environment
-from locust.runners import MasterRunner
+from locust.runners import MasterRunner, WorkerRunner
 
 from lab.fleet.blocking import BlockingControlClient
 from lab.fleet.mix import PersonaMix
@@ -136,6 +136,13 @@ def start_process(environment: Environment, **_: Any) -> None:
     else:
         Workplace.client = BlockingControlClient(options.fleet_control)
     Workplace.serves.set()
+
+
+@events.test_stop.add_listener  # type: ignore[untyped-decorator]  # Locust's
+def be_ready_again(environment: Environment, **_: Any) -> None:
+    """A worker's users have all ended: Locust would wait --stop-timeout once more; the next start sets it anew."""
+    if isinstance(environment.runner, WorkerRunner):
+        environment.stop_timeout = 0.0
 
 
 @events.quit.add_listener  # type: ignore[untyped-decorator]  # Locust's

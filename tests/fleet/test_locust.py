@@ -37,7 +37,7 @@ def test_users_of_two_workers_are_ues_of_two_fleet_processes(world: FleetWorld, 
         port,
         "--stop-timeout",
         "30",
-    ]  # waits for nobody who has ended
+    ]  # a bound: nobody who has ended is waited for
     lead += ["--csv", str(tmp_path / "figures"), "--json-file", str(tmp_path / "figures")]
     follow = ["--worker", "--master-host", "127.0.0.1", "--master-port", port, "--fleet-config", str(world.plan.fleet)]
     processes = {
