@@ -25,6 +25,21 @@ def granted_routes(selectors: Iterable[TrafficSelector], outside: Iterable[Addre
     return list(dict.fromkeys(networks))
 
 
+def configured_routes(
+    networks: Iterable[Network], outside: Iterable[Address], told: Iterable[Address]
+) -> list[Network]:
+    """The networks as configured, those that hold the gateway without it and the others it has told of.
+
+    In a network without the gateway, what it tells of is behind it.
+    """
+    gateways, others = tuple(outside), tuple(told)
+    found: list[Network] = []
+    for network in networks:
+        holes = (*gateways, *others) if any(address in network for address in gateways) else ()
+        found += without([network], holes)
+    return list(dict.fromkeys(found))
+
+
 def without(networks: Sequence[Network], outside: Iterable[Address]) -> list[Network]:
     """The networks with the gateways' addresses cut out: 0.0.0.0/0 becomes the 32 networks around one."""
     left: list[Network] = list(networks)

@@ -29,7 +29,7 @@ from ue.path_watch import PathWatch
 from ue.pdn_config import DataPlaneKind
 from ue.profile import state_directory
 from ue.resolver import ResolverFile
-from ue.routes import METRIC, Network, granted_routes, without
+from ue.routes import METRIC, Network, configured_routes, granted_routes
 from ue.swu import Swu
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 
@@ -205,8 +205,7 @@ class Tunnel:
             outside[connection.gateway] = None
         outside[sa.path.remote.address] = None
         if plane.routes:
-            return without(plane.routes, (*outside, *sa.mobility.peer_addresses))
-        # other addresses that the gateway tells of may well be behind it, and in what it grants
+            return configured_routes(plane.routes, outside, sa.mobility.peer_addresses)
         return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
 
     def _tun_failed(self, error: BackendError) -> None:

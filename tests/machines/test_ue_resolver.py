@@ -12,7 +12,7 @@ import pytest
 from protocols.errors import BackendError
 from protocols.selectors import TrafficSelector
 from ue.resolver import HEADER, ResolverFile
-from ue.routes import granted_routes, without
+from ue.routes import configured_routes, granted_routes, without
 
 SERVERS = (ip_address("10.45.0.1"), ip_address("2001:db8:45::1"))
 WRITTEN = f"{HEADER}\nnameserver 10.45.0.1\nnameserver 2001:db8:45::1\n"
@@ -125,3 +125,12 @@ def test_granted_networks_that_hold_the_gateway_are_left_out() -> None:
     inside = TrafficSelector.network("10.0.0.0/9")
     assert granted_routes([everything, inside], [GATEWAY]) == [ip_network("10.0.0.0/9")]
     assert granted_routes([everything], [OTHER]) == [ip_network("0.0.0.0/0")]
+
+
+def test_what_else_the_gateway_tells_of_is_cut_out_only_where_the_gateway_itself_is() -> None:
+    """Beside 0.0.0.0/0 it may be moved to; in a network of its own it is behind the gateway."""
+    behind = ip_network("10.77.3.0/24")
+    told = ip_address("10.77.3.1")
+    assert configured_routes([behind], [GATEWAY], [told]) == [behind]
+    around = configured_routes([ip_network("0.0.0.0/0")], [GATEWAY], [told])
+    assert not any(address in network for network in around for address in (GATEWAY, told))
