@@ -111,12 +111,12 @@ class UeNode:
             async with asyncio.TaskGroup() as tasks:
                 self._swu.open(tasks)
                 try:
+                    self.steering.start(tasks)
+                    if self._interfaces.names:
+                        await self._interfaces.open(tasks)  # first: whoever gets an answer may attach at once
                     await self._control.start()
                     for pdn in self.pdns.values():
                         pdn.restore_name_servers()  # of a process that was killed
-                    self.steering.start(tasks)
-                    if self._interfaces.names:
-                        await self._interfaces.open(tasks)
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
                     self._warn_of_weak_algorithms()
                     await self._until_stopped(work or self._stopping.wait)
