@@ -99,7 +99,12 @@ def page(document: Mapping[str, Any]) -> str:
     runs = {(run["schedule"], run["stage"]): run for run in document["runs"]}
     names = sorted({name for name, _ in runs})
     held = sum(run["passed"] for run in runs.values())
-    parts = [HEADER.format(machine=document["machine"]), f"{held} of {len(runs)} runs held all their expectations.\n"]
+    note = [f"{document['note']}\n"] if document.get("note") else []
+    parts = [
+        HEADER.format(machine=document["machine"]),
+        *note,
+        f"{held} of {len(runs)} runs held all their expectations.\n",
+    ]
     stages = [stage.value for stage in StageName]
     columns = [f"{stage}: outage; lost; MOS" for stage in stages]
     parts.append(_table(["Schedule", "Move", *columns], _rows(runs, names, stages, _cost)))
@@ -183,7 +188,7 @@ def main() -> int:
     machine = f"{os.cpu_count()} processors, Python {platform.python_version()}"
 
     def write() -> None:
-        document = {"machine": machine, "runs": [runs[pair] for pair in sorted(runs)]}
+        document = {"machine": machine, "note": known.get("note"), "runs": [runs[pair] for pair in sorted(runs)]}
         arguments.results.write_text(json.dumps(document, indent=1) + "\n")
         arguments.page.write_text(page(document), encoding="utf-8")
 

@@ -241,6 +241,8 @@ class Demo:
             self._stage.plan,
             export_keys=self._options.output is not None,
             dashboard=self._dashboard,
+            # the story of the deaf access needs a UE that insists; by itself it would go back after two seconds
+            changes={"ue": {"path_test_after": None}},
         )
         for name in ("aaa", "ue", *(() if self._dashboard is None else ("dashboards",))):
             await self._nodes[name].start()

@@ -20,7 +20,6 @@ from lab.fleet.config import FleetFile
 from lab.fleet.control import control_methods
 from lab.fleet.engine import EngineState, FleetEngine
 from lab.fleet.figures import Latency
-from lab.fleet.member import FleetPdn
 from lab.fleet.plan import FleetPlan
 from lab.fleet.schedule import Action, FleetEvent, FleetSchedule
 from protocols.errors import BackendError, ConfigurationError
@@ -28,6 +27,7 @@ from protocols.io.control import ControlError, ControlServer
 from protocols.path import Path as NetworkPath
 from tests.fleet.conftest import SUBSCRIBERS, FleetWorld
 from tests.peers.processes import wait_until
+from ue.tunnel import Tunnel
 
 ROOT = Path(__file__).resolve().parents[2]
 BRISK = FleetSchedule(
@@ -138,7 +138,7 @@ def _beginning_at(file: FleetFile, index: int) -> FleetFile:
 
 
 def test_a_defect_of_one_ue_ends_that_ue_alone(world: FleetWorld, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(FleetPdn):
+    class Broken(Tunnel):
         """One whose data plane raises what nobody foresaw."""
 
         def _data_plane_events(self) -> None:
@@ -149,7 +149,7 @@ def test_a_defect_of_one_ue_ends_that_ue_alone(world: FleetWorld, caplog: pytest
             for index in range(3):
                 await engine.member(index).attach()
             victim = engine.member(1).pdn
-            victim.__class__ = Broken
+            victim.tunnel.__class__ = Broken
             access = victim.device.ports("wifi-a").nat_traversal
             victim.receive_esp(bytes(40), NetworkPath(access, access))
             assert engine.latest().failed == 1

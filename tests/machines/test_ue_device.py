@@ -661,7 +661,7 @@ def test_back_from_a_deaf_access_without_a_new_attach() -> None:
     """The gateway adopts nothing unproved; the older move is superseded, the child SAs never leave access a."""
     world = attached()
     lost = world.ask_only(lambda ticket: world.device.move("deaf", ticket, world.now, keep_old=True))
-    world.run(2.0)
+    world.run(1.0)  # before it comes back by itself
     assert lost not in world.finished
     assert all(path.local.address == IPv4Address(ACCESSES["a"]) for path in world.installed.values())
     assert world.move("a", keep_old=True) is None
