@@ -110,6 +110,7 @@ def test_a_registration_that_the_hss_ends_is_the_end_of_the_tunnel(home: Home) -
         assert isinstance(answer, dict)
         assert answer["success"]
         assert (await world.event("detached", "ue"))["by_peer"] is True
+        await world.event("detached", "epdg")  # which the UE's answer takes a moment to reach
         assert world.last["last_error"] == {"cause": "aborted", "text": "the AAA server has ended the session"}
         assert await asyncio.to_thread(home.registration, USER) is None
 
