@@ -80,7 +80,7 @@ def test_fragments_both_ways(gateway: Bench) -> None:
     with gateway.ue(fragment_size=FRAGMENT_SIZE, algorithms={"esp": [*offered, "aes128-sha256"]}) as ue:
         ue.attach()
         ue.ping()
-        gateway.charon.wait_for_log(r"received fragment #(\d+) of \1, reassembled fragmented IKE message", since=since)
+        gateway.charon.wait_for_log(r"received fragment #\d+ of \d+, reassembled fragmented IKE message", since=since)
         gateway.charon.wait_for_log(r"splitting IKE message \(\d+ bytes\) into [2-9] fragments", since=since)
         log = gateway.charon.log()[since:]
         protected = log[log.index("parsed IKE_AUTH request 1") :]
