@@ -99,6 +99,13 @@ class UpdateRefusal(str, Enum):
     FATAL = "fatal"
 
 
+class EspMoves(str, Enum):
+    """When child SAs move (RFC 4555 §3.5)."""
+
+    EARLY = "early"
+    WITH_RESPONSE = "with-response"
+
+
 class MoveWithoutMobike(str, Enum):
     """How the UE moves where the gateway has no MOBIKE."""
 
@@ -135,6 +142,7 @@ class IkeSection(ConfigurationModel):
     mobike_over: tuple[Version, ...] = (Version.IPV4, Version.IPV6)
     busy_while_moving: bool = False
     refused_update: UpdateRefusal = UpdateRefusal.RETRY
+    esp_moves: EspMoves = EspMoves.EARLY
     move_without_mobike: MoveWithoutMobike = MoveWithoutMobike.NEVER
     probe_before_update: bool = False
     rekey_after_move: bool = False
@@ -160,6 +168,7 @@ class IkeSection(ConfigurationModel):
             mobike_versions=frozenset(versions[each] for each in self.mobike_over),
             busy_while_moving=self.busy_while_moving,
             refused_update_is_fatal=self.refused_update is UpdateRefusal.FATAL,
+            esp_waits_for_response=self.esp_moves is EspMoves.WITH_RESPONSE,
             moves_by_rekey=self.move_without_mobike is MoveWithoutMobike.REKEY,
             probes_before_update=self.probe_before_update,
             always_lists_addresses=self.address_lists is AddressLists.ALWAYS,

@@ -45,9 +45,10 @@ class Habits:
     ``mobike_versions``: IP versions of the gateway's address on which MOBIKE is announced (RFC 4555 §3.2).
     ``busy_while_moving``: while UPDATE_SA_ADDRESSES is unanswered every request but one with DELETE is answered
     TEMPORARY_FAILURE. ``refused_update_is_fatal``: an error in the response ends the IKE SA (§3.5 would have it go
-    back or elsewhere). ``moves_by_rekey``: without MOBIKE a move is a rekey of the child SAs from the new address.
-    ``probes_before_update``: an empty INFORMATIONAL from the new address comes first, to all the gateway's addresses
-    (§3.10). ``always_lists_addresses``: IKE_AUTH and every update carry the list of addresses (§3.4, §3.6).
+    back or elsewhere). ``esp_waits_for_response``: child SAs never move before the gateway has taken the update (§3.5
+    lets them go with the request). ``moves_by_rekey``: without MOBIKE a move is a rekey of the child SAs from the new
+    address. ``probes_before_update``: an empty INFORMATIONAL from the new address comes first, to all the gateway's
+    addresses (§3.10). ``always_lists_addresses``: IKE_AUTH and every update carry the list of addresses (§3.4, §3.6).
     ``answers_configuration``: CFG_REQUEST and CFG_SET of an SA that is up are answered with CP (RFC 7296 §3.15).
     """
 
@@ -63,6 +64,7 @@ class Habits:
     mobike_versions: frozenset[int] = frozenset({4, 6})
     busy_while_moving: bool = False
     refused_update_is_fatal: bool = False
+    esp_waits_for_response: bool = False
     moves_by_rekey: bool = False
     probes_before_update: bool = False
     always_lists_addresses: bool = False

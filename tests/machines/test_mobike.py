@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from protocols.entropy import SeededEntropy
@@ -18,6 +20,7 @@ from protocols.ikev2.events import (
     PathValidated,
     SaState,
 )
+from protocols.ikev2.habits import Habits
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
 from protocols.ikev2.registry import ExchangeType, NotifyType
@@ -172,6 +175,60 @@ def test_esp_does_not_wait_for_an_update_that_repeats_the_last_one() -> None:
     assert pair.ue.take(AddressesUpdated).new.local == B
     assert remote(pair) == [B, B]
     assert pair.ue.live.mobility.validated.local == B
+
+
+def test_esp_goes_with_the_update_where_the_old_address_is_gone() -> None:
+    """§3.5: with nothing to lose the IPsec SAs are updated before the request is answered."""
+    pair = Pair().attach()
+    before = spis(pair)
+    pair.lose_next("epdg")
+    pair.ue.endpoint.set_addresses(pair.ue.live, (B,), pair.now, tell=False)
+    pair.run(0.001)
+    assert pair.ue.take(ChildSaPathChanged).path.local == B
+    assert not pair.ue.has(AddressesUpdated)
+    pair.run(2.0)
+    moved = pair.ue.take(AddressesUpdated)
+    assert (moved.old.local, moved.new.local) == (A, B)
+    assert not pair.ue.has(ChildSaPathChanged)  # once is enough
+    assert (remote(pair), spis(pair)) == ([B, B], before)
+
+
+def test_esp_waits_for_the_response_by_habit() -> None:
+    """§3.5: "unless the initiator's policy requires a return routability check"."""
+    pair = Pair(ue=initiator_config(habits=Habits(esp_waits_for_response=True))).attach()
+    pair.ue.endpoint.set_addresses(pair.ue.live, (B,), pair.now, tell=False)
+    pair.run(0.001)
+    assert not pair.ue.has(ChildSaPathChanged)
+    pair.run(1.0)
+    assert pair.ue.take(ChildSaPathChanged).path.local == B
+
+
+def test_a_second_loss_before_the_first_is_answered_leaves_from_where_the_ue_was_last_known() -> None:
+    pair = Pair().attach()
+    pair.lose = lambda sender, datagram: True
+    pair.ue.endpoint.set_addresses(pair.ue.live, (B,), pair.now, tell=False)
+    pair.run(0.1)
+    pair.lose = lambda sender, datagram: False
+    pair.ue.endpoint.set_addresses(pair.ue.live, (A,), pair.now, tell=False)
+    pair.run(2.0)
+    assert pair.ue.take(AddressesUpdated).new.local == A
+    assert {child.spec.path.local for child in pair.ue.live.children.values()} == {A}
+    assert remote(pair) == [A, A]
+
+
+def test_a_refused_early_move_goes_where_an_address_is() -> None:
+    """UNACCEPTABLE_ADDRESSES after ESP has gone: it is where IKE is."""
+    unacceptable = responder_config(acceptable_addresses=(ip_network(f"{A.address}/32"),))
+    pair = Pair(epdg=unacceptable).attach()
+    pair.lose = lambda sender, datagram: sender == "ue"
+    pair.ue.endpoint.set_addresses(pair.ue.live, (B,), pair.now, tell=False)
+    pair.run(0.001)
+    pair.ue.endpoint.set_addresses(pair.ue.live, (B, A), pair.now, tell=False)
+    pair.lose = lambda sender, datagram: False
+    pair.run(3.0)
+    ue = pair.ue.live
+    assert pair.ue.has(AddressUpdateFailed)
+    assert {ue.path.local, *(child.spec.path.local for child in ue.children.values())} == {A}
 
 
 def test_move_behind_a_nat_and_out_again() -> None:

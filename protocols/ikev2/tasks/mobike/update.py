@@ -5,8 +5,9 @@
     SK {N(UPDATE_SA_ADDRESSES), [N(NATD)*,] [N(ADDITIONAL_*)+,] [N(NO_NATS_ALLOWED),] [N(COOKIE2)]}  -->
           <--  SK {[N(NATD)*,] [N(COOKIE2)]}  or  SK {N(UNACCEPTABLE_ADDRESSES) | N(UNEXPECTED_NAT_DETECTED)}
 
-The initiator sends from the new path at once, whatever is outstanding included; its child SAs follow the
-response, which is later than §3.5 asks for and makes the response the check of the responder's address.
+The initiator sends from the new path at once, whatever is outstanding included. Its child SAs go with the request,
+as §3.5 has it, where the old address is gone and the responder's is the one in use; else they follow the response,
+which is then the check of the way there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class UpdateAddresses:
-    """The initiator's move (§3.5): from now on the SA sends from ``path``; child SAs follow the response.
+    """The initiator's move (§3.5): from now on the SA sends from ``path``; child SAs at once or by the response.
 
     It is pending as long as it is ``sa.mobility.update``. ``refused`` are the paths that the responder has
     found unacceptable on the way here.
@@ -51,7 +52,8 @@ class UpdateAddresses:
 
     def start(self, sa: IkeSa, now: float) -> None:
         """Change addresses at once; whatever is outstanding is retransmitted from there first (§3.5)."""
-        self._old = sa.mobility.esp_path or sa.path
+        pending = sa.mobility.update
+        self._old = (sa.mobility.esp_path or sa.path) if pending is None else pending._old
         sa.mobility.update = self
         probe.stop(sa)
         sa.emit(AddressUpdateStarted(old=self._old, new=self._path, nat=sa.nat))
@@ -59,7 +61,18 @@ class UpdateAddresses:
         if sa.path == self._path and sa.window.restart_retransmission(now):
             sa.timers.set(Timer.RETRANSMIT, now)  # the same path again: there may be a way by now
         sa.change_path(self._path, now)
+        if self._nothing_to_lose(sa):
+            move_children(sa, self._path)
         sa.enqueue(self, urgent=True)
+
+    def _nothing_to_lose(self, sa: IkeSa) -> bool:
+        """Whether ESP goes before the response: the old path cannot be used any more, and the responder's end of the
+        new one has answered there before (§3.5, "the check has not been done for this responder address yet").
+        """
+        own, old = sa.mobility.own, self._old
+        if sa.habits.esp_waits_for_response or own is None or old.local in own:
+            return False
+        return old.remote == self._path.remote
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...] | None:
         """N(UPDATE_SA_ADDRESSES) and fresh NAT detection; nothing when a newer move has come."""
@@ -128,6 +141,7 @@ class UpdateAddresses:
         previous = mobility.validated
         if previous not in refused and (mobility.own is None or previous.local in mobility.own):
             sa.change_path(previous, now)
+            move_children(sa, previous)
             return
         left = [path for path in (previous, *mobility.pairs(sa)) if path not in refused]
         usable_pairs = [path for path in left if mobility.own is None or path.local in mobility.own]
