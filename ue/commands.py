@@ -110,10 +110,11 @@ class DropSuccessor:
 
 @dataclass(frozen=True, kw_only=True)
 class MoveSa:
-    """Move the IKE SA to this access, by this path (RFC 4555 §3.5)."""
+    """Move the IKE SA to this access, by this path (RFC 4555 §3.5); ``old_gone``: the former access is closed."""
 
     access: str
     path: Path
+    old_gone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

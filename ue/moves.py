@@ -141,15 +141,16 @@ class Moves:
         addresses = (remote.address, *connection.gateway_addresses)
         fitting = [address for address in addresses if address.version == local.address.version]
         known = self._other_versions.get(local.address.version)
+        gone = all(ports.nat_traversal != move.old.local for ports in self._context.open.values())
         if not fitting and known is not None:
             move.new = Path(local, known)
-            return [MoveSa(access=move.target, path=move.new)]
+            return [MoveSa(access=move.target, path=move.new, old_gone=gone)]
         if not fitting:
             why = f"the gateway has told of no IPv{local.address.version} address"
             commands = self.end(move, MoveOutcome.FAILED, why, now)
             return commands if move.ticket is None else commands + self._go_back(connection, move, now)
         move.new = Path(local, Endpoint(fitting[0], remote.port))
-        return [MoveSa(access=move.target, path=move.new)]
+        return [MoveSa(access=move.target, path=move.new, old_gone=gone)]
 
     # --- paths that fail and paths that are found (RFC 4555 §3.10)
 

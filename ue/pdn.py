@@ -412,7 +412,7 @@ class Pdn:
                 self._delete(command.why, self._successor)
                 self._successor = None
             case MoveSa():
-                self._endpoint.move(self._require_sa(), command.path, self._now())
+                self._endpoint.move(self._require_sa(), command.path, self._now(), old_gone=command.old_gone)
             case SuspendSa():
                 self._endpoint.suspend(self._require_sa(), self._now())
             case UseAddresses():

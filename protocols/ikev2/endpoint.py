@@ -151,9 +151,9 @@ class IkeEndpoint:
         sa.initiate(task, now)
         self._drain(sa)
 
-    def move(self, sa: IkeSa, path: Path, now: float) -> None:
+    def move(self, sa: IkeSa, path: Path, now: float, *, old_gone: bool = False) -> None:
         """Move an SA to other addresses (RFC 4555 §3.5)."""
-        sa.move(path, now)
+        sa.move(path, now, old_gone=old_gone)
         self._drain(sa)
 
     def set_addresses(

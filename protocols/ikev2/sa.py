@@ -151,8 +151,11 @@ class IkeSa:
             self._queue.append(task)
         self._pump(now)
 
-    def move(self, path: Path, now: float) -> None:
-        """Send from and to other addresses from now on and tell the peer (RFC 4555 §3.5)."""
+    def move(self, path: Path, now: float, *, old_gone: bool = False) -> None:
+        """Send from and to other addresses from now on and tell the peer (RFC 4555 §3.5).
+
+        ``old_gone``: the address in use until now is no more, so that ESP has nothing to wait for.
+        """
         if self.state is not SaState.ESTABLISHED:
             raise LocalError(f"cannot move in state {self.state.value}")
         if not self.first_initiator:
@@ -165,7 +168,7 @@ class IkeSa:
         elif self.habits.probes_before_update:
             mobike.ProbeThenUpdate(path).start(self, now)
         else:
-            mobike.UpdateAddresses(path).start(self, now)
+            mobike.UpdateAddresses(path, old_gone=old_gone).start(self, now)
         self._pump(now)
         mobike.spread(self)
 

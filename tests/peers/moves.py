@@ -36,7 +36,17 @@ from tests.peers.node_process import NodeProcess
 from tests.peers.ping_flow import PingFlow
 from tests.peers.processes import PeerError, wait_until
 from tests.peers.strongswan import Charon, gateway_connections, ue_connection
-from tests.peers.strongswan_scene import KEY, UE, Child, Connection, client, gateway_on
+from tests.peers.strongswan_scene import (
+    GATEWAY_6,
+    KEY,
+    UE,
+    Child,
+    Connection,
+    client,
+    gateway_on,
+    join_ipv6,
+    with_ipv6,
+)
 
 FQDN = "epdg.epc.mnc001.mcc001.pub.3gppnetwork.org"
 APN = "internet"
@@ -113,13 +123,15 @@ class CharonUe:
 class Scenario:
     """``events`` in order, each followed by undisturbed traffic.
 
-    An event may return how many seconds there was no usable address in it, which no UE can bridge.
+    An event may return how many seconds there was no usable address in it, which no UE can bridge. ``ipv6``: the
+    gateway and access A have IPv6 as well.
     """
 
     name: str
     title: str
     events: Sequence[Callable[[AccessTopology], float | None]]
     prepare: Callable[[AccessTopology], None] = lambda stage: None
+    ipv6: bool = False
 
 
 def _leave(access: Access) -> Callable[[AccessTopology], None]:
@@ -143,6 +155,11 @@ def _down_and_up(leave: Access, join: Access) -> Callable[[AccessTopology], None
         stage.leave(leave)
 
     return happen
+
+
+def _only_access_a_with_both(stage: AccessTopology) -> None:
+    stage.leave(ACCESS_B)
+    join_ipv6(stage)
 
 
 SCENARIOS = (
@@ -178,6 +195,13 @@ SCENARIOS = (
         title="the NAT on the way restarts and gives another port",
         prepare=lambda stage: stage.translate(range(20000, 20100)),
         events=(lambda stage: stage.rebind(range(30000, 30100)),),
+    ),
+    Scenario(
+        name="v4-to-v6",
+        title="the IPv4 address in use is deleted, the same access has IPv6",
+        prepare=_only_access_a_with_both,
+        events=(_leave(ACCESS_A),),
+        ipv6=True,
     ),
 )
 
@@ -234,9 +258,9 @@ def _silence(flow: PingFlow, began: float, floor: float, patience: float) -> flo
 
 
 @contextlib.contextmanager
-def our_gateway(stage: AccessTopology, directory: Path) -> Iterator[None]:
+def our_gateway(stage: AccessTopology, directory: Path, *, ipv6: bool = False) -> Iterator[None]:
     """``epdg serve``; UEs prove themselves by a pre-shared key."""
-    with gateway_on(stage, directory):
+    with gateway_on(stage, directory, addresses=(GATEWAY.ip, *([GATEWAY_6.ip] if ipv6 else []))):
         yield
 
 
@@ -261,8 +285,11 @@ def charon_gateway(stage: AccessTopology, authority: CertificateAuthority) -> It
 
 
 @contextlib.contextmanager
-def our_ue(stage: AccessTopology, directory: Path, authority: CertificateAuthority | None) -> Iterator[OurUe]:
+def our_ue(
+    stage: AccessTopology, directory: Path, authority: CertificateAuthority | None, *, ipv6: bool = False
+) -> Iterator[OurUe]:
     """Our UE; with an authority it proves itself by EAP-AKA and verifies the gateway by it, else by the key."""
+    over_ipv6 = {"wifi-a-6": {"interface": ACCESS_A.interface, "address": "::"}} if ipv6 else {}
     if authority is None:
         proof: dict[str, object] = {"identity": UE, "authentication": "psk", "psk": KEY}
         gateway: dict[str, object] = {"address": str(GATEWAY.ip)}
@@ -279,6 +306,7 @@ def our_ue(stage: AccessTopology, directory: Path, authority: CertificateAuthori
         "accesses": {
             "wifi-a": {"interface": ACCESS_A.interface},
             "wifi-b": {"interface": ACCESS_B.interface},
+            **over_ipv6,
         },
         "management": {"automatic": True},
         "data_plane": {"kind": "tun", "routes": [f"{HOST_BEHIND_GATEWAY}/32"]},
@@ -312,21 +340,25 @@ def charon_ue(stage: AccessTopology, authority: CertificateAuthority | None) -> 
 
 
 @contextlib.contextmanager
-def mover(kind: str, stage: AccessTopology, authority: CertificateAuthority | None) -> Iterator[Mover]:
+def mover(
+    kind: str, stage: AccessTopology, authority: CertificateAuthority | None, *, ipv6: bool = False
+) -> Iterator[Mover]:
     """A UE by its name, ``ours`` or ``strongSwan``, for a gateway with or without certificates."""
     with tempfile.TemporaryDirectory(prefix="mover-") as directory, contextlib.ExitStack() as stack:
         if kind == OurUe.name:
-            yield stack.enter_context(our_ue(stage, Path(directory), authority))
+            yield stack.enter_context(our_ue(stage, Path(directory), authority, ipv6=ipv6))
         else:
             yield stack.enter_context(charon_ue(stage, authority))
 
 
 @contextlib.contextmanager
-def place(gateway: str) -> Iterator[tuple[AccessTopology, CertificateAuthority | None]]:
+def place(gateway: str, *, ipv6: bool = False) -> Iterator[tuple[AccessTopology, CertificateAuthority | None]]:
     """The stage with a gateway on it, and the authority that UEs verify it by."""
     with tempfile.TemporaryDirectory(prefix="moves-") as directory, access_topology() as stage:
+        if ipv6:
+            with_ipv6(stage)
         if gateway == "ours":
-            with our_gateway(stage, Path(directory)):
+            with our_gateway(stage, Path(directory), ipv6=ipv6):
                 yield stage, None
         else:
             authority = CertificateAuthority()
@@ -336,5 +368,8 @@ def place(gateway: str) -> Iterator[tuple[AccessTopology, CertificateAuthority |
 
 def play(scenario: Scenario, ue: str, gateway: str, patience: float = PATIENCE) -> Measured:
     """A scenario with a pair, on a stage of its own."""
-    with place(gateway) as (stage, authority), mover(ue, stage, authority) as moving:
+    with (
+        place(gateway, ipv6=scenario.ipv6) as (stage, authority),
+        mover(ue, stage, authority, ipv6=scenario.ipv6) as moving,
+    ):
         return measure(stage, moving, scenario, patience)

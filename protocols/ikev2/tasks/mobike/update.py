@@ -36,13 +36,14 @@ class UpdateAddresses:
     """The initiator's move (§3.5): from now on the SA sends from ``path``; child SAs at once or by the response.
 
     It is pending as long as it is ``sa.mobility.update``. ``refused`` are the paths that the responder has
-    found unacceptable on the way here.
+    found unacceptable on the way here. ``old_gone``: the address that ESP was sent from is no more.
     """
 
     exchange = ExchangeType.INFORMATIONAL
 
-    def __init__(self, path: Path, refused: tuple[Path, ...] = ()) -> None:
+    def __init__(self, path: Path, refused: tuple[Path, ...] = (), *, old_gone: bool = False) -> None:
         self._path = path
+        self._old_gone = old_gone
         self._old = path
         self._refused = refused
         self._cookie = b""
@@ -69,10 +70,9 @@ class UpdateAddresses:
         """Whether ESP goes before the response: the old path cannot be used any more, and the responder's end of the
         new one has answered there before (§3.5, "the check has not been done for this responder address yet").
         """
-        own, old = sa.mobility.own, self._old
-        if sa.habits.esp_waits_for_response or own is None or old.local in own:
-            return False
-        return old.remote == self._path.remote
+        own = sa.mobility.own
+        gone = self._old_gone or (own is not None and self._old.local not in own)
+        return gone and self._old.remote == self._path.remote and not sa.habits.esp_waits_for_response
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...] | None:
         """N(UPDATE_SA_ADDRESSES) and fresh NAT detection; nothing when a newer move has come."""
