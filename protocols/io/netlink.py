@@ -2,13 +2,15 @@
 
 One listening socket in the process's network namespace. Of each named interface it keeps whether it can carry
 packets, the addresses that can be used, and the routes of the main table that lead through it. IPv6 addresses count
-once duplicate address detection is over (RFC 4862 §5.4); link-local ones do not.
+once duplicate address detection is over (RFC 4862 §5.4); link-local ones do not. Everything is read again when the
+kernel could not tell all (ENOBUFS), and when an interface comes to its name by renaming.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -57,6 +59,8 @@ class InterfaceWatch:
         self._failed = failed
         self._interfaces = {name: Interface() for name in self.names}
         self._indices: dict[int, str] = {}
+        self._incomplete = False
+        self._reading: dict[str, Interface] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def open(self, tasks: asyncio.TaskGroup) -> None:
@@ -72,6 +76,7 @@ class InterfaceWatch:
         except (OSError, NetlinkError) as error:
             netlink.close()
             raise BackendError(f"the kernel does not tell of its interfaces: {error}") from error
+        self._incomplete = False
         self._task = tasks.create_task(self._listen(netlink))
 
     def close(self) -> None:
@@ -80,17 +85,40 @@ class InterfaceWatch:
             self._task.cancel()
 
     async def _listen(self, netlink: AsyncIPRoute) -> None:
+        from pyroute2 import AsyncIPRoute
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
             while True:
-                async for message in netlink.get():
-                    self.take(message)
+                try:
+                    async for message in netlink.get():
+                        self.take(message)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    netlink.close()
+                    netlink = AsyncIPRoute()
+                    await netlink.bind()
+                    self._incomplete = True
+                if self._incomplete:
+                    await self._read_again(netlink)
         except (OSError, NetlinkError) as error:
             self._failed(BackendError(f"the kernel does not tell of its interfaces: {error}"))
         finally:
             with contextlib.suppress(OSError, NetlinkError):
                 netlink.close()
+
+    async def _read_again(self, netlink: AsyncIPRoute) -> None:
+        """As if nothing was known; what is different in the end is told."""
+        self._incomplete = False
+        self._indices.clear()
+        self._reading = {name: Interface() for name in self.names}
+        try:
+            await self._read_all(netlink)
+        finally:
+            found, self._reading = self._reading, None
+        for name, state in found.items():
+            self._set(name, state)
 
     async def _read_all(self, netlink: AsyncIPRoute) -> None:
         async for message in await netlink.get_links():
@@ -112,17 +140,22 @@ class InterfaceWatch:
 
     def _link(self, message: Any, *, gone: bool) -> None:
         index, name = message["index"], message.get_attr("IFLA_IFNAME")
+        former = self._indices.get(index)
+        if former is not None and former != name:
+            del self._indices[index]
+            self._set(former, Interface())
         if name not in self._interfaces:
-            self._indices.pop(index, None)
             return
         if gone:
             self._indices.pop(index, None)
             self._set(name, Interface())
             return
+        if index not in self._indices and self._reading is None:
+            self._incomplete = True  # a new one, or an old one by another name: then its addresses are not told again
         self._indices[index] = name
         up = bool(message["flags"] & IFF_UP) and bool(message["flags"] & IFF_LOWER_UP)
         # the kernel does not tell of all the routes that go with a link
-        state = self._interfaces[name]
+        state = self._known(name)
         self._set(name, replace(state, up=up, routes=state.routes if up else frozenset()))
 
     def _address(self, message: Any, *, gone: bool) -> None:
@@ -130,7 +163,7 @@ class InterfaceWatch:
         text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
         if name is None or text is None:
             return
-        address, state = ip_address(text), self._interfaces[name]
+        address, state = ip_address(text), self._known(name)
         flags = message.get_attr("IFA_FLAGS")
         flags = message["flags"] if flags is None else flags
         unusable = gone or address.is_link_local or bool(flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED))
@@ -152,11 +185,17 @@ class InterfaceWatch:
             message.get_attr("RTA_PRIORITY"),
             message.get_attr("RTA_PREFSRC"),
         )
-        state, route = self._interfaces[name], " ".join(map(str, parts))
+        state, route = self._known(name), " ".join(map(str, parts))
         routes = state.routes - {route} if gone else state.routes | {route}
         self._set(name, replace(state, routes=routes))
 
+    def _known(self, name: str) -> Interface:
+        return (self._interfaces if self._reading is None else self._reading)[name]
+
     def _set(self, name: str, new: Interface) -> None:
+        if self._reading is not None:
+            self._reading[name] = new
+            return
         old, self._interfaces[name] = self._interfaces[name], new
         if new != old:
             self._changed(name, old, new)

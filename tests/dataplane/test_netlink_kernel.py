@@ -1,0 +1,111 @@
+"""An ``InterfaceWatch`` before a real kernel: an interface renamed, and more events than the socket holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+
+import pytest
+from pyroute2 import IPRoute
+
+from lab.namespaces import Namespace
+from protocols.errors import BackendError
+from protocols.io.netlink import Interface, InterfaceWatch
+from tests.peers.namespaces import require_namespaces
+
+pytestmark = pytest.mark.root
+
+LIMIT = 20.0
+FLOOD = 1500  # times two changes, while nobody listens
+ADDRESS = "10.1.0.2"
+
+
+Until = Callable[[Callable[[Interface], bool]], Awaitable[None]]
+Change = Callable[[IPRoute], object]
+
+
+def change(*changes: Change) -> None:
+    """Carry out changes in a thread of its own: the caller's loop stands still meanwhile."""
+
+    def all_of_them() -> None:
+        with IPRoute() as route:
+            for each in changes:
+                each(route)
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(all_of_them).result()
+
+
+def link(index: int, **settings: object) -> Change:
+    return lambda route: route.link("set", index=index, **settings)
+
+
+def address(index: int, command: str, text: str) -> Change:
+    return lambda route: route.addr(command, index=index, address=text, prefixlen=24)
+
+
+def watching(name: str, body: Callable[[int, Until], Awaitable[None]]) -> None:
+    """Play ``body`` beside a watch of ``name``, where an interface ``first`` has an address."""
+    require_namespaces()
+    changed = asyncio.Event()
+    states = [Interface()]
+
+    def told(_: str, old: Interface, new: Interface) -> None:
+        assert old == states[-1]
+        states.append(new)
+        changed.set()
+
+    def failed(error: BackendError) -> None:
+        raise error
+
+    async def until(reached: Callable[[Interface], bool]) -> None:
+        while not reached(states[-1]):
+            changed.clear()
+            await changed.wait()
+
+    async def run(index: int) -> None:
+        watch = InterfaceWatch([name], told, failed)
+        async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
+            await watch.open(tasks)
+            await body(index, until)
+            watch.close()
+
+    def inside() -> None:
+        with IPRoute() as route:
+            route.link("add", ifname="first", kind="veth", peer="other")
+            route.link("set", index=route.link_lookup(ifname="other")[0], state="up")
+            (index,) = route.link_lookup(ifname="first")
+        change(link(index, state="up"), address(index, "add", ADDRESS))
+        asyncio.run(run(index))
+
+    with Namespace("watch") as namespace:
+        namespace.call(inside)
+
+
+def test_an_interface_comes_to_its_name_and_leaves_it_by_renaming() -> None:
+    async def body(index: int, until: Until) -> None:
+        change(link(index, state="down"), link(index, ifname="wlan0"), link(index, state="up"))
+        await until(lambda state: state.usable == (ip_address(ADDRESS),) and bool(state.routes))
+        change(link(index, state="down"), link(index, ifname="wlan1"))
+        await until(lambda state: state == Interface())
+        change(link(index, ifname="wlan0"), link(index, state="up"))
+        await until(lambda state: state.usable == (ip_address(ADDRESS),))
+
+    watching("wlan0", body)
+
+
+def test_what_the_kernel_could_not_tell_is_read_again() -> None:
+    """ENOBUFS: more changes than the socket holds while nobody reads; the last ones count."""
+
+    async def body(index: int, until: Until) -> None:
+        there_and_gone = [address(index, command, "10.1.0.3") for command in ("add", "del")]
+        change(
+            *there_and_gone * FLOOD,
+            address(index, "add", "10.2.0.2"),
+            address(index, "del", ADDRESS),
+        )
+        await until(lambda state: state.usable == (ip_address("10.2.0.2"),))
+
+    watching("first", body)
