@@ -176,6 +176,34 @@ def _moved(done: dict[str, JsonValue]) -> str:
 
 @application.command()
 @exit_on_error
+def connect(
+    config: ConfigOption,
+    access: Annotated[
+        str | None, typer.Option(help="The access to attach on, by name or address; the first one by default.")
+    ] = None,
+    pdn: Annotated[str | None, typer.Option(help="The PDN connection, by its APN; the first one by default.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even though the network has asked to be left alone.")] = False,
+    handover: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="An inner address to keep (handover). Repeat for one of each IP version."),
+    ] = None,
+) -> None:
+    """Have a running UE attach one PDN connection; `ue detach` ends it, the node goes on."""
+    configuration = load(config, UeConfiguration)
+    previous = _previous(configuration, pdn, handover)
+    if access is not None:
+        _check_access(configuration, "--access", access)
+    wanted: list[JsonValue] | None = None if previous is None else [str(each) for each in previous]
+    session = _call(configuration, "ue.attach", access=access, pdn=pdn, force=force, handover=wanted)
+    addresses = session.get("inner_addresses")
+    typer.echo(
+        f"{session['apn']}: attached on {session['access']} with "
+        f"{', '.join(map(str, addresses if isinstance(addresses, list) else []))}"
+    )
+
+
+@application.command()
+@exit_on_error
 def detach(config: ConfigOption, pdn: PdnOption = None) -> None:
     """Detach a running UE; its node goes on."""
     configuration = load(config, UeConfiguration)

@@ -349,12 +349,12 @@ def test_the_same_apn_twice_is_two_sessions_that_share_no_address_but_a_static_o
         await ue.detach()
 
         static = tuple(
-            replace(apn, static_ipv4=IPv4Address("10.45.0.99")) for apn in USER.apns if str(apn.apn) == "internet"
+            replace(apn, static_ipv4=IPv4Address("10.46.0.99")) for apn in USER.apns if str(apn.apn) == "internet"
         )
         home.hss.provision(replace(USER, apns=static))
         await ue.attach()
         await twin.attach()  # indistinguishable from a UE that authenticates anew: the address is the newer one's
-        assert [str(each) for pdn in (ue.pdn(), twin) for each in inner(pdn)] == ["10.45.0.99"] * 2
+        assert [str(each) for pdn in (ue.pdn(), twin) for each in inner(pdn)] == ["10.46.0.99"] * 2
         await twin.detach()
         assert apns(world) == ["internet"]
         assert await ping(world, "internet")  # and comes back to the older one
@@ -417,7 +417,15 @@ def test_commands_name_a_connection_and_tell_of_each(home: Home) -> None:
         assert (status, text.splitlines()[0]) == (1, "internet: the UE is on b already")
         assert await ue("detach", "--pdn", "ims") == (0, "detached\n")
         assert apns(world) == ["internet"]
+        status, text = await ue("connect", "--pdn", "ims", "--access", "b", "--handover", "10.46.0.99")
+        assert (status, text) == (0, "ims: attached on b with 10.46.0.99\n")
+        assert apns(world) == ["ims", "internet"]
+        assert (await ue("connect", "--pdn", "ims"))[0] == 1
         for words, line in (
+            (
+                ("connect", "--access", "c"),
+                "--access: got 'c', expected an access or its address; known are a, b",
+            ),
             (
                 ("detach", "--pdn", "mms"),
                 "--pdn: got 'mms', expected a PDN connection by its APN; known are internet, ims",
