@@ -17,6 +17,7 @@ from lab.configurations import Changes, NetworkPlan, RunFiles, prepare
 from lab.processes import NodeProcess, poll_until
 from protocols.errors import StackError
 from protocols.io.control import ControlClient
+from protocols.path import Address
 from protocols.trace.records import Kind, TraceRecord
 
 KINDS = (Kind.EVENT, Kind.MESSAGE, Kind.KEYS)
@@ -137,6 +138,36 @@ class LiveNodes:
     def on_record(self, taker: Callable[[TraceRecord], None]) -> None:
         """From now on, keys too."""
         self._takers.append(taker)
+
+
+class LiveScene:
+    """What scenes in real time have in common: the nodes, the clock, the records."""
+
+    def __init__(self, nodes: LiveNodes, gateways: Mapping[str, Address]) -> None:
+        """``gateways``: addresses by the schedule's names."""
+        self._nodes = nodes
+        self._gateways = gateways
+        self.ue, self.epdg, self.aaa = nodes.ue, nodes.epdg, nodes.aaa
+
+    def now(self) -> float:
+        """The wall clock."""
+        return self._nodes.now()
+
+    async def sleep_until(self, moment: float) -> None:
+        """Wait."""
+        await self._nodes.sleep_until(moment)
+
+    def records(self) -> Sequence[TraceRecord]:
+        """Of UE and gateway."""
+        return self._nodes.records()
+
+    def on_record(self, taker: Callable[[TraceRecord], None]) -> None:
+        """From now on."""
+        self._nodes.on_record(taker)
+
+    def gateway_named(self, address: str) -> str | None:
+        """By the schedule's name."""
+        return next((name for name, each in self._gateways.items() if str(each) == address), None)
 
 
 def configure(files: RunFiles, plan: NetworkPlan, changes: Mapping[str, Changes]) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lab.configurations import AccessPlan, NetworkPlan, RunFiles, merged
 from lab.mobility.accesses import Numbering, Places, access_machines, change_quality, nat_machine
-from lab.mobility.live import LiveNodes, configure, node_words, run_directory, run_live
+from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_directory, run_live
 from lab.mobility.matching import MessageLosses
 from lab.mobility.relay import Relay
 from lab.mobility.schedule import DirectionSection, Family, MessageKind, NatSection, Schedule
@@ -20,7 +20,7 @@ from lab.mobility.stage import Scene, Voice
 from lab.mobility.stage_name import StageName
 from lab.mobility.voices import NodeVoice
 from protocols.path import Address, Endpoint
-from protocols.trace.records import JsonValue, TraceRecord
+from protocols.trace.records import JsonValue
 
 CORE_HOST = IPv4Address("10.99.0.1")
 POOL = IPv4Network("10.45.0.0/24")
@@ -169,36 +169,14 @@ class RelayNetwork:
         return dict(self.losses.lost)
 
 
-class LoopbackScene:
+class LoopbackScene(LiveScene):
     """Processes and relays as the player wants them."""
 
     tells_accesses = True
 
     def __init__(self, nodes: LiveNodes, network: RelayNetwork, gateways: dict[str, Address]) -> None:
-        self._nodes = nodes
+        super().__init__(nodes, gateways)
         self.network = network
-        self._gateways = gateways
-        self.ue, self.epdg, self.aaa = nodes.ue, nodes.epdg, nodes.aaa
-
-    def now(self) -> float:
-        """The wall clock."""
-        return self._nodes.now()
-
-    async def sleep_until(self, moment: float) -> None:
-        """Wait."""
-        await self._nodes.sleep_until(moment)
-
-    def records(self) -> Sequence[TraceRecord]:
-        """Of UE and gateway."""
-        return self._nodes.records()
-
-    def on_record(self, taker: Callable[[TraceRecord], None]) -> None:
-        """From now on."""
-        self._nodes.on_record(taker)
-
-    def gateway_named(self, address: str) -> str | None:
-        """By the schedule's name."""
-        return next((name for name, each in self._gateways.items() if str(each) == address), None)
 
     async def voice(self, rate: float) -> Voice:
         """Between the UE and the host behind the gateway."""

@@ -26,7 +26,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from lab.configurations import AccessPlan, NetworkPlan, RunFiles, merged
 from lab.mobility.accesses import Numbering, Places, access_machines, change_quality
-from lab.mobility.live import LiveNodes, configure, node_words, run_directory, run_live
+from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_directory, run_live
 from lab.mobility.matching import MessageLosses
 from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice, VoiceLogs
@@ -40,7 +40,7 @@ from lab.processes import READY_INTERVAL, NodeProcess, poll_until
 from protocols.errors import BackendError, StackError
 from protocols.io.control import ControlClient
 from protocols.path import Address, Endpoint
-from protocols.trace.records import JsonValue, TraceRecord
+from protocols.trace.records import JsonValue
 
 NUMBERING = Numbering(
     access4="10.77.{}.2", access6="::1", outside="10.77.10{}.2", gateway4="10.77.0.{}", gateway6="::1"
@@ -321,15 +321,14 @@ class _HostVoice:
         return voice_logs(mine, theirs)
 
 
-class NamespaceScene:
+class NamespaceScene(LiveScene):
     """Processes and namespaces as the player wants them."""
 
     def __init__(self, nodes: LiveNodes, topology: Topology, files: RunFiles, *, tells_accesses: bool) -> None:
+        super().__init__(nodes, topology.places.gateways)
         self.tells_accesses = tells_accesses
-        self._nodes = nodes
         self._topology = topology
         self.network = topology
-        self.ue, self.epdg, self.aaa = nodes.ue, nodes.epdg, nodes.aaa
         self._hosts = {
             name: self._host(files, name, namespace, address)
             for name, namespace, address in (("ue-host", topology.ue, ANY), ("core-host", topology.core, CORE.ip))
@@ -351,27 +350,6 @@ class NamespaceScene:
         """End the hosts."""
         for host in self._hosts.values():
             await asyncio.shield(host.terminate())
-
-    def now(self) -> float:
-        """The wall clock."""
-        return self._nodes.now()
-
-    async def sleep_until(self, moment: float) -> None:
-        """Wait."""
-        await self._nodes.sleep_until(moment)
-
-    def records(self) -> Sequence[TraceRecord]:
-        """Of UE and gateway."""
-        return self._nodes.records()
-
-    def on_record(self, taker: Callable[[TraceRecord], None]) -> None:
-        """From now on."""
-        self._nodes.on_record(taker)
-
-    def gateway_named(self, address: str) -> str | None:
-        """By the schedule's name."""
-        gateways = self._topology.places.gateways
-        return next((name for name, each in gateways.items() if str(each) == address), None)
 
     async def voice(self, rate: float) -> Voice:
         """Between both hosts, through both TUN devices."""
