@@ -333,7 +333,7 @@ def test_no_p_cscf_for_a_ue_that_knows_none_or_is_gone() -> None:
 def test_ipv6_pool_gives_a_prefix_to_each() -> None:
     """TS 23.402 §4.7.3: a /64 for every UE; the gateway's own is nobody's."""
     pool = AddressPool(IPv6Network("2001:db8:45::/62"))
-    assert str(pool.gateway) == "2001:db8:45::1"
+    assert [str(each) for each in pool.gateways] == ["2001:db8:45::1"]
     assert [str(pool.allocate()) for _ in range(4)] == [
         "2001:db8:45:1::1",
         "2001:db8:45:2::1",
