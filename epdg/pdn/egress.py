@@ -119,6 +119,10 @@ class Egress:
             self.close()
             raise
 
+    def try_out(self) -> None:
+        """Whether the kernel would take the table; ``BackendError`` says why not, and nothing is changed."""
+        self._nftables.try_out(self._table, self._sets(), self._chains())
+
     def close(self) -> None:
         """Take everything away again; what cannot be is named in the log, and the rest goes on."""
         if self._journal is None:

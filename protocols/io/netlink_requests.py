@@ -39,11 +39,12 @@ class Request:
 
 
 class NetlinkRefusal(BackendError):
-    """The kernel says no, and why; ``number`` is its errno."""
+    """The kernel says no, and why; ``number`` is its errno, ``position`` that of the request among those sent."""
 
-    def __init__(self, number: int, what: str) -> None:
+    def __init__(self, number: int, what: str, position: int = 0) -> None:
         super().__init__(f"{what}: {os.strerror(number)}")
         self.number = number
+        self.position = position
 
 
 class NetlinkRequests:
@@ -70,33 +71,35 @@ class NetlinkRequests:
 
     def change(self, requests: Sequence[Request]) -> None:
         """Send them in one go, in this order; ``NetlinkRefusal`` with the first that the kernel refuses."""
+        positions: dict[int, int] = {}
         waiting: set[int] = set()
         octets = bytearray()
-        for request in requests:
+        for position, request in enumerate(requests):
             sequence = self._encode(request)
             octets += request.message.data
+            positions[sequence] = position
             if request.flags & NLM_F_ACK:
                 waiting.add(sequence)
         self._send(octets)
-        refusal: int | None = None
+        refusal: NetlinkRefusal | None = None
         while waiting:
             for kind, sequence, payload in self._received():
                 if kind != NLMSG_ERROR:
                     continue
                 number = -int.from_bytes(payload[:4], byteorder, signed=True)
-                if number:
-                    refusal = refusal or number
-                    if sequence not in waiting:  # of a message without an answer: of a batch as a whole
-                        waiting.clear()
+                if number and refusal is None:
+                    refusal = NetlinkRefusal(number, self._what, positions.get(sequence, 0))
+                if number and sequence not in waiting:  # of a message without an answer: of a batch as a whole
+                    waiting.clear()
                 waiting.discard(sequence)
         if refusal is not None:
-            raise NetlinkRefusal(refusal, self._what)
+            raise refusal
 
     def dump(self, request: Request, message_class: Any) -> list[Any]:
         """Everything that the kernel lists for a request, decoded."""
         self._encode(Request(message=request.message, kind=request.kind, flags=NLM_F_DUMP))
         self._send(request.message.data)
-        found = []
+        found: list[Any] = []
         while True:
             for kind, _, octets in self._received(whole=True):
                 if kind == NLMSG_DONE:

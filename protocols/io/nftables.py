@@ -179,6 +179,20 @@ class NfTables:
 
     def replace(self, table: str, comment: str, sets: Iterable[AddressSet] = (), chains: Iterable[Chain] = ()) -> None:
         """Put a table in the place of the one there may be of that name, in one step."""
+        self._commit(self._making(table, comment, sets, chains))
+
+    def try_out(self, table: str, sets: Iterable[AddressSet], chains: Iterable[Chain]) -> None:
+        """Whether ``replace`` would be done; nothing is changed, since the last of its requests is impossible."""
+        absent = [("NFTA_TABLE_NAME", f"{table}-absent")]
+        impossible = _request(nft.nft_table_msg, nft.NFT_MSG_DELTABLE, absent)
+        requests = [*self._making(table, "", sets, chains), impossible]
+        try:
+            self._commit(requests)
+        except NetlinkRefusal as error:
+            if error.number != errno.ENOENT or error.position != len(requests):
+                raise
+
+    def _making(self, table: str, comment: str, sets: Iterable[AddressSet], chains: Iterable[Chain]) -> list[Request]:
         requests = [*self._removal(table), _new_table(table, comment)]
         for number, each in enumerate(sets, 1):
             requests.append(_new_set(table, each, number))
@@ -186,7 +200,7 @@ class NfTables:
         for chain in chains:
             requests.append(_new_chain(table, chain))
             requests += [_new_rule(table, chain.name, rule) for rule in chain.rules]
-        self._commit(requests)
+        return requests
 
     def remove(self, table: str) -> None:
         """Take a table away; one that is not there is no mistake."""
