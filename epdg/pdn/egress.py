@@ -62,7 +62,8 @@ class Journal:
     @classmethod
     def read(cls, comment: str) -> Journal:
         """From a table's comment; what nobody of ours can have written is passed over."""
-        parameters, tables = {}, ()
+        parameters: dict[str, str] = {}
+        tables: tuple[int, ...] = ()
         for word in comment.split():
             key, _, value = word.partition("=")
             if key == _TABLES:

@@ -14,21 +14,30 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
+from aaa.subscribers import SubscriberDatabase
+from aaa.subscribers.laboratory import provision
 from epdg.config import ApnSection, DataPlaneKind, DataPlaneSection
 from epdg.core import Core
-from lab.namespaces import Namespace
+from epdg.pki import make_pki
+from lab.namespaces import ACCESS_A, CORE, CORE_INTERFACE, GATEWAY, AccessTopology, Namespace
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError
 from protocols.io.nftables import AddressSet, Chain, Hook, NfTables, Verdict, goes_to, verdict
 from protocols.io.routing import FIRST_TABLE, free_tables
 from protocols.io.sysctl import FORWARDING, read_sysctl
 from protocols.ip import UDP, IpPacket, UdpDatagram
-from tests.peers.namespaces import require_namespaces
+from tests.nodes.test_outer_ipv6 import has_peer
+from tests.peers.aaa_node import HOST, REALM
+from tests.peers.epdg_node import FQDN
+from tests.peers.namespaces import ping, require_namespaces
+from tests.peers.node_process import NodeProcess
+from tests.peers.processes import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -356,3 +365,76 @@ def test_sets_are_replaced_as_a_whole_and_take_neighbouring_ranges(network: Netw
         assert nftables.comment("epdg-test") is None
 
     network.gateway.call(body)
+
+
+STATIC = "172.20.0.9"
+
+
+def state(stage: AccessTopology) -> tuple[str | None, list[str], frozenset[str]]:
+    """Our table's comment, forwarding and addresses in the gateway's namespace."""
+    comment = stage.gateway.call(lambda: NfTables().comment("epdg-epdg0"))
+    return comment, stage.gateway.call(forwarding), stage.gateway.addresses()
+
+
+@pytest.mark.timeout(90)
+def test_a_subscribers_static_address_masqueraded_and_a_gateway_that_is_killed(
+    stage: AccessTopology, tmp_path: Path
+) -> None:
+    """From the subscriber database over SWx, SWm and IKE to the packet; the restart finds what kill -9 has left."""
+    database = SubscriberDatabase(f"sqlite:///{tmp_path / 'aaa.db'}")
+    database.migrate()
+    (user,) = provision(database, [1])
+    apns = tuple(replace(apn, static_ipv4=IPv4Address(STATIC)) for apn in user.apns)
+    database.replace(replace(user, apns=apns))
+    database.close()
+    assert user.opc is not None
+    make_pki(tmp_path / "pki", (FQDN, "internet"))
+    for namespace in (stage.gateway, stage.ue):
+        namespace.set_sysctl("net/ipv4/ip_forward", 0)
+    diameter = {"host": f"epdg.{REALM}", "realm": REALM, "peers": [{"host": HOST, "address": "127.0.0.1"}]}
+    own = {"pool": "10.46.0.0/24", "egress": "masqueraded", "egress_interface": CORE_INTERFACE}
+    epdg = {
+        "plmn": {"mcc": "001", "mnc": "01"},
+        "listen": {"addresses": [str(GATEWAY.ip)]},
+        "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
+        "diameter": diameter,
+        "apns": {"internet": {**own, "egress_next_hop": [str(CORE.ip)]}},
+        "data_plane": {"kind": "tun"},
+    }
+    ue = {
+        "imsi": str(user.imsi),
+        "plmn": {"mcc": "001", "mnc": "01"},
+        "usim": {"k": user.k.reveal().hex(), "opc": user.opc.reveal().hex()},
+        "apn": "internet",
+        "gateway": {"address": str(GATEWAY.ip), "ca": "pki/ca.pem"},
+        "accesses": {"a": {"address": str(ACCESS_A.address.ip)}},
+        "data_plane": {"kind": "tun", "device": "ue0", "routes": [f"{CORE.ip}/32"]},
+    }
+    aaa = {"identity": {"host": HOST, "realm": REALM}, "database": "sqlite:///aaa.db"}
+    before = state(stage)
+    with contextlib.ExitStack() as nodes:
+        nodes.enter_context(NodeProcess(stage.gateway, "aaa", tmp_path, aaa))
+        gateway = nodes.enter_context(NodeProcess(stage.gateway, "epdg", tmp_path, epdg))
+        device = nodes.enter_context(NodeProcess(stage.ue, "ue", tmp_path, ue, verb="run"))
+
+        def attached() -> None:
+            wait_until(lambda: has_peer(gateway), what="the gateway's AAA server", timeout=20.0, log=gateway.log)
+            assert device.call("ue.attach")["inner_addresses"] == [STATIC]
+            # the core has no route to the address: without masquerading there is no answer
+            assert ping(stage.ue, CORE.ip, count=2).received == 2
+
+        attached()
+        gateway.kill()
+        comment, kept, addresses = state(stage)
+        assert comment == f"net/ipv4/ip_forward=0 tables={FIRST_TABLE}"
+        assert kept == ["1", before[1][1]]
+        assert addresses == before[2]
+        device.kill()
+        gateway.start()
+        device.start()
+        assert "of a run that did not end is replaced" in gateway.log()
+        attached()
+        device.call("ue.detach")
+        assert gateway.stop() == 0
+    assert state(stage) == before
+    assert stage.gateway.call(lambda: free_tables(1)) == (FIRST_TABLE,)
