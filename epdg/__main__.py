@@ -18,7 +18,7 @@ from epdg.config import EpdgConfiguration
 from epdg.pki import KeyKind, issue, make_pki, write_crl, write_ocsp_response
 from epdg.runtime import EpdgNode
 from protocols.errors import ConfigurationError
-from protocols.io.configuration import exit_on_error, load
+from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
 from protocols.io.logging import start_logging
 from protocols.threegpp.identity import Plmn, epdg_fqdn
@@ -56,6 +56,29 @@ async def _serve(settings: EpdgConfiguration) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     await node.run()
+
+
+@app.command()
+@exit_on_error
+def doctor(
+    configuration: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The gateway's configuration (YAML); without: this machine.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what the gateway needs and whether it is there; exit status 1 when something is missing."""
+    from epdg.doctor.checks import examine  # netlink's library takes a while
+    from epdg.doctor.finding import Status
+
+    findings = examine(None if configuration is None else load(configuration, EpdgConfiguration))
+    complete = all(finding.status is not Status.MISSING for finding in findings)
+    if as_json:
+        typer.echo(json.dumps({"ok": complete, "findings": [finding.view() for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            typer.echo(finding.line())
+    if not complete:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.ikev2.config import (
@@ -62,6 +62,7 @@ def _gateway(value: object) -> object:
 
 
 GatewayName = Annotated[IPv4Address | IPv6Address | str, BeforeValidator(_gateway)]
+InterfaceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Limit = Annotated[Count, Field(ge=1)]
 
@@ -264,29 +265,94 @@ class RequestedAddress(str, Enum):
     REQUIRED = "required"
 
 
-class ApnSection(ConfigurationModel):
-    """A packet data network: its addresses and what the UE is told; ``pool6`` holds a /64 for each UE."""
+def _one_or_more(value: object) -> object:
+    """A value alone stands for a list of one."""
+    if value is None:
+        return ()
+    return value if isinstance(value, list | tuple) else (value,)
 
-    pool: IPv4Network | None = None
-    pool6: IPv6Network | None = None
+
+def _range(value: object) -> tuple[IpAddress, IpAddress]:
+    refusal = PydanticCustomError("range", "an address, a network, or a range such as 10.45.0.2-10.45.0.99")
+    if not isinstance(value, str):
+        raise refusal
+    first, dash, last = value.partition("-")
+    try:
+        if not dash:
+            network = ip_network(first.strip())
+            return network[0], network[-1]
+        start, end = ip_address(first.strip()), ip_address(last.strip())
+    except ValueError:
+        raise refusal
+    if start.version != end.version or int(start) > int(end):
+        raise refusal
+    return start, end
+
+
+AddressRange = Annotated[tuple[IpAddress, IpAddress], BeforeValidator(_range)]
+
+
+class EgressMode(str, Enum):
+    """How packets of UEs go on: with their addresses, behind the gateway's, or not at all."""
+
+    ROUTED = "routed"
+    MASQUERADED = "masqueraded"
+    NONE = "none"
+
+
+class ApnSection(ConfigurationModel):
+    """A packet data network: its addresses, what the UE is told, and how its packets go on.
+
+    ``pool6`` holds a /64 for each UE. ``egress_next_hop``: routers on ``egress_interface``, one of each version.
+    """
+
+    pool: Annotated[tuple[IPv4Network, ...], BeforeValidator(_one_or_more)] = ()
+    pool6: Annotated[tuple[IPv6Network, ...], BeforeValidator(_one_or_more)] = ()
+    excluded: tuple[AddressRange, ...] = ()
+    stable_addresses: bool = False
     dns: tuple[IpAddress, ...] = ()
     p_cscf: tuple[IpAddress, ...] = ()
     requested_address: RequestedAddress = RequestedAddress.PREFERRED
+    egress: EgressMode = EgressMode.ROUTED
+    egress_interface: InterfaceName | None = None
+    egress_next_hop: tuple[IpAddress, ...] = ()
+    ue_to_ue: bool = False
+
+    @field_validator("pool")
+    @classmethod
+    def _large_enough(cls, value: tuple[IPv4Network, ...]) -> tuple[IPv4Network, ...]:
+        if any(network.num_addresses < 4 for network in value):
+            raise PydanticCustomError("pool", "networks with room for at least two hosts, such as 10.45.0.0/24")
+        return value
+
+    @field_validator("pool6")
+    @classmethod
+    def _of_prefixes(cls, value: tuple[IPv6Network, ...]) -> tuple[IPv6Network, ...]:
+        if any(network.prefixlen > 63 for network in value):
+            raise PydanticCustomError("pool6", "networks with a /64 for each UE, such as 2001:db8:45::/48")
+        return value
 
     @model_validator(mode="after")
-    def _large_enough(self) -> ApnSection:
+    def _consistent(self) -> ApnSection:
         if not self.networks:
             raise PydanticCustomError("pool", "pool (IPv4), pool6 (IPv6) or both")
-        if self.pool is not None and self.pool.num_addresses < 4:
-            raise PydanticCustomError("pool", "a network with room for at least two hosts, such as 10.45.0.0/24")
-        if self.pool6 is not None and self.pool6.prefixlen > 63:
-            raise PydanticCustomError("pool6", "a network with a /64 for each UE, such as 2001:db8:45::/48")
+        if self.egress_next_hop and self.egress_interface is None:
+            raise PydanticCustomError("egress_next_hop", "an egress_interface where there is an egress_next_hop")
+        if len({address.version for address in self.egress_next_hop}) < len(self.egress_next_hop):
+            raise PydanticCustomError("egress_next_hop", "at most one egress_next_hop of each IP version")
+        if self.egress is EgressMode.NONE and self.egress_interface is not None:
+            raise PydanticCustomError("egress", "no egress_interface where egress is none")
         return self
 
     @property
     def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """The pools there are."""
-        return tuple(network for network in (self.pool, self.pool6) if network is not None)
+        return (*self.pool, *self.pool6)
+
+    @property
+    def has_egress_of_its_own(self) -> bool:
+        """Whether something about its egress is not as it is by default."""
+        return self.egress is not EgressMode.ROUTED or self.egress_interface is not None or self.ue_to_ue
 
 
 class DataPlaneKind(str, Enum):
@@ -301,7 +367,7 @@ class DataPlaneSection(ConfigurationModel):
 
     kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
     hosts: tuple[IpAddress, ...] = ()
-    device: str = Field(default="epdg0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
+    device: InterfaceName = "epdg0"
     mtu: Annotated[int, Field(ge=576, le=9000)] = 1400
 
 
@@ -334,8 +400,27 @@ class EpdgConfiguration(ConfigurationModel):
     control: FilePath
     trace: TraceSection = TraceSection()
 
+    @field_validator("apns")
+    @classmethod
+    def _apart(cls, value: dict[str, ApnSection]) -> dict[str, ApnSection]:
+        """Networks of two APNs that overlap would need a routing domain (VRF) each."""
+        known: list[tuple[str, IPv4Network | IPv6Network]] = []
+        for name, apn in value.items():
+            for network in apn.networks:
+                for other, there in known:
+                    if network.version == there.version and network.overlaps(there):
+                        words = f"pools that do not overlap: {network} of {name} and {there} of {other} do"
+                        raise PydanticCustomError("apns", "{words}", {"words": words})
+                known.append((name, network))
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> EpdgConfiguration:
+        if self.data_plane.kind is DataPlaneKind.IN_PROCESS:
+            special = [name for name, apn in self.apns.items() if apn.has_egress_of_its_own]
+            if special:
+                words = f"data_plane.kind: tun, which egress, egress_interface and ue_to_ue of {special[0]} need"
+                raise PydanticCustomError("egress", "{words}", {"words": words})
         if self.default_apn is not None and self.default_apn not in self.apns:
             raise PydanticCustomError("default_apn", "default_apn to be one of the APNs listed under apns")
         if self.emergency is not None and self.emergency.apn not in self.apns:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
-from epdg.config import DataPlaneKind, DataPlaneSection
-from epdg.pdn.pool import AddressPool
+from epdg.config import ApnSection, DataPlaneKind, DataPlaneSection
 from protocols.dataplane.userspace.services import ServiceHost
 from protocols.entropy import Entropy
 from protocols.errors import BackendError
 from protocols.io.driver import Driver
 from protocols.media.voice import VoiceEndpoint
+from protocols.path import Address
 
 if TYPE_CHECKING:
+    from epdg.pdn.egress import Egress
     from protocols.dataplane.userspace.tun import TunDevice
 
 
@@ -24,35 +25,52 @@ class Core:
     def __init__(
         self,
         section: DataPlaneSection,
-        pools: tuple[AddressPool, ...],
+        apns: Mapping[str, ApnSection],
         send: Callable[[bytes], None],
         entropy: Entropy,
     ) -> None:
         self._section = section
-        self._pools = pools
+        self._apns = dict(apns)
+        self._networks = [network for apn in apns.values() for network in apn.networks]
         self._send = send
         self._entropy = entropy
         self._hosts: dict[bytes, _Host] = {}
         self._tun: TunDevice | None = None
+        self._egress: Egress | None = None
 
     async def open(self, failed: Callable[[BackendError], None]) -> None:
         """Make the hosts or open the device; ``failed`` is told when that breaks later."""
         if self._section.kind is DataPlaneKind.IN_PROCESS:
-            for address in (*self._section.hosts, *(pool.gateway for pool in self._pools)):
+            for address in (*self._section.hosts, *(network[1] for network in self._networks)):
                 self._hosts[address.packed] = _Host(ServiceHost(address, self._entropy), self._send)
             return
-        from protocols.dataplane.userspace.tun import TunDevice  # netlink's library takes a while
+        from epdg.pdn.egress import Egress  # netlink's library takes a while
+        from protocols.dataplane.userspace.tun import TunDevice
 
-        addresses = [ip_interface(f"{pool.gateway}/{pool.network.prefixlen}") for pool in self._pools]
+        addresses = [ip_interface(f"{network[1]}/{network.prefixlen}") for network in self._networks]
         self._tun = await TunDevice.open(self._section.device, addresses, self._section.mtu)
+        self._egress = Egress(self._section.device, self._apns)
+        self._egress.open()
         self._tun.start(self._send, failed)
 
     def close(self) -> None:
-        """Close the device, stop the hosts."""
+        """Close the device with all that goes with it, stop the hosts."""
         for host in self._hosts.values():
             host.driver.close()
         if self._tun is not None:
             self._tun.close()
+        if self._egress is not None:
+            self._egress.close()
+
+    def admit(self, apn: str, address: Address) -> None:
+        """Lead a static address that is in no pool here; ``BackendError``: it is somebody else's."""
+        if self._egress is not None:
+            self._egress.admit(apn, address)
+
+    def dismiss(self, address: Address) -> None:
+        """Undo ``admit``."""
+        if self._egress is not None:
+            self._egress.dismiss(address)
 
     def deliver(self, packet: bytes) -> bool:
         """Take a packet of a UE; ``False`` when nobody has its destination address."""

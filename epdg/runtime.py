@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from ipaddress import ip_network
 
 from epdg.addresses import GatewayAddresses
 from epdg.commands import (
@@ -28,7 +29,7 @@ from epdg.core import Core
 from epdg.live import Live, SubscriberSessions
 from epdg.observation import session_view
 from epdg.pdn.configuration import GrantedNetwork
-from epdg.pdn.pool import AddressPools
+from epdg.pdn.pool import AddressPools, ForeignAddresses
 from epdg.profile import responder_config, service_policy
 from epdg.session import Session, SessionState
 from epdg.swm import SwmClient
@@ -129,9 +130,8 @@ class EpdgNode:
         self.data_plane = UserspaceDataPlane(
             entropy=self._entropy, deliver=self._delivered, transmit=self._transmit_esp
         )
-        self.pools = {name: AddressPools(apn.networks) for name, apn in configuration.apns.items()}
-        pools = tuple(pool for pools in self.pools.values() for pool in pools.pools)
-        self.core = Core(configuration.data_plane, pools, self._from_core, self._entropy)
+        self.pools = _address_pools(configuration)
+        self.core = Core(configuration.data_plane, configuration.apns, self._from_core, self._entropy)
         self._service = service_policy(configuration)
         self.swm = SwmClient(
             configuration.diameter,
@@ -403,6 +403,7 @@ class EpdgNode:
                 pool = self.pools.get(command.apn)
                 if pool is not None and not self._held_by_another(live, command.apn, (command.address,)):
                     pool.release(command.address)
+                    self.core.dismiss(command.address)
             elif isinstance(command, Tell):
                 self.totals[command.name] += 1
                 if command.name in LOGGED:
@@ -455,10 +456,25 @@ class EpdgNode:
             static=command.static,
             # these go with the newer of the two sessions (RFC 7296 §2.8.3)
             held=self._held_by_another(live, command.apn, (*command.static, *command.wanted)),
+            who=live.session.subscriber,
             single=command.single,
             other=apn.requested_address is RequestedAddress.PREFERRED,
         )
-        return addresses, network
+        return self._admitted(command.apn, addresses), network
+
+    def _admitted(self, apn: str, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+        """Those that packets can be led to: a static address outside the pools may be another host's."""
+        admitted = []
+        for address in addresses:
+            try:
+                if self.pools[apn].is_outside(address):
+                    self.core.admit(apn, address)
+            except BackendError as error:
+                _log.warning("the static address %s cannot be had: %s", address, error)
+                self.pools[apn].release(address)
+            else:
+                admitted.append(address)
+        return tuple(admitted)
 
     # --- data plane
 
@@ -539,3 +555,14 @@ class EpdgNode:
             return self.data_plane.counters(spi)
         except LocalError:
             return None
+
+
+def _address_pools(configuration: EpdgConfiguration) -> dict[str, AddressPools]:
+    """The pools by APN; no static address is another APN's or the gateway's own."""
+    own = (*configuration.listen.addresses, *configuration.data_plane.hosts)
+    networks = [network for apn in configuration.apns.values() for network in apn.networks]
+    foreign = ForeignAddresses((*networks, *(ip_network(address) for address in own)))
+    return {
+        name: AddressPools(apn.networks, excluded=apn.excluded, stable=apn.stable_addresses, foreign=foreign)
+        for name, apn in configuration.apns.items()
+    }

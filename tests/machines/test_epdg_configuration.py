@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
 
@@ -15,7 +15,7 @@ from epdg.commands import (
     Tell,
 )
 from epdg.pdn.configuration import SUPPORTED, GrantedNetwork
-from epdg.pdn.pool import AddressPool, AddressPools
+from epdg.pdn.pool import AddressPool, AddressPools, ForeignAddresses
 from epdg.session import Session
 from protocols.diameter.dictionary import PdnType
 from protocols.diameter.swm import ApnConfiguration
@@ -333,7 +333,7 @@ def test_no_p_cscf_for_a_ue_that_knows_none_or_is_gone() -> None:
 def test_ipv6_pool_gives_a_prefix_to_each() -> None:
     """TS 23.402 §4.7.3: a /64 for every UE; the gateway's own is nobody's."""
     pool = AddressPool(IPv6Network("2001:db8:45::/62"))
-    assert str(pool.gateway) == "2001:db8:45::1"
+    assert [str(each) for each in pool.gateways] == ["2001:db8:45::1"]
     assert [str(pool.allocate()) for _ in range(4)] == [
         "2001:db8:45:1::1",
         "2001:db8:45:2::1",
@@ -402,3 +402,97 @@ def test_a_static_address_is_one_sessions_at_a_time() -> None:
     pools.release(IPv4Address("10.45.0.4"))
     pools.release(IPv6Address("2001:db8:45:1::1"))
     assert pools.in_use == 0
+
+
+# --- several networks, exclusions, static addresses, returning subscribers ----------------------------
+
+
+def addresses(*texts: str) -> list[Address]:
+    return [ip_address(text) for text in texts]
+
+
+def test_a_pool_of_several_networks_with_exclusions_until_nothing_is_left() -> None:
+    networks = (IPv4Network("10.45.0.0/30"), IPv4Network("10.46.0.0/29"))
+    pool = AddressPool(*networks, excluded=[(IPv4Address("10.46.0.3"), IPv4Address("10.46.0.4"))])
+    given = [pool.allocate() for _ in range(5)]
+    assert given == [*addresses("10.45.0.2", "10.46.0.2", "10.46.0.5", "10.46.0.6"), None]
+    assert pool.allocate(IPv4Address("10.46.0.3")) is None
+    assert [str(each) for each in pool.gateways] == ["10.45.0.1", "10.46.0.1"]
+
+
+def test_a_hole_larger_than_a_network_and_holes_that_overlap() -> None:
+    holes = [tuple(addresses(*pair)) for pair in (("10.0.0.0", "10.45.0.2"), ("10.45.0.2", "10.45.0.3"))]
+    pool = AddressPool(IPv4Network("10.44.0.0/29"), IPv4Network("10.45.0.0/29"), excluded=holes)  # type: ignore[arg-type]
+    assert [str(pool.allocate()) for _ in range(3)] == ["10.45.0.4", "10.45.0.5", "10.45.0.6"]
+    assert pool.allocate() is None
+
+
+def test_a_large_pool_is_not_written_out() -> None:
+    pool = AddressPool(IPv6Network("2001:db8::/32"), excluded=[tuple(addresses("2001:db8::", "2001:db8:7fff::ffff"))])  # type: ignore[list-item]
+    assert str(pool.allocate()) == "2001:db8:7fff:1::1"
+
+
+@pytest.mark.parametrize("static", ["10.45.0.4", "10.45.0.5", "192.0.2.9"])
+def test_a_static_address_is_never_given_twice(static: str) -> None:
+    """In the turn, excluded from it, and outside: as static and as dynamic address, whoever comes first."""
+    excluded = [tuple(addresses("10.45.0.5", "10.45.0.5"))]
+    pools = AddressPools([IPv4Network("10.45.0.0/29")], excluded=excluded)  # type: ignore[arg-type]
+    (held,) = pools.allocate((4,), static=addresses(static))
+    assert str(held) == static
+    assert pools.in_use == 1
+    others = [pools.allocate((4,)) for _ in range(6)]
+    assert held not in [address for each in others for address in each]
+    assert pools.allocate((4,), static=addresses(static)) == ()
+    pools.release(held)
+    assert pools.allocate((4,), static=addresses(static)) == (held,)
+    taken = next(address for each in others for address in each)
+    assert pools.allocate((4,), static=[taken]) == ()
+
+
+@pytest.mark.parametrize(
+    "static", ["10.45.0.0", "10.45.0.1", "10.45.0.7", "10.46.0.9", "127.0.1.1", "2001:db8:45::9", "2001:db8:46:7::9"]
+)
+def test_a_static_address_is_not_the_gateways_nor_another_apns(static: str) -> None:
+    others = [ip_network(text) for text in ("10.46.0.0/16", "127.0.1.1/32", "2001:db8:46::/48")]
+    own = [IPv4Network("10.45.0.0/29"), IPv6Network("2001:db8:45::/62")]
+    pools = AddressPools(own, foreign=ForeignAddresses([*own, *others]))
+    assert pools.allocate((ip_address(static).version,), static=addresses(static)) == ()
+    assert pools.in_use == 0
+
+
+def test_two_apns_do_not_share_a_static_address_outside_both() -> None:
+    """Of IPv6 no /64 either."""
+    foreign = ForeignAddresses()
+    pools = [AddressPools([ip_network(text)], foreign=foreign) for text in ("2001:db8:45::/48", "2001:db8:46::/48")]
+    assert pools[0].allocate((6,), static=addresses("2001:db8:9::1")) == (ip_address("2001:db8:9::1"),)
+    assert pools[1].allocate((6,), static=addresses("2001:db8:9::2")) == ()
+    assert pools[0].is_outside(ip_address("2001:db8:9::1"))
+    pools[0].release(ip_address("2001:db8:9::1"))
+    assert pools[1].allocate((6,), static=addresses("2001:db8:9::2")) == (ip_address("2001:db8:9::2"),)
+
+
+def test_who_comes_back_gets_the_address_it_had_unless_it_was_given_away() -> None:
+    pools = AddressPools([IPv4Network("10.45.0.0/29")], stable=True)
+    first, second = (pools.allocate((4,), who=who) for who in ("one", "two"))
+    for given in (first, second):
+        pools.release(given[0])
+    assert pools.allocate((4,), who="three") == tuple(addresses("10.45.0.4"))
+    assert pools.allocate((4,), who="two") == second
+    assert pools.allocate((4,), who="one") == first
+    pools.release(first[0])
+    for who in ("four", "five", "six"):  # two that were never given, then the one that rests
+        last = pools.allocate((4,), who=who)
+    assert last == first
+    assert pools.allocate((4,), who="one") == ()
+    pools.release(last[0])
+    assert pools.allocate((4,), who="seven") == first
+
+
+def test_without_memory_a_released_address_rests_longest() -> None:
+    pools = AddressPools([IPv4Network("10.45.0.0/29")])
+    (first,) = pools.allocate((4,), who="one")
+    pools.release(first)
+    assert [str(pools.allocate((4,), who="one")[0]) for _ in range(5)] == [
+        *(f"10.45.0.{number}" for number in (3, 4, 5, 6)),
+        str(first),
+    ]

@@ -108,7 +108,7 @@ def test_routes_lead_from_each_access_to_the_gateway_and_from_the_core_to_the_ue
         for network in ("access-a", "access-b")
     }
     assert set(services["ue"]["environment"]["ROUTES"].split(", ")) == towards_gateway
-    back = {f"{apn.pool} via {_address(services, 'epdg', 'core')}" for apn in epdg.apns.values()}
+    back = {f"{pool} via {_address(services, 'epdg', 'core')}" for apn in epdg.apns.values() for pool in apn.pool}
     assert set(services["aaa"]["environment"]["ROUTES"].split(", ")) == back
     into_the_tunnel = [ip_network(str(route)) for route in ue.data_plane.routes]
     assert any(ip_address(_address(services, "aaa", "core")) in route for route in into_the_tunnel)

@@ -1,4 +1,4 @@
-"""``docs/ue.md``, ``personas.md``, ``laboratory.md`` and ``fleet.md`` are right.
+"""``docs/ue.md``, ``personas.md``, ``laboratory.md``, ``fleet.md`` and ``sgi.md`` are right.
 
 Their YAML is configuration, their commands exist, their tables are complete and agree with the code.
 """
@@ -17,6 +17,8 @@ from typer.main import get_command
 
 from aaa.__main__ import application as aaa
 from dashboards.config import DashboardsConfig
+from epdg.__main__ import app as epdg
+from epdg.config import ApnSection, EgressMode, EpdgConfiguration
 from lab.__main__ import application as lab
 from lab.fleet import schedule as fleet_schedule
 from lab.fleet.config import FleetConfiguration, FleetFile
@@ -39,14 +41,19 @@ from ue.retry import RULES, Bar
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-GUIDES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("ue", "personas", "laboratory", "fleet")}
+NAMES = ("ue", "personas", "laboratory", "fleet", "sgi")
+GUIDES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-APPLICATIONS = {"aaa": aaa, "lab": lab, "ue": ue}
+APPLICATIONS = {"aaa": aaa, "epdg": epdg, "lab": lab, "ue": ue}
 BLOCK = re.compile(r"^```(\w*)(?: ([\w-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(guide, *found) for guide, text in GUIDES.items() for found in BLOCK.findall(text)]
 YAML = [(guide, of, text) for guide, language, of, text in BLOCKS if language == "yaml"]
-KINDS = {"ue", "vectors", "persona", "schedule", "fleet", "fleet-schedule", "dashboards"}
-MODELS: dict[str, type[ConfigurationModel]] = {"ue": UeConfiguration, "dashboards": DashboardsConfig}
+KINDS = {"ue", "vectors", "persona", "schedule", "fleet", "fleet-schedule", "dashboards", "epdg"}
+MODELS: dict[str, type[ConfigurationModel]] = {
+    "ue": UeConfiguration,
+    "dashboards": DashboardsConfig,
+    "epdg": EpdgConfiguration,
+}
 
 
 _NAME = re.compile(r"`([^`]+)`")
@@ -226,6 +233,13 @@ def test_the_guide_has_every_metric_and_every_schedule_of_a_fleet() -> None:
     sentence = re.search(r"^`do` is (.+?)\. `to`", GUIDES["fleet"], re.MULTILINE | re.DOTALL)
     assert sentence is not None
     assert actions <= {*re.findall(r"`([\w-]+)`", sentence[1])}
+
+
+def test_the_guide_has_every_egress_and_every_key_of_an_apn() -> None:
+    assert {*table("sgi", "| `egress` |")} == {mode.value for mode in EgressMode}
+    named = {*re.findall(r"`?(\w+)`?:", GUIDES["sgi"]), *_NAME.findall(GUIDES["sgi"])}
+    elsewhere = {"p_cscf", "requested_address"}  # what UEs are told has nothing to do with packets
+    assert {*ApnSection.model_fields} - elsewhere <= named
 
 
 def test_the_schedule_of_the_guide_holds(tmp_path: Path) -> None:

@@ -127,7 +127,58 @@ EPDG_REFUSALS = [
     (
         "apns.internet.pool6",
         "2001:db8::/64",
-        "apns.internet: got a mapping, expected a network with a /64 for each UE, such as 2001:db8:45::/48",
+        "apns.internet.pool6: got '2001:db8::/64', expected networks with a /64 for each UE, such as 2001:db8:45::/48",
+    ),
+    (
+        "apns.internet.pool",
+        "[10.45.0.0/16, 10.48.0.0/31]",
+        "apns.internet.pool: got a list, expected networks with room for at least two hosts, such as 10.45.0.0/24",
+    ),
+    (
+        "apns.ims.pool",
+        "[10.46.0.0/16, 10.45.7.0/24]",
+        "apns: got a mapping, expected pools that do not overlap: 10.45.7.0/24 of ims and 10.45.0.0/16 of internet do",
+    ),
+    (
+        "apns.ims.pool6",
+        "[2001:db8:47::/48, 2001:db8:47:8000::/49]",
+        "apns: got a mapping, expected pools that do not overlap: 2001:db8:47:8000::/49 of ims and "
+        "2001:db8:47::/48 of ims do",
+    ),
+    (
+        "apns.internet.excluded",
+        "[10.45.0.9-10.45.0.2]",
+        "apns.internet.excluded.0: got '10.45.0.9-10.45.0.2', expected an address, a network, or a range such as "
+        "10.45.0.2-10.45.0.99",
+    ),
+    (
+        "apns.internet.excluded",
+        "[10.45.0.9-2001:db8::1]",
+        "apns.internet.excluded.0: got '10.45.0.9-2001:db8::1', expected an address, a network, or a range",
+    ),
+    ("apns.internet.excluded", "[7]", "apns.internet.excluded.0: got 7, expected an address, a network, or a range"),
+    ("apns.internet.egress", "nat", "apns.internet.egress: got 'nat', expected 'routed', 'masqueraded' or 'none'"),
+    ("apns.internet.egress_interface", "eth/0", "apns.internet.egress_interface: got 'eth/0', expected text like"),
+    (
+        "apns.internet.egress_next_hop",
+        "[192.0.2.1]",
+        "apns.internet: got a mapping, expected an egress_interface where there is an egress_next_hop",
+    ),
+    (
+        "apns.internet",
+        "{pool: 10.45.0.0/16, egress_interface: eth0, egress_next_hop: [192.0.2.1, 192.0.2.2]}",
+        "apns.internet: got a mapping, expected at most one egress_next_hop of each IP version",
+    ),
+    (
+        "apns.internet",
+        "{pool: 10.45.0.0/16, egress_interface: eth0, egress: none}",
+        "apns.internet: got a mapping, expected no egress_interface where egress is none",
+    ),
+    (
+        "apns.internet.ue_to_ue",
+        "true",
+        "(top): got a mapping, expected data_plane.kind: tun, which egress, egress_interface and ue_to_ue "
+        "of internet need",
     ),
     (
         "apns.internet.pool6",
