@@ -47,10 +47,10 @@ class NodesCollector(Collector):
             up.add_metric((link.name, link.kind), float(link.reachable))
             if not link.reachable:
                 continue
-            for state, number in link.sessions.items():
-                sessions.add_metric((link.name, state), number)
-            if isinstance(count := link.status.get("half_open"), int):
-                half_open.add_metric((link.name,), count)
+            for state, count in link.sessions.items():
+                sessions.add_metric((link.name, state), count)
+            if isinstance(waiting := link.status.get("half_open"), int):
+                half_open.add_metric((link.name,), waiting)
             for name, number in _counts(link.status.get("totals")):
                 events.add_metric((link.name, name), number)
             where = link.status.get("dropped")
