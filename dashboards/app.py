@@ -20,7 +20,7 @@ from dashboards.config import DashboardsConfig
 from dashboards.deps import Operator, Services
 from dashboards.links import Fleet
 from dashboards.problems import PROBLEM_SCHEMA, problem_response
-from dashboards.routes import aaa_sessions, events, faults, identity, nodes, pages, runs, sessions, subscribers
+from dashboards.routes import aaa_sessions, events, faults, identity, metrics, nodes, pages, runs, sessions, subscribers
 from dashboards.runs import Runs
 from dashboards.security import Security
 from dashboards.stream import EventHub
@@ -119,6 +119,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
     problems.install(app)
     for module in MODULES:
         app.include_router(module.router, prefix=API)
+    app.include_router(metrics.router)
     pages.install(app)
 
     def openapi() -> dict[str, Any]:

@@ -95,6 +95,8 @@ class World:
             "version": "0.1.0",
             "started": self.started[name],
             "half_open": 0,
+            "totals": {"attached": 7},
+            "dropped": {"esp": {"replayed": 3}, "ike": {}, "odd": "not a table"},
             "secret": "must-not-be-seen",
         }
 

@@ -529,3 +529,26 @@ def test_openapi_describes_problems_and_documentation_works_offline(quiet: httpx
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "initialise.js"):
         assert f"/static/swagger/{asset}" in page
         assert quiet.get(f"/static/swagger/{asset}").status_code == 200
+
+
+def test_metrics_of_every_node_that_answers(running: Site, client: httpx.Client) -> None:
+    """Counters and gauges of what the nodes say, without anybody's identity; a node that is away is only down."""
+    running.do(running.world.attach, 1)
+    wait_for(client, lambda name, data: name == "node" and data["name"] == "ue" and data["reachable"])
+    wait_for(client, lambda name, data: name == "node" and (data["sessions"] or {}).get("established") == 1)
+
+    found = client.get("/metrics")
+    assert found.headers["content-type"].startswith("text/plain")
+    assert {
+        'epdg_node_up{kind="epdg",node="epdg"} 1.0',
+        'epdg_node_up{kind="ue",node="ue"} 1.0',
+        'epdg_sessions{node="epdg",state="established"} 1.0',
+        'epdg_half_open_sas{node="epdg"} 0.0',
+        'epdg_events_total{event="attached",node="epdg"} 7.0',
+        'epdg_dropped_total{node="epdg",reason="replayed",where="esp"} 3.0',
+    } <= set(found.text.splitlines())
+    assert "001010000000001" not in found.text
+    running.do(running.world.stop, "epdg")
+    wait_for(client, lambda name, data: name == "node" and data["name"] == "epdg" and not data["reachable"])
+    of_the_gateway = [line for line in client.get("/metrics").text.splitlines() if 'node="epdg"' in line]
+    assert of_the_gateway == ['epdg_node_up{kind="epdg",node="epdg"} 0.0']

@@ -98,7 +98,7 @@ def test_taken_address_is_one_plain_error() -> None:
     ("headers", "status"),
     [({}, 401), ({"Authorization": "Bearer no"}, 401), ({"Authorization": f"Bearer {TOKEN}"}, 200)],
 )
-@pytest.mark.parametrize("path", ["/api/v1/nodes", "/api/v1/me"])
+@pytest.mark.parametrize("path", ["/api/v1/nodes", "/api/v1/me", "/metrics"])
 def test_beyond_loopback_reading_needs_the_token(headers: Mapping[str, str], status: int, path: str) -> None:
     app = create_app(configuration("listen: 192.0.2.1:8080"), TOKEN)
 

@@ -1,4 +1,8 @@
-"""ESP against published octets: RFC 3602 §4, tcpdump's and Wireshark's captures, GCM vectors."""
+"""ESP against published octets, through the sealers and openers that SAs use.
+
+RFC 3602 §4 (AES-CBC), RFC 3686 §6 (AES-CTR), RFC 7634 Appendix A, RFC 2410 §5 (NULL), RFC 2202 and RFC 4868 (HMAC),
+draft-mcgrew-gcm-test-01 §4 (AES-GCM as in RFC 4106), tcpdump's and Wireshark's captures.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,11 @@ from protocols.secret import Secret
 from tests.harness.material import SHARED
 
 INTEGRITY_KEY = Secret(bytes(range(32)))
-CHACHA: dict[str, str] = json.loads((Path(__file__).parent / "data" / "rfc_algorithms.json").read_text())["esp_rfc7634"]
+DATA = Path(__file__).parent / "data"
+ALGORITHMS: dict[str, Any] = json.loads((DATA / "rfc_algorithms.json").read_text())
+IPSEC: dict[str, Any] = json.loads((DATA / "rfc_ipsec.json").read_text())
+PACKETS: dict[str, Any] = json.loads((DATA / "esp_packets.json").read_text())
+CHACHA: dict[str, str] = ALGORITHMS["esp_rfc7634"]
 
 
 def rows(name: str, *keys: str) -> list[Any]:
@@ -44,7 +52,14 @@ class FixedIv:
         return self._octets
 
 
-@pytest.mark.parametrize("vector", rows("spec/rfc_ipsec.json", "esp_rfc3602"))
+def icv_of(packet: bytes) -> bytes:
+    """HMAC-SHA-256-128 for packets that were published without an ICV."""
+    mac = hmac.HMAC(INTEGRITY_KEY.reveal(), hashes.SHA256())
+    mac.update(packet)
+    return mac.finalize()[:16]
+
+
+@pytest.mark.parametrize("vector", IPSEC["esp_rfc3602"], ids=lambda vector: f"case {vector['case']}")
 def test_rfc3602_packets(vector: dict[str, Any]) -> None:
     key, spi = bytes.fromhex(vector["key"]), bytes.fromhex(vector["spi"])
     plaintext, packet = bytes.fromhex(vector["plaintext_with_trailer"]), bytes.fromhex(vector["esp_packet"])
@@ -56,10 +71,8 @@ def test_rfc3602_packets(vector: dict[str, Any]) -> None:
     sealed = sealer.seal(vector["seq"], payload, next_header)
     assert sealed[:-16] == packet  # the RFC's packets have no ICV
 
-    mac = hmac.HMAC(INTEGRITY_KEY.reveal(), hashes.SHA256())
-    mac.update(packet)
     opener = opener_of(suite, spi, Secret(key), INTEGRITY_KEY)
-    assert opener.open(packet + mac.finalize()[:16], vector["seq"]) == plaintext
+    assert opener.open(packet + icv_of(packet), vector["seq"]) == plaintext
 
 
 @pytest.mark.parametrize("vector", rows("fetched/esp_captures.json", "tcpdump"))
@@ -68,11 +81,67 @@ def test_tcpdump_captures(vector: dict[str, Any]) -> None:
     suite = {"aes256-cbc-hmac96": "aes256-sha256", "3des-cbc-hmac96": "3des-sha256"}[vector["alg"]]
     packet = bytes.fromhex(vector["esp"])[: -vector["icv_len"]]
     key = Secret(bytes.fromhex(vector["enc_key"]))
-    mac = hmac.HMAC(INTEGRITY_KEY.reveal(), hashes.SHA256())
-    mac.update(packet)
     opener = opener_of(EspSuite.of(suite), packet[:4], key, INTEGRITY_KEY)
-    plaintext = opener.open(packet + mac.finalize()[:16], vector["seq"])
+    plaintext = opener.open(packet + icv_of(packet), vector["seq"])
     assert strip_trailer(plaintext) == (vector["next_header"], bytes.fromhex(vector["plaintext"]))
+
+
+@pytest.mark.parametrize("row", ALGORITHMS["aes_ctr"], ids=lambda row: f"{len(row['key']) * 4}-{row['plaintext'][:8]}")
+def test_aes_ctr_packets(row: dict[str, str]) -> None:
+    """RFC 3686 §6: the IV stands in the packet, nonce and key in the keying material (§5.1)."""
+    packet = bytes.fromhex("0000432100000001" + row["iv"] + row["ciphertext"])
+    suite = EspSuite.of(f"aes{len(row['key']) * 4}ctr-sha256")
+    opener = opener_of(suite, packet[:4], Secret(bytes.fromhex(row["key"] + row["nonce"])), INTEGRITY_KEY)
+    assert opener.open(packet + icv_of(packet), 1) == bytes.fromhex(row["plaintext"])
+
+
+@pytest.mark.parametrize("row", PACKETS["aes_gcm"], ids=[f"case {number}" for number in range(1, 15)])
+@pytest.mark.parametrize("icv_length", [8, 12, 16])
+def test_aes_gcm_packets(row: dict[str, str], icv_length: int) -> None:
+    """RFC 4106: salt, IV, associated data with 32 and with 64 bits of sequence number, and the ICV, also cut (§6)."""
+    associated, key = bytes.fromhex(row["associated_data"]), bytes.fromhex(row["key"] + row["salt"])
+    esn = len(associated) == 12
+    spi, sequence = associated[:4], int.from_bytes(associated[4:], "big")
+    packet = spi + associated[-4:] + bytes.fromhex(row["iv"] + row["ciphertext"] + row["icv"][: 2 * icv_length])
+    suite = EspSuite.of(f"aes{len(key) * 8 - 32}gcm{icv_length}{'-esn' if esn else ''}")
+    opener = opener_of(suite, spi, Secret(key), Secret(b""))
+    assert opener.open(packet, sequence) == bytes.fromhex(row["plaintext_with_trailer"])
+    with pytest.raises(AuthenticationError):
+        opener.open(packet, sequence ^ (1 << 32 if esn else 1))  # it is associated data, the half not sent too
+
+
+@pytest.mark.parametrize("data", [bytes.fromhex(each) for each in PACKETS["null"]])
+def test_null_packets(data: bytes) -> None:
+    """RFC 2410 §5: the data as they are; around them RFC 4303's packet with HMAC-SHA-256-128."""
+    suite, spi = EspSuite.of("null-sha256"), bytes.fromhex("00004321")
+    sealed = sealer_of(suite, spi, Secret(b""), INTEGRITY_KEY, SeededEntropy(1)).seal(1, data, 4)
+    padding = bytes(range(1, -(len(data) + 2) % 4 + 1))
+    packet = spi + b"\0\0\0\1" + data + padding + bytes((len(padding), 4))
+    assert sealed == packet + icv_of(packet)
+    opened = opener_of(suite, spi, Secret(b""), INTEGRITY_KEY).open(sealed, 1)
+    assert strip_trailer(opened) == (4, data)
+
+
+HMAC_NAMES = {20: "null-sha1", 32: "null-sha256", 48: "null-sha384", 64: "null-sha512"}
+HMAC_MESSAGES = [
+    row
+    for row in (*PACKETS["hmac_sha1"], *(row for row in IPSEC["hmac_rfc4868"] if "icv" in row))
+    if len(row["data"]) % 8 == 0 and len(row["data"]) >= 24  # of the form of a packet: whole words, more than a header
+]
+
+
+def test_every_hmac_has_a_message() -> None:
+    assert sorted(len(row["key"]) // 2 for row in HMAC_MESSAGES) == sorted(HMAC_NAMES)
+
+
+@pytest.mark.parametrize("row", HMAC_MESSAGES, ids=lambda row: HMAC_NAMES[len(row["key"]) // 2])
+def test_hmac_covers_the_whole_packet(row: dict[str, str]) -> None:
+    """RFC 2202 §3 with RFC 2404 §2, RFC 4868 §2.7.2: the RFC's message as a packet, its truncated HMAC as the ICV."""
+    data, key = bytes.fromhex(row["data"]), bytes.fromhex(row["key"])
+    opener = opener_of(EspSuite.of(HMAC_NAMES[len(key)]), data[:4], Secret(b""), Secret(key))
+    assert opener.open(data + bytes.fromhex(row["icv"]), int.from_bytes(data[4:8], "big")) == data[8:]
+    with pytest.raises(AuthenticationError):
+        opener.open(data[:-1] + b"\0" + bytes.fromhex(row["icv"]), int.from_bytes(data[4:8], "big"))
 
 
 def test_the_packet_of_rfc_7634() -> None:
