@@ -21,7 +21,7 @@ from aaa.sessions import UNFINISHED_LIMIT
 from aaa.subscribers.subscriber import PdnType
 from protocols.diameter.uri import Transport
 from protocols.errors import ConfigurationError
-from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval
+from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval, unfit
 from protocols.io.diameter.configuration import (
     DiameterIdentityText,
     DiameterNodeSection,
@@ -238,14 +238,14 @@ class AaaConfiguration(ConfigurationModel):
     def _secured(self) -> AaaConfiguration:
         if self.diameter.tls is None:
             if self.listen.tls_port is not None:
-                raise PydanticCustomError("tls", "certificates under diameter.tls, which listen.tls_port needs")
+                raise unfit("certificates, which listen.tls_port needs", "diameter", "tls")
             if self.hss.listen is not None and self.hss.listen.tls_port is not None:
-                raise PydanticCustomError("tls", "certificates under diameter.tls, which hss.listen.tls_port needs")
+                raise unfit("certificates, which hss.listen.tls_port needs", "diameter", "tls")
             if any(peer.transport is Transport.TLS for peer in self.hss.peers):
-                raise PydanticCustomError("tls", "certificates under diameter.tls, which transport: tls needs")
+                raise unfit("certificates, which transport: tls needs", "diameter", "tls")
         hosts = [peer.host for peer in (*self.diameter.peers, *self.hss.peers)]
         if len(set(hosts)) != len(hosts):
-            raise PydanticCustomError("peers", "every host once under diameter.peers and hss.peers")
+            raise unfit("every host once under diameter.peers and hss.peers", "hss", "peers")
         return self
 
     def emergency_policy(self) -> EmergencyPolicy | None:

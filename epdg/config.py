@@ -42,6 +42,7 @@ from protocols.io.configuration import (
     IpNetwork,
     Port,
     SharedKey,
+    unfit,
 )
 from protocols.io.diameter.configuration import DiameterIdentityText, DiameterNodeSection
 from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
@@ -109,12 +110,12 @@ class AuthenticationSection(ConfigurationModel):
     @model_validator(mode="after")
     def _complete(self) -> AuthenticationSection:
         if self.gateway is AuthenticationKind.EAP:
-            raise PydanticCustomError("authentication", "authentication.gateway to be psk or certificate")
+            raise unfit("psk or certificate", "gateway")
         by_key = AuthenticationKind.PSK in (*self.methods, self.gateway)
         if by_key and not self.psk:
-            raise PydanticCustomError("authentication", "the keys of the UEs under authentication.psk")
+            raise unfit("the keys of the UEs", "psk")
         if AuthenticationKind.CERTIFICATE in self.methods and not self.certificate_authorities:
-            raise PydanticCustomError("authentication", "PEM files under authentication.certificate_authorities")
+            raise unfit("PEM files", "certificate_authorities")
         return self
 
     @property
@@ -164,7 +165,7 @@ class ResumptionSection(ConfigurationModel):
     @model_validator(mode="after")
     def _outlived(self) -> ResumptionSection:
         if self.lifetime > self.key_interval:
-            raise PydanticCustomError("lifetime", "a lifetime of at most key_interval")
+            raise unfit("at most key_interval", "lifetime")
         return self
 
 
@@ -220,7 +221,7 @@ class DiameterSection(DiameterNodeSection):
     @model_validator(mode="after")
     def _of_others(self) -> DiameterSection:
         if any(peer.host == self.host for peer in self.peers):
-            raise PydanticCustomError("peers", "peers to be other nodes than host itself")
+            raise unfit("other nodes than host itself", "peers")
         return self
 
 
@@ -422,14 +423,14 @@ class EpdgConfiguration(ConfigurationModel):
                 words = f"data_plane.kind: tun, which egress, egress_interface and ue_to_ue of {special[0]} need"
                 raise PydanticCustomError("egress", "{words}", {"words": words})
         if self.default_apn is not None and self.default_apn not in self.apns:
-            raise PydanticCustomError("default_apn", "default_apn to be one of the APNs listed under apns")
+            raise unfit("one of the APNs listed under apns", "default_apn")
         if self.emergency is not None and self.emergency.apn not in self.apns:
-            raise PydanticCustomError("emergency", "emergency.apn to be one of the APNs listed under apns")
+            raise unfit("one of the APNs listed under apns", "emergency", "apn")
         eap = AuthenticationKind.EAP in self.authentication.methods
         if self.certificate is None and eap and not self.ike.eap_only:
-            raise PydanticCustomError("certificate", "a certificate, or ike.eap_only: true")
+            raise unfit("a certificate, or ike.eap_only: true", "certificate")
         if self.certificate is None and (self.authentication.shows_certificate or self.further_certificates):
-            raise PydanticCustomError("certificate", "a certificate, which the gateway has to show")
+            raise unfit("a certificate, which the gateway has to show", "certificate")
         if eap and not self.diameter.peers:
-            raise PydanticCustomError("diameter", "an AAA server under diameter.peers, or authentication without eap")
+            raise unfit("an AAA server, or authentication without eap", "diameter", "peers")
         return self

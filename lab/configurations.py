@@ -10,14 +10,18 @@ from pathlib import Path
 
 import yaml
 
+from aaa.config import AaaConfiguration, Role
 from aaa.subscribers import ApnSubscription, Subscriber, SubscriberDatabase
+from epdg.config import EpdgConfiguration
 from epdg.pki import make_pki
 from protocols.entropy import Entropy
+from protocols.io.configuration import load
 from protocols.io.entropy import SystemEntropy
 from protocols.path import Address, Endpoint
 from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, Plmn, epdg_fqdn
 from protocols.trace.records import JsonValue
+from ue.config import UeConfiguration
 
 PLMN = Plmn("001", "01")
 REALM = "epc.mnc001.mcc001.3gppnetwork.org"  # TS 23.003 §19.2
@@ -149,6 +153,13 @@ def merged(configuration: Mapping[str, JsonValue], changes: Changes) -> dict[str
         both = isinstance(before, dict) and isinstance(value, Mapping)
         result[key] = merged(before, value) if both else value  # type: ignore[arg-type]  # both says what they are
     return result
+
+
+def check(files: RunFiles) -> None:
+    """``ConfigurationError``, in a file of the run's, for the first thing that a node would refuse."""
+    load(files.configuration("aaa"), AaaConfiguration).check(Role.BOTH, str(files.configuration("aaa")))
+    load(files.configuration("epdg"), EpdgConfiguration)
+    load(files.configuration("ue"), UeConfiguration)
 
 
 _NODES = ("epdg", "aaa", "ue")

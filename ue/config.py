@@ -35,6 +35,7 @@ from protocols.io.configuration import (
     Interval,
     IpAddress,
     SharedKey,
+    unfit,
     validate,
 )
 from protocols.io.documents import Document
@@ -216,54 +217,58 @@ class UeConfiguration(ConfigurationModel):
     def _consistent(self) -> UeConfiguration:
         self._can_authenticate()
         if not self.imsi and (self.usim is None or self.usim.card is None):
-            raise PydanticCustomError("imsi", "imsi, which only a card can tell instead")
+            raise unfit("an IMSI, which only a card can tell instead", "imsi")
         if self.imsi and not Imsi(self.imsi).belongs_to(self.plmn.plmn):
-            raise PydanticCustomError("imsi", "an IMSI that begins with the MCC and MNC under plmn")
+            raise unfit("an IMSI that begins with the MCC and MNC under plmn", "imsi")
         group = self.ike.group
         if group is not None and all(suite.group != group for suite in IkePolicy.of(self.algorithms.ike).suites):
-            raise PydanticCustomError("ike", "ike.group to be the group of a suite under algorithms.ike")
+            raise unfit("the group of a suite under algorithms.ike", "ike", "group")
         nowhere = [name for name, each in self.accesses.items() if each.address.is_unspecified and not each.interface]
         if nowhere:
-            expected = "an address or an interface for access {name}"
-            raise PydanticCustomError("accesses", expected, {"name": nowhere[0]})
+            raise unfit("an address or an interface", "accesses", nowhere[0])
         if not set(self.management.prefer) <= set(self.accesses):
-            expected = "names of accesses in management.prefer: {names}"
-            raise PydanticCustomError("management", expected, {"names": ", ".join(self.accesses)})
+            raise unfit(f"names of accesses: {', '.join(self.accesses)}", "management", "prefer")
         versions = [access.address.version for access in self.accesses.values()]
         known = {address.version for address in self.gateway.addresses}
         fixed = self.gateway.selection is None
         if fixed and (versions[0] not in known or (not self.mobike and not set(versions) <= known)):
-            raise PydanticCustomError("accesses", "access addresses of the gateway address's IP version")
+            raise unfit("addresses of the gateway address's IP version", "accesses")
         through = [access for access in self.accesses.values() if access.next_hop is not None]
         if any(access.next_hop.version != access.address.version for access in through if access.next_hop):
-            raise PydanticCustomError("accesses", "next hops of their access address's IP version")
-        for pdn in (self, *self.pdns.values()):
-            check_previous_addresses(pdn.request.previous_addresses, pdn.pdn_type)
+            raise unfit("next hops of their access address's IP version", "accesses")
+        check_previous_addresses(self.request.previous_addresses, self.pdn_type)
+        for name, pdn in self.pdns.items():
+            check_previous_addresses(pdn.request.previous_addresses, pdn.pdn_type, ("additional_pdns", name, "request"))
         names = [Apn(self.apn).network_identifier, *(Apn(pdn.apn).network_identifier for pdn in self.pdns.values())]
         if len(set(names)) != len(names):
-            raise PydanticCustomError("additional_pdns", "additional_pdns with an APN of their own each")
+            raise unfit("PDN connections with an APN of their own each", "additional_pdns")
         planes = [self.data_plane, *(pdn.data_plane for pdn in self.pdns.values())]
         devices = [plane.device for plane in planes if plane.kind is DataPlaneKind.TUN]
         if len(set(devices)) != len(devices):
-            raise PydanticCustomError("additional_pdns", "a data_plane.device of its own for each PDN connection")
+            raise unfit("a data_plane.device of its own for each PDN connection", "additional_pdns")
         return self
 
     def _can_authenticate(self) -> None:
         needed = {
             AuthenticationKind.EAP: (
                 self.usim or self.without_usim,
-                "usim (k and opc or op), eap.emergency with imei (15 digits), or authentication by psk or certificate",
+                "usim",
+                "k and opc or op, eap.emergency with imei (15 digits), or authentication by psk or certificate",
             ),
-            AuthenticationKind.PSK: (self.psk, "psk, which authentication: psk needs"),
-            AuthenticationKind.CERTIFICATE: (self.certificate, "certificate, which authentication: certificate needs"),
+            AuthenticationKind.PSK: (self.psk, "psk", "a key, which authentication: psk needs"),
+            AuthenticationKind.CERTIFICATE: (
+                self.certificate,
+                "certificate",
+                "a chain and its key, which authentication: certificate needs",
+            ),
         }
-        found, expected = needed[self.authentication]
+        found, key, expected = needed[self.authentication]
         if found is None:
-            raise PydanticCustomError("authentication", "{expected}", {"expected": expected})
+            raise unfit(expected, key)
         eap_only = self.gateway.eap_only and self.authentication is AuthenticationKind.EAP
         by_key = self.psk is not None and self.authentication is not AuthenticationKind.EAP
         if self.gateway.ca is None and not eap_only and not by_key:
-            raise PydanticCustomError("gateway", "gateway.ca (a PEM file to verify the gateway by), or eap_only: true")
+            raise unfit("a PEM file to verify the gateway by, or eap_only: true", "gateway", "ca")
 
     @property
     def without_usim(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from protocols.io.configuration import ConfigurationModel, Count, FilePath, IpAddress, IpNetwork
+from protocols.io.configuration import ConfigurationModel, Count, FilePath, IpAddress, IpNetwork, unfit
 from protocols.threegpp.identity import Apn
 
 
@@ -100,8 +100,10 @@ class AdditionalPdnSection(ConfigurationModel):
     attach: bool = True
 
 
-def check_previous_addresses(addresses: Sequence[IpAddress], pdn_type: PdnType) -> None:
-    """Addresses to keep by handover: one of each IP version at most; ``PydanticCustomError``."""
+def check_previous_addresses(
+    addresses: Sequence[IpAddress], pdn_type: PdnType, request: tuple[str, ...] = ("request",)
+) -> None:
+    """Addresses to keep by handover: one of each IP version at most; ``PydanticCustomError`` names the section."""
     versions = [address.version for address in addresses]
     if len(set(versions)) != len(versions) or not set(versions) <= set(pdn_type.versions):
-        raise PydanticCustomError("request", "at most one previous address of each IP version of pdn_type")
+        raise unfit("at most one address of each IP version of pdn_type", *request, "previous_addresses")

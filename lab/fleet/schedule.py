@@ -21,7 +21,7 @@ from lab.mobility import loader
 from lab.mobility import schedule as mobility
 from lab.mobility.loader import NamedSchedule
 from protocols.errors import ConfigurationError
-from protocols.io.configuration import ConfigurationModel, Interval, validate
+from protocols.io.configuration import ConfigurationModel, Interval, unfit, validate
 from protocols.io.documents import Document, read_file
 
 NEXT_ACCESS = "next"
@@ -86,13 +86,13 @@ class FleetSchedule(ConfigurationModel):
     def _in_order(self) -> FleetSchedule:
         moments = [event.at for event in self.events]
         if moments != sorted(moments):
-            raise PydanticCustomError("events", "events in the order of their times")
+            raise unfit("events in the order of their times", "events")
         if self.events[0].do is not Action.ATTACH:
-            raise PydanticCustomError("events", "attach as the first event")
+            raise unfit("attach as the first event", "events")
         if self.length is not None and self.length < moments[-1]:
-            raise PydanticCustomError("length", "a length of at least the last event's time")
+            raise unfit("at least the last event's time", "length")
         if self.repeat and not (self.pause or self.length or moments[-1]):
-            raise PydanticCustomError("events", "rounds that take time: a pause, a length, or a time at detach")
+            raise unfit("rounds that take time: a pause, a length, or a time at detach", "events")
         return self
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lab.configurations import Changes, NetworkPlan, RunFiles, prepare
+from lab.configurations import Changes, NetworkPlan, RunFiles, check, prepare
 from lab.processes import NodeProcess, poll_until
 from protocols.errors import StackError
 from protocols.io.control import ControlClient
@@ -171,8 +171,12 @@ class LiveScene:
 
 
 def configure(files: RunFiles, plan: NetworkPlan, changes: Mapping[str, Changes]) -> None:
-    """Write what the nodes are told; keys are exported, since the laboratory reads messages."""
+    """Write what the nodes are told; keys are exported, since the laboratory reads messages.
+
+    ``ConfigurationError`` before any of them starts: what a process said would name a file that is gone.
+    """
     prepare(files, plan, export_keys=True, dashboard=None, changes=changes)
+    check(files)
 
 
 def node_words(files: RunFiles, name: str) -> list[str]:

@@ -194,6 +194,14 @@ FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
 # --- Errors -----------------------------------------------------------------------------------------
 
 
+def unfit(expected: str, *keys: str) -> PydanticCustomError:
+    """The refusal, by a validator of a whole section, of what stands under ``keys`` there, one within the other."""
+    return PydanticCustomError(_UNFIT, "{expected}", {"keys": keys, "expected": expected})
+
+
+_UNFIT = "unfit"
+
+
 def _is_secret(key: str) -> bool:
     words = [word for word in re.split(r"[^a-z0-9]+", key.lower()) if word]
     return any(word in SECRET_KEYS for word in words) or "".join(words) in SECRET_KEYS
@@ -215,6 +223,13 @@ def _shown(value: object, keys: list[str]) -> object:
         text = repr(value)
         return value if len(text) <= _SHOWN_CHARACTERS else Words(text[:_SHOWN_CHARACTERS] + "…")
     return Words(type(value).__name__)
+
+
+def _under(keys: tuple[str, ...], section: object) -> object:
+    """What the file has there; ``None`` where it is silent."""
+    for key in keys:
+        section = section.get(key) if isinstance(section, Mapping) else None
+    return section
 
 
 def _steps(location: Location, data: object) -> Location:
@@ -325,8 +340,12 @@ def _refuse(problem: ValidationError, model: type[BaseModel], document: Document
     # a misspelt key is both unknown and missing: the unknown one is what the user can see in the file
     error = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     location = _steps(error["loc"], data)
+    if error["type"] == _UNFIT:
+        below = error["ctx"]["keys"]
+        location, error["input"] = (*location, *below), _under(below, error["input"])
     keys = [str(step) for step in location]
-    value: object = Words("nothing") if error["type"] == "missing" else _shown(error["input"], keys)
+    silent = error["type"] == "missing" or (error["type"] == _UNFIT and error["input"] is None)
+    value: object = Words("nothing") if silent else _shown(error["input"], keys)
     if error["type"] in ("hex_secret", "secret_text"):
         value = Words("a value that is not shown")
     if error["type"] == "extra_forbidden" and not isinstance(error["input"], Mapping | list):

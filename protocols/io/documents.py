@@ -2,7 +2,8 @@
 
 The YAML is read by the JSON-like rules of YAML 1.2's core schema rather than YAML 1.1's: ``001`` is
 text (an MNC, not the number 1), ``0012`` is not octal, ``yes`` and ``12:30`` are text, dates are text.
-Duplicate keys are refused. An alias is its anchor's value, written where the anchor was.
+Duplicate keys are refused. An alias is its anchor's value, written where the anchor was; aliases of aliases, which
+a few lines can make into billions of values, are bounded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from protocols.errors import ConfigurationError
 
 Location = tuple[int | str, ...]
 """Keys and positions that lead from the top of a document to a value."""
+
+
+ALIASED_MAXIMUM = 10_000  # values that all aliases of a document stand for
 
 
 class Words:
@@ -38,10 +42,44 @@ class _DuplicateKey(Exception):
         self.line = line
 
 
+class _BadAlias(Exception):
+    def __init__(self, what: str, expected: str, line: int) -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = expected
+        self.line = line
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's core scalars and without duplicate keys."""
+    """PyYAML's safe loader with YAML 1.2's core scalars, without duplicate keys, with bounded aliases."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0  # composed so far, what aliases stand for included
+        self._aliased = 0
+        self._sizes: dict[int, int] = {}  # of nodes, by identity: how many values each is, itself included
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node; what an alias stands for counts each time."""
+        before = self._values
+        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
+        node = super().compose_node(parent, index)
+        if alias is None:
+            self._values += 1
+            self._sizes[id(node)] = self._values - before
+            return node
+        line = alias.start_mark.line + 1
+        size = self._sizes.get(id(node))
+        if size is None:
+            raise _BadAlias("an alias of what it stands in", "an alias of something else", line)
+        self._values += size
+        self._aliased += size
+        if self._aliased > ALIASED_MAXIMUM:
+            expected = f"aliases that stand for {ALIASED_MAXIMUM} values at most"
+            raise _BadAlias("aliases that stand for more", expected, line)
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping whose keys are text, each once."""
@@ -170,6 +208,10 @@ def read_text(text: str, file: str) -> Document:
             key=duplicate.key,
             value=Words("the key twice"),
             expected="every key once",
+        ) from None
+    except _BadAlias as bad:
+        raise ConfigurationError(
+            file=file, line=bad.line, key="(syntax)", value=Words(bad.what), expected=bad.expected
         ) from None
     except yaml.MarkedYAMLError as problem:
         # the mark's snippet quotes the file, which may hold secrets: line and column only

@@ -180,14 +180,20 @@ SCHEDULE = "name: x\ntitle: X\nevents:\n  - {at: 0, do: attach}\n"
 REFUSED = {
     "not there": ("name: x\ntitle: X\n", ": events: got nothing, expected a value"),
     "unknown": (SCHEDULE + "  - {at: 1, do: dance}\n", ":5: events.1.do: got 'dance', expected"),
-    "order": (SCHEDULE + "  - {at: 5, do: detach}\n  - {at: 4, do: attach}\n", "events in the order of their times"),
+    "order": (
+        SCHEDULE + "  - {at: 5, do: detach}\n  - {at: 4, do: attach}\n",
+        "events: got a list, expected events in the order of their times",
+    ),
     "first": ("name: x\ntitle: X\nevents:\n  - {at: 0, do: detach}\n", "attach as the first event"),
     "talk": (SCHEDULE + "  - {at: 1, do: talk}\n", ":5: events.1: got a mapping, expected rate and seconds at talk"),
     "key": (SCHEDULE + "  - {at: 1, do: move, too: next}\n", ":5: events.1.too: got an unknown key, expected no such"),
     "no time": (SCHEDULE + "  - {at: 0, do: detach}\n", "rounds that take time"),
     "no time without detach": (SCHEDULE, "rounds that take time"),
     "no time at a talk": (SCHEDULE + "  - {at: 0, do: talk, rate: 1, seconds: 1}\n", "rounds that take time"),
-    "short": ("length: 1\n" + SCHEDULE + "  - {at: 5, do: detach}\n", "a length of at least the last event's time"),
+    "short": (
+        "length: 1\n" + SCHEDULE + "  - {at: 5, do: detach}\n",
+        ": length: got 1, expected at least the last event's time",
+    ),
     "yaml": ("name: [\n", "expected YAML"),
 }
 

@@ -133,6 +133,9 @@ def test_an_empty_file_is_all_defaults_and_values_are_frozen() -> None:
         node.name = "other"
 
 
+BILLION_LAUGHS = "name: &0 [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"n{number}: &{number} [{', '.join(f'*{number - 1}' for _ in range(10))}]" for number in range(1, 12)
+)
 REFUSALS = {
     "nmae: epdg": "f:1: nmae: got an unknown key, expected no such key (did you mean name?)",
     "access: {prot: 500}": "f:1: access.prot: got an unknown key, expected no such key (did you mean port?)",
@@ -168,6 +171,11 @@ REFUSALS = {
     "name: a\n\tport: 1": ("f:2: (syntax): got found character '\\t' that cannot start any token, expected YAML"),
     "name: !!python/object/apply:os.getcwd []": (
         "f:1: (syntax): got a tag or alias that is not understood, expected YAML"
+    ),
+    "a: &a [1, *a]": "f:1: (syntax): got an alias of what it stands in, expected an alias of something else",
+    "a: &a\n  b:\n    c: *a": "f:3: (syntax): got an alias of what it stands in, expected an alias of something else",
+    BILLION_LAUGHS: (
+        "f:4: (syntax): got aliases that stand for more, expected aliases that stand for 10000 values at most"
     ),
     "name: *nowhere": "f:1: (syntax): got a tag or alias that is not understood, expected YAML",
 }

@@ -82,7 +82,7 @@ def test_certificates_that_are_none_end_the_start_with_one_line(
         ("listen: {port: null}", "listen: got a mapping, expected a port, tls_port or sctp_port"),
         (
             "listen: {tls_port: 5658}",
-            "(top): got a mapping, expected certificates under diameter.tls, which listen.tls_port needs",
+            "diameter.tls: got nothing, expected certificates, which listen.tls_port needs",
         ),
         (
             "listen: {known_peers: [a b]}",

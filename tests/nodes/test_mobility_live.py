@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lab.mobility.loader import NamedSchedule, parse_schedule
+from lab.mobility.loader import NamedSchedule, load_schedule, parse_schedule
 from lab.mobility.loopback import LoopbackStage
 from lab.mobility.namespaces import NamespaceStage
 from lab.mobility.player import play
 from lab.mobility.result import RunResult
 from lab.mobility.stage import Stage
 from lab.mobility.virtual import VirtualStage
+from protocols.errors import ConfigurationError
 
 SCHEDULE = """
 title: To another access behind a NAT whose update is lost, and back
@@ -106,3 +107,20 @@ def test_an_interrupt_ends_every_process(tmp_path: Path) -> None:
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     return [int(child) for child in text.split()]
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [VirtualStage, LoopbackStage, pytest.param(NamespaceStage, marks=pytest.mark.root)],
+    ids=lambda one: one.name,
+)
+def test_a_wrong_key_of_a_node_is_told_of_the_schedule_it_stands_in(stage: type[Stage], tmp_path: Path) -> None:
+    """What the nodes were told lies in a directory that is gone by then."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(SCHEDULE + "ue:\n  management: {automatik: true}\n", encoding="utf-8")
+    line = len(SCHEDULE.splitlines()) + 2
+    with pytest.raises(ConfigurationError) as caught:
+        play(load_schedule(str(file)), stage(), None, lambda schedule, at, words: None)
+    assert str(caught.value).startswith(
+        f"{file}:{line}: ue.management.automatik: got an unknown key, expected no such key"
+    )

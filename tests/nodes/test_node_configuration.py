@@ -87,7 +87,7 @@ EPDG_REFUSALS = [
     (
         "ike.resumption",
         "{secret_file: x, lifetime: 7200, key_interval: 3600}",
-        "ike.resumption: got a mapping, expected a lifetime of at most key_interval",
+        "ike.resumption.lifetime: got 7200, expected at most key_interval",
     ),
     ("certificate.pss", "maybe", "certificate.pss: got 'maybe', expected true or false"),
     ("certificate.ocsp", "response.der", "certificate.ocsp: got 'response.der', expected a list"),
@@ -101,17 +101,17 @@ EPDG_REFUSALS = [
     (
         "authentication.methods",
         "[psk]",
-        "authentication: got a mapping, expected the keys of the UEs under authentication.psk",
+        "authentication.psk: got a value that is not shown, expected the keys of the UEs",
     ),
     (
         "authentication.methods",
         "[certificate]",
-        "authentication: got a mapping, expected PEM files under authentication.certificate_authorities",
+        "authentication.certificate_authorities: got an empty list, expected PEM files",
     ),
     (
         "authentication.gateway",
         "eap",
-        "authentication: got a mapping, expected authentication.gateway to be psk or certificate",
+        "authentication.gateway: got 'eap', expected psk or certificate",
     ),
     (
         "authentication.psk",
@@ -197,7 +197,7 @@ EPDG_REFUSALS = [
         "sometimes",
         "aaa_initiated.reactivation: got 'sometimes', expected 'never' or 'always'",
     ),
-    ("emergency", "{apn: sos}", "(top): got a mapping, expected emergency.apn to be one of the APNs listed under apns"),
+    ("emergency", "{apn: sos}", "emergency.apn: got 'sos', expected one of the APNs listed under apns"),
     (
         "emergency",
         "{unauthenticated: perhaps}",
@@ -215,12 +215,12 @@ EPDG_REFUSALS = [
     (
         "diameter.peers",
         "[{host: aaa.test, address: 192.0.2.1, transport: tls}]",
-        "diameter: got a mapping, expected certificates under tls, which a peer with transport: tls needs",
+        "diameter.tls: got nothing, expected certificates, which a peer with transport: tls needs",
     ),
     (
         "diameter.peers",
         "[{host: aaa.test, address: 192.0.2.1}, {host: AAA.test, address: 192.0.2.2}]",
-        "diameter: got a mapping, expected every host once under peers",
+        "diameter.peers: got a list, expected every host once",
     ),
     (
         "diameter.peers",
@@ -251,7 +251,7 @@ EPDG_REFUSALS = [
     (
         "diameter.peers",
         "[{host: epdg.epc.mnc001.mcc001.3gppnetwork.org, address: 192.0.2.1}]",
-        "diameter: got a mapping, expected peers to be other nodes than host itself",
+        "diameter.peers: got a list, expected other nodes than host itself",
     ),
     ("diameter.watchdog_interval", "5", "diameter.watchdog_interval: got 5, expected at least 6.0"),
     (
@@ -275,36 +275,36 @@ UE_REFUSALS = [
         "algorithms.esp.0: got 'aes128gcm16-rot13', expected a suite such as aes128gcm16, or a policy",
     ),
     ("authentication", "password", "authentication: got 'password', expected 'eap', 'psk' or 'certificate'"),
-    ("authentication", "psk", "(top): got a mapping, expected psk, which authentication: psk needs"),
+    ("authentication", "psk", "psk: got nothing, expected a key, which authentication: psk needs"),
     (
         "authentication",
         "certificate",
-        "(top): got a mapping, expected certificate, which authentication: certificate needs",
+        "certificate: got nothing, expected a chain and its key, which authentication: certificate needs",
     ),
     ("certificate", "{chain: ue.pem}", "certificate.key: got nothing, expected a value"),
     ("psk", '""', "psk: got a value that is not shown, expected text, not empty"),
     ("identity", '""', "identity: got '', expected text without control characters"),
-    ("imsi", "null", "(top): got a mapping, expected imsi, which only a card can tell instead"),
+    ("imsi", "null", "imsi: got nothing, expected an IMSI, which only a card can tell instead"),
     (
         "additional_pdns",
         "{internet: {}}",
-        "(top): got a mapping, expected additional_pdns with an APN of their own each",
+        "additional_pdns: got a mapping, expected PDN connections with an APN of their own each",
     ),
     (
         "additional_pdns",
         "{voice: {apn: internet.mnc001.mcc001.gprs}}",
-        "(top): got a mapping, expected additional_pdns with an APN of their own each",
+        "additional_pdns: got a mapping, expected PDN connections with an APN of their own each",
     ),
     ("additional_pdns", "{ims: {apn: ..}}", "additional_pdns.ims.apn: got '..', expected an APN such as internet"),
     (
         "additional_pdns",
         "{ims: {request: {previous_addresses: [2001:db8::1]}}}",
-        "(top): got a mapping, expected at most one previous address of each IP version of pdn_type",
+        "additional_pdns.ims.request.previous_addresses: got a list, expected at most one address of each IP version of pdn_type",
     ),
     (
         "additional_pdns",
         "{ims: {data_plane: {kind: tun, device: tun7}}, mms: {data_plane: {kind: tun, device: tun7}}}",
-        "(top): got a mapping, expected a data_plane.device of its own for each PDN connection",
+        "additional_pdns: got a mapping, expected a data_plane.device of its own for each PDN connection",
     ),
     ("additional_pdns", "{ims: {acces: a}}", "additional_pdns.ims.acces: got an unknown key"),
     ("usim", "{k: 00}", "usim: got a mapping, expected either opc or op"),
@@ -351,12 +351,12 @@ UE_REFUSALS = [
     (
         "request.previous_addresses",
         "[10.45.0.9, 10.45.0.10]",
-        "(top): got a mapping, expected at most one previous address of each IP version of pdn_type",
+        "request.previous_addresses: got a list, expected at most one address of each IP version of pdn_type",
     ),
     (
         "request.previous_addresses",
         '["2001:db8::1"]',
-        "(top): got a mapping, expected at most one previous address of each IP version of pdn_type",
+        "request.previous_addresses: got a list, expected at most one address of each IP version of pdn_type",
     ),
     (
         "gateway.other_address",

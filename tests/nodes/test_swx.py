@@ -642,17 +642,17 @@ def test_in_process_the_aaa_server_is_told_by_a_call(tmp_path: Path) -> None:
         (
             "both",
             "hss: {listen: {tls_port: 0}}\n",
-            "(top): got a mapping, expected certificates under diameter.tls, which hss.listen.tls_port needs",
+            "diameter.tls: got nothing, expected certificates, which hss.listen.tls_port needs",
         ),
         (
             "aaa",
             "hss: {peers: [{host: x, address: 192.0.2.1, transport: tls}]}\n",
-            "(top): got a mapping, expected certificates under diameter.tls, which transport: tls needs",
+            "diameter.tls: got nothing, expected certificates, which transport: tls needs",
         ),
         (
             "aaa",
             "hss: {peers: [{host: x, address: 192.0.2.1}]}\ndiameter: {peers: [{host: x, address: 192.0.2.2}]}\n",
-            "(top): got a mapping, expected every host once under diameter.peers and hss.peers",
+            "hss.peers: got a list, expected every host once under diameter.peers and hss.peers",
         ),
         ("both", "hss: {realm: a b}\n", "hss.realm: got 'a b', expected a domain name"),
         ("both", "hss: {timeout: 0}\n", "hss.timeout: got 0, expected more than 0"),

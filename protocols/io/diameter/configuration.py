@@ -14,7 +14,7 @@ from protocols.diameter.codec import HEADER_LENGTH, MESSAGE_LENGTH_LIMIT
 from protocols.diameter.dictionary import S6B_APPLICATION, SWM_APPLICATION, SWX_APPLICATION
 from protocols.diameter.uri import PORT, Transport
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL, WATCHDOG_INTERVAL_MINIMUM
-from protocols.io.configuration import AnyPort, ConfigurationModel, Count, FilePath, Interval, IpAddress, Port
+from protocols.io.configuration import AnyPort, ConfigurationModel, Count, FilePath, Interval, IpAddress, Port, unfit
 from protocols.io.diameter.answers import ANSWERS_LIMIT
 from protocols.io.diameter.node import REQUESTS_LIMIT
 from protocols.io.diameter.sctp import has_sctp
@@ -130,8 +130,8 @@ class DiameterNodeSection(ConfigurationModel):
     @model_validator(mode="after")
     def _consistent_peers(self) -> DiameterNodeSection:
         if self.tls is None and any(peer.transport is Transport.TLS for peer in self.peers):
-            raise PydanticCustomError("tls", "certificates under tls, which a peer with transport: tls needs")
+            raise unfit("certificates, which a peer with transport: tls needs", "tls")
         hosts = [peer.host for peer in self.peers]
         if len(set(hosts)) != len(hosts):
-            raise PydanticCustomError("peers", "every host once under peers")
+            raise unfit("every host once", "peers")
         return self
