@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IN_KERNEL = ROOT / "tests" / "peers" / "inkernel.sh"
 RESULTS = "INKERNEL_RESULTS"
 LIMIT = 110  # seconds; below the timeout of a test, so that the guest ends first
+PLUGINS = ("no:cacheprovider", "pytest_timeout", "tests.peers.guest")
 MODULES = ("xfrm_user", "esp4", "esp6", "veth")
 OUTCOMES = pytest.StashKey[dict[Path, dict[str, dict[str, Any]]]]()
 
@@ -60,13 +61,15 @@ def _boot(chosen: list[str], config: pytest.Config) -> dict[str, dict[str, Any]]
     directory = config._tmp_path_factory.mktemp("guest")  # type: ignore[attr-defined] # the factory of tmp_path
     results = directory / "results.jsonl"
     (directory / "chosen").write_text("\n".join(chosen))
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"@{directory / 'chosen'}"]
+    # Nothing but what such tests need: every import takes its time there.
+    plugins = [word for name in PLUGINS for word in ("-p", name)]
+    words = [sys.executable, "-m", "pytest", "-q", "--noconftest", *plugins, f"@{directory / 'chosen'}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     program = "".join(f"modprobe {module}; " for module in MODULES) + 'exec "$@"'
     done = subprocess.run(
         [IN_KERNEL, "-t", str(LIMIT), "-w", directory, "sh", "-c", program, "sh", *words],
         cwd=ROOT,
-        env={**environment, RESULTS: str(results)},
+        env={**environment, RESULTS: str(results), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=LIMIT + 5,
