@@ -12,7 +12,7 @@ from tests.peers.certificates import CertificateAuthority
 from tests.peers.namespaces import namespaces
 from tests.peers.processes import find_program
 
-pytest_plugins = ["tests.budgets", "tests.side_by_side", "tests.second_attempt"]
+pytest_plugins = ["tests.budgets", "tests.peers.guest", "tests.side_by_side", "tests.second_attempt"]
 
 
 @pytest.fixture

@@ -1,0 +1,612 @@
+"""The kernel's data plane: ESP by XFRM, two SAs and the policies of its selectors for each child SA.
+
+::
+
+    inner packet ──► policy "out" ──► the newest SA of these selectors, by its SPI ──► ESP, or ESP in UDP
+    ESP packet ──► SA by SPI ──► policy "in" or "fwd" ──► any SA with the reqid of these selectors
+
+Everything of ours has a reqid out of ``REQIDS``, which no other program counts up to: so what a former run has left is
+found and removed at the start, and what is not ours is never touched. Two child SAs with the same selectors (a rekey)
+share a reqid, and the policies. The policies towards us name no outer addresses and stay when the peer moves.
+
+Moves (RFC 4555 §3.5). Where only ports change, both SAs are updated in place. Otherwise the SA towards us is moved by
+XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that moment; nothing is lost. The SA
+towards the peer is not: MIGRATE copies the sequence number before it stops the old SA, and what is sent in between
+repeats sequence numbers, which with AES-GCM repeats nonces. It is blocked by policy, deleted, and made anew from the
+last state, which the kernel tells when it is deleted: packets of about a millisecond are dropped. So is the SA towards
+us where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA beside it.
+
+Not counted by the kernel, for each SA: packets with wrong selectors, malformed and dummy ones. An SA without UDP
+encapsulation does not tell when its packets come from elsewhere. Limits speak with the packet after the one that
+reached them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from protocols.dataplane.port import (
+    ChildSaCounters,
+    DataPlaneEvent,
+    LifetimeReached,
+    PeerEndpointObserved,
+    SequenceNumbersRunningOut,
+)
+from protocols.dataplane.xfrm.connection import XfrmConnection, XfrmRefused
+from protocols.dataplane.xfrm.messages import (
+    UDP_ENCAP,
+    UDP_ENCAP_ESPINUDP,
+    XFRM_INF,
+    XFRM_MODE_TUNNEL,
+    XFRM_POLICY_ALLOW,
+    XFRM_POLICY_BLOCK,
+    XFRM_POLICY_FWD,
+    XFRM_POLICY_IN,
+    XFRM_POLICY_OUT,
+    XFRMNLGRP_EXPIRE,
+    XFRMNLGRP_MAPPING,
+    XFRMNLGRP_SA,
+)
+from protocols.dataplane.xfrm.selectors import Pair, pairs_of
+from protocols.dataplane.xfrm.state import ESP, Child, Direction, Tally, check_window
+from protocols.errors import BackendError, LocalError
+from protocols.esp.sa import ChildSaSpec, check_spec
+from protocols.path import Address, Endpoint, Path
+
+REQIDS = range(0x65500000, 0x65600000)  # "eP"; others count up from 1 (strongSwan) or 16384 (Libreswan)
+FIRST_PRIORITY = 0x7FFFFFFF  # counted down: the newest policy of those that match is the one that counts
+_NEVER = {  # no packet has these addresses and this protocol (RFC 3692 §2.1)
+    "family": socket.AF_INET,
+    "saddr": "255.255.255.255",
+    "prefixlen_s": 32,
+    "daddr": "255.255.255.255",
+    "prefixlen_d": 32,
+    "proto": 254,
+}
+_NO_LIMITS = dict.fromkeys(("soft_byte_limit", "hard_byte_limit", "soft_packet_limit", "hard_packet_limit"), XFRM_INF)
+_GONE = frozenset((errno.ESRCH, errno.ENOENT))
+_NO_MIGRATE = frozenset((errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOTSUP))
+
+
+@dataclass(eq=False)
+class _Policies:
+    """The policies of a pair of selectors, and the child SAs that have it."""
+
+    reqid: int
+    children: list[Child] = field(default_factory=list)
+
+
+class XfrmDataPlane:
+    """``DataPlane`` in the kernel, in the network namespace of the thread that makes it.
+
+    ``sockets`` are those bound to port 4500: from then on the kernel takes the ESP packets out of them.
+    ``BackendError``: no XFRM, no right to it, or another process has ``reqids`` in use here.
+    """
+
+    def __init__(self, *, sockets: Iterable[socket.socket] = (), reqids: range = REQIDS) -> None:
+        self._reqids = reqids
+        self._children: dict[bytes, Child] = {}
+        self._places: dict[tuple[Address, int], tuple[Child, Direction]] = {}
+        self._policies: dict[Pair, _Policies] = {}
+        self._events: deque[DataPlaneEvent] = deque()
+        self._used_reqids: dict[int, int] = {}
+        self._next_reqid = 0
+        self._serial = 0
+        self._lock = _claim(reqids)
+        self._open: list[XfrmConnection] = []
+        try:
+            self._kernel = self._connect()
+            self._listening = self._connect(XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING)
+            self._watching = self._connect()
+            for each in sockets:
+                each.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
+            self.leftovers = self._remove_leftovers()
+        except OSError as error:
+            self._release()
+            raise BackendError(f"UDP encapsulation of ESP: {error.strerror}") from error
+        except BackendError:
+            self._release()
+            raise
+
+    def _connect(self, *groups: int) -> XfrmConnection:
+        made = XfrmConnection(groups)
+        self._open.append(made)
+        return made
+
+    def fileno(self) -> int:
+        """Readable when ``poll_event`` has something to look at."""
+        return self._listening.fileno()
+
+    def close(self) -> None:
+        """Remove everything of ours from the kernel."""
+        for spi in list(self._children):
+            self.remove(spi)
+        self._release()
+
+    def _release(self) -> None:
+        for each in self._open:
+            each.close()
+        self._lock.close()
+
+    # ------------------------------------------------------------------ the port
+
+    def install(self, spec: ChildSaSpec) -> None:
+        """See ``DataPlane.install``; ``BackendError`` when the kernel refuses, nothing is left behind then."""
+        self._install(spec, waits_for=None)
+
+    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
+        """See ``DataPlane.replace``. The kernel tells of the second packet at the latest, not of the first."""
+        self._require(old_inbound_spi)
+        self._take_events()
+        self._install(spec, waits_for=None if send_at_once else old_inbound_spi)
+        if send_at_once:
+            for child in self._children.values():
+                if child.waits_for == old_inbound_spi:
+                    child.waits_for = spec.inbound_spi
+
+    def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """See ``DataPlane.update_path``."""
+        child = self._require(inbound_spi)
+        self._take_events()
+        child.observed = None
+        self._forget(PeerEndpointObserved, inbound_spi)
+        old = child.inbound.path
+        if (path, encapsulation) == (old, child.inbound.encapsulation):
+            return
+        stays = (path.local.address, path.remote.address) == (old.local.address, old.remote.address)
+        if stays and encapsulation == child.inbound.encapsulation:
+            for direction in child.directions:
+                direction.path = path
+                if encapsulation:
+                    self._update(child, direction)
+            return
+        for direction in child.directions:
+            self._places.pop(direction.place, None)
+        try:
+            self._move_inbound(child, path, encapsulation)
+            self._move_outbound(child, path, encapsulation)
+        finally:
+            for direction in child.directions:
+                self._places[direction.place] = child, direction
+            self._point(child.pairs)
+
+    def retire(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.retire``."""
+        child = self._require(inbound_spi)
+        self._take_events()
+        for successor in [each for each in self._children.values() if each.waits_for == inbound_spi]:
+            self._take_over(successor)
+        if child.waits_for is not None:
+            child.waits_for = None
+            self._update(child, child.inbound)
+        elif child.sending:
+            child.sending = False
+            self._point(child.pairs)
+
+    def remove(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.remove``."""
+        self.retire(inbound_spi)
+        child = self._children[inbound_spi]
+        self._drop(child)
+        for kind in (PeerEndpointObserved, SequenceNumbersRunningOut, LifetimeReached):
+            self._forget(kind, inbound_spi)
+
+    def counters(self, inbound_spi: bytes) -> ChildSaCounters:
+        """See ``DataPlane.counters``."""
+        child = self._require(inbound_spi)
+        self._take_events()
+        inbound, outbound = self._tally(child, child.inbound), self._tally(child, child.outbound)
+        return ChildSaCounters(
+            inbound_packets=inbound.packets,
+            strayed_packets=child.strayed,
+            inbound_octets=inbound.octets,
+            outbound_packets=outbound.packets,
+            outbound_octets=outbound.octets,
+            replayed=inbound.replayed,
+            bad_icv=inbound.bad_icv,
+        )
+
+    def poll_event(self) -> DataPlaneEvent | None:
+        """See ``DataPlane.poll_event``."""
+        self._take_events()
+        for child in [each for each in self._children.values() if each.waits_for is not None]:
+            if self._tally(child, child.inbound).packets:
+                self._take_over(child)
+        return self._events.popleft() if self._events else None
+
+    @property
+    def installed(self) -> tuple[bytes, ...]:
+        """The inbound SPIs of what is installed."""
+        return tuple(self._children)
+
+    # ------------------------------------------------------------------ installing and removing
+
+    def _install(self, spec: ChildSaSpec, waits_for: bytes | None) -> None:
+        if spec.inbound_spi in self._children:
+            raise LocalError(f"SA {spec.inbound_spi.hex()} is installed already")
+        check_spec(spec)
+        check_window(spec)
+        pairs = pairs_of(spec)
+        self._serial += 1
+        child = Child(
+            spec=spec,
+            pairs=pairs,
+            reqid=self._reqid_for(pairs),
+            serial=self._serial,
+            waits_for=waits_for,
+        )
+        self._used_reqids[child.reqid] = self._used_reqids.get(child.reqid, 0) + 1
+        self._children[spec.inbound_spi] = child
+        try:
+            for direction in child.directions:
+                self._kernel.request("sa", "add", **child.request(direction))
+                direction.gone = False
+                self._places[direction.place] = child, direction
+            for pair in pairs:
+                self._add_policies(pair, child)
+        except BackendError:
+            self._drop(child)
+            raise
+
+    def _drop(self, child: Child) -> None:
+        """Take a child SA out of the kernel and out of here."""
+        del self._children[child.spec.inbound_spi]
+        for pair in child.pairs:
+            policies = self._policies.get(pair)
+            if policies is None or child not in policies.children:
+                continue
+            policies.children.remove(child)
+            if policies.children:
+                self._point((pair,))
+            else:
+                del self._policies[pair]
+                self._delete_policies(pair)
+        for direction in child.directions:
+            if not direction.gone:
+                self._delete(direction)
+            if self._places.get(direction.place, (None,))[0] is child:
+                del self._places[direction.place]
+        self._used_reqids[child.reqid] -= 1
+        if not self._used_reqids[child.reqid]:
+            del self._used_reqids[child.reqid]
+
+    def _delete(self, direction: Direction) -> None:
+        with _tolerating(_GONE):
+            self._kernel.request("sa", "delete", **direction.identity)
+        direction.gone = True
+
+    def _reqid_for(self, pairs: tuple[Pair, ...]) -> int:
+        shared = {self._policies[pair].reqid for pair in pairs if pair in self._policies}
+        if len(shared) > 1:
+            raise LocalError("the traffic selectors are those of two child SAs that have nothing else in common")
+        if shared:
+            return shared.pop()
+        if len(self._used_reqids) == len(self._reqids):
+            raise LocalError(f"{len(self._reqids)} child SAs are all that {self._reqids} has room for")
+        while True:
+            reqid = self._reqids[self._next_reqid]
+            self._next_reqid = (self._next_reqid + 1) % len(self._reqids)
+            if reqid not in self._used_reqids:
+                return reqid
+
+    # ------------------------------------------------------------------ policies
+
+    def _add_policies(self, pair: Pair, child: Child) -> None:
+        policies = self._policies.get(pair)
+        if policies is not None:
+            policies.children.append(child)
+            self._point((pair,))
+            return
+        policies = _Policies(child.reqid, [child])
+        made: list[int] = []
+        try:
+            for policy_direction in (XFRM_POLICY_IN, XFRM_POLICY_FWD, XFRM_POLICY_OUT):
+                self._kernel.request("policy", "add", **self._policy(pair, policies, policy_direction))
+                made.append(policy_direction)
+        except XfrmRefused as error:
+            for policy_direction in made:
+                self._delete_policy(pair, policy_direction)
+            if error.number == errno.EEXIST:
+                raise BackendError(
+                    "kernel XFRM: another program has a policy with the selectors of this child SA"
+                ) from error
+            raise
+        self._policies[pair] = policies
+
+    def _policy(self, pair: Pair, policies: _Policies, policy_direction: int) -> dict[str, Any]:
+        """``userpolicy_info``: out through the newest that sends, blocked when none does; in through any."""
+        newest = max(policies.children, key=lambda child: (child.sending, child.serial))
+        outbound = policy_direction == XFRM_POLICY_OUT
+        blocked = outbound and (not newest.sending or newest.outbound.gone)
+        return {
+            "sel": pair.selector(outbound=outbound),
+            "lft": _NO_LIMITS,
+            "priority": FIRST_PRIORITY - newest.serial,
+            "dir": policy_direction,
+            "action": XFRM_POLICY_BLOCK if blocked else XFRM_POLICY_ALLOW,
+            "tmpl": [newest.template(newest.outbound if outbound else newest.inbound)],
+        }
+
+    def _point(
+        self,
+        pairs: Iterable[Pair],
+        policy_directions: Iterable[int] = (XFRM_POLICY_IN, XFRM_POLICY_FWD, XFRM_POLICY_OUT),
+    ) -> None:
+        """Let policies say what they should by now."""
+        for pair in pairs:
+            for policy_direction in policy_directions:
+                self._kernel.request("policy", "update", **self._policy(pair, self._policies[pair], policy_direction))
+
+    def _delete_policies(self, pair: Pair) -> None:
+        for policy_direction in (XFRM_POLICY_OUT, XFRM_POLICY_IN, XFRM_POLICY_FWD):
+            self._delete_policy(pair, policy_direction)
+
+    def _delete_policy(self, pair: Pair, policy_direction: int) -> None:
+        selector = pair.selector(outbound=policy_direction == XFRM_POLICY_OUT)
+        with _tolerating(_GONE):
+            self._kernel.request("policy", "delete", sel=selector, dir=policy_direction)
+
+    # ------------------------------------------------------------------ moving
+
+    def _update(self, child: Child, direction: Direction) -> None:
+        """Give an SA its present ports and limits in place."""
+        if not direction.gone:
+            self._kernel.request("sa", "update", **child.request(direction))
+
+    def _move_inbound(self, child: Child, path: Path, encapsulation: bool) -> None:
+        direction = child.inbound
+        beside = any(
+            each is not child
+            and each.reqid == child.reqid
+            and (each.inbound.source.address, each.inbound.destination.address)
+            == (direction.source.address, direction.destination.address)
+            for each in self._children.values()
+        )
+        unwrapped = direction.encapsulation and not encapsulation
+        if beside or unwrapped or direction.gone or not self._migrate(child, path, encapsulation):
+            self._renew(child, direction, path, encapsulation)
+
+    def _migrate(self, child: Child, path: Path, encapsulation: bool) -> bool:
+        """Move the SA towards us by XFRM_MSG_MIGRATE; whether the kernel did."""
+        old = child.inbound
+        new = replace(old, path=path, encapsulation=encapsulation)
+        before = self._info(old)
+        if before is None:
+            return False
+        addresses = {"id": {"daddr": str(old.destination.address), "proto": ESP}, "saddr": str(old.source.address)}
+        anchor = {"sel": _NEVER, "dir": XFRM_POLICY_IN}
+        template = {**child.template(old), **addresses}
+        self._kernel.request("policy", "update", **anchor, lft=_NO_LIMITS, priority=FIRST_PRIORITY, tmpl=[template])
+        try:
+            self._kernel.request(
+                "policy",
+                "migrate",
+                **anchor,
+                migrate=[
+                    {
+                        "old_daddr": str(old.destination.address),
+                        "old_saddr": str(old.source.address),
+                        "new_daddr": str(new.destination.address),
+                        "new_saddr": str(new.source.address),
+                        "proto": ESP,
+                        "mode": XFRM_MODE_TUNNEL,
+                        "reqid": child.reqid,
+                        "old_family": old.family,
+                        "new_family": new.family,
+                    }
+                ],
+                kmaddress={
+                    "local": str(new.destination.address),
+                    "remote": str(new.source.address),
+                    "family": new.family,
+                },
+                **new.encap,
+            )
+        except XfrmRefused as error:
+            if error.number not in _NO_MIGRATE:
+                raise
+            return False
+        finally:
+            with _tolerating(_GONE):
+                self._kernel.request("policy", "delete", **anchor)
+        old.path, old.encapsulation = path, encapsulation
+        after = self._info(old)
+        if after is not None:
+            old.kept += Tally.of(after).lost_since(Tally.of(before))
+        return True
+
+    def _move_outbound(self, child: Child, path: Path, encapsulation: bool) -> None:
+        # Blocked first, so that the kernel asks nobody for an SA meanwhile (XFRM_MSG_ACQUIRE).
+        direction = child.outbound
+        was_gone, direction.gone = direction.gone, True
+        self._point(child.pairs, (XFRM_POLICY_OUT,))
+        direction.gone = was_gone
+        self._renew(child, direction, path, encapsulation)
+
+    def _renew(self, child: Child, direction: Direction, path: Path, encapsulation: bool) -> None:
+        """Make an SA anew on another path, from the very last state of the old one."""
+        info = None if direction.gone else self._end(direction)
+        direction.path, direction.encapsulation = path, encapsulation
+        if info is None:
+            return
+        values = child.request(direction)
+        for name in ("replay_esn_val", "replay_val"):
+            state = info.get_attr(f"XFRMA_{name.upper()}")
+            if state is not None:
+                values[name] = state
+        counted = info.get_attr("XFRMA_SA")
+        self._kernel.request("sa", "add", **values, ltime_val=counted["curlft"])
+        now = Tally.of(counted)
+        direction.kept += Tally(replayed=now.replayed, bad_icv=now.bad_icv)
+        direction.gone = False
+
+    def _end(self, direction: Direction) -> Any:
+        """Delete an SA; the kernel's last word on it (XFRM_MSG_DELSA), ``None`` when it had it no more.
+
+        It comes after the last sequence number has been given out.
+        """
+        identity = direction.identity
+        self._watching.join(XFRMNLGRP_SA)
+        try:
+            with _tolerating(_GONE):
+                self._kernel.request("sa", "delete", **identity)
+            ended = [
+                message
+                for message in self._watching.events()
+                if message["event"] == "XFRM_MSG_DELSA"
+                and (message["spi"], message["daddr"]) == (identity["spi"], identity["daddr"])
+            ]
+        finally:
+            self._watching.leave(XFRMNLGRP_SA)
+        direction.gone = True
+        return ended[-1] if ended else None
+
+    # ------------------------------------------------------------------ what the kernel tells
+
+    def _info(self, direction: Direction) -> Any:
+        """``usersa_info``, ``None`` when the kernel has it no more."""
+        try:
+            (answer,) = self._kernel.request("sa", "get", **direction.identity)
+        except XfrmRefused as error:
+            if error.number in _GONE:
+                return None
+            raise
+        return answer
+
+    def _tally(self, child: Child, direction: Direction) -> Tally:
+        if direction.gone:
+            return direction.kept
+        info = self._info(direction)
+        if info is None:  # somebody flushed it, or the event was lost
+            direction.gone = True
+            self._spend(child)
+            return direction.kept
+        return direction.kept + Tally.of(info)
+
+    def _take_events(self) -> None:
+        for message in self._listening.events():
+            if message["event"] == "XFRM_MSG_MAPPING":
+                self._take_mapping(message)
+            elif message["event"] == "XFRM_MSG_EXPIRE":
+                self._take_expiry(message)
+
+    def _take_mapping(self, message: Any) -> None:
+        """A packet that was authentic came from elsewhere."""
+        child, direction = self._find(message["id"]["daddr"], message["id"]["spi"])
+        if child is None or direction is None or not direction.inbound:
+            return
+        endpoint = Endpoint.of(message["new_saddr"], message["new_sport"])
+        if endpoint == child.inbound.path.remote:
+            return  # sent before the SA was moved there
+        child.strayed += 1
+        if endpoint == child.observed:
+            return
+        child.observed = endpoint
+        self._forget(PeerEndpointObserved, child.spec.inbound_spi)
+        path = Path(child.inbound.path.local, endpoint)
+        self._events.append(PeerEndpointObserved(inbound_spi=child.spec.inbound_spi, path=path))
+
+    def _take_expiry(self, message: Any) -> None:
+        info, hard = message["state"], bool(message["hard"])
+        child, direction = self._find(info["id"]["daddr"], info["id"]["spi"])
+        if child is None or direction is None or direction.gone:
+            return
+        spi = child.spec.inbound_spi
+        counted = Tally.of(info)
+        if hard:
+            direction.kept += counted
+            direction.gone = True
+        if not direction.inbound and counted.packets >= (child.maximum_sequence if hard else child.soft_sequence):
+            self._forget(SequenceNumbersRunningOut, spi)
+            self._events.append(SequenceNumbersRunningOut(inbound_spi=spi, exhausted=hard))
+            if hard:
+                self._point(child.pairs)
+        elif hard:
+            self._spend(child)
+        elif child.waits_for is not None and direction.inbound:
+            self._take_over(child)
+        elif not child.soft_reached:
+            child.soft_reached = True
+            self._events.append(LifetimeReached(inbound_spi=spi, hard=False))
+
+    def _spend(self, child: Child) -> None:
+        """A hard limit in one direction ends both."""
+        if child.spent:
+            return
+        child.spent = child.soft_reached = True
+        for direction in child.directions:
+            if not direction.gone:
+                info = self._info(direction)
+                if info is not None:
+                    direction.kept += Tally.of(info)
+                self._delete(direction)
+        self._point(child.pairs)
+        self._forget(LifetimeReached, child.spec.inbound_spi)
+        self._events.append(LifetimeReached(inbound_spi=child.spec.inbound_spi, hard=True))
+
+    def _take_over(self, child: Child) -> None:
+        """A successor begins to send."""
+        self._serial += 1
+        child.waits_for, child.sending, child.serial = None, True, self._serial
+        self._update(child, child.inbound)
+        self._point(child.pairs)
+
+    def _find(self, address: str, spi: int) -> tuple[Child | None, Direction | None]:
+        return self._places.get((Endpoint.of(address, 0).address, spi), (None, None))
+
+    def _forget(self, kind: type[DataPlaneEvent], inbound_spi: bytes) -> None:
+        self._events = deque(
+            event for event in self._events if not (isinstance(event, kind) and event.inbound_spi == inbound_spi)
+        )
+
+    def _require(self, inbound_spi: bytes) -> Child:
+        child = self._children.get(inbound_spi)
+        if child is None:
+            raise LocalError(f"SA {inbound_spi.hex()} is not installed")
+        return child
+
+    # ------------------------------------------------------------------ after a crash
+
+    def _remove_leftovers(self) -> int:
+        """Remove SAs and policies with our reqids that a former run has left; how many there were."""
+        found = 0
+        for policy in self._kernel.request("policy", "dump"):
+            templates = policy.get_attr("XFRMA_TMPL") or ()
+            if any(template["reqid"] in self._reqids for template in templates):
+                with _tolerating(_GONE):
+                    self._kernel.request("policy", "delete", sel=policy["sel"], dir=policy["dir"])
+                found += 1
+        for info in self._kernel.request("sa", "dump"):
+            if info["reqid"] in self._reqids:
+                identity = {"daddr": info["id"]["daddr"], "spi": info["id"]["spi"], "proto": info["id"]["proto"]}
+                with _tolerating(_GONE):
+                    self._kernel.request("sa", "delete", **identity, family=info["family"])
+                found += 1
+        return found
+
+
+def _claim(reqids: range) -> socket.socket:
+    """Have the reqids of this network namespace for ourselves; the kernel gives them back when we end, however."""
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        lock.bind(f"\0xfrm-reqids-{reqids.start:x}-{reqids.stop:x}")
+    except OSError as error:
+        lock.close()
+        raise BackendError("kernel XFRM: another process carries child SAs in this network namespace") from error
+    return lock
+
+
+@contextlib.contextmanager
+def _tolerating(numbers: frozenset[int]) -> Iterator[None]:
+    """Let pass what the kernel refuses with one of these errors."""
+    try:
+        yield
+    except XfrmRefused as error:
+        if error.number not in numbers:
+            raise

@@ -1,0 +1,230 @@
+"""A child SA as two of the kernel's SAs: what is asked of the kernel, what it has counted.
+
+Counters outlive the kernel's: a move may make an SA anew, and an SA whose hard limit was reached is gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6
+from typing import Any
+
+from protocols.dataplane.xfrm.algorithms import key_attributes
+from protocols.dataplane.xfrm.messages import (
+    UDP_ENCAP_ESPINUDP,
+    XFRM_INF,
+    XFRM_MODE_TUNNEL,
+    XFRM_STATE_AF_UNSPEC,
+    XFRM_STATE_ESN,
+    XFRMA_REPLAY_ESN_MAX,
+)
+from protocols.dataplane.xfrm.selectors import Pair
+from protocols.errors import LocalError
+from protocols.esp.sa import (
+    MAXIMUM_EXTENDED_SEQUENCE,
+    MAXIMUM_SEQUENCE,
+    REPLAY_WINDOW_MINIMUM,
+    ChildSaSpec,
+    UsageLimits,
+)
+from protocols.path import Address, Endpoint, Path
+
+ESP = 50
+WORD_BITS = 32
+
+
+def check_window(spec: ChildSaSpec) -> None:
+    """``LocalError`` for a replay window that the kernel has not."""
+    if spec.replay_window > XFRMA_REPLAY_ESN_MAX:
+        raise LocalError(f"a replay window of {spec.replay_window} packets, the kernel has {XFRMA_REPLAY_ESN_MAX}")
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What the kernel counted, or had counted before an SA was made anew."""
+
+    octets: int = 0
+    packets: int = 0
+    replayed: int = 0
+    bad_icv: int = 0
+
+    @classmethod
+    def of(cls, info: Any) -> Tally:
+        """From a ``usersa_info``."""
+        stats = info["stats"]
+        return cls(
+            octets=info["curlft"]["bytes"],
+            packets=info["curlft"]["packets"],
+            replayed=stats["replay"] + stats["replay_window"],
+            bad_icv=stats["integrity_failed"],
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            octets=self.octets + other.octets,
+            packets=self.packets + other.packets,
+            replayed=self.replayed + other.replayed,
+            bad_icv=self.bad_icv + other.bad_icv,
+        )
+
+    def lost_since(self, before: Tally) -> Tally:
+        """What of ``before`` is no longer counted here."""
+        return Tally(
+            octets=max(0, before.octets - self.octets),
+            packets=max(0, before.packets - self.packets),
+            replayed=max(0, before.replayed - self.replayed),
+            bad_icv=max(0, before.bad_icv - self.bad_icv),
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class Direction:
+    """One of the kernel's SAs. ``gone``: the kernel has it no more, ``kept`` is what it had counted."""
+
+    inbound: bool
+    spi: int
+    path: Path
+    encapsulation: bool
+    kept: Tally = field(default_factory=Tally)
+    gone: bool = True
+
+    @property
+    def source(self) -> Endpoint:
+        """Where the outer packets come from."""
+        return self.path.remote if self.inbound else self.path.local
+
+    @property
+    def destination(self) -> Endpoint:
+        """Where the outer packets go to."""
+        return self.path.local if self.inbound else self.path.remote
+
+    @property
+    def family(self) -> int:
+        """Of the outer packets."""
+        return AF_INET if self.destination.address.version == 4 else AF_INET6
+
+    @property
+    def place(self) -> tuple[Address, int]:
+        """Where events about it are sorted to."""
+        return self.destination.address, self.spi
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """``usersa_id``: how the kernel finds it."""
+        return {"daddr": str(self.destination.address), "spi": self.spi, "family": self.family, "proto": ESP}
+
+    @property
+    def encap(self) -> dict[str, Any]:
+        """The attribute of UDP encapsulation (RFC 3948), or none."""
+        if not self.encapsulation:
+            return {}
+        ports = {"encap_sport": self.source.port, "encap_dport": self.destination.port}
+        return {"encap": {"encap_type": UDP_ENCAP_ESPINUDP, **ports}}
+
+
+@dataclass(eq=False, kw_only=True)
+class Child:
+    """A child SA in the kernel. ``serial`` counts up: of several with the same selectors the newest sends."""
+
+    spec: ChildSaSpec
+    pairs: tuple[Pair, ...]
+    reqid: int
+    serial: int
+    waits_for: bytes | None = None
+    sending: bool = field(init=False)
+    strayed: int = 0
+    observed: Endpoint | None = None
+    soft_reached: bool = False
+    spent: bool = False
+    inbound: Direction = field(init=False)
+    outbound: Direction = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sending = self.waits_for is None
+        self.inbound, self.outbound = (
+            Direction(
+                inbound=inbound,
+                spi=int.from_bytes(spi, "big"),
+                path=self.spec.path,
+                encapsulation=self.spec.encapsulation,
+            )
+            for inbound, spi in ((True, self.spec.inbound_spi), (False, self.spec.outbound_spi))
+        )
+
+    @property
+    def directions(self) -> tuple[Direction, Direction]:
+        """Both, the one towards us first."""
+        return self.inbound, self.outbound
+
+    @property
+    def maximum_sequence(self) -> int:
+        """The last sequence number that may be sent (RFC 4303 §3.3.3)."""
+        return MAXIMUM_EXTENDED_SEQUENCE if self.spec.suite.esn else MAXIMUM_SEQUENCE
+
+    @property
+    def soft_sequence(self) -> int:
+        """How many packets sent call for a rekey: seven eighths of the sequence numbers, as in userspace."""
+        return self.maximum_sequence - (self.maximum_sequence >> 3)
+
+    def template(self, direction: Direction) -> dict[str, Any]:
+        """What a policy asks of the SA: outbound exactly this one, inbound any with its ``reqid``."""
+        wanted: dict[str, Any] = {
+            "id": {"proto": ESP},
+            "family": direction.family,
+            "reqid": self.reqid,
+            "mode": XFRM_MODE_TUNNEL,
+            "aalgos": 0xFFFFFFFF,
+            "ealgos": 0xFFFFFFFF,
+            "calgos": 0xFFFFFFFF,
+        }
+        if not direction.inbound:
+            wanted["id"] = {"daddr": str(direction.destination.address), "spi": direction.spi, "proto": ESP}
+            wanted["saddr"] = str(direction.source.address)
+        return wanted
+
+    def request(self, direction: Direction) -> dict[str, Any]:
+        """``usersa_info`` with its attributes, for a new SA."""
+        spec = self.spec
+        keys = (
+            (spec.inbound_encryption_key, spec.inbound_integrity_key)
+            if direction.inbound
+            else (spec.outbound_encryption_key, spec.outbound_integrity_key)
+        )
+        values = {
+            # policies alone select: the addresses inside may be of both families
+            "sel": {"family": 0},
+            "id": {"daddr": str(direction.destination.address), "spi": direction.spi, "proto": ESP},
+            "saddr": str(direction.source.address),
+            "family": direction.family,
+            "mode": XFRM_MODE_TUNNEL,
+            "reqid": self.reqid,
+            "flags": XFRM_STATE_AF_UNSPEC | (XFRM_STATE_ESN if spec.suite.esn else 0),
+            "lft": self._limits(direction),
+            **key_attributes(spec.suite, *keys),
+            **direction.encap,
+        }
+        # A sender has no window, but the kernel wants one of every SA with extended sequence numbers.
+        window = spec.replay_window if direction.inbound else REPLAY_WINDOW_MINIMUM if spec.suite.esn else 0
+        if window:
+            values["replay_esn_val"] = {"replay_window": window, "bmp": [0] * -(-window // WORD_BITS)}
+        return values
+
+    def _limits(self, direction: Direction) -> dict[str, int]:
+        limits: UsageLimits = self.spec.limits
+        soft_packets, hard_packets = limits.soft_packets, limits.hard_packets
+        if not direction.inbound:
+            # The kernel says nothing of sequence numbers that run out; it counts packets, which is the same.
+            soft_packets = min(self.soft_sequence, self.soft_sequence if soft_packets is None else soft_packets)
+            hard_packets = min(self.maximum_sequence, self.maximum_sequence if hard_packets is None else hard_packets)
+        elif self.waits_for is not None:
+            soft_packets = 1  # tells of the first packet, by which it takes over
+        return {
+            "soft_byte_limit": _limit(limits.soft_octets),
+            "hard_byte_limit": _limit(limits.hard_octets),
+            "soft_packet_limit": _limit(soft_packets),
+            "hard_packet_limit": _limit(hard_packets),
+        }
+
+
+def _limit(value: int | None) -> int:
+    return XFRM_INF if value is None else value
