@@ -1,6 +1,6 @@
 """What ``native/module.c`` offers; packed paths and selectors are those of ``plane``."""
 
-from collections.abc import Buffer
+from typing_extensions import Buffer
 
 DONE: int
 TAKEN: int
