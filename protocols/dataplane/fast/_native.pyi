@@ -1,0 +1,83 @@
+"""What ``native/module.c`` offers; packed paths and selectors are those of ``plane``."""
+
+from typing_extensions import Buffer
+
+DONE: int
+TAKEN: int
+NOT_THERE: int
+UNSUPPORTED: int
+NO_MEMORY: int
+REPLAYED: int
+BAD_ICV: int
+BAD_SELECTOR: int
+MALFORMED: int
+DUMMY: int
+UNKNOWN_SPI: int
+NO_SA: int
+NOT_IP: int
+SEQUENCE_EXHAUSTED: int
+LIFETIME_EXPIRED: int
+NO_ROOM: int
+PEER_ENDPOINT_OBSERVED: int
+SEQUENCE_NUMBERS_RUNNING_OUT: int
+LIFETIME_REACHED: int
+OVERHEAD: int
+WINDOW_MAXIMUM: int
+
+Limits = tuple[int, int, int, int]
+
+class Core:
+    def install(
+        self,
+        inbound_spi: int,
+        outbound_spi: int,
+        encryption: int,
+        integrity: int,
+        esn: bool,
+        inbound_encryption_key: bytes,
+        inbound_integrity_key: bytes,
+        outbound_encryption_key: bytes,
+        outbound_integrity_key: bytes,
+        local_selectors: bytes,
+        remote_selectors: bytes,
+        path: bytes,
+        encapsulation: bool,
+        replay_window: int,
+        limits: Limits,
+        /,
+    ) -> int: ...
+    def replace(
+        self,
+        inbound_spi: int,
+        outbound_spi: int,
+        encryption: int,
+        integrity: int,
+        esn: bool,
+        inbound_encryption_key: bytes,
+        inbound_integrity_key: bytes,
+        outbound_encryption_key: bytes,
+        outbound_integrity_key: bytes,
+        local_selectors: bytes,
+        remote_selectors: bytes,
+        path: bytes,
+        encapsulation: bool,
+        replay_window: int,
+        limits: Limits,
+        old_inbound_spi: int,
+        send_at_once: bool,
+        /,
+    ) -> int: ...
+    def update_path(self, inbound_spi: int, path: bytes, encapsulation: bool, /) -> int: ...
+    def retire(self, inbound_spi: int, /) -> int: ...
+    def remove(self, inbound_spi: int, /) -> int: ...
+    def counters(self, inbound_spi: int, /) -> tuple[int, int, int, int, int, int, int, int, int, int] | None: ...
+    def sequences(self, inbound_spi: int, /) -> tuple[int, int] | None: ...
+    def skip_sequence(self, inbound_spi: int, sent: int, /) -> int: ...
+    def drops(self) -> tuple[int, ...]: ...
+    def installed(self) -> int: ...
+    def poll_event(self) -> tuple[int, int, bool, bytes] | None: ...
+    def eventfd(self) -> int: ...
+    def seal(self, packet: bytes, /) -> tuple[bytes, bytes, bool] | int: ...
+    def open(self, octets: bytes, path: bytes, /) -> bytes | int: ...
+    def seal_batch(self, slots: Buffer, stride: int, lengths: Buffer, out: Buffer, out_stride: int, /) -> int: ...
+    def open_batch(self, slots: Buffer, stride: int, lengths: Buffer, offsets: Buffer, path: bytes, /) -> int: ...

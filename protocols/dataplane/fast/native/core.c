@@ -1,0 +1,571 @@
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <openssl/crypto.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "index.h"
+
+enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
+
+struct fast_core {
+    pthread_rwlock_t lock; /* workers read, control calls write */
+    struct sa **by_spi;
+    size_t installed, mask;
+    struct outbound_index outbound;
+    struct suite *suites;
+    atomic_uint_fast64_t drops[FAST_REASONS];
+
+    pthread_mutex_t event_lock;
+    struct waiting_event *first_event, *last_event;
+    int eventfd; /* readable while first_event stands */
+};
+
+struct fast_worker {
+    fast_core *core;
+    struct random_pool random;
+};
+
+fast_core *fast_core_new(void) {
+    fast_core *core = calloc(1, sizeof *core);
+    if (!core)
+        return NULL;
+    core->mask = FIRST_BUCKETS - 1;
+    core->by_spi = calloc(FIRST_BUCKETS, sizeof *core->by_spi);
+    core->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (!core->by_spi || core->eventfd < 0) {
+        if (core->eventfd >= 0)
+            close(core->eventfd);
+        free(core->by_spi);
+        free(core);
+        return NULL;
+    }
+    pthread_mutex_init(&core->event_lock, NULL);
+    /* Busy workers must not keep a control call out. */
+    pthread_rwlockattr_t writer_first;
+    pthread_rwlockattr_init(&writer_first);
+    pthread_rwlockattr_setkind_np(&writer_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&core->lock, &writer_first);
+    pthread_rwlockattr_destroy(&writer_first);
+    return core;
+}
+
+static void forget(fast_core *core, struct sa *sa) {
+    index_discard(sa);
+    index_release(&core->outbound, sa);
+    sa_free(sa);
+}
+
+void fast_core_free(fast_core *core) {
+    for (size_t at = 0; at <= core->mask; at++)
+        for (struct sa *sa = core->by_spi[at], *next; sa; sa = next) {
+            next = sa->next;
+            forget(core, sa);
+        }
+    for (struct suite *suite = core->suites, *next; suite; suite = next) {
+        next = suite->next;
+        suite_free(suite);
+    }
+    pthread_rwlock_destroy(&core->lock);
+    pthread_mutex_destroy(&core->event_lock);
+    close(core->eventfd);
+    free(core->by_spi);
+    free(core);
+}
+
+fast_worker *fast_worker_new(fast_core *core) {
+    fast_worker *worker = calloc(1, sizeof *worker);
+    if (worker)
+        worker->core = core;
+    return worker;
+}
+
+void fast_worker_free(fast_worker *worker) {
+    OPENSSL_cleanse(&worker->random, sizeof worker->random);
+    free(worker);
+}
+
+void fast_begin(fast_worker *worker) {
+    pthread_rwlock_rdlock(&worker->core->lock);
+}
+
+void fast_end(fast_worker *worker) {
+    pthread_rwlock_unlock(&worker->core->lock);
+}
+
+/* Events */
+
+static struct sa *sa_of(struct waiting_event *event) {
+    return (struct sa *)((char *)(event - event->kind) - offsetof(struct sa, events));
+}
+
+static void unlink_event(fast_core *core, struct waiting_event *event) {
+    *(event->previous ? &event->previous->next : &core->first_event) = event->next;
+    *(event->next ? &event->next->previous : &core->last_event) = event->previous;
+    event->next = event->previous = NULL;
+    event->queued = false;
+    uint64_t count;
+    if (!core->first_event && read(core->eventfd, &count, sizeof count) < 0)
+        return; /* nothing to take back */
+}
+
+/* Queue an event, or let the one that waits say this; observed: where, if it says that. */
+static void report(fast_core *core, struct sa *sa, enum fast_event_kind kind, bool last, const fast_path *observed) {
+    struct waiting_event *event = &sa->events[kind];
+    static const uint64_t one = 1;
+    pthread_mutex_lock(&core->event_lock);
+    event->last = last;
+    if (observed)
+        sa->observed = *observed;
+    if (!event->queued) {
+        event->queued = true;
+        event->previous = core->last_event;
+        *(core->last_event ? &core->last_event->next : &core->first_event) = event;
+        core->last_event = event;
+        if (!event->previous && write(core->eventfd, &one, sizeof one) < 0)
+            event->queued = true; /* the counter stands at its most, and is readable */
+    }
+    pthread_mutex_unlock(&core->event_lock);
+}
+
+static void withdraw(fast_core *core, struct sa *sa, enum fast_event_kind kind) {
+    pthread_mutex_lock(&core->event_lock);
+    if (sa->events[kind].queued)
+        unlink_event(core, &sa->events[kind]);
+    pthread_mutex_unlock(&core->event_lock);
+}
+
+bool fast_poll_event(fast_core *core, fast_event *event) {
+    pthread_mutex_lock(&core->event_lock);
+    struct waiting_event *first = core->first_event;
+    if (first) {
+        const struct sa *sa = sa_of(first);
+        *event = (fast_event){.kind = first->kind, .inbound_spi = sa->inbound_spi, .last = first->last};
+        if (first->kind == FAST_PEER_ENDPOINT_OBSERVED)
+            event->path = sa->observed;
+        unlink_event(core, first);
+    }
+    pthread_mutex_unlock(&core->event_lock);
+    return first != NULL;
+}
+
+int fast_core_eventfd(const fast_core *core) {
+    return core->eventfd;
+}
+
+/* Control */
+
+static struct sa **bucket_of(const fast_core *core, uint32_t spi) {
+    uint32_t mixed = (spi ^ spi >> 16) * 0x85EBCA6Bu;
+    return &core->by_spi[(mixed ^ mixed >> 15) & core->mask];
+}
+
+static struct sa *find(const fast_core *core, uint32_t spi) {
+    struct sa *sa = *bucket_of(core, spi);
+    while (sa && sa->inbound_spi != spi)
+        sa = sa->next;
+    return sa;
+}
+
+/* Twice the buckets; without the memory the chains grow instead. */
+static void grow(fast_core *core) {
+    size_t old = core->mask + 1;
+    struct sa **before = core->by_spi, **buckets = calloc(2 * old, sizeof *buckets);
+    if (!buckets)
+        return;
+    core->by_spi = buckets;
+    core->mask = 2 * old - 1;
+    for (size_t at = 0; at < old; at++)
+        for (struct sa *sa = before[at], *next; sa; sa = next) {
+            next = sa->next;
+            struct sa **bucket = bucket_of(core, sa->inbound_spi);
+            sa->next = *bucket;
+            *bucket = sa;
+        }
+    free(before);
+}
+
+static const struct suite *suite_of(fast_core *core, const fast_spec *spec, size_t key_length) {
+    for (struct suite *suite = core->suites; suite; suite = suite->next)
+        if (suite->encryption == spec->encryption && suite->integrity == spec->integrity && suite->esn == spec->esn &&
+            suite->key_length == key_length)
+            return suite;
+    struct suite *suite = suite_new(spec->encryption, spec->integrity, key_length, spec->esn);
+    if (suite) {
+        suite->next = core->suites;
+        core->suites = suite;
+    }
+    return suite;
+}
+
+static enum fast_outcome install(fast_core *core, const fast_spec *spec, struct sa **installed) {
+    if (find(core, spec->inbound_spi))
+        return FAST_TAKEN;
+    const struct suite *inbound = suite_of(core, spec, spec->inbound_encryption_key.length);
+    const struct suite *outbound = suite_of(core, spec, spec->outbound_encryption_key.length);
+    if (!inbound || !outbound || spec->replay_window > FAST_WINDOW_MAXIMUM || (spec->esn && !spec->replay_window) ||
+        spec->inbound_integrity_key.length != inbound->mac_key_length ||
+        spec->outbound_integrity_key.length != outbound->mac_key_length)
+        return FAST_UNSUPPORTED;
+    struct sa *sa = sa_new(spec, inbound, outbound);
+    if (!sa)
+        return FAST_NO_MEMORY;
+    if (!index_reserve(&core->outbound, sa)) {
+        sa_free(sa);
+        return FAST_NO_MEMORY;
+    }
+    if (core->installed++ > core->mask)
+        grow(core);
+    struct sa **bucket = bucket_of(core, sa->inbound_spi);
+    sa->next = *bucket;
+    *bucket = sa;
+    *installed = sa;
+    return FAST_DONE;
+}
+
+static void wait_for(struct sa *sa, struct sa *old) {
+    sa->waits_for = old;
+    sa->next_successor = NULL;
+    *old->successors_end = sa;
+    old->successors_end = &sa->next_successor;
+}
+
+static void stop_waiting(struct sa *sa) {
+    struct sa *old = sa->waits_for, **at = &old->successors;
+    while (*at != sa)
+        at = &(*at)->next_successor;
+    *at = sa->next_successor;
+    if (!sa->next_successor)
+        old->successors_end = at;
+    sa->waits_for = NULL;
+}
+
+/* A successor begins to send. */
+static void take_over(fast_core *core, struct sa *sa) {
+    stop_waiting(sa);
+    index_add(&core->outbound, sa);
+}
+
+enum fast_outcome fast_install(fast_core *core, const fast_spec *spec) {
+    struct sa *sa;
+    pthread_rwlock_wrlock(&core->lock);
+    enum fast_outcome outcome = install(core, spec, &sa);
+    if (outcome == FAST_DONE)
+        index_add(&core->outbound, sa);
+    pthread_rwlock_unlock(&core->lock);
+    return outcome;
+}
+
+enum fast_outcome fast_replace(fast_core *core, uint32_t old_inbound_spi, const fast_spec *spec, bool send_at_once) {
+    struct sa *sa;
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa *old = find(core, old_inbound_spi);
+    enum fast_outcome outcome = old ? install(core, spec, &sa) : FAST_NOT_THERE;
+    if (outcome == FAST_DONE && !send_at_once)
+        wait_for(sa, old);
+    else if (outcome == FAST_DONE) {
+        index_add(&core->outbound, sa);
+        while (old->successors) { /* RFC 7296 §2.8.1: overtaken, they wait for this one */
+            struct sa *waiting = old->successors;
+            stop_waiting(waiting);
+            wait_for(waiting, sa);
+        }
+    }
+    pthread_rwlock_unlock(&core->lock);
+    return outcome;
+}
+
+enum fast_outcome fast_update_path(fast_core *core, uint32_t inbound_spi, const fast_path *path, bool encapsulation) {
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa *sa = find(core, inbound_spi);
+    if (sa) {
+        sa->path = *path;
+        sa->encapsulation = encapsulation;
+        sa->elsewhere = false;
+        withdraw(core, sa, FAST_PEER_ENDPOINT_OBSERVED);
+    }
+    pthread_rwlock_unlock(&core->lock);
+    return sa ? FAST_DONE : FAST_NOT_THERE;
+}
+
+static void retire(fast_core *core, struct sa *sa) {
+    while (sa->successors)
+        take_over(core, sa->successors);
+    if (sa->waits_for)
+        stop_waiting(sa);
+    else
+        index_discard(sa);
+}
+
+enum fast_outcome fast_retire(fast_core *core, uint32_t inbound_spi) {
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa *sa = find(core, inbound_spi);
+    if (sa)
+        retire(core, sa);
+    pthread_rwlock_unlock(&core->lock);
+    return sa ? FAST_DONE : FAST_NOT_THERE;
+}
+
+enum fast_outcome fast_remove(fast_core *core, uint32_t inbound_spi) {
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa **at = bucket_of(core, inbound_spi);
+    while (*at && (*at)->inbound_spi != inbound_spi)
+        at = &(*at)->next;
+    struct sa *sa = *at;
+    if (sa) {
+        retire(core, sa);
+        *at = sa->next;
+        core->installed--;
+        for (int kind = 0; kind < FAST_EVENT_KINDS; kind++)
+            withdraw(core, sa, kind);
+        forget(core, sa);
+    }
+    pthread_rwlock_unlock(&core->lock);
+    return sa ? FAST_DONE : FAST_NOT_THERE;
+}
+
+enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast_counters *counters) {
+    pthread_rwlock_rdlock(&core->lock);
+    const struct sa *sa = find(core, inbound_spi);
+    if (sa)
+        *counters = (fast_counters){
+            .inbound_packets = counter_read(&sa->inbound_packets),
+            .strayed_packets = counter_read(&sa->strayed_packets),
+            .inbound_octets = counter_read(&sa->inbound_octets),
+            .outbound_packets = counter_read(&sa->outbound_packets),
+            .outbound_octets = counter_read(&sa->outbound_octets),
+            .replayed = counter_read(&sa->dropped[FAST_REPLAYED]),
+            .bad_icv = counter_read(&sa->dropped[FAST_BAD_ICV]),
+            .bad_selector = counter_read(&sa->dropped[FAST_BAD_SELECTOR]),
+            .malformed = counter_read(&sa->dropped[FAST_MALFORMED]),
+            .dummy = counter_read(&sa->dropped[FAST_DUMMY]),
+        };
+    pthread_rwlock_unlock(&core->lock);
+    return sa ? FAST_DONE : FAST_NOT_THERE;
+}
+
+enum fast_outcome fast_read_sequences(fast_core *core, uint32_t inbound_spi, uint64_t *sent, uint64_t *accepted) {
+    pthread_rwlock_wrlock(&core->lock);
+    const struct sa *sa = find(core, inbound_spi);
+    if (sa) {
+        *sent = sa->sequence;
+        *accepted = sa->window.top;
+    }
+    pthread_rwlock_unlock(&core->lock);
+    return sa ? FAST_DONE : FAST_NOT_THERE;
+}
+
+enum fast_outcome fast_skip_sequence(fast_core *core, uint32_t inbound_spi, uint64_t sent) {
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa *sa = find(core, inbound_spi);
+    enum fast_outcome outcome = sa ? FAST_DONE : FAST_NOT_THERE;
+    if (sa && (sent < sa->sequence || sent > sa->maximum_sequence))
+        outcome = FAST_UNSUPPORTED;
+    else if (sa)
+        sa->sequence = sent;
+    pthread_rwlock_unlock(&core->lock);
+    return outcome;
+}
+
+void fast_read_drops(fast_core *core, uint64_t drops[FAST_REASONS]) {
+    for (int reason = 0; reason < FAST_REASONS; reason++)
+        drops[reason] = atomic_load_explicit(&core->drops[reason], memory_order_relaxed);
+}
+
+size_t fast_installed(fast_core *core) {
+    pthread_rwlock_rdlock(&core->lock);
+    size_t installed = core->installed;
+    pthread_rwlock_unlock(&core->lock);
+    return installed;
+}
+
+/* Packets */
+
+static int drop(fast_core *core, enum fast_reason reason) {
+    atomic_fetch_add_explicit(&core->drops[reason], 1, memory_order_relaxed);
+    return -(int)reason;
+}
+
+static bool reached(uint64_t count, uint64_t limit) {
+    return limit != FAST_UNLIMITED && count >= limit;
+}
+
+static uint64_t more_of(const counter *one, const counter *other) {
+    uint64_t first = counter_read(one), second = counter_read(other);
+    return first > second ? first : second;
+}
+
+/* Report a limit that the last packet has reached; the hard one spends the SA. */
+static void watch(fast_core *core, struct sa *sa) {
+    uint64_t octets = more_of(&sa->inbound_octets, &sa->outbound_octets);
+    uint64_t packets = more_of(&sa->inbound_packets, &sa->outbound_packets);
+    if (reached(octets, sa->hard_octets) || reached(packets, sa->hard_packets)) {
+        if (!atomic_exchange(&sa->spent, true)) {
+            atomic_store(&sa->soft_reached, true);
+            report(core, sa, FAST_LIFETIME_REACHED, true, NULL);
+            return;
+        }
+    }
+    if ((reached(octets, sa->soft_octets) || reached(packets, sa->soft_packets)) &&
+        !atomic_exchange(&sa->soft_reached, true))
+        report(core, sa, FAST_LIFETIME_REACHED, atomic_load(&sa->spent), NULL);
+}
+
+/* Seal by an SA whose outbound lock is held: octets, or -reason. */
+static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
+                size_t room) {
+    if (sa->sequence >= sa->maximum_sequence)
+        return -FAST_SEQUENCE_EXHAUSTED; /* RFC 4303 §3.3.3: the counter must not cycle */
+    if (atomic_load_explicit(&sa->spent, memory_order_relaxed))
+        return -FAST_LIFETIME_EXPIRED;
+    size_t needed = transform_sealed_length(sa->outbound.suite, flow->length);
+    if (needed > room || (!sa->outbound.keyed && !transform_key(&sa->outbound, true)))
+        return -FAST_NO_ROOM;
+    uint64_t sequence = ++sa->sequence;
+    if (!transform_seal(&sa->outbound, &worker->random, sequence, inner, flow->length, flow->version == 4 ? IPIP : IPV6,
+                        out))
+        return -FAST_NO_ROOM;
+    counter_add(&sa->outbound_packets, 1);
+    counter_add(&sa->outbound_octets, flow->length);
+    if (sequence == sa->soft_sequence || sequence == sa->maximum_sequence)
+        report(worker->core, sa, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, sequence == sa->maximum_sequence, NULL);
+    if (sa->limited)
+        watch(worker->core, sa);
+    return (int)needed;
+}
+
+int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where) {
+    fast_core *core = worker->core;
+    struct flow flow;
+    if (!flow_read(&flow, inner, length))
+        return drop(core, FAST_NOT_IP);
+    struct sa *sa = index_find(&core->outbound, &flow);
+    if (!sa)
+        return drop(core, FAST_NO_SA);
+    spin_lock(&sa->outbound_lock);
+    int result = seal(worker, sa, &flow, inner, out, room);
+    spin_unlock(&sa->outbound_lock);
+    if (result < 0)
+        return drop(core, -result);
+    where->path = sa->path;
+    where->encapsulation = sa->encapsulation;
+    where->traffic_class = 0;
+    return result;
+}
+
+static bool same_address(const fast_endpoint *one, const fast_endpoint *other) {
+    return one->version == other->version && !memcmp(one->address, other->address, sizeof one->address);
+}
+
+static bool same_endpoint(const fast_endpoint *one, const fast_endpoint *other) {
+    return one->port == other->port && same_address(one, other);
+}
+
+/* Report another remote end point once, until the peer returns or the SA is moved. */
+static void observe(fast_core *core, struct sa *sa, const fast_path *path) {
+    if (same_endpoint(&path->remote, &sa->path.remote)) {
+        sa->elsewhere = false;
+        return;
+    }
+    if (!sa->encapsulation && same_address(&path->remote, &sa->path.remote))
+        return;
+    if (sa->elsewhere && same_endpoint(&path->remote, &sa->observed.remote))
+        return;
+    sa->elsewhere = true;
+    report(core, sa, FAST_PEER_ENDPOINT_OBSERVED, false, path);
+}
+
+/* Whether a packet came between other addresses than those that should be employed (RFC 4555 §3.12). */
+static bool strays(const struct sa *sa, const fast_path *path) {
+    if (sa->encapsulation && path->remote.port != sa->path.remote.port)
+        return true;
+    return !same_address(&path->remote, &sa->path.remote) || !same_address(&path->local, &sa->path.local);
+}
+
+/* The inner packet in a plaintext (RFC 4303 §2.4 to §2.7), its selectors checked (RFC 4301 §5.2): octets, or -reason. */
+static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length) {
+    if (length < TRAILER_LENGTH)
+        return -FAST_MALFORMED;
+    size_t end = length - TRAILER_LENGTH, padding = plaintext[end];
+    if (padding > end)
+        return -FAST_MALFORMED;
+    size_t start = end - padding;
+    for (size_t at = 0; at < padding; at++) /* RFC 4303 §2.4: the receiver SHOULD inspect it */
+        if (plaintext[start + at] != at + 1)
+            return -FAST_MALFORMED;
+    uint8_t next_header = plaintext[end + 1];
+    if (next_header == NO_NEXT_HEADER)
+        return -FAST_DUMMY; /* RFC 4303 §2.6: MUST be discarded without an error */
+    struct flow flow;
+    if (!flow_read(&flow, plaintext, start) || next_header != (flow.version == 4 ? IPIP : IPV6))
+        return -FAST_MALFORMED;
+    if (!selectors_match(sa->remote_selectors, sa->remote_count, &flow, flow.source, flow.source_port) ||
+        !selectors_match(sa->local_selectors, sa->local_count, &flow, flow.destination, flow.destination_port))
+        return -FAST_BAD_SELECTOR;
+    return (int)flow.length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
+}
+
+/* Open by an SA whose inbound lock is held, in the order of RFC 4303 §3.4: octets, or -reason. */
+static int open_esp(fast_core *core, struct sa *sa, uint8_t *esp, size_t length, const fast_path *path,
+                    uint8_t **inner) {
+    uint64_t sequence;
+    size_t plaintext_length;
+    if (length < HEADER_LENGTH)
+        return -FAST_MALFORMED;
+    if (!window_check(&sa->window, get32(esp + SPI_LENGTH), &sequence))
+        return -FAST_REPLAYED;
+    if (!sa->inbound.keyed && !transform_key(&sa->inbound, false))
+        return -FAST_NO_ROOM;
+    int reason = transform_open(&sa->inbound, sequence, esp, length, inner, &plaintext_length);
+    if (reason)
+        return -reason;
+    window_advance(&sa->window, sequence);
+    int result = unwrap(sa, *inner, plaintext_length);
+    if (result == -FAST_MALFORMED)
+        return result;
+    /* A dummy has proved who sent it, and so has a packet with the wrong selectors. */
+    observe(core, sa, path);
+    if (result < 0)
+        return result;
+    counter_add(&sa->inbound_packets, 1);
+    counter_add(&sa->inbound_octets, (uint64_t)result);
+    if (strays(sa, path))
+        counter_add(&sa->strayed_packets, 1);
+    if (sa->limited)
+        watch(core, sa);
+    return result;
+}
+
+/* RFC 7296 §2.8: a successor that has received sends. Between two packets the worker lets control calls in. */
+static void take_over_now(fast_core *core, uint32_t inbound_spi) {
+    pthread_rwlock_unlock(&core->lock);
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa *sa = find(core, inbound_spi);
+    if (sa && sa->waits_for)
+        take_over(core, sa);
+    pthread_rwlock_unlock(&core->lock);
+    pthread_rwlock_rdlock(&core->lock);
+}
+
+int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class,
+              uint8_t **inner) {
+    (void)traffic_class;
+    fast_core *core = worker->core;
+    struct sa *sa = length < SPI_LENGTH ? NULL : find(core, get32(esp));
+    if (!sa)
+        return drop(core, FAST_UNKNOWN_SPI);
+    if (atomic_load_explicit(&sa->spent, memory_order_relaxed))
+        return drop(core, FAST_LIFETIME_EXPIRED);
+    spin_lock(&sa->inbound_lock);
+    int result = open_esp(core, sa, esp, length, path, inner);
+    if (result < 0 && -result <= FAST_DUMMY)
+        counter_add(&sa->dropped[-result], 1);
+    spin_unlock(&sa->inbound_lock);
+    if (sa->waits_for && (result >= 0 || result == -FAST_DUMMY || result == -FAST_BAD_SELECTOR))
+        take_over_now(core, get32(esp));
+    return result < 0 ? drop(core, -result) : result;
+}

@@ -1,0 +1,148 @@
+/* The core of the fast data plane: SAs, selectors, ESP (RFC 4303). No sockets, no threads of its own, no Python.
+ *
+ * Semantics are those of protocols/esp/sa.py and protocols/dataplane/userspace/engine.py. Control calls may come from
+ * any thread and wait for the batches under way; a worker belongs to one thread at a time. SPIs are in host order.
+ */
+#ifndef FAST_CORE_H
+#define FAST_CORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct fast_core fast_core;     /* shared by all workers; control calls take its write lock */
+typedef struct fast_worker fast_worker; /* one thread's place in the core, and its random octets */
+
+/* port in host order; an IPv4 address in address[0..3], the rest zero */
+typedef struct {
+    uint8_t version;
+    uint16_t port;
+    uint8_t address[16];
+} fast_endpoint;
+
+typedef struct {
+    fast_endpoint local, remote;
+} fast_path;
+
+/* How a sealed packet leaves: in UDP (RFC 3948) between the path's ports, or as IP protocol 50.
+ * traffic_class: of the outer header; 0 until the core copies DSCP and ECN. */
+typedef struct {
+    fast_path path;
+    uint8_t encapsulation;
+    uint8_t traffic_class;
+} fast_where;
+
+/* protocols.esp.sa.DropReason; FAST_NO_ROOM: the buffer is too short, or memory has run out */
+enum fast_reason {
+    FAST_REPLAYED = 1,
+    FAST_BAD_ICV,
+    FAST_BAD_SELECTOR,
+    FAST_MALFORMED,
+    FAST_DUMMY,
+    FAST_UNKNOWN_SPI,
+    FAST_NO_SA,
+    FAST_NOT_IP,
+    FAST_SEQUENCE_EXHAUSTED,
+    FAST_LIFETIME_EXPIRED,
+    FAST_NO_ROOM,
+    FAST_REASONS
+};
+
+/* What a control call came to. */
+enum fast_outcome {
+    FAST_DONE = 0,
+    FAST_TAKEN,       /* the inbound SPI is installed already */
+    FAST_NOT_THERE,   /* the inbound SPI is not installed */
+    FAST_UNSUPPORTED, /* this libcrypto lacks the suite, or a length does not fit it */
+    FAST_NO_MEMORY
+};
+
+#define FAST_UNLIMITED UINT64_MAX
+#define FAST_WINDOW_MAXIMUM 4096
+
+/* protocols.selectors.TrafficSelector; addresses as in fast_endpoint, both ends included */
+typedef struct {
+    uint8_t version;
+    uint8_t protocol;
+    uint16_t start_port, end_port;
+    uint8_t start[16], end[16];
+} fast_selector;
+
+typedef struct {
+    const uint8_t *octets;
+    size_t length;
+} fast_octets;
+
+/* protocols.esp.sa.ChildSaSpec, checked by its check_spec; encryption and integrity by IANA's numbers, integrity 0 with
+ * AEAD. Encryption keys include the salt. Nothing pointed to is kept. */
+typedef struct {
+    uint32_t inbound_spi, outbound_spi;
+    uint16_t encryption, integrity;
+    bool esn;
+    fast_octets inbound_encryption_key, inbound_integrity_key;
+    fast_octets outbound_encryption_key, outbound_integrity_key;
+    const fast_selector *local_selectors, *remote_selectors;
+    size_t local_count, remote_count;
+    fast_path path;
+    bool encapsulation;
+    unsigned replay_window; /* 0, or 32 to FAST_WINDOW_MAXIMUM */
+    uint64_t soft_octets, hard_octets, soft_packets, hard_packets; /* FAST_UNLIMITED: none */
+} fast_spec;
+
+/* protocols.dataplane.port.ChildSaCounters */
+typedef struct {
+    uint64_t inbound_packets, strayed_packets, inbound_octets, outbound_packets, outbound_octets;
+    uint64_t replayed, bad_icv, bad_selector, malformed, dummy;
+} fast_counters;
+
+enum fast_event_kind { FAST_PEER_ENDPOINT_OBSERVED = 0, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, FAST_LIFETIME_REACHED, FAST_EVENT_KINDS };
+
+typedef struct {
+    enum fast_event_kind kind;
+    uint32_t inbound_spi;
+    bool last;      /* exhausted, or hard */
+    fast_path path; /* of FAST_PEER_ENDPOINT_OBSERVED */
+} fast_event;
+
+/* NULL: no memory, or no libcrypto to speak of. Free the workers before their core. */
+fast_core *fast_core_new(void);
+void fast_core_free(fast_core *);
+fast_worker *fast_worker_new(fast_core *);
+void fast_worker_free(fast_worker *);
+
+/* Around a batch: holds the SAs still (read lock). Never nested. */
+void fast_begin(fast_worker *);
+void fast_end(fast_worker *);
+
+/* The most that ESP adds to an inner packet: header, IV, padding, trailer, ICV. */
+#define FAST_OVERHEAD 96
+
+/* Seal one inner packet: octets of the ESP packet written to out, or -reason. room >= length + FAST_OVERHEAD.
+ * inner may overlap out. */
+int fast_seal(fast_worker *, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where);
+
+/* Verify and decrypt in place: octets of the inner packet, *inner points into esp; or -reason.
+ * path: local and remote it came by. traffic_class: of the outer header, unused until the core copies ECN. */
+int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class, uint8_t **inner);
+
+/* Control: protocols.dataplane.port.DataPlane. */
+enum fast_outcome fast_install(fast_core *, const fast_spec *);
+enum fast_outcome fast_replace(fast_core *, uint32_t old_inbound_spi, const fast_spec *, bool send_at_once);
+enum fast_outcome fast_update_path(fast_core *, uint32_t inbound_spi, const fast_path *, bool encapsulation);
+enum fast_outcome fast_retire(fast_core *, uint32_t inbound_spi);
+enum fast_outcome fast_remove(fast_core *, uint32_t inbound_spi);
+enum fast_outcome fast_read_counters(fast_core *, uint32_t inbound_spi, fast_counters *);
+
+/* The last sequence number sent and the highest accepted. fast_skip_sequence goes on from a later one. */
+enum fast_outcome fast_read_sequences(fast_core *, uint32_t inbound_spi, uint64_t *sent, uint64_t *accepted);
+enum fast_outcome fast_skip_sequence(fast_core *, uint32_t inbound_spi, uint64_t sent);
+
+/* Every packet dropped since the start by reason, those of removed SAs and of no SA included. */
+void fast_read_drops(fast_core *, uint64_t drops[FAST_REASONS]);
+size_t fast_installed(fast_core *);
+
+/* The next event, false when there is none; of a kind one waits per SA. The eventfd is readable while one waits. */
+bool fast_poll_event(fast_core *, fast_event *);
+int fast_core_eventfd(const fast_core *);
+
+#endif

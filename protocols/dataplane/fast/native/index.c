@@ -1,0 +1,169 @@
+#include "index.h"
+
+#include <stdlib.h>
+
+enum { FIRST_BUCKETS = 8 };
+
+static const uint8_t VERSIONS[] = {4, 6};
+
+static flow_address shifted(flow_address address, uint8_t shift) {
+    return shift < 128 ? address >> shift : 0;
+}
+
+/* The longest prefix around a selector's addresses, as bits to shift away. */
+static uint8_t shift_of(const struct selector *selector) {
+    flow_address difference = selector->start ^ selector->end;
+    uint64_t high = (uint64_t)(difference >> 64), low = (uint64_t)difference;
+    if (high)
+        return (uint8_t)(128 - __builtin_clzll(high));
+    return low ? (uint8_t)(64 - __builtin_clzll(low)) : 0;
+}
+
+/* The widest shift of a version's selectors, -1 without one. */
+static int widest(const struct selector *selectors, size_t count, uint8_t version) {
+    int found = -1;
+    for (size_t at = 0; at < count; at++)
+        if (selectors[at].version == version && shift_of(&selectors[at]) > found)
+            found = shift_of(&selectors[at]);
+    return found;
+}
+
+static struct table *table_of(struct table **first, bool remote, uint8_t shift) {
+    for (struct table *table = *first; table; table = table->next)
+        if (table->remote == remote && table->shift == shift)
+            return table;
+    struct table *table = calloc(1, sizeof *table);
+    if (!table)
+        return NULL;
+    table->buckets = calloc(FIRST_BUCKETS, sizeof *table->buckets);
+    if (!table->buckets) {
+        free(table);
+        return NULL;
+    }
+    table->remote = remote;
+    table->shift = shift;
+    table->mask = FIRST_BUCKETS - 1;
+    table->next = *first;
+    *first = table;
+    return table;
+}
+
+static bool has_place(const struct sa *sa, const struct table *table, flow_address prefix) {
+    for (size_t at = 0; at < sa->place_count; at++)
+        if (sa->places[at].table == table && sa->places[at].prefix == prefix)
+            return true;
+    return false;
+}
+
+static void release_empty(struct table **first) {
+    while (*first) {
+        struct table *table = *first;
+        if (table->users) {
+            first = &table->next;
+            continue;
+        }
+        *first = table->next;
+        free(table->buckets);
+        free(table);
+    }
+}
+
+bool index_reserve(struct outbound_index *index, struct sa *sa) {
+    for (int family = 0; family < 2; family++) {
+        int local = widest(sa->local_selectors, sa->local_count, VERSIONS[family]);
+        int remote = widest(sa->remote_selectors, sa->remote_count, VERSIONS[family]);
+        if (local < 0 || remote < 0)
+            continue;
+        bool by_remote = remote <= local;
+        const struct selector *selectors = by_remote ? sa->remote_selectors : sa->local_selectors;
+        size_t count = by_remote ? sa->remote_count : sa->local_count;
+        for (size_t at = 0; at < count; at++) {
+            if (selectors[at].version != VERSIONS[family])
+                continue;
+            uint8_t shift = shift_of(&selectors[at]);
+            struct table *table = table_of(&index->tables[family], by_remote, shift);
+            if (!table) {
+                index_release(index, sa);
+                return false;
+            }
+            flow_address prefix = shifted(selectors[at].start, shift);
+            if (has_place(sa, table, prefix))
+                continue;
+            table->users++;
+            sa->places[sa->place_count++] = (struct place){.sa = sa, .table = table, .prefix = prefix};
+        }
+    }
+    return true;
+}
+
+void index_release(struct outbound_index *index, struct sa *sa) {
+    for (size_t at = 0; at < sa->place_count; at++)
+        sa->places[at].table->users--;
+    sa->place_count = 0;
+    for (int family = 0; family < 2; family++)
+        release_empty(&index->tables[family]);
+}
+
+static struct place **bucket_of(const struct table *table, flow_address prefix) {
+    return &table->buckets[hash_address(prefix) & table->mask];
+}
+
+/* Twice the buckets, each chain in its order; without the memory the chains grow instead. */
+static void grow(struct table *table) {
+    size_t old = table->mask + 1;
+    struct place **buckets = calloc(2 * old, sizeof *buckets);
+    if (!buckets)
+        return;
+    for (size_t at = 0; at < old; at++) {
+        struct place **ends[2] = {&buckets[at], &buckets[at + old]};
+        for (struct place *place = table->buckets[at]; place; place = place->next) {
+            int half = (hash_address(place->prefix) & old) != 0;
+            *ends[half] = place;
+            ends[half] = &place->next;
+        }
+        *ends[0] = *ends[1] = NULL;
+    }
+    free(table->buckets);
+    table->buckets = buckets;
+    table->mask = 2 * old - 1;
+}
+
+void index_add(struct outbound_index *index, struct sa *sa) {
+    sa->order = ++index->added;
+    for (struct place *place = sa->places; place < sa->places + sa->place_count; place++) {
+        struct table *table = place->table;
+        if (table->count++ > table->mask)
+            grow(table);
+        struct place **bucket = bucket_of(table, place->prefix);
+        place->next = *bucket;
+        *bucket = place;
+    }
+}
+
+void index_discard(struct sa *sa) {
+    if (!sa->order)
+        return;
+    sa->order = 0;
+    for (struct place *place = sa->places; place < sa->places + sa->place_count; place++) {
+        struct place **at = bucket_of(place->table, place->prefix);
+        while (*at != place)
+            at = &(*at)->next;
+        *at = place->next;
+        place->table->count--;
+    }
+}
+
+struct sa *index_find(const struct outbound_index *index, const struct flow *flow) {
+    struct sa *found = NULL;
+    for (const struct table *table = index->tables[flow->version == 6]; table; table = table->next) {
+        flow_address prefix = shifted(table->remote ? flow->destination : flow->source, table->shift);
+        for (const struct place *place = *bucket_of(table, prefix); place; place = place->next) {
+            if (place->prefix != prefix || !sa_selects(place->sa, flow))
+                continue;
+            if (!found || place->sa->order > found->order)
+                found = place->sa;
+            break;
+        }
+    }
+    return found;
+}

@@ -1,0 +1,100 @@
+/* One child SA at work, and where it stands in the core's tables. */
+#ifndef FAST_SA_H
+#define FAST_SA_H
+
+#include <sched.h>
+#include <stdatomic.h>
+
+#include "flow.h"
+#include "transform.h"
+#include "window.h"
+
+/* A lock held for one packet. */
+struct spinlock {
+    atomic_bool taken;
+};
+
+static inline void spin_lock(struct spinlock *lock) {
+    while (atomic_exchange_explicit(&lock->taken, true, memory_order_acquire))
+        for (int turns = 0; atomic_load_explicit(&lock->taken, memory_order_relaxed); turns++)
+            if (turns > 1000)
+                sched_yield(); /* its holder waits for this core, perhaps */
+}
+
+static inline void spin_unlock(struct spinlock *lock) {
+    atomic_store_explicit(&lock->taken, false, memory_order_release);
+}
+
+/* A counter that one thread at a time writes, under a lock, and any may read. */
+typedef atomic_uint_fast64_t counter;
+
+static inline uint64_t counter_read(const counter *counted) {
+    return atomic_load_explicit(counted, memory_order_relaxed);
+}
+
+static inline void counter_add(counter *counted, uint64_t more) {
+    atomic_store_explicit(counted, counter_read(counted) + more, memory_order_relaxed);
+}
+
+/* A kind of event of one SA: in the core's queue at most once. */
+struct waiting_event {
+    struct waiting_event *next, *previous;
+    uint8_t kind;
+    bool queued, last;
+};
+
+struct sa;
+struct table;
+
+/* An SA under one prefix of a table. */
+struct place {
+    struct place *next; /* of its bucket, older */
+    struct sa *sa;
+    struct table *table;
+    flow_address prefix;
+};
+
+struct sa {
+    /* read by both directions, written by control calls alone */
+    uint32_t inbound_spi;
+    bool encapsulation, limited;
+    atomic_bool spent, soft_reached;
+    uint64_t order; /* 0: does not send */
+    struct sa *next; /* of its bucket by SPI */
+    struct selector *local_selectors, *remote_selectors;
+    size_t local_count, remote_count;
+    fast_path path;
+    uint64_t soft_octets, hard_octets, soft_packets, hard_packets;
+    uint64_t maximum_sequence, soft_sequence;
+    struct place *places;
+    size_t place_count;
+    struct sa *waits_for;                    /* sends when that one is retired, or when this one has received */
+    struct sa *successors, **successors_end; /* those that wait for this one, oldest first */
+    struct sa *next_successor;
+    struct waiting_event events[FAST_EVENT_KINDS];
+    fast_path observed; /* where the peer was last seen, while elsewhere */
+    bool elsewhere;
+
+    _Alignas(64) struct spinlock outbound_lock;
+    uint64_t sequence;
+    counter outbound_packets, outbound_octets;
+    struct transform outbound;
+
+    _Alignas(64) struct spinlock inbound_lock;
+    struct window window;
+    counter inbound_packets, inbound_octets, strayed_packets;
+    counter dropped[FAST_DUMMY + 1]; /* by reason: those that ChildSaCounters has */
+    struct transform inbound;
+};
+
+/* A new SA with its selectors and window in one piece of memory; places: as many as it may need. NULL: no memory. */
+struct sa *sa_new(const fast_spec *, const struct suite *inbound, const struct suite *outbound);
+void sa_free(struct sa *);
+
+/* Whether an outbound packet is this SA's: source local, destination remote. */
+static inline bool sa_selects(const struct sa *sa, const struct flow *flow) {
+    return selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->destination, flow->destination_port) &&
+           selectors_match(sa->local_selectors, sa->local_count, flow, flow->source, flow->source_port);
+}
+
+#endif

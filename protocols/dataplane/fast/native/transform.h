@@ -1,0 +1,67 @@
+/* ESP packets (RFC 4303 §2, §3.3.2, §3.4.4) as protocols/esp/packet.py makes them, by libcrypto's EVP alone.
+ *
+ * AES-CBC (RFC 3602), 3DES (RFC 2451), AES-CTR (RFC 3686) and NULL (RFC 2410) with a separate MAC; AES-GCM (RFC 4106),
+ * AES-CCM (RFC 4309) and ChaCha20-Poly1305 (RFC 7634). A transform is one direction of an SA; whoever uses it holds its
+ * lock. The contexts are keyed by the first packet.
+ */
+#ifndef FAST_TRANSFORM_H
+#define FAST_TRANSFORM_H
+
+#include <openssl/evp.h>
+
+#include "core.h"
+
+enum { HEADER_LENGTH = 8, TRAILER_LENGTH = 2, BLOCK_MAXIMUM = 16, ICV_MAXIMUM = 32, KEY_MAXIMUM = 36, MAC_KEY_MAXIMUM = 64 };
+
+enum transform_kind { KIND_GCM, KIND_CCM, KIND_CHACHA, KIND_CBC, KIND_CTR, KIND_NULL };
+
+/* An algorithm that libcrypto has, resolved for one key length. */
+struct suite {
+    EVP_CIPHER *cipher; /* NULL with NULL */
+    EVP_MAC *mac;       /* NULL with AEAD and AES-XCBC */
+    const char *digest; /* of HMAC */
+    EVP_CIPHER *block;  /* AES-128-CBC of AES-XCBC */
+    enum transform_kind kind;
+    uint8_t key_length, salt_length, iv_length, icv_length, alignment, mac_key_length;
+    bool esn;
+    uint16_t encryption, integrity;
+    struct suite *next;
+};
+
+/* Random octets drawn in advance: the system's generator costs more than a short packet's cipher. */
+struct random_pool {
+    size_t left;
+    uint8_t octets[4096];
+};
+
+struct transform {
+    const struct suite *suite;
+    EVP_CIPHER_CTX *cipher;
+    EVP_MAC_CTX *mac;
+    EVP_CIPHER_CTX *xcbc;
+    uint32_t spi;
+    bool keyed;
+    uint8_t key[KEY_MAXIMUM]; /* the salt at its end */
+    uint8_t mac_key[MAC_KEY_MAXIMUM];
+};
+
+/* What suites there are for IANA's numbers and a key length; NULL when libcrypto lacks it or memory has run out. */
+struct suite *suite_new(uint16_t encryption, uint16_t integrity, size_t key_length, bool esn);
+void suite_free(struct suite *);
+
+/* Octets of the ESP packet around an inner one. */
+size_t transform_sealed_length(const struct suite *, size_t length);
+
+/* Make the contexts; false when memory has run out. */
+bool transform_key(struct transform *, bool sealing);
+void transform_free(struct transform *);
+
+/* Build a packet of transform_sealed_length octets; false when libcrypto failed. inner may overlap out. */
+bool transform_seal(struct transform *, struct random_pool *, uint64_t sequence, const uint8_t *inner, size_t length,
+                    uint8_t next_header, uint8_t *out);
+
+/* Verify and decrypt in place: 0 and the plaintext with its trailer, FAST_MALFORMED or FAST_BAD_ICV. */
+int transform_open(struct transform *, uint64_t sequence, uint8_t *esp, size_t length, uint8_t **plaintext,
+                   size_t *plaintext_length);
+
+#endif

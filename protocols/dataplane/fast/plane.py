@@ -1,0 +1,252 @@
+"""The fast data plane: ESP (RFC 4303) by a compiled core on libcrypto, where it was built.
+
+As ``protocols.dataplane.userspace.engine`` in everything that can be seen, which the tests hold it to. The core is
+``native/``; whoever moves many packets works on it from threads of its own, one packet at a time goes through
+``receive_esp`` and ``send_inner``. Replay windows of more than 4096 packets are left out.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from protocols.dataplane.port import (
+    ChildSaCounters,
+    DataPlaneEvent,
+    LifetimeReached,
+    PeerEndpointObserved,
+    SequenceNumbersRunningOut,
+)
+from protocols.errors import BackendError, LocalError
+from protocols.esp.sa import ChildSaSpec, DropReason, UsageLimits, check_spec
+from protocols.path import Address, Endpoint, Path
+from protocols.selectors import TrafficSelector
+
+if TYPE_CHECKING:
+    from protocols.dataplane.fast._native import Core
+
+try:
+    import protocols.dataplane.fast._native as _native
+except ImportError as error:
+    _missing: str | None = str(error)
+else:
+    _missing = None
+
+Deliver = Callable[[bytes, bytes], None]
+Transmit = Callable[[bytes, Path, bool], None]
+
+_ENDPOINT = struct.Struct(">BH16s")
+_SELECTOR = struct.Struct(">BBHH16s16s")
+_UNLIMITED = (1 << 64) - 1
+_PATHS_KEPT = 4096  # packed and unpacked, of the SAs that are sending or receiving
+
+
+def available() -> bool:
+    """Whether the core was built."""
+    return _missing is None
+
+
+def why_not() -> str | None:
+    """Why the core is not there, ``None`` when it is."""
+    return _missing
+
+
+class FastDataPlane:
+    """``DataPlane`` on the compiled core; ``deliver`` takes inner packets, ``transmit`` ESP packets.
+
+    ``BackendError`` when the core was not built.
+    """
+
+    def __init__(self, *, deliver: Deliver, transmit: Transmit) -> None:
+        if _missing is not None:
+            raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
+        self._core = _native.Core()
+        self._deliver = deliver
+        self._transmit = transmit
+        self._installed: dict[bytes, None] = {}
+        self._reasons = {code: reason for reason in DropReason if (code := getattr(_native, reason.name))}
+
+    @property
+    def core(self) -> Core:
+        """The core, for whoever carries packets past ``deliver`` and ``transmit``."""
+        return self._core
+
+    def install(self, spec: ChildSaSpec) -> None:
+        """See ``DataPlane.install``; ``LocalError``: the SPI is taken or the specification impossible."""
+        self._put(spec)
+
+    def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
+        """See ``DataPlane.replace``."""
+        self._require(old_inbound_spi)
+        self._put(spec, _spi(old_inbound_spi), send_at_once)
+
+    def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """See ``DataPlane.update_path``."""
+        self._require(inbound_spi)
+        self._core.update_path(_spi(inbound_spi), _packed_path(path), encapsulation)
+
+    def retire(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.retire``."""
+        self._require(inbound_spi)
+        self._core.retire(_spi(inbound_spi))
+
+    def remove(self, inbound_spi: bytes) -> None:
+        """See ``DataPlane.remove``."""
+        self._require(inbound_spi)
+        self._core.remove(_spi(inbound_spi))
+        del self._installed[inbound_spi]
+
+    def counters(self, inbound_spi: bytes) -> ChildSaCounters:
+        """See ``DataPlane.counters``."""
+        self._require(inbound_spi)
+        found = self._core.counters(_spi(inbound_spi))
+        if found is None:
+            raise LocalError(f"SA {inbound_spi.hex()} is not installed")
+        return ChildSaCounters(
+            inbound_packets=found[0],
+            strayed_packets=found[1],
+            inbound_octets=found[2],
+            outbound_packets=found[3],
+            outbound_octets=found[4],
+            replayed=found[5],
+            bad_icv=found[6],
+            bad_selector=found[7],
+            malformed=found[8],
+            dummy=found[9],
+        )
+
+    def poll_event(self) -> DataPlaneEvent | None:
+        """See ``DataPlane.poll_event``; ``event_descriptor`` says when there is one."""
+        found = self._core.poll_event()
+        if found is None:
+            return None
+        kind, number, last, packed = found
+        spi = number.to_bytes(4, "big")
+        if kind == _native.PEER_ENDPOINT_OBSERVED:
+            return PeerEndpointObserved(inbound_spi=spi, path=_unpacked_path(packed))
+        if kind == _native.SEQUENCE_NUMBERS_RUNNING_OUT:
+            return SequenceNumbersRunningOut(inbound_spi=spi, exhausted=last)
+        return LifetimeReached(inbound_spi=spi, hard=last)
+
+    @property
+    def event_descriptor(self) -> int:
+        """A file descriptor that is readable while ``poll_event`` has something; not to be closed."""
+        return self._core.eventfd()
+
+    @property
+    def drops(self) -> dict[DropReason, int]:
+        """Every packet dropped since the start by reason, those of removed SAs and of no SA included."""
+        counts = self._core.drops()
+        return {reason: counts[code] for code, reason in self._reasons.items() if counts[code]}
+
+    @property
+    def failures(self) -> int:
+        """Packets dropped for want of memory or of room in a buffer."""
+        return self._core.drops()[_native.NO_ROOM]
+
+    @property
+    def installed(self) -> tuple[bytes, ...]:
+        """The inbound SPIs of what is installed."""
+        return tuple(self._installed)
+
+    def receive_esp(self, octets: bytes, path: Path) -> None:
+        """An ESP packet from outside, on ``path`` (ports are ignored by an SA without encapsulation)."""
+        result = self._core.open(octets, _packed_path(path))
+        if isinstance(result, bytes):
+            self._deliver(result, octets[:4])
+
+    def send_inner(self, packet: bytes) -> bool:
+        """Tunnel an IP packet from inside; whether an SA took it, otherwise it is dropped and counted."""
+        result = self._core.seal(packet)
+        if isinstance(result, int):
+            return False
+        octets, path, encapsulation = result
+        self._transmit(octets, _unpacked_path(path), encapsulation)
+        return True
+
+    def _put(self, spec: ChildSaSpec, old: int | None = None, send_at_once: bool = True) -> None:
+        check_spec(spec)
+        if spec.replay_window > _native.WINDOW_MAXIMUM:
+            raise LocalError(f"a replay window of {spec.replay_window} packets, {_native.WINDOW_MAXIMUM} is the most")
+        suite = spec.suite
+        row = (
+            _spi(spec.inbound_spi),
+            _spi(spec.outbound_spi),
+            suite.encryption.value,
+            0 if suite.integrity is None else suite.integrity.value,
+            suite.esn,
+            spec.inbound_encryption_key.reveal(),
+            spec.inbound_integrity_key.reveal(),
+            spec.outbound_encryption_key.reveal(),
+            spec.outbound_integrity_key.reveal(),
+            _packed_selectors(spec.local_selectors),
+            _packed_selectors(spec.remote_selectors),
+            _packed_path(spec.path),
+            spec.encapsulation,
+            spec.replay_window,
+            _limits(spec.limits),
+        )
+        outcome = self._core.install(*row) if old is None else self._core.replace(*row, old, send_at_once)
+        if outcome == _native.TAKEN:
+            raise LocalError(f"SA {spec.inbound_spi.hex()} is installed already")
+        if outcome == _native.UNSUPPORTED:
+            raise LocalError(f"this libcrypto has no {suite.name}")
+        if outcome != _native.DONE:
+            raise BackendError(f"SA {spec.inbound_spi.hex()} cannot be installed: no memory")
+        self._installed[spec.inbound_spi] = None
+
+    def _require(self, inbound_spi: bytes) -> None:
+        if inbound_spi not in self._installed:
+            raise LocalError(f"SA {inbound_spi.hex()} is not installed")
+
+
+def _spi(octets: bytes) -> int:
+    return int.from_bytes(octets, "big")
+
+
+def _packed_address(address: Address) -> bytes:
+    return address.packed.ljust(16, b"\x00")
+
+
+def _packed_selectors(selectors: tuple[TrafficSelector, ...]) -> bytes:
+    return b"".join(
+        _SELECTOR.pack(
+            selector.version,
+            selector.protocol,
+            selector.start_port,
+            selector.end_port,
+            _packed_address(selector.start),
+            _packed_address(selector.end),
+        )
+        for selector in selectors
+    )
+
+
+def _packed_endpoint(endpoint: Endpoint) -> bytes:
+    return _ENDPOINT.pack(endpoint.address.version, endpoint.port, _packed_address(endpoint.address))
+
+
+@lru_cache(maxsize=_PATHS_KEPT)
+def _packed_path(path: Path) -> bytes:
+    return _packed_endpoint(path.local) + _packed_endpoint(path.remote)
+
+
+def _unpacked_endpoint(packed: bytes) -> Endpoint:
+    version, port, address = _ENDPOINT.unpack(packed)
+    return Endpoint(IPv4Address(address[:4]) if version == 4 else IPv6Address(address), port)
+
+
+@lru_cache(maxsize=_PATHS_KEPT)
+def _unpacked_path(packed: bytes) -> Path:
+    return Path(_unpacked_endpoint(packed[: _ENDPOINT.size]), _unpacked_endpoint(packed[_ENDPOINT.size :]))
+
+
+def _limits(limits: UsageLimits) -> tuple[int, int, int, int]:
+    each = (limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets)
+    soft_octets, hard_octets, soft_packets, hard_packets = (
+        _UNLIMITED if limit is None else min(limit, _UNLIMITED) for limit in each
+    )
+    return soft_octets, hard_octets, soft_packets, hard_packets
