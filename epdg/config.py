@@ -33,6 +33,7 @@ from protocols.ikev2.revocation import RevocationPolicy
 from protocols.ikev2.ticket import TICKET_KEY_INTERVAL, TICKET_LIFETIME
 from protocols.io.algorithms import DEFAULT_SUITES, EspSuites, IkeSuites
 from protocols.io.configuration import (
+    AutoFlag,
     ConfigurationModel,
     Count,
     Digits,
@@ -176,7 +177,7 @@ class IkeSection(ConfigurationModel):
     esp_suites: EspSuites = DEFAULT_SUITES
     eap_only: bool = False
     mobike: bool = True
-    force_encapsulation: bool = True
+    force_encapsulation: AutoFlag = "auto"
     return_routability: ReturnRoutability = ReturnRoutability.BEFORE_UPDATE
     return_routability_interval: Interval = RETURN_ROUTABILITY_INTERVAL
     acceptable_addresses: tuple[IpNetwork, ...] = ()

@@ -36,7 +36,13 @@ def service_policy(configuration: EpdgConfiguration) -> ServicePolicy:
 
 
 def responder_config(
-    configuration: EpdgConfiguration, *, fqdn: str, addresses: tuple[Address, ...], clock: Clock, entropy: Entropy
+    configuration: EpdgConfiguration,
+    *,
+    fqdn: str,
+    addresses: tuple[Address, ...],
+    force_encapsulation: bool,
+    clock: Clock,
+    entropy: Entropy,
 ) -> ResponderConfig:
     """Identity, algorithms, limits and timers; ``addresses`` are those that UEs are told of."""
     ike = configuration.ike
@@ -57,7 +63,7 @@ def responder_config(
         fragmentation=ike.fragmentation,
         fragment_size=ike.fragment_size,
         window_size=ike.window_size,
-        force_encapsulation=ike.force_encapsulation,
+        force_encapsulation=force_encapsulation,
         nat_traversal_port=configuration.listen.nat_traversal_port,
         remote_nat_traversal_port=configuration.listen.nat_traversal_port,
         liveness_interval=ike.liveness_interval,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections import Counter
 from ipaddress import ip_network
@@ -58,7 +59,9 @@ from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
 from protocols.io.algorithms import weakness
 from protocols.io.driver import Driver
+from protocols.io.link import Opener
 from protocols.io.platform import Platform
+from protocols.io.raw import esp_transport
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Address, Datagram, Endpoint, Path
@@ -109,12 +112,16 @@ class EpdgNode:
         plmn = Plmn(configuration.plmn.mcc, configuration.plmn.mnc)
         self.fqdn = epdg_fqdn(plmn)
         self.addresses = GatewayAddresses(configuration.listen.addresses)
+        self._esp_transport = esp_transport(
+            configuration.ike.force_encapsulation, platform.open_raw_esp, (configuration.listen.nat_traversal_port,)
+        )
         self.endpoint = IkeEndpoint(
             entropy=self._entropy,
             responder=responder_config(
                 configuration,
                 fqdn=self.fqdn,
                 addresses=self.addresses.usable,
+                force_encapsulation=self._esp_transport.forced,
                 clock=self._clock,
                 entropy=self._entropy,
             ),
@@ -128,7 +135,7 @@ class EpdgNode:
             open_link=platform.open_link,
         )
         self.data_plane = UserspaceDataPlane(
-            entropy=self._entropy, deliver=self._delivered, transmit=self._transmit_esp
+            entropy=self._entropy, deliver=self._delivered, transmit=self.ports.send_esp
         )
         self.pools = _address_pools(configuration)
         self.core = Core(configuration.data_plane, configuration.apns, self._from_core, self._entropy)
@@ -167,6 +174,8 @@ class EpdgNode:
             await self.swm.open()
             await self._control.start()
             self._warn_of_weak_algorithms()
+            if self._esp_transport.remark is not None:
+                _log.info("%s", self._esp_transport.remark)
             listening = ", ".join(str(endpoint) for endpoint in self.ports.local_endpoints)
             text = f"The gateway {self.fqdn} listens on {listening}."
             _log.info("%s", text)
@@ -229,7 +238,9 @@ class EpdgNode:
         """Serve IKE at an address."""
         listen = self.configuration.listen
         self.ports.open(Endpoint(address, listen.ike_port), encapsulating=False)
-        self.ports.open(Endpoint(address, listen.nat_traversal_port), encapsulating=True)
+        local, open_raw = Endpoint(address, listen.nat_traversal_port), self._esp_transport.open_raw
+        raw: Opener | None = None if open_raw is None else functools.partial(open_raw, local)
+        self.ports.open(local, encapsulating=True, raw=raw)
 
     def close_ports(self, address: Address) -> None:
         """Serve IKE at an address no more."""
@@ -503,12 +514,6 @@ class EpdgNode:
                 data: dict[str, JsonValue] = {"remote": str(event.path.remote)}
                 self.totals["esp-from-elsewhere"] += 1
                 self.recorder.event("esp-from-elsewhere", text, data, live.session.identifier)
-
-    def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
-        if not encapsulation:
-            self.totals["esp-without-encapsulation"] += 1
-            return
-        self.ports.send_esp(octets, path)
 
     def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi

@@ -182,6 +182,7 @@ def _epdg(plan: NetworkPlan) -> dict[str, JsonValue]:
         "plmn": {"mcc": PLMN.mcc, "mnc": PLMN.mnc},
         "listen": {"addresses": [str(plan.gateway)], **plan.ports},
         "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
+        "ike": {"force_encapsulation": True},  # runs with and without root are alike
         "diameter": {
             "host": EPDG_HOST,
             "realm": REALM,

@@ -16,6 +16,7 @@ from protocols.io.link import (
     UnreachableReceiver,
 )
 from protocols.io.platform import LinkOpener
+from protocols.io.raw import RawEspLink, RawOpener
 from protocols.io.udp import SwuPorts
 from protocols.path import Address, Endpoint
 from ue.commands import AccessPorts
@@ -32,14 +33,16 @@ class Accesses:
         open_link: LinkOpener,
         unreachable: UnreachableReceiver,
         dscp: int = 0,
+        open_raw_esp: RawOpener | None = None,
     ) -> None:
         """``unreachable`` is told of ICMP errors, where the links hear of them. ``dscp`` is that of everything sent,
-        where sockets are the system's.
+        where sockets are the system's. ``open_raw_esp``: for ESP straight on IP, which needs no next hop.
         """
         self._unreachable = unreachable
         self._sections = sections
         self._ports = ports
         self._open_link = _marking(open_link, dscp) if dscp else open_link
+        self._open_raw = _marking(open_raw_esp, dscp) if dscp and open_raw_esp is not None else open_raw_esp
         self._addresses: dict[str, Address] = {
             name: section.address for name, section in sections.items() if not section.address.is_unspecified
         }
@@ -100,7 +103,10 @@ class Accesses:
             for port, encapsulating in ((section.ike_port, False), (section.nat_traversal_port, True)):
                 local = Endpoint(address, port)
                 opener = _opener(section, local, self._open_link, self._unreachable)
-                opened.append(self._ports.open(local, encapsulating=encapsulating, opener=opener))
+                raw: Opener | None = None
+                if encapsulating and self._open_raw is not None and section.next_hop is None:
+                    raw = _opener(section, local, self._open_raw, self._unreachable)
+                opened.append(self._ports.open(local, encapsulating=encapsulating, opener=opener, raw=raw))
         except StackError:
             for local in opened:
                 self._ports.close(local)
@@ -111,7 +117,7 @@ class Accesses:
 def _marking(open_link: LinkOpener, dscp: int) -> LinkOpener:
     def marked(local: Endpoint, receive: Receiver) -> Link:
         link = open_link(local, receive)
-        if isinstance(link, UdpLink):
+        if isinstance(link, UdpLink | RawEspLink):
             link.mark(dscp)
         return link
 
@@ -125,7 +131,7 @@ def _opener(section: AccessSection, local: Endpoint, open_link: LinkOpener, unre
         link = open_link(local, receive)
         if isinstance(link, ReportsUnreachable):
             link.report_unreachable(unreachable)
-        if section.interface is not None and isinstance(link, UdpLink):
+        if section.interface is not None and isinstance(link, UdpLink | RawEspLink):
             link.bind_to(section.interface)  # with several accesses the routes prefer one for all
         return link
 

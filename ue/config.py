@@ -28,6 +28,7 @@ from protocols.ikev2.redirection import RedirectObedience
 from protocols.io.algorithms import DEFAULT_SUITES, EspSuites, IkeSuites
 from protocols.io.configuration import (
     AnyPort,
+    AutoFlag,
     ConfigurationModel,
     Count,
     Digits,
@@ -185,7 +186,7 @@ class UeConfiguration(ConfigurationModel):
     child_lifetime: ChildLifetime | None = None
     ike_lifetime: IkeLifetime | None = None
     additional_children: Count = ADDITIONAL_CHILDREN
-    force_encapsulation: bool = True
+    force_encapsulation: AutoFlag = "auto"
     fragmentation: bool = True
     fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
     window_size: Annotated[Count, Field(ge=1, le=255)] = 1

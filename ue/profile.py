@@ -20,6 +20,7 @@ from protocols.ikev2.revocation import Revocation
 from protocols.ikev2.signatures import library_pss
 from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 from protocols.io.lifetime import machine_lifetime
+from protocols.io.raw import EspTransport, RawOpener, esp_transport
 from protocols.io.vectors import UsedVectors
 from protocols.path import Endpoint
 from protocols.selectors import TrafficSelector
@@ -75,7 +76,7 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         fragmentation=configuration.fragmentation,
         fragment_size=configuration.fragment_size,
         window_size=configuration.window_size,
-        force_encapsulation=configuration.force_encapsulation,
+        force_encapsulation=configuration.force_encapsulation is not False,
         remote_nat_traversal_port=gateway.nat_traversal_port,
         liveness_interval=configuration.liveness_interval,
         keepalive_interval=configuration.keepalive_interval,
@@ -103,6 +104,15 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         local_selectors=selectors,
         remote_selectors=selectors,
     )
+
+
+def esp_transport_of(configuration: UeConfiguration, open_raw: RawOpener | None) -> EspTransport:
+    """How ESP travels; a next hop carries UDP alone, and announcing the truth is for all accesses or for none."""
+    accesses = configuration.accesses.values()
+    if any(access.next_hop is not None for access in accesses) and configuration.force_encapsulation == "auto":
+        return EspTransport(forced=True, open_raw=None, remark="ESP goes in UDP only: an access has a next hop.")
+    ports = (configuration.gateway.nat_traversal_port, *(access.nat_traversal_port for access in accesses))
+    return esp_transport(configuration.force_encapsulation, open_raw, ports)
 
 
 def configuration_request(configuration: UeConfiguration) -> tuple[ConfigurationAttribute, ...]:

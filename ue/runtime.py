@@ -23,6 +23,7 @@ from ue.context import DeviceState
 from ue.control import control_methods
 from ue.pdn import Pdn
 from ue.profile import (
+    esp_transport_of,
     identified,
     state_directory,
     temporary_identity_store,
@@ -45,6 +46,8 @@ class UeNode:
     def __init__(self, configuration: UeConfiguration, platform: Platform | None = None) -> None:
         platform = platform or Platform()
         configuration = identified(configuration)
+        self._esp_transport = esp_transport_of(configuration, platform.open_raw_esp)
+        configuration = configuration.model_copy(update={"force_encapsulation": self._esp_transport.forced})
         self.configuration = configuration
         clock = platform.clock
         self.wall_offset = clock.wall() - clock.monotonic()
@@ -60,7 +63,13 @@ class UeNode:
             ring=configuration.trace.ring,
             enabled=configuration.trace.enabled,
         )
-        self._swu = Swu(configuration.accesses, platform=platform, recorder=self.recorder, dscp=configuration.ike.dscp)
+        self._swu = Swu(
+            configuration.accesses,
+            platform=platform,
+            recorder=self.recorder,
+            dscp=configuration.ike.dscp,
+            open_raw_esp=self._esp_transport.open_raw,
+        )
         card, temporary = usim(configuration), temporary_identity_store(configuration)
 
         def pdn(part: UeConfiguration, beside: Pdn | None) -> Pdn:
@@ -119,6 +128,8 @@ class UeNode:
                         pdn.restore_name_servers()  # of a process that was killed
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
                     self._warn_of_weak_algorithms()
+                    if self._esp_transport.remark is not None:
+                        _log.info("%s", self._esp_transport.remark)
                     await self._until_stopped(work or self._stopping.wait)
                 except StackError as error:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup

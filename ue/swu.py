@@ -16,6 +16,7 @@ from protocols.ikev2.extension import Extension
 from protocols.ikev2.sa import IkeSa
 from protocols.io.driver import Driver
 from protocols.io.platform import Platform
+from protocols.io.raw import RawOpener
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Datagram, Endpoint, Path
@@ -57,15 +58,19 @@ class Swu:
         recorder: Recorder,
         tapped: bool = True,
         dscp: int = 0,
+        open_raw_esp: RawOpener | None = None,
     ) -> None:
-        """``tapped``: every datagram goes into the trace. ``dscp``: that of IKE and ESP."""
+        """``tapped``: every datagram goes into the trace. ``dscp``: that of IKE and ESP.
+
+        ``open_raw_esp``: for ESP straight on IP, where that is to be.
+        """
         self.clock = platform.clock
         self.entropy = platform.entropy
         self.endpoint = IkeEndpoint(entropy=platform.entropy, inbound_packets=self._inbound_packets)
         self.ports = SwuPorts(
             on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(recorder) if tapped else None
         )
-        self.accesses = Accesses(accesses, self.ports, platform.open_link, self._unreachable, dscp)
+        self.accesses = Accesses(accesses, self.ports, platform.open_link, self._unreachable, dscp, open_raw_esp)
         self.dropped: Counter[str] = Counter()
         self.tasks: asyncio.TaskGroup | None = None
         self._owners: dict[IkeSa, SaOwner] = {}

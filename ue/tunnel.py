@@ -1,7 +1,6 @@
 """What goes through a PDN connection: its child SAs' data plane, a host in the process or a TUN device, flows.
 
-Routes and name servers come and go with the TUN device. ESP always goes in UDP, NAT or not: a peer on port 4500 must
-understand it (RFC 7296 §2.23).
+Routes and name servers come and go with the TUN device.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Tunnel:
         self._sa = sa
         self._carry_out = carry_out
         self._failed = failed
-        self._data_plane = UserspaceDataPlane(entropy=swu.entropy, deliver=self._delivered, transmit=self._transmit_esp)
+        self._data_plane = UserspaceDataPlane(entropy=swu.entropy, deliver=self._delivered, transmit=swu.ports.send_esp)
         self.flows: Flows = Flows(self._send_inner, swu.entropy, numbers)
         self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
@@ -255,10 +254,6 @@ class Tunnel:
             hard = event.hard if isinstance(event, LifetimeReached) else event.exhausted
             self._swu.endpoint.limit_reached(sa, event.inbound_spi, self._swu.now(), hard=hard)
             self._swu.pump()
-
-    def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
-        del encapsulation
-        self._swu.ports.send_esp(octets, path)
 
     def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi

@@ -33,7 +33,8 @@ def read_relays(path: Path) -> dict[Address, dict[int, Endpoint]]:
 
 async def serve(configuration: UeConfiguration, relays: dict[Address, dict[int, Endpoint]]) -> None:
     """Until SIGTERM or SIGINT."""
-    node = UeNode(configuration, Platform(open_link=functools.partial(relayed_opener, relays)))
+    platform = Platform(open_link=functools.partial(relayed_opener, relays), open_raw_esp=None)
+    node = UeNode(configuration, platform)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)

@@ -1,4 +1,4 @@
-"""A wire between two interfaces in user space: frames pass, UDP is delayed, lost, doubled or dropped on purpose.
+"""A wire between two interfaces in user space: frames pass; UDP and ESP are delayed, lost, doubled, dropped on purpose.
 
 What a kernel's netem does where it is built in, and more: the laboratory reads IKE messages and knows which to
 lose. Partial checksums go along as ``virtio_net_hdr`` (PACKET_VNET_HDR), so that the kernel completes them.
@@ -25,7 +25,7 @@ SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23  # <linux/if_p
 VNET_HEADER_LENGTH = 10
 ETHERNET_HEADER_LENGTH = 14
 UDP_HEADER_LENGTH = 8
-UDP = socket.IPPROTO_UDP
+UDP, ESP = socket.IPPROTO_UDP, socket.IPPROTO_ESP
 FRAME_MAXIMUM = 65600
 DRAIN_LIMIT = 64
 
@@ -73,12 +73,12 @@ class Wire:
             self._carry(frame, target, outbound)
 
     def _carry(self, frame: bytes, target: socket.socket, outbound: bool) -> None:
-        packet = _udp_packet(frame)
+        packet = _packet(frame)
         if packet is None:  # ARP, ICMP: of the link itself
             self._send(target, frame)
             return
         remote = ip_address(packet[16:20] if outbound else packet[12:16])
-        payload = packet[(packet[0] & 15) * 4 + UDP_HEADER_LENGTH :]
+        payload = packet[(packet[0] & 15) * 4 + (0 if packet[9] == ESP else UDP_HEADER_LENGTH) :]
         if not self.access.up or self.access.captive:
             self.dropped["down" if not self.access.up else "captive"] += 1
         elif remote in self._down:
@@ -123,9 +123,9 @@ def _open(interface: str) -> socket.socket:
     return opened
 
 
-def _udp_packet(frame: bytes) -> bytes | None:
-    """The IPv4 packet in a frame if it carries UDP."""
+def _packet(frame: bytes) -> bytes | None:
+    """The IPv4 packet in a frame if it carries UDP or ESP."""
     start = VNET_HEADER_LENGTH + ETHERNET_HEADER_LENGTH
-    if len(frame) < start + 28 or frame[start - 2 : start] != ETH_P_IP or frame[start + 9] != UDP:
+    if len(frame) < start + 28 or frame[start - 2 : start] != ETH_P_IP or frame[start + 9] not in (UDP, ESP):
         return None
     return frame[start:]

@@ -268,6 +268,7 @@ class VirtualWorld:
             clock=self.clock,
             entropy=SeededEntropy(f"{self.seed}/{control.name}"),
             open_link=self.network.open_link,
+            open_raw_esp=None,
             control=control.serve,
             bind_stream=self.streams.listen,
             resolver=self.names.open,

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Literal, NoReturn, ParamSpec, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -140,6 +140,12 @@ def _digits(value: object) -> object:
     return value
 
 
+def _or_auto(value: object) -> object:
+    if not isinstance(value, bool) and value != "auto":
+        raise PydanticCustomError("auto", "auto, true or false")
+    return value
+
+
 def _whole_number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         raise PydanticCustomError("whole_number", "a whole number")
@@ -170,6 +176,9 @@ Port = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=65535)]
 AnyPort = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, le=65535)]
 
 Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=0)]
+
+AutoFlag = Annotated[bool | Literal["auto"], BeforeValidator(_or_auto)]
+"""On, off, or what fits."""
 
 Interval = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 """A duration in seconds, above zero."""

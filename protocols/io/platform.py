@@ -14,6 +14,7 @@ from protocols.io.control import ControlServer, Handler
 from protocols.io.dns import DnsResolver, ResolverOpener
 from protocols.io.entropy import SystemEntropy
 from protocols.io.link import Link, Receiver, UdpLink
+from protocols.io.raw import RawOpener, raw_esp_opener
 from protocols.io.streams import StreamBinder, listening_socket
 from protocols.path import Endpoint
 from protocols.trace.recorder import Recorder
@@ -48,11 +49,15 @@ ControlOpener = Callable[[Path, Mapping[str, Handler], Recorder], Control]
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """By default the operating system's; ``open_link`` raises ``BackendError`` where there is no such end point."""
+    """By default the operating system's; ``open_link`` raises ``BackendError`` where there is no such end point.
+
+    ``open_raw_esp``: ESP straight on IP; ``None`` without the right to it, or where links are no sockets.
+    """
 
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
     open_link: LinkOpener = UdpLink
+    open_raw_esp: RawOpener | None = field(default_factory=raw_esp_opener)
     control: ControlOpener = ControlServer
     bind_stream: StreamBinder = listening_socket
     resolver: ResolverOpener = DnsResolver

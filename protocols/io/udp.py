@@ -1,7 +1,8 @@
-"""Ports 500 and 4500 (RFC 3947, RFC 3948): IKE, the non-ESP marker, ESP in UDP and keepalives, apart.
+"""Ports 500 and 4500 (RFC 3947, RFC 3948): IKE, the non-ESP marker, ESP in UDP and keepalives, apart; bare ESP.
 
 ``SwuPorts`` owns the links of a node. On an *encapsulating* port (4500 or what stands for it) IKE carries
-four zero octets in front and everything else is ESP.
+four zero octets in front and everything else is ESP. Beside it may be a raw link for ESP straight on IP; which of
+the two ESP goes by is said with each packet, and it is taken from both (RFC 7296 §2.23).
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from protocols.errors import LocalError
+from protocols.errors import LocalError, StackError
 from protocols.io.link import Link, Opener, Receiver, UdpLink
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
-from protocols.path import Datagram, Endpoint, Path
+from protocols.path import Address, Datagram, Endpoint, Path
 
 ESP_HEADER_LENGTH = 8
 
@@ -34,10 +35,16 @@ class SwuPorts:
         self._open_link = open_link
         self._links: dict[Endpoint, Link] = {}
         self._encapsulating: set[Endpoint] = set()
+        self._raw: dict[Address, Link] = {}
         self.dropped: Counter[str] = Counter()
 
-    def open(self, local: Endpoint, *, encapsulating: bool, opener: Opener | None = None) -> Endpoint:
-        """Open a port; ``opener`` makes another link than a plain socket. Returns where it is bound."""
+    def open(
+        self, local: Endpoint, *, encapsulating: bool, opener: Opener | None = None, raw: Opener | None = None
+    ) -> Endpoint:
+        """Open a port; ``opener`` makes another link than a plain socket. Returns where it is bound.
+
+        ``raw`` opens the link of bare ESP beside an encapsulating port, for as long as that is open.
+        """
         if opener is None:
             link = self._open_link(local, lambda octets, path: self._received(octets, path, encapsulating))
         else:
@@ -47,15 +54,23 @@ class SwuPorts:
         self._links[link.local] = link
         if encapsulating:
             self._encapsulating.add(link.local)
+        if raw is not None and link.local.address not in self._raw:
+            try:
+                self._raw[link.local.address] = raw(lambda octets, path: self._received_raw(octets, path, link.local))
+            except StackError:
+                self.close(link.local)
+                raise
         return link.local
 
     def close(self, local: Endpoint) -> None:
-        """Close one port."""
+        """Close one port, and the raw link beside it."""
         link = self._links.pop(local, None)
+        raw = self._raw.pop(local.address, None) if local in self._encapsulating else None
         self._encapsulating.discard(local)
-        if link is not None:
-            link.close()
-            self.dropped.update(link.dropped)
+        for each in (link, raw):
+            if each is not None:
+                each.close()
+                self.dropped.update(each.dropped)
 
     def close_all(self) -> None:
         """Close every port."""
@@ -76,12 +91,21 @@ class SwuPorts:
             octets = NON_ESP_MARKER + octets
         self._send(octets, path, encapsulating)
 
-    def send_esp(self, octets: bytes, path: Path) -> None:
-        """Send ESP in UDP; only an encapsulating port can."""
-        if path.local not in self._encapsulating:
+    def send_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
+        """Send ESP in UDP, which only an encapsulating port can, or straight on IP.
+
+        Without a raw link it goes in UDP all the same, which the peer must understand "even when no NAT was
+        detected" (RFC 7296 §2.23).
+        """
+        raw = None if encapsulation else self._raw.get(path.local.address)
+        if raw is not None:
+            if self._tap is not None:
+                self._tap.ip("out", path.local.address, path.remote.address, octets)
+            raw.send(octets, path.remote)
+        elif path.local not in self._encapsulating:
             self.dropped["no-port-for-esp"] += 1
-            return
-        self._send(octets, path, True)
+        else:
+            self._send(octets, path, True)
 
     def _send(self, octets: bytes, path: Path, encapsulating: bool) -> None:
         link = self._links.get(path.local)
@@ -103,5 +127,14 @@ class SwuPorts:
             self._on_ike(Datagram(path, octets[len(NON_ESP_MARKER) :]))
         elif len(octets) > ESP_HEADER_LENGTH:
             self._on_esp(octets, path)
+        else:
+            self.dropped["short"] += 1
+
+    def _received_raw(self, octets: bytes, path: Path, beside: Endpoint) -> None:
+        """ESP of protocol 50, as if it had come by the encapsulating port, from no port."""
+        if self._tap is not None:
+            self._tap.ip("in", beside.address, path.remote.address, octets)
+        if len(octets) > ESP_HEADER_LENGTH:
+            self._on_esp(octets, Path(beside, path.remote))
         else:
             self.dropped["short"] += 1

@@ -267,6 +267,29 @@ def test_without_encapsulation_ports_mean_nothing() -> None:
     assert epdg.plane.poll_event() == PeerEndpointObserved(inbound_spi=spec.outbound_spi, path=elsewhere)
 
 
+def test_esp_in_the_other_form_than_agreed_is_taken_and_moves_nothing() -> None:
+    """RFC 7296 §2.23: ESP with and without UDP may come at any time; a packet without a port is from no other port."""
+    bare = Path(GATEWAY_OUTER, Endpoint(UE_OUTER.address, 0))
+    for encapsulation, path in ((True, bare), (False, GATEWAY_PATH)):
+        ue, epdg, spec = ends()
+        spi = spec.outbound_spi
+        epdg.plane.update_path(spi, GATEWAY_PATH, encapsulation)
+        epdg.plane.receive_esp(ue.sent(UP), path)
+        assert len(epdg.delivered) == 1
+        assert epdg.plane.poll_event() is None
+        assert epdg.plane.counters(spi).strayed_packets == 0
+        epdg.sent(DOWN)
+        assert epdg.transmitted[-1][1:] == (GATEWAY_PATH, encapsulation)
+    # from another address it has strayed, and says so once
+    ue, epdg, spec = ends()
+    stray = Path(GATEWAY_OUTER, Endpoint(UE_ELSEWHERE.address, 0))
+    for _ in range(2):
+        epdg.plane.receive_esp(ue.sent(UP), stray)
+    assert epdg.plane.poll_event() == PeerEndpointObserved(inbound_spi=spec.outbound_spi, path=stray)
+    assert epdg.plane.poll_event() is None
+    assert epdg.plane.counters(spec.outbound_spi).strayed_packets == 2
+
+
 def test_sequence_numbers_run_out_with_two_warnings() -> None:
     """RFC 4303 §3.3.3: the counter must not cycle."""
     ue, _, spec = ends()

@@ -484,7 +484,7 @@ def test_port_4500_tells_ike_and_esp_apart_and_port_500_carries_no_esp() -> None
     for wire in wires.values():
         path = Path(wire.local, Endpoint.of("203.0.113.1", wire.local.port))
         ports.send_ike(Datagram(path, b"an IKE message"))
-        ports.send_esp(b"an ESP packet", path)
+        ports.send_esp(b"an ESP packet", path, encapsulation=True)
     assert wires[500].sent == [b"an IKE message"]
     assert wires[4500].sent == [bytes(4) + b"an IKE message", b"an ESP packet"]
     assert ports.dropped["no-port-for-esp"] == 1
@@ -493,6 +493,45 @@ def test_port_4500_tells_ike_and_esp_apart_and_port_500_carries_no_esp() -> None
             arrive[number](octets, Path(wire.local, Endpoint.of("203.0.113.1", number)))
     assert [datagram.payload for datagram in ike] == [b"an IKE message", b"an ESP packet of its own", b"an IKE message"]
     assert esp == [b"an ESP packet of its own"]
+
+
+def test_bare_esp_is_taken_beside_esp_in_udp_and_sent_where_it_was_agreed() -> None:
+    """§2.23: "all devices MUST be able to receive and process both ... at any time"."""
+    esp: list[tuple[bytes, Path]] = []
+    ports = SwuPorts(on_ike=lambda datagram: None, on_esp=lambda octets, path: esp.append((octets, path)))
+    udp, raw = Wire(Endpoint.of("192.0.2.1", 4500)), Wire(Endpoint.of("192.0.2.1", 0))
+    received: list[Callable[[bytes, Path], None]] = []
+
+    def opener(wire: Wire) -> Callable[[Callable[[bytes, Path], None]], Wire]:
+        def opening(receive: Callable[[bytes, Path], None]) -> Wire:
+            received.append(receive)
+            return wire
+
+        return opening
+
+    ports.open(udp.local, encapsulating=True, opener=opener(udp), raw=opener(raw))
+    peer, no_port = Endpoint.of("203.0.113.1", 4500), Endpoint.of("203.0.113.1", 0)
+    for encapsulation in (True, False):
+        ports.send_esp(b"encapsulated" if encapsulation else b"bare", Path(udp.local, peer), encapsulation)
+    assert (udp.sent, raw.sent) == ([b"encapsulated"], [b"bare"])
+    in_udp, in_ip = received
+    in_udp(b"ESP in UDP", Path(udp.local, peer))
+    in_ip(b"ESP on IP", Path(raw.local, no_port))
+    in_ip(b"short", Path(raw.local, no_port))
+    assert esp == [(b"ESP in UDP", Path(udp.local, peer)), (b"ESP on IP", Path(udp.local, no_port))]
+    assert ports.dropped["short"] == 1
+    ports.close(udp.local)
+    ports.send_esp(b"bare", Path(udp.local, peer), False)
+    assert (raw.sent, ports.dropped["no-port-for-esp"]) == ([b"bare"], 1)
+
+
+def test_what_cannot_go_straight_on_ip_goes_in_udp() -> None:
+    """§2.23: "implementations MUST process received UDP-encapsulated ESP packets even when no NAT was detected"."""
+    ports = SwuPorts(on_ike=lambda datagram: None, on_esp=lambda octets, path: None)
+    wire = Wire(Endpoint.of("192.0.2.1", 4500))
+    ports.open(wire.local, encapsulating=True, opener=lambda receive: wire)
+    ports.send_esp(b"an ESP packet", Path(wire.local, Endpoint.of("203.0.113.1", 4500)), False)
+    assert wire.sent == [b"an ESP packet"]
 
 
 # --- the rest of §2.25, §3.3.6, §3.10, §3.15

@@ -184,12 +184,16 @@ def test_esp_goes_with_the_update_where_the_old_address_is_gone() -> None:
     pair.lose_next("epdg")
     pair.ue.endpoint.set_addresses(pair.ue.live, (B,), pair.now, tell=False)
     pair.run(0.001)
-    assert pair.ue.take(ChildSaPathChanged).path.local == B
+    early = pair.ue.take(ChildSaPathChanged)
+    # "suspects ... a NAT": of the new address nothing is known, and UDP gets through either way
+    assert (early.path.local, early.encapsulation) == (B, True)
     assert not pair.ue.has(AddressesUpdated)
     pair.run(2.0)
     moved = pair.ue.take(AddressesUpdated)
     assert (moved.old.local, moved.new.local) == (A, B)
-    assert not pair.ue.has(ChildSaPathChanged)  # once is enough
+    known = pair.ue.take(ChildSaPathChanged)
+    assert (known.path.local, known.encapsulation) == (B, False)
+    assert not pair.ue.has(ChildSaPathChanged)
     assert (remote(pair), spis(pair)) == ([B, B], before)
 
 
@@ -248,6 +252,19 @@ def test_move_behind_a_nat_and_out_again() -> None:
     assert not pair.epdg.take(AddressesUpdated).nat.remote
     assert not pair.epdg.take(ChildSaPathChanged).encapsulation
     assert not pair.ue.take(AddressesUpdated).nat.encapsulation
+
+
+def test_a_nat_that_appears_where_the_ue_is_and_one_that_vanishes() -> None:
+    """§3.8: nothing has moved but the mapping; a hint (ESP falls silent) has it found out, an update tells of it."""
+    pair = Pair().attach()
+    pair.run(1.0)
+    for outside, encapsulation in ((NAT_OUTSIDE, True), (None, False)):
+        pair.translate = {} if outside is None else {A: outside}
+        pair.ue.endpoint.suspect(pair.ue.live, pair.now)
+        pair.run(1.0)
+        for node in (pair.ue, pair.epdg):
+            assert [child.spec.encapsulation for child in node.live.children.values()] == [encapsulation]
+        assert pair.epdg.live.path.remote == (outside or A)
 
 
 def test_keepalives_only_behind_a_nat() -> None:

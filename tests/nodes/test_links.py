@@ -207,7 +207,7 @@ def test_ports_tell_ike_from_esp() -> None:
             assert (await inbox.next())[0] == b"\xff"
             ports.send_ike(Datagram(Path(plain, far.local), b"init"))
             assert (await inbox.next())[0] == b"init"
-            ports.send_esp(b"esp" * 4, Path(plain, far.local))
+            ports.send_esp(b"esp" * 4, Path(plain, far.local), True)
             ports.send_ike(Datagram(Path(Endpoint.of("127.0.33.9", 1), far.local), b"x"))
             assert (ports.dropped["no-port-for-esp"], ports.dropped["no-port"]) == (1, 1)
             with pytest.raises(BackendError):

@@ -191,7 +191,7 @@ class Phone:
         )
         self._ports = SwuPorts(on_ike=self._received, on_esp=self._esp)
         self.plane = UserspaceDataPlane(
-            entropy=SystemEntropy(), deliver=self._inner, transmit=lambda o, p, e: self._ports.send_esp(o, p)
+            entropy=SystemEntropy(), deliver=self._inner, transmit=lambda o, p, e: self._ports.send_esp(o, p, e)
         )
         self._driver: Driver[tuple[IkeSa, Event], Datagram] = Driver(
             self._endpoint, on_event=self._event, transmit=self._ports.send_ike

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +25,7 @@ CALL_TIMEOUT = 20.0
 
 
 class NodeProcess:
-    """``python -m MODULE VERB -c CONFIGURATION`` in ``namespace``, its control socket in ``directory``.
+    """``PREFIX python -m MODULE VERB -c CONFIGURATION`` in ``namespace``, its control socket in ``directory``.
 
     A context manager; its log is printed at the end for a failing test.
     """
@@ -38,6 +38,7 @@ class NodeProcess:
         configuration: Mapping[str, object],
         *,
         verb: str = "serve",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.module = module
         self.namespace = namespace
@@ -45,6 +46,7 @@ class NodeProcess:
         self.control = directory / f"{module}.sock"
         self.configuration = {"trace": {"export_keys": True}, **configuration, "control": self.control.name}
         self._verb = verb
+        self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> NodeProcess:
@@ -66,7 +68,9 @@ class NodeProcess:
         file.write_text(yaml.safe_dump(self.configuration))
         with (self.directory / f"{self.module}.log").open("ab") as output:
             self._process = self.namespace.popen(
-                [sys.executable, "-m", self.module, self._verb, "-c", file], stdout=output, stderr=subprocess.STDOUT
+                [*self._prefix, sys.executable, "-m", self.module, self._verb, "-c", file],
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
         wait_until(
             self._status, what=f"{self.module} starting", timeout=START_TIMEOUT, process=self._process, log=self.log

@@ -130,7 +130,10 @@ class UserspaceDataPlane:
         return tuple(self._sas)
 
     def receive_esp(self, octets: bytes, path: Path) -> None:
-        """An ESP packet from outside, on ``path`` (ports are ignored by an SA without encapsulation)."""
+        """An ESP packet from outside, on ``path``: in UDP or, from port 0, straight on IP (RFC 7296 §2.23 wants both).
+
+        Ports are ignored by an SA without encapsulation, and of a packet that has none.
+        """
         spi = octets[:SPI_LENGTH]
         sa = self._sas.get(spi)
         if sa is None:
@@ -144,7 +147,7 @@ class UserspaceDataPlane:
             self._drop(result)
             if result in _UNVERIFIED:
                 return
-        if path.remote != sa.path.remote:
+        if not _in_place(sa, path):
             self._observe(sa, path)
         elif spi in self._observed:
             del self._observed[spi]
@@ -192,8 +195,6 @@ class UserspaceDataPlane:
 
     def _observe(self, sa: ChildSa, path: Path) -> None:
         """Report another remote end point once, until the peer returns or the SA is moved."""
-        if not sa.encapsulation and path.remote.address == sa.path.remote.address:
-            return
         spi = sa.spec.inbound_spi
         known = self._observed.get(spi)
         if known is None or known.remote != path.remote:
@@ -273,9 +274,14 @@ class _OutboundIndex:
 
 def _strays(sa: ChildSa, path: Path) -> bool:
     """Whether a packet came between other addresses than those that should be employed (RFC 4555 §3.12)."""
-    if sa.encapsulation and path.remote.port != sa.path.remote.port:
-        return True
-    return path.remote.address != sa.path.remote.address or path.local.address != sa.path.local.address
+    return not _in_place(sa, path) or path.local.address != sa.path.local.address
+
+
+def _in_place(sa: ChildSa, path: Path) -> bool:
+    """Whether a packet came from where the SA sends to, by UDP port where both have one."""
+    if sa.encapsulation and path.remote.port:
+        return path.remote == sa.path.remote
+    return path.remote.address == sa.path.remote.address
 
 
 def _places(spec: ChildSaSpec) -> set[tuple[int, bool, int, int]]:

@@ -134,9 +134,13 @@ def adopt(sa: IkeSa, path: Path) -> None:
     sa.mobility.followed = None
 
 
-def move_children(sa: IkeSa, path: Path) -> None:
-    """All child SAs send on ``path`` from now on; SPIs, keys, sequence numbers and windows stay (§3.5)."""
-    encapsulation = sa.nat.encapsulation
+def move_children(sa: IkeSa, path: Path, *, nat_suspected: bool = False) -> None:
+    """All child SAs send on ``path`` from now on; SPIs, keys, sequence numbers and windows stay (§3.5).
+
+    ``nat_suspected``: nothing is known of that path yet. ESP in UDP gets through a NAT, and must be understood without
+    one, so that it "enables NAT Traversal" where both ends have it.
+    """
+    encapsulation = sa.nat.encapsulation or (nat_suspected and sa.mobility.nat_traversal)
     if sa.mobility.esp_path == path and all(
         child.spec.encapsulation == encapsulation for child in sa.children.values()
     ):

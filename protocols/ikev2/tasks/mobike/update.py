@@ -63,7 +63,9 @@ class UpdateAddresses:
             sa.timers.set(Timer.RETRANSMIT, now)  # the same path again: there may be a way by now
         sa.change_path(self._path, now)
         if self._nothing_to_lose(sa):
-            move_children(sa, self._path)
+            # "the initiator either suspects or knows that a NAT is likely to be present": as IPv4 is
+            elsewhere = self._path.local.address != self._old.local.address
+            move_children(sa, self._path, nat_suspected=elsewhere and self._path.local.address.version == 4)
         sa.enqueue(self, urgent=True)
 
     def _nothing_to_lose(self, sa: IkeSa) -> bool:

@@ -1,0 +1,131 @@
+"""ESP straight on IP (RFC 4303, protocol 50): raw sockets, and whether a node uses them.
+
+The kernel puts fragments together and makes the outer header; of IPv4 it hands the header in with the packet
+(raw(7)), of IPv6 it does not (RFC 3542 §3). Needs CAP_NET_RAW.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from protocols.errors import BackendError
+from protocols.io.link import BUFFER_OCTETS, DRAIN_LIMIT, RECEIVE_OCTETS, Link, Receiver
+from protocols.path import Endpoint, Path
+
+NO_PORT = 0  # in the end points of a packet that has none
+ENCAPSULATION_PORT = 4500  # RFC 3948
+Forcing = bool | Literal["auto"]
+RawOpener = Callable[[Endpoint, Receiver], Link]
+
+
+class RawEspLink:
+    """Protocol 50 of one address, on the running loop; ports of end points mean nothing and are zero."""
+
+    def __init__(self, local: Endpoint, receive: Receiver) -> None:
+        """Bind; ``BackendError`` in one line."""
+        self.local = Endpoint(local.address, NO_PORT)
+        self.dropped: Counter[str] = Counter()
+        self._receive = receive
+        self._with_header = local.address.version == 4
+        family = socket.AF_INET if self._with_header else socket.AF_INET6
+        try:
+            self._socket = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_ESP)
+        except OSError as error:
+            raise BackendError(f"cannot use ESP on {local.address}: {error.strerror}") from error
+        try:
+            self._socket.setblocking(False)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_OCTETS)
+            self._socket.bind((str(local.address), NO_PORT))
+        except OSError as error:
+            self._socket.close()
+            raise BackendError(f"cannot use ESP on {local.address}: {error.strerror}") from error
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.fileno(), self._drain)
+
+    def mark(self, dscp: int) -> None:
+        """Send with this DSCP from now on (RFC 2474)."""
+        if self._with_header:
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+
+    def bind_to(self, interface: str) -> None:
+        """Send and receive by this network interface only; ``BackendError``."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        except OSError as error:
+            self.close()
+            address = self.local.address
+            raise BackendError(f"cannot use interface {interface} for ESP on {address}: {error.strerror}") from error
+
+    def send(self, octets: bytes, remote: Endpoint) -> None:
+        """Send now or not at all."""
+        try:
+            self._socket.sendto(octets, (str(remote.address), NO_PORT))
+        except OSError as error:
+            self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
+
+    def close(self) -> None:
+        """Close the socket; again is harmless."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_LIMIT):
+            try:
+                octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self.dropped[f"receive-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
+                return
+            packet = octets[(octets[0] & 15) * 4 :] if self._with_header else octets
+            self._receive(packet, Path(self.local, Endpoint.of(source[0], NO_PORT)))
+            if self._socket.fileno() < 0:
+                return
+
+
+def raw_esp_opener() -> RawOpener | None:
+    """How this process opens raw links; ``None`` without the right to."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP).close()
+    except OSError:
+        return None
+    return RawEspLink
+
+
+@dataclass(frozen=True, kw_only=True)
+class EspTransport:
+    """How a node's ESP travels: ``forced`` always in UDP, else as NAT detection says; ``remark`` is for the log."""
+
+    forced: bool
+    open_raw: RawOpener | None
+    remark: str | None = None
+
+
+def esp_transport(forcing: Forcing, open_raw: RawOpener | None, ports: Iterable[int]) -> EspTransport:
+    """By configuration, right, and the ports that stand for 4500.
+
+    ``auto``: a node without the right, or on other ports, is taken for one of several on this address, whose raw
+    sockets would hear one another's packets: it announces a NAT.
+    """
+    if forcing is True:
+        return EspTransport(forced=True, open_raw=None)
+    if open_raw is None:
+        missing = "raw sockets need root or CAP_NET_RAW"
+        if forcing == "auto":
+            return EspTransport(forced=True, open_raw=None, remark=f"ESP goes in UDP only: {missing}.")
+        remark = f"ESP goes in UDP only, and a peer that sends it straight on IP is not heard: {missing}."
+        return EspTransport(forced=False, open_raw=None, remark=remark)
+    if forcing == "auto" and any(port != ENCAPSULATION_PORT for port in ports):
+        remark = f"ESP goes in UDP only: the port is not {ENCAPSULATION_PORT}."
+        return EspTransport(forced=True, open_raw=None, remark=remark)
+    return EspTransport(forced=False, open_raw=open_raw)
