@@ -127,7 +127,12 @@ class EpdgNode:
             open_link=platform.open_link,
         )
         self.data_plane = UserspaceDataPlane(
-            entropy=self._entropy, deliver=self._delivered, transmit=self._transmit_esp
+            entropy=self._entropy,
+            deliver=self._delivered,
+            transmit=self._transmit_esp,
+            policy=configuration.data_plane.policy(),
+            path_mtu=self.ports.path_mtu,
+            now=self._clock.monotonic,
         )
         self.pools = {name: AddressPools(apn.networks) for name, apn in configuration.apns.items()}
         pools = tuple(pool for pools in self.pools.values() for pool in pools.pools)
@@ -462,8 +467,8 @@ class EpdgNode:
 
     # --- data plane
 
-    def _received_esp(self, octets: bytes, path: Path) -> None:
-        self.data_plane.receive_esp(octets, path)
+    def _received_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
+        self.data_plane.receive_esp(octets, path, traffic_class)
         self._data_plane_events()
 
     def _data_plane_events(self) -> None:
@@ -488,11 +493,11 @@ class EpdgNode:
                 self.totals["esp-from-elsewhere"] += 1
                 self.recorder.event("esp-from-elsewhere", text, data, live.session.identifier)
 
-    def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
+    def _transmit_esp(self, octets: bytes, path: Path, encapsulation: bool, traffic_class: int) -> None:
         if not encapsulation:
             self.totals["esp-without-encapsulation"] += 1
             return
-        self.ports.send_esp(octets, path)
+        self.ports.send_esp(octets, path, traffic_class)
 
     def _delivered(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi

@@ -33,8 +33,8 @@ class Accesses:
         unreachable: UnreachableReceiver,
         dscp: int = 0,
     ) -> None:
-        """``unreachable`` is told of ICMP errors, where the links hear of them. ``dscp`` is that of everything sent,
-        where sockets are the system's.
+        """``unreachable`` is told of ICMP errors, where the links hear of them. ``dscp`` is that of everything sent
+        that has none of its own, where sockets are the system's.
         """
         self._unreachable = unreachable
         self._sections = sections

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from protocols.errors import LocalError
-from protocols.io.link import Link, Opener, Receiver, UdpLink
+from protocols.io.link import KnowsPathMtu, Link, Opener, Receiver, ReportsTrafficClass, UdpLink
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
 from protocols.path import Datagram, Endpoint, Path
 
@@ -18,13 +18,13 @@ ESP_HEADER_LENGTH = 8
 
 
 class SwuPorts:
-    """The open links by local end point; received datagrams go to ``on_ike`` or ``on_esp``."""
+    """The open links by local end point; received datagrams go to ``on_ike`` or, with traffic class, ``on_esp``."""
 
     def __init__(
         self,
         *,
         on_ike: Callable[[Datagram], None],
-        on_esp: Callable[[bytes, Path], None],
+        on_esp: Callable[[bytes, Path, int], None],
         tap: DatagramTap | None = None,
         open_link: Callable[[Endpoint, Receiver], Link] = UdpLink,
     ) -> None:
@@ -38,10 +38,15 @@ class SwuPorts:
 
     def open(self, local: Endpoint, *, encapsulating: bool, opener: Opener | None = None) -> Endpoint:
         """Open a port; ``opener`` makes another link than a plain socket. Returns where it is bound."""
-        if opener is None:
-            link = self._open_link(local, lambda octets, path: self._received(octets, path, encapsulating))
-        else:
-            link = opener(lambda octets, path: self._received(octets, path, encapsulating))
+        reporter: ReportsTrafficClass | None = None
+
+        def receive(octets: bytes, path: Path) -> None:
+            self._received(octets, path, encapsulating, 0 if reporter is None else reporter.traffic_class)
+
+        link = self._open_link(local, receive) if opener is None else opener(receive)
+        if encapsulating and isinstance(link, ReportsTrafficClass):
+            reporter = link
+            reporter.report_traffic_class()
         if link.local in self._links:
             raise LocalError(f"{link.local} is open already")
         self._links[link.local] = link
@@ -74,25 +79,30 @@ class SwuPorts:
         octets = datagram.payload
         if encapsulating and octets != NAT_KEEPALIVE:
             octets = NON_ESP_MARKER + octets
-        self._send(octets, path, encapsulating)
+        self._send(octets, path, encapsulating, None)
 
-    def send_esp(self, octets: bytes, path: Path) -> None:
-        """Send ESP in UDP; only an encapsulating port can."""
+    def send_esp(self, octets: bytes, path: Path, traffic_class: int | None = None) -> None:
+        """Send ESP in UDP; only an encapsulating port can. ``traffic_class`` as in ``Link.send``."""
         if path.local not in self._encapsulating:
             self.dropped["no-port-for-esp"] += 1
             return
-        self._send(octets, path, True)
+        self._send(octets, path, True, traffic_class)
 
-    def _send(self, octets: bytes, path: Path, encapsulating: bool) -> None:
+    def path_mtu(self, path: Path) -> int | None:
+        """Octets of the longest IP packet that goes on ``path`` in one piece, where its link knows."""
+        link = self._links.get(path.local)
+        return link.path_mtu(path.remote) if isinstance(link, KnowsPathMtu) else None
+
+    def _send(self, octets: bytes, path: Path, encapsulating: bool, traffic_class: int | None) -> None:
         link = self._links.get(path.local)
         if link is None:
             self.dropped["no-port"] += 1
             return
         if self._tap is not None:
             self._tap.udp("out", path, octets, encapsulating=encapsulating)
-        link.send(octets, path.remote)
+        link.send(octets, path.remote, traffic_class)
 
-    def _received(self, octets: bytes, path: Path, encapsulating: bool) -> None:
+    def _received(self, octets: bytes, path: Path, encapsulating: bool, traffic_class: int) -> None:
         if self._tap is not None:
             self._tap.udp("in", path, octets, encapsulating=encapsulating)
         if octets == NAT_KEEPALIVE:
@@ -102,6 +112,6 @@ class SwuPorts:
         elif octets.startswith(NON_ESP_MARKER):
             self._on_ike(Datagram(path, octets[len(NON_ESP_MARKER) :]))
         elif len(octets) > ESP_HEADER_LENGTH:
-            self._on_esp(octets, path)
+            self._on_esp(octets, path, traffic_class)
         else:
             self.dropped["short"] += 1

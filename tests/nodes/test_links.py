@@ -185,7 +185,7 @@ def test_ports_tell_ike_from_esp() -> None:
     async def story() -> None:
         ike: asyncio.Queue[Datagram] = asyncio.Queue()
         esp: asyncio.Queue[tuple[bytes, Path]] = asyncio.Queue()
-        ports = SwuPorts(on_ike=ike.put_nowait, on_esp=lambda octets, path: esp.put_nowait((octets, path)))
+        ports = SwuPorts(on_ike=ike.put_nowait, on_esp=lambda octets, path, mark: esp.put_nowait((octets, path)))
         plain = ports.open(HERE, encapsulating=False)
         natt = ports.open(HERE, encapsulating=True)
         inbox = Inbox()
@@ -271,7 +271,7 @@ def test_driver_carries_out_and_wakes() -> None:
 
 def test_closing_twice_and_opening_twice() -> None:
     async def story() -> None:
-        ports = SwuPorts(on_ike=lambda d: None, on_esp=lambda o, p: None)
+        ports = SwuPorts(on_ike=lambda d: None, on_esp=lambda o, p, t: None)
         local = ports.open(HERE, encapsulating=False)
         with pytest.raises(LocalError, match="open already"):
             ports.open(local, encapsulating=False, opener=lambda receive: _Same(local))
@@ -292,7 +292,7 @@ class _Same:
         self.local = local
         self.dropped: Counter[str] = Counter()
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Nowhere."""
 
     def close(self) -> None:
