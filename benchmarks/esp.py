@@ -107,7 +107,7 @@ class Case:
     def _count(self, packet: bytes, inbound_spi: bytes) -> None:
         self._delivered += 1
 
-    def _keep(self, octets: bytes, path: Path, encapsulation: bool) -> None:
+    def _keep(self, octets: bytes, path: Path, encapsulation: bool, traffic_class: int) -> None:
         self._transmitted.append(octets)
 
     def measure(self) -> None:

@@ -47,6 +47,7 @@ from protocols.io.configuration import (
 )
 from protocols.io.diameter.configuration import DiameterIdentityText, DiameterNodeSection
 from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
+from protocols.io.tunnel import TunnelSection
 
 DEFAULT_RING = 20_000
 HOLD_LIFETIME = 300.0  # RFC 4555 §3.11: "at least five minutes before giving up"
@@ -364,7 +365,7 @@ class DataPlaneKind(str, Enum):
     TUN = "tun"
 
 
-class DataPlaneSection(ConfigurationModel):
+class DataPlaneSection(TunnelSection):
     """``in-process``: a host inside the gateway answers echo. ``tun``: a TUN device (root)."""
 
     kind: DataPlaneKind = DataPlaneKind.IN_PROCESS

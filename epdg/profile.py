@@ -71,6 +71,7 @@ def responder_config(
         child_lifetime=machine_lifetime(ike.child_lifetime),
         ike_lifetime=machine_lifetime(ike.ike_lifetime),
         additional_children=ike.additional_children,
+        replay_window=configuration.data_plane.replay_window,
         credentials=own_credentials(configuration),
         authentications=frozenset(authentication.methods),
         shared_keys=authentication.psk,

@@ -135,7 +135,12 @@ class EpdgNode:
             open_link=platform.open_link,
         )
         self.data_plane = UserspaceDataPlane(
-            entropy=self._entropy, deliver=self._delivered, transmit=self.ports.send_esp
+            entropy=self._entropy,
+            deliver=self._delivered,
+            transmit=self.ports.send_esp,
+            policy=configuration.data_plane.policy(),
+            path_mtu=self.ports.path_mtu,
+            now=self._clock.monotonic,
         )
         self.pools = _address_pools(configuration)
         self.core = Core(configuration.data_plane, configuration.apns, self._from_core, self._entropy)
@@ -489,8 +494,8 @@ class EpdgNode:
 
     # --- data plane
 
-    def _received_esp(self, octets: bytes, path: Path) -> None:
-        self.data_plane.receive_esp(octets, path)
+    def _received_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
+        self.data_plane.receive_esp(octets, path, traffic_class)
         self._data_plane_events()
 
     def _data_plane_events(self) -> None:

@@ -1,7 +1,7 @@
 """IPv4 (RFC 791), IPv6 (RFC 8200), UDP (RFC 768) and echo of ICMP (RFC 792) and ICMPv6 (RFC 4443).
 
-Enough to look at a packet's selectors and to be a small host: no fragmentation or reassembly, IPv4
-options and IPv6 extension headers are passed over on receipt and never sent.
+Enough to look at a packet's selectors and to be a small host: no reassembly, IPv4 options and IPv6 extension
+headers are passed over on receipt and never sent.
 """
 
 from __future__ import annotations
@@ -48,6 +48,16 @@ def checksum(octets: bytes) -> int:
     return ~total & 0xFFFF
 
 
+def checksum_after(before: bytes, old: bytes, new: bytes) -> bytes:
+    """The checksum field when one word of what it covers becomes another (RFC 1624 §3, equation 3)."""
+    total = (
+        (~int.from_bytes(before, "big") & 0xFFFF) + (~int.from_bytes(old, "big") & 0xFFFF) + int.from_bytes(new, "big")
+    )
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    return (~total & 0xFFFF).to_bytes(2, "big")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flow:
     """What traffic selectors look at in a packet (RFC 4301 §4.4.1.1); addresses are integers.
@@ -75,6 +85,19 @@ def flow_of(packet: bytes) -> Flow:
     if version == 6:
         return _flow_of_v6(packet)
     raise DecodeError(f"IP version {version}")
+
+
+def transport_of(packet: bytes) -> tuple[int, int | None]:
+    """The upper-layer protocol of a packet that ``flow_of`` takes, and where its header begins.
+
+    ``None`` for the place: the packet is a fragment and not the first one.
+    """
+    if packet[0] >> 4 == 4:
+        later = int.from_bytes(packet[6:8], "big") & _FRAGMENT_OFFSET_MASK
+        return packet[9], None if later else (packet[0] & 0x0F) * 4
+    reader = Reader(packet, IPV6_HEADER_LENGTH)
+    protocol, first, _ = _pass_extensions(packet[6], reader)
+    return protocol, reader.offset if first else None
 
 
 def _flow_of_v4(packet: bytes) -> Flow:

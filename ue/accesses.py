@@ -35,8 +35,9 @@ class Accesses:
         dscp: int = 0,
         open_raw_esp: RawOpener | None = None,
     ) -> None:
-        """``unreachable`` is told of ICMP errors, where the links hear of them. ``dscp`` is that of everything sent,
-        where sockets are the system's. ``open_raw_esp``: for ESP straight on IP, which needs no next hop.
+        """``unreachable`` is told of ICMP errors, where the links hear of them. ``dscp`` is that of everything sent
+        that has none of its own, where sockets are the system's. ``open_raw_esp``: for ESP straight on IP, which needs
+        no next hop.
         """
         self._unreachable = unreachable
         self._sections = sections

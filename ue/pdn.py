@@ -535,9 +535,9 @@ class Pdn:
 
     # --- inner packets
 
-    def receive_esp(self, octets: bytes, path: Path) -> None:
+    def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         """ESP for a child SA of this connection's."""
-        self.tunnel.receive_esp(octets, path)
+        self.tunnel.receive_esp(octets, path, traffic_class)
 
     @property
     def flows(self) -> Flows:

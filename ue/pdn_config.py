@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.io.configuration import ConfigurationModel, Count, FilePath, IpAddress, IpNetwork, unfit
+from protocols.io.tunnel import TunnelSection
 from protocols.threegpp.identity import Apn
 
 
@@ -30,7 +31,7 @@ class DataPlaneKind(str, Enum):
     TUN = "tun"
 
 
-class DataPlaneSection(ConfigurationModel):
+class DataPlaneSection(TunnelSection):
     """``in-process``: a host inside the UE. ``tun``: a TUN device (root); ``routes`` lead into it.
 
     ``resolv_conf``: a file for the name servers that the gateway grants; what is there comes back afterwards.

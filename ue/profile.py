@@ -83,6 +83,7 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         child_lifetime=machine_lifetime(configuration.child_lifetime),
         ike_lifetime=machine_lifetime(configuration.ike_lifetime),
         additional_children=configuration.additional_children,
+        replay_window=configuration.data_plane.replay_window,
         identity=own_identity(configuration),
         authentication=configuration.authentication,
         psk=configuration.psk,

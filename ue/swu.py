@@ -37,8 +37,8 @@ class SaOwner(Protocol):
     def ike_event(self, sa: IkeSa, event: Event) -> None:
         """An IKE SA of its own says something."""
 
-    def receive_esp(self, octets: bytes, path: Path) -> None:
-        """ESP for a child SA of its own."""
+    def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
+        """ESP for a child SA of its own, and the DSCP and ECN that it came with."""
 
     def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
         """ICMP says that a request of an IKE SA of its own has not arrived; anybody may say so."""
@@ -60,7 +60,7 @@ class Swu:
         dscp: int = 0,
         open_raw_esp: RawOpener | None = None,
     ) -> None:
-        """``tapped``: every datagram goes into the trace. ``dscp``: that of IKE and ESP.
+        """``tapped``: every datagram goes into the trace. ``dscp``: that of IKE.
 
         ``open_raw_esp``: for ESP straight on IP, where that is to be.
         """
@@ -150,12 +150,12 @@ class Swu:
         if sa is not None and owner is not None:
             owner.unreachable(sa, remote)
 
-    def _received_esp(self, octets: bytes, path: Path) -> None:
+    def _received_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         owner = self._children.get(octets[:SPI_LENGTH])
         if owner is None:
             self.dropped[DropReason.UNKNOWN_SPI.value] += 1
             return
-        owner.receive_esp(octets, path)
+        owner.receive_esp(octets, path, traffic_class)
 
     def _inbound_packets(self, spi: bytes) -> int:
         owner = self._children.get(spi)

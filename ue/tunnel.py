@@ -66,7 +66,14 @@ class Tunnel:
         self._sa = sa
         self._carry_out = carry_out
         self._failed = failed
-        self._data_plane = UserspaceDataPlane(entropy=swu.entropy, deliver=self._delivered, transmit=swu.ports.send_esp)
+        self._data_plane = UserspaceDataPlane(
+            entropy=swu.entropy,
+            deliver=self._delivered,
+            transmit=swu.ports.send_esp,
+            policy=configuration.data_plane.policy(),
+            path_mtu=swu.ports.path_mtu,
+            now=swu.now,
+        )
         self.flows: Flows = Flows(self._send_inner, swu.entropy, numbers)
         self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
@@ -233,9 +240,9 @@ class Tunnel:
 
     # --- packets
 
-    def receive_esp(self, octets: bytes, path: Path) -> None:
+    def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         """ESP for a child SA of this connection's."""
-        self._data_plane.receive_esp(octets, path)
+        self._data_plane.receive_esp(octets, path, traffic_class)
         self._data_plane_events()
 
     def _send_inner(self, packet: bytes) -> bool:

@@ -45,14 +45,14 @@ class FleetPdn(Pdn):
             if over and not connection.detach_requested:
                 self.figures.connection_lost("ended by the gateway" if event.by_peer else "no response")
 
-    def receive_esp(self, octets: bytes, path: Path) -> None:
+    def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         """As ``Pdn``, but deaf on accesses that this UE has left, whose sockets are open for others."""
         open_accesses = self.device.open_accesses
         if all(self.device.ports(name).nat_traversal != path.local for name in open_accesses):
             self.stray_packets += 1
             return
         try:
-            super().receive_esp(octets, path)
+            super().receive_esp(octets, path, traffic_class)
         except Exception:  # noqa: BLE001 - as above
             self._broken("an ESP packet")
 

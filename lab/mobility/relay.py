@@ -55,8 +55,9 @@ class RelayedLink:
         self.dropped: Counter[str] = self._inner.dropped
         self._inner.send(encode_frame(OPEN, local.port, local), relay)
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
-        """By way of the relay."""
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
+        """By way of the relay, which knows no traffic classes."""
+        del traffic_class
         self._inner.send(encode_frame(DATA, self.local.port, remote, octets), self._relay)
 
     def close(self) -> None:

@@ -43,8 +43,9 @@ class VirtualLink:
         self._network = network
         self._receive = receive
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
-        """Into the network; without a word where there is no way."""
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
+        """Into the network, which knows no traffic classes; without a word where there is no way."""
+        del traffic_class
         self._network.send(self.local, octets, remote)
 
     def close(self) -> None:

@@ -19,7 +19,10 @@ class ChildSaCounters:
     """What one child SA carried and dropped since it was installed; octets are inner IP octets.
 
     ``strayed_packets`` are those of ``inbound_packets`` that came between other addresses than the path's
-    (RFC 4555 §3.12): they do not show that the peer can be reached on it.
+    (RFC 4555 §3.12): they do not show that the peer can be reached on it. ``too_big``, ``fragment`` and
+    ``congestion`` are drops as in ``protocols.esp.sa.DropReason``; ``fragmented`` are packets that went in pieces,
+    ``mss_clamped`` SYNs of either direction, ``congestion_marked`` inbound packets that were marked CE on the way
+    (RFC 6040), ``ecn_unused`` those whose inner and outer ECN do not go together (RFC 6040 §4.2).
     """
 
     inbound_packets: int = 0
@@ -32,6 +35,13 @@ class ChildSaCounters:
     bad_selector: int = 0
     malformed: int = 0
     dummy: int = 0
+    too_big: int = 0
+    fragment: int = 0
+    congestion: int = 0
+    fragmented: int = 0
+    mss_clamped: int = 0
+    congestion_marked: int = 0
+    ecn_unused: int = 0
 
     @property
     def evidence(self) -> int:

@@ -1,13 +1,14 @@
 """Child SAs (RFC 4303): the frozen specification that the key exchange hands over, and its running state.
 
 Tunnel mode, IPv4 and IPv6 inside; anti-replay with 32- and 64-bit sequence numbers; selectors checked on
-receipt. Left to others: lifetimes (``protocols.ikev2``), outer headers, fragmentation, DSCP and ECN.
+receipt. Left to others: lifetimes (``protocols.ikev2``), fragmentation (``path_mtu``), DSCP, ECN (``traffic_class``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 
 from protocols.entropy import Entropy
 from protocols.errors import AuthenticationError, DecodeError, LocalError
@@ -24,12 +25,13 @@ from protocols.esp.packet import (
     strip_trailer,
 )
 from protocols.ikev2.suites import EspSuite
-from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, Flow, flow_of
+from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, PACKET_MAXIMUM, Flow, flow_of, transport_of
 from protocols.path import Path
 from protocols.secret import Secret
 from protocols.selectors import PORT_MAXIMUM, TrafficSelector
 
 REPLAY_WINDOW_MINIMUM = 32  # RFC 4303 §3.4.3
+REPLAY_WINDOW = 128
 MAXIMUM_SEQUENCE = (1 << 32) - 1  # RFC 4303 §3.3.3
 MAXIMUM_EXTENDED_SEQUENCE = (1 << 64) - 1  # RFC 4303 §2.2.1
 
@@ -70,7 +72,7 @@ class ChildSaSpec:
     remote_selectors: tuple[TrafficSelector, ...]
     path: Path
     encapsulation: bool = True
-    replay_window: int = 128
+    replay_window: int = REPLAY_WINDOW
     limits: UsageLimits = UNLIMITED
 
 
@@ -78,8 +80,9 @@ class DropReason(str, Enum):
     """Why a packet went no further.
 
     Of an SA: ``REPLAYED`` (or too old), ``BAD_ICV``, ``BAD_SELECTOR``, ``MALFORMED``, ``DUMMY`` (RFC 4303
-    §2.6), ``SEQUENCE_EXHAUSTED``, ``LIFETIME_EXPIRED``. Of no SA: ``UNKNOWN_SPI`` from outside; ``NO_SA``
-    whose selectors match, and ``NOT_IP``, from inside.
+    §2.6), ``SEQUENCE_EXHAUSTED``, ``LIFETIME_EXPIRED``, ``TOO_BIG`` for the path (RFC 4301 §8.2.1), ``FRAGMENT``
+    without the ports that the selectors name (§7.3), ``CONGESTION`` met by what knows no ECN (RFC 6040 §4.2). Of no
+    SA: ``UNKNOWN_SPI`` from outside; ``NO_SA`` whose selectors match, and ``NOT_IP``, from inside.
     """
 
     REPLAYED = "replayed"
@@ -92,6 +95,9 @@ class DropReason(str, Enum):
     NOT_IP = "not_ip"
     SEQUENCE_EXHAUSTED = "sequence_exhausted"
     LIFETIME_EXPIRED = "lifetime_expired"
+    TOO_BIG = "too_big"
+    FRAGMENT = "fragment"
+    CONGESTION = "congestion"
 
 
 def _reached(count: int, limit: int | None) -> bool:
@@ -200,6 +206,13 @@ class SelectorSet:
                 return True
         return False
 
+    def matches_but_for_port(self, version: int, address: int, protocol: int) -> bool:
+        """Whether one of them selects this end of a packet at some port."""
+        return any(
+            start <= address <= end and row_version == version and row_protocol in (0, protocol)
+            for row_version, start, end, row_protocol, _, _ in self._rows
+        )
+
 
 class ChildSa:
     """One child SA at work: keyed contexts, sequence numbers, replay window, counters, present path.
@@ -223,6 +236,12 @@ class ChildSa:
         self.outbound_packets = 0
         self.outbound_octets = 0
         self.drops: dict[DropReason, int] = {}
+        self.fragmented = 0
+        self.mss_clamped = 0
+        self.congestion_marked = 0
+        self.ecn_unused = 0
+        self.inner_mtu = PACKET_MAXIMUM  # what the path carries in one piece, as far as is known
+        self.inner_mtu_until = -inf
         self._maximum_sequence = MAXIMUM_EXTENDED_SEQUENCE if spec.suite.esn else MAXIMUM_SEQUENCE
         self._soft_sequence = self._maximum_sequence - (self._maximum_sequence >> 3)
         self.limited = spec.limits != UNLIMITED
@@ -260,6 +279,12 @@ class ChildSa:
         return self.remote_selectors.matches(
             flow.version, flow.destination, flow.protocol, flow.destination_port
         ) and self.local_selectors.matches(flow.version, flow.source, flow.protocol, flow.source_port)
+
+    def selects_but_for_ports(self, flow: Flow) -> bool:
+        """Whether an outbound packet would be this SA's if it showed the right ports."""
+        return self.remote_selectors.matches_but_for_port(
+            flow.version, flow.destination, flow.protocol
+        ) and self.local_selectors.matches_but_for_port(flow.version, flow.source, flow.protocol)
 
     def seal(self, packet: bytes, version: int) -> bytes:
         """Encapsulate an inner IP packet (RFC 4303 §3.3).
@@ -324,11 +349,22 @@ class ChildSa:
             self.remote_selectors.matches(flow.version, flow.source, flow.protocol, flow.source_port)
             and self.local_selectors.matches(flow.version, flow.destination, flow.protocol, flow.destination_port)
         ):
-            return self.drop(DropReason.BAD_SELECTOR)
+            return self.drop(self._why_not_selected(payload, flow))
         self.inbound_packets += 1
         self.inbound_octets += flow.length
         # RFC 4303 §2.7: what follows the packet is padding against traffic analysis.
         return payload if flow.length == len(payload) else payload[: flow.length]
+
+    def _why_not_selected(self, packet: bytes, flow: Flow) -> DropReason:
+        """RFC 4301 §7.3: a later fragment MUST be discarded where ports are selected, and that is auditable."""
+        without_ports = transport_of(packet)[1] is None
+        if (
+            without_ports
+            and self.remote_selectors.matches_but_for_port(flow.version, flow.source, flow.protocol)
+            and self.local_selectors.matches_but_for_port(flow.version, flow.destination, flow.protocol)
+        ):
+            return DropReason.FRAGMENT
+        return DropReason.BAD_SELECTOR
 
     def drop(self, reason: DropReason) -> DropReason:
         """Count a packet of this SA that goes no further."""

@@ -12,7 +12,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 
 from protocols.errors import LocalError
-from protocols.esp.sa import UsageLimits
+from protocols.esp.sa import REPLAY_WINDOW, UsageLimits
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.events import AuthenticationKind
 from protocols.ikev2.habits import Habits
@@ -130,7 +130,8 @@ class IkeConfig:
     retransmission, or a hint that the path is bad, the path in use is asked quickly, then a request is tried on
     other address pairs (§3.10); ``None``: never. ``follow_esp``: send ESP to
     where that of a peer behind a NAT comes from (§3.8); without MOBIKE, IKE too (RFC 7296 §2.23).
-    ``hold_lifetime``: silence of the peer shorter than that does not end the SA (§3.11).
+    ``hold_lifetime``: silence of the peer shorter than that does not end the SA (§3.11). ``replay_window``: of child
+    SAs, in packets.
     """
 
     ike_policy: IkePolicy
@@ -145,6 +146,7 @@ class IkeConfig:
     child_lifetime: Lifetime | None = None
     ike_lifetime: Lifetime | None = None
     additional_children: int = ADDITIONAL_CHILDREN
+    replay_window: int = REPLAY_WINDOW
     fragmentation: bool = True
     fragment_size: int = FRAGMENT_SIZE
     fragments_maximum: int = FRAGMENTS_MAXIMUM

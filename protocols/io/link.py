@@ -11,6 +11,7 @@ import errno
 import random
 import socket
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -26,7 +27,13 @@ RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
 """IP_RECVERR and IPV6_RECVERR of Linux's ip(7), ipv6(7), which Python's module does not have."""
 EXTENDED_ERROR = struct.Struct("=IBBBxII")  # sock_extended_err: errno, origin, type, code, info, data
 ERROR_ANCILLARY_OCTETS = 512
+TRAFFIC_CLASS = struct.Struct("=i")
 ORIGINS_OF_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
+PATH_MTUS = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}
+"""IP_MTU and IPV6_MTU, which it does not have either."""
+TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_TOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
+RECEIVED_TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_RECVTOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS)}
+TRAFFIC_CLASS_OCTETS = socket.CMSG_SPACE(TRAFFIC_CLASS.size)
 
 Receiver = Callable[[bytes, Path], None]
 UnreachableReceiver = Callable[[bytes, Endpoint], None]
@@ -39,8 +46,11 @@ class Link(Protocol):
     local: Endpoint
     dropped: Counter[str]
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
-        """Send to ``remote``; what cannot be sent is dropped and counted."""
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
+        """Send to ``remote``; what cannot be sent is dropped and counted.
+
+        ``traffic_class``: DSCP and ECN of this datagram, ``None``: those of all; a link may not be able to set them.
+        """
 
     def close(self) -> None:
         """Let go of the socket; datagrams stop at once."""
@@ -52,6 +62,26 @@ class ReportsUnreachable(Protocol):
 
     def report_unreachable(self, told: UnreachableReceiver) -> None:
         """Tell of datagrams that ICMP says have not arrived; anybody on the way can say that."""
+
+
+@runtime_checkable
+class ReportsTrafficClass(Protocol):
+    """A link that sees the DSCP and ECN of what arrives."""
+
+    @property
+    def traffic_class(self) -> int:
+        """Of the datagram that the receiver is just being handed."""
+
+    def report_traffic_class(self) -> None:
+        """Look from now on; ``traffic_class`` is 0 before."""
+
+
+@runtime_checkable
+class KnowsPathMtu(Protocol):
+    """A link that is told of path MTUs (RFC 1191, RFC 8201)."""
+
+    def path_mtu(self, remote: Endpoint) -> int | None:
+        """Octets of the longest IP packet that goes to ``remote`` in one piece; ``None``: not known."""
 
 
 Opener = Callable[[Receiver], Link]
@@ -77,15 +107,34 @@ class UdpLink:
         bound = self._socket.getsockname()
         self.local = Endpoint(local.address, bound[1])
         self._unreachable: UnreachableReceiver | None = None
+        self.traffic_class = 0
+        self._marked = 0
+        self._interface: bytes | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
     def mark(self, dscp: int) -> None:
-        """Send with this DSCP from now on (RFC 2474), IKE and ESP alike."""
-        if self.local.address.version == 6:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
-        else:
-            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+        """Send with this DSCP from now on (RFC 2474) what has no traffic class of its own."""
+        self._marked = dscp << 2
+        self._socket.setsockopt(*TRAFFIC_CLASSES[self.local.address.version], self._marked)
+
+    def report_traffic_class(self) -> None:
+        """Ask for the traffic class of what arrives."""
+        self._socket.setsockopt(*RECEIVED_TRAFFIC_CLASSES[self.local.address.version], 1)
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.add_reader(self._socket.fileno(), self._drain_with_traffic_class)
+
+    def path_mtu(self, remote: Endpoint) -> int | None:
+        """What the kernel takes it to be, by its routes and by ICMP (ip(7), IP_MTU: of a connected socket)."""
+        with socket.socket(self._socket.family, socket.SOCK_DGRAM) as probe:
+            try:
+                if self._interface is not None:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
+                probe.bind((str(self.local.address), 0))
+                probe.connect((str(remote.address), remote.port))
+                return probe.getsockopt(*PATH_MTUS[self.local.address.version])
+            except OSError:
+                return None
 
     def report_unreachable(self, told: UnreachableReceiver) -> None:
         """Tell of ICMP errors."""
@@ -95,20 +144,31 @@ class UdpLink:
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+            self._interface = interface.encode() + b"\0"
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
         except OSError as error:
             self.close()
             raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {_reason(error)}") from error
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Send now or not at all: the network may lose a datagram, and a full buffer is such a loss."""
+        if traffic_class is None:
+            traffic_class = self._marked
         try:
             try:
-                self._socket.sendto(octets, (str(remote.address), remote.port))
+                self._send_once(octets, remote, traffic_class)
             except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
-                self._socket.sendto(octets, (str(remote.address), remote.port))
+                self._send_once(octets, remote, traffic_class)
         except OSError as error:
             self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
+
+    def _send_once(self, octets: bytes, remote: Endpoint, traffic_class: int) -> None:
+        address = (str(remote.address), remote.port)
+        if traffic_class == self._marked:
+            self._socket.sendto(octets, address)
+            return
+        level, kind = TRAFFIC_CLASSES[self.local.address.version]
+        self._socket.sendmsg((octets,), ((level, kind, TRAFFIC_CLASS.pack(traffic_class)),), 0, address)
 
     def close(self) -> None:
         """Close the socket."""
@@ -120,16 +180,30 @@ class UdpLink:
         for _ in range(DRAIN_LIMIT):
             try:
                 octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
-            except (BlockingIOError, InterruptedError):
-                self._drain_errors()  # the error itself may have been reported to a sender
-                return
-            except OSError as error:  # an ICMP error of an earlier datagram, say
-                self.dropped[f"receive-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
-                self._drain_errors()
+            except OSError as error:
+                self._not_received(error)
                 return
             self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
             if self._socket.fileno() < 0:
                 return
+
+    def _drain_with_traffic_class(self) -> None:
+        for _ in range(DRAIN_LIMIT):
+            try:
+                octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAFFIC_CLASS_OCTETS)
+            except OSError as error:
+                self._not_received(error)
+                return
+            # IPv4's is one octet, IPv6's an integer
+            self.traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
+            self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
+            if self._socket.fileno() < 0:
+                return
+
+    def _not_received(self, error: OSError) -> None:
+        if not isinstance(error, BlockingIOError | InterruptedError):  # an ICMP error of an earlier datagram, say
+            self.dropped[f"receive-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
+        self._drain_errors()  # the error itself may have been reported to a sender
 
     def _drain_errors(self) -> None:
         """The error queue (ip(7)), a bounded number at a time."""
@@ -147,7 +221,35 @@ class UdpLink:
                     self._unreachable(octets, Endpoint.of(address[0], address[1]))
 
 
-class NextHopLink:
+class _WrappingLink:
+    """What links that wrap links have in common: what the inner one knows of, as far as it does."""
+
+    def __init__(self, inner: Link) -> None:
+        self._inner = inner
+        self._reporter = inner if isinstance(inner, ReportsTrafficClass) else None
+        self.local = inner.local
+        self.dropped = inner.dropped
+
+    @property
+    def traffic_class(self) -> int:
+        """Of the datagram that arrives."""
+        return 0 if self._reporter is None else self._reporter.traffic_class
+
+    def report_traffic_class(self) -> None:
+        """Where the inner link can."""
+        if self._reporter is not None:
+            self._reporter.report_traffic_class()
+
+    def path_mtu(self, remote: Endpoint) -> int | None:
+        """Where the inner link knows it."""
+        return self._inner.path_mtu(remote) if isinstance(self._inner, KnowsPathMtu) else None
+
+    def close(self) -> None:
+        """Close the inner link."""
+        self._inner.close()
+
+
+class NextHopLink(_WrappingLink):
     """Sends everything to a next hop on the same port, as a host does that has no route but its router.
 
     The hop is on the path, not at its end: addresses of the peers stay what the caller says they are.
@@ -157,18 +259,16 @@ class NextHopLink:
         self._hop = hop
         self._receive = receive
         self._peers: dict[int, Endpoint] = {}
-        self._inner = opener(self._received)
-        self.local = self._inner.local
-        self.dropped = self._inner.dropped
+        super().__init__(opener(self._received))
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
+    def path_mtu(self, remote: Endpoint) -> int | None:
+        """To the hop."""
+        return super().path_mtu(Endpoint(self._hop, remote.port))
+
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """By way of the hop."""
         self._peers[remote.port] = remote
-        self._inner.send(octets, Endpoint(self._hop, remote.port))
-
-    def close(self) -> None:
-        """Close the inner link."""
-        self._inner.close()
+        self._inner.send(octets, Endpoint(self._hop, remote.port), traffic_class)
 
     def _received(self, octets: bytes, path: Path) -> None:
         peer = self._peers.get(path.remote.port)
@@ -178,7 +278,7 @@ class NextHopLink:
         self._receive(octets, Path(path.local, peer))
 
 
-class LossyLink:
+class LossyLink(_WrappingLink):
     """Loses datagrams: a share of those sent and of those received, by a seeded generator."""
 
     def __init__(
@@ -188,20 +288,14 @@ class LossyLink:
         self._send_loss = send_loss
         self._receive_loss = receive_loss
         self._random = random.Random(seed)
-        self._inner = opener(self._received)
-        self.local = self._inner.local
-        self.dropped = self._inner.dropped
+        super().__init__(opener(self._received))
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Pass on what is not lost."""
         if self._lost(self._send_loss):
             self.dropped["lost-outbound"] += 1
         else:
-            self._inner.send(octets, remote)
-
-    def close(self) -> None:
-        """Close the inner link."""
-        self._inner.close()
+            self._inner.send(octets, remote, traffic_class)
 
     def _received(self, octets: bytes, path: Path) -> None:
         if self._lost(self._receive_loss):

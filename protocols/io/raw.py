@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from protocols.errors import BackendError
-from protocols.io.link import BUFFER_OCTETS, DRAIN_LIMIT, RECEIVE_OCTETS, Link, Receiver
+from protocols.io.link import (
+    BUFFER_OCTETS,
+    DRAIN_LIMIT,
+    RECEIVE_OCTETS,
+    RECEIVED_TRAFFIC_CLASSES,
+    TRAFFIC_CLASS,
+    TRAFFIC_CLASS_OCTETS,
+    TRAFFIC_CLASSES,
+    Link,
+    Receiver,
+)
 from protocols.path import Endpoint, Path
 
 NO_PORT = 0  # in the end points of a packet that has none
@@ -33,6 +43,8 @@ class RawEspLink:
         self.dropped: Counter[str] = Counter()
         self._receive = receive
         self._with_header = local.address.version == 4
+        self.traffic_class = 0
+        self._marked = 0
         family = socket.AF_INET if self._with_header else socket.AF_INET6
         try:
             self._socket = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_ESP)
@@ -50,11 +62,14 @@ class RawEspLink:
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
     def mark(self, dscp: int) -> None:
-        """Send with this DSCP from now on (RFC 2474)."""
-        if self._with_header:
-            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
-        else:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+        """Send with this DSCP from now on (RFC 2474) what has no traffic class of its own."""
+        self._marked = dscp << 2
+        self._socket.setsockopt(*TRAFFIC_CLASSES[self.local.address.version], self._marked)
+
+    def report_traffic_class(self) -> None:
+        """Ask for the traffic class of what arrives; IPv4's comes with the header."""
+        if not self._with_header:
+            self._socket.setsockopt(*RECEIVED_TRAFFIC_CLASSES[6], 1)
 
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only; ``BackendError``."""
@@ -65,10 +80,15 @@ class RawEspLink:
             address = self.local.address
             raise BackendError(f"cannot use interface {interface} for ESP on {address}: {error.strerror}") from error
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Send now or not at all."""
+        address = (str(remote.address), NO_PORT)
         try:
-            self._socket.sendto(octets, (str(remote.address), NO_PORT))
+            if traffic_class is None or traffic_class == self._marked:
+                self._socket.sendto(octets, address)
+            else:
+                level, kind = TRAFFIC_CLASSES[self.local.address.version]
+                self._socket.sendmsg((octets,), ((level, kind, TRAFFIC_CLASS.pack(traffic_class)),), 0, address)
         except OSError as error:
             self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
 
@@ -81,13 +101,17 @@ class RawEspLink:
     def _drain(self) -> None:
         for _ in range(DRAIN_LIMIT):
             try:
-                octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
+                octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAFFIC_CLASS_OCTETS)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self.dropped[f"receive-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
                 return
-            packet = octets[(octets[0] & 15) * 4 :] if self._with_header else octets
+            packet = octets
+            if self._with_header:
+                packet, self.traffic_class = octets[(octets[0] & 15) * 4 :], octets[1]
+            elif ancillary:
+                (self.traffic_class,) = TRAFFIC_CLASS.unpack(ancillary[0][2])
             self._receive(packet, Path(self.local, Endpoint.of(source[0], NO_PORT)))
             if self._socket.fileno() < 0:
                 return

@@ -7,11 +7,12 @@ the two ESP goes by is said with each packet, and it is taken from both (RFC 729
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 
 from protocols.errors import LocalError, StackError
-from protocols.io.link import Link, Opener, Receiver, UdpLink
+from protocols.io.link import KnowsPathMtu, Link, Opener, Receiver, ReportsTrafficClass, UdpLink
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
 from protocols.path import Address, Datagram, Endpoint, Path
 
@@ -19,13 +20,13 @@ ESP_HEADER_LENGTH = 8
 
 
 class SwuPorts:
-    """The open links by local end point; received datagrams go to ``on_ike`` or ``on_esp``."""
+    """The open links by local end point; received datagrams go to ``on_ike`` or, with traffic class, ``on_esp``."""
 
     def __init__(
         self,
         *,
         on_ike: Callable[[Datagram], None],
-        on_esp: Callable[[bytes, Path], None],
+        on_esp: Callable[[bytes, Path, int], None],
         tap: DatagramTap | None = None,
         open_link: Callable[[Endpoint, Receiver], Link] = UdpLink,
     ) -> None:
@@ -45,10 +46,11 @@ class SwuPorts:
 
         ``raw`` opens the link of bare ESP beside an encapsulating port, for as long as that is open.
         """
-        if opener is None:
-            link = self._open_link(local, lambda octets, path: self._received(octets, path, encapsulating))
+        plain = opener or functools.partial(self._open_link, local)
+        if encapsulating:
+            link = _open_classed(plain, lambda octets, path, kind: self._received(octets, path, True, kind))
         else:
-            link = opener(lambda octets, path: self._received(octets, path, encapsulating))
+            link = plain(lambda octets, path: self._received(octets, path, False, 0))
         if link.local in self._links:
             raise LocalError(f"{link.local} is open already")
         self._links[link.local] = link
@@ -56,7 +58,9 @@ class SwuPorts:
             self._encapsulating.add(link.local)
         if raw is not None and link.local.address not in self._raw:
             try:
-                self._raw[link.local.address] = raw(lambda octets, path: self._received_raw(octets, path, link.local))
+                self._raw[link.local.address] = _open_classed(
+                    raw, lambda octets, path, kind: self._received_raw(octets, path, link.local, kind)
+                )
             except StackError:
                 self.close(link.local)
                 raise
@@ -89,34 +93,39 @@ class SwuPorts:
         octets = datagram.payload
         if encapsulating and octets != NAT_KEEPALIVE:
             octets = NON_ESP_MARKER + octets
-        self._send(octets, path, encapsulating)
+        self._send(octets, path, encapsulating, None)
 
-    def send_esp(self, octets: bytes, path: Path, encapsulation: bool) -> None:
+    def send_esp(self, octets: bytes, path: Path, encapsulation: bool, traffic_class: int | None = None) -> None:
         """Send ESP in UDP, which only an encapsulating port can, or straight on IP.
 
-        Without a raw link it goes in UDP all the same, which the peer must understand "even when no NAT was
-        detected" (RFC 7296 §2.23).
+        ``traffic_class`` as in ``Link.send``. Without a raw link it goes in UDP all the same, which the peer must
+        understand "even when no NAT was detected" (RFC 7296 §2.23).
         """
         raw = None if encapsulation else self._raw.get(path.local.address)
         if raw is not None:
             if self._tap is not None:
                 self._tap.ip("out", path.local.address, path.remote.address, octets)
-            raw.send(octets, path.remote)
+            raw.send(octets, path.remote, traffic_class)
         elif path.local not in self._encapsulating:
             self.dropped["no-port-for-esp"] += 1
         else:
-            self._send(octets, path, True)
+            self._send(octets, path, True, traffic_class)
 
-    def _send(self, octets: bytes, path: Path, encapsulating: bool) -> None:
+    def path_mtu(self, path: Path) -> int | None:
+        """Octets of the longest IP packet that goes on ``path`` in one piece, where its link knows."""
+        link = self._links.get(path.local)
+        return link.path_mtu(path.remote) if isinstance(link, KnowsPathMtu) else None
+
+    def _send(self, octets: bytes, path: Path, encapsulating: bool, traffic_class: int | None) -> None:
         link = self._links.get(path.local)
         if link is None:
             self.dropped["no-port"] += 1
             return
         if self._tap is not None:
             self._tap.udp("out", path, octets, encapsulating=encapsulating)
-        link.send(octets, path.remote)
+        link.send(octets, path.remote, traffic_class)
 
-    def _received(self, octets: bytes, path: Path, encapsulating: bool) -> None:
+    def _received(self, octets: bytes, path: Path, encapsulating: bool, traffic_class: int) -> None:
         if self._tap is not None:
             self._tap.udp("in", path, octets, encapsulating=encapsulating)
         if octets == NAT_KEEPALIVE:
@@ -126,15 +135,25 @@ class SwuPorts:
         elif octets.startswith(NON_ESP_MARKER):
             self._on_ike(Datagram(path, octets[len(NON_ESP_MARKER) :]))
         elif len(octets) > ESP_HEADER_LENGTH:
-            self._on_esp(octets, path)
+            self._on_esp(octets, path, traffic_class)
         else:
             self.dropped["short"] += 1
 
-    def _received_raw(self, octets: bytes, path: Path, beside: Endpoint) -> None:
+    def _received_raw(self, octets: bytes, path: Path, beside: Endpoint, traffic_class: int) -> None:
         """ESP of protocol 50, as if it had come by the encapsulating port, from no port."""
         if self._tap is not None:
             self._tap.ip("in", beside.address, path.remote.address, octets)
         if len(octets) > ESP_HEADER_LENGTH:
-            self._on_esp(octets, Path(beside, path.remote))
+            self._on_esp(octets, Path(beside, path.remote), traffic_class)
         else:
             self.dropped["short"] += 1
+
+
+def _open_classed(opener: Opener, receive: Callable[[bytes, Path, int], None]) -> Link:
+    """Open a link whose datagrams come with their traffic class, 0 where it does not see that."""
+    reporter: ReportsTrafficClass | None = None
+    link = opener(lambda octets, path: receive(octets, path, 0 if reporter is None else reporter.traffic_class))
+    if isinstance(link, ReportsTrafficClass):
+        reporter = link
+        reporter.report_traffic_class()
+    return link

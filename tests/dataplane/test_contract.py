@@ -23,7 +23,7 @@ def userspace() -> DataPlane:
     return UserspaceDataPlane(
         entropy=SeededEntropy("plane"),
         deliver=lambda packet, inbound_spi: None,
-        transmit=lambda octets, path, encapsulation: None,
+        transmit=lambda octets, path, encapsulation, traffic_class: None,
     )
 
 

@@ -230,7 +230,7 @@ def test_through_a_tunnel_with_a_rekey_in_the_middle(suite: str) -> None:
     ue = UserspaceDataPlane(
         entropy=SeededEntropy("ue"),
         deliver=lambda packet, inbound_spi: back.append(packet),
-        transmit=lambda octets, path, encapsulation: epdg.receive_esp(octets, GATEWAY_PATH),
+        transmit=lambda octets, path, encapsulation, traffic_class: epdg.receive_esp(octets, GATEWAY_PATH),
     )
 
     def behind_the_gateway(packet: bytes, inbound_spi: bytes) -> None:
@@ -241,7 +241,7 @@ def test_through_a_tunnel_with_a_rekey_in_the_middle(suite: str) -> None:
     epdg = UserspaceDataPlane(
         entropy=SeededEntropy("epdg"),
         deliver=behind_the_gateway,
-        transmit=lambda octets, path, encapsulation: ue.receive_esp(octets, old.path),
+        transmit=lambda octets, path, encapsulation, traffic_class: ue.receive_esp(octets, old.path),
     )
 
     def through_the_tunnel(packet: bytes) -> bytes | None:

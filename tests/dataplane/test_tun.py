@@ -128,12 +128,12 @@ def test_the_kernel_answers_an_echo_client_through_a_tunnel() -> None:
         ue = UserspaceDataPlane(
             entropy=SeededEntropy("ue"),
             deliver=back,
-            transmit=lambda octets, path, encapsulation: epdg.receive_esp(octets, GATEWAY_PATH),
+            transmit=lambda octets, path, encapsulation, traffic_class: epdg.receive_esp(octets, GATEWAY_PATH),
         )
         epdg = UserspaceDataPlane(
             entropy=SeededEntropy("epdg"),
             deliver=lambda packet, inbound_spi: device.write(packet),
-            transmit=lambda octets, path, encapsulation: ue.receive_esp(octets, spec.path),
+            transmit=lambda octets, path, encapsulation, traffic_class: ue.receive_esp(octets, spec.path),
         )
         ue.install(spec)
         epdg.install(mirrored(spec))

@@ -37,7 +37,9 @@ class End:
         self.plane = UserspaceDataPlane(
             entropy=SeededEntropy(name),
             deliver=lambda packet, inbound_spi: self.delivered.append((packet, inbound_spi)),
-            transmit=lambda octets, path, encapsulation: self.transmitted.append((octets, path, encapsulation)),
+            transmit=lambda octets, path, encapsulation, traffic_class: self.transmitted.append(
+                (octets, path, encapsulation)
+            ),
         )
 
     def sent(self, packet: bytes) -> bytes:

@@ -29,7 +29,7 @@ def test_hostile_octets(suite: str, rest: bytes, ours: bool) -> None:
     plane = UserspaceDataPlane(
         entropy=SeededEntropy(1),
         deliver=lambda packet, inbound_spi: delivered.append(packet),
-        transmit=lambda octets, path, encapsulation: None,
+        transmit=lambda octets, path, encapsulation, traffic_class: None,
     )
     spec = ue_spec(suite)
     plane.install(spec)
@@ -67,7 +67,7 @@ def test_hostile_inner_packets(packet: bytes) -> None:
     plane = UserspaceDataPlane(
         entropy=SeededEntropy(1),
         deliver=lambda packet, inbound_spi: None,
-        transmit=lambda octets, path, encapsulation: None,
+        transmit=lambda octets, path, encapsulation, traffic_class: None,
     )
     plane.install(ue_spec())
     if not plane.send_inner(packet):

@@ -63,7 +63,7 @@ class TrafficPair(Pair):
             name: UserspaceDataPlane(
                 entropy=entropy,
                 deliver=lambda packet, spi, name=name: self._delivered(name),  # type: ignore[misc]
-                transmit=lambda octets, path, encapsulated, name=name: self._esp(name, octets, path),  # type: ignore[misc]
+                transmit=lambda octets, path, encapsulated, mark, name=name: self._esp(name, octets, path),  # type: ignore[misc]
             )
             for name in ("ue", "epdg")
         }

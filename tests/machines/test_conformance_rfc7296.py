@@ -459,8 +459,8 @@ class Wire:
         self.sent: list[bytes] = []
         self.dropped: Counter[str] = Counter()
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
-        del remote
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
+        del remote, traffic_class
         self.sent.append(octets)
 
     def close(self) -> None:
@@ -471,7 +471,7 @@ def test_port_4500_tells_ike_and_esp_apart_and_port_500_carries_no_esp() -> None
     """§2: IKE on port 4500 "MUST begin with the prefix of four zeros"; §2.23: encapsulation not on port 500."""
     ike: list[Datagram] = []
     esp: list[bytes] = []
-    ports = SwuPorts(on_ike=ike.append, on_esp=lambda octets, path: esp.append(octets))
+    ports = SwuPorts(on_ike=ike.append, on_esp=lambda octets, path, traffic_class: esp.append(octets))
     wires = {number: Wire(Endpoint.of("192.0.2.1", number)) for number in (500, 4500)}
     arrive = {}
     for number, wire in wires.items():

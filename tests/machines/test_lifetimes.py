@@ -131,12 +131,12 @@ def test_engine_reports_limits_and_stops_at_the_hard_one(limits: UsageLimits, di
     plane = UserspaceDataPlane(
         entropy=SeededEntropy(1),
         deliver=lambda packet, spi: delivered.append(packet),
-        transmit=lambda octets, path, encapsulation: sent.append(octets),
+        transmit=lambda octets, path, encapsulation, traffic_class: sent.append(octets),
     )
     peer = UserspaceDataPlane(
         entropy=SeededEntropy(2),
         deliver=lambda packet, spi: None,
-        transmit=lambda octets, path, encapsulation: plane.receive_esp(octets, UE_PATH),
+        transmit=lambda octets, path, encapsulation, traffic_class: plane.receive_esp(octets, UE_PATH),
     )
     plane.install(limited)
     peer.install(mirrored(ue_spec()))

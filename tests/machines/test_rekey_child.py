@@ -214,7 +214,7 @@ class Tunnel:
             self.received[name] += 1
             self.used[name].add(inbound_spi)
 
-        def transmit(octets: bytes, path: Path, encapsulation: bool) -> None:
+        def transmit(octets: bytes, path: Path, encapsulation: bool, traffic_class: int) -> None:
             self._flying.append((self.pair.now + self.latency, other, octets, path.reversed()))
 
         return UserspaceDataPlane(entropy=SeededEntropy(name), deliver=deliver, transmit=transmit)
@@ -310,7 +310,7 @@ def test_what_waits_for_the_old_sa_does_not_overtake_what_sends_already() -> Non
     plane = UserspaceDataPlane(
         entropy=SeededEntropy(1),
         deliver=lambda packet, spi: None,
-        transmit=lambda octets, path, encapsulation: sent.append(octets[:4]),
+        transmit=lambda octets, path, encapsulation, traffic_class: sent.append(octets[:4]),
     )
     old, loser, winner = (ue_spec(number=number) for number in (1, 2, 3))
     plane.install(old)

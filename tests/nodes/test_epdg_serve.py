@@ -295,7 +295,7 @@ def test_forged_inner_source_is_dropped(epdg: EpdgProcess) -> None:
         packet = forger.poll_packet()
         assert packet is not None
         inner = phone.plane.child_sa(child.spec.inbound_spi)
-        phone.plane._transmit(inner.seal(packet, 4), child.spec.path, True)  # past our own selectors
+        phone.plane._transmit(inner.seal(packet, 4), child.spec.path, True, 0)  # past our own selectors
         await ping(phone, child)
         counters = epdg.sessions(state="established")[0]["child_sas"][0]["counters"]
         assert counters["bad_selector"] == 1

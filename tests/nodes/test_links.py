@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
+from pathlib import Path as FilePath
 
 import pytest
 
@@ -185,7 +186,7 @@ def test_ports_tell_ike_from_esp() -> None:
     async def story() -> None:
         ike: asyncio.Queue[Datagram] = asyncio.Queue()
         esp: asyncio.Queue[tuple[bytes, Path]] = asyncio.Queue()
-        ports = SwuPorts(on_ike=ike.put_nowait, on_esp=lambda octets, path: esp.put_nowait((octets, path)))
+        ports = SwuPorts(on_ike=ike.put_nowait, on_esp=lambda octets, path, mark: esp.put_nowait((octets, path)))
         plain = ports.open(HERE, encapsulating=False)
         natt = ports.open(HERE, encapsulating=True)
         inbox = Inbox()
@@ -271,7 +272,7 @@ def test_driver_carries_out_and_wakes() -> None:
 
 def test_closing_twice_and_opening_twice() -> None:
     async def story() -> None:
-        ports = SwuPorts(on_ike=lambda d: None, on_esp=lambda o, p: None)
+        ports = SwuPorts(on_ike=lambda d: None, on_esp=lambda o, p, t: None)
         local = ports.open(HERE, encapsulating=False)
         with pytest.raises(LocalError, match="open already"):
             ports.open(local, encapsulating=False, opener=lambda receive: _Same(local))
@@ -292,8 +293,97 @@ class _Same:
         self.local = local
         self.dropped: Counter[str] = Counter()
 
-    def send(self, octets: bytes, remote: Endpoint) -> None:
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Nowhere."""
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+V4, V6 = HERE, Endpoint.of("::1", 0)
+
+
+@pytest.mark.parametrize("here", [V4, V6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("mark", [0, 34], ids=["unmarked", "marked"])
+def test_each_datagram_has_its_traffic_class(here: Endpoint, mark: int) -> None:
+    """RFC 2474, RFC 3168: of each by itself, and the port's own where there is none; also what looks like it."""
+
+    async def story() -> None:
+        seen: list[int] = []
+        inbox = Inbox()
+
+        def receive(octets: bytes, path: Path) -> None:
+            seen.append(far.traffic_class)
+            inbox(octets, path)
+
+        far, link = UdpLink(here, receive), UdpLink(here, Inbox())
+        try:
+            far.report_traffic_class()
+            if mark:
+                link.mark(mark)
+            for traffic_class in (None, 46 << 2 | 2, 0, 3, 255, mark << 2, None):
+                link.send(b"hello", far.local, traffic_class)
+                assert (await inbox.next())[0] == b"hello"
+            assert seen == [mark << 2, 46 << 2 | 2, 0, 3, 255, mark << 2, mark << 2]
+            assert not link.dropped
+        finally:
+            link.close()
+            far.close()
+
+    run(story)
+
+
+def test_ports_hand_the_traffic_class_of_esp_on_through_links_that_wrap_links() -> None:
+    """A marked datagram goes by way of a hop and a lossy link, out and in."""
+
+    async def story() -> None:
+        esp: asyncio.Queue[tuple[bytes, int]] = asyncio.Queue()
+        ports = SwuPorts(on_ike=lambda d: None, on_esp=lambda o, p, mark: esp.put_nowait((o, mark)))
+        seen: list[int] = []
+        inbox = Inbox()
+
+        def receive(octets: bytes, path: Path) -> None:
+            seen.append(hop.traffic_class)
+            inbox(octets, path)
+
+        hop = UdpLink(HOP, receive)
+        hop.report_traffic_class()
+
+        def through(receive: Receiver) -> NextHopLink:
+            return NextHopLink(lambda inner: UdpLink(HERE, inner), HOP.address, receive)
+
+        local = ports.open(HERE, encapsulating=True, opener=lambda receive: LossyLink(through, receive))
+        gateway = Endpoint(THERE.address, hop.local.port)
+        try:
+            octets = bytes(range(1, 60))
+            ports.send_esp(octets, Path(local, gateway), 46 << 2 | 1)
+            _, path = await inbox.next()
+            for traffic_class in (10 << 2 | 3, None):
+                hop.send(octets, path.remote, traffic_class)
+                async with asyncio.timeout(5):
+                    assert await esp.get() == (octets, traffic_class or 0)
+            assert seen == [46 << 2 | 1]
+            assert ports.path_mtu(Path(local, gateway)) == hop.path_mtu(local)
+        finally:
+            ports.close_all()
+            hop.close()
+
+    run(story)
+
+
+@pytest.mark.parametrize("here", [V4, V6], ids=["IPv4", "IPv6"])
+def test_the_path_mtu_is_the_kernels(here: Endpoint) -> None:
+    """Of loopback, that of the device; where a socket cannot send to, nothing is known."""
+
+    async def story() -> None:
+        link = UdpLink(here, Inbox())
+        mtu = min(int(FilePath("/sys/class/net/lo/mtu").read_text()), 65535 if here is V4 else 65575)
+        try:
+            assert link.path_mtu(Endpoint(here.address, 9)) == mtu
+            assert link.path_mtu(Endpoint((V6 if here is V4 else V4).address, 9)) is None
+        finally:
+            link.close()
+        ports = SwuPorts(on_ike=lambda d: None, on_esp=lambda o, p, t: None)
+        assert ports.path_mtu(Path(here, here)) is None
+
+    run(story)

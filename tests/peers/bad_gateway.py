@@ -107,7 +107,7 @@ class BadGateway:
         self.endpoint = IkeEndpoint(entropy=SystemEntropy(), responder=self.config)
         self._servers: dict[bytes, aka.EapAkaServer] = {}
         self._changed = asyncio.Event()
-        self.ports = SwuPorts(on_ike=self._received, on_esp=lambda octets, path: None)
+        self.ports = SwuPorts(on_ike=self._received, on_esp=lambda octets, path, traffic_class: None)
         self._driver = Driver(self.endpoint, on_event=self._event, transmit=self._transmit)
         try:
             self.ports.open(Endpoint.of(self.address, ike_port), encapsulating=False)

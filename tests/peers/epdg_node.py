@@ -190,9 +190,7 @@ class Phone:
             entropy=SystemEntropy(), extension=lambda: DeviceSwu(imei=imei, server_authenticated=lambda: True)
         )
         self._ports = SwuPorts(on_ike=self._received, on_esp=self._esp)
-        self.plane = UserspaceDataPlane(
-            entropy=SystemEntropy(), deliver=self._inner, transmit=lambda o, p, e: self._ports.send_esp(o, p, e)
-        )
+        self.plane = UserspaceDataPlane(entropy=SystemEntropy(), deliver=self._inner, transmit=self._ports.send_esp)
         self._driver: Driver[tuple[IkeSa, Event], Datagram] = Driver(
             self._endpoint, on_event=self._event, transmit=self._ports.send_ike
         )
@@ -265,8 +263,8 @@ class Phone:
         self._endpoint.receive(datagram, self._driver.now())
         self._driver.pump()
 
-    def _esp(self, octets: bytes, path: NetworkPath) -> None:
-        self.plane.receive_esp(octets, path)
+    def _esp(self, octets: bytes, path: NetworkPath, traffic_class: int) -> None:
+        self.plane.receive_esp(octets, path, traffic_class)
 
     def _inner(self, packet: bytes, inbound_spi: bytes) -> None:
         del inbound_spi

@@ -3,16 +3,19 @@
 ::
 
     receive_esp(octets, path) ──► SA by SPI ──► deliver(packet, inbound_spi)
-    send_inner(packet) ──► newest SA by selectors ──► transmit(octets, path, encapsulation)
+    send_inner(packet) ──► newest SA by selectors ──► transmit(octets, path, encapsulation, traffic_class)
 
 Whoever owns port 4500 hands in the datagrams that are ESP (RFC 3948 §2.2: the first four octets are not
-zero) and sends what comes out. Left out: the outer header's DSCP and ECN (RFC 4301 §5.1.2) and
-fragmentation; ``protocols.esp.packet.inner_mtu`` says how long inner packets may be.
+zero) and sends what comes out. The outer header's DSCP and ECN go with it (RFC 4301 §5.1.2, RFC 6040), packets that are
+too long for the path are fragmented or answered by ICMP (RFC 4301 §8.2.1), TTLs are left alone: a TUN device is a hop
+of the kernel's, which has decremented them, and hosts in the process are where packets begin or end.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from math import inf
 
 from protocols.dataplane.port import (
     ChildSaCounters,
@@ -23,26 +26,53 @@ from protocols.dataplane.port import (
 )
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError, LocalError
-from protocols.esp.packet import SPI_LENGTH
+from protocols.esp.mss import clamped, is_syn, mss_for
+from protocols.esp.packet import SPI_LENGTH, inner_mtu
+from protocols.esp.path_mtu import fragments_of, limit_of, may_be_fragmented, too_big
 from protocols.esp.sa import ChildSa, ChildSaSpec, DropReason
-from protocols.ip import Flow, flow_of
+from protocols.esp.traffic_class import CE, ECN_MASK, decapsulated, is_unused, outer_traffic_class
+from protocols.esp.tunnel import DEFAULT_POLICY, MssClamping, TunnelPolicy
+from protocols.ikev2.rate import TokenBucket
+from protocols.ip import PACKET_MAXIMUM, TCP, Flow, flow_of, transport_of
 from protocols.path import Path
 from protocols.selectors import TrafficSelector
 
 Deliver = Callable[[bytes, bytes], None]
-Transmit = Callable[[bytes, Path, bool], None]
+Transmit = Callable[[bytes, Path, bool, int], None]
+PathMtu = Callable[[Path], int | None]
+
+SHORT_LENGTH = 500  # octets; no path carries less of a packet, and nobody is asked about it
+PATH_MTU_INTERVAL = 10.0  # seconds until it is asked for anew; outer packets are fragmented meanwhile
+ICMP_RATE, ICMP_BURST = 100.0, 50.0  # RFC 4443 §2.4 (f) wants a limit, the figures are ours
 
 _ADDRESS_BITS = {4: 32, 6: 128}
 _UNVERIFIED = frozenset({DropReason.REPLAYED, DropReason.BAD_ICV, DropReason.MALFORMED})
 
 
 class UserspaceDataPlane:
-    """``DataPlane`` in this process; ``deliver`` takes inner packets, ``transmit`` ESP packets."""
+    """``DataPlane`` in this process; ``deliver`` takes inner packets, ``transmit`` ESP packets.
 
-    def __init__(self, *, entropy: Entropy, deliver: Deliver, transmit: Transmit) -> None:
+    ``path_mtu`` tells what the network takes the outer path's MTU to be, ``None``: it does not know. ICMP errors about
+    inner packets are delivered too.
+    """
+
+    def __init__(
+        self,
+        *,
+        entropy: Entropy,
+        deliver: Deliver,
+        transmit: Transmit,
+        policy: TunnelPolicy = DEFAULT_POLICY,
+        path_mtu: PathMtu | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._entropy = entropy
         self._deliver = deliver
         self._transmit = transmit
+        self._policy = policy
+        self._path_mtu: PathMtu | None = path_mtu if policy.outer_mtu is None else lambda path: policy.outer_mtu
+        self._now = now
+        self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST)
         self._sas: dict[bytes, ChildSa] = {}
         self._outbound = _OutboundIndex()
         self._drops: dict[DropReason, int] = {}
@@ -76,6 +106,7 @@ class UserspaceDataPlane:
         sa = self._require(inbound_spi)
         sa.path = path
         sa.encapsulation = encapsulation
+        sa.inner_mtu_until = -inf
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
 
@@ -111,6 +142,13 @@ class UserspaceDataPlane:
             bad_selector=drops.get(DropReason.BAD_SELECTOR, 0),
             malformed=drops.get(DropReason.MALFORMED, 0),
             dummy=drops.get(DropReason.DUMMY, 0),
+            too_big=drops.get(DropReason.TOO_BIG, 0),
+            fragment=drops.get(DropReason.FRAGMENT, 0),
+            congestion=drops.get(DropReason.CONGESTION, 0),
+            fragmented=sa.fragmented,
+            mss_clamped=sa.mss_clamped,
+            congestion_marked=sa.congestion_marked,
+            ecn_unused=sa.ecn_unused,
         )
 
     def poll_event(self) -> DataPlaneEvent | None:
@@ -129,7 +167,7 @@ class UserspaceDataPlane:
         """The inbound SPIs of what is installed."""
         return tuple(self._sas)
 
-    def receive_esp(self, octets: bytes, path: Path) -> None:
+    def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         """An ESP packet from outside, on ``path``: in UDP or, from port 0, straight on IP (RFC 7296 §2.23 wants both).
 
         Ports are ignored by an SA without encapsulation, and of a packet that has none.
@@ -158,7 +196,12 @@ class UserspaceDataPlane:
                 sa.strayed_packets += 1
             if sa.limited:
                 self._watch(sa)
-            self._deliver(result, spi)
+            packet = self._with_congestion(sa, result, traffic_class) if traffic_class & ECN_MASK else result
+            if packet is None:
+                return
+            if self._policy.mss is not MssClamping.OFF:
+                packet = self._with_mss(sa, packet)
+            self._deliver(packet, spi)
 
     def send_inner(self, packet: bytes) -> bool:
         """Tunnel an IP packet from inside; whether an SA took it, otherwise it is dropped and counted."""
@@ -169,23 +212,96 @@ class UserspaceDataPlane:
             return False
         sa = self._outbound.find(flow)
         if sa is None:
-            self._drop(DropReason.NO_SA)
+            self._drop_unselected(packet, flow)
             return False
+        if len(packet) != flow.length:
+            packet = packet[: flow.length]
+        if flow.protocol == TCP and self._policy.mss is not MssClamping.OFF:
+            packet = self._with_mss(sa, packet)
+        if flow.length > SHORT_LENGTH and flow.length > limit_of(flow.version, self._inner_mtu(sa)):
+            return self._send_long(sa, packet, flow)
+        return self._send(sa, packet, flow.version)
+
+    def _send(self, sa: ChildSa, packet: bytes, version: int) -> bool:
+        """Tunnel a packet that fits; whether it could be."""
         if sa.exhausted:
             self._drop(sa.drop(DropReason.SEQUENCE_EXHAUSTED))
             return False
         if sa.spent:
             self._drop(sa.drop(DropReason.LIFETIME_EXPIRED))
             return False
-        octets = sa.seal(packet if len(packet) == flow.length else packet[: flow.length], flow.version)
+        octets = sa.seal(packet, version)
         if sa.at_sequence_threshold:
             spi = sa.spec.inbound_spi
             event = SequenceNumbersRunningOut(inbound_spi=spi, exhausted=sa.exhausted)
             self._events[SequenceNumbersRunningOut, spi] = event
         if sa.limited:
             self._watch(sa)
-        self._transmit(octets, sa.path, sa.encapsulation)
+        self._transmit(octets, sa.path, sa.encapsulation, outer_traffic_class(packet, self._policy.dscp))
         return True
+
+    def _send_long(self, sa: ChildSa, packet: bytes, flow: Flow) -> bool:
+        """A packet that the path does not carry in one piece (RFC 4301 §8.2.1)."""
+        mtu = limit_of(flow.version, sa.inner_mtu)
+        if may_be_fragmented(packet):
+            fragments = fragments_of(packet, mtu)
+            if not sa.selects(flow_of(fragments[-1])):
+                # RFC 4301 §7.3: fragments without ports MUST NOT go; the outer packet is fragmented instead.
+                return self._send(sa, packet, flow.version)
+            sa.fragmented += 1
+            return all(self._send(sa, fragment, flow.version) for fragment in fragments)
+        self._drop(sa.drop(DropReason.TOO_BIG))
+        answer = too_big(packet, mtu)
+        if answer is not None and self._icmp.take(self._now()):
+            self._deliver(answer, sa.spec.inbound_spi)
+        return False
+
+    def _inner_mtu(self, sa: ChildSa) -> int:
+        """The longest inner packet whose ESP packet the path carries in one piece, as far as is known."""
+        if self._path_mtu is not None and (now := self._now()) >= sa.inner_mtu_until:
+            sa.inner_mtu_until = now + PATH_MTU_INTERVAL
+            outer_mtu = self._path_mtu(sa.path)
+            sa.inner_mtu = (
+                PACKET_MAXIMUM
+                if outer_mtu is None
+                else inner_mtu(
+                    sa.spec.suite,
+                    outer_mtu,
+                    outer_version=sa.path.remote.address.version,
+                    encapsulation=sa.encapsulation,
+                )
+            )
+        return sa.inner_mtu
+
+    def _with_mss(self, sa: ChildSa, packet: bytes) -> bytes:
+        """The packet; a SYN of TCP says no more than fits."""
+        if not is_syn(packet):
+            return packet
+        maximum = self._policy.mss
+        if maximum is MssClamping.AUTO:
+            version = packet[0] >> 4
+            maximum = mss_for(limit_of(version, self._inner_mtu(sa)), version)
+        assert isinstance(maximum, int)
+        result = clamped(packet, maximum)
+        sa.mss_clamped += result is not packet
+        return result
+
+    def _with_congestion(self, sa: ChildSa, packet: bytes, traffic_class: int) -> bytes | None:
+        """The packet with the ECN that it has met outside, ``None`` when that could not be told (RFC 6040 §4.2)."""
+        sa.ecn_unused += is_unused(packet, traffic_class)
+        result = decapsulated(packet, traffic_class)
+        if result is None:
+            self._drop(sa.drop(DropReason.CONGESTION))
+        elif result is not packet and traffic_class & ECN_MASK == CE:
+            sa.congestion_marked += 1
+        return result
+
+    def _drop_unselected(self, packet: bytes, flow: Flow) -> None:
+        """No SA selects a packet from inside: of a later fragment it may be the ports that nobody sees."""
+        sa = None
+        if transport_of(packet)[1] is None:
+            sa = self._outbound.find(flow, ChildSa.selects_but_for_ports)
+        self._drop(DropReason.NO_SA if sa is None else sa.drop(DropReason.FRAGMENT))
 
     def _watch(self, sa: ChildSa) -> None:
         """Report a limit that the last packet has reached."""
@@ -254,7 +370,7 @@ class _OutboundIndex:
             if not table:
                 del tables[remote, shift]
 
-    def find(self, flow: Flow) -> ChildSa | None:
+    def find(self, flow: Flow, selects: Callable[[ChildSa, Flow], bool] = ChildSa.selects) -> ChildSa | None:
         """The newest SA that selects a packet."""
         found: ChildSa | None = None
         for (remote, shift), table in self._tables[flow.version].items():
@@ -262,7 +378,7 @@ class _OutboundIndex:
             if standing is None:
                 continue
             for sa in reversed(standing):
-                if sa.selects(flow):
+                if selects(sa, flow):
                     if found is None or self._is_newer(sa, found):
                         found = sa
                     break

@@ -200,6 +200,7 @@ def add(
         remote_selectors=remote,
         path=sa.mobility.child_path(sa),
         encapsulation=sa.mobility.encapsulation(sa),
+        replay_window=sa.config.replay_window,
         limits=UNLIMITED if sa.config.child_lifetime is None else sa.config.child_lifetime.usage,
     )
     child = sa.children[spi] = ChildSa(spec=spec)
