@@ -356,7 +356,7 @@ def test_ports_hand_the_traffic_class_of_esp_on_through_links_that_wrap_links() 
         gateway = Endpoint(THERE.address, hop.local.port)
         try:
             octets = bytes(range(1, 60))
-            ports.send_esp(octets, Path(local, gateway), 46 << 2 | 1)
+            ports.send_esp(octets, Path(local, gateway), True, 46 << 2 | 1)
             _, path = await inbox.next()
             for traffic_class in (10 << 2 | 3, None):
                 hop.send(octets, path.remote, traffic_class)
