@@ -248,7 +248,7 @@ def test_each_is_counted_by_its_reason_and_disturbs_nothing(gateway: EpdgProcess
                     packets = case.make(forge)
                     for octets in packets:
                         if case.authentic:
-                            phone._ports.send_esp(octets, sa.path)
+                            phone._ports.send_esp(octets, sa.path, True)
                         else:
                             noise.sendto(octets, (gateway.address, gateway.natt_port))
                     await echo(phone, forge.ue)
