@@ -114,14 +114,19 @@ def raw_sockets(situation: Situation) -> Iterator[Finding]:
 
 def nftables(situation: Situation) -> Iterator[Finding]:
     """Whether the packet filter behind the gateway can be set up, masquerading included."""
-    from epdg.pdn.egress import Egress  # netlink's library takes a while
+    from epdg.pdn.egress import WITHOUT_NFTABLES, Egress  # netlink's library takes a while
+    from protocols.io.netlink_requests import NetlinkRefusal
 
     network = ApnSection.model_validate({"pool": "192.0.2.0/24", "pool6": "2001:db8::/32", "egress": "masqueraded"})
     try:
         Egress("doctor", {"doctor": network}).try_out()
     except BackendError as error:
-        remedy = f"{_RIGHTS}; the kernel needs nf_tables, nft_masq, nft_ct (modprobe)"
-        yield Finding.bad("nftables", f"no rules can be made: {error}", remedy, needed=situation.needs_tun)
+        needed, remedy = situation.needs_tun, _RIGHTS
+        if isinstance(error, NetlinkRefusal) and error.number in WITHOUT_NFTABLES:
+            apns = {} if situation.configuration is None else situation.configuration.apns
+            needed = needed and any(apn.has_egress_of_its_own for apn in apns.values())
+            remedy = "The kernel needs nf_tables with the family inet, nft_ct, nft_masq: UEs are not kept apart without"
+        yield Finding.bad("nftables", f"no rules can be made: {error}", remedy, needed=needed)
     else:
         yield Finding.good("nftables", "rules with masquerading of IPv4 and IPv6 can be made")
 

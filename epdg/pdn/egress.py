@@ -8,10 +8,12 @@ One device carries all APNs; an nftables table of our own (``inet epdg-DEVICE``)
 * outgoing: masquerading, of IPv4 and IPv6.
 
 Its comment is what a run that was killed leaves to the next: kernel parameters as they were before, and routing tables.
+A kernel without nftables forwards all the same where every APN is routed; a warning says what is not kept apart then.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from epdg.config import ApnSection, EgressMode
 from epdg.pdn.pool import PREFIX_LENGTH
 from protocols.errors import BackendError
 from protocols.io import routing
+from protocols.io.netlink_requests import NetlinkRefusal
 from protocols.io.nftables import (
     AddressRange,
     AddressSet,
@@ -45,6 +48,7 @@ RAW_PRIORITY = -300  # NF_IP_PRI_RAW of <linux/netfilter_ipv4.h>: before connect
 FILTER_PRIORITY = 0
 SOURCE_NAT_PRIORITY = 100
 DEFAULT_ROUTES: dict[int, IPv4Network | IPv6Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+WITHOUT_NFTABLES = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)  # the family inet, nf_tables or netfilter are not there
 _TABLES = "tables"
 
 Network = IPv4Network | IPv6Network
@@ -89,13 +93,15 @@ class Egress:
         self._numbers = {name: number for number, name in enumerate(apns)}
         self._table = f"epdg-{device}"
         self._nftables = NfTables()
+        self._filtering = True
         self._journal: Journal | None = None
         self._routed = {name: apn for name, apn in apns.items() if apn.egress_next_hop}
         self._admitted: dict[Address, str] = {}
 
     def open(self) -> None:
         """Put everything in place of what a run that was killed may have left; ``BackendError``: nothing is left."""
-        left = self._nftables.comment(self._table)
+        self._filtering = self._has_nftables()
+        left = self._nftables.comment(self._table) if self._filtering else None
         former = Journal() if left is None else Journal.read(left)
         if left is not None:
             _log.warning(
@@ -107,7 +113,8 @@ class Egress:
         tables = routing.free_tables(len(self._routed)) if self._routed else ()
         self._journal = Journal(parameters=parameters, tables=tables)
         try:
-            self._nftables.replace(self._table, self._journal.written(), self._sets(), self._chains())
+            if self._filtering:
+                self._nftables.replace(self._table, self._journal.written(), self._sets(), self._chains())
             for key, value in former.parameters.items():
                 if key not in needed and value != read_sysctl(key):
                     write_sysctl(key, value)
@@ -133,7 +140,8 @@ class Egress:
         _attempt(partial(routing.clear_tables, journal.tables))
         for key, value in journal.parameters.items():
             _attempt(partial(_restore, key, value))
-        _attempt(partial(self._nftables.remove, self._table))
+        if self._filtering:
+            _attempt(partial(self._nftables.remove, self._table))
 
     def admit(self, apn: str, address: Address) -> None:
         """Lead a static address outside the pools to the device; ``BackendError``: it cannot be."""
@@ -142,7 +150,8 @@ class Egress:
         routing.add_route(_unit(address), self._device)
         self._admitted[address] = apn
         try:
-            self._nftables.add(self._table, self._set(apn, address.version), _range(_unit(address)))
+            if self._filtering:
+                self._nftables.add(self._table, self._set(apn, address.version), _range(_unit(address)))
             if apn in self._routed and self._next_hop(apn, address.version) is not None:
                 routing.lead(_unit(address), self._table_of(apn))
         except BackendError:
@@ -156,9 +165,24 @@ class Egress:
             return
         network, name = _unit(address), self._set(apn, address.version)
         _attempt(partial(routing.delete_route, network, self._device))
-        _attempt(partial(self._nftables.discard, self._table, name, _range(network)))
+        if self._filtering:
+            _attempt(partial(self._nftables.discard, self._table, name, _range(network)))
         if apn in self._routed:
             _attempt(partial(routing.lead_no_more, network, self._table_of(apn)))
+
+    def _has_nftables(self) -> bool:
+        """``BackendError``: the kernel has none and an APN needs it, or we may not use it."""
+        try:
+            self.try_out()
+        except NetlinkRefusal as error:
+            special = [name for name, apn in self._apns.items() if apn.has_egress_of_its_own]
+            if error.number not in WITHOUT_NFTABLES:
+                raise
+            if special:
+                raise BackendError(f"the kernel has no nftables, which the egress of APN {special[0]} needs") from error
+            _log.warning("the kernel has no nftables: UEs are not kept from one another, nor from others' addresses")
+            return False
+        return True
 
     # --- routing
 

@@ -51,13 +51,13 @@ class NetlinkRequests:
     """A socket of one netlink protocol in the process's network namespace; a context manager."""
 
     def __init__(self, protocol: int, what: str) -> None:
-        """``what`` is in front of every error; ``BackendError``: the kernel has no such protocol."""
+        """``what`` is in front of every error; ``NetlinkRefusal``: the kernel has no such protocol."""
         self._what = what
         self._sequence = 0
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         except OSError as error:
-            raise BackendError(f"{what}: {error.strerror}") from error
+            raise NetlinkRefusal(error.errno or 0, what) from error
         self._socket.settimeout(ANSWER_INTERVAL)
         self._socket.bind((0, 0))
 

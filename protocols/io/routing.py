@@ -44,13 +44,9 @@ def add_route(network: Network, interface: str, *, via: Address | None = None, t
     _change(message, RTM_NEWROUTE, f"route to {network} by {interface}", NLM_F_CREATE | NLM_F_EXCL)
 
 
-def delete_route(network: Network, interface: str, *, via: Address | None = None, table: int = RT_TABLE_MAIN) -> None:
-    """Take it away again; one that has gone with its interface is no mistake."""
-    try:
-        _change(_route(network, interface, via, table), RTM_DELROUTE, f"route to {network} by {interface}")
-    except NetlinkRefusal as error:
-        if error.number not in _GONE:
-            raise
+def delete_route(network: Network, interface: str) -> None:
+    """Take one of the main table away again; one that has gone with its interface is no mistake."""
+    _remove(_route(network, interface, None, RT_TABLE_MAIN), RTM_DELROUTE, f"route to {network} by {interface}")
 
 
 def lead(network: Network, table: int) -> None:
@@ -62,11 +58,7 @@ def lead(network: Network, table: int) -> None:
 def lead_no_more(network: Network, table: int) -> None:
     """Undo ``lead``."""
     for rule in (_rule(network, RT_TABLE_MAIN, table, suppressed=True), _rule(network, table, table + 1)):
-        try:
-            _change(rule, RTM_DELRULE, f"rule of {network}")
-        except NetlinkRefusal as error:
-            if error.number not in _GONE:
-                raise
+        _remove(rule, RTM_DELRULE, f"rule of {network}")
 
 
 def free_tables(count: int) -> tuple[int, ...]:
@@ -89,10 +81,10 @@ def clear_tables(tables: Iterable[int]) -> None:
         for rule in _rules(version):
             priority = int(rule.get_attr("FRA_PRIORITY") or 0)
             if rule.get_attr("FRA_PROTOCOL") == PROTOCOL and wanted & {priority, priority - 1}:
-                _change(_again(rule, fib.fibmsg), RTM_DELRULE, "rule")
+                _remove(_again(rule, fib.fibmsg), RTM_DELRULE, "rule")
         for route in _routes(version):
             if route["proto"] == PROTOCOL and route.get_attr("RTA_TABLE") in wanted:
-                _change(_again(route, rtmsg), RTM_DELROUTE, "route")
+                _remove(_again(route, rtmsg), RTM_DELROUTE, "route")
 
 
 def _rules(version: int) -> list[Any]:
@@ -107,7 +99,8 @@ def _routes(version: int) -> list[Any]:
     message = rtmsg()
     message["family"] = _FAMILIES[version]
     with NetlinkRequests(NETLINK_ROUTE, "routes") as netlink:
-        return netlink.dump(Request(message=message, kind=RTM_GETROUTE), rtmsg)
+        found = netlink.dump(Request(message=message, kind=RTM_GETROUTE), rtmsg)
+    return [route for route in found if route["family"] == _FAMILIES[version]]
 
 
 def _again(found: Any, message_class: Any) -> Any:
@@ -159,6 +152,14 @@ def _rule(network: Network, table: int, priority: int, *, suppressed: bool = Fal
         attributes.append(["FRA_SUPPRESS_PREFIXLEN", 0])
     message["attrs"] = attributes
     return message
+
+
+def _remove(message: Any, kind: int, what: str) -> None:
+    try:
+        _change(message, kind, what)
+    except NetlinkRefusal as error:
+        if error.number not in _GONE:
+            raise
 
 
 def _change(message: Any, kind: int, what: str, flags: int = 0) -> None:

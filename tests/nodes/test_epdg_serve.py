@@ -33,6 +33,7 @@ from protocols.ikev2.events import (
     Refused,
 )
 from protocols.ikev2.proposals import IkePolicy
+from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.tasks.informational import DeleteIkeSa, Liveness
 from protocols.ikev2.tasks.rekey_child import RekeyChild
@@ -509,3 +510,48 @@ def test_sessions_that_come_to_nothing_are_forgotten(tmp_path: Path) -> None:
             await serving
 
     asyncio.run(story())
+
+
+def test_addresses_by_turn_until_none_is_left_and_the_same_one_on_return(tmp_path: Path, aaa: AaaProcess) -> None:
+    """Two pools with room for two UEs; INTERNAL_ADDRESS_FAILURE for a third (RFC 7296 §3.15.4)."""
+
+    def changes(values: dict[str, object]) -> None:
+        pools, excluded = ["10.45.0.0/30", "10.48.0.0/29"], ["10.48.0.2-10.48.0.5"]
+        values["apns"] = {"internet": {"pool": pools, "excluded": excluded, "stable_addresses": True}}
+
+    users = {"one": MANY[30], "two": MANY[31], "three": MANY[32]}
+
+    async def attach(gateway: EpdgProcess, name: str, address: str, seq_ms: int = 8) -> Phone:
+        phone = Phone(gateway, aka_user(users[name], seq_ms=seq_ms))
+        phone.attach(address)
+        return phone
+
+    async def inner(phone: Phone) -> str:
+        child = await phone.wait(ChildSaInstalled)
+        return str(child.spec.local_selectors[0])
+
+    async def detach(phone: Phone) -> None:
+        phone.initiate(DeleteIkeSa("done"))
+        await phone.wait(Closed)
+        phone.close()
+
+    async def story(gateway: EpdgProcess) -> None:
+        one, two = await attach(gateway, "one", A), await attach(gateway, "two", B)
+        first, second = await inner(one), await inner(two)
+        assert {first, second} == {"10.45.0.2", "10.48.0.6"}
+        three = await attach(gateway, "three", C)
+        refusal = await three.wait(Refused)
+        assert refusal.notify is not None
+        assert refusal.notify.type == NotifyType.INTERNAL_ADDRESS_FAILURE
+        three.close()
+        await detach(one)
+        await detach(two)
+        two = await attach(gateway, "two", A, 9)
+        assert await inner(two) == second
+        one = await attach(gateway, "one", B, 9)
+        assert await inner(one) == first
+        await detach(one)
+        await detach(two)
+
+    with EpdgProcess(tmp_path, aaa.port, address="127.0.31.8", changes=changes) as gateway:
+        asyncio.run(story(gateway))

@@ -298,6 +298,9 @@ def test_a_static_address_outside_the_pools_is_led_to_the_device_while_it_is_hel
             gateway.core.dismiss(ip_address(static))
             gateway.core.dismiss(ip_address(static))
             assert await gateway.seen(static, NEAR) is None
+        network.gateway.add_route("172.20.0.10/32", via=ip_address(NEAR))
+        with pytest.raises(BackendError, match="172.20.0.10/32 by epdg0: File exists"):
+            gateway.core.admit("ims", ip_address("172.20.0.10"))
         gateway.core.admit("ims", ip_address("2001:db8:77::1"))
         assert await gateway.seen(UE, NEAR) == GATEWAY_NEAR
 
