@@ -2,15 +2,17 @@
 # make test        all suites, as root one per core side by side, also those with Debian's programs and network namespaces
 # make test-long   soaks, broad fuzzing and every schedule of moves in real time too
 # make fuzz        coverage-guided fuzzing of every decoder and machine, FUZZ_SECONDS for each target (60)
+# make bench       the data planes side by side, ours and strongSwan's (root): docs/performance.md; BENCH_ARGS
 # make lint        ruff, mypy --strict, import contracts
 # make clean       remove the virtual environment, caches and what runs have left
 
 BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-long fuzz lint clean
+.PHONY: demo test test-long fuzz bench lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -24,6 +26,9 @@ test-long: .venv/.installed-test .venv/.peers
 
 fuzz: .venv/.installed-test
 	$(BIN)/python -m tests.fuzz.guided --seconds $(FUZZ_SECONDS)
+
+bench: .venv/.installed-test .venv/.peers
+	$(BIN)/python -m benchmarks.data_plane $(BENCH_ARGS)
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff check .
