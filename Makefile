@@ -4,17 +4,19 @@
 # make fuzz        coverage-guided fuzzing of every decoder and machine, FUZZ_SECONDS for each target (60)
 # make fast        build the compiled core of the data plane in the checkout (gcc, Python's headers, libssl-dev)
 # make wheel       a wheel in dist/, with the compiled core where it can be built
+# make bench       the data planes side by side, ours and strongSwan's (root): docs/performance.md; BENCH_ARGS
 # make lint        ruff, mypy --strict, import contracts
 # make clean       remove the virtual environment, caches and what runs have left
 
 BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 
 FAST_SOURCES := $(wildcard protocols/dataplane/fast/native/*.[ch])
 
-.PHONY: demo test test-long fuzz fast wheel lint clean
+.PHONY: demo test test-long fuzz fast wheel bench lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -34,6 +36,9 @@ fast: .venv/.installed .venv/.fast
 
 wheel: .venv/.installed
 	$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+
+bench: .venv/.installed-test .venv/.peers
+	$(BIN)/python -m benchmarks.data_plane $(BENCH_ARGS)
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff check .

@@ -73,7 +73,8 @@ def table(found: Found, titles: dict[str, str], pairs: Sequence[tuple[str, str]]
     return "\n".join(lines)
 
 
-def _version(words: Sequence[str | Path], pattern: str) -> str:
+def version(words: Sequence[str | Path], pattern: str) -> str:
+    """What a program says of its version; ``?`` where it is not there."""
     try:
         done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=10, check=False)
     except OSError:
@@ -90,9 +91,9 @@ def about(rounds: int) -> dict[str, JsonValue]:
         "machine": platform.platform(),
         "processors": os.cpu_count(),
         "load_at_start": [round(each, 1) for each in os.getloadavg()],
-        "python": platform.python_version(),
-        "strongswan": _version([CHARON, "--version"], r"(\d+\.\d+\.\d+)"),
-        "hostapd": _version(["/usr/sbin/hostapd", "-v"], r"hostapd v(\S+)"),
+        "python": platform.pythonversion(),
+        "strongswan": version([CHARON, "--version"], r"(\d+\.\d+\.\d+)"),
+        "hostapd": version(["/usr/sbin/hostapd", "-v"], r"hostapd v(\S+)"),
         "unit": "ms without an answer to ping, beyond the time without any address and ping's interval",
         "interval_ms": {"events": moves.INTERVAL * 1000, "schedules": scheduled_moves.INTERVAL * 1000},
         "patience_s": moves.PATIENCE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from protocols.buffer import Reader
 from protocols.errors import DecodeError, LocalError
@@ -30,6 +31,8 @@ IPV6_HEADER_LENGTH = 40
 UDP_HEADER_LENGTH = 8
 PACKET_MAXIMUM = 65535
 
+_IPV4_HEADER = struct.Struct(">BxHxxHxBxxII")  # version and length, total length, fragment, protocol, addresses
+_PORTS = struct.Struct(">HH")
 _PROTOCOLS_WITH_PORTS = frozenset({TCP, UDP, SCTP, UDP_LITE})
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION_OPTIONS = 0, 43, 44, 51, 60
 _EXTENSIONS = frozenset({_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION_OPTIONS})
@@ -58,8 +61,7 @@ def checksum_after(before: bytes, old: bytes, new: bytes) -> bytes:
     return (~total & 0xFFFF).to_bytes(2, "big")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flow:
+class Flow(NamedTuple):
     """What traffic selectors look at in a packet (RFC 4301 §4.4.1.1); addresses are integers.
 
     A port is ``None`` when the packet has none to show: another protocol, or not the first fragment.
@@ -103,22 +105,12 @@ def transport_of(packet: bytes) -> tuple[int, int | None]:
 def _flow_of_v4(packet: bytes) -> Flow:
     if len(packet) < IPV4_HEADER_LENGTH:
         raise DecodeError(f"an IPv4 packet of {len(packet)} octets")
-    header_length = (packet[0] & 0x0F) * 4
-    length = int.from_bytes(packet[2:4], "big")
+    first, length, offset, protocol, source, destination = _IPV4_HEADER.unpack_from(packet)
+    header_length = (first & 0x0F) * 4
     if not IPV4_HEADER_LENGTH <= header_length <= length <= len(packet):
         raise DecodeError(f"IPv4 header {header_length}, total {length}, present {len(packet)} octets")
-    protocol = packet[9]
-    offset = int.from_bytes(packet[6:8], "big") & _FRAGMENT_OFFSET_MASK
-    ports = (None, None) if offset else _ports(protocol, packet, header_length, length)
-    return Flow(
-        version=4,
-        source=int.from_bytes(packet[12:16], "big"),
-        destination=int.from_bytes(packet[16:20], "big"),
-        protocol=protocol,
-        source_port=ports[0],
-        destination_port=ports[1],
-        length=length,
-    )
+    ports = (None, None) if offset & _FRAGMENT_OFFSET_MASK else _ports(protocol, packet, header_length, length)
+    return Flow(4, source, destination, protocol, *ports, length)
 
 
 def _flow_of_v6(packet: bytes) -> Flow:
@@ -166,10 +158,8 @@ def _pass_extensions(protocol: int, reader: Reader) -> tuple[int, bool, bool]:
 
 def _ports(protocol: int, packet: bytes, offset: int, end: int) -> tuple[int | None, int | None]:
     if protocol in _PROTOCOLS_WITH_PORTS and offset + 4 <= end:
-        return (
-            int.from_bytes(packet[offset : offset + 2], "big"),
-            int.from_bytes(packet[offset + 2 : offset + 4], "big"),
-        )
+        source, destination = _PORTS.unpack_from(packet, offset)
+        return source, destination
     if protocol in (ICMP, ICMPV6) and offset + 2 <= end:
         kind = int.from_bytes(packet[offset : offset + 2], "big")
         return kind, kind

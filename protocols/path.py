@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = IPv4Address | IPv6Address
+ENDPOINTS_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +20,18 @@ class Endpoint:
     @classmethod
     def of(cls, address: str | Address, port: int) -> Endpoint:
         """Build from text or an address; ``ValueError`` on bad text."""
-        return cls(ip_address(address) if isinstance(address, str) else address, port)
+        return _known(address, port)
 
     def __str__(self) -> str:
         if self.address.version == 6:
             return f"[{self.address}]:{self.port}"
         return f"{self.address}:{self.port}"
+
+
+@lru_cache(maxsize=ENDPOINTS_KEPT)
+def _known(address: str | Address, port: int) -> Endpoint:
+    """Every datagram names its source: to parse it costs more than to open its ESP."""
+    return Endpoint(ip_address(address) if isinstance(address, str) else address, port)
 
 
 @dataclass(frozen=True, slots=True)

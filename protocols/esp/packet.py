@@ -10,6 +10,7 @@ A sealer or opener is keyed once and kept for the life of its SA. Replay and sel
 from __future__ import annotations
 
 import hmac
+from functools import cache
 from typing import Protocol
 
 from protocols.entropy import Entropy
@@ -100,7 +101,11 @@ def _alignment(suite: EspSuite) -> int:
 
 def _trailer(payload_length: int, alignment: int, next_header: int) -> bytes:
     """Padding, pad length and next header (RFC 4303 §2.4 to §2.6)."""
-    pad_length = -(payload_length + TRAILER_LENGTH) % alignment
+    return _trailer_of(-(payload_length + TRAILER_LENGTH) % alignment, next_header)
+
+
+@cache
+def _trailer_of(pad_length: int, next_header: int) -> bytes:
     return _PADDING[:pad_length] + bytes((pad_length, next_header))
 
 
@@ -183,12 +188,13 @@ class _AeadSealer:
     def seal(self, sequence: int, payload: bytes, next_header: int) -> bytes:
         """Build the packet; see ``EspSealer``."""
         iv = sequence.to_bytes(self._iv_length, "big")
+        header = self._spi + iv[4:]
         ciphertext = self._aead.encrypt(
             self._salt + iv,
             payload + _trailer(len(payload), ALIGNMENT, next_header),
-            _associated_data(self._spi, sequence, self._esn),
+            self._spi + iv if self._esn else header,  # see _associated_data: the IV is the sequence number
         )
-        return self._spi + iv[4:] + iv + ciphertext
+        return header + iv + ciphertext
 
 
 class _AeadOpener:

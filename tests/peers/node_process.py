@@ -76,6 +76,12 @@ class NodeProcess:
             self._status, what=f"{self.module} starting", timeout=START_TIMEOUT, process=self._process, log=self.log
         )
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def _status(self) -> JsonValue:
         with contextlib.suppress(BackendError):
             return call_sync(self.control, "node.status")

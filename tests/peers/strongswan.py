@@ -300,6 +300,12 @@ class Charon:
             self._process.wait()
 
     @property
+    def pid(self) -> int:
+        """The daemon's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether the daemon is alive."""
         return self._process is not None and self._process.poll() is None
