@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from protocols.esp.sa import EspMode
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
     FRAGMENT_SIZE,
@@ -143,6 +144,19 @@ class RedirectSection(ConfigurationModel):
     names: dict[str, IpAddress] = {}
 
 
+class ChildSaSection(ConfigurationModel):
+    """The ESP SA that the attach asks for; BEET mode is for one host on the other side."""
+
+    mode: EspMode = EspMode.TUNNEL
+    remote_host: IpAddress | None = None
+
+    @model_validator(mode="after")
+    def _one_host(self) -> ChildSaSection:
+        if self.mode is EspMode.BEET and self.remote_host is None:
+            raise PydanticCustomError("remote_host", "child_sa.remote_host, the one host that mode: beet is for")
+        return self
+
+
 class TraceSection(ConfigurationModel):
     """How much is kept, and whether keys may leave the process."""
 
@@ -186,6 +200,7 @@ class UeConfiguration(ConfigurationModel):
     ike_lifetime: IkeLifetime | None = None
     additional_children: Count = ADDITIONAL_CHILDREN
     force_encapsulation: AutoFlag = "auto"
+    child_sa: ChildSaSection = ChildSaSection()
     fragmentation: bool = True
     fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
     window_size: Annotated[Count, Field(ge=1, le=255)] = 1
@@ -238,6 +253,10 @@ class UeConfiguration(ConfigurationModel):
         through = [access for access in self.accesses.values() if access.next_hop is not None]
         if any(access.next_hop.version != access.address.version for access in through if access.next_hop):
             raise PydanticCustomError("accesses", "next hops of their access address's IP version")
+        host = self.child_sa.remote_host
+        if host is not None and self.pdn_type.versions != (host.version,):
+            expected = "child_sa.remote_host to be of the IP version that pdn_type asks for alone"
+            raise PydanticCustomError("child_sa", expected)
         for pdn in (self, *self.pdns.values()):
             check_previous_addresses(pdn.request.previous_addresses, pdn.pdn_type)
         names = [Apn(self.apn).network_identifier, *(Apn(pdn.apn).network_identifier for pdn in self.pdns.values())]
@@ -283,6 +302,7 @@ class UeConfiguration(ConfigurationModel):
                     "request": section.request or self.request.model_copy(update={"previous_addresses": ()}),
                     "data_plane": section.data_plane or self._plane(number),
                     "additional_pdns": {},
+                    "child_sa": ChildSaSection(),
                 }
             )
             for number, (name, section) in enumerate(self.additional_pdns.items(), 1)

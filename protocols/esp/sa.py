@@ -1,6 +1,6 @@
 """Child SAs (RFC 4303): the frozen specification that the key exchange hands over, and its running state.
 
-Tunnel mode, IPv4 and IPv6 inside; anti-replay with 32- and 64-bit sequence numbers; selectors checked on
+Tunnel mode and BEET mode, IPv4 and IPv6 inside; anti-replay with 32- and 64-bit sequence numbers; selectors checked on
 receipt. Left to others: lifetimes (``protocols.ikev2``), outer headers, fragmentation, DSCP and ECN.
 """
 
@@ -11,6 +11,7 @@ from enum import Enum
 
 from protocols.entropy import Entropy
 from protocols.errors import AuthenticationError, DecodeError, LocalError
+from protocols.esp import beet
 from protocols.esp.packet import (
     HEADER_LENGTH,
     SEQUENCE_MASK,
@@ -24,7 +25,7 @@ from protocols.esp.packet import (
     strip_trailer,
 )
 from protocols.ikev2.suites import EspSuite
-from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, Flow, flow_of
+from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, Flow, flow_of, is_fragment
 from protocols.path import Path
 from protocols.secret import Secret
 from protocols.selectors import PORT_MAXIMUM, TrafficSelector
@@ -50,9 +51,16 @@ class UsageLimits:
 UNLIMITED = UsageLimits()
 
 
+class EspMode(str, Enum):
+    """What of the inner packet is in the ESP packet: all of it (RFC 4303 §3.1.2), or not its IP header."""
+
+    TUNNEL = "tunnel"
+    BEET = "beet"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChildSaSpec:
-    """One pair of ESP SAs, tunnel mode, as negotiated; SPIs are four octets.
+    """One pair of ESP SAs as negotiated; SPIs are four octets.
 
     ``inbound`` is what we receive (our SPI), ``outbound`` what we send (the peer's SPI). Encryption
     keys of AEAD suites include their salt. ``path`` is the outer path; with ``encapsulation`` ESP goes
@@ -72,6 +80,7 @@ class ChildSaSpec:
     encapsulation: bool = True
     replay_window: int = 128
     limits: UsageLimits = UNLIMITED
+    mode: EspMode = EspMode.TUNNEL
 
 
 class DropReason(str, Enum):
@@ -79,7 +88,7 @@ class DropReason(str, Enum):
 
     Of an SA: ``REPLAYED`` (or too old), ``BAD_ICV``, ``BAD_SELECTOR``, ``MALFORMED``, ``DUMMY`` (RFC 4303
     §2.6), ``SEQUENCE_EXHAUSTED``, ``LIFETIME_EXPIRED``. Of no SA: ``UNKNOWN_SPI`` from outside; ``NO_SA``
-    whose selectors match, and ``NOT_IP``, from inside.
+    whose selectors match, and ``NOT_IP``, from inside. ``FRAGMENT`` from inside for an SA in BEET mode.
     """
 
     REPLAYED = "replayed"
@@ -92,6 +101,7 @@ class DropReason(str, Enum):
     NOT_IP = "not_ip"
     SEQUENCE_EXHAUSTED = "sequence_exhausted"
     LIFETIME_EXPIRED = "lifetime_expired"
+    FRAGMENT = "fragment"
 
 
 def _reached(count: int, limit: int | None) -> bool:
@@ -112,6 +122,8 @@ def check_spec(spec: ChildSaSpec) -> None:
         raise LocalError("extended sequence numbers need a replay window")
     if not spec.local_selectors or not spec.remote_selectors:
         raise LocalError("a child SA without traffic selectors")
+    if spec.mode is EspMode.BEET:
+        beet.InnerAddresses.of(spec.local_selectors, spec.remote_selectors)
 
 
 class ReplayWindow:
@@ -228,6 +240,10 @@ class ChildSa:
         self.limited = spec.limits != UNLIMITED
         self.spent = False
         self._soft_reached = False
+        self.overhead_saved_octets = 0
+        self._beet: beet.InnerAddresses | None = None
+        if spec.mode is EspMode.BEET:
+            self._beet = beet.InnerAddresses.of(spec.local_selectors, spec.remote_selectors)
         self._entropy = entropy
         self._sealer: EspSealer | None = None
         self._opener: EspOpener | None = None
@@ -261,8 +277,12 @@ class ChildSa:
             flow.version, flow.destination, flow.protocol, flow.destination_port
         ) and self.local_selectors.matches(flow.version, flow.source, flow.protocol, flow.source_port)
 
+    def carries(self, packet: bytes) -> bool:
+        """Whether the mode lets an inner packet through: BEET mode has no place for what makes a fragment one."""
+        return self._beet is None or not is_fragment(packet)
+
     def seal(self, packet: bytes, version: int) -> bytes:
-        """Encapsulate an inner IP packet (RFC 4303 §3.3).
+        """Encapsulate an inner IP packet (RFC 4303 §3.3) that it ``carries``.
 
         ``LocalError`` once the sequence numbers are used up: they MUST NOT cycle (RFC 4303 §3.3.3).
         """
@@ -277,8 +297,10 @@ class ChildSa:
                 self.spec.outbound_integrity_key,
                 self._entropy,
             )
+        next_header, payload = (IPIP if version == 4 else IPV6, packet) if self._beet is None else beet.strip(packet)
         self.sequence += 1
-        octets = sealer.seal(self.sequence, packet, IPIP if version == 4 else IPV6)
+        octets = sealer.seal(self.sequence, payload, next_header)
+        self.overhead_saved_octets += len(packet) - len(payload)
         self.outbound_packets += 1
         self.outbound_octets += len(packet)
         return octets
@@ -314,10 +336,11 @@ class ChildSa:
             next_header, payload = strip_trailer(plaintext)
             if next_header == NO_NEXT_HEADER:
                 return self.drop(DropReason.DUMMY)  # RFC 4303 §2.6: MUST be discarded without an error
-            flow = flow_of(payload)
+            packet = payload if self._beet is None else beet.restore(next_header, payload, self._beet)
+            flow = flow_of(packet)
         except DecodeError:
             return self.drop(DropReason.MALFORMED)
-        if next_header != (IPIP if flow.version == 4 else IPV6):
+        if self._beet is None and next_header != (IPIP if flow.version == 4 else IPV6):
             return self.drop(DropReason.MALFORMED)
         # RFC 4301 §5.2: the packet MUST match the selectors of the SA it came by.
         if not (
@@ -327,8 +350,9 @@ class ChildSa:
             return self.drop(DropReason.BAD_SELECTOR)
         self.inbound_packets += 1
         self.inbound_octets += flow.length
+        self.overhead_saved_octets += len(packet) - len(payload)
         # RFC 4303 §2.7: what follows the packet is padding against traffic analysis.
-        return payload if flow.length == len(payload) else payload[: flow.length]
+        return packet if flow.length == len(packet) else packet[: flow.length]
 
     def drop(self, reason: DropReason) -> DropReason:
         """Count a packet of this SA that goes no further."""

@@ -52,8 +52,8 @@ class World:
 
     def encapsulation(self) -> set[JsonValue]:
         """Of the child SA, at both ends."""
-        (served,) = self.gateway.call("sessions.list", state="established")["sessions"]  # type: ignore[misc]
-        (session,) = self.ue.call("ue.status")["sessions"]  # type: ignore[misc]
+        served = self.gateway.call("sessions.list", state="established")["sessions"][0]  # type: ignore[index]
+        session = self.ue.call("ue.status")["sessions"][0]  # type: ignore[index]
         return {end["child_sas"][0]["encapsulation"] for end in (served, session)}  # type: ignore[index,call-overload]
 
     def until(self, encapsulation: bool) -> None:
@@ -77,7 +77,14 @@ class World:
 
 
 @contextmanager
-def opened(directory: Path, *, gateway_prefix: tuple[str, ...] = ()) -> Iterator[World]:
+def opened(
+    directory: Path,
+    *,
+    gateway_prefix: tuple[str, ...] = (),
+    gateway: dict[str, object] | None = None,
+    ue: dict[str, object] | None = None,
+) -> Iterator[World]:
+    """AAA, gateway and UE between namespaces; ``gateway`` and ``ue`` are further keys of their configurations."""
     database = SubscriberDatabase(f"sqlite:///{directory / 'aaa.db'}")
     database.migrate()
     (user,) = provision(database, [1])
@@ -85,15 +92,16 @@ def opened(directory: Path, *, gateway_prefix: tuple[str, ...] = ()) -> Iterator
     assert user.opc is not None
     make_pki(directory / "pki", (FQDN, "internet"))
     aaa = {"identity": {"host": HOST, "realm": REALM}, "database": "sqlite:///aaa.db"}
-    epdg = {
+    gateway_keys = {
         "plmn": {"mcc": "001", "mnc": "01"},
         "listen": {"addresses": [str(GATEWAY.ip), GATEWAY6]},
         "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
         "diameter": {"host": f"epdg.{REALM}", "realm": REALM, "peers": [{"host": HOST, "address": "127.0.0.1"}]},
         "apns": {"internet": {"pool": "10.45.0.0/24"}},
         "data_plane": {"hosts": [CORE_HOST]},
+        **(gateway or {}),
     }
-    ue = {
+    ue_keys = {
         "imsi": str(user.imsi),
         "plmn": {"mcc": "001", "mnc": "01"},
         "usim": {"k": user.k.reveal().hex(), "opc": user.opc.reveal().hex()},
@@ -105,15 +113,16 @@ def opened(directory: Path, *, gateway_prefix: tuple[str, ...] = ()) -> Iterator
             "six": {"address": ACCESS6},
         },
         "data_plane": {"kind": "tun", "device": "ue0", "routes": [f"{CORE_HOST}/32"]},
+        **(ue or {}),
     }
     with ExitStack() as stack:
         stage = stack.enter_context(namespaces())
         _dual_stack(stage)
         stack.enter_context(NodeProcess(stage.gateway, "aaa", directory, aaa))
-        gateway = stack.enter_context(NodeProcess(stage.gateway, "epdg", directory, epdg, prefix=gateway_prefix))
-        wait_until(lambda: has_peer(gateway), what="the gateway's AAA server", timeout=20.0, log=gateway.log)
-        node = stack.enter_context(NodeProcess(stage.ue, "ue", directory, ue, verb="run"))
-        yield World(stage=stage, directory=directory, gateway=gateway, ue=node)
+        node = stack.enter_context(NodeProcess(stage.gateway, "epdg", directory, gateway_keys, prefix=gateway_prefix))
+        wait_until(lambda: has_peer(node), what="the gateway's AAA server", timeout=20.0, log=node.log)
+        user_node = stack.enter_context(NodeProcess(stage.ue, "ue", directory, ue_keys, verb="run"))
+        yield World(stage=stage, directory=directory, gateway=node, ue=user_node)
 
 
 def _dual_stack(stage: AccessTopology) -> None:

@@ -111,6 +111,7 @@ class UserspaceDataPlane:
             bad_selector=drops.get(DropReason.BAD_SELECTOR, 0),
             malformed=drops.get(DropReason.MALFORMED, 0),
             dummy=drops.get(DropReason.DUMMY, 0),
+            overhead_saved_octets=sa.overhead_saved_octets,
         )
 
     def poll_event(self) -> DataPlaneEvent | None:
@@ -176,6 +177,9 @@ class UserspaceDataPlane:
             return False
         if sa.spent:
             self._drop(sa.drop(DropReason.LIFETIME_EXPIRED))
+            return False
+        if not sa.carries(packet):
+            self._drop(sa.drop(DropReason.FRAGMENT))
             return False
         octets = sa.seal(packet if len(packet) == flow.length else packet[: flow.length], flow.version)
         if sa.at_sequence_threshold:
