@@ -70,6 +70,7 @@ class ChildCounters(Answer):
     bad_selector: int = 0
     malformed: int = 0
     strayed_packets: int = 0
+    overhead_saved_octets: int = 0
 
 
 class ChildSaView(Answer):
@@ -82,6 +83,7 @@ class ChildSaView(Answer):
     remote_selectors: list[str] = []
     path: OuterPath | None = None
     encapsulation: bool | str = False
+    mode: str = "tunnel"
     counters: ChildCounters | None = Field(default=None, description="null when the data plane has none")
 
 

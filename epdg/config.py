@@ -179,6 +179,7 @@ class IkeSection(ConfigurationModel):
     eap_only: bool = False
     mobike: bool = True
     force_encapsulation: AutoFlag = "auto"
+    allow_beet: bool = False
     return_routability: ReturnRoutability = ReturnRoutability.BEFORE_UPDATE
     return_routability_interval: Interval = RETURN_ROUTABILITY_INTERVAL
     acceptable_addresses: tuple[IpNetwork, ...] = ()

@@ -78,6 +78,7 @@ def child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str,
         "remote_selectors": [str(selector) for selector in spec.remote_selectors],
         "path": path_view(spec.path),
         "encapsulation": spec.encapsulation,
+        "mode": spec.mode.value,
         "counters": None if counters is None else dict(vars(counters)),
     }
 

@@ -64,6 +64,7 @@ def responder_config(
         fragment_size=ike.fragment_size,
         window_size=ike.window_size,
         force_encapsulation=force_encapsulation,
+        beet=ike.allow_beet,
         nat_traversal_port=configuration.listen.nat_traversal_port,
         remote_nat_traversal_port=configuration.listen.nat_traversal_port,
         liveness_interval=ike.liveness_interval,

@@ -102,6 +102,13 @@ def transport_of(packet: bytes) -> tuple[int, int | None]:
     return protocol, reader.offset if first else None
 
 
+def is_fragment(packet: bytes) -> bool:
+    """Whether an IP packet is a fragment of another; ``DecodeError`` when its headers are not whole."""
+    if packet[0] >> 4 == 4:
+        return bool(int.from_bytes(packet[6:8], "big") & (_FRAGMENT_OFFSET_MASK | _MORE_FRAGMENTS))
+    return _pass_extensions(packet[6], Reader(packet, IPV6_HEADER_LENGTH))[2]
+
+
 def _flow_of_v4(packet: bytes) -> Flow:
     if len(packet) < IPV4_HEADER_LENGTH:
         raise DecodeError(f"an IPv4 packet of {len(packet)} octets")

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from protocols.esp.sa import EspMode
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
     FRAGMENT_SIZE,
@@ -144,6 +145,19 @@ class RedirectSection(ConfigurationModel):
     names: dict[str, IpAddress] = {}
 
 
+class ChildSaSection(ConfigurationModel):
+    """The ESP SA that the attach asks for; BEET mode is for one host on the other side."""
+
+    mode: EspMode = EspMode.TUNNEL
+    remote_host: IpAddress | None = None
+
+    @model_validator(mode="after")
+    def _one_host(self) -> ChildSaSection:
+        if self.mode is EspMode.BEET and self.remote_host is None:
+            raise PydanticCustomError("remote_host", "child_sa.remote_host, the one host that mode: beet is for")
+        return self
+
+
 class TraceSection(ConfigurationModel):
     """How much is kept, and whether keys may leave the process."""
 
@@ -187,6 +201,7 @@ class UeConfiguration(ConfigurationModel):
     ike_lifetime: IkeLifetime | None = None
     additional_children: Count = ADDITIONAL_CHILDREN
     force_encapsulation: AutoFlag = "auto"
+    child_sa: ChildSaSection = ChildSaSection()
     fragmentation: bool = True
     fragment_size: Annotated[Count, Field(ge=256, le=65535)] = FRAGMENT_SIZE
     window_size: Annotated[Count, Field(ge=1, le=255)] = 1
@@ -237,6 +252,9 @@ class UeConfiguration(ConfigurationModel):
         through = [access for access in self.accesses.values() if access.next_hop is not None]
         if any(access.next_hop.version != access.address.version for access in through if access.next_hop):
             raise unfit("next hops of their access address's IP version", "accesses")
+        host = self.child_sa.remote_host
+        if host is not None and self.pdn_type.versions != (host.version,):
+            raise unfit("an address of the IP version that pdn_type asks for alone", "child_sa", "remote_host")
         check_previous_addresses(self.request.previous_addresses, self.pdn_type)
         for name, pdn in self.pdns.items():
             check_previous_addresses(pdn.request.previous_addresses, pdn.pdn_type, ("additional_pdns", name, "request"))
@@ -288,6 +306,7 @@ class UeConfiguration(ConfigurationModel):
                     "request": section.request or self.request.model_copy(update={"previous_addresses": ()}),
                     "data_plane": section.data_plane or self._plane(number),
                     "additional_pdns": {},
+                    "child_sa": ChildSaSection(),
                 }
             )
             for number, (name, section) in enumerate(self.additional_pdns.items(), 1)

@@ -138,6 +138,7 @@ def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str
         "remote_selectors": [str(selector) for selector in spec.remote_selectors],
         "path": path_view(spec.path),
         "encapsulation": spec.encapsulation,
+        "mode": spec.mode.value,
         "counters": counters_view(counters),
     }
 

@@ -11,6 +11,7 @@ from protocols.eap.aka.peer import PeerOptions, TemporaryIdentities
 from protocols.eap.unauthenticated import emergency_nai
 from protocols.entropy import Entropy
 from protocols.errors import BackendError, ConfigurationError, LocalError
+from protocols.esp.sa import EspMode
 from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload
@@ -68,6 +69,7 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
     gateway = configuration.gateway
     versions = configuration.pdn_type.versions
     selectors = tuple(_FULL_RANGE[version] for version in versions)
+    host = configuration.child_sa.remote_host
     return InitiatorConfig(
         ike_policy=IkePolicy.of(configuration.algorithms.ike),
         esp_policy=EspPolicy.of(configuration.algorithms.esp),
@@ -103,7 +105,8 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         redirect=configuration.redirect.obey,
         resumption=configuration.resumption,
         local_selectors=selectors,
-        remote_selectors=selectors,
+        remote_selectors=selectors if host is None else (TrafficSelector.host(host),),
+        beet=configuration.child_sa.mode is EspMode.BEET,
     )
 
 

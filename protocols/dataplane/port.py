@@ -23,6 +23,7 @@ class ChildSaCounters:
     ``congestion`` are drops as in ``protocols.esp.sa.DropReason``; ``fragmented`` are packets that went in pieces,
     ``mss_clamped`` SYNs of either direction, ``congestion_marked`` inbound packets that were marked CE on the way
     (RFC 6040), ``ecn_unused`` those whose inner and outer ECN do not go together (RFC 6040 §4.2).
+    ``overhead_saved_octets`` are those of inner IP headers that BEET mode has left out, both directions.
     """
 
     inbound_packets: int = 0
@@ -42,6 +43,7 @@ class ChildSaCounters:
     mss_clamped: int = 0
     congestion_marked: int = 0
     ecn_unused: int = 0
+    overhead_saved_octets: int = 0
 
     @property
     def evidence(self) -> int:

@@ -1,6 +1,6 @@
 """Child SAs (RFC 4303): the frozen specification that the key exchange hands over, and its running state.
 
-Tunnel mode, IPv4 and IPv6 inside; anti-replay with 32- and 64-bit sequence numbers; selectors checked on
+Tunnel mode and BEET mode, IPv4 and IPv6 inside; anti-replay with 32- and 64-bit sequence numbers; selectors checked on
 receipt. Left to others: lifetimes (``protocols.ikev2``), fragmentation (``path_mtu``), DSCP, ECN (``traffic_class``).
 """
 
@@ -12,6 +12,7 @@ from math import inf
 
 from protocols.entropy import Entropy
 from protocols.errors import AuthenticationError, DecodeError, LocalError
+from protocols.esp import beet
 from protocols.esp.packet import (
     HEADER_LENGTH,
     SEQUENCE_MASK,
@@ -25,7 +26,7 @@ from protocols.esp.packet import (
     strip_trailer,
 )
 from protocols.ikev2.suites import EspSuite
-from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, PACKET_MAXIMUM, Flow, flow_of, transport_of
+from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, PACKET_MAXIMUM, Flow, flow_of, is_fragment, transport_of
 from protocols.path import Path
 from protocols.secret import Secret
 from protocols.selectors import PORT_MAXIMUM, TrafficSelector
@@ -52,9 +53,16 @@ class UsageLimits:
 UNLIMITED = UsageLimits()
 
 
+class EspMode(str, Enum):
+    """What of the inner packet is in the ESP packet: all of it (RFC 4303 §3.1.2), or not its IP header."""
+
+    TUNNEL = "tunnel"
+    BEET = "beet"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChildSaSpec:
-    """One pair of ESP SAs, tunnel mode, as negotiated; SPIs are four octets.
+    """One pair of ESP SAs as negotiated; SPIs are four octets.
 
     ``inbound`` is what we receive (our SPI), ``outbound`` what we send (the peer's SPI). Encryption
     keys of AEAD suites include their salt. ``path`` is the outer path; with ``encapsulation`` ESP goes
@@ -74,6 +82,7 @@ class ChildSaSpec:
     encapsulation: bool = True
     replay_window: int = REPLAY_WINDOW
     limits: UsageLimits = UNLIMITED
+    mode: EspMode = EspMode.TUNNEL
 
 
 class DropReason(str, Enum):
@@ -81,8 +90,9 @@ class DropReason(str, Enum):
 
     Of an SA: ``REPLAYED`` (or too old), ``BAD_ICV``, ``BAD_SELECTOR``, ``MALFORMED``, ``DUMMY`` (RFC 4303
     §2.6), ``SEQUENCE_EXHAUSTED``, ``LIFETIME_EXPIRED``, ``TOO_BIG`` for the path (RFC 4301 §8.2.1), ``FRAGMENT``
-    without the ports that the selectors name (§7.3), ``CONGESTION`` met by what knows no ECN (RFC 6040 §4.2). Of no
-    SA: ``UNKNOWN_SPI`` from outside; ``NO_SA`` whose selectors match, and ``NOT_IP``, from inside.
+    without the ports that the selectors name (§7.3), or in BEET mode, ``CONGESTION`` met by what knows no ECN
+    (RFC 6040 §4.2). Of no SA: ``UNKNOWN_SPI`` from outside; ``NO_SA`` whose selectors match, and ``NOT_IP``, from
+    inside.
     """
 
     REPLAYED = "replayed"
@@ -118,6 +128,8 @@ def check_spec(spec: ChildSaSpec) -> None:
         raise LocalError("extended sequence numbers need a replay window")
     if not spec.local_selectors or not spec.remote_selectors:
         raise LocalError("a child SA without traffic selectors")
+    if spec.mode is EspMode.BEET:
+        beet.InnerAddresses.of(spec.local_selectors, spec.remote_selectors)
 
 
 class ReplayWindow:
@@ -247,6 +259,10 @@ class ChildSa:
         self.limited = spec.limits != UNLIMITED
         self.spent = False
         self._soft_reached = False
+        self.overhead_saved_octets = 0
+        self._beet: beet.InnerAddresses | None = None
+        if spec.mode is EspMode.BEET:
+            self._beet = beet.InnerAddresses.of(spec.local_selectors, spec.remote_selectors)
         self._entropy = entropy
         self._sealer: EspSealer | None = None
         self._opener: EspOpener | None = None
@@ -286,8 +302,12 @@ class ChildSa:
             flow.version, flow.destination, flow.protocol
         ) and self.local_selectors.matches_but_for_port(flow.version, flow.source, flow.protocol)
 
+    def carries(self, packet: bytes) -> bool:
+        """Whether the mode lets an inner packet through: BEET mode has no place for what makes a fragment one."""
+        return self._beet is None or not is_fragment(packet)
+
     def seal(self, packet: bytes, version: int) -> bytes:
-        """Encapsulate an inner IP packet (RFC 4303 §3.3).
+        """Encapsulate an inner IP packet (RFC 4303 §3.3) that it ``carries``.
 
         ``LocalError`` once the sequence numbers are used up: they MUST NOT cycle (RFC 4303 §3.3.3).
         """
@@ -302,8 +322,10 @@ class ChildSa:
                 self.spec.outbound_integrity_key,
                 self._entropy,
             )
+        next_header, payload = (IPIP if version == 4 else IPV6, packet) if self._beet is None else beet.strip(packet)
         self.sequence += 1
-        octets = sealer.seal(self.sequence, packet, IPIP if version == 4 else IPV6)
+        octets = sealer.seal(self.sequence, payload, next_header)
+        self.overhead_saved_octets += len(packet) - len(payload)
         self.outbound_packets += 1
         self.outbound_octets += len(packet)
         return octets
@@ -339,10 +361,11 @@ class ChildSa:
             next_header, payload = strip_trailer(plaintext)
             if next_header == NO_NEXT_HEADER:
                 return self.drop(DropReason.DUMMY)  # RFC 4303 §2.6: MUST be discarded without an error
-            flow = flow_of(payload)
+            packet = payload if self._beet is None else beet.restore(next_header, payload, self._beet)
+            flow = flow_of(packet)
         except DecodeError:
             return self.drop(DropReason.MALFORMED)
-        if next_header != (IPIP if flow.version == 4 else IPV6):
+        if self._beet is None and next_header != (IPIP if flow.version == 4 else IPV6):
             return self.drop(DropReason.MALFORMED)
         # RFC 4301 §5.2: the packet MUST match the selectors of the SA it came by.
         if not (
@@ -352,8 +375,9 @@ class ChildSa:
             return self.drop(self._why_not_selected(payload, flow))
         self.inbound_packets += 1
         self.inbound_octets += flow.length
+        self.overhead_saved_octets += len(packet) - len(payload)
         # RFC 4303 §2.7: what follows the packet is padding against traffic analysis.
-        return payload if flow.length == len(payload) else payload[: flow.length]
+        return packet if flow.length == len(packet) else packet[: flow.length]
 
     def _why_not_selected(self, packet: bytes, flow: Flow) -> DropReason:
         """RFC 4301 §7.3: a later fragment MUST be discarded where ports are selected, and that is auditable."""

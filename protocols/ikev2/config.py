@@ -130,8 +130,8 @@ class IkeConfig:
     retransmission, or a hint that the path is bad, the path in use is asked quickly, then a request is tried on
     other address pairs (§3.10); ``None``: never. ``follow_esp``: send ESP to
     where that of a peer behind a NAT comes from (§3.8); without MOBIKE, IKE too (RFC 7296 §2.23).
-    ``hold_lifetime``: silence of the peer shorter than that does not end the SA (§3.11). ``replay_window``: of child
-    SAs, in packets.
+    ``hold_lifetime``: silence of the peer shorter than that does not end the SA (§3.11). ``beet``: ask for BEET mode,
+    or agree to it. ``replay_window``: of child SAs, in packets.
     """
 
     ike_policy: IkePolicy
@@ -158,6 +158,7 @@ class IkeConfig:
     follow_esp: bool = True
     hold_lifetime: float | None = None
     crash_secrets: tuple[Secret, ...] = ()
+    beet: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

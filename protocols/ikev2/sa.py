@@ -104,6 +104,7 @@ class IkeSa:
         self.redirect_supported = False
         self.resumption = tickets.Resumption()
         self.childless = False
+        self.beet_understood = False
         self.window = Window(config.retransmission)
         self.timers = SaTimers(config)
         self.dropped: Counter[str] = Counter()
@@ -352,6 +353,7 @@ class IkeSa:
         self.extension, self.granted, self.peer_hashes = old.extension, old.granted, old.peer_hashes
         self.authenticated_until = old.authenticated_until
         self.redirect_supported, self.childless = old.redirect_supported, old.childless
+        self.beet_understood = old.beet_understood
         self._queue.extend(old._queue)
         tickets.succeed(old, self)
         self._delayed += old._delayed

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.events import Event, IkeKeysDerived, MessageReceived, MessageSent, StateChanged
-from protocols.ikev2.registry import EncryptionId, IntegrityId
+from protocols.ikev2.registry import EncryptionId, ExchangeType, IntegrityId
+from protocols.ikev2.tasks.beet import USE_BEET_MODE
 from protocols.path import Path
 from protocols.threegpp.causes import NOTIFY_NAMES
 from protocols.trace.keys import EspKeysRecord, IkeKeysRecord
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import Kind
+
+# REACTIVATION_REQUESTED_CAUSE has the number of strongSwan's USE_BEET_MODE, and stands in INFORMATIONAL alone
+_NAMES_ELSEWHERE = {**NOTIFY_NAMES, int(USE_BEET_MODE): "USE_BEET_MODE"}
 
 
 def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
@@ -18,6 +22,7 @@ def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
         return
     if isinstance(event, (MessageSent, MessageReceived)):
         message = event.message
+        names = NOTIFY_NAMES if message.exchange == ExchangeType.INFORMATIONAL else _NAMES_ELSEWHERE
         fragments = {} if event.fragments == 1 else {"fragments": event.fragments}
         recorder.record(
             Kind.MESSAGE,
@@ -27,7 +32,7 @@ def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
                 "interface": "SWu",
                 "peer": str(event.path.remote),
                 "name": message.name,
-                "summary": message.summary(NOTIFY_NAMES),
+                "summary": message.summary(names),
                 "detail": {
                     "spi_i": message.spi_i.hex(),
                     "spi_r": message.spi_r.hex(),

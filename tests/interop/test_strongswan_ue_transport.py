@@ -1,7 +1,7 @@
 """Debian's strongSwan as a UE: small fragments, cookies, NATs that come, change and go, liveness from both ends.
 
 The gateway demands a COOKIE of everybody and sends fragments for 256 octets, charon as well. kernel-libipsec always
-encapsulates ESP in UDP; bare ESP and ESN are left to charon with kernel-netlink.
+encapsulates ESP in UDP and has no ESN; bare ESP is the matter of ``test_strongswan_kernel``.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path as FilePath
 
 import pytest
 
@@ -23,14 +24,16 @@ from lab.namespaces import (
     AccessTopology,
     Namespace,
 )
+from protocols.errors import BackendError
 from protocols.io.evidence import write_evidence
 from protocols.io.raw import RawEspLink, esp_transport
+from protocols.path import Endpoint, Path
 from protocols.trace.records import JsonValue
 from tests.nodes.test_outer_ipv6 import has_peer, nat
 from tests.nodes.test_ue_node import records_of
 from tests.peers.aaa_node import HOST, REALM
 from tests.peers.epdg_node import CORE_HOST, FQDN
-from tests.peers.namespaces import namespaces, ping
+from tests.peers.namespaces import namespaces, ping, require_namespaces
 from tests.peers.node_process import NodeProcess
 from tests.peers.processes import wait_until
 from tests.peers.tshark import Tshark
@@ -46,14 +49,14 @@ WITHOUT_RAW = ("setpriv", "--bounding-set", "-net_raw")
 @dataclass(frozen=True, kw_only=True)
 class World:
     stage: AccessTopology
-    directory: Path
+    directory: FilePath
     gateway: NodeProcess
     ue: NodeProcess
 
     def encapsulation(self) -> set[JsonValue]:
         """Of the child SA, at both ends."""
-        (served,) = self.gateway.call("sessions.list", state="established")["sessions"]  # type: ignore[misc]
-        (session,) = self.ue.call("ue.status")["sessions"]  # type: ignore[misc]
+        served = self.gateway.call("sessions.list", state="established")["sessions"][0]  # type: ignore[index]
+        session = self.ue.call("ue.status")["sessions"][0]  # type: ignore[index]
         return {end["child_sas"][0]["encapsulation"] for end in (served, session)}  # type: ignore[index,call-overload]
 
     def until(self, encapsulation: bool) -> None:
@@ -77,7 +80,14 @@ class World:
 
 
 @contextmanager
-def opened(directory: Path, *, gateway_prefix: tuple[str, ...] = ()) -> Iterator[World]:
+def opened(
+    directory: FilePath,
+    *,
+    gateway_prefix: tuple[str, ...] = (),
+    gateway: dict[str, object] | None = None,
+    ue: dict[str, object] | None = None,
+) -> Iterator[World]:
+    """AAA, gateway and UE between namespaces; ``gateway`` and ``ue`` are further keys of their configurations."""
     database = SubscriberDatabase(f"sqlite:///{directory / 'aaa.db'}")
     database.migrate()
     (user,) = provision(database, [1])
@@ -85,15 +95,16 @@ def opened(directory: Path, *, gateway_prefix: tuple[str, ...] = ()) -> Iterator
     assert user.opc is not None
     make_pki(directory / "pki", (FQDN, "internet"))
     aaa = {"identity": {"host": HOST, "realm": REALM}, "database": "sqlite:///aaa.db"}
-    epdg = {
+    gateway_keys = {
         "plmn": {"mcc": "001", "mnc": "01"},
         "listen": {"addresses": [str(GATEWAY.ip), GATEWAY6]},
         "certificate": {"chain": "pki/gateway.pem", "key": "pki/gateway.key"},
         "diameter": {"host": f"epdg.{REALM}", "realm": REALM, "peers": [{"host": HOST, "address": "127.0.0.1"}]},
         "apns": {"internet": {"pool": "10.45.0.0/24"}},
         "data_plane": {"hosts": [CORE_HOST]},
+        **(gateway or {}),
     }
-    ue = {
+    ue_keys = {
         "imsi": str(user.imsi),
         "plmn": {"mcc": "001", "mnc": "01"},
         "usim": {"k": user.k.reveal().hex(), "opc": user.opc.reveal().hex()},
@@ -105,15 +116,16 @@ def opened(directory: Path, *, gateway_prefix: tuple[str, ...] = ()) -> Iterator
             "six": {"address": ACCESS6},
         },
         "data_plane": {"kind": "tun", "device": "ue0", "routes": [f"{CORE_HOST}/32"]},
+        **(ue or {}),
     }
     with ExitStack() as stack:
         stage = stack.enter_context(namespaces())
         _dual_stack(stage)
         stack.enter_context(NodeProcess(stage.gateway, "aaa", directory, aaa))
-        gateway = stack.enter_context(NodeProcess(stage.gateway, "epdg", directory, epdg, prefix=gateway_prefix))
-        wait_until(lambda: has_peer(gateway), what="the gateway's AAA server", timeout=20.0, log=gateway.log)
-        node = stack.enter_context(NodeProcess(stage.ue, "ue", directory, ue, verb="run"))
-        yield World(stage=stage, directory=directory, gateway=gateway, ue=node)
+        node = stack.enter_context(NodeProcess(stage.gateway, "epdg", directory, gateway_keys, prefix=gateway_prefix))
+        wait_until(lambda: has_peer(node), what="the gateway's AAA server", timeout=20.0, log=node.log)
+        user_node = stack.enter_context(NodeProcess(stage.ue, "ue", directory, ue_keys, verb="run"))
+        yield World(stage=stage, directory=directory, gateway=node, ue=user_node)
 
 
 def _dual_stack(stage: AccessTopology) -> None:
@@ -161,7 +173,7 @@ def _pcap(frames: list[bytes]) -> bytes:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: FilePath) -> Iterator[World]:
     with opened(tmp_path) as world:
         yield world
 
@@ -208,7 +220,7 @@ def test_bare_without_a_nat_in_udp_behind_one_and_bare_again(world: World) -> No
 
 @pytest.mark.root
 @pytest.mark.timeout(120)
-def test_without_the_right_to_raw_sockets_the_gateway_says_so_and_has_esp_in_udp(tmp_path: Path) -> None:
+def test_without_the_right_to_raw_sockets_the_gateway_says_so_and_has_esp_in_udp(tmp_path: FilePath) -> None:
     """§2.23: it announces a NAT, so that a peer that could do without one goes along."""
     with opened(tmp_path, gateway_prefix=WITHOUT_RAW) as world:
         world.ue.call("ue.attach", access="a")
@@ -216,6 +228,46 @@ def test_without_the_right_to_raw_sockets_the_gateway_says_so_and_has_esp_in_udp
         assert world.encapsulation() == {True}
         assert ping(world.stage.ue, CORE_HOST).received == 3
         assert world.gateway.log().count("ESP goes in UDP only: raw sockets need root or CAP_NET_RAW.") == 1
+
+
+@pytest.mark.root
+def test_raw_links_carry_esp_and_say_in_one_line_what_is_wrong() -> None:
+    """Of IPv4 the kernel hands in the header too, of IPv6 it does not (raw(7), RFC 3542 §3)."""
+
+    async def exchange(here: str, there: str, stranger: str) -> None:
+        inbox: asyncio.Queue[tuple[bytes, Path]] = asyncio.Queue()
+        a = RawEspLink(Endpoint.of(here, 4500), lambda octets, path: None)
+        b = RawEspLink(Endpoint.of(there, 4500), lambda octets, path: inbox.put_nowait((octets, path)))
+        try:
+            a.mark(46)
+            a.bind_to("lo")
+            a.send(b"\0\0\1\0" + bytes(2000), b.local)
+            async with asyncio.timeout(5):
+                octets, path = await inbox.get()
+            assert octets == b"\0\0\1\0" + bytes(2000)
+            assert path == Path(Endpoint.of(there, 0), Endpoint.of(here, 0))
+            a.send(b"nobody", Endpoint.of(stranger, 0))
+            a.send(bytes(70_000), b.local)
+            assert sum(a.dropped.values()) >= 1
+            with pytest.raises(BackendError, match=f"^cannot use interface nowhere for ESP on {there}: "):
+                b.bind_to("nowhere")
+        finally:
+            a.close()
+            b.close()
+            b.close()
+
+    async def story() -> None:
+        await exchange("127.0.0.1", "127.0.0.2", "192.0.2.1")
+        await exchange("fd77::1", "fd77::2", "2001:db8::1")
+        for absent in ("192.0.2.77", "2001:db8::77"):
+            with pytest.raises(BackendError, match=f"^cannot use ESP on {absent}: "):
+                RawEspLink(Endpoint.of(absent, 0), lambda octets, path: None)
+
+    require_namespaces()
+    with Namespace("raw", ipv6=True) as namespace:
+        for address in ("fd77::1/128", "fd77::2/128"):
+            namespace.add_address("lo", address)
+        namespace.call(lambda: asyncio.run(story()))
 
 
 def test_who_decides_whether_there_is_bare_esp() -> None:

@@ -36,6 +36,12 @@ EPDG_REFUSALS = [
         "ike.acceptable_addresses.0: got '10.0.0.1/8', expected a network such as 10.45.0.0/16",
     ),
     ("ike.follow_esp", "sometimes", "ike.follow_esp: got 'sometimes', expected true or false"),
+    (
+        "ike.force_encapsulation",
+        "sometimes",
+        "ike.force_encapsulation: got 'sometimes', expected auto, true or false",
+    ),
+    ("ike.allow_beet", "perhaps", "ike.allow_beet: got 'perhaps', expected true or false"),
     ("ike.hold_lifetime", "0", "ike.hold_lifetime: got 0, expected more than 0"),
     ("ike.cookie_rate", "0", "ike.cookie_rate: got 0, expected more than 0.0"),
     ("ike.cookie_threshold", "-1", "ike.cookie_threshold: got -1, expected at least 0"),
@@ -264,6 +270,14 @@ EPDG_REFUSALS = [
     ("apns.internet", "{dns: []}", "apns.internet: got a mapping, expected pool (IPv4), pool6 (IPv6) or both"),
 ]
 UE_REFUSALS = [
+    ("force_encapsulation", "0", "force_encapsulation: got 0, expected auto, true or false"),
+    ("child_sa.mode", "transport", "child_sa.mode: got 'transport', expected 'tunnel' or 'beet'"),
+    ("child_sa", "{mode: beet}", "child_sa: got a mapping, expected child_sa.remote_host, the one host that mode"),
+    (
+        "child_sa.remote_host",
+        "2001:db8::1",
+        "(top): got a mapping, expected child_sa.remote_host to be of the IP version that pdn_type asks for alone",
+    ),
     (
         "algorithms.ike",
         "[aes128-sha256]",

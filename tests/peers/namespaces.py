@@ -55,10 +55,11 @@ def ping(
     source: Address | str | None = None,
     interval: float = 0.05,
     wait: float = 1.0,
+    size: int = 56,
 ) -> Ping:
-    """Send ``count`` ICMP echo requests from inside ``namespace``, optionally from an address."""
+    """Send ``count`` ICMP echo requests of ``size`` octets from inside ``namespace``, optionally from an address."""
     require_program("ping")
-    words = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-W", str(wait)]
+    words = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-W", str(wait), "-s", str(size)]
     if source is not None:
         words += ["-I", str(source)]
     done = namespace.run([*words, str(destination)], timeout=count * (interval + wait) + 10)

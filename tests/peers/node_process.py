@@ -20,7 +20,7 @@ from protocols.trace.records import JsonValue
 from tests.peers import evidence
 from tests.peers.processes import PeerError, wait_until
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 CALL_TIMEOUT = 20.0
 
 

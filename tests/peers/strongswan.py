@@ -45,6 +45,7 @@ PLUGINS = (
     " constraints pubkey kernel-libipsec kernel-netlink socket-default vici updown eap-identity eap-aka eap-mschapv2"
     " eap-radius"
 )
+KERNEL_PLUGINS = PLUGINS.replace(" kernel-libipsec", "")  # ESP is the kernel's, where it has it
 REQUIRED_PLUGINS = ("vici", "kernel-libipsec", "eap-mschapv2", "eap-radius", "curve25519")
 READY_TIMEOUT = 20.0
 COMMAND_TIMEOUT = 30.0
@@ -79,6 +80,7 @@ class Configuration:
     """Further settings of strongswan.conf's ``charon`` section, e.g. ``{"retransmit_base": 1.6}``."""
     log_levels: Mapping[str, int] = field(default_factory=dict)
     """Beside the default (1, and 2 for ike); ``{"ike": 4, "chd": 4}`` writes the keys into the log."""
+    plugins: str = PLUGINS
 
 
 def ue_connection(
@@ -448,7 +450,7 @@ class Charon:
     }}"""
         return f"""
 charon {{
-  load = {PLUGINS}
+  load = {configuration.plugins}
   {_assignments(settings, "  ")}
   plugins {{
     vici {{

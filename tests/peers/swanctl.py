@@ -85,6 +85,7 @@ class ChildStatus:
     packets_out: int
     local_selectors: tuple[str, ...]
     remote_selectors: tuple[str, ...]
+    mode: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,4 +157,5 @@ def _child_status(section: Section) -> ChildStatus:
         packets_out=int(section.value("packets-out", "0")),
         local_selectors=section.items("local-ts"),
         remote_selectors=section.items("remote-ts"),
+        mode=section.value("mode"),
     )

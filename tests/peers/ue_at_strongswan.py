@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from protocols.trace.records import JsonValue
 from tests.peers.namespaces import ping
 from tests.peers.node_process import NodeProcess
 from tests.peers.processes import wait_until
-from tests.peers.strongswan import CHILD, Charon, Configuration
+from tests.peers.strongswan import CHILD, PLUGINS, Charon, Configuration
 from tests.peers.swanctl import IkeStatus
 
 CONNECTION = "gateway"
@@ -56,6 +56,7 @@ class Terms:
     ike_rekey_interval: float = 0
     child_rekey_interval: float = 0
     reauthentication_interval: float = 0
+    mode: str = "tunnel"
     over_time: float = 0
 
     def swanctl(self) -> str:
@@ -95,6 +96,7 @@ connections {{
         local_ts = {", ".join(self.selectors)}
         remote_ts = {self.remote_selectors}
         esp_proposals = {self.esp_proposals}
+        mode = {self.mode}
         rekey_time = {self.child_rekey_interval:g}s
       }}{second}
     }}
@@ -228,17 +230,21 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(
-    stage: AccessTopology, terms: Terms | None = None, settings: Mapping[str, str | int | float] | None = None
+    stage: AccessTopology,
+    terms: Terms | None = None,
+    settings: Mapping[str, str | int | float] | None = None,
+    plugins: str = PLUGINS,
 ) -> Iterator[Bench]:
     """A bench on ``stage``; ``settings`` are of charon's section in strongswan.conf."""
     terms = terms or Terms()
-    with Charon(stage.gateway, configuration(terms, Configuration(swanctl="", settings=settings or {}))) as charon:
+    plain = Configuration(swanctl="", settings=settings or {}, plugins=plugins)
+    with Charon(stage.gateway, configuration(terms, plain)) as charon:
         yield Bench(stage=stage, charon=charon, terms=terms)
 
 
 def configuration(terms: Terms, like: Configuration) -> Configuration:
     """charon's configuration with these terms, else as it was."""
-    return Configuration(swanctl=terms.swanctl(), settings=like.settings, log_levels=like.log_levels)
+    return replace(like, swanctl=terms.swanctl())
 
 
 def ue_configuration() -> dict[str, object]:

@@ -265,6 +265,7 @@ function showSas(place, session) {
         ["SPIs in / out", `${child.inbound_spi} / ${child.outbound_spi}`, "mono"],
         ["Path", child.path ? child.path.remote : "", "mono"],
         ["Encapsulation", typeof child.encapsulation === "string" ? child.encapsulation : child.encapsulation ? "ESP in UDP" : "plain ESP"],
+        ["Mode", child.mode === "beet" ? `BEET, ${count(child.counters?.overhead_saved_octets ?? 0)} octets of headers saved` : child.mode],
         ["Gateway side", child.local_selectors.map(selector).join(", "), "mono break"],
         ["UE side", child.remote_selectors.map(selector).join(", "), "mono break"],
       )),

@@ -149,6 +149,7 @@ class UserspaceDataPlane:
             mss_clamped=sa.mss_clamped,
             congestion_marked=sa.congestion_marked,
             ecn_unused=sa.ecn_unused,
+            overhead_saved_octets=sa.overhead_saved_octets,
         )
 
     def poll_event(self) -> DataPlaneEvent | None:
@@ -230,6 +231,9 @@ class UserspaceDataPlane:
         if sa.spent:
             self._drop(sa.drop(DropReason.LIFETIME_EXPIRED))
             return False
+        if not sa.carries(packet):
+            self._drop(sa.drop(DropReason.FRAGMENT))
+            return False
         octets = sa.seal(packet, version)
         if sa.at_sequence_threshold:
             spi = sa.spec.inbound_spi
@@ -245,7 +249,7 @@ class UserspaceDataPlane:
         mtu = limit_of(flow.version, sa.inner_mtu)
         if may_be_fragmented(packet):
             fragments = fragments_of(packet, mtu)
-            if not sa.selects(flow_of(fragments[-1])):
+            if not sa.carries(fragments[-1]) or not sa.selects(flow_of(fragments[-1])):
                 # RFC 4301 §7.3: fragments without ports MUST NOT go; the outer packet is fragmented instead.
                 return self._send(sa, packet, flow.version)
             sa.fragmented += 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
-from protocols.esp.sa import UNLIMITED, ChildSaSpec
+from protocols.esp.sa import UNLIMITED, ChildSaSpec, EspMode
 from protocols.ikev2.events import ChildSaInstalled, ChildSaRemoved, ChildSaRetired, ConfigurationReply, Refused
 from protocols.ikev2.keymat import derive_child_keys
 from protocols.ikev2.message import Message
@@ -24,7 +24,7 @@ from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.spi import RESERVED_MAXIMUM
 from protocols.ikev2.suites import EspSuite, Prf
 from protocols.ikev2.task import Task
-from protocols.ikev2.tasks import config, lifetime
+from protocols.ikev2.tasks import beet, config, lifetime
 from protocols.ikev2.timing import Timer
 from protocols.path import Path
 from protocols.selectors import TrafficSelector
@@ -86,6 +86,7 @@ class Offer:
     proposals: tuple[Proposal, ...]
     local_selectors: Selectors
     remote_selectors: Selectors
+    mode: EspMode
 
     @classmethod
     def make(cls, sa: IkeSa) -> Offer:
@@ -97,11 +98,13 @@ class Offer:
             proposals=sa.config.esp_policy.proposals(spi, with_group=False),
             local_selectors=settings.local_selectors,
             remote_selectors=settings.remote_selectors,
+            mode=beet.wish(sa, settings.remote_selectors),
         )
 
     def payloads(self) -> tuple[Payload, ...]:
-        """SA, TSi, TSr of the end that sends the request."""
+        """[N(USE_BEET_MODE),] SA, TSi, TSr of the end that sends the request."""
         return (
+            *beet.ask(self.mode),
             SaPayload(proposals=self.proposals),
             TsiPayload(selectors=self.local_selectors),
             TsrPayload(selectors=self.remote_selectors),
@@ -110,8 +113,9 @@ class Offer:
     def accept(self, sa: IkeSa, message: Message, now: float) -> None:
         """Install what the response to IKE_AUTH grants."""
         suite, spi, local, remote = self.read(message)
+        mode = beet.agreed(message, self.mode, local, remote)
         sa.granted = (local, sa.initiator_config.remote_selectors)
-        add(sa, suite, self.spi, spi, local, remote, (sa.nonce_i, sa.nonce_r, b""), True, now)
+        add(sa, suite, self.spi, spi, local, remote, (sa.nonce_i, sa.nonce_r, b""), True, now, mode=mode)
 
     def read(self, message: Message) -> tuple[EspSuite, bytes, Selectors, Selectors]:
         """Suite, the peer's SPI and the narrowed selectors; wider ones are refused (§2.9)."""
@@ -128,6 +132,7 @@ class Offer:
 class Request:
     """The child SA a UE asks for in its first IKE_AUTH request, kept until it is authenticated."""
 
+    beet: bool
     proposals: tuple[Proposal, ...]
     remote_selectors: Selectors
     local_selectors: Selectors
@@ -139,7 +144,12 @@ class Request:
         offered, tsi, tsr = message.first(SaPayload), message.first(TsiPayload), message.first(TsrPayload)
         if offered is None or tsi is None or tsr is None:
             raise RemoteError("IKE_AUTH without SA, TSi or TSr", NotifyType.INVALID_SYNTAX)
-        return cls(proposals=offered.proposals, remote_selectors=tsi.selectors, local_selectors=tsr.selectors)
+        return cls(
+            beet=beet.asked_for(message),
+            proposals=offered.proposals,
+            remote_selectors=tsi.selectors,
+            local_selectors=tsr.selectors,
+        )
 
     def grant(self, sa: IkeSa, reply: ConfigurationReply, now: float) -> tuple[Payload, ...]:
         """Choose, narrow to what the configuration allows, add the child SA and answer."""
@@ -147,6 +157,7 @@ class Request:
         remote = narrow(self.remote_selectors, reply.remote_selectors)
         local = narrow(self.local_selectors, reply.local_selectors)
         sa.granted = (reply.local_selectors, reply.remote_selectors)
+        mode = beet.agree(sa, self.beet, local, remote)
         spi = sa.spis.child_spi()
         add(
             sa,
@@ -158,8 +169,10 @@ class Request:
             (sa.nonce_i, sa.nonce_r, b""),
             False,
             now,
+            mode=mode,
         )
         return (
+            *beet.ask(mode),
             SaPayload(proposals=(replace(answer, spi=spi),)),
             TsiPayload(selectors=remote),
             TsrPayload(selectors=local),
@@ -177,6 +190,8 @@ def add(
     exchange_initiator: bool,
     now: float,
     additional: bytes = b"",
+    *,
+    mode: EspMode = EspMode.TUNNEL,
 ) -> ChildSa:
     """Derive KEYMAT (§2.17) and keep the child SA; ``secrets`` are Ni, Nr and g^ir (empty without PFS).
 
@@ -202,6 +217,7 @@ def add(
         encapsulation=sa.mobility.encapsulation(sa),
         replay_window=sa.config.replay_window,
         limits=UNLIMITED if sa.config.child_lifetime is None else sa.config.child_lifetime.usage,
+        mode=mode,
     )
     child = sa.children[spi] = ChildSa(spec=spec)
     lifetime.arm_child(sa, spi, now)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from protocols.errors import NegotiationError, RemoteError
+from protocols.esp.sa import EspMode
 from protocols.ikev2.events import CreateChildSaRefused
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import (
@@ -29,7 +30,7 @@ from protocols.ikev2.proposals import select_esp
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType
 from protocols.ikev2.suites import EspSuite, KeyExchange
 from protocols.ikev2.task import Concurrent, Response
-from protocols.ikev2.tasks import child, followup_ke, informational, intermediate, lifetime
+from protocols.ikev2.tasks import beet, child, followup_ke, informational, intermediate, lifetime
 
 if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
@@ -92,6 +93,7 @@ class Agreed:
     remote: child.Selectors
     secrets: tuple[bytes, bytes, bytes]
     exchange_initiator: bool
+    mode: EspMode
 
     @property
     def lowest_nonce(self) -> bytes:
@@ -102,7 +104,7 @@ class Agreed:
         """The child SA."""
         spis, selectors = (self.spi, self.peer_spi), (self.local, self.remote)
         initiator = self.exchange_initiator
-        return child.add(sa, self.suite, *spis, *selectors, self.secrets, initiator, now, additional)
+        return child.add(sa, self.suite, *spis, *selectors, self.secrets, initiator, now, additional, mode=self.mode)
 
 
 class ChildExchange(Concurrent, ABC):
@@ -133,15 +135,19 @@ class ChildExchange(Concurrent, ABC):
     def refused(self, sa: IkeSa, notify: NotifyPayload, now: float) -> None:
         """The peer does not want it, or not now."""
 
-    def ask(self, sa: IkeSa, local: child.Selectors, remote: child.Selectors) -> tuple[Payload, ...]:
-        """SA, Ni, [KEi,] TSi, TSr."""
+    def ask(self, sa: IkeSa, local: child.Selectors, remote: child.Selectors, mode: EspMode) -> tuple[Payload, ...]:
+        """[N(USE_BEET_MODE),] SA, Ni, [KEi,] TSi, TSr."""
         spi, policy = sa.spis.child_spi(), sa.config.esp_policy
         self._deleted.clear()
         self._offer = child.Offer(
-            spi=spi, proposals=policy.proposals(spi, additional=True), local_selectors=local, remote_selectors=remote
+            spi=spi,
+            proposals=policy.proposals(spi, additional=True),
+            local_selectors=local,
+            remote_selectors=remote,
+            mode=mode,
         )
-        chosen, *selectors = self._offer.payloads()
-        return (chosen, *self._dialogue.begin(sa, policy.suites[0].group), *selectors)
+        *chosen, tsi, tsr = self._offer.payloads()
+        return (*chosen, *self._dialogue.begin(sa, policy.suites[0].group), tsi, tsr)
 
     def obey(self, sa: IkeSa, notify: NotifyPayload) -> bool:
         """Whether the request is worth repeating with another group."""
@@ -159,6 +165,7 @@ class ChildExchange(Concurrent, ABC):
             raise RemoteError("CREATE_CHILD_SA response without a nonce", NotifyType.INVALID_SYNTAX)
         try:
             suite, spi, local, remote = self._offer.read(message)
+            mode = beet.agreed(message, self._offer.mode, local, remote)
         except NegotiationError as error:
             notify = NotifyPayload(type=NotifyType(error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN))
             sa.initiate(informational.DeleteChildSa(self._offer.spi, installed=False), now)  # §2.21.3
@@ -174,6 +181,7 @@ class ChildExchange(Concurrent, ABC):
             remote=remote,
             secrets=(self._dialogue.nonce, nonce.data, self._dialogue.shared(message, suite.group)),
             exchange_initiator=True,
+            mode=mode,
         )
         if not suite.additional:
             self.made(sa, agreed.make(sa, b"", now), agreed.lowest_nonce, now)
@@ -203,11 +211,12 @@ def grant(
     made: Callable[[child.ChildSa, bytes, float], None],
     now: float,
     subject: bytes | None = None,
+    before: EspMode | None = None,
 ) -> Response:
     """Choose, narrow to ``selectors`` (ours, the peer's), make the child SA; or the Notify that asks for another KE.
 
     ``made`` gets the child SA and the lower of the two nonces, after the additional key exchanges if there are any;
-    ``subject`` is our SPI of the child SA that it replaces.
+    ``subject`` is our SPI of the child SA that it replaces, ``before`` its mode.
     """
     offered, nonce, ke = message.first(SaPayload), message.first(NoncePayload), message.first(KePayload)
     tsi, tsr = message.first(TsiPayload), message.first(TsrPayload)
@@ -233,6 +242,7 @@ def grant(
         remote=granted_remote,
         secrets=(nonce.data, nonce_r, shared),
         exchange_initiator=False,
+        mode=beet.agree(sa, beet.asked_for(message), granted_local, granted_remote, before),
     )
 
     def finish(additional: bytes, now: float) -> tuple[Payload, ...]:
@@ -252,6 +262,7 @@ def grant(
         finish(b"", now)
     return Response(
         payloads=(
+            *beet.ask(agreed.mode),
             SaPayload(proposals=(replace(answer, spi=spi),)),
             NoncePayload(data=nonce_r),
             *ke_answer,

@@ -19,7 +19,7 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload, SaPayload
 from protocols.ikev2.registry import NotifyType, ProtocolId
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import child, child_exchange, followup_ke, lifetime, rekey_child, rekey_ike
+from protocols.ikev2.tasks import beet, child, child_exchange, followup_ke, lifetime, rekey_child, rekey_ike
 from protocols.path import Path
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class CreateChild(child_exchange.ChildExchange):
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...] | None:
         """Nothing once the IKE SA ends."""
-        return self.ask(sa, *self._selectors) if sa.state is SaState.ESTABLISHED else None
+        if sa.state is not SaState.ESTABLISHED:
+            return None
+        return self.ask(sa, *self._selectors, beet.wish(sa, self._selectors[1]))
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Install what was granted; a refusal ends nothing."""

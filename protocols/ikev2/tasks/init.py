@@ -31,7 +31,7 @@ from protocols.ikev2.signatures import decode_hash_algorithms, encode_hash_algor
 from protocols.ikev2.spi import NO_SPI
 from protocols.ikev2.suites import KEY_EXCHANGES, IkeSuite, KeyExchange, Prf
 from protocols.ikev2.task import Response
-from protocols.ikev2.tasks import auth, childless, ike_auth, intermediate, mobike, natd, redirect
+from protocols.ikev2.tasks import auth, beet, childless, ike_auth, intermediate, mobike, natd, redirect
 from protocols.path import Datagram, Endpoint, Path
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Init:
             *intermediate.announce(config),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *redirect.announce(sa),
+            *beet.announce(sa),
             *sa.extension.payloads(Step.INIT_REQUEST),
         )
         return (*cookie, *arranged(payloads, config.habits.init_order))  # §2.6: COOKIE first
@@ -123,6 +124,7 @@ class Init:
         sa.nonce_i, sa.nonce_r = self._nonce, nonce.data
         derive(sa, suite, exchange.shared(ke.data))
         sa.peer_hashes = signature_hashes(message)
+        beet.note(sa, message)
         sa.fragmentation.agree(message)
         sa.nat = natd.assess(sa, message, path)
         # RFC 7296 §2.23 (a NAT was found) and RFC 4555 §3.3 (we want MOBIKE): go on from port 4500
@@ -205,6 +207,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
     sa.init_request = datagram.payload
     derive(sa, suite, shared)
     sa.peer_hashes = signature_hashes(message)
+    beet.note(sa, message)
     sa.fragmentation.agree(message)
     sa.nat = natd.assess(sa, message, datagram.path)
     sa.enter(sa.intermediate.begin(suite), "IKE_SA_INIT answered")
@@ -220,6 +223,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
             *(intermediate.announce(config) if additional else ()),
             NotifyPayload(type=NotifyType.SIGNATURE_HASH_ALGORITHMS, data=HASHES),
             *childless.announce(sa),
+            *beet.announce(sa),
             *sa.extension.payloads(Step.INIT_RESPONSE),
         )
     )

@@ -48,7 +48,7 @@ class RekeyChild(child_exchange.ChildExchange):
             return None
         old.rekey, old.rival = self, None
         rekey = NotifyPayload(type=NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=self._old_spi)
-        return (rekey, *self.ask(sa, old.spec.local_selectors, old.spec.remote_selectors))
+        return (rekey, *self.ask(sa, old.spec.local_selectors, old.spec.remote_selectors, old.spec.mode))
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """Take over to the new SA and delete the old, or what the nonces say when the peer did the same."""
@@ -145,7 +145,7 @@ def process_request(sa: IkeSa, message: Message, rekey: NotifyPayload, now: floa
         sa.emit(ChildSaInstalled(spec=new.spec, replaces=replaces, send_at_once=False))
 
     selectors = (old.spec.local_selectors, old.spec.remote_selectors)
-    return child_exchange.grant(sa, message, selectors, made, now, old.spec.inbound_spi)
+    return child_exchange.grant(sa, message, selectors, made, now, old.spec.inbound_spi, old.spec.mode)
 
 
 def child_due(sa: IkeSa, now: float) -> None:

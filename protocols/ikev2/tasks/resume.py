@@ -36,6 +36,7 @@ from protocols.ikev2.suites import IkeSuite, Prf
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import (
     auth,
+    beet,
     child,
     childless,
     conclusion,
@@ -88,6 +89,7 @@ class Resume:
             *natd.offer(sa, sa.path),
             *sa.fragmentation.announce(),
             *redirect.announce(sa),
+            *beet.announce(sa),
             *sa.extension.payloads(Step.INIT_REQUEST),
         )
 
@@ -122,6 +124,7 @@ class Resume:
         sa.spi_r = message.spi_r
         sa.nonce_i, sa.nonce_r = self._nonce, nonce.data
         _derive(sa, self._session.suite, self._session.sk_d)
+        beet.note(sa, message)
         sa.fragmentation.agree(message)
         sa.nat = natd.assess(sa, message, path)
         if sa.nat.encapsulation or (settings.mobike and sa.mobility.nat_traversal):  # RFC 7296 §2.23, RFC 4555 §3.3
@@ -189,6 +192,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
     sa.init_request = datagram.payload
     _derive(sa, contents.suite, contents.sk_d)
     sa.resumption.presented = contents
+    beet.note(sa, message)
     sa.fragmentation.agree(message)
     sa.nat = natd.assess(sa, message, datagram.path)
     sa.enter(SaState.HALF_OPEN, "IKE_SESSION_RESUME answered")
@@ -199,6 +203,7 @@ def process_request(sa: IkeSa, message: Message, datagram: Datagram, now: float)
             *natd.offer(sa, datagram.path),
             *(sa.fragmentation.announce() if sa.fragmentation.negotiated else ()),
             *childless.announce(sa),
+            *beet.announce(sa),
             *sa.extension.payloads(Step.INIT_RESPONSE),
         )
     )
