@@ -243,7 +243,7 @@ def test_ctrl_c_lets_everybody_detach_and_the_summary_says_it_all(world: FleetWo
             log=(tmp_path / "output").read_text,
         )
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, (tmp_path / "output").read_text()
+        assert process.wait(30) == 130, (tmp_path / "output").read_text()
     finally:
         if process.poll() is None:
             process.kill()
