@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import yaml
@@ -16,7 +15,7 @@ from lab.fleet.figures import FleetFigures
 from lab.fleet.nodes import FleetNodes, NodesPlan
 from lab.processes import poll_until
 from protocols.io.control import ControlClient
-from tests.fleet.conftest import FleetWorld
+from tests.fleet.conftest import FleetWorld, loopback_network
 
 UES = 10
 CHECK_INTERVAL = 0.5  # that the gateway waits for the answer to its check
@@ -25,7 +24,7 @@ STALL = 0.8
 
 def test_ues_that_answer_too_late_are_checked_again_and_are_not_lost(tmp_path: Path) -> None:
     """The update is out when the UEs' process is busy with other things; what it left hears nothing any more."""
-    plan = NodesPlan(directory=tmp_path, count=UES, network=IPv4Network("127.0.81.0/24"))
+    plan = NodesPlan(directory=tmp_path, count=UES, network=loopback_network(81))
     plan.prepare()
     file = plan.configuration("epdg")
     configuration = yaml.safe_load(file.read_text())
