@@ -1,6 +1,7 @@
 """How many UEs a fleet attaches per second, and what one costs in memory, against a gateway of this machine's own.
 
-    python benchmarks/fleet.py [--sizes 100 1000] [--rate 200] [--output benchmarks/results/fleet.json]
+    python benchmarks/fleet.py [--sizes 100 1000 5000] [--rate 200] [--processes 2] [--slowest 15]
+                               [--output benchmarks/results/fleet.json]
     python benchmarks/fleet.py --summaries FILE… --output …      (of runs made before with `lab fleet --output FILE`)
 
 Every size is a run of ``lab fleet --with-nodes --schedule stay``: everybody attaches as fast as the nodes can take it,
@@ -24,16 +25,19 @@ from pathlib import Path
 SIZES = (100, 1000)
 RATE = 200.0
 PLATEAU = 3.0  # seconds that everybody is attached for
-SLOWEST = 15.0  # attaches per second that any machine of interest makes: bounds a run
+SLOWEST = 15.0  # attaches per second that a machine of interest makes at least: bounds a run
+NETWORK = "127.0.83.0/24"  # beside whoever runs a fleet with nodes of its own here
 
 
-def run(size: int, rate: float, processes: int) -> dict[str, object]:
-    """The summary of one run."""
+def run(size: int, rate: float, processes: int, slowest: float) -> dict[str, object]:
+    """The summary of one run; the load of the machine before and after stands in it."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "summary.json"
-        duration = size / min(rate, SLOWEST) + PLATEAU
+        duration = size / min(rate, slowest) + PLATEAU
+        before = os.getloadavg()
         words = ["--with-nodes", "--schedule", "stay", "--count", str(size), "--rate", str(rate)]
         words += ["--duration", str(duration), "--processes", str(processes), "--output", str(output)]
+        words += ["--network", NETWORK]
         done = subprocess.run(
             [sys.executable, "-m", "lab", "fleet", *words], check=False, capture_output=True, text=True
         )
@@ -41,6 +45,7 @@ def run(size: int, rate: float, processes: int) -> dict[str, object]:
             raise SystemExit(done.stdout + done.stderr)
         summary = json.loads(output.read_text())
     assert isinstance(summary, dict)
+    summary["load_average"] = {"before": before, "after": os.getloadavg()}
     return summary
 
 
@@ -64,6 +69,8 @@ def row_of(summary: dict[str, object]) -> dict[str, object]:
         "attaches_by_persona": figures["attaches_by_persona"],
         "lost": figures["lost"],
         "packets": figures["packets"],
+        "both_ends": summary.get("both_ends"),
+        "load_average": summary.get("load_average"),
         "gateway": nodes["epdg"]["totals"],
         "sessions_left": {name: status["sessions"] for name, status in nodes.items()},
         "attaches_per_second_peak": attaches["peak"],
@@ -78,13 +85,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--slowest", type=float, default=SLOWEST, help="Attaches per second to wait for, at least.")
     parser.add_argument("--summaries", type=Path, nargs="+")
     parser.add_argument("--load", help="What else the machine was at, in words.")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     summaries = (
-        (run(size, options.rate, options.processes) for size in options.sizes)
+        (run(size, options.rate, options.processes, options.slowest) for size in options.sizes)
         if options.summaries is None
         else (json.loads(file.read_text(encoding="utf-8")) for file in options.summaries)
     )

@@ -71,6 +71,7 @@ class _Methods:
             "sessions": len(self._node.live),
             "half_open": self._node.endpoint.half_open,
             "totals": dict(self._node.totals),
+            "reasons": {name: dict(counted) for name, counted in self._node.reasons.items()},
             "dropped": {
                 "ike": {str(k): v for k, v in self._dropped_ike().items()},
                 "swu": {str(k): v for k, v in self._node.ports.dropped.items()},

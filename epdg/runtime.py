@@ -85,6 +85,14 @@ LOGGED = frozenset(
         "detached",
     }
 )
+REASONED = {
+    "address-update-failed": "why",
+    "address-update-unchecked": "why",
+    "attach-ended": "why",
+    "detached": "why",
+    "refused": "cause",
+}
+REASONS_MAXIMUM = 40  # of one kind, told apart
 DETACH_INTERVAL = 2.0  # for UEs to answer DELETE when the gateway stops
 CLOSED_KEPT = 200  # ended sessions that can still be looked at
 
@@ -161,6 +169,7 @@ class EpdgNode:
         self._by_successor: dict[bytes, Live] = {}
         self._by_spi: dict[bytes, Live] = {}
         self.totals: Counter[str] = Counter()
+        self.reasons: dict[str, Counter[str]] = {}
         self._stopping = asyncio.Event()
         self._emptied = asyncio.Event()
         self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
@@ -421,10 +430,22 @@ class EpdgNode:
                     pool.release(command.address)
                     self.core.dismiss(command.address)
             elif isinstance(command, Tell):
-                self.totals[command.name] += 1
+                self._count(command)
                 if command.name in LOGGED:
                     _log.info("%s", command.text)
                 self.recorder.event(command.name, command.text, command.data, live.session.identifier)
+
+    def _count(self, told: Tell) -> None:
+        """How often; of what ends, or goes another way than asked, also why, in a bounded number of reasons."""
+        self.totals[told.name] += 1
+        key = REASONED.get(told.name)
+        if key is None:
+            return
+        reason = str(told.data.get(key))
+        if "by_peer" in told.data and key == "why":
+            reason = f"by the {'UE' if told.data['by_peer'] else 'gateway'}: {reason}"
+        counted = self.reasons.setdefault(told.name, Counter())
+        counted[reason if reason in counted or len(counted) < REASONS_MAXIMUM else "other"] += 1
 
     def _initiate(self, live: Live, task: Task) -> None:
         self.endpoint.initiate(live.sa, task, self.now())

@@ -71,6 +71,7 @@ from protocols.errors import RemoteError
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
+    AddressUpdateStarted,
     AuthenticationKind,
     Closed,
     ConfigurationAnswer,
@@ -157,6 +158,7 @@ class Session:
         self._back_off: float | None = None
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
+        self._moving_to: Path | None = None
         self._request = Request()
         self._network = GrantedNetwork()
         self._holds_addresses = False
@@ -192,7 +194,10 @@ class Session:
             return [telling.restored(event, self._who)]
         if isinstance(event, AddressesUpdated):
             return self._moved(event, wall)
+        if isinstance(event, AddressUpdateStarted):
+            return self._move_begins(event)
         if isinstance(event, AddressUpdateFailed):
+            self._moving_to = None
             return [telling.not_moved(event)]
         if isinstance(event, IkeSaRekeyed):
             return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self._who} was rekeyed.")]
@@ -509,10 +514,17 @@ class Session:
     # --- life
 
     def _moved(self, event: AddressesUpdated, wall: float) -> list[Command]:
-        self._path = event.new
+        self._path, self._moving_to = event.new, None
         why = "moved behind a NAT" if event.nat.remote else "moved"
         self.paths.enter(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
         return [telling.moved(event)]
+
+    def _move_begins(self, event: AddressUpdateStarted) -> list[Command]:
+        """A newer one may come before the address of an older one was checked (RFC 4555 §3.5)."""
+        former, self._moving_to = self._moving_to, event.new
+        if former is None or former == event.new:
+            return []
+        return [telling.unchecked(former, "a newer move came before the check was answered")]
 
     def _inquired(self, event: ConfigurationReceived) -> list[Command]:
         """The UE asks again for what it was given; nothing of ours can be set (RFC 7296 §3.15.1)."""
@@ -533,6 +545,9 @@ class Session:
         administrative = self.state is SessionState.CLOSING
         self.state = SessionState.CLOSED
         commands: list[Command] = []
+        if self._moving_to is not None:
+            commands.append(telling.unchecked(self._moving_to, "the session ended before the check was answered"))
+            self._moving_to = None
         self.paths.leave(wall)
         if self.apn is not None and self._holds_addresses:
             self._holds_addresses = False

@@ -17,7 +17,7 @@ from protocols.ikev2.events import (
     PeerRedirected,
     Refused,
 )
-from protocols.path import Address
+from protocols.path import Address, Path
 from protocols.threegpp.backoff import DEACTIVATED
 
 
@@ -84,6 +84,15 @@ def not_moved(event: AddressUpdateFailed) -> Tell:
         name="address-update-failed",
         text=f"The UE stays at {event.old.remote}; {event.new.remote} was not adopted: {event.why}.",
         data={"old": str(event.old.remote), "new": str(event.new.remote), "why": event.why},
+    )
+
+
+def unchecked(new: Path, why: str) -> Tell:
+    """The UE takes it for a move, and the address was neither adopted nor found wanting."""
+    return Tell(
+        name="address-update-unchecked",
+        text=f"That the UE is at {new.remote} was never checked: {why}.",
+        data={"new": str(new.remote), "why": why},
     )
 
 

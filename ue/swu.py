@@ -68,7 +68,7 @@ class Swu:
         self.entropy = platform.entropy
         self.endpoint = IkeEndpoint(entropy=platform.entropy, inbound_packets=self._inbound_packets)
         self.ports = SwuPorts(
-            on_ike=self._received_ike, on_esp=self._received_esp, tap=DatagramTap(recorder) if tapped else None
+            on_ike=self.receive_ike, on_esp=self._received_esp, tap=DatagramTap(recorder) if tapped else None
         )
         self.accesses = Accesses(accesses, self.ports, platform.open_link, self._unreachable, dscp, open_raw_esp)
         self.dropped: Counter[str] = Counter()
@@ -128,7 +128,8 @@ class Swu:
         """Nobody waits for ESP with this SPI any more."""
         self._children.pop(inbound_spi, None)
 
-    def _received_ike(self, datagram: Datagram) -> None:
+    def receive_ike(self, datagram: Datagram) -> None:
+        """Take an IKE datagram from a socket."""
         self.endpoint.receive(datagram, self.now())
         self.pump()
 
@@ -142,6 +143,12 @@ class Swu:
         if isinstance(event, Closed):
             self._release(sa)  # before its owner connects anew, and asks whether it is alone
         owner.ike_event(sa, event)
+
+    def owner_by_spi(self, octets: bytes) -> SaOwner | None:
+        """Whose IKE SA a datagram from the gateway is for, by the SPI of this end, whoever began the SA."""
+        sas = self.endpoint.sas
+        sa = sas.get(octets[:IKE_SPI_LENGTH]) or sas.get(octets[IKE_SPI_LENGTH : 2 * IKE_SPI_LENGTH])
+        return None if sa is None else self._owners.get(sa)
 
     def _unreachable(self, octets: bytes, remote: Endpoint) -> None:
         """It quotes our request: SPIi begins it (RFC 7296 §3.1), on port 500 as the first request is."""

@@ -17,6 +17,7 @@ from protocols.entropy import Entropy
 from protocols.errors import LocalError
 from protocols.io.driver import Driver
 from protocols.media.log import Entry, Figures
+from protocols.media.voice import VoiceStatistics
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 
@@ -138,6 +139,13 @@ class Flow:
         if not isinstance(self.client, EchoClient):
             raise LocalError(f"flow {self.number} sends no echo requests")
         return self.client.statistics(since, until)
+
+    def call_statistics(self, since: float, until: float) -> VoiceStatistics:
+        """The score of a voice call between two moments of the loop's clock; ``LocalError`` for another flow."""
+        self._tell_the_time()
+        if not isinstance(self.client, VoiceClient):
+            raise LocalError(f"flow {self.number} is no voice call")
+        return self.client.statistics(self._driver.now(), since, until)
 
     def _tell_the_time(self) -> None:
         """What is due goes out."""

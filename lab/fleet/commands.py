@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +21,10 @@ from protocols.io.configuration import exit_on_error
 from protocols.threegpp.identity import Imsi
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lab.fleet.config import FleetFile
+    from lab.fleet.nodes import NodesPlan
     from lab.fleet.plan import FleetPlan
 
 # What plays is imported by the command that plays: the others of the laboratory are to answer at once.
@@ -39,47 +44,56 @@ application = typer.Typer(
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Gateway, accesses and subscribers (lab/fleet/example.yaml).")
 ]
+CountOption = Annotated[int, typer.Option(min=1, max=UE_MAXIMUM, help="How many UEs.")]
+RateOption = Annotated[float, typer.Option(min=0.001, max=100_000, help="How many come per second.")]
+PersonaOption = Annotated[
+    str, typer.Option(help="Which phones they are: NAME=WEIGHT,… such as pixel-aosp=60,iphone=40.")
+]
+ScheduleOption = Annotated[str, typer.Option(help="What each does: one that ships, or a YAML file.")]
+DurationOption = Annotated[float, typer.Option(min=0.1, max=31 * 86400, help="Seconds after which everybody detaches.")]
+RoundsOption = Annotated[int | None, typer.Option(min=1, help="How often a UE goes through the schedule at most.")]
+ArrivalsOption = Annotated[Arrivals, typer.Option(help="Evenly, or as a Poisson process.")]
+SeedOption = Annotated[int, typer.Option(help="Another order of personas and times.")]
+ProcessesOption = Annotated[int, typer.Option(min=1, max=PROCESSES_MAXIMUM, help="How many processes share the UEs.")]
+NodesOption = Annotated[
+    bool, typer.Option("--with-nodes", help="Start an AAA server and a gateway on loopback for it.")
+]
+NetworkOption = Annotated[
+    str | None, typer.Option(help="The loopback network of --with-nodes, 127.0.80.0/24 by default.")
+]
+DirectoryOption = Annotated[
+    Path | None, typer.Option(help="Keep what --with-nodes writes here (keys included).", file_okay=False)
+]
+MetricsOption = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Serve Prometheus on this port of 127.0.0.1.")
+]
+OutputOption = Annotated[Path | None, typer.Option(help="Write the summary here (JSON).", dir_okay=False)]
 
 
 @application.callback()
 @exit_on_error
 def fleet(
     context: typer.Context,
-    count: Annotated[int, typer.Option(min=1, max=UE_MAXIMUM, help="How many UEs.")] = 100,
-    rate: Annotated[float, typer.Option(min=0.001, max=100_000, help="How many come per second.")] = 10.0,
-    persona: Annotated[
-        str, typer.Option(help="Which phones they are: NAME=WEIGHT,… such as pixel-aosp=60,iphone=40.")
-    ] = DEFAULT_PERSONA,
-    schedule: Annotated[str, typer.Option(help="What each does: one that ships, or a YAML file.")] = "commute",
-    duration: Annotated[
-        float, typer.Option(min=0.1, max=31 * 86400, help="Seconds after which everybody detaches.")
-    ] = 60.0,
-    rounds: Annotated[int | None, typer.Option(min=1, help="How often a UE goes through the schedule at most.")] = None,
-    arrivals: Annotated[Arrivals, typer.Option(help="Evenly, or as a Poisson process.")] = Arrivals.EVEN,
-    seed: Annotated[int, typer.Option(help="Another order of personas and times.")] = 0,
-    processes: Annotated[int, typer.Option(min=1, max=PROCESSES_MAXIMUM, help="How many processes share the UEs.")] = 1,
+    count: CountOption = 100,
+    rate: RateOption = 10.0,
+    persona: PersonaOption = DEFAULT_PERSONA,
+    schedule: ScheduleOption = "commute",
+    duration: DurationOption = 60.0,
+    rounds: RoundsOption = None,
+    arrivals: ArrivalsOption = Arrivals.EVEN,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 1,
     config: ConfigOption = None,
-    with_nodes: Annotated[
-        bool, typer.Option("--with-nodes", help="Start an AAA server and a gateway on loopback for it.")
-    ] = False,
-    network: Annotated[
-        str | None, typer.Option(help="The loopback network of --with-nodes, 127.0.80.0/24 by default.")
-    ] = None,
-    directory: Annotated[
-        Path | None, typer.Option(help="Keep what --with-nodes writes here (keys included).", file_okay=False)
-    ] = None,
-    metrics: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus on this port of 127.0.0.1.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the summary here (JSON).", dir_okay=False)] = None,
+    with_nodes: NodesOption = False,
+    network: NetworkOption = None,
+    directory: DirectoryOption = None,
+    metrics: MetricsOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Run a fleet, bounded by count and time; Ctrl-C lets everybody detach first."""
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Console
-
-    from lab.fleet.nodes import NodesPlan
-    from lab.fleet.plan import DEFAULT_NETWORK, FleetPlan
+    from lab.fleet.plan import FleetPlan
     from lab.fleet.run import RunOptions, run_fleet
     from lab.fleet.schedule import find
 
@@ -102,36 +116,41 @@ def fleet(
         seed=seed,
     )
     file = None if config is None else _checked(config, plan, processes)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    console = _console()
     for words in playable.left_out:
         console.print(f"Left out of {schedule}: {words}.")
-    with tempfile.TemporaryDirectory(prefix="fleet-nodes-", dir=_memory()) as temporary:
-        nodes = None
-        if with_nodes:
-            if directory is not None:
-                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            nodes = NodesPlan(
-                directory=(directory or Path(temporary)).resolve(),
-                count=count,
-                network=DEFAULT_NETWORK if network is None else _network(network),
-            )
-        result = run_fleet(
-            RunOptions(
-                plan=plan,
-                playable=playable,
-                processes=processes,
-                file=file,
-                nodes=nodes,
-                metrics=metrics,
-                output=output,
-            ),
-            console,
+    with _nodes(count, network, directory) if with_nodes else contextlib.nullcontext() as nodes:
+        options = RunOptions(
+            plan=plan, playable=playable, processes=processes, file=file, nodes=nodes, metrics=metrics, output=output
         )
+        result = run_fleet(options, console)
     for failure in result.failures:
         console.print(f"✗ {failure}", style="bold red", soft_wrap=True)
-    raise SystemExit(1 if result.failures else 0)
+    raise SystemExit(result.status)
+
+
+def _console() -> Console:
+    """A wide one where there is no terminal: a line a second is a line."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+
+
+@contextlib.contextmanager
+def _nodes(count: int, network: str | None, directory: Path | None) -> Iterator[NodesPlan]:
+    """Where nodes of the fleet's own are to lie; what they write is gone afterwards unless a directory is named."""
+    from lab.fleet.nodes import NodesPlan
+    from lab.fleet.plan import DEFAULT_NETWORK
+
+    with tempfile.TemporaryDirectory(prefix="fleet-nodes-", dir=_memory()) as temporary:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield NodesPlan(
+            directory=(directory or Path(temporary)).resolve(),
+            count=count,
+            network=DEFAULT_NETWORK if network is None else _network(network),
+        )
 
 
 def _checked(config: Path, plan: FleetPlan, processes: int) -> FleetFile:

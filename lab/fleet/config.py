@@ -21,6 +21,7 @@ from ue.config import UeConfiguration
 OWN_KEYS = ("imsi", "usim", "persona", "control", "state", "trace", "node", "attach_at_start", "data_plane")
 DEFAULT_LEAVE_INTERVAL = 30.0
 DEFAULT_LEAVING_AT_ONCE = 50
+DEFAULT_CALLS_AT_ONCE = 20
 DEFAULT_RING = 20_000
 _NO_KEY = "0" * 32  # every UE has keys of its own
 
@@ -51,7 +52,8 @@ class FleetConfiguration(ConfigurationModel):
 
     ``destination`` answers echo requests. ``attaching_at_once`` bounds how many UEs attach at a time: who comes when
     there are as many waits, which is counted as lateness. ``leave_interval`` bounds how long the UEs may take to
-    detach at the end, ``leaving_at_once`` how many do at a time.
+    detach at the end, ``leaving_at_once`` how many do at a time. ``calls_at_once`` bounds voice calls: each is 50
+    packets a second to encrypt and as many to decrypt. ``gateway_control``: where the gateway says what it has counted.
     """
 
     node: str = Field(default="fleet", min_length=1)
@@ -61,6 +63,8 @@ class FleetConfiguration(ConfigurationModel):
     attaching_at_once: Annotated[Count, Field(ge=1)] | None = None
     leave_interval: Interval = DEFAULT_LEAVE_INTERVAL
     leaving_at_once: Annotated[Count, Field(ge=1)] = DEFAULT_LEAVING_AT_ONCE
+    calls_at_once: Annotated[Count, Field(ge=1)] = DEFAULT_CALLS_AT_ONCE
+    gateway_control: FilePath | None = None
     trace: TraceSection = TraceSection()
     control: FilePath
 

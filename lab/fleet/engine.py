@@ -21,6 +21,8 @@ from lab.fleet.member import FleetPdn, Member
 from lab.fleet.mix import DEFAULT_PERSONA
 from lab.fleet.plan import WHOLE, Arrival, FleetPlan, Part, Step
 from lab.fleet.schedule import Action, FleetEvent
+from lab.fleet.swu import FleetSwu
+from lab.fleet.talk import CALL, TOO_MANY, TalkKind
 from protocols.errors import LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.io.control import ControlError
@@ -29,7 +31,6 @@ from protocols.trace.recorder import Recorder
 from ue.config import UeConfiguration
 from ue.context import DeviceState
 from ue.profile import initiator_config, own_identity
-from ue.swu import Swu
 from ue.temporary import MemoryTemporaryIdentityStore
 from ue.usim import SoftwareUsim
 
@@ -75,12 +76,13 @@ class FleetEngine:
         self.members: dict[int, Member] = {}
         self._profiles: dict[str, Profile] = {}
         self._profile(DEFAULT_PERSONA)  # so that its certificates are looked at before anybody comes
-        self._swu = Swu(
+        self._swu = FleetSwu(
             self._profile(DEFAULT_PERSONA).configuration.accesses,
             platform=self._platform,
             recorder=self.recorder,
             tapped=configuration.trace.enabled,
         )
+        self._swu.figures = self.figures
         self._loop = asyncio.get_running_loop()
         self._sleepers: set[asyncio.Future[None]] = set()
         at_once = configuration.attaching_at_once
@@ -194,9 +196,7 @@ class FleetEngine:
             return
         match event.do:
             case Action.TALK:
-                assert event.rate is not None
-                assert event.seconds is not None
-                member.talk(event.rate, event.seconds)
+                self._talk(member, event)
             case Action.MOVE:
                 await member.move(event.to)
             case Action.SUSPEND:
@@ -205,6 +205,16 @@ class FleetEngine:
                 member.rekey(ike=event.do is Action.REKEY_IKE)
             case Action.DETACH:
                 await member.detach()
+
+    def _talk(self, member: Member, event: FleetEvent) -> None:
+        assert event.seconds is not None
+        if event.kind is TalkKind.ECHO:
+            assert event.rate is not None
+            member.talk(event.rate, event.seconds)
+        elif sum(each.calling for each in self.members.values()) < self._file.configuration.calls_at_once:
+            member.call(event.seconds)
+        else:
+            self.figures.outcome(CALL, TOO_MANY)
 
     async def _until(self, moment: float) -> bool:
         """Whether the moment has come before the end."""
@@ -334,6 +344,7 @@ class FleetEngine:
         states = [member.state for member in self.members.values()]
         self.figures.attaching = states.count(DeviceState.ATTACHING)
         self.figures.attached = states.count(DeviceState.ESTABLISHED)
+        self.figures.calling = sum(member.calling for member in self.members.values())
         return self.figures
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -14,12 +14,14 @@ from protocols.trace.records import JsonValue
 SUCCESS = "success"
 OTHER = "other"
 CAUSES_MAXIMUM = 40  # of one procedure: a metric's labels stay few whatever gateways say
-LOWEST = 0.0001  # seconds; what is shorter counts as this
-HIGHEST = 1000.0  # seconds; what is longer counts as this
+LOWEST = 0.0001  # seconds, or what else is observed; what is less counts as this
+HIGHEST = 1000.0  # what is more counts as this
 GROWTH = 1.02  # of one bucket to the next
 ERROR_SHARE: float = math.sqrt(GROWTH) - 1  # of a percentile at most: a value counts as its bucket's geometric middle
 BUCKETS = math.ceil(math.log(HIGHEST / LOWEST) / math.log(GROWTH))
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+WORST_PERCENTILES = (50.0, 10.0, 1.0)  # of what is better the more it is
+DIRECTIONS = ("uplink", "downlink")
 
 
 class Latency(str, Enum):
@@ -31,8 +33,21 @@ class Latency(str, Enum):
     LATENESS = "lateness"
 
 
-class LatencyHistogram:
-    """Seconds in buckets that grow by 2 %: at most 814 of them, percentiles within 1 %; extremes and sum exact."""
+class Quality(str, Enum):
+    """What is measured of each direction of voice, for every ten seconds or so of a call.
+
+    ``loss``: packets that did not arrive, as a ratio. ``jitter``: seconds (RFC 3550 §6.4.1). ``mos``: ITU-T G.107.
+    """
+
+    LOSS = "loss"
+    JITTER = "jitter"
+    MOS = "mos"
+
+
+class Histogram:
+    """Seconds, ratios or scores in buckets that grow by 2 %: at most 814, percentiles within 1 %; extremes and sum
+    exact.
+    """
 
     def __init__(self) -> None:
         self.buckets: Counter[int] = Counter()
@@ -41,14 +56,14 @@ class LatencyHistogram:
         self.minimum = math.inf
         self.maximum = 0.0
 
-    def add(self, seconds: float) -> None:
+    def add(self, value: float) -> None:
         """One more observation."""
-        bounded = min(max(seconds, LOWEST), HIGHEST)
+        bounded = min(max(value, LOWEST), HIGHEST)
         self.buckets[min(int(math.log(bounded / LOWEST) / math.log(GROWTH)), BUCKETS - 1)] += 1
         self.count += 1
-        self.sum += seconds
-        self.minimum = min(self.minimum, seconds)
-        self.maximum = max(self.maximum, seconds)
+        self.sum += value
+        self.minimum = min(self.minimum, value)
+        self.maximum = max(self.maximum, value)
 
     def percentile(self, percent: float) -> float | None:
         """The value below which so many percent lie (nearest rank); ``None`` without observations."""
@@ -60,13 +75,11 @@ class LatencyHistogram:
                 return min(max(middle, self.minimum), self.maximum)
         return None
 
-    def below(self, seconds: float) -> int:
-        """How many observations lie in buckets that end at or below so many seconds."""
-        return sum(
-            number for bucket, number in self.buckets.items() if LOWEST * math.pow(GROWTH, bucket + 1) <= seconds
-        )
+    def below(self, value: float) -> int:
+        """How many observations lie in buckets that end at or below a value."""
+        return sum(number for bucket, number in self.buckets.items() if LOWEST * math.pow(GROWTH, bucket + 1) <= value)
 
-    def merge(self, other: LatencyHistogram) -> None:
+    def merge(self, other: Histogram) -> None:
         """Add another process's."""
         self.buckets.update(other.buckets)
         self.count += other.count
@@ -84,7 +97,7 @@ class LatencyHistogram:
         }
 
     @classmethod
-    def from_json(cls, value: JsonValue) -> LatencyHistogram:
+    def from_json(cls, value: JsonValue) -> Histogram:
         """``DecodeError`` when it is none."""
         fields = _mapping(value)
         histogram = cls()
@@ -97,18 +110,30 @@ class LatencyHistogram:
             histogram.minimum = _number(fields.get("minimum"))
         return histogram
 
-    def summary(self) -> dict[str, JsonValue]:
-        """For people, in milliseconds."""
+    def summary(
+        self, unit: str = "_ms", scale: float = 1000.0, percentiles: Sequence[float] = PERCENTILES
+    ) -> dict[str, JsonValue]:
+        """For people: what was observed times ``scale``, under names that end in ``unit``."""
         if not self.count:
             return {"count": 0}
-        percentiles = {f"p{percent:g}_ms": _milliseconds(self.percentile(percent)) for percent in PERCENTILES}
+        values = {
+            "minimum": self.minimum,
+            "average": self.sum / self.count,
+            **{f"p{percent:g}": self.percentile(percent) for percent in percentiles},
+            "maximum": self.maximum,
+        }
         return {
             "count": self.count,
-            "minimum_ms": _milliseconds(self.minimum),
-            "average_ms": _milliseconds(self.sum / self.count),
-            **percentiles,
-            "maximum_ms": _milliseconds(self.maximum),
+            **{f"{name}{unit}": None if value is None else round(value * scale, 3) for name, value in values.items()},
         }
+
+
+@dataclass(kw_only=True)
+class VoicePackets:
+    """Of one direction: those sent whose fate is known, and those of them that did not arrive."""
+
+    sent: int = 0
+    lost: int = 0
 
 
 @dataclass(kw_only=True)
@@ -116,32 +141,50 @@ class FleetFigures:
     """Counts since the fleet began, and how many UEs are at what now.
 
     ``outcomes``: of each procedure by cause, ``success`` or the name of the refusal. ``personas``: of attaches, by
-    persona. ``lost``: connections that ended without the UE's wish. ``skipped``: events that made no sense when their
+    persona. ``calling``: in a voice call now; ``voice``: its packets, ``quality``: what came of them, by direction.
+    ``lost``: connections that ended without the UE's wish. ``skipped``: events that made no sense when their
     time had come (a move of a UE whose attach was refused). ``abandoned``: UEs that had not left at the end in time.
+    ``stray_ike``, ``stray_esp``: what came on accesses that their UEs had left, and was not heard.
     """
 
     begun: int = 0
     done: int = 0
     attaching: int = 0
     attached: int = 0
+    calling: int = 0
     abandoned: int = 0
     skipped: int = 0
     failed: int = 0
     packets_sent: int = 0
     packets_received: int = 0
     packets_lost: int = 0
+    stray_ike: int = 0
+    stray_esp: int = 0
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     personas: dict[str, Counter[str]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
-    latencies: dict[Latency, LatencyHistogram] = field(
-        default_factory=lambda: {latency: LatencyHistogram() for latency in Latency}
+    voice: dict[str, VoicePackets] = field(default_factory=lambda: {name: VoicePackets() for name in DIRECTIONS})
+    quality: dict[tuple[str, Quality], Histogram] = field(
+        default_factory=lambda: {(name, quality): Histogram() for name in DIRECTIONS for quality in Quality}
     )
+    latencies: dict[Latency, Histogram] = field(default_factory=lambda: {latency: Histogram() for latency in Latency})
 
     def outcome(self, procedure: str, cause: str, persona: str | None = None) -> None:
         """A procedure is over; causes beyond ``CAUSES_MAXIMUM`` are counted together."""
         _count(self.outcomes.setdefault(procedure, Counter()), cause)
         if persona is not None:
             _count(self.personas.setdefault(persona, Counter()), cause)
+
+    def heard(self, direction: str, packets: VoicePackets, jitter: float | None, mos: float | None) -> None:
+        """Some seconds of one direction of a call are over and known; jitter in seconds."""
+        self.voice[direction].sent += packets.sent
+        self.voice[direction].lost += packets.lost
+        if packets.sent:
+            self.quality[direction, Quality.LOSS].add(packets.lost / packets.sent)
+        if jitter is not None:
+            self.quality[direction, Quality.JITTER].add(jitter)
+        if mos is not None:
+            self.quality[direction, Quality.MOS].add(mos)
 
     def connection_lost(self, cause: str) -> None:
         """A connection ended without the UE's wish."""
@@ -165,6 +208,11 @@ class FleetFigures:
         _add(self.lost, other.lost)
         for latency, histogram in other.latencies.items():
             self.latencies[latency].merge(histogram)
+        for name, packets in other.voice.items():
+            self.voice[name].sent += packets.sent
+            self.voice[name].lost += packets.lost
+        for place, histogram in other.quality.items():
+            self.quality[place].merge(histogram)
 
     def to_json(self) -> dict[str, JsonValue]:
         """For another process."""
@@ -174,6 +222,14 @@ class FleetFigures:
             "personas": {key: dict(counter) for key, counter in self.personas.items()},
             "lost": dict(self.lost),
             "latencies": {latency.value: histogram.to_json() for latency, histogram in self.latencies.items()},
+            "voice": {
+                name: {
+                    "sent": packets.sent,
+                    "lost": packets.lost,
+                    **{quality.value: self.quality[name, quality].to_json() for quality in Quality},
+                }
+                for name, packets in self.voice.items()
+            },
         }
 
     @classmethod
@@ -188,7 +244,14 @@ class FleetFigures:
         figures.lost = Counter(dict(_counts(fields.get("lost"))))
         latencies = _mapping(fields.get("latencies"))
         for latency in Latency:
-            figures.latencies[latency] = LatencyHistogram.from_json(latencies.get(latency.value))
+            figures.latencies[latency] = Histogram.from_json(latencies.get(latency.value))
+        voice = _mapping(fields.get("voice"))
+        for name in DIRECTIONS:
+            direction = _mapping(voice.get(name))
+            sent, lost = int(_number(direction.get("sent"))), int(_number(direction.get("lost")))
+            figures.voice[name] = VoicePackets(sent=sent, lost=lost)
+            for quality in Quality:
+                figures.quality[name, quality] = Histogram.from_json(direction.get(quality.value))
         return figures
 
     def summary(self) -> dict[str, JsonValue]:
@@ -204,7 +267,18 @@ class FleetFigures:
             "attaches_by_persona": {key: dict(counter) for key, counter in sorted(self.personas.items())},
             "lost": dict(self.lost),
             "latencies": {latency.value: histogram.summary() for latency, histogram in self.latencies.items()},
+            "voice": {name: self._voice(name) for name in DIRECTIONS},
             "percentile_error_percent": round(ERROR_SHARE * 100, 2),
+        }
+
+    def _voice(self, name: str) -> dict[str, JsonValue]:
+        packets = self.voice[name]
+        return {
+            "sent": packets.sent,
+            "lost": packets.lost,
+            "loss": self.quality[name, Quality.LOSS].summary("_percent", 100.0),
+            "jitter": self.quality[name, Quality.JITTER].summary(),
+            "mos": self.quality[name, Quality.MOS].summary("", 1.0, WORST_PERCENTILES),
         }
 
 
@@ -213,12 +287,15 @@ _NUMBERS = (
     "done",
     "attaching",
     "attached",
+    "calling",
     "abandoned",
     "skipped",
     "failed",
     "packets_sent",
     "packets_received",
     "packets_lost",
+    "stray_ike",
+    "stray_esp",
 )
 
 
@@ -230,10 +307,6 @@ def _add(counter: Counter[str], other: Counter[str]) -> None:
     """Another process's causes, which may be others: those that it has most go first, success before them."""
     for cause, number in sorted(other.items(), key=lambda each: (each[0] != SUCCESS, -each[1], each[0])):
         _count(counter, cause, number)
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 3)
 
 
 def _counts(value: JsonValue) -> Iterator[tuple[str, int]]:

@@ -15,6 +15,7 @@ measured. Worker n has the UEs from ``n * --fleet-range`` on, so that no two wor
 from __future__ import annotations
 
 import argparse
+import logging
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from lab.fleet.blocking import BlockingControlClient
 from lab.fleet.mix import PersonaMix
-from protocols.errors import StackError
+from protocols.errors import BackendError, StackError
 from protocols.trace.records import JsonValue
 
 PROTOCOL = "SWu"
@@ -38,6 +39,9 @@ READY_INTERVAL = 30.0
 STOP_INTERVAL = 60.0
 POLL_INTERVAL = 0.05
 DEFAULT_RANGE = 10_000
+TRIES_MAXIMUM = 5  # of one user in a row without an answer, half a second to two apart
+
+_log = logging.getLogger("lab.fleet")
 
 
 class FleetProcess:
@@ -77,6 +81,15 @@ class FleetProcess:
                     raise SystemExit(f"the fleet process does not get ready: {error}") from None
             time.sleep(POLL_INTERVAL)
 
+    @property
+    def end(self) -> str | None:
+        """How it has ended, in words; ``None`` while it runs."""
+        status = self._process.poll()
+        if status is None:
+            return None
+        said = self._log.read_text(errors="replace").strip().splitlines()
+        return f"the fleet process has ended with status {status}" + (f": {said[-1]}" if said else "")
+
     def close(self) -> None:
         """Everybody detaches, then the process ends."""
         self._process.terminate()
@@ -96,6 +109,7 @@ class Workplace:
     serves = threading.Event()
     mix = PersonaMix()
     numbers = count()
+    given_up = False
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust's
@@ -153,6 +167,17 @@ def end_process(**_: Any) -> None:
         Workplace.process = None
 
 
+def give_up(environment: Environment, why: str) -> None:
+    """Nothing will be answered any more: the worker ends, with status 1 and one line that says why."""
+    if Workplace.given_up:
+        return
+    Workplace.given_up = True
+    _log.error("Given up: %s", why)
+    environment.process_exit_code = 1
+    if environment.runner is not None:
+        environment.runner.greenlet.kill(block=False)  # what Locust waits for; it shuts down in order then
+
+
 class FleetUe(User):
     """One UE: attached as long as its user lives, and now and then away."""
 
@@ -161,6 +186,7 @@ class FleetUe(User):
     def on_start(self) -> None:
         """A number of its own, and the first attach."""
         self.attached = False
+        self.unanswered = 0
         Workplace.serves.wait()
         options = self.environment.parsed_options
         worker = max(0, getattr(self.environment.runner, "worker_index", 0))
@@ -214,18 +240,34 @@ class FleetUe(User):
     def _ask(self, name: str, method: str, **params: JsonValue) -> dict[str, JsonValue] | None:
         """Ask the fleet process; what it measured (or how long the refusal took) goes to Locust."""
         assert Workplace.client is not None
+        if Workplace.given_up:
+            return None
         begun = time.monotonic()
         try:
             answer = Workplace.client.call(method, index=self.index, **params)
         except StackError as error:
             self._report(name, time.monotonic() - begun, error)
+            self._unanswered(error)
             if name != "attach":
                 self.attached = name != "detach" and self.attached and "not attached" not in str(error)
             return None
+        self.unanswered = 0
         found = answer if isinstance(answer, dict) else {}
         seconds = found.get("seconds")
         self._report(name, seconds if isinstance(seconds, float) else time.monotonic() - begun, None)
         return found
+
+    def _unanswered(self, error: StackError) -> None:
+        """A process that is gone does not come back, one that says nothing may: for some tries."""
+        if not isinstance(error, BackendError):
+            self.unanswered = 0  # an answer, even if it is no
+            return
+        self.unanswered += 1
+        end = None if Workplace.process is None else Workplace.process.end
+        if end is not None:
+            give_up(self.environment, end)
+        elif self.unanswered >= TRIES_MAXIMUM:
+            give_up(self.environment, f"no answer in {TRIES_MAXIMUM} tries: {error}")
 
     def _report(self, name: str, seconds: float, error: StackError | None) -> None:
         self.environment.events.request.fire(

@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lab.fleet.figures import SUCCESS, FleetFigures, Latency
 from lab.fleet.schedule import NEXT_ACCESS, is_place
-from protocols.dataplane.userspace.host import FLOW_PATIENCE, FlowKind
+from lab.fleet.talk import ECHO_PATIENCE, VOICE_RATE, Call, EchoTalk, Talk, TalkScore
+from protocols.dataplane.userspace.clients import StreamKind
+from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import LocalError, StackError
 from protocols.ikev2.events import Closed, Event, SaState
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.io.control import ControlError
-from protocols.path import Address, Path
+from protocols.path import Address, Endpoint, Path
 from ue.context import DeviceState
 from ue.pdn import Pdn
-from ue.traffic import Flow
 
 _log = logging.getLogger(__name__)
 
-PATIENCE = FLOW_PATIENCE + 0.1  # then every packet is either answered or lost
 ATTACH, MOVE, DETACH, SUSPEND, REKEY = "attach", "move", "detach", "suspend", "rekey"
 
 
@@ -30,7 +29,6 @@ class FleetPdn(Pdn):
     """A PDN connection whose defects are its own: nothing it raises reaches the UEs that share its sockets."""
 
     figures: FleetFigures  # set by whoever makes it
-    stray_packets = 0
 
     def ike_event(self, sa: IkeSa, event: Event) -> None:
         """As ``Pdn``; a connection that ends unasked is counted."""
@@ -47,14 +45,19 @@ class FleetPdn(Pdn):
 
     def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         """As ``Pdn``, but deaf on accesses that this UE has left, whose sockets are open for others."""
-        open_accesses = self.device.open_accesses
-        if all(self.device.ports(name).nat_traversal != path.local for name in open_accesses):
-            self.stray_packets += 1
+        if not self.listens(path.local):
+            self.figures.stray_esp += 1
             return
         try:
             super().receive_esp(octets, path, traffic_class)
         except Exception:  # noqa: BLE001 - as above
             self._broken("an ESP packet")
+
+    def listens(self, local: Endpoint) -> bool:
+        """Whether this UE is on the access of a socket."""
+        device = self.device
+        found = (device.ports(name) for name in device.open_accesses)
+        return any(local in (ports.nat_traversal, ports.ike) for ports in found)
 
     def _broken(self, what: str) -> None:
         self.figures.failed += 1
@@ -64,15 +67,6 @@ class FleetPdn(Pdn):
             self._endpoint.initiate(sa, DeleteIkeSa("a defect of the UE"), self._now())
         elif sa is not None:
             self._endpoint.close(sa, "a defect of the UE", self._now())
-
-
-@dataclass(frozen=True, kw_only=True)
-class TalkScore:
-    """What became of the packets of one talk; the rest is under way still."""
-
-    sent: int
-    received: int
-    lost: int
 
 
 class Member:
@@ -96,7 +90,7 @@ class Member:
         self._destination = destination
         self._figures = figures
         self._loop = asyncio.get_running_loop()
-        self._flow: Flow | None = None
+        self._talk: Talk | None = None
 
     @property
     def state(self) -> DeviceState:
@@ -163,39 +157,40 @@ class Member:
             self.pdn.rekey_child()
         self._figures.outcome(REKEY, "begun")
 
-    def talk(self, rate: float, seconds: float) -> None:
-        """Echo requests for a while; the score is counted when their answers have had their time."""
+    @property
+    def calling(self) -> bool:
+        """Whether it is in a voice call."""
+        return self._talk is not None and self._talk.calling
+
+    def talk(self, rate: float, seconds: float) -> EchoTalk:
+        """Echo requests for a while."""
         self.end_talk()
-        if self._destination is None:
-            raise LocalError("the fleet has no destination to talk to")
-        flow = self._flow = self.pdn.start_traffic(FlowKind.ICMP, self._destination, rate)
-        self._loop.call_later(seconds, flow.stop)
-        self._loop.call_later(seconds + PATIENCE, self._settle, flow)
+        flow = self.pdn.start_traffic(FlowKind.ICMP, self._whom(), rate)
+        talk = self._talk = EchoTalk(flow, seconds, self._figures)
+        return talk
+
+    def call(self, seconds: float) -> None:
+        """A voice call of so many seconds."""
+        self.end_talk()
+        flow = self.pdn.start_traffic(StreamKind.VOICE, self._whom(), VOICE_RATE)
+        self._talk = Call(flow, seconds, self._figures)
 
     async def talked(self, rate: float, seconds: float) -> TalkScore:
         """As ``talk``; returns with the score."""
-        self.talk(rate, seconds)
-        flow = self._flow
-        await asyncio.sleep(seconds + PATIENCE)
-        assert flow is not None
-        return _score(flow)
+        talk = self.talk(rate, seconds)
+        await asyncio.sleep(seconds + ECHO_PATIENCE)
+        return talk.score
 
     def end_talk(self) -> None:
         """Talk no more."""
-        flow = self._flow
-        if flow is not None:
-            flow.stop()
-            self._settle(flow)
+        if self._talk is not None:
+            self._talk.end()
+            self._talk = None
 
-    def _settle(self, flow: Flow) -> None:
-        """Count a talk, once."""
-        if flow is not self._flow:
-            return
-        self._flow = None
-        score = _score(flow)
-        self._figures.packets_sent += score.sent
-        self._figures.packets_received += score.received
-        self._figures.packets_lost += score.lost
+    def _whom(self) -> Address:
+        if self._destination is None:
+            raise LocalError("the fleet has no destination to talk to")
+        return self._destination
 
     def abandon(self) -> None:
         """The time is over: let go without a word."""
@@ -223,8 +218,3 @@ class Member:
         connection = self.pdn.device.connection
         moves = [] if connection is None else connection.moves
         return moves[-1].why or moves[-1].outcome.value if moves else "no response"
-
-
-def _score(flow: Flow) -> TalkScore:
-    statistics = flow.statistics(None, None)
-    return TalkScore(sent=statistics.sent, received=statistics.received, lost=statistics.lost)

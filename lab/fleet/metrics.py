@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -10,11 +10,28 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from lab.fleet.figures import FleetFigures, Latency, LatencyHistogram
+from lab.fleet.figures import DIRECTIONS, FleetFigures, Histogram, Latency, Quality
 from protocols.errors import BackendError
 
 ADDRESS = "127.0.0.1"
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
+VOICE = {
+    Quality.LOSS: (
+        "epdg_fleet_voice_loss_ratio",
+        "Voice packets that did not arrive, of every ten seconds of a call.",
+        (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    ),
+    Quality.JITTER: (
+        "epdg_fleet_voice_jitter_seconds",
+        "Interarrival jitter (RFC 3550) at the end of every ten seconds of a call.",
+        (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+    ),
+    Quality.MOS: (
+        "epdg_fleet_voice_mos",
+        "Mean opinion score (ITU-T G.107) of every ten seconds of a call.",
+        (2.58, 3.1, 3.6, 4.03, 4.34),  # G.109's categories
+    ),
+}
 
 
 class FleetCollector(Collector):
@@ -58,6 +75,7 @@ class FleetCollector(Collector):
         packets.add_metric(("received",), figures.packets_received)
         packets.add_metric(("lost",), figures.packets_lost)
         yield packets
+        yield from _voice(figures)
         for latency, text in (
             (Latency.ATTACH, "From the command to the tunnel."),
             (Latency.MOVE, "From the command to the gateway's agreement."),
@@ -92,8 +110,28 @@ class MetricsServer:
         self._thread.join()
 
 
-def _histogram(name: str, text: str, histogram: LatencyHistogram) -> HistogramMetricFamily:
-    """In Prometheus's coarser buckets; a value within 1 % of a bound may count above it."""
-    buckets = [(f"{bound:g}", float(histogram.below(bound))) for bound in BOUNDS]
-    buckets.append(("+Inf", float(histogram.count)))
-    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.sum)
+def _voice(figures: FleetFigures) -> Iterator[Metric]:
+    yield GaugeMetricFamily("epdg_fleet_calls", "Voice calls that go on.", value=figures.calling)
+    packets = CounterMetricFamily(
+        "epdg_fleet_voice_packets", "Voice packets whose fate is known.", labels=("direction", "kind")
+    )
+    for direction in DIRECTIONS:
+        packets.add_metric((direction, "sent"), figures.voice[direction].sent)
+        packets.add_metric((direction, "lost"), figures.voice[direction].lost)
+    yield packets
+    for quality, (name, text, bounds) in VOICE.items():
+        family = HistogramMetricFamily(name, text, labels=("direction",))
+        for direction in DIRECTIONS:
+            found = figures.quality[direction, quality]
+            family.add_metric((direction,), _buckets(found, bounds), found.sum)
+        yield family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, text, buckets=_buckets(histogram, BOUNDS), sum_value=histogram.sum)
+
+
+def _buckets(histogram: Histogram, bounds: Sequence[float]) -> list[tuple[str, float]]:
+    """Prometheus's coarser ones; a value within 1 % of a bound may count above it."""
+    buckets = [(f"{bound:g}", float(histogram.below(bound))) for bound in bounds]
+    return [*buckets, ("+Inf", float(histogram.count))]

@@ -170,6 +170,7 @@ class NodesPlan:
             "destination": str(CORE_HOST),
             "attaching_at_once": ATTACHING_AT_ONCE,
             "leave_interval": max(DEFAULT_LEAVE_INTERVAL, self.count / DETACHES_PER_SECOND),
+            "gateway_control": self.control("epdg").name,
             "control": "fleet.sock",
         }
 

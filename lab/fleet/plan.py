@@ -70,8 +70,9 @@ class FleetPlan:
             at = (index + 1) / self.rate if even else at + generator.expovariate(self.rate)
 
     def steps(self, index: int) -> Iterator[Step]:
-        """What a UE does, round after round; it may be without end."""
+        """What a UE does, round after round; it may be without end. A share of the UEs is the same UEs each time."""
         schedule, generator = self.schedule, random.Random(f"{self.seed}/ue/{index}")
+        draw = random.Random(f"{self.seed}/share/{index}").random()
         begin, number = 0.0, 0
         while True:
             number += 1
@@ -79,7 +80,8 @@ class FleetPlan:
             for event in schedule.events:
                 now += (event.at - before) * (1 + schedule.spread * generator.uniform(-1, 1))
                 before = event.at
-                yield Step(at=now, event=event)
+                if event.share is None or draw < event.share:
+                    yield Step(at=now, event=event)
             if not schedule.repeat or number == self.rounds:
                 return
             begin = max(now, begin + schedule.length) if schedule.length is not None else now + schedule.pause

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lab.fleet.both_ends import PROCEDURES, GatewayCounts, both_ends, differences
 from lab.fleet.config import FleetFile
 from lab.fleet.figures import FleetFigures
 from lab.fleet.metrics import MetricsServer
@@ -22,14 +23,16 @@ from lab.fleet.nodes import FleetNodes, NodesPlan
 from lab.fleet.plan import FleetPlan
 from lab.fleet.processes import FleetProcesses
 from lab.fleet.schedule import Playable, check_accesses
-from lab.fleet.show import Show, table
+from lab.fleet.show import Show, table, voice_tables
 from protocols.errors import BackendError, StackError
 from protocols.io.control import ControlClient
 from protocols.trace.records import JsonValue
 
 DISTRIBUTION = "epdg-emulator"
+SIGNALLED = 128  # and the signal's number: 130 after Ctrl-C
 SAMPLE_INTERVAL = 1.0
 SESSIONS_END_INTERVAL = 5.0  # that STR and STA may take after the last DELETE
+ASK_INTERVAL = 0.05  # between two questions meanwhile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +59,9 @@ class RunResult:
     attaches_per_second_peak: float = 0.0
     moves_per_second_peak: float = 0.0
     memory_octets: list[JsonValue] = field(default_factory=list)
+    gateway: GatewayCounts | None = None
     nodes: dict[str, JsonValue] = field(default_factory=dict)
-    interrupted: bool = False
+    interrupted: int | None = None
     error: str | None = None
 
     @property
@@ -72,6 +76,13 @@ class RunResult:
             found.append(f"{self.figures.abandoned} UEs had not detached when the time was over")
         return found
 
+    @property
+    def status(self) -> int:
+        """The exit status: after a signal that which shells expect, whatever else there was; 1 after failures."""
+        if self.interrupted is not None:
+            return SIGNALLED + self.interrupted
+        return 1 if self.failures else 0
+
     def summary(self) -> dict[str, JsonValue]:
         """The summary file."""
         plan, seconds = self.options.plan, self.seconds
@@ -80,7 +91,7 @@ class RunResult:
             "version": importlib.metadata.version(DISTRIBUTION),
             "began": self.began,
             "seconds": round(seconds, 3),
-            "interrupted": self.interrupted,
+            "interrupted": self.interrupted is not None,
             "failures": [*self.failures],
             "plan": {
                 "count": plan.count,
@@ -101,6 +112,7 @@ class RunResult:
             "moves_per_second": {"average": _share(moves, seconds), "peak": round(self.moves_per_second_peak, 1)},
             "memory_octets": self.memory_octets,
             "figures": self.figures.summary(),
+            "both_ends": None if self.gateway is None else both_ends(self.figures, self.gateway),
             "nodes": self.nodes,
         }
 
@@ -134,14 +146,14 @@ class _Run:
         running = asyncio.current_task()
         assert running is not None
 
-        def stop() -> None:
+        def stop(number: int) -> None:
             if self._stopping.is_set():
                 running.cancel()  # a second time: without waiting for the UEs
             self._stopping.set()
-            self._result.interrupted = True
+            self._result.interrupted = number
 
         for number in numbers:
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, stop, number)
         try:
             async with self._file() as file:
                 with contextlib.ExitStack() as stack:
@@ -174,6 +186,7 @@ class _Run:
     async def _fly(self, file: FleetFile) -> None:
         plan, result = self._options.plan, self._result
         check_accesses(plan.schedule, file.accesses)
+        before = await self._gateway(file)
         async with FleetProcesses(file.path, self._options.processes, self._directory) as processes:
             began = time.monotonic()
             try:
@@ -189,7 +202,33 @@ class _Run:
                 result.memory_octets = await processes.memory_octets()
         result.attaches_per_second_peak = self._show.paces["attach"].peak
         result.moves_per_second_peak = self._show.paces["move"].peak
-        self._console.print(table(result.figures, self._show.paces))
+        self._console.print(table(result.figures, self._show.paces), *voice_tables(result.figures))
+        if before is not None:
+            await self._compare(file, before)
+
+    async def _compare(self, file: FleetFile, before: GatewayCounts) -> None:
+        """What the gateway has counted meanwhile, once the last DELETE has had its time there."""
+        deadline = time.monotonic() + SESSIONS_END_INTERVAL
+        detached = PROCEDURES["detach"]
+        while (now := await self._gateway(file)) is not None:
+            self._result.gateway = now.since(before)
+            ended = self._result.gateway.totals[detached] >= self._result.figures.succeeded("detach")
+            if ended or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(ASK_INTERVAL)
+        if self._result.gateway is not None:
+            for sentence in differences(self._result.figures, self._result.gateway):
+                self._console.print(sentence, soft_wrap=True)
+
+    @staticmethod
+    async def _gateway(file: FleetFile) -> GatewayCounts | None:
+        """What the gateway has counted; ``None`` where it cannot be asked."""
+        control = file.configuration.gateway_control
+        if control is None:
+            return None
+        with contextlib.suppress(StackError):
+            return GatewayCounts.of(await ControlClient(control).call("node.status"))
+        return None
 
     async def _watch(self, processes: FleetProcesses) -> None:
         """Look once a second until all are done or somebody stops it."""
@@ -211,7 +250,7 @@ class _Run:
             if not left or time.monotonic() > deadline:
                 self._result.nodes = found
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(ASK_INTERVAL)
 
 
 def _sessions(status: JsonValue) -> int:

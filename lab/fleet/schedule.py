@@ -17,6 +17,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from lab.fleet.talk import TalkKind
 from lab.mobility import loader
 from lab.mobility import schedule as mobility
 from lab.mobility.loader import NamedSchedule
@@ -47,8 +48,8 @@ class FleetEvent(ConfigurationModel):
     """One thing at a time: ``at`` is in seconds since the UE's round began.
 
     ``to``: the name of an access, its place among the fleet's from 1 on (counted round where there are fewer), or
-    ``next``, the one after the one in use. ``rate`` and ``seconds`` are of ``talk``:
-    so many echo requests a second, so long.
+    ``next``, the one after the one in use. The rest is of ``talk``: ``rate`` echo requests a second or a voice call,
+    for ``seconds``, of that ``share`` of the UEs; the others pass it over.
     """
 
     at: Moment
@@ -56,13 +57,20 @@ class FleetEvent(ConfigurationModel):
     to: str | None = None
     rate: Annotated[float, Field(gt=0, le=200)] | None = None
     seconds: Interval | None = None
+    kind: TalkKind = TalkKind.ECHO
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _fitting(self) -> FleetEvent:
         talks = self.do is Action.TALK
         if (self.to is not None) and self.do not in (Action.MOVE, Action.ATTACH):
             raise PydanticCustomError("event", "to at attach and move only")
-        if talks != (self.rate is not None) or talks != (self.seconds is not None):
+        voice = self.kind is TalkKind.VOICE
+        if not talks and (voice or self.share is not None):
+            raise PydanticCustomError("event", "kind and share at talk only")
+        if voice and self.rate is not None:
+            raise unfit("no rate where kind is voice: it has its own", "rate")
+        if (talks and not voice) != (self.rate is not None) or talks != (self.seconds is not None):
             raise PydanticCustomError("event", "rate and seconds at talk, and only there")
         return self
 

@@ -12,11 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lab.fleet.figures import SUCCESS, FleetFigures, Latency
+from lab.fleet.figures import DIRECTIONS, SUCCESS, FleetFigures, Latency, Quality
 from protocols.io.logging import printable
 
 WINDOW = 5  # samples, one a second, that a rate is taken over
-SHOWN = ("attach", "move", "detach", "rekey", "suspend")
+SHOWN = ("attach", "move", "detach", "call", "rekey", "suspend")
 
 
 class Pace:
@@ -69,7 +69,8 @@ class Show:
         for name, pace in self.paces.items():
             pace.add(now, figures.succeeded(name))
         if self._live is not None:
-            self._live.update(Group(Text(self._line(figures, now)), table(figures, self.paces)), refresh=True)
+            tables = (table(figures, self.paces), *voice_tables(figures))
+            self._live.update(Group(Text(self._line(figures, now)), *tables), refresh=True)
         elif not self._console.is_terminal:
             self._console.print(self._line(figures, now), soft_wrap=True)
 
@@ -81,7 +82,7 @@ class Show:
             f"p50 {_milliseconds(attach.percentile(50))}, p99 {_milliseconds(attach.percentile(99))})  "
             f"refused {figures.refused('attach')}  "
             f"moves {figures.succeeded('move')} ({self.paces['move'].current:.1f}/s, "
-            f"p99 {_milliseconds(move.percentile(99))})  lost packets {figures.packets_lost}"
+            f"p99 {_milliseconds(move.percentile(99))})  lost packets {figures.packets_lost}{_calls(figures)}"
         )
 
 
@@ -105,6 +106,42 @@ def table(figures: FleetFigures, paces: dict[str, Pace]) -> Table:
             name, str(causes[SUCCESS]), f"{pace.current:.1f}", f"{pace.peak:.1f}", *numbers, printable(others)
         )
     return whole
+
+
+def voice_tables(figures: FleetFigures) -> list[Table]:
+    """Loss, jitter and MOS of every ten seconds of calls, by direction; none where nobody calls."""
+    if not any(packets.sent for packets in figures.voice.values()):
+        return []
+    whole = Table(box=None, pad_edge=False)
+    for column in ("voice", "packets", "lost", "loss % p50", "p90", "p99"):
+        whole.add_column(column, justify="left" if column == "voice" else "right")
+    for column in ("jitter ms p50", "p90", "p99", "MOS p50", "p10", "p1"):
+        whole.add_column(column, justify="right")
+    for direction in DIRECTIONS:
+        packets, row = figures.voice[direction], []
+        for quality, scale, percentiles in (
+            (Quality.LOSS, 100.0, (50, 90, 99)),
+            (Quality.JITTER, 1000.0, (50, 90, 99)),
+            (Quality.MOS, 1.0, (50, 10, 1)),
+        ):
+            found = figures.quality[direction, quality]
+            row += [_scaled(found.percentile(percent), scale) for percent in percentiles]
+        whole.add_row(direction, str(packets.sent), str(packets.lost), *row)
+    return [whole]
+
+
+def _calls(figures: FleetFigures) -> str:
+    """Of the worse direction."""
+    scores = [figures.quality[direction, Quality.MOS] for direction in DIRECTIONS]
+    worst = [found.percentile(10) for found in scores if found.count]
+    if not figures.calling and not worst:
+        return ""
+    mos = _scaled(min((each for each in worst if each is not None), default=None), 1.0)
+    return f"  calls {figures.calling} (MOS p10 {mos or '-'})"
+
+
+def _scaled(value: float | None, scale: float) -> str:
+    return "" if value is None else f"{value * scale:.2f}"
 
 
 def _number(seconds: float | None) -> str:

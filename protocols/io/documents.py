@@ -64,7 +64,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """A node; what an alias stands for counts each time."""
         before = self._values
-        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
+        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
         if alias is None:
             self._values += 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Any, TypeVar
 
 import pytest
@@ -48,6 +50,23 @@ class FleetWorld:
         assert isinstance(totals, dict)
         return {key: number for key, number in totals.items() if isinstance(number, int)}
 
+    async def esp_packets(self, imsi: str) -> dict[str, int]:
+        """How many ESP packets of a subscriber the gateway has taken, and how many it has sent."""
+        listed = await ControlClient(self.plan.control("epdg")).call("sessions.list", imsi=imsi, state="established")
+        assert isinstance(listed, dict)
+        sessions = listed["sessions"]
+        assert isinstance(sessions, list)
+        (session,) = sessions
+        assert isinstance(session, dict)
+        children = session["child_sas"]
+        assert isinstance(children, list)
+        (child,) = children
+        assert isinstance(child, dict)
+        counters = child["counters"]
+        assert isinstance(counters, dict)
+        found = {name: counters[f"{name}_packets"] for name in ("inbound", "outbound")}
+        return {name: number for name, number in found.items() if isinstance(number, int)}
+
     async def emptied(self) -> None:
         """Return when neither node has a session left; the AAA server remembers refused ones for a while."""
 
@@ -59,9 +78,14 @@ class FleetWorld:
         await poll_until(look, what="sessions that were left", interval=10)
 
 
+def loopback_network(number: int) -> IPv4Network:
+    """Addresses of this process's own: other fleets may run beside the tests."""
+    return IPv4Network(f"127.{64 + os.getpid() % 128}.{number}.0/24")
+
+
 @pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
-    plan = NodesPlan(directory=tmp_path_factory.mktemp("fleet-nodes"), count=SUBSCRIBERS)
+    plan = NodesPlan(directory=tmp_path_factory.mktemp("fleet-nodes"), count=SUBSCRIBERS, network=loopback_network(80))
     plan.prepare()
     nodes = FleetNodes(plan)
     with asyncio.Runner() as runner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -66,12 +67,51 @@ def test_users_of_two_workers_are_ues_of_two_fleet_processes(world: FleetWorld, 
     after = world.run(world.totals())
     attached = after["attached"] - before.get("attached", 0)
     assert attached == in_json["attach"]
-    assert after["moved"] - before.get("moved", 0) == in_json.get("move", 0)
+    unchecked, failed = (
+        after.get(name, 0) - before.get(name, 0) for name in ("address-update-unchecked", "address-update-failed")
+    )
+    assert after["moved"] - before.get("moved", 0) + unchecked - failed == in_json.get("move", 0)
     assert after["detached"] - before.get("detached", 0) == attached
     gateway = (world.plan.directory / "epdg.log").read_text()
     first = int(FIRST_IMSI.digits)
     for index in (0, RANGE):  # the first UE of each worker
         assert f"{first + index:015} is attached" in gateway
+
+
+def test_a_worker_whose_fleet_process_is_gone_gives_up_with_one_line(world: FleetWorld, tmp_path: Path) -> None:
+    log = tmp_path / "locust.log"
+    words = ["--headless", "-u", "3", "-r", "3", "--stop-timeout", "5", "--fleet-config", str(world.plan.fleet)]
+    process = _locust(log, [*words, "--fleet-range", str(RANGE)])
+    try:
+        before = world.run(world.totals()).get("attached", 0)
+
+        async def attached() -> bool | None:
+            return True if (await world.totals())["attached"] >= before + 3 else None
+
+        world.run(poll_until(attached, what="UEs of Locust's users", interval=TIMEOUT))
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+        os.kill(int(child), signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 1, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    (line,) = [line for line in log.read_text().splitlines() if "Given up" in line]
+    assert "Given up: the fleet process has ended with status" in line
+    world.run(world.emptied())
+
+
+def test_users_that_are_never_answered_give_up(tmp_path: Path) -> None:
+    log = tmp_path / "locust.log"
+    process = _locust(log, ["--headless", "-u", "1", "-r", "1", "--fleet-control", str(tmp_path / "nobody.sock")])
+    try:
+        assert process.wait(TIMEOUT) == 1, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    (line,) = [line for line in log.read_text().splitlines() if "Given up" in line]
+    assert "Given up: no answer in 5 tries: control socket" in line
 
 
 async def _flown(world: FleetWorld, before: dict[str, int]) -> None:

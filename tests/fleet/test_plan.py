@@ -147,6 +147,19 @@ def test_steps_are_in_order_vary_by_ue_and_repeat_until_the_rounds_are_over() ->
     assert len(endless) == 500
 
 
+def test_a_share_is_of_the_same_ues_whatever_the_number_of_processes() -> None:
+    def speaks(index: int, **changes: object) -> bool:
+        return any(step.event.do is Action.TALK for step in plan("calls", rounds=2, **changes).steps(index))
+
+    speakers = [index for index in range(2000) if speaks(index)]
+    assert 140 < len(speakers) < 260  # one in ten
+    assert speakers != [index for index in range(2000) if speaks(index, seed=4)]
+    for of in (2, 3):  # nor is it one process that has them all
+        assert all(len([index for index in speakers if index % of == number]) > 30 for number in range(of))
+    steps = list(plan("calls", rounds=2).steps(speakers[0]))
+    assert sum(step.event.do is Action.TALK for step in steps) == 2
+
+
 def test_every_schedule_that_ships_begins_with_an_attach() -> None:
     assert {"stay", "churn", "commute", "flapping"} <= set(shipped())
     for name in shipped():
@@ -186,6 +199,14 @@ REFUSED = {
     ),
     "first": ("name: x\ntitle: X\nevents:\n  - {at: 0, do: detach}\n", "attach as the first event"),
     "talk": (SCHEDULE + "  - {at: 1, do: talk}\n", ":5: events.1: got a mapping, expected rate and seconds at talk"),
+    "rate of voice": (
+        SCHEDULE + "  - {at: 1, do: talk, kind: voice, rate: 5, seconds: 9}\n",
+        ":5: events.1.rate: got 5, expected no rate where kind is voice",
+    ),
+    "no seconds of voice": (SCHEDULE + "  - {at: 1, do: talk, kind: voice}\n", "expected rate and seconds at talk"),
+    "kind of talk": (SCHEDULE + "  - {at: 1, do: talk, kind: song, seconds: 9}\n", ":5: events.1.kind: got 'song'"),
+    "share": (SCHEDULE + "  - {at: 1, do: talk, rate: 5, seconds: 9, share: 2}\n", ":5: events.1.share: got 2"),
+    "share of a move": (SCHEDULE + "  - {at: 1, do: move, share: 0.5}\n", "expected kind and share at talk only"),
     "key": (SCHEDULE + "  - {at: 1, do: move, too: next}\n", ":5: events.1.too: got an unknown key, expected no such"),
     "no time": (SCHEDULE + "  - {at: 0, do: detach}\n", "rounds that take time"),
     "no time without detach": (SCHEDULE, "rounds that take time"),
@@ -219,7 +240,10 @@ def test_a_schedule_that_is_none_is_refused_in_one_line_with_its_place(tmp_path:
         ((), "--config: got nothing, expected either --config FILE or --with-nodes"),
         (("--with-nodes", "-c", str(EXAMPLE)), "either --config FILE or --with-nodes"),
         (("--with-nodes", "--persona", "pixel=x"), "--persona: got 'pixel=x'"),
-        (("--with-nodes", "--schedule", "nowhere"), "--schedule: got 'nowhere', expected a file, one of churn, "),
+        (
+            ("--with-nodes", "--schedule", "nowhere"),
+            "--schedule: got 'nowhere', expected a file, one of calls, churn, ",
+        ),
         (("--with-nodes", "--network", "10.0.0.0/24"), "--network: got '10.0.0.0/24', expected a /24 of 127.0.0.0/8"),
         (("--with-nodes", "--network", "here"), "--network: got 'here'"),
         (("--with-nodes", "--count", "0"), "Invalid value for '--count'"),

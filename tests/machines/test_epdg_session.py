@@ -25,6 +25,8 @@ from protocols.diameter.swm import ApnConfiguration, Dea, Result
 from protocols.eap.packet import EapPacket, EapType
 from protocols.ikev2.events import (
     AddressesUpdated,
+    AddressUpdateFailed,
+    AddressUpdateStarted,
     AuthenticationKind,
     Closed,
     ConfigurationReply,
@@ -254,6 +256,26 @@ def test_paths_are_kept_with_their_times() -> None:
     assert isinstance(tell, Tell)
     assert (tell.name, tell.data["nat"]) == ("moved", True)
     assert [(use.path, use.since, use.until) for use in session.paths] == [(PATH, 1.0, 5.0), (OTHER, 5.0, None)]
+
+
+def test_a_move_that_is_never_checked_is_told_with_its_reason() -> None:
+    """A UE counts it when the update is answered; the gateway has neither adopted nor refused the address."""
+    session, other = established(new()), established(new())
+    third = Path(PATH.local, Endpoint.of("203.0.113.9", 4500))
+
+    def told(event: object) -> list[tuple[str, object]]:
+        return [(each.name, each.data["why"]) for each in session.handle(event, 5.0) if isinstance(each, Tell)]
+
+    started = [AddressUpdateStarted(old=PATH, new=path, nat=NatStatus()) for path in (OTHER, third)]
+    assert told(started[0]) == []
+    assert told(started[0]) == []  # the same addresses again
+    newer = "a newer move came before the check was answered"
+    assert told(started[1]) == [("address-update-unchecked", newer)]
+    ended = "the session ended before the check was answered"
+    assert told(Closed(why="over")) == [("address-update-unchecked", ended), ("detached", "over")]
+    other.handle(started[0], 5.0)
+    other.handle(AddressUpdateFailed(old=PATH, new=OTHER, why="not answered"), 6.0)
+    assert len([each for each in other.handle(Closed(why="over"), 9.0) if isinstance(each, Tell)]) == 1
 
 
 @pytest.mark.parametrize(("by_peer", "detach", "cause"), [(True, False, 1), (False, False, 5), (False, True, 4)])

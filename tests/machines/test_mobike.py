@@ -119,6 +119,28 @@ def test_late_answer_proves_nothing_and_a_fresh_check_follows() -> None:
     assert remote(pair) == [A, A]
 
 
+def test_late_answer_from_the_address_that_was_given_up_gets_a_fresh_check_there() -> None:
+    """A slow UE (or gateway) has moved, and its old address is gone: it is not left where nobody hears it."""
+    pair = Pair().attach()
+    pair.lose = lambda sender, datagram: sender == "ue" and datagram.payload[19] & 0x20 != 0
+    pair.roam(ACCESS_B)
+    pair.run(0.1)
+    late = next(datagram for sender, datagram in reversed(pair.seen) if sender == "ue")
+    pair.deaf = {A}
+    pair.run(3.6)
+    assert pair.epdg.take(AddressUpdateFailed).new.remote == B
+    assert remote(pair) == [A, A]
+    pair.lose = lambda sender, datagram: False
+    pair.epdg.endpoint.receive(Datagram(late.path.reversed(), late.payload), pair.now)
+    pair.run(0.1)
+    assert pair.wire[-2:] == [
+        "<-- INFORMATIONAL request 1 [ N(COOKIE2) ]",
+        "--> INFORMATIONAL response 1 [ N(COOKIE2) ]",
+    ]
+    assert pair.epdg.take(AddressesUpdated).new.remote == B
+    assert remote(pair) == [B, B]
+
+
 def test_back_to_the_old_address_while_the_check_is_outstanding() -> None:
     """§3.5: the outstanding request is sent again from the newest address, then a new update."""
     pair = Pair().attach()

@@ -313,7 +313,7 @@ UE_REFUSALS = [
     (
         "additional_pdns",
         "{ims: {request: {previous_addresses: [2001:db8::1]}}}",
-        "additional_pdns.ims.request.previous_addresses: got a list, expected at most one address of each IP version of pdn_type",
+        "additional_pdns.ims.request.previous_addresses: got a list, expected at most one address of each IP version",
     ),
     (
         "additional_pdns",

@@ -1,8 +1,9 @@
 """The return-routability check (RFC 4555 §3.7): COOKIE2 to a new address, roll-back, a second chance.
 
 A path that stayed deaf for longer than the check's time and then hears gets the cached response to the
-update that its UE repeats, and the UE believes that it has moved. So each repetition that arrives from the
-path that was given up starts one fresh check there, as often as a request is sent again at most.
+update that its UE repeats, and the UE believes that it has moved. So does a UE that answered the check too late,
+because it or the gateway was slow; its old address may be gone. So each repetition, and a late answer, that
+arrives from the path that was given up starts one fresh check there, as often as a request is sent again at most.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class ReturnRoutabilityCheck:
             return
         verify_cookie(message, self._cookie)
         if sa.mobility.check is not self:
+            _check_anew(sa, path, now)
             return
         sa.mobility.check = None
         sa.timers.disarm_return_routability()
@@ -136,9 +138,15 @@ def check_again(sa: IkeSa) -> None:
 
 def heard_again(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     """A repeated update from the path that was given up: it may hear now, and its UE believe that it has moved."""
+    if message.message_id == sa.mobility.newest_update:
+        _check_anew(sa, path, now)
+
+
+def _check_anew(sa: IkeSa, path: Path, now: float) -> None:
+    """The path that was given up was heard: a second chance, a bounded number of times."""
     mobility = sa.mobility
-    repeated = message.message_id == mobility.newest_update and path == mobility.failed
-    if not repeated or sa.state is not SaState.ESTABLISHED or mobility.rechecks >= sa.config.retransmission.limit:
+    tried = mobility.rechecks >= sa.config.retransmission.limit
+    if path != mobility.failed or sa.state is not SaState.ESTABLISHED or tried:
         return
     mobility.rechecks += 1
     supersede_check(sa)
