@@ -18,7 +18,7 @@ us where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA bes
 
 Not counted by the kernel, for each SA: packets with wrong selectors, malformed and dummy ones. An SA without UDP
 encapsulation does not tell when its packets come from elsewhere. Limits speak with the packet after the one that
-reached them.
+reached them. Replay windows are rounded up to a power of two.
 """
 
 from __future__ import annotations
