@@ -125,9 +125,11 @@ class XfrmDataPlane:
 
     def close(self) -> None:
         """Remove everything of ours from the kernel."""
-        for spi in list(self._children):
-            self.remove(spi)
-        self._release()
+        try:
+            for spi in list(self._children):
+                self.remove(spi)
+        finally:
+            self._release()
 
     def _release(self) -> None:
         for each in self._open:
@@ -382,7 +384,12 @@ class XfrmDataPlane:
         addresses = {"id": {"daddr": str(old.destination.address), "proto": ESP}, "saddr": str(old.source.address)}
         anchor = {"sel": _NEVER, "dir": XFRM_POLICY_IN}
         template = {**child.template(old), **addresses}
-        self._kernel.request("policy", "update", **anchor, lft=_NO_LIMITS, priority=FIRST_PRIORITY, tmpl=[template])
+        try:
+            self._kernel.request("policy", "add", **anchor, lft=_NO_LIMITS, priority=FIRST_PRIORITY, tmpl=[template])
+        except XfrmRefused as error:
+            if error.number != errno.EEXIST:
+                raise
+            return False  # another process moves an SA just now
         try:
             self._kernel.request(
                 "policy",
@@ -431,9 +438,12 @@ class XfrmDataPlane:
 
     def _renew(self, child: Child, direction: Direction, path: Path, encapsulation: bool) -> None:
         """Make an SA anew on another path, from the very last state of the old one."""
-        info = None if direction.gone else self._end(direction)
+        had = not direction.gone
+        info = self._end(direction) if had else None
         direction.path, direction.encapsulation = path, encapsulation
         if info is None:
+            if had:  # nobody knows its sequence number any more
+                self._spend(child)
             return
         values = child.request(direction)
         for name in ("replay_esn_val", "replay_val"):
@@ -441,8 +451,12 @@ class XfrmDataPlane:
             if state is not None:
                 values[name] = state
         counted = info.get_attr("XFRMA_SA")
-        self._kernel.request("sa", "add", **values, ltime_val=counted["curlft"])
         now = Tally.of(counted)
+        try:
+            self._kernel.request("sa", "add", **values, ltime_val=counted["curlft"])
+        except XfrmRefused:
+            direction.kept += now
+            raise
         direction.kept += Tally(replayed=now.replayed, bad_icv=now.bad_icv)
         direction.gone = False
 
