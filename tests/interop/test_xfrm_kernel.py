@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from lab.namespaces import Namespace
-from protocols.dataplane.port import DataPlane
+from protocols.dataplane.port import (
+    ChildSaCounters,
+    DataPlane,
+    LifetimeReached,
+    PeerEndpointObserved,
+    SequenceNumbersRunningOut,
+)
+from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.xfrm.backend import XfrmDataPlane
+from protocols.dataplane.xfrm.connection import XfrmConnection
+from protocols.dataplane.xfrm.messages import XFRM_INF, XFRM_POLICY_OUT, XFRMNLGRP_ACQUIRE
+from protocols.dataplane.xfrm.probe import Finding, probe
+from protocols.dataplane.xfrm.socket import XfrmSocket
+from protocols.entropy import SeededEntropy
+from protocols.errors import BackendError
+from protocols.esp.sa import UsageLimits
+from protocols.ikev2.suites import EspSuite
+from protocols.ip import IpPacket, UdpDatagram
+from protocols.path import Endpoint, Path
+from protocols.selectors import TrafficSelector
+from tests.dataplane.pairs import GATEWAY_OUTER, SUITES, UE_OUTER, mirrored, ue_spec
 from tests.dataplane.test_contract import TestDataPlaneContract as DataPlaneContract
+from tests.peers.namespaces import ping
+from tests.peers.xfrm_scene import (
+    ANSWER_INTERVAL,
+    ELSEWHERE,
+    INNER,
+    INNER_LENGTH,
+    PATHS,
+    PAYLOAD,
+    PORT,
+    UDP,
+    Scene,
+    dual_stack,
+    repeated,
+    scene,
+)
 
 pytestmark = [pytest.mark.peer, pytest.mark.guest]
+
+PACKETS = 5
+USERSPACE_PORT = 4501
+
+
+def userspace_socket(namespace: Namespace, ours: Endpoint) -> socket.socket:
+    """A UDP socket from which ESP goes to the gateway and to which it comes."""
+
+    def made() -> socket.socket:
+        each = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        each.bind((str(ours.address), ours.port))
+        each.connect((str(GATEWAY_OUTER.address), GATEWAY_OUTER.port))
+        each.settimeout(ANSWER_INTERVAL)
+        return each
+
+    return namespace.call(made)
 
 
 @pytest.fixture
@@ -22,5 +77,394 @@ def plane() -> Iterator[DataPlane]:
         made.close()
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Scene]:
+    with scene() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(shared: Scene) -> Iterator[Scene]:
+    yield shared
+    for plane in (shared.ue_plane, shared.gateway_plane):
+        for spi in plane.installed:
+            plane.remove(spi)
+        assert plane.poll_event() is None
+    shared.seen()
+
+
 class TestKernelContract(DataPlaneContract):
     """The contract of every data plane."""
+
+
+def test_the_probe_finds_everything() -> None:
+    assert probe([EspSuite.of(name) for name in SUITES]) == Finding()
+
+
+class TestTraffic:
+    @pytest.mark.parametrize("suite", SUITES)
+    def test_every_suite(self, stage: Scene, suite: str) -> None:
+        """Packets of both directions arrive as ESP in UDP and are counted to the octet."""
+        spec = stage.install(ue_spec(suite))
+        assert stage.send("ue", PACKETS) == stage.send("gateway", PACKETS) == PACKETS
+        seen = stage.seen()
+        assert len(seen) == 2 * PACKETS
+        assert all(each.encapsulated for each in seen)
+        counters = ChildSaCounters(
+            inbound_packets=PACKETS,
+            outbound_packets=PACKETS,
+            inbound_octets=PACKETS * INNER_LENGTH,
+            outbound_octets=PACKETS * INNER_LENGTH,
+        )
+        assert stage.ue_plane.counters(spec.inbound_spi) == counters
+        assert stage.gateway_plane.counters(spec.outbound_spi) == counters
+
+    def test_ping(self, stage: Scene) -> None:
+        stage.install(ue_spec("aes256gcm16"))
+        result = ping(stage.ue, "192.0.2.80", source="10.45.0.2", count=10, interval=0.002)
+        assert result.received == 10, result.output
+        assert len(stage.seen()) == 20
+
+    @pytest.mark.parametrize("encapsulation", [True, False])
+    @pytest.mark.parametrize("outer", [4, 6])
+    def test_both_versions_inside_and_outside(self, stage: Scene, outer: int, encapsulation: bool) -> None:
+        stage.install(replace(dual_stack(ue_spec()), path=PATHS[outer], encapsulation=encapsulation))
+        for inner in (4, 6):
+            assert stage.send("ue", version=inner) == stage.send("gateway", version=inner) == 1
+        assert {each.encapsulated for each in stage.seen()} == {encapsulation}
+
+    @pytest.mark.parametrize("window", [32, 100, 4096])
+    @pytest.mark.parametrize("suite", ["aes128-sha256", "aes128gcm16-esn"])
+    def test_replayed_and_forged_packets_are_counted(self, stage: Scene, window: int, suite: str) -> None:
+        spec = stage.install(ue_spec(suite, replay_window=window))
+        assert stage.send("ue", PACKETS) == PACKETS
+        packet = stage.seen()[0].octets
+        stage.inject(packet)
+        stage.inject(packet[:-1] + bytes([packet[-1] ^ 1]))  # a replay too, the ICV comes later
+        enough = 1 << (window - 1).bit_length()  # the kernel's windows are powers of two
+        assert stage.send("ue", enough) == enough
+        stage.inject(packet)  # too old
+        fresh, at = stage.seen()[-2].octets, 20 + 8 + 4
+        stage.inject(fresh[:at] + bytes([fresh[at] ^ 0x10]) + fresh[at + 1 :])  # a sequence number far ahead
+        assert stage.arrived("gateway") == 0
+        counters = stage.gateway_plane.counters(spec.outbound_spi)
+        assert counters.inbound_packets == PACKETS + enough
+        # RFC 4303 Appendix A2: with extended sequence numbers what is too old looks like what is far ahead.
+        assert (counters.replayed, counters.bad_icv) == ((2, 2) if spec.suite.esn else (3, 1))
+
+    def test_selectors_hold_in_both_directions(self, stage: Scene) -> None:
+        """What they do not select goes out in the clear or nowhere, and does not come in."""
+        spec = ue_spec("aes128gcm16")
+        narrow = TrafficSelector(
+            start=spec.remote_selectors[0].start,
+            end=spec.remote_selectors[0].end,
+            protocol=17,
+            start_port=9,
+            end_port=9,
+        )
+        stage.ue_plane.install(spec)
+        stage.gateway_plane.install(replace(mirrored(spec), local_selectors=(narrow,)))
+        assert stage.send("ue") == 0
+        assert len(stage.seen()) == 1
+        assert stage.send("gateway") == 0
+        assert stage.seen() == []
+
+
+class TestRekey:
+    def test_the_new_sa_sends_and_both_receive(self, stage: Scene) -> None:
+        old = stage.install(ue_spec())
+        new = ue_spec(number=2)
+        stage.gateway_plane.replace(old.outbound_spi, mirrored(new))
+        assert stage.send("ue") == 1  # by the old one, which the gateway still takes
+        stage.ue_plane.replace(old.inbound_spi, new)
+        assert stage.send("ue", PACKETS) == stage.send("gateway", PACKETS) == PACKETS
+        assert stage.ue_plane.counters(old.inbound_spi).outbound_packets == 1
+        assert stage.ue_plane.counters(new.inbound_spi).outbound_packets == PACKETS
+        stage.ue_plane.remove(old.inbound_spi)
+        stage.gateway_plane.remove(old.outbound_spi)
+        assert stage.send("ue") == stage.send("gateway") == 1
+
+    def test_a_successor_waits_for_its_first_packet(self, stage: Scene) -> None:
+        """RFC 7296 §2.8: the responder sends by the old SA until it has heard by the new one."""
+        old, new = stage.install(ue_spec()), ue_spec(number=2)
+        stage.gateway_plane.replace(old.outbound_spi, mirrored(new), send_at_once=False)
+        assert stage.send("gateway") == 1
+        assert stage.seen()[-1].spi == int.from_bytes(old.inbound_spi, "big")
+        stage.ue_plane.replace(old.inbound_spi, new)
+        assert stage.send("ue") == 1
+        assert stage.gateway_plane.poll_event() is None
+        stage.seen()
+        assert stage.send("gateway") == 1
+        assert stage.seen()[-1].spi == int.from_bytes(new.inbound_spi, "big")
+
+    def test_a_successor_takes_over_when_the_old_one_goes(self, stage: Scene) -> None:
+        old, new = stage.install(ue_spec()), ue_spec(number=2)
+        stage.gateway_plane.replace(old.outbound_spi, mirrored(new), send_at_once=False)
+        stage.ue_plane.replace(old.inbound_spi, new)
+        stage.gateway_plane.remove(old.outbound_spi)
+        assert stage.send("gateway") == 1
+        assert stage.seen()[-1].spi == int.from_bytes(new.inbound_spi, "big")
+
+    def test_what_nothing_sends_by_is_blocked(self, stage: Scene) -> None:
+        spec = stage.install(ue_spec())
+        stage.ue_plane.retire(spec.inbound_spi)
+        with pytest.raises(OSError):
+            stage.send("ue")
+        assert stage.seen() == []
+        assert stage.send("gateway") == 1
+
+
+class TestMoves:
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    def test_to_another_address_and_back_under_traffic(self, stage: Scene, suite: str) -> None:
+        """Sequence numbers, counters and windows go on; what left arrived, and no number came twice."""
+        spec = stage.install(ue_spec(suite))
+        for sender in ("ue", "gateway"):
+            with stage.flood(sender) as counted:
+                for _ in range(4):
+                    stage.move(ELSEWHERE, True)
+                    stage.move(PATHS[4], True)
+            assert counted["sent"] > 0
+        seen = stage.seen()
+        assert repeated(seen) == set()
+        assert {each.source for each in seen} == {"198.51.100.7", "203.0.113.9", "192.0.2.1"}
+        for spi in (spec.inbound_spi, spec.outbound_spi):
+            sequence = [each.sequence for each in seen if each.spi == int.from_bytes(spi, "big")]
+            assert sequence == list(range(1, len(sequence) + 1))
+        ue = stage.ue_plane.counters(spec.inbound_spi)
+        gateway = stage.gateway_plane.counters(spec.outbound_spi)
+        assert (gateway.replayed, gateway.bad_icv, ue.replayed, ue.bad_icv) == (0, 0, 0, 0)
+        # Whatever left came in: the gateway stays where it is, and MIGRATE leaves no gap.
+        assert gateway.inbound_packets == ue.outbound_packets == stage.arrived("gateway") > 0
+        assert gateway.outbound_packets >= ue.inbound_packets == stage.arrived("ue") > 0
+
+    def test_ping_loses_nothing_when_it_pauses_for_a_move(self, stage: Scene) -> None:
+        stage.install(ue_spec("aes256gcm16"))
+        for path in (ELSEWHERE, PATHS[4], ELSEWHERE):
+            result = ping(stage.ue, "192.0.2.80", source="10.45.0.2", count=5, interval=0.002)
+            assert result.received == 5
+            stage.move(path, True)
+
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "chacha20poly1305-esn"])
+    def test_encapsulation_off_and_on(self, stage: Scene, suite: str) -> None:
+        spec = stage.install(ue_spec(suite))
+        for encapsulation in (False, True, False):
+            assert stage.send("ue", PACKETS) == stage.send("gateway", PACKETS) == PACKETS
+            stage.move(PATHS[4], encapsulation)
+        assert stage.send("ue", PACKETS) == stage.send("gateway", PACKETS) == PACKETS
+        seen = stage.seen()
+        assert repeated(seen) == set()
+        assert [each.encapsulated for each in seen[:: 2 * PACKETS]] == [True, False, True, False]
+        stage.inject(seen[0].octets)
+        stage.inject(seen[2 * PACKETS].octets)
+        counters = stage.gateway_plane.counters(spec.outbound_spi)
+        assert counters.inbound_packets == counters.outbound_packets == 4 * PACKETS
+        assert counters.replayed == 1  # the last one, ESP; ESP in UDP is not taken by an SA without
+
+    def test_from_ipv4_to_ipv6(self, stage: Scene) -> None:
+        stage.install(ue_spec("aes128gcm16"))
+        assert stage.send("ue") == 1
+        for path, encapsulation in ((PATHS[6], False), (PATHS[6], True), (PATHS[4], True)):
+            stage.move(path, encapsulation)
+            assert stage.send("ue", PACKETS) == stage.send("gateway", PACKETS) == PACKETS
+        assert repeated(stage.seen()) == set()
+
+    def test_the_kernel_asks_nobody_for_an_sa_meanwhile(self, stage: Scene) -> None:
+        """An answer of another IKE daemon's to XFRM_MSG_ACQUIRE would stand in the way of ours."""
+        stage.install(ue_spec("aes128gcm16"))
+        asked = stage.ue.call(lambda: XfrmConnection([XFRMNLGRP_ACQUIRE]))
+        with closing(asked), stage.flood("ue") as counted:
+            for encapsulation in (False, True) * 4:
+                stage.move(PATHS[4], encapsulation)
+            assert list(asked.events()) == []
+        assert stage.arrived("gateway") <= counted["sent"]
+        assert stage.send("ue") == stage.send("gateway") == 1
+
+    def test_a_refused_move_leaves_an_sa_that_can_be_removed(self, stage: Scene) -> None:
+        """Another program has the SPI at the new address: its SA stays, ours sends no more."""
+        spec = stage.install(ue_spec("aes128gcm16"))
+        foreign = replace(spec, inbound_spi=b"\x12\x34\x56\x78", path=PATHS[6], encapsulation=False)
+        assert stage.send("ue", PACKETS) == PACKETS
+        other = stage.ue.call(lambda: XfrmDataPlane(reqids=range(0x1000, 0x1010)))
+        other.install(replace(foreign, local_selectors=(TrafficSelector.host("10.45.0.99"),)))
+        with pytest.raises(BackendError, match="File exists"):
+            stage.ue_plane.update_path(spec.inbound_spi, PATHS[6], True)
+        with pytest.raises(OSError):
+            stage.send("ue")
+        assert stage.ue_plane.counters(spec.inbound_spi).outbound_packets == PACKETS
+        stage.ue_plane.remove(spec.inbound_spi)
+        assert other.counters(foreign.inbound_spi) == ChildSaCounters()
+        other.close()
+
+    def test_an_older_sa_moves_too(self, stage: Scene) -> None:
+        old, new = stage.install(ue_spec()), ue_spec(number=2)
+        stage.gateway_plane.replace(old.outbound_spi, mirrored(new))
+        stage.gateway_plane.update_path(old.outbound_spi, ELSEWHERE.reversed(), True)
+        stage.gateway_plane.update_path(new.outbound_spi, ELSEWHERE.reversed(), True)
+        stage.ue_plane.update_path(old.inbound_spi, ELSEWHERE, True)
+        assert stage.send("ue") == 1
+        stage.ue_plane.replace(old.inbound_spi, replace(new, path=ELSEWHERE))
+        assert stage.send("ue") == stage.send("gateway") == 1
+        assert stage.gateway_plane.counters(old.outbound_spi).inbound_packets == 1
+        assert stage.gateway_plane.counters(new.outbound_spi).inbound_packets == 1
+
+    def test_a_nat_rebinding_is_seen_and_followed_without_loss(self, stage: Scene) -> None:
+        spec = stage.install(ue_spec("aes128gcm16"))
+        assert stage.send("ue") == 1
+        other = Endpoint(UE_OUTER.address, ELSEWHERE.local.port)
+        stage.ue_plane.update_path(spec.inbound_spi, Path(other, GATEWAY_OUTER), True)
+        assert stage.send("ue", 3) == 3
+        expected = PeerEndpointObserved(inbound_spi=spec.outbound_spi, path=Path(GATEWAY_OUTER, other))
+        assert stage.gateway_plane.poll_event() == expected
+        assert stage.gateway_plane.poll_event() is None  # once
+        counters = stage.gateway_plane.counters(spec.outbound_spi)
+        assert (counters.inbound_packets, counters.strayed_packets, counters.evidence) == (4, 3, 1)
+        with stage.flood("gateway"):
+            stage.gateway_plane.update_path(spec.outbound_spi, expected.path, True)
+        assert repeated(stage.seen()) == set()
+        assert stage.arrived("ue") > 0
+        assert stage.send("ue") == stage.send("gateway") == 1
+        assert stage.gateway_plane.poll_event() is None
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            UsageLimits(soft_packets=3, hard_packets=6),
+            UsageLimits(soft_octets=3 * INNER_LENGTH, hard_octets=6 * INNER_LENGTH),
+        ],
+        ids=["packets", "octets"],
+    )
+    def test_soft_then_hard(self, stage: Scene, limits: UsageLimits) -> None:
+        spec = ue_spec("aes128gcm16")
+        stage.ue_plane.install(replace(spec, limits=limits))
+        stage.gateway_plane.install(mirrored(spec))
+        assert stage.send("ue", 3) == 3
+        assert stage.ue_plane.poll_event() is None
+        assert stage.send("ue", 3) == 3
+        assert stage.ue_plane.poll_event() == LifetimeReached(inbound_spi=spec.inbound_spi, hard=False)
+        assert stage.ue_plane.poll_event() is None
+        with pytest.raises(OSError):
+            stage.send("ue")
+        assert stage.ue_plane.poll_event() == LifetimeReached(inbound_spi=spec.inbound_spi, hard=True)
+        assert stage.send("gateway") == 0  # nothing in the other direction either
+        assert stage.ue_plane.poll_event() is None
+        assert stage.ue_plane.counters(spec.inbound_spi).outbound_packets == 6
+
+    def test_limits_count_on_after_a_move(self, stage: Scene) -> None:
+        spec = ue_spec()
+        stage.ue_plane.install(replace(spec, limits=UsageLimits(soft_packets=6)))
+        stage.gateway_plane.install(mirrored(spec))
+        stage.spec = spec
+        assert stage.send("ue", 4) == 4
+        stage.move(ELSEWHERE, True)
+        assert stage.send("ue", 3) == 3
+        assert stage.ue_plane.poll_event() == LifetimeReached(inbound_spi=spec.inbound_spi, hard=False)
+
+    def test_sequence_numbers_run_out(self, stage: Scene) -> None:
+        spec = stage.install(ue_spec("aes128gcm16"))
+        maximum = (1 << 32) - 1
+
+        def spend(packets: int) -> None:
+            """As if so many had been sent."""
+            identity = {"daddr": "192.0.2.1", "spi": int.from_bytes(spec.outbound_spi, "big"), "family": 2, "proto": 50}
+            with XfrmSocket() as xfrm:
+                xfrm.ae(
+                    "update",
+                    sa_id=identity,
+                    ltime_val={"packets": packets},
+                    replay_val={"oseq": packets, "seq": 0, "bitmap": 0},
+                )
+
+        stage.ue.call(lambda: spend(maximum - (maximum >> 3)))
+        assert stage.send("ue") == 1
+        expected = SequenceNumbersRunningOut(inbound_spi=spec.inbound_spi, exhausted=False)
+        assert stage.ue_plane.poll_event() == expected
+        stage.ue.call(lambda: spend(maximum - 1))
+        assert stage.send("ue") == 1
+        with pytest.raises(OSError):
+            stage.send("ue")
+        assert stage.ue_plane.poll_event() == replace(expected, exhausted=True)
+        assert stage.seen()[-1].sequence == maximum
+        assert stage.send("gateway") == 1
+
+
+class TestUserspaceAgainstTheKernel:
+    @pytest.mark.parametrize("suite", SUITES)
+    def test_every_suite(self, stage: Scene, suite: str) -> None:
+        """Our own ESP at the UE, the kernel's at the gateway, in UDP, both versions inside."""
+        ours = Endpoint(UE_OUTER.address, USERSPACE_PORT)
+        spec = replace(dual_stack(ue_spec(suite)), path=Path(ours, GATEWAY_OUTER))
+        stage.gateway_plane.install(mirrored(spec))
+        delivered: list[bytes] = []
+        with userspace_socket(stage.ue, ours) as outer:
+            plane = UserspaceDataPlane(
+                entropy=SeededEntropy(suite),
+                deliver=lambda packet, inbound_spi: delivered.append(packet),
+                transmit=lambda octets, path, encapsulation: outer.send(octets),
+            )
+            plane.install(spec)
+            for version, (mine, theirs) in INNER.items():
+                here, there = ip_address(mine), ip_address(theirs)
+                datagram = UdpDatagram(source_port=PORT, destination_port=PORT, payload=PAYLOAD)
+                packet = IpPacket(
+                    source=here, destination=there, protocol=UDP, payload=datagram.encode(here, there)
+                ).encode()
+                for _ in range(PACKETS):
+                    assert plane.send_inner(packet)
+                assert stage.arrived("gateway", version) == PACKETS
+                for _ in range(PACKETS):
+                    stage.inner["gateway", version].sendto(PAYLOAD, (mine, PORT))
+                    plane.receive_esp(outer.recv(2048), spec.path)
+                assert UdpDatagram.decode(IpPacket.decode(delivered[-1])).payload == PAYLOAD
+        ours_counted, kernels = plane.counters(spec.inbound_spi), stage.gateway_plane.counters(spec.outbound_spi)
+        assert len(delivered) == ours_counted.inbound_packets == kernels.outbound_packets == 2 * PACKETS
+        assert ours_counted.outbound_packets == kernels.inbound_packets == 2 * PACKETS
+        assert ours_counted.inbound_octets == kernels.outbound_octets
+        assert ours_counted.outbound_octets == kernels.inbound_octets
+        assert plane.drops == {}
+
+
+class TestLeftovers:
+    def test_a_crash_leaves_what_the_next_run_removes(self) -> None:
+        with Namespace("crash") as namespace:
+
+            def crash() -> None:
+                child = os.fork()
+                if child == 0:
+                    plane = XfrmDataPlane()
+                    plane.install(ue_spec())
+                    plane.install(dual_stack(ue_spec("aes128gcm16", number=2)))  # with policies of the first
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+
+            def body() -> None:
+                with XfrmSocket() as xfrm:
+                    limits = dict.fromkeys(
+                        ("soft_byte_limit", "hard_byte_limit", "soft_packet_limit", "hard_packet_limit"), XFRM_INF
+                    )
+                    foreign_sa = {
+                        "id": {"daddr": "192.0.2.9", "spi": 0x1234, "proto": 50},
+                        "saddr": "192.0.2.8",
+                        "family": socket.AF_INET,
+                        "mode": 1,
+                        "reqid": 1,
+                        "lft": limits,
+                        "alg_crypt": {"alg_name": "cbc(aes)", "alg_key": bytes(16)},
+                        "alg_auth_trunc": {"alg_name": "hmac(sha256)", "alg_key": bytes(32), "alg_trunc_len": 128},
+                    }
+                    xfrm.sa("add", **foreign_sa)
+                    selector = {"family": socket.AF_INET, "daddr": "10.99.0.0", "prefixlen_d": 16}
+                    xfrm.policy("add", sel=selector, lft=limits, dir=XFRM_POLICY_OUT, priority=1)
+                    crash()
+                    assert len(xfrm.sa("dump")) == 1 + 4
+                    plane = XfrmDataPlane()
+                    assert plane.leftovers == 4 + 3 + 3
+                    assert [each["reqid"] for each in xfrm.sa("dump")] == [1]
+                    assert [each["sel"]["daddr"] for each in xfrm.policy("dump")] == ["10.99.0.0"]
+                    plane.install(ue_spec())
+                    plane.close()
+                    assert len(xfrm.sa("dump")) == len(xfrm.policy("dump")) == 1
+
+            namespace.call(body)

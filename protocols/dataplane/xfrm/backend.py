@@ -18,7 +18,7 @@ us where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA bes
 
 Not counted by the kernel, for each SA: packets with wrong selectors, malformed and dummy ones. An SA without UDP
 encapsulation does not tell when its packets come from elsewhere. Limits speak with the packet after the one that
-reached them.
+reached them. Replay windows are rounded up to a power of two.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class XfrmDataPlane:
         self._places: dict[tuple[Address, int], tuple[Child, Direction]] = {}
         self._policies: dict[Pair, _Policies] = {}
         self._events: deque[DataPlaneEvent] = deque()
-        self._used_reqids: dict[int, int] = {}
+        self._by_reqid: dict[int, list[Child]] = {}
+        self._waiting: dict[bytes, Child] = {}
         self._next_reqid = 0
         self._serial = 0
         self._lock = _claim(reqids)
@@ -125,9 +126,11 @@ class XfrmDataPlane:
 
     def close(self) -> None:
         """Remove everything of ours from the kernel."""
-        for spi in list(self._children):
-            self.remove(spi)
-        self._release()
+        try:
+            for spi in list(self._children):
+                self.remove(spi)
+        finally:
+            self._release()
 
     def _release(self) -> None:
         for each in self._open:
@@ -146,7 +149,7 @@ class XfrmDataPlane:
         self._take_events()
         self._install(spec, waits_for=None if send_at_once else old_inbound_spi)
         if send_at_once:
-            for child in self._children.values():
+            for child in self._waiting.values():
                 if child.waits_for == old_inbound_spi:
                     child.waits_for = spec.inbound_spi
 
@@ -180,9 +183,9 @@ class XfrmDataPlane:
         """See ``DataPlane.retire``."""
         child = self._require(inbound_spi)
         self._take_events()
-        for successor in [each for each in self._children.values() if each.waits_for == inbound_spi]:
+        for successor in [each for each in self._waiting.values() if each.waits_for == inbound_spi]:
             self._take_over(successor)
-        if child.waits_for is not None:
+        if self._waiting.pop(inbound_spi, None) is not None:
             child.waits_for = None
             self._update(child, child.inbound)
         elif child.sending:
@@ -215,7 +218,7 @@ class XfrmDataPlane:
     def poll_event(self) -> DataPlaneEvent | None:
         """See ``DataPlane.poll_event``."""
         self._take_events()
-        for child in [each for each in self._children.values() if each.waits_for is not None]:
+        for child in list(self._waiting.values()):
             if self._tally(child, child.inbound).packets:
                 self._take_over(child)
         return self._events.popleft() if self._events else None
@@ -241,8 +244,10 @@ class XfrmDataPlane:
             serial=self._serial,
             waits_for=waits_for,
         )
-        self._used_reqids[child.reqid] = self._used_reqids.get(child.reqid, 0) + 1
+        self._by_reqid.setdefault(child.reqid, []).append(child)
         self._children[spec.inbound_spi] = child
+        if waits_for is not None:
+            self._waiting[spec.inbound_spi] = child
         try:
             for direction in child.directions:
                 self._kernel.request("sa", "add", **child.request(direction))
@@ -257,6 +262,7 @@ class XfrmDataPlane:
     def _drop(self, child: Child) -> None:
         """Take a child SA out of the kernel and out of here."""
         del self._children[child.spec.inbound_spi]
+        self._waiting.pop(child.spec.inbound_spi, None)
         for pair in child.pairs:
             policies = self._policies.get(pair)
             if policies is None or child not in policies.children:
@@ -272,9 +278,9 @@ class XfrmDataPlane:
                 self._delete(direction)
             if self._places.get(direction.place, (None,))[0] is child:
                 del self._places[direction.place]
-        self._used_reqids[child.reqid] -= 1
-        if not self._used_reqids[child.reqid]:
-            del self._used_reqids[child.reqid]
+        self._by_reqid[child.reqid].remove(child)
+        if not self._by_reqid[child.reqid]:
+            del self._by_reqid[child.reqid]
 
     def _delete(self, direction: Direction) -> None:
         with _tolerating(_GONE):
@@ -287,12 +293,12 @@ class XfrmDataPlane:
             raise LocalError("the traffic selectors are those of two child SAs that have nothing else in common")
         if shared:
             return shared.pop()
-        if len(self._used_reqids) == len(self._reqids):
+        if len(self._by_reqid) == len(self._reqids):
             raise LocalError(f"{len(self._reqids)} child SAs are all that {self._reqids} has room for")
         while True:
             reqid = self._reqids[self._next_reqid]
             self._next_reqid = (self._next_reqid + 1) % len(self._reqids)
-            if reqid not in self._used_reqids:
+            if reqid not in self._by_reqid:
                 return reqid
 
     # ------------------------------------------------------------------ policies
@@ -336,7 +342,7 @@ class XfrmDataPlane:
     def _point(
         self,
         pairs: Iterable[Pair],
-        policy_directions: Iterable[int] = (XFRM_POLICY_IN, XFRM_POLICY_FWD, XFRM_POLICY_OUT),
+        policy_directions: Iterable[int] = (XFRM_POLICY_OUT, XFRM_POLICY_IN, XFRM_POLICY_FWD),
     ) -> None:
         """Let policies say what they should by now."""
         for pair in pairs:
@@ -363,10 +369,9 @@ class XfrmDataPlane:
         direction = child.inbound
         beside = any(
             each is not child
-            and each.reqid == child.reqid
             and (each.inbound.source.address, each.inbound.destination.address)
             == (direction.source.address, direction.destination.address)
-            for each in self._children.values()
+            for each in self._by_reqid[child.reqid]
         )
         unwrapped = direction.encapsulation and not encapsulation
         if beside or unwrapped or direction.gone or not self._migrate(child, path, encapsulation):
@@ -382,7 +387,12 @@ class XfrmDataPlane:
         addresses = {"id": {"daddr": str(old.destination.address), "proto": ESP}, "saddr": str(old.source.address)}
         anchor = {"sel": _NEVER, "dir": XFRM_POLICY_IN}
         template = {**child.template(old), **addresses}
-        self._kernel.request("policy", "update", **anchor, lft=_NO_LIMITS, priority=FIRST_PRIORITY, tmpl=[template])
+        try:
+            self._kernel.request("policy", "add", **anchor, lft=_NO_LIMITS, priority=FIRST_PRIORITY, tmpl=[template])
+        except XfrmRefused as error:
+            if error.number != errno.EEXIST:
+                raise
+            return False  # another process moves an SA just now
         try:
             self._kernel.request(
                 "policy",
@@ -431,9 +441,12 @@ class XfrmDataPlane:
 
     def _renew(self, child: Child, direction: Direction, path: Path, encapsulation: bool) -> None:
         """Make an SA anew on another path, from the very last state of the old one."""
-        info = None if direction.gone else self._end(direction)
+        had = not direction.gone
+        info = self._end(direction) if had else None
         direction.path, direction.encapsulation = path, encapsulation
         if info is None:
+            if had:  # nobody knows its sequence number any more
+                self._spend(child)
             return
         values = child.request(direction)
         for name in ("replay_esn_val", "replay_val"):
@@ -441,8 +454,12 @@ class XfrmDataPlane:
             if state is not None:
                 values[name] = state
         counted = info.get_attr("XFRMA_SA")
-        self._kernel.request("sa", "add", **values, ltime_val=counted["curlft"])
         now = Tally.of(counted)
+        try:
+            self._kernel.request("sa", "add", **values, ltime_val=counted["curlft"])
+        except XfrmRefused:
+            direction.kept += now
+            raise
         direction.kept += Tally(replayed=now.replayed, bad_icv=now.bad_icv)
         direction.gone = False
 
@@ -553,6 +570,7 @@ class XfrmDataPlane:
     def _take_over(self, child: Child) -> None:
         """A successor begins to send."""
         self._serial += 1
+        self._waiting.pop(child.spec.inbound_spi, None)
         child.waits_for, child.sending, child.serial = None, True, self._serial
         self._update(child, child.inbound)
         self._point(child.pairs)

@@ -206,7 +206,9 @@ class Child:
         # A sender has no window, but the kernel wants one of every SA with extended sequence numbers.
         window = spec.replay_window if direction.inbound else REPLAY_WINDOW_MINIMUM if spec.suite.esn else 0
         if window:
-            values["replay_esn_val"] = {"replay_window": window, "bmp": [0] * -(-window // WORD_BITS)}
+            # By the size of other windows the kernel counts bits wrongly around the first packet, and takes it twice.
+            window = 1 << (window - 1).bit_length()
+            values["replay_esn_val"] = {"replay_window": window, "bmp": [0] * (window // WORD_BITS)}
         return values
 
     def _limits(self, direction: Direction) -> dict[str, int]:
