@@ -70,6 +70,12 @@ class ChildCounters(Answer):
     bad_selector: int = 0
     malformed: int = 0
     strayed_packets: int = 0
+    too_big: int = 0
+    fragment: int = 0
+    congestion: int = 0
+    fragmented: int = 0
+    mss_clamped: int = 0
+    congestion_marked: int = 0
 
 
 class ChildSaView(Answer):
