@@ -27,8 +27,12 @@ TUNNEL_REFUSALS = [
     ("data_plane.dscp", "true", "data_plane.dscp: got true, expected copy, or a number from 0 to 63"),
     ("data_plane.outer_mtu", "575", "data_plane.outer_mtu: got 575, expected at least 576"),
     ("data_plane.outer_mtu", "auto", "data_plane.outer_mtu: got 'auto', expected a whole number"),
-    ("data_plane.clamp_mss", "on", "data_plane.clamp_mss: got 'on', expected off, auto, or octets from 216 to 65495"),
-    ("data_plane.clamp_mss", "0", "data_plane.clamp_mss: got 0, expected off, auto, or octets from 216 to 65495"),
+    (
+        "data_plane.clamp_mss",
+        "off",
+        "data_plane.clamp_mss: got 'off', expected null, auto, or octets from 216 to 65495",
+    ),
+    ("data_plane.clamp_mss", "0", "data_plane.clamp_mss: got 0, expected null, auto, or octets from 216 to 65495"),
     ("data_plane.replay_window", "31", "data_plane.replay_window: got 31, expected at least 32"),
     ("data_plane.replay_window", "4097", "data_plane.replay_window: got 4097, expected at most 4096"),
 ]

@@ -90,8 +90,7 @@ def test_an_sa_without_sequence_numbers_sends_nothing_more(node: str) -> None:
     run(story, changes=PLAIN)
 
 
-@pytest.mark.parametrize("node", ["ue", "epdg"])
-@pytest.mark.parametrize("limit", [{"soft_packets": 40}, {"soft_octets": 40 * 84}])
+@pytest.mark.parametrize(("node", "limit"), [("ue", {"soft_octets": 40 * 84}), ("epdg", {"soft_packets": 40})])
 def test_what_an_sa_has_carried_leads_to_a_rekey(node: str, limit: dict[str, JsonValue]) -> None:
     """RFC 7296 §2.8, RFC 4301 §4.4.2.1: lifetimes in packets and octets, of either node."""
     lifetime: dict[str, JsonValue] = {**LIFETIMES, **limit}
@@ -134,10 +133,8 @@ def test_esp_of_both_nodes_has_the_dscp_configured(dscp: str | int) -> None:
     run(story, changes=changes)
 
 
-@pytest.mark.parametrize("node", ["ue", "epdg"])
-def test_the_replay_window_of_either_node_is_as_configured(node: str) -> None:
-    widths: dict[str, JsonValue] = {"ue": 128, "epdg": 128}
-    widths[node] = 4096
+def test_the_replay_window_of_either_node_is_as_configured() -> None:
+    widths: dict[str, JsonValue] = {"ue": 4096, "epdg": 32}
     changes: dict[str, dict[str, JsonValue]] = {
         name: {"data_plane": {"replay_window": widths[name]}} for name in widths
     }
