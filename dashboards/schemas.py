@@ -71,6 +71,12 @@ class ChildCounters(Answer):
     malformed: int = 0
     strayed_packets: int = 0
     overhead_saved_octets: int = 0
+    too_big: int = 0
+    fragment: int = 0
+    congestion: int = 0
+    fragmented: int = 0
+    mss_clamped: int = 0
+    congestion_marked: int = 0
 
 
 class ChildSaView(Answer):

@@ -25,13 +25,17 @@ FIRST_PORT, LAST_PORT = 32768, 60999  # Linux's ephemeral ports
 
 @dataclass(frozen=True, slots=True)
 class LoggedDatagram:
-    """``fate``: "sent" by a node (addresses as it sees them), "received" by one, or why it went no further."""
+    """``fate``: "sent" by a node (addresses as it sees them), "received" by one, or why it went no further.
+
+    ``traffic_class``: DSCP and ECN, as sent; nothing on the way changes them.
+    """
 
     moment: float
     fate: str
     source: Endpoint
     destination: Endpoint
     octets: bytes
+    traffic_class: int = 0
 
 
 class VirtualLink:
@@ -40,20 +44,24 @@ class VirtualLink:
     def __init__(self, network: VirtualNetwork, local: Endpoint, receive: Receiver) -> None:
         self.local = local
         self.dropped: Counter[str] = Counter()
+        self.traffic_class = 0
         self._network = network
         self._receive = receive
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
-        """Into the network, which knows no traffic classes; without a word where there is no way."""
-        del traffic_class
-        self._network.send(self.local, octets, remote)
+        """Into the network; without a word where there is no way."""
+        self._network.send(self.local, octets, remote, traffic_class or 0)
+
+    def report_traffic_class(self) -> None:
+        """It is told in any case."""
 
     def close(self) -> None:
         """Give the port back."""
         self._network.close(self)
 
-    def receive(self, octets: bytes, source: Endpoint) -> None:
+    def receive(self, octets: bytes, source: Endpoint, traffic_class: int) -> None:
         """From the network."""
+        self.traffic_class = traffic_class
         self._receive(octets, Path(self.local, source))
 
 
@@ -99,9 +107,9 @@ class VirtualNetwork:
         link = self._links[local] = VirtualLink(self, local, receive)
         return link
 
-    def send(self, source: Endpoint, octets: bytes, destination: Endpoint) -> None:
+    def send(self, source: Endpoint, octets: bytes, destination: Endpoint, traffic_class: int = 0) -> None:
         """A datagram on its way."""
-        self._note("sent", source, destination, octets)
+        self._note("sent", source, destination, octets, traffic_class)
         access = self._behind.get(source.address)
         if source.address.version != destination.address.version:
             self._drop("no-way-between-ip-versions", source, destination, octets)
@@ -114,14 +122,14 @@ class VirtualNetwork:
             if source.address in self.down:
                 self._drop("source-down", source, destination, octets)
             else:
-                self._loop.call_soon(self._in_the_core, octets, source, destination)
+                self._loop.call_soon(self._in_the_core, octets, source, destination, traffic_class)
             return
         passage = access.outbound(len(octets), source, destination, self._randoms[access.name], self._loop.time())
         if passage is None:
             self._drop("lost-outbound", source, destination, octets)
             return
         for arrival in passage.arrivals:
-            self._loop.call_at(arrival, self._in_the_core, octets, passage.source, destination)
+            self._loop.call_at(arrival, self._in_the_core, octets, passage.source, destination, traffic_class)
 
     def close(self, link: VirtualLink) -> None:
         """A port is free again."""
@@ -154,7 +162,7 @@ class VirtualNetwork:
 
     # --- on the way
 
-    def _in_the_core(self, octets: bytes, source: Endpoint, destination: Endpoint) -> None:
+    def _in_the_core(self, octets: bytes, source: Endpoint, destination: Endpoint, traffic_class: int) -> None:
         access = self._behind_whom(destination)
         if access is None:
             if destination.address in self.down:
@@ -162,14 +170,14 @@ class VirtualNetwork:
             elif destination.address in self._behind:  # an address behind a NAT means nothing out here
                 self._drop("nobody-there", source, destination, octets)
             else:
-                self._arrive(octets, source, destination)
+                self._arrive(octets, source, destination, traffic_class)
             return
         passage = access.inbound(len(octets), source, destination, self._randoms[access.name], self._loop.time())
         if passage is None:
             self._drop("lost-inbound", source, destination, octets)
             return
         for arrival in passage.arrivals:
-            self._loop.call_at(arrival, self._at_the_ue, access, octets, source, passage.destination)
+            self._loop.call_at(arrival, self._at_the_ue, access, octets, source, passage.destination, traffic_class)
 
     def _behind_whom(self, destination: Endpoint) -> AccessNetwork | None:
         """The access whose NAT has the address outside, or which has it itself where nothing is translated."""
@@ -179,27 +187,29 @@ class VirtualNetwork:
         access = self._behind.get(destination.address)
         return None if access is None or _translates(access) else access
 
-    def _at_the_ue(self, access: AccessNetwork, octets: bytes, source: Endpoint, destination: Endpoint) -> None:
+    def _at_the_ue(
+        self, access: AccessNetwork, octets: bytes, source: Endpoint, destination: Endpoint, traffic_class: int
+    ) -> None:
         if not access.up:
             self._drop("left-meanwhile", source, destination, octets)
         else:
-            self._arrive(octets, source, destination)
+            self._arrive(octets, source, destination, traffic_class)
 
-    def _arrive(self, octets: bytes, source: Endpoint, destination: Endpoint) -> None:
+    def _arrive(self, octets: bytes, source: Endpoint, destination: Endpoint, traffic_class: int) -> None:
         link = self._links.get(destination)
         if link is None:
             self._drop("nobody-there", source, destination, octets)
             return
-        self._note("received", source, destination, octets)
-        link.receive(octets, source)
+        self._note("received", source, destination, octets, traffic_class)
+        link.receive(octets, source, traffic_class)
 
     def _drop(self, why: str, source: Endpoint, destination: Endpoint, octets: bytes) -> None:
         self.dropped[why] += 1
         self._note(why, source, destination, octets)
 
-    def _note(self, fate: str, source: Endpoint, destination: Endpoint, octets: bytes) -> None:
+    def _note(self, fate: str, source: Endpoint, destination: Endpoint, octets: bytes, traffic_class: int = 0) -> None:
         moment = self._loop.time()
-        self.log.append(LoggedDatagram(moment, fate, source, destination, octets))
+        self.log.append(LoggedDatagram(moment, fate, source, destination, octets, traffic_class))
         self._digest.update(
             f"{moment!r} {fate} {len(octets)} ".encode() + _packed(source) + _packed(destination) + octets
         )

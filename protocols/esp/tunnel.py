@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-
-
-class MssClamping(Enum):
-    """Whether the MSS of SYNs is lowered: not at all, or to what the path carries."""
-
-    OFF = "off"
-    AUTO = "auto"
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class TunnelPolicy:
     """``dscp``: of the outer header, ``None``: the inner one's.
 
-    ``outer_mtu``: octets of an outer packet, ``None``: what the network says. ``mss``: or a number of octets.
+    ``outer_mtu``: octets of an outer packet, ``None``: what the network says. ``mss``: what SYNs may say at most, in
+    octets or (``auto``) what the path carries, ``None``: anything.
     """
 
     dscp: int | None = None
     outer_mtu: int | None = None
-    mss: MssClamping | int = MssClamping.OFF
+    mss: int | Literal["auto"] | None = None
 
 
 DEFAULT_POLICY = TunnelPolicy()

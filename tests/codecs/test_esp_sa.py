@@ -47,7 +47,7 @@ def test_replay_window(name: str) -> None:
             window.advance(sequence)
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 1024])
+@pytest.mark.parametrize("size", [32, 33, 64, 128, 1024, 4096])
 def test_replay_window_against_a_set_of_all_numbers_seen(size: int) -> None:
     """Any order of arrival: accepted exactly when new and less than ``size`` behind the highest."""
     window, seen, top = ReplayWindow(size, esn=False), set(), 0
@@ -62,6 +62,34 @@ def test_replay_window_against_a_set_of_all_numbers_seen(size: int) -> None:
             seen.add(low)
             top = max(top, low)
     assert window.top == top
+
+
+@pytest.mark.parametrize("size", [32, 33, 1024, 4096])
+@pytest.mark.parametrize("start", [0, (1 << 32) - 3000, (5 << 32) - 3000, (1 << 32) + 3000])
+def test_extended_replay_window_against_a_set_of_all_numbers_seen(size: int, start: int) -> None:
+    """The same with 64-bit numbers of which 32 are seen, across the boundary of a subspace and away from it."""
+    window, seen = ReplayWindow(size, esn=True), set()
+    top = start
+    if start:
+        window.advance(start)
+        seen.add(start)
+    octets = SeededEntropy(f"{size} {start}").octets(6000)
+    for index in range(0, len(octets), 2):
+        jump = int.from_bytes(octets[index : index + 2], "big") % (3 * size) - 2 * size
+        full = max(1, top + min(jump, size // 4))
+        if full <= top - size and full >> 32 != top >> 32:
+            continue  # so old that it looks like one to come: its ICV tells (RFC 4303 Appendix A2)
+        expected = full not in seen and full > top - size
+        sequence = window.check(full & 0xFFFFFFFF)
+        if full <= top - size:
+            assert sequence != full
+            continue
+        assert (sequence == full) if expected else (sequence is None)
+        if sequence is not None:
+            window.advance(sequence)
+            seen.add(sequence)
+            top = max(top, sequence)
+    assert window.top == top > start
 
 
 def test_without_a_window_everything_is_fresh() -> None:

@@ -20,6 +20,7 @@ from protocols.path import Endpoint
 from tests.dataplane.pairs import ue_spec
 from tests.dataplane.test_tun import in_namespace
 from tests.dataplane.test_tunnel_headers import HOST, HOST6, UE, UE6, dual_stack
+from tests.peers.processes import wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -102,7 +103,18 @@ def test_what_a_router_says_is_the_path_mtu(version: int) -> None:
         ue.add_route("0.0.0.0/0" if version == 4 else "::/0", via=router_here)
         far.add_route("0.0.0.0/0" if version == 4 else "::/0", via=router_there)
         router.call(lambda: _set_mtu("up", 1340))
+        wait_until(lambda: ue.call(lambda: _is_usable(here)), timeout=5, what="the address")
         assert ue.call(lambda: asyncio.run(_learnt(here, there))) == [1500, 1340]
+
+
+def _is_usable(address: str) -> bool:
+    """Linux takes an IPv6 address into use from a work queue, a little later."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _set_mtu(interface: str, mtu: int) -> None:

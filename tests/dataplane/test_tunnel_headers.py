@@ -13,7 +13,7 @@ from scapy.packet import Packet, Raw
 from protocols.dataplane.userspace.engine import ICMP_BURST, PATH_MTU_INTERVAL, UserspaceDataPlane
 from protocols.entropy import SeededEntropy
 from protocols.esp.sa import ChildSaSpec, DropReason
-from protocols.esp.tunnel import DEFAULT_POLICY, MssClamping, TunnelPolicy
+from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.path import Endpoint, Path
 from protocols.selectors import TrafficSelector
 from tests.dataplane.pairs import GATEWAY_PATH, UE_PATH, mirrored, ue_spec
@@ -241,7 +241,7 @@ def test_a_configured_mtu_is_not_the_networks_to_change() -> None:
 @pytest.mark.parametrize("version", [4, 6])
 def test_mss_is_clamped_both_ways(version: int) -> None:
     """At one end only: what the other one says is lowered on the way in."""
-    tunnel = Tunnel(TunnelPolicy(mss=MssClamping.AUTO, outer_mtu=1400))
+    tunnel = Tunnel(TunnelPolicy(mss="auto", outer_mtu=1400))
     assert tunnel.ue.send_inner(syn(1460, version=version))
     assert tunnel.gateway.send_inner(syn(1460, version=version, down=True))
     header = 20 if version == 4 else 40

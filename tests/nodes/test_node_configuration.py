@@ -21,7 +21,23 @@ ROOT = Path(__file__).resolve().parents[2]
 NODES: dict[str, type[ConfigurationModel]] = {"epdg": EpdgConfiguration, "ue": UeConfiguration}
 
 # key, value in YAML, how the line goes on after the file's name
+TUNNEL_REFUSALS = [
+    ("data_plane.dscp", "64", "data_plane.dscp: got 64, expected copy, or a number from 0 to 63"),
+    ("data_plane.dscp", "EF", "data_plane.dscp: got 'EF', expected copy, or a number from 0 to 63"),
+    ("data_plane.dscp", "true", "data_plane.dscp: got true, expected copy, or a number from 0 to 63"),
+    ("data_plane.outer_mtu", "575", "data_plane.outer_mtu: got 575, expected at least 576"),
+    ("data_plane.outer_mtu", "auto", "data_plane.outer_mtu: got 'auto', expected a whole number"),
+    (
+        "data_plane.clamp_mss",
+        "off",
+        "data_plane.clamp_mss: got 'off', expected null, auto, or octets from 216 to 65495",
+    ),
+    ("data_plane.clamp_mss", "0", "data_plane.clamp_mss: got 0, expected null, auto, or octets from 216 to 65495"),
+    ("data_plane.replay_window", "31", "data_plane.replay_window: got 31, expected at least 32"),
+    ("data_plane.replay_window", "4097", "data_plane.replay_window: got 4097, expected at most 4096"),
+]
 EPDG_REFUSALS = [
+    *TUNNEL_REFUSALS,
     ("ike.suites", "[rot13]", "ike.suites.0: got 'rot13', expected a suite such as aes128-sha256-x25519, or a policy"),
     ("ike.suites", "[]", "ike.suites: got an empty list, expected a length of at least 1"),
     ("ike.suites", "legacy", "ike.suites: got 'legacy', expected a list"),
@@ -270,13 +286,14 @@ EPDG_REFUSALS = [
     ("apns.internet", "{dns: []}", "apns.internet: got a mapping, expected pool (IPv4), pool6 (IPv6) or both"),
 ]
 UE_REFUSALS = [
+    *TUNNEL_REFUSALS,
     ("force_encapsulation", "0", "force_encapsulation: got 0, expected auto, true or false"),
     ("child_sa.mode", "transport", "child_sa.mode: got 'transport', expected 'tunnel' or 'beet'"),
     ("child_sa", "{mode: beet}", "child_sa: got a mapping, expected child_sa.remote_host, the one host that mode"),
     (
         "child_sa.remote_host",
         "2001:db8::1",
-        "(top): got a mapping, expected child_sa.remote_host to be of the IP version that pdn_type asks for alone",
+        "child_sa.remote_host: got '2001:db8::1', expected an address of the IP version that pdn_type asks for alone",
     ),
     (
         "algorithms.ike",

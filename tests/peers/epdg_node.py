@@ -195,6 +195,7 @@ class Phone:
             self._endpoint, on_event=self._event, transmit=self._ports.send_ike
         )
         self.packets: asyncio.Queue[bytes] = asyncio.Queue()
+        self.traffic_classes: list[int] = []  # of ESP that has come
         self._events: list[Event] = []
         self._changed = asyncio.Event()
         self.sa: IkeSa | None = None
@@ -264,6 +265,7 @@ class Phone:
         self._driver.pump()
 
     def _esp(self, octets: bytes, path: NetworkPath, traffic_class: int) -> None:
+        self.traffic_classes.append(traffic_class)
         self.plane.receive_esp(octets, path, traffic_class)
 
     def _inner(self, packet: bytes, inbound_spi: bytes) -> None:

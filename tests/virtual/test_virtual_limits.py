@@ -90,8 +90,7 @@ def test_an_sa_without_sequence_numbers_sends_nothing_more(node: str) -> None:
     run(story, changes=PLAIN)
 
 
-@pytest.mark.parametrize("node", ["ue", "epdg"])
-@pytest.mark.parametrize("limit", [{"soft_packets": 40}, {"soft_octets": 40 * 84}])
+@pytest.mark.parametrize(("node", "limit"), [("ue", {"soft_octets": 40 * 84}), ("epdg", {"soft_packets": 40})])
 def test_what_an_sa_has_carried_leads_to_a_rekey(node: str, limit: dict[str, JsonValue]) -> None:
     """RFC 7296 §2.8, RFC 4301 §4.4.2.1: lifetimes in packets and octets, of either node."""
     lifetime: dict[str, JsonValue] = {**LIFETIMES, **limit}
@@ -110,5 +109,45 @@ def test_what_an_sa_has_carried_leads_to_a_rekey(node: str, limit: dict[str, Jso
             seen.update(planes(world)[node].installed)
         assert len(seen) >= 3  # a hundred packets each way
         assert all(each.drops == {} for each in planes(world).values())
+
+    run(story, changes=changes)
+
+
+@pytest.mark.parametrize("dscp", ["copy", 46])
+def test_esp_of_both_nodes_has_the_dscp_configured(dscp: str | int) -> None:
+    """RFC 4301 §5.1.2: copied, or the same for all; IKE has ``ike.dscp`` where the sockets are the system's."""
+    changes: dict[str, dict[str, JsonValue]] = {
+        "ue": {"data_plane": {"kind": "in-process", "dscp": dscp}},
+        "epdg": {"data_plane": {"kind": "in-process", "hosts": [str(CORE_HOST)], "dscp": dscp}},
+    }
+
+    async def story(world: VirtualWorld) -> None:
+        await world.ue.call("ue.attach")
+        await talk(world, 0.2)
+        esp = [each for each in world.network.log if each.fate == "sent" and each.octets[:4] != bytes(4)]
+        expected = 0 if dscp == "copy" else 46 << 2  # the hosts in the processes mark nothing
+        assert {each.traffic_class for each in esp if each.source.port == 4500 and len(each.octets) > 60} == {expected}
+        ike = [each for each in world.network.log if each.octets[:4] == bytes(4)]
+        assert {each.traffic_class for each in ike} == {0}
+
+    run(story, changes=changes)
+
+
+def test_the_replay_window_of_either_node_is_as_configured() -> None:
+    widths: dict[str, JsonValue] = {"ue": 4096, "epdg": 32}
+    changes: dict[str, dict[str, JsonValue]] = {
+        name: {"data_plane": {"replay_window": widths[name]}} for name in widths
+    }
+
+    async def story(world: VirtualWorld) -> None:
+        await world.ue.call("ue.attach")
+        for name, plane in planes(world).items():
+            (spi,) = plane.installed
+            assert plane.child_sa(spi).spec.replay_window == widths[name]
+        await world.ue.call("ue.rekey-child")
+        await world.advance(60)
+        for name, plane in planes(world).items():
+            (spi,) = plane.installed
+            assert plane.child_sa(spi).spec.replay_window == widths[name]
 
     run(story, changes=changes)

@@ -10,7 +10,8 @@ import { state } from "./state.js";
 
 const REFRESH = 3000; // counters change without a trace record
 const LADDER_PAUSE = 300; // records of one procedure come together
-const REFUSED = [["replayed", "Replayed"], ["bad_icv", "Bad ICV"], ["bad_selector", "Outside selectors"], ["malformed", "Malformed"]];
+const REFUSED = [["replayed", "Replayed"], ["bad_icv", "Bad ICV"], ["bad_selector", "Outside selectors"], ["malformed", "Malformed"],
+  ["too_big", "Too big"], ["fragment", "Fragments"], ["congestion", "Congestion"]];
 
 export function mountSession(main, id) {
   let session = null;

@@ -31,7 +31,7 @@ from protocols.esp.packet import SPI_LENGTH, inner_mtu
 from protocols.esp.path_mtu import fragments_of, limit_of, may_be_fragmented, too_big
 from protocols.esp.sa import ChildSa, ChildSaSpec, DropReason
 from protocols.esp.traffic_class import CE, ECN_MASK, decapsulated, is_unused, outer_traffic_class
-from protocols.esp.tunnel import DEFAULT_POLICY, MssClamping, TunnelPolicy
+from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.ikev2.rate import TokenBucket
 from protocols.ip import PACKET_MAXIMUM, TCP, Flow, flow_of, transport_of
 from protocols.path import Path
@@ -200,7 +200,7 @@ class UserspaceDataPlane:
             packet = self._with_congestion(sa, result, traffic_class) if traffic_class & ECN_MASK else result
             if packet is None:
                 return
-            if self._policy.mss is not MssClamping.OFF:
+            if self._policy.mss is not None:
                 packet = self._with_mss(sa, packet)
             self._deliver(packet, spi)
 
@@ -217,7 +217,7 @@ class UserspaceDataPlane:
             return False
         if len(packet) != flow.length:
             packet = packet[: flow.length]
-        if flow.protocol == TCP and self._policy.mss is not MssClamping.OFF:
+        if flow.protocol == TCP and self._policy.mss is not None:
             packet = self._with_mss(sa, packet)
         if flow.length > SHORT_LENGTH and flow.length > limit_of(flow.version, self._inner_mtu(sa)):
             return self._send_long(sa, packet, flow)
@@ -282,10 +282,9 @@ class UserspaceDataPlane:
         if not is_syn(packet):
             return packet
         maximum = self._policy.mss
-        if maximum is MssClamping.AUTO:
+        if not isinstance(maximum, int):
             version = packet[0] >> 4
             maximum = mss_for(limit_of(version, self._inner_mtu(sa)), version)
-        assert isinstance(maximum, int)
         result = clamped(packet, maximum)
         sa.mss_clamped += result is not packet
         return result
