@@ -67,7 +67,7 @@ class FastDataPlane:
         self._deliver = deliver
         self._transmit = transmit
         self._installed: dict[bytes, None] = {}
-        self._reasons = {code: reason for reason in DropReason if (code := getattr(_native, reason.name))}
+        self._reasons = {code: reason for reason in DropReason if (code := getattr(_native, reason.name, None))}
 
     @property
     def core(self) -> Core:
