@@ -167,6 +167,9 @@ class ReplayWindow:
 
     def advance(self, sequence: int) -> None:
         """Note a packet whose ICV was right."""
+        if not self._size:
+            self._top = max(self._top, sequence)
+            return
         ahead = sequence - self._top
         if ahead <= 0:
             self._bitmap |= (1 << -ahead) & self._mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -97,6 +98,19 @@ def test_without_a_window_everything_is_fresh() -> None:
     for low in (5, 5, 1, 5, MAXIMUM_SEQUENCE, 1):
         assert window.check(low) == low
         window.advance(low)
+
+
+def test_without_a_window_a_number_far_behind_costs_no_memory() -> None:
+    """The peer chooses its numbers: nothing is kept of those below the highest."""
+    window = ReplayWindow(0, esn=False)
+    window.advance(0xFFFFFFFF)
+    tracemalloc.start()
+    try:
+        window.advance(3)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert window.top == 0xFFFFFFFF
 
 
 K = 1 << 32

@@ -21,7 +21,7 @@ from protocols.dataplane.port import (
     SequenceNumbersRunningOut,
 )
 from protocols.errors import BackendError, LocalError
-from protocols.esp.sa import ChildSaSpec, DropReason, UsageLimits, check_spec
+from protocols.esp.sa import ChildSaSpec, DropReason, EspMode, UsageLimits, check_spec
 from protocols.path import Address, Endpoint, Path
 from protocols.selectors import TrafficSelector
 
@@ -169,6 +169,8 @@ class FastDataPlane:
 
     def _put(self, spec: ChildSaSpec, old: int | None = None, send_at_once: bool = True) -> None:
         check_spec(spec)
+        if spec.mode is not EspMode.TUNNEL:
+            raise LocalError(f"the compiled data plane has no {spec.mode.value} mode")
         if spec.replay_window > _native.WINDOW_MAXIMUM:
             raise LocalError(f"a replay window of {spec.replay_window} packets, {_native.WINDOW_MAXIMUM} is the most")
         suite = spec.suite

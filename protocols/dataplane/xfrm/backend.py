@@ -56,7 +56,7 @@ from protocols.dataplane.xfrm.messages import (
 from protocols.dataplane.xfrm.selectors import Pair, pairs_of
 from protocols.dataplane.xfrm.state import ESP, Child, Direction, Tally, check_window
 from protocols.errors import BackendError, LocalError
-from protocols.esp.sa import ChildSaSpec, check_spec
+from protocols.esp.sa import ChildSaSpec, EspMode, check_spec
 from protocols.path import Address, Endpoint, Path
 
 REQIDS = range(0x65500000, 0x65600000)  # "eP"; others count up from 1 (strongSwan) or 16384 (Libreswan)
@@ -234,6 +234,8 @@ class XfrmDataPlane:
         if spec.inbound_spi in self._children:
             raise LocalError(f"SA {spec.inbound_spi.hex()} is installed already")
         check_spec(spec)
+        if spec.mode is not EspMode.TUNNEL:
+            raise LocalError(f"the kernel's data plane has no {spec.mode.value} mode here")
         check_window(spec)
         pairs = pairs_of(spec)
         self._serial += 1
