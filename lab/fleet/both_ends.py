@@ -81,7 +81,7 @@ def differences(figures: FleetFigures, gateway: GatewayCounts) -> list[str]:
 
 def _explained(procedure: str, figures: FleetFigures, gateway: GatewayCounts) -> str:
     if procedure == "move":
-        kinds = ((NOT_ADOPTED, "not adopted at first"), (UNCHECKED, "not checked at all"))
+        kinds = ((NOT_ADOPTED, "not adopted"), (UNCHECKED, "not checked at all"))
         found = [
             f"a new address was {words} {gateway.totals[name]} times ({gateway.why(name)})"
             for name, words in kinds

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from pathlib import Path
-
-import yaml
 
 from lab.fleet.both_ends import GatewayCounts, both_ends, differences
-from lab.fleet.config import FleetFile
 from lab.fleet.engine import FleetEngine
 from lab.fleet.figures import FleetFigures
-from lab.fleet.nodes import FleetNodes, NodesPlan
 from lab.processes import poll_until
+from protocols.ikev2.config import RETURN_ROUTABILITY_INTERVAL
 from protocols.io.control import ControlClient
-from tests.fleet.conftest import FleetWorld, loopback_network
+from tests.fleet.conftest import FleetWorld
 
 UES = 10
-CHECK_INTERVAL = 0.5  # that the gateway waits for the answer to its check
-STALL = 0.8
+STALL = RETURN_ROUTABILITY_INTERVAL + 0.3
 
 
-def test_ues_that_answer_too_late_are_checked_again_and_are_not_lost(tmp_path: Path) -> None:
+def test_ues_that_answer_too_late_are_checked_again_and_are_not_lost(world: FleetWorld) -> None:
     """The update is out when the UEs' process is busy with other things; what it left hears nothing any more."""
-    plan = NodesPlan(directory=tmp_path, count=UES, network=loopback_network(81))
-    plan.prepare()
-    file = plan.configuration("epdg")
-    configuration = yaml.safe_load(file.read_text())
-    configuration["ike"]["return_routability_interval"] = CHECK_INTERVAL
-    file.write_text(yaml.safe_dump(configuration))
 
     async def counted() -> GatewayCounts:
-        return GatewayCounts.of(await ControlClient(plan.control("epdg")).call("node.status"))
+        return GatewayCounts.of(await world.status("epdg"))
 
     async def scenario() -> tuple[FleetFigures, GatewayCounts]:
-        async with FleetNodes(plan), FleetEngine(FleetFile.read(plan.fleet)) as engine:
+        before = await counted()
+        async with FleetEngine(world.file) as engine:
             members = [engine.member(index) for index in range(UES)]
             for member in members:
                 await member.attach()
@@ -48,24 +38,26 @@ def test_ues_that_answer_too_late_are_checked_again_and_are_not_lost(tmp_path: P
             await asyncio.gather(*moves)
 
             async def all_there() -> bool | None:
-                return True if (await counted()).totals["moved"] == UES else None
+                return True if (await counted()).since(before).totals["moved"] >= UES else None
 
             await poll_until(all_there, what="moves that the gateway has adopted after all", interval=20)
             for member in members:
                 score = await member.talked(20, 0.2)
                 assert score.received > 0
-            figures, gateway = engine.latest(), await counted()
+            figures, gateway = engine.latest(), (await counted()).since(before)
+        await world.emptied()
         return figures, gateway
 
-    figures, gateway = asyncio.run(scenario())
-    assert figures.succeeded("move") == gateway.totals["moved"] == UES
+    figures, gateway = world.run(scenario())
+    moved = gateway.totals["moved"]  # a UE may also have looked for another path by itself meanwhile
+    assert moved >= figures.succeeded("move") == UES
     late = gateway.totals["address-update-failed"]
     assert late >= UES
     assert gateway.reasons["address-update-failed"] == {"the return-routability check was not answered": late}
     assert figures.stray_ike >= UES  # the check of the access that it had left
     found = differences(figures, gateway)
     assert (
-        f"The UEs count {UES} moves, the gateway {UES}: a new address was not adopted at first {late} times "
+        f"The UEs count {UES} moves, the gateway {moved}: a new address was not adopted {late} times "
         f"(the return-routability check was not answered {late})."
     ) in found
     assert any(sentence.startswith(f"{figures.stray_ike} IKE messages and ") for sentence in found)
