@@ -29,7 +29,7 @@ class Both:
         self.oracle = UserspaceDataPlane(
             entropy=SeededEntropy(seed),
             deliver=lambda *delivered: self.delivered[0].append(delivered),
-            transmit=lambda *sent: self.transmitted[0].append(sent),
+            transmit=lambda octets, path, encapsulation, _: self.transmitted[0].append((octets, path, encapsulation)),
         )
         self.fast = FastDataPlane(
             deliver=lambda *delivered: self.delivered[1].append(delivered),
