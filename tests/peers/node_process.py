@@ -38,6 +38,7 @@ class NodeProcess:
         configuration: Mapping[str, object],
         *,
         verb: str = "serve",
+        own_sysfs: bool = False,
     ) -> None:
         self.module = module
         self.namespace = namespace
@@ -45,6 +46,7 @@ class NodeProcess:
         self.control = directory / f"{module}.sock"
         self.configuration = {"trace": {"export_keys": True}, **configuration, "control": self.control.name}
         self._verb = verb
+        self._own_sysfs = own_sysfs
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> NodeProcess:
@@ -66,7 +68,10 @@ class NodeProcess:
         file.write_text(yaml.safe_dump(self.configuration))
         with (self.directory / f"{self.module}.log").open("ab") as output:
             self._process = self.namespace.popen(
-                [sys.executable, "-m", self.module, self._verb, "-c", file], stdout=output, stderr=subprocess.STDOUT
+                [sys.executable, "-m", self.module, self._verb, "-c", file],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                own_sysfs=self._own_sysfs,
             )
         wait_until(
             self._status, what=f"{self.module} starting", timeout=START_TIMEOUT, process=self._process, log=self.log
