@@ -27,7 +27,7 @@ HEADERS = 28  # IPv4 and UDP
 SMALL, LARGE = 64, 1400  # octets of an inner packet
 LARGE_RATE = 6000.0  # packets a second at which the cost of a large packet is taken: every contestant carries them
 FIRST_RATE = 4000.0
-RATE_MAXIMUM = 1_000_000.0
+RATE_MINIMUM, RATE_MAXIMUM = 250.0, 1_000_000.0
 BISECTIONS = 4
 OVERLOAD_FACTOR = 3
 SETTLE_INTERVAL = 0.1  # for what is on the way to arrive, once nothing is sent any more
@@ -193,21 +193,26 @@ def cost(tunnel: Tunnel, seconds: float) -> dict[str, JsonValue]:
 
 
 def capacity(tunnel: Tunnel, seconds: float) -> Flood:
-    """The highest rate of 64 octets that arrives but for 2 %: doubled until it does not, then halved between."""
+    """The highest rate of 64 octets that arrives but for 2 %: doubled or halved to both sides of it, then bisected."""
     best = lost = None
     rate = FIRST_RATE
     while lost is None and rate <= RATE_MAXIMUM:
         best, lost, rate = _tried(tunnel, rate, seconds, best, lost)
+    while best is None and lost is not None and lost > RATE_MINIMUM:
+        best, lost, _ = _tried(tunnel, lost / 2, seconds, best, lost)
+    if best is None:
+        raise SystemExit(f"not even {RATE_MINIMUM:.0f} packets of {SMALL} octets a second arrive")
     for _ in range(BISECTIONS):
-        if best is None or lost is None:
+        if lost is None:
             break
         best, lost, _ = _tried(tunnel, (best.offered + lost) / 2, seconds, best, lost)
-    return best or flood(tunnel, SMALL, FIRST_RATE / 4, seconds)
+    return best
 
 
 def _tried(
     tunnel: Tunnel, rate: float, seconds: float, best: Flood | None, lost: float | None
 ) -> tuple[Flood | None, float | None, float]:
+    """The best rate and the worst as they are known then, and the next one upwards."""
     found = flood(tunnel, SMALL, rate, seconds)
     keeps_up = found.sent >= (1 - LOSS_MAXIMUM) * rate * found.seconds
     if found.loss <= LOSS_MAXIMUM and keeps_up:
