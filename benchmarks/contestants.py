@@ -34,6 +34,7 @@ from tests.peers.strongswan_scene import Child, Connection, client, gateway_conf
 from tests.peers.ue_at_strongswan import Terms, configuration, ue_configuration
 
 UE = IPv4Interface("10.77.0.2/24")
+GATEWAY_DEVICE = "bench-gateway"
 MTU = 1400  # of both TUN devices: charon's own, and the default of our nodes
 
 
@@ -48,11 +49,15 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Tunnel:
-    """An established tunnel: the UE's inner address, and the process at the gateway that carries its packets."""
+    """An established tunnel: the UE's inner address, and the process at the gateway that carries its packets.
+
+    ``kernel_threads``: how the names of the kernel's threads begin that work for that process alone.
+    """
 
     stage: Stage
     inner: str
     gateway_pid: int
+    kernel_threads: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +119,21 @@ def ours(data_plane: Mapping[str, object], **changes: object) -> Callable[[], Ab
             places = {name: Path(directory) / name for name in ("epdg", "ue")}
             for place in places.values():
                 place.mkdir()
-            serving = gateway_configuration({}, (GATEWAY.ip,), {"data_plane": plane, **common})
+            serving = gateway_configuration(
+                {}, (GATEWAY.ip,), {"data_plane": {**plane, "device": GATEWAY_DEVICE}, **common}
+            )
             with (
-                NodeProcess(made.gateway, "epdg", places["epdg"], serving) as epdg,
-                NodeProcess(made.ue, "ue", places["ue"], attaching, verb="run") as ue,
+                NodeProcess(made.gateway, "epdg", places["epdg"], serving, own_sysfs=True) as epdg,
+                NodeProcess(made.ue, "ue", places["ue"], attaching, verb="run", own_sysfs=True) as ue,
             ):
                 addresses = ue.call("ue.attach", access="wifi-a")["inner_addresses"]
                 assert isinstance(addresses, list)
-                yield Tunnel(stage=made, inner=str(addresses[0]), gateway_pid=epdg.pid)
+                yield Tunnel(
+                    stage=made,
+                    inner=str(addresses[0]),
+                    gateway_pid=epdg.pid,
+                    kernel_threads=f"napi/{GATEWAY_DEVICE}",
+                )
 
     return open_tunnel
 

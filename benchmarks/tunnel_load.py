@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ HEADERS = 28  # IPv4 and UDP
 SMALL, LARGE = 64, 1400  # octets of an inner packet
 LARGE_RATE = 6000.0  # packets a second at which the cost of a large packet is taken: every contestant carries them
 FIRST_RATE = 4000.0
-RATE_MAXIMUM = 1_000_000.0
+RATE_MINIMUM, RATE_MAXIMUM = 250.0, 1_000_000.0
 BISECTIONS = 4
 OVERLOAD_FACTOR = 3
 SETTLE_INTERVAL = 0.1  # for what is on the way to arrive, once nothing is sent any more
@@ -37,7 +37,7 @@ IPERF_PORT = 5201
 
 @dataclass(frozen=True, kw_only=True)
 class Flood:
-    """What came of datagrams at a rate: ``cpu`` are seconds of the gateway's process."""
+    """What came of datagrams at a rate: ``cpu`` are seconds of the gateway's."""
 
     offered: float
     sent: int
@@ -61,10 +61,24 @@ class Flood:
         return self.cpu / self.received * 1e6 if self.received else None
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far, all threads, user and system (proc(5))."""
+def cpu_seconds(tunnel: Tunnel) -> float:
+    """Processor time that the gateway took so far, user and system, the kernel's threads for it included (proc(5))."""
+    found = _cpu_seconds(tunnel.gateway_pid)
+    if tunnel.kernel_threads is not None:
+        found += sum(_cpu_seconds(pid) for pid in _named(tunnel.kernel_threads))
+    return found
+
+
+def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def _named(prefix: str) -> Iterator[int]:
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if (directory / "comm").read_text().startswith(prefix):
+                yield int(directory.name)
 
 
 def forget_peak(pid: int) -> None:
@@ -113,9 +127,9 @@ def _listens(namespace: Namespace) -> bool:
 
 def _tcp_flow(tunnel: Tunnel, seconds: float, name: str, options: tuple[str, ...]) -> dict[str, JsonValue]:
     command = ["iperf3", "-c", str(CORE.ip), "-p", str(IPERF_PORT), "-B", tunnel.inner, "-t", f"{seconds:g}", "-J"]
-    before, begun = cpu_seconds(tunnel.gateway_pid), time.monotonic()
+    before, begun = cpu_seconds(tunnel), time.monotonic()
     done = tunnel.stage.ue.run([*command, *options], timeout=seconds + 30)
-    busy = (cpu_seconds(tunnel.gateway_pid) - before) / (time.monotonic() - begun)
+    busy = (cpu_seconds(tunnel) - before) / (time.monotonic() - begun)
     said = json.loads(done.stdout)
     if "error" in said:
         raise SystemExit(f"iperf3, {name}: {said['error']}")
@@ -149,11 +163,11 @@ def flood(tunnel: Tunnel, octets: int, rate: float, seconds: float) -> Flood:
     command = [sys.executable, "-m", "benchmarks.udp_sender", str(CORE.ip), "--source", tunnel.inner]
     command += ["--octets", str(octets - HEADERS), "--rate", f"{rate:g}", "--seconds", f"{seconds:g}"]
     with _sink(tunnel):
-        packets, cpu = received_packets(tunnel.stage.core, CORE_INTERFACE), cpu_seconds(tunnel.gateway_pid)
+        packets, cpu = received_packets(tunnel.stage.core, CORE_INTERFACE), cpu_seconds(tunnel)
         done = tunnel.stage.ue.run(command, timeout=seconds + 30)
         _wait_quiet(tunnel)
         packets = received_packets(tunnel.stage.core, CORE_INTERFACE) - packets
-        cpu = cpu_seconds(tunnel.gateway_pid) - cpu
+        cpu = cpu_seconds(tunnel) - cpu
     said = json.loads(done.stdout)
     return Flood(
         offered=rate,
@@ -179,21 +193,26 @@ def cost(tunnel: Tunnel, seconds: float) -> dict[str, JsonValue]:
 
 
 def capacity(tunnel: Tunnel, seconds: float) -> Flood:
-    """The highest rate of 64 octets that arrives but for 2 %: doubled until it does not, then halved between."""
+    """The highest rate of 64 octets that arrives but for 2 %: doubled or halved to both sides of it, then bisected."""
     best = lost = None
     rate = FIRST_RATE
     while lost is None and rate <= RATE_MAXIMUM:
         best, lost, rate = _tried(tunnel, rate, seconds, best, lost)
+    while best is None and lost is not None and lost > RATE_MINIMUM:
+        best, lost, _ = _tried(tunnel, lost / 2, seconds, best, lost)
+    if best is None:
+        raise SystemExit(f"not even {RATE_MINIMUM:.0f} packets of {SMALL} octets a second arrive")
     for _ in range(BISECTIONS):
-        if best is None or lost is None:
+        if lost is None:
             break
         best, lost, _ = _tried(tunnel, (best.offered + lost) / 2, seconds, best, lost)
-    return best or flood(tunnel, SMALL, FIRST_RATE / 4, seconds)
+    return best
 
 
 def _tried(
     tunnel: Tunnel, rate: float, seconds: float, best: Flood | None, lost: float | None
 ) -> tuple[Flood | None, float | None, float]:
+    """The best rate and the worst as they are known then, and the next one upwards."""
     found = flood(tunnel, SMALL, rate, seconds)
     keeps_up = found.sent >= (1 - LOSS_MAXIMUM) * rate * found.seconds
     if found.loss <= LOSS_MAXIMUM and keeps_up:

@@ -155,16 +155,22 @@ class Namespace:
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
         private_directories: Sequence[str] = (),
+        own_sysfs: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a process inside; each of ``private_directories`` is an empty tmpfs that only it sees."""
+        """Start a process inside; each of ``private_directories`` is an empty tmpfs that only it sees.
+
+        ``own_sysfs``: its ``/sys`` shows this namespace's network devices, as with ``ip netns exec``.
+        """
 
         def start() -> subprocess.Popen[bytes]:
-            if private_directories:
+            if private_directories or own_sysfs:
                 _check(_libc.unshare(CLONE_NEWNS), "cannot make a mount namespace")
                 _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "cannot make / private")
                 for hidden in private_directories:
                     mounted = _libc.mount(b"tmpfs", os.fsencode(hidden), b"tmpfs", 0, b"mode=755")
                     _check(mounted, f"cannot mount a tmpfs on {hidden}")
+            if own_sysfs:
+                _check(_libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None), "cannot mount /sys")
             return subprocess.Popen(
                 [os.fspath(word) for word in arguments],
                 stdin=subprocess.DEVNULL,

@@ -6,6 +6,8 @@ import asyncio
 import ctypes
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_interface, ip_network
@@ -13,6 +15,7 @@ from ipaddress import ip_interface, ip_network
 import pytest
 from pyroute2 import AsyncIPRoute
 
+from lab.namespaces import Namespace
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import EchoClient, InProcessHost
 from protocols.dataplane.userspace.tun import TUN_PATH, TunDevice
@@ -88,6 +91,27 @@ def test_the_kernels_packets_come_out_and_ours_go_in() -> None:
         device.close()
 
     in_namespace(body)
+
+
+TAKEN_IN = """
+import asyncio
+from pathlib import Path
+from protocols.dataplane.userspace.tun import TunDevice
+
+async def main() -> None:
+    device = await TunDevice.open("epdg-test0", [], 1350)
+    print(Path("/sys/class/net/epdg-test0/threaded").read_text().strip())
+    device.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_thread_of_the_kernels_takes_in_what_we_write() -> None:
+    """Where ``/sys`` shows the devices of our network namespace; the other tests go without."""
+    with Namespace("tun") as namespace:
+        process = namespace.popen([sys.executable, "-c", TAKEN_IN], stdout=subprocess.PIPE, own_sysfs=True)
+        assert process.communicate(timeout=LIMIT)[0] == b"1\n"
 
 
 def test_ipv6_addresses_and_routes() -> None:

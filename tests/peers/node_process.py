@@ -39,6 +39,7 @@ class NodeProcess:
         *,
         verb: str = "serve",
         prefix: Sequence[str] = (),
+        own_sysfs: bool = False,
     ) -> None:
         self.module = module
         self.namespace = namespace
@@ -47,6 +48,7 @@ class NodeProcess:
         self.configuration = {"trace": {"export_keys": True}, **configuration, "control": self.control.name}
         self._verb = verb
         self._prefix = prefix
+        self._own_sysfs = own_sysfs
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> NodeProcess:
@@ -71,6 +73,7 @@ class NodeProcess:
                 [*self._prefix, sys.executable, "-m", self.module, self._verb, "-c", file],
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                own_sysfs=self._own_sysfs,
             )
         wait_until(
             self._status, what=f"{self.module} starting", timeout=START_TIMEOUT, process=self._process, log=self.log

@@ -2,19 +2,26 @@
 
 Made through ``/dev/net/tun`` and configured by netlink (pyroute2); needs CAP_NET_ADMIN. The device is not
 persistent: the kernel takes it away with its addresses and routes when it is closed, however that comes.
+
+What we write is taken in by a thread of the kernel's (NAPI, <kernel>/Documentation/networking/napi.rst), which joins
+segments of TCP before its stack sees them; where ``/sys`` is not ours to write, by our own write, packet by packet. The
+queue in between is bounded: a packet that does not fit is refused and counted.
 Left out: multiple queues and segmentation offload.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
+import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from pathlib import Path
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -22,8 +29,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 from protocols.errors import BackendError, LocalError
 
 TUN_PATH = "/dev/net/tun"
+SYSFS = Path("/sys/class/net")
 TUNSETIFF = 0x400454CA  # <linux/if_tun.h>
 IFF_TUN = 0x0001
+TUNSETSNDBUF = 0x400454D4
+IFF_NAPI = 0x0010
 IFF_NO_PI = 0x1000
 IFA_F_NODAD = 0x02  # <linux/if_addr.h>: nobody else is on the link to have the address
 RTN_LOCAL = 2  # <linux/rtnetlink.h>
@@ -31,6 +41,7 @@ ADDRESS_INTERVAL = 0.002
 ADDRESS_ATTEMPTS = 500  # a second altogether
 NAME_MAXIMUM = 15  # IFNAMSIZ without its final zero
 PACKET_MAXIMUM = 65535
+QUEUE_OCTETS = 1024 * 1024  # what the kernel holds of us before it refuses more, its own bookkeeping included
 DRAIN_MAXIMUM = 64  # packets per wake-up, so that sockets get their turn
 
 Interface = IPv4Interface | IPv6Interface
@@ -41,7 +52,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class TunCounters:
-    """Packets from the kernel, to the kernel, and those the kernel refused (device down, not IP)."""
+    """Packets from the kernel, to the kernel, and those the kernel refused (queue full, device down, not IP)."""
 
     read: int = 0
     written: int = 0
@@ -77,8 +88,10 @@ class TunDevice:
             raise BackendError(f"{TUN_PATH}: {error.strerror}") from error
         device = cls(name, descriptor)
         try:
-            request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI)
+            request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NAPI | IFF_NO_PI)
             fcntl.ioctl(descriptor, TUNSETIFF, request)
+            fcntl.ioctl(descriptor, TUNSETSNDBUF, struct.pack("=i", QUEUE_OCTETS))
+            _take_in_by_thread(name)
             await _configure(name, addresses, mtu, routes, metric)
         except OSError as error:
             device.close()
@@ -145,6 +158,14 @@ class TunDevice:
                 return
             self.counters.read += 1
             receive(packet)
+
+
+def _take_in_by_thread(name: str) -> None:
+    """A thread of the kernel's for what we write; none without sysfs of this namespace, or before Linux 5.12."""
+    directory = SYSFS / name
+    with contextlib.suppress(OSError):
+        if int((directory / "ifindex").read_text()) == socket.if_nametoindex(name):
+            (directory / "threaded").write_text("1")
 
 
 async def _configure(
