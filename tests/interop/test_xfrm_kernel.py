@@ -133,9 +133,17 @@ class TestTraffic:
             assert stage.send("ue", version=inner) == stage.send("gateway", version=inner) == 1
         assert {each.encapsulated for each in stage.seen()} == {encapsulation}
 
-    @pytest.mark.parametrize("window", [32, 100, 4096])
-    @pytest.mark.parametrize("suite", ["aes128-sha256", "aes128gcm16-esn"])
-    def test_replayed_and_forged_packets_are_counted(self, stage: Scene, window: int, suite: str) -> None:
+    @pytest.mark.parametrize(
+        ("suite", "window"),
+        [
+            ("aes128-sha256", 32),
+            ("aes128-sha256", 100),
+            ("aes128gcm16-esn", 32),
+            ("aes128gcm16-esn", 100),
+            ("aes128gcm16-esn", 4096),
+        ],
+    )
+    def test_replayed_and_forged_packets_are_counted(self, stage: Scene, suite: str, window: int) -> None:
         spec = stage.install(ue_spec(suite, replay_window=window))
         assert stage.send("ue", PACKETS) == PACKETS
         packet = stage.seen()[0].octets
@@ -221,7 +229,7 @@ class TestMoves:
         spec = stage.install(ue_spec(suite))
         for sender in ("ue", "gateway"):
             with stage.flood(sender) as counted:
-                for _ in range(4):
+                for _ in range(2):
                     stage.move(ELSEWHERE, True)
                     stage.move(PATHS[4], True)
             assert counted["sent"] > 0
