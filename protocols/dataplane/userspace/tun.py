@@ -2,7 +2,7 @@
 
 Made through ``/dev/net/tun`` and configured by netlink (pyroute2); needs CAP_NET_ADMIN. The device is not
 persistent: the kernel takes it away with its addresses and routes when it is closed, however that comes.
-Left out: multiple queues and segmentation offload.
+Multiple queues and segmentation offload are those of ``protocols.dataplane.fast.tun``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class TunDevice:
         try:
             request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI)
             fcntl.ioctl(descriptor, TUNSETIFF, request)
-            await _configure(name, addresses, mtu, routes, metric)
+            await configure(name, addresses, mtu, routes, metric)
         except OSError as error:
             device.close()
             raise BackendError(f"TUN device {name}: {error.strerror}") from error
@@ -147,9 +147,10 @@ class TunDevice:
             receive(packet)
 
 
-async def _configure(
+async def configure(
     name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network], metric: int
 ) -> None:
+    """Set a device up with its addresses and routes; ``NetlinkError`` or ``BackendError`` when the kernel refuses."""
     async with AsyncIPRoute() as netlink:
         indices = await netlink.link_lookup(ifname=name)
         if not indices:
