@@ -7,15 +7,17 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path as FilePath
 
 import pytest
+from pyroute2 import IPRoute
 
 pytest.importorskip("protocols.dataplane.fast._native", reason="the extension of the fast path is not built")
 
 from protocols.errors import BackendError, LocalError
 from protocols.path import Endpoint, Path
-from tests.dataplane.fast_ends import GATEWAY_SECOND, TUN, End, ends, inner_address, octets, transfer, until
+from tests.dataplane.fast_ends import GATEWAY_SECOND, TUN, WIRE, End, ends, inner_address, octets, transfer, until
 from tests.peers.namespaces import ping, require_namespaces
 
 UDP_SEGMENT = 103  # <linux/udp.h>
@@ -206,6 +208,17 @@ def test_what_is_no_esp_comes_to_asyncio_as_it_was() -> None:
     asyncio.run(body())
 
 
+def change_link(end: End, interface: str, change: Callable[[IPRoute, int], object]) -> None:
+    """What ``Namespace`` has no words for."""
+
+    def inside() -> None:
+        with IPRoute() as route:
+            (index,) = route.link_lookup(ifname=interface)
+            change(route, index)
+
+    end.namespace.call(inside)
+
+
 def resident() -> int:
     """Octets of this process in memory."""
     return int(FilePath("/proc/self/statm").read_text().split()[1]) * 4096
@@ -275,7 +288,7 @@ def test_a_channel_that_nobody_empties_is_bounded() -> None:
 def test_a_device_that_is_deleted_is_told_and_the_rest_goes_on() -> None:
     async def body() -> None:
         async with ends() as pair:
-            await asyncio.to_thread(pair.gateway.namespace.run, ["ip", "link", "delete", TUN], timeout=5.0)
+            await asyncio.to_thread(change_link, pair.gateway, TUN, lambda route, index: route.link("del", index=index))
             await until(lambda: bool(pair.gateway.failures), "the failure")
             assert [str(one) for one in pair.gateway.failures] == ["TUN device inner: File descriptor in bad state"]
             link = pair.ue.links[0]
@@ -351,6 +364,67 @@ def test_it_starts_again_where_it_stopped() -> None:
             assert done.received == 1
             with pytest.raises(LocalError, match="a TUN device already"):
                 pair.gateway.loop.add_device(pair.gateway.device)
+            pair.check_sums()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_esp_that_is_longer_than_the_way_is_fragmented(version: int) -> None:
+    """The kernel segments nothing then: each packet is sent by itself, as one without offload would be."""
+
+    async def body() -> None:
+        async with ends(version=version) as pair:
+            for end in (pair.ue, pair.gateway):
+                await asyncio.to_thread(
+                    change_link, end, WIRE, lambda route, index: route.link("set", index=index, mtu=1300)
+                )
+            address = inner_address("host", version)
+            assert await asyncio.to_thread(transfer, pair.ue, pair.gateway, address, 1_000_000, write=big)
+            pair.check_sums()
+            assert pair.ue.counters.send_errors == 0
+            assert pair.gateway.counters.opened == pair.ue.counters.sent
+
+    asyncio.run(body())
+
+
+def test_a_network_that_is_gone_is_counted() -> None:
+    async def body() -> None:
+        async with ends() as pair:
+            await asyncio.to_thread(pair.ue.namespace.set_link, WIRE, up=False)
+            with pair.ue.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"into nothing", (str(inner_address("host", 4)), 7))
+            await until(lambda: pair.ue.counters.send_errors == 1, "an error")
+            await asyncio.to_thread(pair.ue.namespace.set_link, WIRE, up=True)
+            done = await asyncio.to_thread(ping, pair.ue.namespace, inner_address("host", 4), count=1)
+            assert done.received == 1
+            pair.check_sums()
+
+    asyncio.run(body())
+
+
+def test_a_slow_network_fills_the_socket_and_no_more() -> None:
+    """More than an access carries is dropped and counted; what it carries arrives."""
+
+    async def body() -> None:
+        async with ends() as pair:
+            await asyncio.to_thread(
+                change_link,
+                pair.ue,
+                WIRE,
+                lambda route, index: route.tc(
+                    "add", "tbf", index, 0x10000, rate="40mbit", burst=70_000, limit=64 * 1024 * 1024
+                ),
+            )
+            before = resident()
+            with pair.ue.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.connect((str(inner_address("host", 4)), 7))
+                while pair.ue.counters.socket_full < 300:
+                    with contextlib.suppress(OSError):
+                        client.send(bytes(1300))
+            assert resident() - before < 8 * 1024 * 1024
+            came = pair.gateway.counters.opened
+            await until(lambda: pair.gateway.counters.opened > came, "what was carried")
             pair.check_sums()
 
     asyncio.run(body())

@@ -82,7 +82,6 @@ class LoopCounters:
     """Datagrams of the encapsulating ports, and ESP packets of raw sockets."""
     received_trains: int
     receive_errors: int
-    truncated: int
     keepalives: int
     short: int
     other: int

@@ -29,7 +29,6 @@ enum loop_counter {
     LOOP_RECEIVED,            /* datagrams, after UDP GRO was undone */
     LOOP_RECEIVED_TRAINS,     /* and in how many messages */
     LOOP_RECEIVE_ERRORS,      /* errors that a socket reported: ICMP, device down */
-    LOOP_TRUNCATED,           /* messages longer than any datagram */
     LOOP_KEEPALIVES,          /* NAT keepalives (RFC 3948 section 4) */
     LOOP_SHORT,               /* too short for ESP */
     LOOP_OTHER,               /* IKE and whatever else is no ESP, passed to the channel */
