@@ -2,6 +2,8 @@
 # make test        all suites, as root one per core side by side, also those with Debian's programs and network namespaces
 # make test-long   soaks, broad fuzzing and every schedule of moves in real time too
 # make fuzz        coverage-guided fuzzing of every decoder and machine, FUZZ_SECONDS for each target (60)
+# make fast        build the compiled core of the data plane in the checkout (gcc, Python's headers, libssl-dev)
+# make wheel       a wheel in dist/, with the compiled core where it can be built
 # make lint        ruff, mypy --strict, import contracts
 # make clean       remove the virtual environment, caches and what runs have left
 
@@ -10,20 +12,28 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-long fuzz lint clean
+FAST_SOURCES := $(wildcard protocols/dataplane/fast/native/*.[ch])
+
+.PHONY: demo test test-long fuzz fast wheel lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
 	$(BIN)/lab demo $(DEMO_ARGS)
 
-test: .venv/.installed-test .venv/.peers
+test: .venv/.installed-test .venv/.peers .venv/.fast
 	$(BIN)/pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
-test-long: .venv/.installed-test .venv/.peers
+test-long: .venv/.installed-test .venv/.peers .venv/.fast
 	$(BIN)/pytest -n auto --dist loadfile --long $(PYTEST_ARGS)
 
 fuzz: .venv/.installed-test
 	$(BIN)/python -m tests.fuzz.guided --seconds $(FUZZ_SECONDS)
+
+fast: .venv/.installed .venv/.fast
+	@test -e .venv/.fast
+
+wheel: .venv/.installed
+	$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff check .
@@ -33,6 +43,7 @@ lint: .venv/.installed-lint
 
 clean:
 	rm -rf .venv build dist run evidence *.egg-info
+	rm -f protocols/dataplane/fast/_native*.so
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -48,3 +59,7 @@ clean:
 # Without root or apt-get there is no stamp, so that a later run as root installs them.
 .venv/.peers: .ci/peers.txt .ci/peers .venv/.installed-test
 	@.ci/peers $@
+
+# Without a compiler there is no stamp, so that a later run builds it. After the peers, which bring the compiler.
+.venv/.fast: pyproject.toml .ci/fast $(FAST_SOURCES)
+	@.ci/fast $@

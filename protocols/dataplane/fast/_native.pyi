@@ -1,6 +1,8 @@
 """What ``native/module.c`` offers; packed paths and selectors are those of ``plane``."""
 
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
+
+from typing_extensions import Buffer
 
 DONE: int
 TAKEN: int

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from protocols.dataplane.fast._native import Core
 
 try:
-    from protocols.dataplane.fast import _native
+    import protocols.dataplane.fast._native as _native
 except ImportError as error:
     _missing: str | None = str(error)
 else:
