@@ -3,7 +3,7 @@
 
 #include "worker.h"
 
-#include <sys/uio.h>
+#include <unistd.h>
 
 #define TRAIN_PACKETS 64              /* UDP_MAX_SEGMENTS of kernels before 6.9 */
 #define TRAIN_OCTETS 65000            /* below what an IP packet can carry */
@@ -217,11 +217,10 @@ static void seal(struct worker *worker, const uint8_t *packet, size_t length) {
 
 void read_queue(struct worker *worker, struct source *source) {
     struct virtio_net_hdr header;
-    struct iovec parts[2] = {{&header, sizeof header}, {worker->inner, PACKET_MAXIMUM}};
 
     fast_begin(worker->core);
     for (unsigned i = 0; i < BATCH && SEALED_OCTETS - worker->used >= SUPER_PACKET_ROOM; i++) {
-        ssize_t octets = readv(source->descriptor, parts, 2);
+        ssize_t octets = read(source->descriptor, worker->inner, sizeof header + PACKET_MAXIMUM);
         uint64_t before = worker->totals.counters[LOOP_TUN_PACKETS];
         uint8_t *packet;
         size_t length;
@@ -235,8 +234,9 @@ void read_queue(struct worker *worker, struct source *source) {
                 source_failed(worker->loop, source, error);
             break;
         }
-        if (octets <= (ssize_t)sizeof header ||
-            !segment_begin(&worker->segmenter, &header, worker->inner, (size_t)octets - sizeof header)) {
+        memcpy(&header, worker->inner, sizeof header);
+        if (octets <= (ssize_t)sizeof header || !segment_begin(&worker->segmenter, &header, worker->inner + sizeof header,
+                                                               (size_t)octets - sizeof header)) {
             tally(worker, LOOP_TUN_MALFORMED, 1);
             continue;
         }
