@@ -15,7 +15,7 @@ import pytest
 from protocols.dataplane.fast.plane import FastDataPlane, available, why_not
 from protocols.dataplane.port import DataPlane, LifetimeReached, PeerEndpointObserved, SequenceNumbersRunningOut
 from protocols.errors import LocalError
-from protocols.esp.sa import MAXIMUM_EXTENDED_SEQUENCE, MAXIMUM_SEQUENCE, DropReason, UsageLimits
+from protocols.esp.sa import MAXIMUM_EXTENDED_SEQUENCE, MAXIMUM_SEQUENCE, ChildSaSpec, DropReason, UsageLimits
 from protocols.ip import ICMP, IPIP, IPV6, NO_NEXT_HEADER, TCP, UDP, IpPacket, UdpDatagram
 from protocols.path import Endpoint, Path
 from protocols.selectors import TrafficSelector
@@ -352,7 +352,7 @@ class Life:
         self.sent: list[bytes] = []
         self.made = 0
 
-    def new_spec(self) -> object:
+    def new_spec(self) -> ChildSaSpec:
         chance = self.chance
         self.made += 1
         spec = numbered(ue_spec(chance.choice(EVERY_SUITE), number=self.made), self.made)
@@ -439,6 +439,12 @@ def slots(packets: list[bytes], stride: int) -> tuple[bytearray, array[int]]:
     return bytearray(b"".join(packet.ljust(stride, b"\x00") for packet in packets)), array("i", map(len, packets))
 
 
+PACKED_GATEWAY_PATH = b"".join(
+    struct.pack(">BH16s", 4, end.port, end.address.packed.ljust(16, b"\x00"))
+    for end in (GATEWAY_PATH.local, GATEWAY_PATH.remote)
+)
+
+
 def test_batches() -> None:
     ue, gateway = fast(), fast()
     spec = ue_spec("aes128gcm16")
@@ -452,11 +458,7 @@ def test_batches() -> None:
     assert lengths[101] < 0
     assert ue.drops == {DropReason.NOT_IP: 1, DropReason.NO_SA: 1}
     sealed = lengths[:100]
-    path = b"".join(
-        struct.pack(">BH16s", 4, end.port, end.address.packed.ljust(16, b"\x00"))
-        for end in (GATEWAY_PATH.local, GATEWAY_PATH.remote)
-    )
-    assert gateway.core.open_batch(out, 512, sealed, offsets, path) == 100
+    assert gateway.core.open_batch(out, 512, sealed, offsets, PACKED_GATEWAY_PATH) == 100
     for number in range(100):
         start = number * 512 + offsets[number]
         assert out[start : start + sealed[number]] == packets[number]
@@ -465,9 +467,40 @@ def test_batches() -> None:
     with pytest.raises(ValueError, match="slots"):
         ue.core.seal_batch(inner, 256, array("i", [200]), out, 256)
     with pytest.raises(ValueError, match="offsets"):
-        gateway.core.open_batch(out, 512, sealed, array("i"), path)
+        gateway.core.open_batch(out, 512, sealed, array("i"), PACKED_GATEWAY_PATH)
     with pytest.raises(ValueError, match="path"):
         gateway.core.open_batch(out, 512, sealed, offsets, b"")
+
+
+def test_among_many_sas_each_packet_finds_its_own() -> None:
+    """Batches over more SAs than the first tables hold, with SAs gone, and packets that are none between them."""
+    ue, gateway = fast(), fast()
+    suites = ("aes128gcm16", "aes128-sha256", "null-sha256", "aes128ccm8")
+    specs = [
+        numbered(ue_spec(suites[number % 4], number=number, ue_address=f"10.45.{number >> 8}.{number & 255}"), number)
+        for number in range(1, 701)
+    ]
+    for spec in specs:
+        ue.install(spec)
+        gateway.install(mirrored(spec))
+    for spec in specs[::7]:
+        ue.remove(spec.inbound_spi)
+    chance = random.Random("many")
+    for _ in range(5):
+        chosen = [chance.choice(specs) for _ in range(101)]
+        packets = [udp(spec.local_selectors[0].start) for spec in chosen] + [b"", b"\x60", UP[:-1]]
+        chance.shuffle(packets)
+        inner, lengths = slots(packets, 64)
+        out = bytearray(len(packets) * 256)
+        installed = set(ue.installed)
+        expected = sum(spec.inbound_spi in installed for spec in chosen)
+        assert ue.core.seal_batch(inner, 64, lengths, out, 256) == expected
+        sealed, offsets = array("i", [max(length, 0) for length in lengths]), array("i", bytes(4 * len(packets)))
+        assert gateway.core.open_batch(out, 256, sealed, offsets, PACKED_GATEWAY_PATH) == expected
+        for at, packet in enumerate(packets):
+            if lengths[at] > 0:
+                start = at * 256 + offsets[at]
+                assert out[start : start + sealed[at]] == packet
 
 
 def test_threads_and_control_at_once() -> None:

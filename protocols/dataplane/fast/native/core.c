@@ -383,6 +383,72 @@ size_t fast_installed(fast_core *core) {
     return installed;
 }
 
+/* Hints */
+
+enum { CACHED = 256 };          /* so many SAs stay in the cache by themselves */
+enum { CONTEXT_LENGTH = 1152 }; /* of AES-GCM in OpenSSL 3, with the piece before it */
+
+static void fetch(const void *from, size_t octets) {
+    for (size_t at = 0; at < octets; at += 64)
+        __builtin_prefetch((const char *)from + at);
+}
+
+/* libcrypto keeps keys and tables behind its context, which it allocates just before them. */
+static void fetch_context(const struct transform *transform) {
+    if (transform->cipher)
+        fetch(transform->cipher, CONTEXT_LENGTH);
+}
+
+void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, size_t count) {
+    const struct outbound_index *index = &worker->core->outbound;
+    struct place **bucket[FAST_EXPECTED];
+    const struct sa *sa[FAST_EXPECTED];
+    size_t found = 0;
+    if (worker->core->installed < CACHED)
+        return;
+    for (size_t at = 0; at < count && at < FAST_EXPECTED; at++) {
+        struct flow flow;
+        if (!flow_read(&flow, packets[at].octets, packets[at].length) || !index->tables[flow.version == 6])
+            continue;
+        const struct table *table = index->tables[flow.version == 6];
+        bucket[found] = index_bucket(table, index_prefix(table, &flow));
+        __builtin_prefetch(bucket[found++]);
+    }
+    for (size_t at = 0; at < found; at++)
+        __builtin_prefetch(*bucket[at]);
+    for (size_t at = 0; at < found; at++) {
+        sa[at] = *bucket[at] ? (*bucket[at])->sa : NULL;
+        if (sa[at]) {
+            fetch(sa[at], offsetof(struct sa, inbound_lock));
+            fetch(sa[at] + 1, 192);
+        }
+    }
+    for (size_t at = 0; at < found; at++)
+        if (sa[at])
+            fetch_context(&sa[at]->outbound);
+}
+
+void fast_expect_esp(const fast_worker *worker, const fast_octets *packets, size_t count) {
+    struct sa **bucket[FAST_EXPECTED];
+    size_t found = 0;
+    if (worker->core->installed < CACHED)
+        return;
+    for (size_t at = 0; at < count && at < FAST_EXPECTED; at++) {
+        if (packets[at].length < SPI_LENGTH)
+            continue;
+        bucket[found] = bucket_of(worker->core, get32(packets[at].octets));
+        __builtin_prefetch(bucket[found++]);
+    }
+    for (size_t at = 0; at < found; at++)
+        if (*bucket[at]) {
+            fetch(*bucket[at], 256);
+            fetch(&(*bucket[at])->inbound_lock, sizeof(struct sa) - offsetof(struct sa, inbound_lock) + 256);
+        }
+    for (size_t at = 0; at < found; at++)
+        if (*bucket[at])
+            fetch_context(&(*bucket[at])->inbound);
+}
+
 /* Packets */
 
 static int drop(fast_core *core, enum fast_reason reason) {

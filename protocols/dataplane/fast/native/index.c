@@ -104,10 +104,6 @@ void index_release(struct outbound_index *index, struct sa *sa) {
         release_empty(&index->tables[family]);
 }
 
-static struct place **bucket_of(const struct table *table, flow_address prefix) {
-    return &table->buckets[hash_address(prefix) & table->mask];
-}
-
 /* Twice the buckets, each chain in its order; without the memory the chains grow instead. */
 static void grow(struct table *table) {
     size_t old = table->mask + 1;
@@ -134,7 +130,7 @@ void index_add(struct outbound_index *index, struct sa *sa) {
         struct table *table = place->table;
         if (table->count++ > table->mask)
             grow(table);
-        struct place **bucket = bucket_of(table, place->prefix);
+        struct place **bucket = index_bucket(table, place->prefix);
         place->next = *bucket;
         *bucket = place;
     }
@@ -145,7 +141,7 @@ void index_discard(struct sa *sa) {
         return;
     sa->order = 0;
     for (struct place *place = sa->places; place < sa->places + sa->place_count; place++) {
-        struct place **at = bucket_of(place->table, place->prefix);
+        struct place **at = index_bucket(place->table, place->prefix);
         while (*at != place)
             at = &(*at)->next;
         *at = place->next;
@@ -156,8 +152,8 @@ void index_discard(struct sa *sa) {
 struct sa *index_find(const struct outbound_index *index, const struct flow *flow) {
     struct sa *found = NULL;
     for (const struct table *table = index->tables[flow->version == 6]; table; table = table->next) {
-        flow_address prefix = shifted(table->remote ? flow->destination : flow->source, table->shift);
-        for (const struct place *place = *bucket_of(table, prefix); place; place = place->next) {
+        flow_address prefix = index_prefix(table, flow);
+        for (const struct place *place = *index_bucket(table, prefix); place; place = place->next) {
             if (place->prefix != prefix || !sa_selects(place->sa, flow))
                 continue;
             if (!found || place->sa->order > found->order)

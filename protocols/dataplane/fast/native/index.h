@@ -37,6 +37,15 @@ void index_release(struct outbound_index *, struct sa *);
 void index_add(struct outbound_index *, struct sa *);
 void index_discard(struct sa *);
 
+static inline flow_address index_prefix(const struct table *table, const struct flow *flow) {
+    flow_address address = table->remote ? flow->destination : flow->source;
+    return table->shift < 128 ? address >> table->shift : 0;
+}
+
+static inline struct place **index_bucket(const struct table *table, flow_address prefix) {
+    return &table->buckets[hash_address(prefix) & table->mask];
+}
+
 /* The newest SA that selects a packet, or NULL. */
 struct sa *index_find(const struct outbound_index *, const struct flow *);
 

@@ -350,6 +350,16 @@ static bool fits(const Py_buffer *slots, Py_ssize_t stride, Py_ssize_t least, co
     return good;
 }
 
+/* The packets from slot at on, for a hint; how many. */
+static size_t expected(fast_octets next[FAST_EXPECTED], const Py_buffer *slots, Py_ssize_t stride,
+                       const Py_buffer *lengths, Py_ssize_t at) {
+    Py_ssize_t left = lengths->len / (Py_ssize_t)sizeof(int32_t) - at;
+    size_t count = left < FAST_EXPECTED ? (size_t)left : FAST_EXPECTED;
+    for (size_t which = 0; which < count; which++, at++)
+        next[which] = (fast_octets){(const uint8_t *)slots->buf + at * stride, (size_t)((int32_t *)lengths->buf)[at]};
+    return count;
+}
+
 static PyObject *core_seal_batch(PyObject *object, PyObject *arguments) {
     CoreObject *self = self_of(object);
     Py_buffer slots, lengths, out;
@@ -361,11 +371,14 @@ static PyObject *core_seal_batch(PyObject *object, PyObject *arguments) {
     if (fits(&slots, stride, 0, &lengths) && fits(&out, out_stride, FAST_OVERHEAD, &lengths) &&
         (worker = take_worker(self))) {
         int32_t *length = lengths.buf;
+        fast_octets next[FAST_EXPECTED];
         fast_where where;
         sealed = 0;
         Py_BEGIN_ALLOW_THREADS
         fast_begin(worker);
         for (Py_ssize_t at = 0; at < count; at++) {
+            if (at % FAST_EXPECTED == 0)
+                fast_expect_inner(worker, next, expected(next, &slots, stride, &lengths, at));
             length[at] = fast_seal(worker, (uint8_t *)slots.buf + at * stride, (size_t)length[at],
                                    (uint8_t *)out.buf + at * out_stride, (size_t)out_stride, &where);
             sealed += length[at] >= 0;
@@ -398,10 +411,13 @@ static PyObject *core_open_batch(PyObject *object, PyObject *arguments) {
     if (worker) {
         int32_t *length = lengths.buf, *offset = offsets.buf;
         uint8_t *slot = slots.buf, *inner;
+        fast_octets next[FAST_EXPECTED];
         opened = 0;
         Py_BEGIN_ALLOW_THREADS
         fast_begin(worker);
         for (Py_ssize_t at = 0; at < count; at++, slot += stride) {
+            if (at % FAST_EXPECTED == 0)
+                fast_expect_esp(worker, next, expected(next, &slots, stride, &lengths, at));
             inner = slot;
             length[at] = fast_open(worker, slot, (size_t)length[at], &path, 0, &inner);
             offset[at] = (int32_t)(inner - slot);
