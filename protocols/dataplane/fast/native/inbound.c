@@ -139,6 +139,17 @@ static void take_message(struct worker *worker, const struct source *source, uns
         take_datagram(worker, &path, traffic_class, octets + done, length - done < size ? length - done : size);
 }
 
+/* The first packet of each message from first on: where they are many, they are of many SAs. */
+static void expect(struct worker *worker, unsigned first, unsigned messages) {
+    fast_octets packets[FAST_EXPECTED];
+    unsigned count = 0;
+
+    for (; count < FAST_EXPECTED && first + count < messages; count++)
+        packets[count] = (fast_octets){worker->receive_parts[first + count].iov_base,
+                                       worker->receiving[first + count].msg_len};
+    fast_expect_esp(worker->core, packets, count);
+}
+
 /* Errors that wait with IP_RECVERR keep a socket ready without a datagram. */
 static void discard_error(struct worker *worker, struct source *source) {
     struct msghdr message = {.msg_iov = worker->receive_parts, .msg_iovlen = 1};
@@ -173,8 +184,11 @@ void read_socket(struct worker *worker, struct source *source) {
     source->errors = 0;
     worker->opened = 0;
     fast_begin(worker->core);
-    for (int i = 0; i < messages; i++)
+    for (int i = 0; i < messages; i++) {
+        if (i % FAST_EXPECTED == 0 && messages - i > 1 && source->kind == LOOP_UDP)
+            expect(worker, (unsigned)i, (unsigned)messages);
         take_message(worker, source, (unsigned)i);
+    }
     fast_end(worker->core);
     coalesce_flush(&worker->coalescer);
 }

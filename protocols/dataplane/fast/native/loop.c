@@ -81,7 +81,7 @@ static struct worker *new_worker(fast_loop *loop, unsigned number) {
     worker->loop = loop;
     worker->number = number;
     worker->core = fast_worker_new(loop->core);
-    worker->inner = malloc(sizeof(struct virtio_net_hdr) + PACKET_MAXIMUM);
+    worker->inner = malloc((size_t)FAST_EXPECTED * INNER_SLOT); /* as arrived: touched as far as packets are long */
     worker->sealed = malloc(SEALED_OCTETS);
     worker->arrived = malloc((size_t)BATCH * PACKET_MAXIMUM); /* touched only as far as messages are long */
     worker->coalescer.write = write_inner;

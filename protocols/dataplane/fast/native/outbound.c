@@ -7,7 +7,8 @@
 
 #define TRAIN_PACKETS 64              /* UDP_MAX_SEGMENTS of kernels before 6.9 */
 #define TRAIN_OCTETS 65000            /* below what an IP packet can carry */
-#define SUPER_PACKET_ROOM (96 * 1024) /* sealed, unless its segments are tiny */
+#define SUPER_PACKET (32 * 1024)      /* read and so long, packets are sealed before more are read */
+#define BATCH_ROOM (128 * 1024)       /* for as much and a super-packet, sealed, unless segments are tiny */
 
 /* The socket of a path; the worker's own before others'. */
 static struct source *socket_of(struct worker *worker, const fast_where *where) {
@@ -215,28 +216,27 @@ static void seal(struct worker *worker, const uint8_t *packet, size_t length) {
     join_train(worker, (size_t)octets, &where);
 }
 
-void read_queue(struct worker *worker, struct source *source) {
-    struct virtio_net_hdr header;
+static uint8_t *slot(struct worker *worker, unsigned at) {
+    return worker->inner + (size_t)at * INNER_SLOT;
+}
 
+/* Packets behind their virtio_net_hdr, as they were read. */
+static void seal_batch(struct worker *worker, const fast_octets *batch, unsigned count) {
+    fast_octets packets[FAST_EXPECTED];
+    struct virtio_net_hdr header;
+    uint8_t *packet;
+
+    for (unsigned i = 0; i < count; i++)
+        packets[i] = (fast_octets){batch[i].octets + sizeof header, batch[i].length - sizeof header};
     fast_begin(worker->core);
-    for (unsigned i = 0; i < BATCH && SEALED_OCTETS - worker->used >= SUPER_PACKET_ROOM; i++) {
-        ssize_t octets = read(source->descriptor, worker->inner, sizeof header + PACKET_MAXIMUM);
+    if (count > 1)
+        fast_expect_inner(worker->core, packets, count);
+    for (unsigned i = 0; i < count; i++) {
         uint64_t before = worker->totals.counters[LOOP_TUN_PACKETS];
-        uint8_t *packet;
         size_t length;
 
-        if (octets <= 0) { /* 0: its other end is gone, which a TUN device says otherwise */
-            int error = octets == 0 ? EPIPE : errno;
-
-            if (error == EINTR)
-                continue;
-            if (error != EAGAIN)
-                source_failed(worker->loop, source, error);
-            break;
-        }
-        memcpy(&header, worker->inner, sizeof header);
-        if (octets <= (ssize_t)sizeof header || !segment_begin(&worker->segmenter, &header, worker->inner + sizeof header,
-                                                               (size_t)octets - sizeof header)) {
+        memcpy(&header, batch[i].octets, sizeof header);
+        if (!segment_begin(&worker->segmenter, &header, slot(worker, i) + sizeof header, packets[i].length)) {
             tally(worker, LOOP_TUN_MALFORMED, 1);
             continue;
         }
@@ -246,5 +246,41 @@ void read_queue(struct worker *worker, struct source *source) {
             tally(worker, LOOP_TUN_SUPER_PACKETS, 1);
     }
     fast_end(worker->core);
+}
+
+/* False when there is no more. */
+static bool read_batch(struct worker *worker, struct source *source, fast_octets *batch, unsigned *count) {
+    size_t all = 0;
+
+    for (*count = 0; *count < FAST_EXPECTED && all < SUPER_PACKET;) {
+        ssize_t octets = read(source->descriptor, slot(worker, *count), INNER_SLOT);
+        int error = octets == 0 ? EPIPE : errno; /* 0: its other end is gone, which a TUN device says otherwise */
+
+        if (octets > (ssize_t)sizeof(struct virtio_net_hdr)) {
+            batch[*count] = (fast_octets){slot(worker, *count), (size_t)octets};
+            (*count)++;
+            all += (size_t)octets;
+        } else if (octets > 0) {
+            tally(worker, LOOP_TUN_MALFORMED, 1);
+        } else if (error != EINTR) {
+            if (error != EAGAIN)
+                source_failed(worker->loop, source, error);
+            return false;
+        }
+    }
+    return true;
+}
+
+void read_queue(struct worker *worker, struct source *source) {
+    fast_octets batch[FAST_EXPECTED];
+    unsigned packets = 0, count;
+    bool more = true;
+
+    while (more && packets < BATCH && SEALED_OCTETS - worker->used >= BATCH_ROOM) {
+        more = read_batch(worker, source, batch, &count);
+        if (count > 0)
+            seal_batch(worker, batch, count);
+        packets += count;
+    }
     send_trains(worker);
 }

@@ -24,6 +24,7 @@
 
 #define BATCH 64 /* packets of a turn, and messages of a call */
 #define PACKET_MAXIMUM 65535
+#define INNER_SLOT (64 * 1024 + 64) /* a virtio_net_hdr and a packet; not all slots in one set of the cache */
 #define SEALED_OCTETS (256 * 1024) /* of a turn; stays in the second-level cache */
 
 union address {
@@ -79,7 +80,7 @@ struct worker {
     struct loop_totals totals;
 
     /* from the TUN device to the network */
-    uint8_t *inner, *sealed;
+    uint8_t *inner, *sealed; /* FAST_EXPECTED slots; SEALED_OCTETS */
     size_t used;
     unsigned trains;
     struct train train[BATCH];
