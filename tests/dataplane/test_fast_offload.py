@@ -333,11 +333,37 @@ def test_no_super_packet_is_longer_than_ip_allows() -> None:
 def test_anything_at_all_goes_through_as_it_came() -> None:
     """Invariant: what the kernel segments again is what came, whatever the octets."""
     packets = []
-    for _ in range(400):
-        base = bytearray(CHOSEN.choice(tcp_flow(CHOSEN.choice((4, 6)), pieces(2000, 700))))
+    pool = [one for version in (4, 6) for _ in range(10) for one in tcp_flow(version, pieces(2000, 700))]
+    for _ in range(3000):
+        base = bytearray(CHOSEN.choice(pool))
         for _ in range(CHOSEN.choice((0, 0, 1, 3))):
             base[CHOSEN.randrange(min(len(base), 70))] = CHOSEN.randrange(256)
         del base[CHOSEN.choice((len(base), len(base), CHOSEN.randrange(1, len(base)))) :]
         packets.append(bytes(base))
     out = segmented(packets)
     assert sorted(out) == sorted(packets)
+
+
+def test_any_header_before_any_packet() -> None:
+    """Invariant: refused, or the payload comes out whole in segments no longer than the header says."""
+    refused = 0
+    pool = [one for version in (4, 6) for length in range(1, 300, 23) for one in tcp_flow(version, [bytes(length)])]
+    for _ in range(3000):
+        packet = bytearray(CHOSEN.choice(pool))
+        for _ in range(CHOSEN.choice((0, 0, 1, 5))):
+            packet[CHOSEN.randrange(len(packet))] = CHOSEN.randrange(256)
+        size, start = CHOSEN.choice((0, 1, 50, 65535)), CHOSEN.choice((20, 40, 0, 7, 60, 65535))
+        kind, offset = CHOSEN.choice((NONE, TCP4, TCP6, UDP_L4, 3, 77, 0x81)), CHOSEN.choice((16, 6, 0, 65535))
+        header = VNET.pack(CHOSEN.choice((0, NEEDS_CHECKSUM, 2)), kind, CHOSEN.randrange(65536), size, start, offset)
+        try:
+            out = native.segment(header + packet)
+        except ValueError:
+            refused += 1
+            continue
+        if kind == NONE:
+            assert len(out) == 1
+            continue
+        headers = start + ((packet[start + 12] >> 4) * 4 if kind != UDP_L4 else 8)
+        assert b"".join(one[headers:] for one in out) == packet[headers:]
+        assert all(headers < len(one) <= headers + size for one in out)
+    assert 0 < refused < 3000
