@@ -88,7 +88,7 @@ def test_every_suite_in_every_length(suite: str) -> None:
             spoilt = bytearray(octets)
             spoilt[broken] ^= 1 << sequence % 8
             assert not both.receive(bytes(spoilt), UE_PATH)
-        for missing in range(1, 40):
+        for missing in (1, 2, 3, 4, 8, 11, 12, 16, 17, 32, 39):
             assert not both.receive(octets[:-missing], UE_PATH)
         assert both.receive(octets, UE_PATH) == [(down, spec.inbound_spi)]
         assert not both.receive(octets, UE_PATH)

@@ -395,8 +395,9 @@ static void fetch(const void *from, size_t octets) {
 
 /* libcrypto keeps keys and tables behind its context, which it allocates just before them. */
 static void fetch_context(const struct transform *transform) {
-    if (transform->cipher)
-        fetch(transform->cipher, CONTEXT_LENGTH);
+    const EVP_CIPHER_CTX *context = __atomic_load_n(&transform->cipher, __ATOMIC_RELAXED);
+    if (context)
+        fetch(context, CONTEXT_LENGTH);
 }
 
 void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, size_t count) {

@@ -110,7 +110,9 @@ void fast_core_free(fast_core *);
 fast_worker *fast_worker_new(fast_core *);
 void fast_worker_free(fast_worker *);
 
-/* Around a batch: holds the SAs still (read lock). Never nested. */
+/* Around a batch: holds the SAs still (read lock). Never nested, and no control call of the same thread in between, which
+ * would wait for itself. Keep batches short: control calls wait for them. fast_open lets a waiting control call in where
+ * a rekeyed SA takes over by its packet. */
 void fast_begin(fast_worker *);
 void fast_end(fast_worker *);
 

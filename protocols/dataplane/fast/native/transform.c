@@ -168,9 +168,11 @@ static EVP_CIPHER_CTX *new_xcbc(const struct suite *suite, uint8_t mac_key[MAC_K
 
 bool transform_key(struct transform *transform, bool sealing) {
     const struct suite *suite = transform->suite;
-    if (suite->cipher && !transform->cipher)
-        transform->cipher = suite->kind <= KIND_CHACHA ? new_aead(suite, transform->key, sealing)
-                                                       : new_cipher(suite->cipher, transform->key, sealing);
+    if (suite->cipher && !transform->cipher) {
+        EVP_CIPHER_CTX *context = suite->kind <= KIND_CHACHA ? new_aead(suite, transform->key, sealing)
+                                                             : new_cipher(suite->cipher, transform->key, sealing);
+        __atomic_store_n(&transform->cipher, context, __ATOMIC_RELAXED); /* a hint may look at it meanwhile */
+    }
     if (suite->mac && !transform->mac)
         transform->mac = new_mac(suite, transform->mac_key);
     if (suite->block && !transform->xcbc)

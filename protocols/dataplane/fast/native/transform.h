@@ -2,7 +2,8 @@
  *
  * AES-CBC (RFC 3602), 3DES (RFC 2451), AES-CTR (RFC 3686) and NULL (RFC 2410) with a separate MAC; AES-GCM (RFC 4106),
  * AES-CCM (RFC 4309) and ChaCha20-Poly1305 (RFC 7634). A transform is one direction of an SA; whoever uses it holds its
- * lock. The contexts are keyed by the first packet.
+ * lock. The contexts are keyed by the first packet and kept. (Contexts of a worker, keyed anew for other SAs, were slower
+ * by a fifth with 300 to 1,000 SAs at work and faster by a fifth with 50,000, with AES-GCM.)
  */
 #ifndef FAST_TRANSFORM_H
 #define FAST_TRANSFORM_H
