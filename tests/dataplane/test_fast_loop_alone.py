@@ -10,18 +10,19 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-pytest.importorskip("protocols.dataplane.fast._native", reason="the extension of the fast path is not built")
-
 from protocols.dataplane.fast.loop import FastLink, FastLoop
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.fast.tun import FastTun
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, LocalError
 from protocols.esp.sa import ChildSa
+from protocols.io.link import RECEIVE_ERRORS
 from protocols.ip import UDP, IpPacket
 from protocols.path import Endpoint, Path
 from tests.dataplane.fast_ends import assert_adds_up, until
 from tests.dataplane.pairs import HOST_ADDRESS, UE_ADDRESS, mirrored, ue_spec
+
+native = pytest.importorskip("protocols.dataplane.fast._native", reason="the extension of the fast path is not built")
 
 LOOPBACK = Endpoint.of("127.0.0.1", 0)
 NO_OFFLOAD = bytes(10)  # a virtio_net_hdr
@@ -168,3 +169,29 @@ def test_a_device_with_another_number_of_queues() -> None:
     with pytest.raises(LocalError, match="0 queues for 2 workers"):
         loop.add_device(FastTun("none"))
     loop.close()
+
+
+def test_errors_of_a_socket_are_counted_and_taken_away() -> None:
+    """ICMP errors that somebody wants queued (ip(7), IP_RECVERR) neither end the socket nor keep the thread busy."""
+
+    async def body() -> None:
+        plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with near, far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+            loop = native.Loop(plane.core, 1, far.fileno())
+            opened.bind(("127.0.0.1", 0))
+            opened.setsockopt(*RECEIVE_ERRORS[4], 1)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+                unused.bind(("127.0.0.1", 0))
+                nobody = unused.getsockname()
+            loop.add_socket(opened.fileno(), 0, True, bytes((127, 0, 0, 1)), opened.getsockname()[1], False)
+            loop.start()
+            opened.sendto(b"\xff", nobody)
+            await until(lambda: loop.counters()[0]["receive_errors"] >= 1, "the error")
+            opened.sendto(b"\xff", opened.getsockname())
+            await until(lambda: loop.counters()[0]["keepalives"] == 1, "what comes afterwards")
+            loop.stop()
+            assert loop.failure() is None
+            assert loop.counters()[0]["turns"] < 10
+
+    asyncio.run(body())

@@ -56,7 +56,7 @@ struct loop_frame {
     uint8_t local[16], remote[16];
 };
 
-/* How a socket carries ESP. */
+/* A TUN queue, ESP in UDP (RFC 3948), ESP on IP. */
 enum loop_kind { LOOP_QUEUE, LOOP_UDP, LOOP_RAW };
 
 typedef struct fast_loop fast_loop;
