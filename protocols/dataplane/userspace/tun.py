@@ -6,7 +6,7 @@ persistent: the kernel takes it away with its addresses and routes when it is cl
 What we write is taken in by a thread of the kernel's (NAPI, <kernel>/Documentation/networking/napi.rst), which joins
 segments of TCP before its stack sees them; where ``/sys`` is not ours to write, by our own write, packet by packet. The
 queue in between is bounded: a packet that does not fit is refused and counted.
-Left out: multiple queues and segmentation offload.
+Multiple queues and segmentation offload are those of ``protocols.dataplane.fast.tun``.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class TunDevice:
             fcntl.ioctl(descriptor, TUNSETIFF, request)
             fcntl.ioctl(descriptor, TUNSETSNDBUF, struct.pack("=i", QUEUE_OCTETS))
             _take_in_by_thread(name)
-            await _configure(name, addresses, mtu, routes, metric)
+            await configure(name, addresses, mtu, routes, metric)
         except OSError as error:
             device.close()
             raise BackendError(f"TUN device {name}: {error.strerror}") from error
@@ -168,9 +168,10 @@ def _take_in_by_thread(name: str) -> None:
             (directory / "threaded").write_text("1")
 
 
-async def _configure(
+async def configure(
     name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network], metric: int
 ) -> None:
+    """Set a device up with its addresses and routes; ``NetlinkError`` or ``BackendError`` when the kernel refuses."""
     async with AsyncIPRoute() as netlink:
         indices = await netlink.link_lookup(ifname=name)
         if not indices:

@@ -1,6 +1,7 @@
 /* protocols.dataplane.fast._native: the core for Python. Numbers and packed octets go in and out; plane.py gives them
  * meaning. A control call waits for the batches under way, so that a thread in a batch must not wait for the GIL.
  */
+#include "loop_module.h"
 #include "module.h"
 
 #include <string.h>
@@ -508,7 +509,7 @@ PyMODINIT_FUNC PyInit__native(void) {
     bool good = PyModule_AddObjectRef(module, "Core", (PyObject *)&CoreType) == 0;
     for (size_t at = 0; good && at < sizeof constants / sizeof *constants; at++)
         good = PyModule_AddIntConstant(module, constants[at].name, constants[at].value) == 0;
-    if (!good)
+    if (!good || fast_loop_register(module) < 0)
         Py_CLEAR(module);
     return module;
 }

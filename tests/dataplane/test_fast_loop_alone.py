@@ -1,0 +1,197 @@
+"""The threads of the fast path over loopback, socket pairs for TUN queues: what the kernel seldom does to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from protocols.dataplane.fast.loop import FastLink, FastLoop
+from protocols.dataplane.fast.plane import FastDataPlane
+from protocols.dataplane.fast.tun import FastTun
+from protocols.entropy import SeededEntropy
+from protocols.errors import BackendError, LocalError
+from protocols.esp.sa import ChildSa
+from protocols.io.link import RECEIVE_ERRORS
+from protocols.ip import UDP, IpPacket
+from protocols.path import Endpoint, Path
+from tests.dataplane.fast_ends import assert_adds_up, until
+from tests.dataplane.pairs import HOST_ADDRESS, UE_ADDRESS, mirrored, ue_spec
+
+native = pytest.importorskip("protocols.dataplane.fast._native", reason="the extension of the fast path is not built")
+
+LOOPBACK = Endpoint.of("127.0.0.1", 0)
+NO_OFFLOAD = bytes(10)  # a virtio_net_hdr
+
+
+@dataclass(eq=False)
+class Alone:
+    """A gateway's loop, the other side of its TUN queue, and a UE of plain Python on a socket of its own."""
+
+    plane: FastDataPlane
+    loop: FastLoop
+    link: FastLink
+    queue: socket.socket
+    device: FastTun
+    peer: socket.socket
+    sa: ChildSa
+    failures: list[BackendError] = field(default_factory=list)
+
+    def send(self, packet: bytes) -> None:
+        """ESP from the UE."""
+        self.peer.sendto(self.sa.seal(packet, 4), (str(self.link.local.address), self.link.local.port))
+
+
+def packet_of(length: int) -> bytes:
+    return IpPacket(source=UE_ADDRESS, destination=HOST_ADDRESS, protocol=UDP, payload=bytes(length)).encode()
+
+
+@contextlib.asynccontextmanager
+async def alone() -> AsyncIterator[Alone]:
+    failures: list[BackendError] = []
+    plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
+    with contextlib.ExitStack() as undo:
+        loop = FastLoop(plane.core, failed=failures.append)
+        undo.callback(loop.close)
+        link = loop.open_link(LOOPBACK, lambda octets, path: None)
+        undo.callback(link.close)
+        far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.enter_context(far)
+        far.setblocking(False)
+        near.setblocking(False)
+        device = FastTun("pair")
+        device.queues = (near.detach(),)
+        undo.callback(device.close)
+        loop.add_device(device)
+        peer = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        peer.bind(("127.0.0.1", 0))
+        path = Path(Endpoint.of("127.0.0.1", peer.getsockname()[1]), link.local)
+        spec = replace(ue_spec("aes128gcm16"), path=path)
+        plane.install(mirrored(spec))
+        loop.start()
+        yield Alone(
+            plane=plane,
+            loop=loop,
+            link=link,
+            queue=far,
+            device=device,
+            peer=peer,
+            sa=ChildSa(spec, SeededEntropy("alone")),
+            failures=failures,
+        )
+
+
+def test_reads_that_make_no_sense_are_counted() -> None:
+    async def body() -> None:
+        async with alone() as it:
+            for octets in (b"abc", NO_OFFLOAD, b"\x01\x63" + bytes(100), b"\x01\x01" + bytes(100)):
+                it.queue.send(octets)
+            it.queue.send(NO_OFFLOAD + b"neither IPv4 nor IPv6")
+            await until(lambda: it.loop.counters.tun_malformed == 4, "reads")
+            await until(lambda: it.loop.counters.sealing_drops == {"not_ip": 1}, "a packet")
+            it.loop.stop()
+            assert_adds_up(it.loop.counters)
+
+    asyncio.run(body())
+
+
+def test_a_queue_that_nobody_empties_is_bounded_and_goes_on() -> None:
+    async def body() -> None:
+        async with alone() as it:
+            sent = 0
+            while it.loop.counters.tun_full < 100:
+                it.send(packet_of(1000))
+                sent += 1
+                if sent % 16 == 0:
+                    await asyncio.sleep(0)
+            written = it.loop.counters.written
+            assert written > 50
+            for _ in range(written):
+                assert it.queue.recv(2000) == NO_OFFLOAD + packet_of(1000)
+            it.send(packet_of(7))
+            await until(lambda: it.loop.counters.written > written, "the next one")
+            it.loop.stop()
+            assert_adds_up(it.loop.counters)
+            assert it.loop.counters.received == sent + 1
+
+    asyncio.run(body())
+
+
+def test_a_queue_whose_other_end_goes_is_told_once() -> None:
+    async def body() -> None:
+        async with alone() as it:
+            it.queue.close()
+            await until(lambda: bool(it.failures), "the failure")
+            it.send(packet_of(7))
+            await until(lambda: it.loop.counters.no_tun == 1, "a packet without a device")
+            assert [str(one) for one in it.failures] == ["TUN device pair: Broken pipe"]
+            it.loop.remove_device(it.device)
+            with pytest.raises(LocalError, match="not in the fast path"):
+                it.loop.remove_device(it.device)
+
+    asyncio.run(body())
+
+
+def test_drops_are_counted_by_their_reasons() -> None:
+    async def body() -> None:
+        async with alone() as it:
+            to = (str(it.link.local.address), it.link.local.port)
+            good = it.sa.seal(packet_of(10), 4)
+            for octets in (good, good, b"\x01" + good[1:], good[:-1] + bytes([good[-1] ^ 1])):
+                it.peer.sendto(octets, to)
+            it.peer.sendto(it.sa.seal(packet_of(10), 4)[:-4] + bytes(4), to)
+            it.queue.send(NO_OFFLOAD + packet_of(10))  # from the UE's address: not what the gateway's SA takes
+            await until(lambda: it.loop.counters.received == 5 and it.loop.counters.tun_packets == 1, "packets")
+            it.loop.stop()
+            counters = it.loop.counters
+            assert counters.opening_drops == {"replayed": 2, "unknown_spi": 1, "bad_icv": 1}
+            assert counters.sealing_drops == {"no_sa": 1}
+            assert counters.written == 1
+            assert_adds_up(counters)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("workers", [0, 65])
+def test_a_number_of_workers_that_cannot_be(workers: int) -> None:
+    plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
+    with pytest.raises(ValueError, match="1 to 64 were expected"):
+        FastLoop(plane.core, workers=workers)
+
+
+def test_a_device_with_another_number_of_queues() -> None:
+    plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
+    loop = FastLoop(plane.core, workers=2)
+    with pytest.raises(LocalError, match="0 queues for 2 workers"):
+        loop.add_device(FastTun("none"))
+    loop.close()
+
+
+def test_errors_of_a_socket_are_counted_and_taken_away() -> None:
+    """ICMP errors that somebody wants queued (ip(7), IP_RECVERR) neither end the socket nor keep the thread busy."""
+
+    async def body() -> None:
+        plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with near, far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+            loop = native.Loop(plane.core, 1, far.fileno())
+            opened.bind(("127.0.0.1", 0))
+            opened.setsockopt(*RECEIVE_ERRORS[4], 1)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+                unused.bind(("127.0.0.1", 0))
+                nobody = unused.getsockname()
+            loop.add_socket(opened.fileno(), 0, True, bytes((127, 0, 0, 1)), opened.getsockname()[1], False)
+            loop.start()
+            opened.sendto(b"\xff", nobody)
+            await until(lambda: loop.counters()[0]["receive_errors"] >= 1, "the error")
+            opened.sendto(b"\xff", opened.getsockname())
+            await until(lambda: loop.counters()[0]["keepalives"] == 1, "what comes afterwards")
+            loop.stop()
+            assert loop.failure() is None
+            assert loop.counters()[0]["turns"] < 10
+
+    asyncio.run(body())
