@@ -92,7 +92,7 @@ def installed(number: int, octets: int = 1400) -> dict[str, JsonValue]:
     gateway = UserspaceDataPlane(
         entropy=SystemEntropy(),
         deliver=lambda packet, spi: None,
-        transmit=lambda packet, path, encapsulation: transmitted.append(packet),
+        transmit=lambda packet, path, encapsulation, traffic_class: transmitted.append(packet),
     )
     for each in range(1, number + 1):
         gateway.install(spec_of(SUITE, each, gateway=True))
@@ -126,7 +126,7 @@ def _sealed(numbers: Sequence[int], packets: Sequence[bytes]) -> tuple[list[byte
     ues = UserspaceDataPlane(
         entropy=SystemEntropy(),
         deliver=lambda packet, spi: None,
-        transmit=lambda packet, path, encapsulation: transmitted.append(packet),
+        transmit=lambda packet, path, encapsulation, traffic_class: transmitted.append(packet),
     )
     for number in numbers:
         ues.install(spec_of(SUITE, number, gateway=False))

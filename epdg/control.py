@@ -76,6 +76,7 @@ class _Methods:
                 "ike": {str(k): v for k, v in self._dropped_ike().items()},
                 "swu": {str(k): v for k, v in self._node.ports.dropped.items()},
                 "esp": {str(getattr(k, "value", k)): v for k, v in self._node.data_plane.drops.items()},
+                "tun": self._node.core.dropped,
                 "diameter": {str(k): v for k, v in self._node.swm.dropped.items()},
             },
             "addresses_in_use": {name: pool.in_use for name, pool in self._node.pools.items()},

@@ -13,6 +13,7 @@ from protocols.errors import BackendError
 from protocols.io.driver import Driver
 from protocols.media.voice import VoiceEndpoint
 from protocols.path import Address
+from protocols.trace.records import JsonValue
 
 if TYPE_CHECKING:
     from epdg.pdn.egress import Egress
@@ -61,6 +62,12 @@ class Core:
             self._tun.close()
         if self._egress is not None:
             self._egress.close()
+
+    @property
+    def dropped(self) -> dict[str, JsonValue]:
+        """Packets for the TUN device that the kernel did not take, its queue being full, say."""
+        refused = 0 if self._tun is None else self._tun.counters.refused
+        return {"refused": refused} if refused else {}
 
     def admit(self, apn: str, address: Address) -> None:
         """Lead a static address that is in no pool here; ``BackendError``: it is somebody else's."""

@@ -351,6 +351,7 @@ class UeNode:
 
     def status(self) -> dict[str, JsonValue]:
         """The node's health."""
+        refused = sum(pdn.tunnel.refused for pdn in self.pdns.values())
         return {
             "node": self.configuration.node,
             "kind": KIND,
@@ -375,6 +376,7 @@ class UeNode:
                 "ike": dict(sum((pdn.dropped_ike() for pdn in self.pdns.values()), self._swu.endpoint.dropped)),
                 "swu": dict(self._swu.ports.dropped),
                 "esp": dict(sum((pdn.esp_drops for pdn in self.pdns.values()), self._swu.dropped)),
+                "tun": {"refused": refused} if refused else {},
             },
         }
 

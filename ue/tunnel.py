@@ -77,6 +77,7 @@ class Tunnel:
         self.flows: Flows = Flows(self._send_inner, swu.entropy, numbers)
         self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
+        self._refused = 0
         self._tun: TunDevice | None = None
         if configuration.data_plane.kind is DataPlaneKind.TUN:
             import protocols.dataplane.userspace.tun  # noqa: F401 - netlink's library takes a while: not at the attach
@@ -171,9 +172,15 @@ class Tunnel:
         self.flows.stop_all()
         self._host = None
         if self._tun is not None:
+            self._refused += self._tun.counters.refused
             self._tun.close()
             self._tun = None
         self.restore_name_servers()
+
+    @property
+    def refused(self) -> int:
+        """Packets that the kernel did not take out of the tunnel, its queue being full, say."""
+        return self._refused + (0 if self._tun is None else self._tun.counters.refused)
 
     async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
         from protocols.dataplane.userspace.tun import TunDevice

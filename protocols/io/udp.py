@@ -37,7 +37,7 @@ class SwuPorts:
         self._links: dict[Endpoint, Link] = {}
         self._encapsulating: set[Endpoint] = set()
         self._raw: dict[Address, Link] = {}
-        self.dropped: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
 
     def open(
         self, local: Endpoint, *, encapsulating: bool, opener: Opener | None = None, raw: Opener | None = None
@@ -74,12 +74,18 @@ class SwuPorts:
         for each in (link, raw):
             if each is not None:
                 each.close()
-                self.dropped.update(each.dropped)
+                self._dropped.update(each.dropped)
 
     def close_all(self) -> None:
         """Close every port."""
         for local in list(self._links):
             self.close(local)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Everything dropped since the start by reason, by the links that are open too."""
+        links = (*self._links.values(), *self._raw.values())
+        return sum((link.dropped for link in links), self._dropped)
 
     @property
     def local_endpoints(self) -> tuple[Endpoint, ...]:
@@ -107,7 +113,7 @@ class SwuPorts:
                 self._tap.ip("out", path.local.address, path.remote.address, octets)
             raw.send(octets, path.remote, traffic_class)
         elif path.local not in self._encapsulating:
-            self.dropped["no-port-for-esp"] += 1
+            self._dropped["no-port-for-esp"] += 1
         else:
             self._send(octets, path, True, traffic_class)
 
@@ -119,7 +125,7 @@ class SwuPorts:
     def _send(self, octets: bytes, path: Path, encapsulating: bool, traffic_class: int | None) -> None:
         link = self._links.get(path.local)
         if link is None:
-            self.dropped["no-port"] += 1
+            self._dropped["no-port"] += 1
             return
         if self._tap is not None:
             self._tap.udp("out", path, octets, encapsulating=encapsulating)
@@ -137,7 +143,7 @@ class SwuPorts:
         elif len(octets) > ESP_HEADER_LENGTH:
             self._on_esp(octets, path, traffic_class)
         else:
-            self.dropped["short"] += 1
+            self._dropped["short"] += 1
 
     def _received_raw(self, octets: bytes, path: Path, beside: Endpoint, traffic_class: int) -> None:
         """ESP of protocol 50, as if it had come by the encapsulating port, from no port."""
@@ -146,7 +152,7 @@ class SwuPorts:
         if len(octets) > ESP_HEADER_LENGTH:
             self._on_esp(octets, Path(beside, path.remote), traffic_class)
         else:
-            self.dropped["short"] += 1
+            self._dropped["short"] += 1
 
 
 def _open_classed(opener: Opener, receive: Callable[[bytes, Path, int], None]) -> Link:

@@ -129,7 +129,7 @@ class End:
         self.plane = UserspaceDataPlane(
             entropy=SeededEntropy("end"),
             deliver=lambda packet, spi: self.delivered.append(packet),
-            transmit=lambda octets, path, encapsulation: self.transmitted.append(octets),
+            transmit=lambda octets, path, encapsulation, traffic_class: self.transmitted.append(octets),
         )
         self.plane.install(spec)
         self.sa = self.plane.child_sa(spec.inbound_spi)

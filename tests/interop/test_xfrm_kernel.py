@@ -410,7 +410,7 @@ class TestUserspaceAgainstTheKernel:
             plane = UserspaceDataPlane(
                 entropy=SeededEntropy(suite),
                 deliver=lambda packet, inbound_spi: delivered.append(packet),
-                transmit=lambda octets, path, encapsulation: outer.send(octets),
+                transmit=lambda octets, path, encapsulation, traffic_class: outer.send(octets),
             )
             plane.install(spec)
             for version, (mine, theirs) in INNER.items():

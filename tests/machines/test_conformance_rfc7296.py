@@ -498,7 +498,7 @@ def test_port_4500_tells_ike_and_esp_apart_and_port_500_carries_no_esp() -> None
 def test_bare_esp_is_taken_beside_esp_in_udp_and_sent_where_it_was_agreed() -> None:
     """§2.23: "all devices MUST be able to receive and process both ... at any time"."""
     esp: list[tuple[bytes, Path]] = []
-    ports = SwuPorts(on_ike=lambda datagram: None, on_esp=lambda octets, path: esp.append((octets, path)))
+    ports = SwuPorts(on_ike=lambda datagram: None, on_esp=lambda octets, path, mark: esp.append((octets, path)))
     udp, raw = Wire(Endpoint.of("192.0.2.1", 4500)), Wire(Endpoint.of("192.0.2.1", 0))
     received: list[Callable[[bytes, Path], None]] = []
 
@@ -527,7 +527,7 @@ def test_bare_esp_is_taken_beside_esp_in_udp_and_sent_where_it_was_agreed() -> N
 
 def test_what_cannot_go_straight_on_ip_goes_in_udp() -> None:
     """§2.23: "implementations MUST process received UDP-encapsulated ESP packets even when no NAT was detected"."""
-    ports = SwuPorts(on_ike=lambda datagram: None, on_esp=lambda octets, path: None)
+    ports = SwuPorts(on_ike=lambda datagram: None, on_esp=lambda octets, path, traffic_class: None)
     wire = Wire(Endpoint.of("192.0.2.1", 4500))
     ports.open(wire.local, encapsulating=True, opener=lambda receive: wire)
     ports.send_esp(b"an ESP packet", Path(wire.local, Endpoint.of("203.0.113.1", 4500)), False)

@@ -185,6 +185,17 @@ def test_routed_addresses_arrive_as_they_are_and_can_be_reached(network: Network
     inside(network, body, internet=INTERNET, ims=IMS)
 
 
+def test_what_the_device_does_not_take_is_counted(network: Network) -> None:
+    async def body(gateway: Gateway) -> None:
+        assert await gateway.seen(UE, NEAR) == UE
+        assert gateway.core.dropped == {}
+        network.gateway.set_link("epdg0", up=False)
+        gateway.core.deliver(datagram(UE, NEAR))
+        assert gateway.core.dropped == {"refused": 1}
+
+    inside(network, body, internet=INTERNET)
+
+
 def test_masqueraded_addresses_are_the_gateways_outside(network: Network) -> None:
     """IPv4 and IPv6; nobody outside begins, whatever routes it has; the other APN stays as it is."""
 
