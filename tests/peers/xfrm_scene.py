@@ -29,11 +29,11 @@ GATEWAY_OUTER_6 = Endpoint.of("2001:db8:2::1", 4500)
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
 PORT = 5000
-BATCH = 128  # far fewer than the thousand that a kernel queues for a device
+BATCH = 64  # far fewer than the thousand that a kernel queues for a device
 UE_PORTS = (4500, UE_ELSEWHERE.port)
 PAYLOAD = b"a packet of a hundred octets, near enough".ljust(72, b".")
 INNER_LENGTH = 20 + 8 + len(PAYLOAD)
-ANSWER_INTERVAL = 2.0
+ANSWER_INTERVAL = 10.0
 ESP, UDP = 50, 17
 SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
 
@@ -137,30 +137,54 @@ class Scene:
         self.injector.sendto(packet, ("ue0", kind, 0, 0, self.link_address))
 
     @contextmanager
-    def flood(self, sender: str) -> Iterator[Counter[str]]:
-        """Packets as fast as they go, from a thread; ``sent`` and ``refused`` count them."""
-        counter: Counter[str] = Counter()
-        stop = threading.Event()
-        there = (INNER[4][sender == "ue"], PORT)
-
-        def run() -> None:
-            while not stop.is_set():
-                for _ in range(BATCH):
-                    try:
-                        self.inner[sender, 4].sendto(PAYLOAD, there)
-                    except OSError:
-                        counter["refused"] += 1
-                    else:
-                        counter["sent"] += 1
-                self.settle()
-
-        thread = threading.Thread(target=run, name="flood")
-        thread.start()
+    def flood(self, sender: str) -> Iterator[Flood]:
+        """Packets as fast as they go, from a thread."""
+        flood = Flood(self, sender)
+        flood.start()
         try:
-            yield counter
+            yield flood
         finally:
-            stop.set()
-            thread.join()
+            flood.stop()
+
+
+class Flood:
+    """What ``Scene.flood`` sends; ``sent`` and ``refused`` by the kernel are counted."""
+
+    def __init__(self, scene: Scene, sender: str) -> None:
+        self.counted: Counter[str] = Counter()
+        self._scene = scene
+        self._sender = sender
+        self._stopping = threading.Event()
+        self._batch = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="flood")
+
+    def start(self) -> None:
+        """Send from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send no more."""
+        self._stopping.set()
+        self._thread.join()
+
+    def wait(self) -> None:
+        """Return when packets have been sent meanwhile."""
+        for _ in range(2):  # the first may have begun before
+            self._batch.clear()
+            assert self._batch.wait(ANSWER_INTERVAL), "the flood has ended"
+
+    def _run(self) -> None:
+        there = (INNER[4][self._sender == "ue"], PORT)
+        while not self._stopping.is_set():
+            for _ in range(BATCH):
+                try:
+                    self._scene.inner[self._sender, 4].sendto(PAYLOAD, there)
+                except OSError:
+                    self.counted["refused"] += 1
+                else:
+                    self.counted["sent"] += 1
+            self._scene.settle()
+            self._batch.set()
 
 
 def repeated(seen: Sequence[Seen]) -> set[tuple[int, int]]:

@@ -14,8 +14,7 @@ XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that
 towards the peer is not: MIGRATE copies the sequence number before it stops the old SA, and what another processor or
 an interrupt sends in between repeats sequence numbers, which with AES-GCM repeats nonces. It is blocked by policy,
 deleted, and made anew from the last state, which the kernel tells when it is deleted: packets of about a millisecond
-are dropped. So is the SA towards
-us where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA beside it.
+are dropped. So is the SA towards us where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA beside.
 
 Not counted by the kernel, for each SA: packets with wrong selectors, malformed and dummy ones. An SA without UDP
 encapsulation does not tell when its packets come from elsewhere. Limits speak with the packet after the one that
