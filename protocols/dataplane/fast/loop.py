@@ -304,7 +304,8 @@ class FastLoop:
 
 
 def _by_reason(counts: list[int]) -> dict[str, int]:
-    reasons = {getattr(_native, reason.name): reason.value for reason in DropReason} | {_native.NO_ROOM: "no_room"}
+    reasons = {getattr(_native, each.name): each.value for each in DropReason if hasattr(_native, each.name)}
+    reasons[_native.NO_ROOM] = "no_room"
     return {reason: counts[code] for code, reason in reasons.items() if counts[code]}
 
 
