@@ -259,7 +259,8 @@ def test_selectors_of_every_shape() -> None:
             gone = specs.pop()
             both.remove(gone.inbound_spi)
     assert reached == {numbered(ue_spec(), number).outbound_spi for number in range(len(shapes))}
-    assert {DropReason.NOT_IP, DropReason.BAD_SELECTOR, DropReason.MALFORMED} <= set(both.fast.drops)
+    expected = {DropReason.NOT_IP, DropReason.BAD_SELECTOR, DropReason.MALFORMED, DropReason.FRAGMENT}
+    assert expected <= set(both.fast.drops)
 
 
 def test_sequence_numbers_run_out() -> None:
@@ -343,6 +344,7 @@ class Life:
         Path(UE_OUTER, Endpoint(GATEWAY_OUTER.address, 40000)),
         Path(Endpoint.of("198.51.100.8", 4500), GATEWAY_OUTER),
         Path(Endpoint.of("2001:db8::7", 4500), Endpoint.of("2001:db8::1", 4500)),
+        Path(replace(UE_OUTER, port=0), replace(GATEWAY_OUTER, port=0)),  # straight on IP
     )
 
     def __init__(self, seed: int) -> None:

@@ -116,6 +116,7 @@ class FastDataPlane:
             bad_selector=found[7],
             malformed=found[8],
             dummy=found[9],
+            fragment=found[10],
         )
 
     def poll_event(self) -> DataPlaneEvent | None:

@@ -343,6 +343,7 @@ enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast
             .bad_selector = counter_read(&sa->dropped[FAST_BAD_SELECTOR]),
             .malformed = counter_read(&sa->dropped[FAST_MALFORMED]),
             .dummy = counter_read(&sa->dropped[FAST_DUMMY]),
+            .fragment = counter_read(&sa->dropped[FAST_FRAGMENT]),
         };
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
@@ -457,6 +458,19 @@ static int drop(fast_core *core, enum fast_reason reason) {
     return -(int)reason;
 }
 
+/* The same of a packet of an SA. */
+static int drop_of(fast_core *core, struct sa *sa, enum fast_reason reason) {
+    if (reason < FAST_OF_AN_SA)
+        shared_add(&sa->dropped[reason]);
+    return drop(core, reason);
+}
+
+/* No SA selects a packet from inside: of a later fragment it may be the ports that nobody sees. */
+static int drop_unselected(fast_core *core, const struct flow *flow) {
+    struct sa *sa = flow->later ? index_find_but_for_ports(&core->outbound, flow) : NULL;
+    return sa ? drop_of(core, sa, FAST_FRAGMENT) : drop(core, FAST_NO_SA);
+}
+
 static bool reached(uint64_t count, uint64_t limit) {
     return limit != FAST_UNLIMITED && count >= limit;
 }
@@ -512,12 +526,12 @@ int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t 
         return drop(core, FAST_NOT_IP);
     struct sa *sa = index_find(&core->outbound, &flow);
     if (!sa)
-        return drop(core, FAST_NO_SA);
+        return drop_unselected(core, &flow);
     spin_lock(&sa->outbound_lock);
     int result = seal(worker, sa, &flow, inner, out, room);
     spin_unlock(&sa->outbound_lock);
     if (result < 0)
-        return drop(core, -result);
+        return drop_of(core, sa, -result);
     where->path = sa->path;
     where->encapsulation = sa->encapsulation;
     where->traffic_class = 0;
@@ -532,14 +546,18 @@ static bool same_endpoint(const fast_endpoint *one, const fast_endpoint *other) 
     return one->port == other->port && same_address(one, other);
 }
 
+/* Whether a packet came from where the SA sends to, by UDP port where both have one. */
+static bool in_place(const struct sa *sa, const fast_path *path) {
+    return sa->encapsulation && path->remote.port ? same_endpoint(&path->remote, &sa->path.remote)
+                                                  : same_address(&path->remote, &sa->path.remote);
+}
+
 /* Report another remote end point once, until the peer returns or the SA is moved. */
 static void observe(fast_core *core, struct sa *sa, const fast_path *path) {
-    if (same_endpoint(&path->remote, &sa->path.remote)) {
+    if (in_place(sa, path)) {
         sa->elsewhere = false;
         return;
     }
-    if (!sa->encapsulation && same_address(&path->remote, &sa->path.remote))
-        return;
     if (sa->elsewhere && same_endpoint(&path->remote, &sa->observed.remote))
         return;
     sa->elsewhere = true;
@@ -548,9 +566,15 @@ static void observe(fast_core *core, struct sa *sa, const fast_path *path) {
 
 /* Whether a packet came between other addresses than those that should be employed (RFC 4555 §3.12). */
 static bool strays(const struct sa *sa, const fast_path *path) {
-    if (sa->encapsulation && path->remote.port != sa->path.remote.port)
-        return true;
-    return !same_address(&path->remote, &sa->path.remote) || !same_address(&path->local, &sa->path.local);
+    return !in_place(sa, path) || !same_address(&path->local, &sa->path.local);
+}
+
+/* RFC 4301 §7.3: a later fragment must be discarded where ports are selected, and that is auditable. */
+static enum fast_reason why_not_selected(const struct sa *sa, const struct flow *flow) {
+    return flow->later && selectors_match_but_for_port(sa->remote_selectors, sa->remote_count, flow, flow->source) &&
+                   selectors_match_but_for_port(sa->local_selectors, sa->local_count, flow, flow->destination)
+               ? FAST_FRAGMENT
+               : FAST_BAD_SELECTOR;
 }
 
 /* The inner packet in a plaintext (RFC 4303 §2.4 to §2.7), its selectors checked (RFC 4301 §5.2): octets, or -reason. */
@@ -572,7 +596,7 @@ static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length) 
         return -FAST_MALFORMED;
     if (!selectors_match(sa->remote_selectors, sa->remote_count, &flow, flow.source, flow.source_port) ||
         !selectors_match(sa->local_selectors, sa->local_count, &flow, flow.destination, flow.destination_port))
-        return -FAST_BAD_SELECTOR;
+        return -(int)why_not_selected(sa, &flow);
     return (int)flow.length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
 }
 
@@ -618,6 +642,11 @@ static void take_over_now(fast_core *core, uint32_t inbound_spi) {
     pthread_rwlock_rdlock(&core->lock);
 }
 
+/* Whether a packet has proved who sent it, dropped afterwards or not. */
+static bool is_verified(int result) {
+    return result >= 0 || result == -FAST_DUMMY || result == -FAST_BAD_SELECTOR || result == -FAST_FRAGMENT;
+}
+
 int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class,
               uint8_t **inner) {
     (void)traffic_class;
@@ -629,10 +658,10 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
         return drop(core, FAST_LIFETIME_EXPIRED);
     spin_lock(&sa->inbound_lock);
     int result = open_esp(core, sa, esp, length, path, inner);
-    if (result < 0 && -result <= FAST_DUMMY)
-        counter_add(&sa->dropped[-result], 1);
     spin_unlock(&sa->inbound_lock);
-    if (sa->waits_for && (result >= 0 || result == -FAST_DUMMY || result == -FAST_BAD_SELECTOR))
+    if (result < 0)
+        drop_of(core, sa, -result);
+    if (sa->waits_for && is_verified(result))
         take_over_now(core, get32(esp));
-    return result < 0 ? drop(core, -result) : result;
+    return result;
 }

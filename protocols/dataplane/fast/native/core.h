@@ -37,14 +37,17 @@ typedef struct {
     uint8_t traffic_class;
 } fast_where;
 
-/* protocols.esp.sa.DropReason; FAST_NO_ROOM: the buffer is too short, or memory has run out */
+/* protocols.esp.sa.DropReason, those before FAST_OF_AN_SA also in an SA's counters; FAST_NO_ROOM: the buffer is too short,
+ * or memory has run out */
 enum fast_reason {
     FAST_REPLAYED = 1,
     FAST_BAD_ICV,
     FAST_BAD_SELECTOR,
     FAST_MALFORMED,
     FAST_DUMMY,
-    FAST_UNKNOWN_SPI,
+    FAST_FRAGMENT,
+    FAST_OF_AN_SA,
+    FAST_UNKNOWN_SPI = FAST_OF_AN_SA,
     FAST_NO_SA,
     FAST_NOT_IP,
     FAST_SEQUENCE_EXHAUSTED,
@@ -92,7 +95,7 @@ typedef struct {
 /* protocols.dataplane.port.ChildSaCounters */
 typedef struct {
     uint64_t inbound_packets, strayed_packets, inbound_octets, outbound_packets, outbound_octets;
-    uint64_t replayed, bad_icv, bad_selector, malformed, dummy;
+    uint64_t replayed, bad_icv, bad_selector, malformed, dummy, fragment;
 } fast_counters;
 
 enum fast_event_kind { FAST_PEER_ENDPOINT_OBSERVED = 0, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, FAST_LIFETIME_REACHED, FAST_EVENT_KINDS };

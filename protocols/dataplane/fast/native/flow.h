@@ -10,7 +10,8 @@ struct flow {
     flow_address source, destination;
     size_t length; /* the packet's own */
     uint8_t version, protocol;
-    bool ports; /* false: none to show, another protocol or not the first fragment */
+    bool later; /* a fragment, and not the first one */
+    bool ports; /* false: none to show, another protocol or later */
     uint16_t source_port, destination_port;
 };
 
@@ -54,5 +55,9 @@ bool flow_read(struct flow *flow, const uint8_t *packet, size_t length);
 /* Whether one of the selectors selects this end of a packet. */
 bool selectors_match(const struct selector *selectors, size_t count, const struct flow *flow, flow_address address,
                      uint16_t port);
+
+/* Whether one of the selectors selects this end of a packet at some port. */
+bool selectors_match_but_for_port(const struct selector *selectors, size_t count, const struct flow *flow,
+                                  flow_address address);
 
 #endif

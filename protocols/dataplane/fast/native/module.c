@@ -215,12 +215,12 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
         return NULL;
     if (fast_read_counters(self_of(object)->core, spi, &found) != FAST_DONE)
         Py_RETURN_NONE;
-    return Py_BuildValue("KKKKKKKKKK", (unsigned long long)found.inbound_packets,
+    return Py_BuildValue("KKKKKKKKKKK", (unsigned long long)found.inbound_packets,
                          (unsigned long long)found.strayed_packets, (unsigned long long)found.inbound_octets,
                          (unsigned long long)found.outbound_packets, (unsigned long long)found.outbound_octets,
                          (unsigned long long)found.replayed, (unsigned long long)found.bad_icv,
                          (unsigned long long)found.bad_selector, (unsigned long long)found.malformed,
-                         (unsigned long long)found.dummy);
+                         (unsigned long long)found.dummy, (unsigned long long)found.fragment);
 }
 
 static PyObject *core_sequences(PyObject *object, PyObject *arguments) {
@@ -488,6 +488,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"BAD_SELECTOR", FAST_BAD_SELECTOR},
         {"MALFORMED", FAST_MALFORMED},
         {"DUMMY", FAST_DUMMY},
+        {"FRAGMENT", FAST_FRAGMENT},
         {"UNKNOWN_SPI", FAST_UNKNOWN_SPI},
         {"NO_SA", FAST_NO_SA},
         {"NOT_IP", FAST_NOT_IP},
