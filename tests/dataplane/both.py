@@ -12,6 +12,7 @@ from protocols.entropy import SeededEntropy
 from protocols.errors import LocalError
 from protocols.esp.packet import SEQUENCE_MASK, opener_of, sealer_of
 from protocols.esp.sa import ChildSaSpec
+from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.ikev2.encryption import ENCRYPTION, aead_of
 from protocols.ikev2.integrity import INTEGRITY
 from protocols.ikev2.registry import EncryptionId
@@ -19,21 +20,25 @@ from protocols.path import Path
 
 _CHAINED = frozenset({EncryptionId.ENCR_AES_CBC, EncryptionId.ENCR_3DES})  # random IVs
 
+Transmitted = tuple[bytes, Path, bool, int]  # as ``Transmit`` has it
+
 
 class Both:
     """Every call goes to both; whatever can be seen afterwards is the same, or the call fails its test."""
 
-    def __init__(self, seed: str | int = "both") -> None:
+    def __init__(self, seed: str | int = "both", *, policy: TunnelPolicy = DEFAULT_POLICY) -> None:
         self.delivered: tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]] = ([], [])
-        self.transmitted: tuple[list[tuple[bytes, Path, bool]], list[tuple[bytes, Path, bool]]] = ([], [])
+        self.transmitted: tuple[list[Transmitted], list[Transmitted]] = ([], [])
         self.oracle = UserspaceDataPlane(
             entropy=SeededEntropy(seed),
             deliver=lambda *delivered: self.delivered[0].append(delivered),
-            transmit=lambda octets, path, encapsulation, _: self.transmitted[0].append((octets, path, encapsulation)),
+            transmit=lambda *sent: self.transmitted[0].append(sent),
+            policy=policy,
         )
         self.fast = FastDataPlane(
             deliver=lambda *delivered: self.delivered[1].append(delivered),
             transmit=lambda *sent: self.transmitted[1].append(sent),
+            policy=policy,
         )
         self.specs: dict[bytes, ChildSaSpec] = {}
         self._by_outbound: dict[bytes, ChildSaSpec] = {}
@@ -59,17 +64,17 @@ class Both:
         self.oracle.child_sa(spi).sequence = sent
         assert self.fast.core.skip_sequence(int.from_bytes(spi, "big"), sent) == 0
 
-    def receive(self, octets: bytes, path: Path) -> list[tuple[bytes, bytes]]:
+    def receive(self, octets: bytes, path: Path, traffic_class: int = 0) -> list[tuple[bytes, bytes]]:
         """What both delivered of an ESP packet."""
         for delivered in self.delivered:
             delivered.clear()
-        self.oracle.receive_esp(octets, path)
-        self.fast.receive_esp(octets, path)
+        self.oracle.receive_esp(octets, path, traffic_class)
+        self.fast.receive_esp(octets, path, traffic_class)
         assert self.delivered[0] == self.delivered[1]
         self.compare(octets[:4])
         return list(self.delivered[0])
 
-    def send(self, packet: bytes) -> list[tuple[bytes, Path, bool]]:
+    def send(self, packet: bytes) -> list[Transmitted]:
         """What the fast one transmitted of an inner packet, having found it right."""
         for transmitted in self.transmitted:
             transmitted.clear()

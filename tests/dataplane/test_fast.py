@@ -16,7 +16,8 @@ from protocols.dataplane.fast.plane import FastDataPlane, available, why_not
 from protocols.dataplane.port import DataPlane, LifetimeReached, PeerEndpointObserved, SequenceNumbersRunningOut
 from protocols.errors import LocalError
 from protocols.esp.sa import MAXIMUM_EXTENDED_SEQUENCE, MAXIMUM_SEQUENCE, ChildSaSpec, DropReason, UsageLimits
-from protocols.ip import ICMP, IPIP, IPV6, NO_NEXT_HEADER, TCP, UDP, IpPacket, UdpDatagram
+from protocols.esp.tunnel import TunnelPolicy
+from protocols.ip import ICMP, IPIP, IPV6, NO_NEXT_HEADER, TCP, UDP, IpPacket, UdpDatagram, checksum
 from protocols.path import Endpoint, Path
 from protocols.selectors import TrafficSelector
 from tests.dataplane import test_contract
@@ -182,6 +183,7 @@ def wild_packet(chance: random.Random) -> bytes:
     """An IP packet: any protocol, fragments, options, extension headers, spoilt lengths."""
     ports = chance.choice([(5000, 7), (7, 5000), (80, 443), (0, 0xFFFF), (0x8000, 1)])
     protocol = chance.choice([UDP, UDP, TCP, ICMP, 58, 58, 132, 136, 47, 0, 43, 44, 51, 60, 59])
+    traffic_class = chance.choice([0, chance.getrandbits(8)])
     payload = struct.pack(">HH", *ports) + chance.randbytes(chance.choice([0, 4, 20, 60]))
     if chance.random() < 0.1:
         payload = payload[: chance.randrange(5)]
@@ -193,7 +195,7 @@ def wild_packet(chance: random.Random) -> bytes:
         header = struct.pack(
             ">BBHHHBBHII",
             0x40 | words,
-            0,
+            traffic_class,
             length,
             1,
             fragment,
@@ -214,7 +216,7 @@ def wild_packet(chance: random.Random) -> bytes:
             offset = chance.choice([0, 0, 1, 6, 8, 0xFFF8]) if kind == 44 else 0
             chain = bytes((first, more)) + struct.pack(">H", offset) + bytes(size - 4) + chain
             first = kind
-        header = struct.pack(">IHBB", 6 << 28, len(chain) + len(payload), first, 64)
+        header = struct.pack(">IHBB", 6 << 28 | traffic_class << 20, len(chain) + len(payload), first, 64)
         packet = header + chance.choice(addresses) + chance.choice(addresses) + chain + payload
     if chance.random() < 0.15:
         packet = packet[: chance.randrange(len(packet) + 1)]
@@ -254,13 +256,62 @@ def test_selectors_of_every_shape() -> None:
         packet = wild_packet(chance)
         reached.update(octets[:4] for octets, *_ in both.send(packet))
         spec = chance.choice(specs)
-        both.receive(from_peer(spec, turn, packet, chance.choice([IPIP, IPV6])), UE_PATH)
+        both.receive(from_peer(spec, turn, packet, chance.choice([IPIP, IPV6])), UE_PATH, chance.randrange(4))
         if turn % 400 == 0:
             gone = specs.pop()
             both.remove(gone.inbound_spi)
     assert reached == {numbered(ue_spec(), number).outbound_spi for number in range(len(shapes))}
     expected = {DropReason.NOT_IP, DropReason.BAD_SELECTOR, DropReason.MALFORMED, DropReason.FRAGMENT}
+    expected.add(DropReason.CONGESTION)
     assert expected <= set(both.fast.drops)
+
+
+def with_traffic_class(packet: bytes, traffic_class: int) -> bytes:
+    """An IP packet, its checksum right, with another traffic class."""
+    if packet[0] >> 4 == 6:
+        return (6 << 28 | traffic_class << 20).to_bytes(4, "big") + packet[4:]
+    header = packet[:1] + bytes([traffic_class]) + packet[2:10] + bytes(2) + packet[12:20]
+    return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + packet[20:]
+
+
+def dual_stack(suite: str = "aes128gcm16") -> ChildSaSpec:
+    local = (TrafficSelector.host(UE_ADDRESS), TrafficSelector.host(UE_V6))
+    anything = (TrafficSelector.network("0.0.0.0/0"), TrafficSelector.network("::/0"))
+    return replace(ue_spec(suite), local_selectors=local, remote_selectors=anything)
+
+
+@pytest.mark.parametrize("dscp", [None, 0, 34, 63])
+def test_dscp_and_ecn_outside(dscp: int | None) -> None:
+    """RFC 4301 §5.1.2, RFC 6040 §4.1: every traffic class of both families."""
+    both = Both(policy=TunnelPolicy(dscp=dscp))
+    both.install(dual_stack())
+    for inner in range(256):
+        for packet in (UP, udp(UE_V6, HOST_V6)):
+            ((*_, outer),) = both.send(with_traffic_class(packet, inner))
+            assert outer == (inner if dscp is None else dscp << 2 | inner & 3)
+
+
+def test_ecn_of_every_kind_on_the_way() -> None:
+    """RFC 6040 §4.2: all of figure 4, the inner DSCP left alone, IPv4's checksum right afterwards."""
+    both = Both()
+    spec = dual_stack()
+    both.install(spec)
+    sequence, dropped = 0, 0
+    for inner in (*range(4), *(46 << 2 | ecn for ecn in range(4))):
+        for outer in (*range(4), *(63 << 2 | ecn for ecn in range(4))):
+            for packet, next_header in ((DOWN, IPIP), (udp(HOST_V6, UE_V6), IPV6)):
+                sequence += 1
+                octets = from_peer(spec, sequence, with_traffic_class(packet, inner), next_header)
+                delivered = both.receive(octets, UE_PATH, outer)
+                dropped += not delivered
+                for found, _ in delivered:
+                    ecn = (found[1] >> 4 if next_header == IPV6 else found[1]) & 3
+                    assert found == with_traffic_class(packet, inner & ~3 | ecn)
+    counters = both.fast.counters(spec.inbound_spi)
+    assert counters.congestion == dropped == sequence / 16
+    assert counters.congestion_marked == 2 * dropped
+    assert counters.ecn_unused == 5 * dropped
+    assert counters.inbound_packets == sequence  # RFC 6040 drops what ESP has accepted
 
 
 def test_sequence_numbers_run_out() -> None:
@@ -349,7 +400,7 @@ class Life:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.both = Both(seed)
+        self.both = Both(seed, policy=TunnelPolicy(dscp=seed if seed % 2 else None))
         self.sequences: dict[bytes, int] = {}
         self.sent: list[bytes] = []
         self.made = 0
@@ -420,7 +471,8 @@ class Life:
         if chance.random() < 0.05:
             octets = octets[: chance.randrange(len(octets) + 1)]
         usual = both.oracle.child_sa(spi).path if spi in both.specs else UE_PATH
-        both.receive(octets, usual if chance.random() < 0.6 else chance.choice(self.PATHS))
+        path = usual if chance.random() < 0.6 else chance.choice(self.PATHS)
+        both.receive(octets, path, chance.getrandbits(8) if chance.random() < 0.3 else 0)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -460,7 +512,7 @@ def test_batches() -> None:
     assert lengths[101] < 0
     assert ue.drops == {DropReason.NOT_IP: 1, DropReason.NO_SA: 1}
     sealed = lengths[:100]
-    assert gateway.core.open_batch(out, 512, sealed, offsets, PACKED_GATEWAY_PATH) == 100
+    assert gateway.core.open_batch(out, 512, sealed, offsets, PACKED_GATEWAY_PATH, 0) == 100
     for number in range(100):
         start = number * 512 + offsets[number]
         assert out[start : start + sealed[number]] == packets[number]
@@ -469,9 +521,9 @@ def test_batches() -> None:
     with pytest.raises(ValueError, match="slots"):
         ue.core.seal_batch(inner, 256, array("i", [200]), out, 256)
     with pytest.raises(ValueError, match="offsets"):
-        gateway.core.open_batch(out, 512, sealed, array("i"), PACKED_GATEWAY_PATH)
+        gateway.core.open_batch(out, 512, sealed, array("i"), PACKED_GATEWAY_PATH, 0)
     with pytest.raises(ValueError, match="path"):
-        gateway.core.open_batch(out, 512, sealed, offsets, b"")
+        gateway.core.open_batch(out, 512, sealed, offsets, b"", 0)
 
 
 def test_among_many_sas_each_packet_finds_its_own() -> None:
@@ -498,7 +550,7 @@ def test_among_many_sas_each_packet_finds_its_own() -> None:
         expected = sum(spec.inbound_spi in installed for spec in chosen)
         assert ue.core.seal_batch(inner, 64, lengths, out, 256) == expected
         sealed, offsets = array("i", [max(length, 0) for length in lengths]), array("i", bytes(4 * len(packets)))
-        assert gateway.core.open_batch(out, 256, sealed, offsets, PACKED_GATEWAY_PATH) == expected
+        assert gateway.core.open_batch(out, 256, sealed, offsets, PACKED_GATEWAY_PATH, 0) == expected
         for at, packet in enumerate(packets):
             if lengths[at] > 0:
                 start = at * 256 + offsets[at]

@@ -22,6 +22,7 @@ from protocols.dataplane.port import (
 )
 from protocols.errors import BackendError, LocalError
 from protocols.esp.sa import ChildSaSpec, DropReason, EspMode, UsageLimits, check_spec
+from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.path import Address, Endpoint, Path
 from protocols.selectors import TrafficSelector
 
@@ -36,7 +37,7 @@ else:
     _missing = None
 
 Deliver = Callable[[bytes, bytes], None]
-Transmit = Callable[[bytes, Path, bool], None]
+Transmit = Callable[[bytes, Path, bool, int], None]
 
 _ENDPOINT = struct.Struct(">BH16s")
 _SELECTOR = struct.Struct(">BBHH16s16s")
@@ -60,10 +61,11 @@ class FastDataPlane:
     ``BackendError`` when the core was not built.
     """
 
-    def __init__(self, *, deliver: Deliver, transmit: Transmit) -> None:
+    def __init__(self, *, deliver: Deliver, transmit: Transmit, policy: TunnelPolicy = DEFAULT_POLICY) -> None:
         if _missing is not None:
             raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
         self._core = _native.Core()
+        self._core.set_policy(_native.INNER_DSCP if policy.dscp is None else policy.dscp)
         self._deliver = deliver
         self._transmit = transmit
         self._installed: dict[bytes, None] = {}
@@ -117,6 +119,9 @@ class FastDataPlane:
             malformed=found[8],
             dummy=found[9],
             fragment=found[10],
+            congestion=found[11],
+            congestion_marked=found[12],
+            ecn_unused=found[13],
         )
 
     def poll_event(self) -> DataPlaneEvent | None:
@@ -153,9 +158,9 @@ class FastDataPlane:
         """The inbound SPIs of what is installed."""
         return tuple(self._installed)
 
-    def receive_esp(self, octets: bytes, path: Path) -> None:
-        """An ESP packet from outside, on ``path`` (ports are ignored by an SA without encapsulation)."""
-        result = self._core.open(octets, _packed_path(path))
+    def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
+        """An ESP packet from outside, on ``path``: in UDP or, from port 0, straight on IP (RFC 7296 §2.23)."""
+        result = self._core.open(octets, _packed_path(path), traffic_class)
         if isinstance(result, bytes):
             self._deliver(result, octets[:4])
 
@@ -164,8 +169,8 @@ class FastDataPlane:
         result = self._core.seal(packet)
         if isinstance(result, int):
             return False
-        octets, path, encapsulation = result
-        self._transmit(octets, _unpacked_path(path), encapsulation)
+        octets, path, encapsulation, traffic_class = result
+        self._transmit(octets, _unpacked_path(path), encapsulation, traffic_class)
         return True
 
     def _put(self, spec: ChildSaSpec, old: int | None = None, send_at_once: bool = True) -> None:

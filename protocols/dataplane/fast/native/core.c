@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "headers.h"
 #include "index.h"
 
 enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
@@ -18,6 +19,7 @@ struct fast_core {
     size_t installed, mask;
     struct outbound_index outbound;
     struct suite *suites;
+    fast_policy policy;
     atomic_uint_fast64_t drops[FAST_REASONS];
 
     pthread_mutex_t event_lock;
@@ -34,6 +36,7 @@ fast_core *fast_core_new(void) {
     fast_core *core = calloc(1, sizeof *core);
     if (!core)
         return NULL;
+    core->policy.dscp = FAST_INNER_DSCP;
     core->mask = FIRST_BUCKETS - 1;
     core->by_spi = calloc(FIRST_BUCKETS, sizeof *core->by_spi);
     core->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -250,6 +253,12 @@ static void take_over(fast_core *core, struct sa *sa) {
     index_add(&core->outbound, sa);
 }
 
+void fast_set_policy(fast_core *core, const fast_policy *policy) {
+    pthread_rwlock_wrlock(&core->lock);
+    core->policy = *policy;
+    pthread_rwlock_unlock(&core->lock);
+}
+
 enum fast_outcome fast_install(fast_core *core, const fast_spec *spec) {
     struct sa *sa;
     pthread_rwlock_wrlock(&core->lock);
@@ -344,6 +353,9 @@ enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast
             .malformed = counter_read(&sa->dropped[FAST_MALFORMED]),
             .dummy = counter_read(&sa->dropped[FAST_DUMMY]),
             .fragment = counter_read(&sa->dropped[FAST_FRAGMENT]),
+            .congestion = counter_read(&sa->dropped[FAST_CONGESTION]),
+            .congestion_marked = counter_read(&sa->congestion_marked),
+            .ecn_unused = counter_read(&sa->ecn_unused),
         };
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
@@ -527,6 +539,7 @@ int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t 
     struct sa *sa = index_find(&core->outbound, &flow);
     if (!sa)
         return drop_unselected(core, &flow);
+    where->traffic_class = outer_traffic_class(inner, core->policy.dscp);
     spin_lock(&sa->outbound_lock);
     int result = seal(worker, sa, &flow, inner, out, room);
     spin_unlock(&sa->outbound_lock);
@@ -534,7 +547,6 @@ int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t 
         return drop_of(core, sa, -result);
     where->path = sa->path;
     where->encapsulation = sa->encapsulation;
-    where->traffic_class = 0;
     return result;
 }
 
@@ -642,14 +654,30 @@ static void take_over_now(fast_core *core, uint32_t inbound_spi) {
     pthread_rwlock_rdlock(&core->lock);
 }
 
+/* The packet gets the ECN that it has met outside (RFC 6040 §4.2): octets, or -FAST_CONGESTION when it cannot be told. */
+static int meet_congestion(struct sa *sa, uint8_t *packet, int length, uint8_t outer) {
+    uint8_t inner = traffic_class_of(packet) & ECN_MASK;
+    if (ecn_is_unused(inner, outer))
+        shared_add(&sa->ecn_unused);
+    int ecn = ecn_decapsulated(inner, outer);
+    if (ecn < 0)
+        return -FAST_CONGESTION;
+    if (ecn != inner) {
+        set_ecn(packet, (uint8_t)ecn);
+        if (ecn == CE)
+            shared_add(&sa->congestion_marked);
+    }
+    return length;
+}
+
 /* Whether a packet has proved who sent it, dropped afterwards or not. */
 static bool is_verified(int result) {
-    return result >= 0 || result == -FAST_DUMMY || result == -FAST_BAD_SELECTOR || result == -FAST_FRAGMENT;
+    return result >= 0 || result == -FAST_DUMMY || result == -FAST_BAD_SELECTOR || result == -FAST_FRAGMENT ||
+           result == -FAST_CONGESTION;
 }
 
 int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class,
               uint8_t **inner) {
-    (void)traffic_class;
     fast_core *core = worker->core;
     struct sa *sa = length < SPI_LENGTH ? NULL : find(core, get32(esp));
     if (!sa)
@@ -659,6 +687,8 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
     spin_lock(&sa->inbound_lock);
     int result = open_esp(core, sa, esp, length, path, inner);
     spin_unlock(&sa->inbound_lock);
+    if (result >= 0 && (traffic_class & ECN_MASK))
+        result = meet_congestion(sa, *inner, result, traffic_class & ECN_MASK);
     if (result < 0)
         drop_of(core, sa, -result);
     if (sa->waits_for && is_verified(result))

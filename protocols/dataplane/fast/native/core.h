@@ -30,7 +30,7 @@ typedef struct {
 } fast_path;
 
 /* How a sealed packet leaves: in UDP (RFC 3948) between the path's ports, or as IP protocol 50.
- * traffic_class: of the outer header; 0 until the core copies DSCP and ECN. */
+ * traffic_class: DSCP and ECN of the outer header. */
 typedef struct {
     fast_path path;
     uint8_t encapsulation;
@@ -46,6 +46,7 @@ enum fast_reason {
     FAST_MALFORMED,
     FAST_DUMMY,
     FAST_FRAGMENT,
+    FAST_CONGESTION,
     FAST_OF_AN_SA,
     FAST_UNKNOWN_SPI = FAST_OF_AN_SA,
     FAST_NO_SA,
@@ -92,10 +93,18 @@ typedef struct {
     uint64_t soft_octets, hard_octets, soft_packets, hard_packets; /* FAST_UNLIMITED: none */
 } fast_spec;
 
+#define FAST_INNER_DSCP (-1)
+
+/* protocols.esp.tunnel.TunnelPolicy; dscp: of the outer header, or FAST_INNER_DSCP */
+typedef struct {
+    int dscp;
+} fast_policy;
+
 /* protocols.dataplane.port.ChildSaCounters */
 typedef struct {
     uint64_t inbound_packets, strayed_packets, inbound_octets, outbound_packets, outbound_octets;
-    uint64_t replayed, bad_icv, bad_selector, malformed, dummy, fragment;
+    uint64_t replayed, bad_icv, bad_selector, malformed, dummy, fragment, congestion;
+    uint64_t congestion_marked, ecn_unused;
 } fast_counters;
 
 enum fast_event_kind { FAST_PEER_ENDPOINT_OBSERVED = 0, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, FAST_LIFETIME_REACHED, FAST_EVENT_KINDS };
@@ -127,7 +136,7 @@ void fast_end(fast_worker *);
 int fast_seal(fast_worker *, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where);
 
 /* Verify and decrypt in place: octets of the inner packet, *inner points into esp; or -reason.
- * path: local and remote it came by. traffic_class: of the outer header, unused until the core copies ECN. */
+ * path: local and remote it came by. traffic_class: of the outer header. */
 int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class, uint8_t **inner);
 
 /* A hint, after fast_begin: the packets that will be sealed or opened next, of which the first FAST_EXPECTED count. What
@@ -135,6 +144,9 @@ int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path,
 #define FAST_EXPECTED 16
 void fast_expect_inner(const fast_worker *, const fast_octets *packets, size_t count);
 void fast_expect_esp(const fast_worker *, const fast_octets *packets, size_t count);
+
+/* For all SAs; at first the inner DSCP is copied. */
+void fast_set_policy(fast_core *, const fast_policy *);
 
 /* Control: protocols.dataplane.port.DataPlane. */
 enum fast_outcome fast_install(fast_core *, const fast_spec *);

@@ -208,6 +208,14 @@ static PyObject *core_remove(PyObject *object, PyObject *arguments) {
     return PyLong_FromLong(fast_remove(self_of(object)->core, spi));
 }
 
+static PyObject *core_set_policy(PyObject *object, PyObject *arguments) {
+    fast_policy policy;
+    if (!PyArg_ParseTuple(arguments, "i", &policy.dscp))
+        return NULL;
+    fast_set_policy(self_of(object)->core, &policy);
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_counters(PyObject *object, PyObject *arguments) {
     unsigned spi;
     fast_counters found;
@@ -215,12 +223,14 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
         return NULL;
     if (fast_read_counters(self_of(object)->core, spi, &found) != FAST_DONE)
         Py_RETURN_NONE;
-    return Py_BuildValue("KKKKKKKKKKK", (unsigned long long)found.inbound_packets,
+    return Py_BuildValue("KKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
                          (unsigned long long)found.strayed_packets, (unsigned long long)found.inbound_octets,
                          (unsigned long long)found.outbound_packets, (unsigned long long)found.outbound_octets,
                          (unsigned long long)found.replayed, (unsigned long long)found.bad_icv,
                          (unsigned long long)found.bad_selector, (unsigned long long)found.malformed,
-                         (unsigned long long)found.dummy, (unsigned long long)found.fragment);
+                         (unsigned long long)found.dummy, (unsigned long long)found.fragment,
+                         (unsigned long long)found.congestion, (unsigned long long)found.congestion_marked,
+                         (unsigned long long)found.ecn_unused);
 }
 
 static PyObject *core_sequences(PyObject *object, PyObject *arguments) {
@@ -307,15 +317,17 @@ static PyObject *core_seal(PyObject *object, PyObject *arguments) {
     pack_path(packed, &where.path);
     if (_PyBytes_Resize(&sealed, result))
         return NULL;
-    return Py_BuildValue("Ny#O", sealed, packed, (Py_ssize_t)sizeof packed, where.encapsulation ? Py_True : Py_False);
+    return Py_BuildValue("Ny#OB", sealed, packed, (Py_ssize_t)sizeof packed, where.encapsulation ? Py_True : Py_False,
+                         where.traffic_class);
 }
 
 static PyObject *core_open(PyObject *object, PyObject *arguments) {
     CoreObject *self = self_of(object);
     const char *esp, *packed;
     Py_ssize_t length, packed_length;
+    unsigned char traffic_class;
     fast_path path;
-    if (!PyArg_ParseTuple(arguments, "y#y#", &esp, &length, &packed, &packed_length) ||
+    if (!PyArg_ParseTuple(arguments, "y#y#b", &esp, &length, &packed, &packed_length, &traffic_class) ||
         !unpack_path(&path, (const uint8_t *)packed, packed_length))
         return NULL;
     uint8_t *copy = PyMem_Malloc((size_t)length + 1), *inner;
@@ -328,7 +340,7 @@ static PyObject *core_open(PyObject *object, PyObject *arguments) {
     }
     memcpy(copy, esp, (size_t)length);
     fast_begin(worker);
-    int result = fast_open(worker, copy, (size_t)length, &path, 0, &inner);
+    int result = fast_open(worker, copy, (size_t)length, &path, traffic_class, &inner);
     fast_end(worker);
     give_back(self, worker);
     PyObject *opened = result < 0 ? PyLong_FromLong(result) : PyBytes_FromStringAndSize((char *)inner, result);
@@ -397,7 +409,8 @@ static PyObject *core_open_batch(PyObject *object, PyObject *arguments) {
     Py_buffer slots, lengths, offsets, packed;
     Py_ssize_t stride;
     fast_path path;
-    if (!PyArg_ParseTuple(arguments, "w*nw*w*y*", &slots, &stride, &lengths, &offsets, &packed))
+    unsigned char traffic_class;
+    if (!PyArg_ParseTuple(arguments, "w*nw*w*y*b", &slots, &stride, &lengths, &offsets, &packed, &traffic_class))
         return NULL;
     fast_worker *worker = NULL;
     Py_ssize_t opened = -1, count = lengths.len / (Py_ssize_t)sizeof(int32_t);
@@ -418,7 +431,7 @@ static PyObject *core_open_batch(PyObject *object, PyObject *arguments) {
             if (at % FAST_EXPECTED == 0)
                 fast_expect_esp(worker, next, expected(next, &slots, stride, &lengths, at));
             inner = slot;
-            length[at] = fast_open(worker, slot, (size_t)length[at], &path, 0, &inner);
+            length[at] = fast_open(worker, slot, (size_t)length[at], &path, traffic_class, &inner);
             offset[at] = (int32_t)(inner - slot);
             opened += length[at] >= 0;
         }
@@ -439,6 +452,7 @@ static PyMethodDef CORE_METHODS[] = {
     {"update_path", core_update_path, METH_VARARGS, "Send on another path: an outcome."},
     {"retire", core_retire, METH_VARARGS, "Send no more by an SA: an outcome."},
     {"remove", core_remove, METH_VARARGS, "Forget an SA: an outcome."},
+    {"set_policy", core_set_policy, METH_VARARGS, "DSCP of outer headers, or INNER_DSCP."},
     {"counters", core_counters, METH_VARARGS, "The counters of an SA in ChildSaCounters' order, or None."},
     {"sequences", core_sequences, METH_VARARGS, "The last sequence number sent and the highest accepted, or None."},
     {"skip_sequence", core_skip_sequence, METH_VARARGS, "Go on from a later sequence number: an outcome."},
@@ -446,7 +460,7 @@ static PyMethodDef CORE_METHODS[] = {
     {"installed", core_installed, METH_NOARGS, "How many SAs are installed."},
     {"poll_event", core_poll_event, METH_NOARGS, "The next event: kind, SPI, whether the last, packed path; or None."},
     {"eventfd", core_eventfd, METH_NOARGS, "A descriptor that is readable while an event waits; not to be closed."},
-    {"seal", core_seal, METH_VARARGS, "Seal a packet: octets, packed path, encapsulation; or a reason, negative."},
+    {"seal", core_seal, METH_VARARGS, "Seal a packet: octets, packed path, encapsulation, traffic class; or a reason, negative."},
     {"open", core_open, METH_VARARGS, "Open an ESP packet: the inner one; or a reason, negative."},
     {"seal_batch", core_seal_batch, METH_VARARGS,
      "Seal the packets in slots into out's slots, without the GIL: how many. lengths become octets or reasons."},
@@ -489,6 +503,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"MALFORMED", FAST_MALFORMED},
         {"DUMMY", FAST_DUMMY},
         {"FRAGMENT", FAST_FRAGMENT},
+        {"CONGESTION", FAST_CONGESTION},
         {"UNKNOWN_SPI", FAST_UNKNOWN_SPI},
         {"NO_SA", FAST_NO_SA},
         {"NOT_IP", FAST_NOT_IP},
@@ -498,6 +513,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"PEER_ENDPOINT_OBSERVED", FAST_PEER_ENDPOINT_OBSERVED},
         {"SEQUENCE_NUMBERS_RUNNING_OUT", FAST_SEQUENCE_NUMBERS_RUNNING_OUT},
         {"LIFETIME_REACHED", FAST_LIFETIME_REACHED},
+        {"INNER_DSCP", FAST_INNER_DSCP},
         {"OVERHEAD", FAST_OVERHEAD},
         {"WINDOW_MAXIMUM", FAST_WINDOW_MAXIMUM},
     };
