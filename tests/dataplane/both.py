@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.port import DataPlaneEvent
-from protocols.dataplane.userspace.engine import UserspaceDataPlane
+from protocols.dataplane.userspace.engine import PATH_MTU_INTERVAL, UserspaceDataPlane
 from protocols.entropy import SeededEntropy
 from protocols.errors import LocalError
 from protocols.esp.packet import SEQUENCE_MASK, opener_of, sealer_of
@@ -27,6 +27,8 @@ class Both:
     """Every call goes to both; whatever can be seen afterwards is the same, or the call fails its test."""
 
     def __init__(self, seed: str | int = "both", *, policy: TunnelPolicy = DEFAULT_POLICY) -> None:
+        self.path_mtu: int | None = None  # of every path
+        self.now = 1000.0
         self.delivered: tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]] = ([], [])
         self.transmitted: tuple[list[Transmitted], list[Transmitted]] = ([], [])
         self.oracle = UserspaceDataPlane(
@@ -34,11 +36,14 @@ class Both:
             deliver=lambda *delivered: self.delivered[0].append(delivered),
             transmit=lambda *sent: self.transmitted[0].append(sent),
             policy=policy,
+            path_mtu=lambda path: self.path_mtu,
+            now=lambda: self.now,
         )
         self.fast = FastDataPlane(
             deliver=lambda *delivered: self.delivered[1].append(delivered),
             transmit=lambda *sent: self.transmitted[1].append(sent),
             policy=policy,
+            path_mtu=lambda path: self.path_mtu,
         )
         self.specs: dict[bytes, ChildSaSpec] = {}
         self._by_outbound: dict[bytes, ChildSaSpec] = {}
@@ -58,6 +63,12 @@ class Both:
     def remove(self, spi: bytes) -> None:
         self._ask(lambda plane: plane.remove(spi))
         self.specs.pop(spi, None)
+
+    def change_path_mtu(self, path_mtu: int | None) -> None:
+        """Of every path, and both hear of it."""
+        self.path_mtu = path_mtu
+        self.now += PATH_MTU_INTERVAL
+        self.fast.ask_path_mtus()
 
     def skip_sequence(self, spi: bytes, sent: int) -> None:
         """Go on from a later sequence number."""

@@ -9,6 +9,7 @@ import threading
 from array import array
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Literal
 
 import pytest
 
@@ -17,8 +18,8 @@ from protocols.dataplane.port import DataPlane, LifetimeReached, PeerEndpointObs
 from protocols.errors import LocalError
 from protocols.esp.sa import MAXIMUM_EXTENDED_SEQUENCE, MAXIMUM_SEQUENCE, ChildSaSpec, DropReason, UsageLimits
 from protocols.esp.tunnel import TunnelPolicy
-from protocols.ip import ICMP, IPIP, IPV6, NO_NEXT_HEADER, TCP, UDP, IpPacket, UdpDatagram, checksum
-from protocols.path import Endpoint, Path
+from protocols.ip import ICMP, IPIP, IPV6, NO_NEXT_HEADER, TCP, UDP, IpPacket, UdpDatagram, checksum, pseudo_header
+from protocols.path import Address, Endpoint, Path
 from protocols.selectors import TrafficSelector
 from tests.dataplane import test_contract
 from tests.dataplane.pairs import (
@@ -314,6 +315,73 @@ def test_ecn_of_every_kind_on_the_way() -> None:
     assert counters.inbound_packets == sequence  # RFC 6040 drops what ESP has accepted
 
 
+def wild_syn(chance: random.Random, source: Address, destination: Address) -> bytes:
+    """A segment of TCP, mostly a SYN with an MSS option somewhere among others, sometimes with nonsense."""
+    mss = b"\x02\x04" + chance.choice([1460, 1380, 536, 65535, 0, chance.getrandbits(16)]).to_bytes(2, "big")
+    options = [b"\x01", b"\x01", b"\x03\x03\x07", b"\x04\x02", b"\x08\x0a" + chance.randbytes(8), mss, mss]
+    options += chance.choices([b"\x00", b"\x02\x03\x05", b"\x05\x00", b"\x05\x01", b"\x02", b"\xfd\x28"], k=1)
+    chance.shuffle(options)
+    tail = b"".join(options[: chance.randrange(7)])[:40]
+    tail += bytes([chance.choice([0, 1])]) * (-len(tail) % 4)
+    words = 5 + len(tail) // 4 + chance.choice([0, 0, 0, 0, 1, -1])
+    flags = chance.choice([0x02, 0x02, 0x12, 0xC2, 0x10])
+    segment = struct.pack(">HHIIBBHHH", 5000, 80, 7, 0, (words & 15) << 4, flags, 65535, 0, 0) + tail
+    segment += chance.randbytes(chance.choice([0, 0, 0, 1, 30]))
+    if chance.random() < 0.1:
+        segment = segment[: chance.randrange(len(segment))]
+    else:
+        covered = pseudo_header(source, destination, TCP, len(segment)) + segment
+        segment = segment[:16] + checksum(covered).to_bytes(2, "big") + segment[18:]
+    packet = IpPacket(source=source, destination=destination, protocol=TCP, payload=segment).encode()
+    if packet[0] >> 4 == 4 and chance.random() < 0.1:
+        packet = packet[:6] + chance.choice([b"\x20\x00", b"\x00\x01"]) + packet[8:]
+    if packet[0] >> 4 == 6 and chance.random() < 0.3:
+        fragment = bytes([TCP, 0]) + struct.pack(">HI", chance.choice([0, 1, 8]), 1)
+        packet = packet[:4] + struct.pack(">HB", len(segment) + 8, 44) + packet[7:40] + fragment + packet[40:]
+    return packet
+
+
+@pytest.mark.parametrize("mss", [None, "auto", 536, 1200, 0])
+def test_the_mss_of_syns(mss: int | Literal["auto"] | None) -> None:
+    """RFC 9293 §3.7.1: both ways, both families, options in any order; what was right stays right."""
+    both, chance = Both(policy=TunnelPolicy(mss=mss)), random.Random(f"mss {mss}")
+    spec = dual_stack()
+    both.install(spec)
+    for sequence in range(1, 801):
+        if sequence % 50 == 0:
+            both.change_path_mtu(chance.choice([1500, 1400, 1280, 700, 90, None]))
+        ends = chance.choice([(UE_ADDRESS, HOST_ADDRESS), (UE_V6, HOST_V6)])
+        both.send(wild_syn(chance, *ends))
+        down = wild_syn(chance, *reversed(ends))
+        ecn = chance.randrange(4)
+        both.receive(
+            from_peer(spec, sequence, with_traffic_class(down, 2), IPIP if ends[0] is UE_ADDRESS else IPV6),
+            UE_PATH,
+            ecn,
+        )
+    assert bool(both.fast.counters(spec.inbound_spi).mss_clamped) == (mss is not None)
+
+
+def test_a_lowered_mss_as_the_host_reads_it() -> None:
+    both = Both(policy=TunnelPolicy(mss="auto"))
+    both.change_path_mtu(1400)
+    spec = dual_stack()
+    both.install(spec)
+    for sequence, (source, destination, header) in enumerate(((HOST_ADDRESS, UE_ADDRESS, 20), (HOST_V6, UE_V6, 40)), 1):
+        for before in (b"", b"\x01", b"\x03\x03\x07"):
+            options = (before + b"\x02\x04\x05\xb4").ljust(8, b"\x00")
+            segment = struct.pack(">HHIIBBHHH", 80, 5000, 7, 0, 7 << 4, 0x12, 65535, 0, 0) + options
+            covered = pseudo_header(source, destination, TCP, len(segment)) + segment
+            segment = segment[:16] + checksum(covered).to_bytes(2, "big") + segment[18:]
+            packet = IpPacket(source=source, destination=destination, protocol=TCP, payload=segment).encode()
+            number = 10 * sequence + len(before)
+            ((found, _),) = both.receive(from_peer(spec, number, packet, IPIP if header == 20 else IPV6), UE_PATH)
+            lowered = found[header:]
+            fits = int.from_bytes(lowered[20 + len(before) + 2 :][:2], "big") + header + 20
+            assert checksum(pseudo_header(source, destination, TCP, len(lowered)) + lowered) == 0
+            assert 1300 < fits < 1400
+
+
 def test_sequence_numbers_run_out() -> None:
     """RFC 4303 §3.3.3: warned of, reported, and nothing after the last."""
     for suite, most in (("aes128gcm16", MAXIMUM_SEQUENCE), ("aes128gcm16-esn", MAXIMUM_EXTENDED_SEQUENCE)):
@@ -400,7 +468,7 @@ class Life:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.both = Both(seed, policy=TunnelPolicy(dscp=seed if seed % 2 else None))
+        self.both = Both(seed, policy=TunnelPolicy(dscp=seed if seed % 2 else None, mss=(None, 700, "auto")[seed % 3]))
         self.sequences: dict[bytes, int] = {}
         self.sent: list[bytes] = []
         self.made = 0

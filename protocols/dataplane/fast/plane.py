@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from protocols.dataplane.port import (
     ChildSaCounters,
@@ -21,8 +21,11 @@ from protocols.dataplane.port import (
     SequenceNumbersRunningOut,
 )
 from protocols.errors import BackendError, LocalError
+from protocols.esp.packet import inner_mtu
 from protocols.esp.sa import ChildSaSpec, DropReason, EspMode, UsageLimits, check_spec
 from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
+from protocols.ikev2.suites import EspSuite
+from protocols.ip import PACKET_MAXIMUM
 from protocols.path import Address, Endpoint, Path
 from protocols.selectors import TrafficSelector
 
@@ -38,6 +41,7 @@ else:
 
 Deliver = Callable[[bytes, bytes], None]
 Transmit = Callable[[bytes, Path, bool, int], None]
+PathMtu = Callable[[Path], int | None]
 
 _ENDPOINT = struct.Struct(">BH16s")
 _SELECTOR = struct.Struct(">BBHH16s16s")
@@ -55,20 +59,39 @@ def why_not() -> str | None:
     return _missing
 
 
+class _Standing(NamedTuple):
+    """What the path MTU of an SA depends on."""
+
+    suite: EspSuite
+    path: Path
+    encapsulation: bool
+
+
 class FastDataPlane:
     """``DataPlane`` on the compiled core; ``deliver`` takes inner packets, ``transmit`` ESP packets.
+
+    ``path_mtu`` tells what the network takes the outer path's MTU to be, ``None``: it does not know. It is asked when
+    an SA is installed or moved, and by ``ask_path_mtus``.
 
     ``BackendError`` when the core was not built.
     """
 
-    def __init__(self, *, deliver: Deliver, transmit: Transmit, policy: TunnelPolicy = DEFAULT_POLICY) -> None:
+    def __init__(
+        self,
+        *,
+        deliver: Deliver,
+        transmit: Transmit,
+        policy: TunnelPolicy = DEFAULT_POLICY,
+        path_mtu: PathMtu | None = None,
+    ) -> None:
         if _missing is not None:
             raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
         self._core = _native.Core()
-        self._core.set_policy(_native.INNER_DSCP if policy.dscp is None else policy.dscp)
+        self._core.set_policy(_native.INNER_DSCP if policy.dscp is None else policy.dscp, _mss(policy))
+        self._path_mtu: PathMtu | None = path_mtu if policy.outer_mtu is None else lambda path: policy.outer_mtu
         self._deliver = deliver
         self._transmit = transmit
-        self._installed: dict[bytes, None] = {}
+        self._installed: dict[bytes, _Standing] = {}
         self._reasons = {code: reason for reason in DropReason if (code := getattr(_native, reason.name, None))}
 
     @property
@@ -89,6 +112,8 @@ class FastDataPlane:
         """See ``DataPlane.update_path``."""
         self._require(inbound_spi)
         self._core.update_path(_spi(inbound_spi), _packed_path(path), encapsulation)
+        self._installed[inbound_spi] = self._installed[inbound_spi]._replace(path=path, encapsulation=encapsulation)
+        self._ask_path_mtu(inbound_spi)
 
     def retire(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.retire``."""
@@ -120,9 +145,15 @@ class FastDataPlane:
             dummy=found[9],
             fragment=found[10],
             congestion=found[11],
-            congestion_marked=found[12],
-            ecn_unused=found[13],
+            mss_clamped=found[12],
+            congestion_marked=found[13],
+            ecn_unused=found[14],
         )
+
+    def ask_path_mtus(self) -> None:
+        """Ask for the path MTUs anew; whoever knows that they change calls it, every so often."""
+        for inbound_spi in self._installed:
+            self._ask_path_mtu(inbound_spi)
 
     def poll_event(self) -> DataPlaneEvent | None:
         """See ``DataPlane.poll_event``; ``event_descriptor`` says when there is one."""
@@ -204,7 +235,18 @@ class FastDataPlane:
             raise LocalError(f"this libcrypto has no {suite.name}")
         if outcome != _native.DONE:
             raise BackendError(f"SA {spec.inbound_spi.hex()} cannot be installed: no memory")
-        self._installed[spec.inbound_spi] = None
+        self._installed[spec.inbound_spi] = _Standing(suite, spec.path, spec.encapsulation)
+        self._ask_path_mtu(spec.inbound_spi)
+
+    def _ask_path_mtu(self, inbound_spi: bytes) -> None:
+        if self._path_mtu is None:
+            return
+        suite, path, encapsulation = self._installed[inbound_spi]
+        outer_mtu, octets = self._path_mtu(path), PACKET_MAXIMUM
+        if outer_mtu is not None:
+            outer_version = path.remote.address.version
+            octets = max(inner_mtu(suite, outer_mtu, outer_version=outer_version, encapsulation=encapsulation), 0)
+        self._core.set_inner_mtu(_spi(inbound_spi), octets)
 
     def _require(self, inbound_spi: bytes) -> None:
         if inbound_spi not in self._installed:
@@ -213,6 +255,12 @@ class FastDataPlane:
 
 def _spi(octets: bytes) -> int:
     return int.from_bytes(octets, "big")
+
+
+def _mss(policy: TunnelPolicy) -> int:
+    if policy.mss is None:
+        return _native.ANY_MSS
+    return policy.mss if isinstance(policy.mss, int) else _native.MSS_OF_PATH
 
 
 def _packed_address(address: Address) -> bytes:

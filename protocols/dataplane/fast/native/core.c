@@ -36,7 +36,7 @@ fast_core *fast_core_new(void) {
     fast_core *core = calloc(1, sizeof *core);
     if (!core)
         return NULL;
-    core->policy.dscp = FAST_INNER_DSCP;
+    core->policy = (fast_policy){.dscp = FAST_INNER_DSCP, .mss = FAST_ANY_MSS};
     core->mask = FIRST_BUCKETS - 1;
     core->by_spi = calloc(FIRST_BUCKETS, sizeof *core->by_spi);
     core->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -301,6 +301,15 @@ enum fast_outcome fast_update_path(fast_core *core, uint32_t inbound_spi, const 
     return sa ? FAST_DONE : FAST_NOT_THERE;
 }
 
+enum fast_outcome fast_set_inner_mtu(fast_core *core, uint32_t inbound_spi, uint32_t octets) {
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa *sa = find(core, inbound_spi);
+    if (sa)
+        sa->inner_mtu = octets < FAST_INNER_MTU_MAXIMUM ? octets : FAST_INNER_MTU_MAXIMUM;
+    pthread_rwlock_unlock(&core->lock);
+    return sa ? FAST_DONE : FAST_NOT_THERE;
+}
+
 static void retire(fast_core *core, struct sa *sa) {
     while (sa->successors)
         take_over(core, sa->successors);
@@ -354,6 +363,7 @@ enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast
             .dummy = counter_read(&sa->dropped[FAST_DUMMY]),
             .fragment = counter_read(&sa->dropped[FAST_FRAGMENT]),
             .congestion = counter_read(&sa->dropped[FAST_CONGESTION]),
+            .mss_clamped = counter_read(&sa->mss_clamped),
             .congestion_marked = counter_read(&sa->congestion_marked),
             .ecn_unused = counter_read(&sa->ecn_unused),
         };
@@ -508,6 +518,15 @@ static void watch(fast_core *core, struct sa *sa) {
         report(core, sa, FAST_LIFETIME_REACHED, atomic_load(&sa->spent), NULL);
 }
 
+/* A SYN says no more than fits. */
+static void clamp(const fast_core *core, struct sa *sa, uint8_t *packet, const struct flow *flow) {
+    uint32_t maximum = core->policy.mss == FAST_MSS_OF_PATH
+                           ? mss_for(limit_of(flow->version, sa->inner_mtu), flow->version)
+                           : (uint32_t)core->policy.mss;
+    if (mss_clamp(packet, flow, maximum))
+        shared_add(&sa->mss_clamped);
+}
+
 /* Seal by an SA whose outbound lock is held: octets, or -reason. */
 static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
                 size_t room) {
@@ -540,6 +559,13 @@ int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t 
     if (!sa)
         return drop_unselected(core, &flow);
     where->traffic_class = outer_traffic_class(inner, core->policy.dscp);
+    if (core->policy.mss != FAST_ANY_MSS && is_syn(inner, &flow)) {
+        if (flow.length > room)
+            return drop(core, FAST_NO_ROOM);
+        memmove(out, inner, flow.length);
+        clamp(core, sa, out, &flow);
+        inner = out;
+    }
     spin_lock(&sa->outbound_lock);
     int result = seal(worker, sa, &flow, inner, out, room);
     spin_unlock(&sa->outbound_lock);
@@ -590,7 +616,7 @@ static enum fast_reason why_not_selected(const struct sa *sa, const struct flow 
 }
 
 /* The inner packet in a plaintext (RFC 4303 §2.4 to §2.7), its selectors checked (RFC 4301 §5.2): octets, or -reason. */
-static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length) {
+static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length, struct flow *flow) {
     if (length < TRAILER_LENGTH)
         return -FAST_MALFORMED;
     size_t end = length - TRAILER_LENGTH, padding = plaintext[end];
@@ -603,18 +629,17 @@ static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length) 
     uint8_t next_header = plaintext[end + 1];
     if (next_header == NO_NEXT_HEADER)
         return -FAST_DUMMY; /* RFC 4303 §2.6: MUST be discarded without an error */
-    struct flow flow;
-    if (!flow_read(&flow, plaintext, start) || next_header != (flow.version == 4 ? IPIP : IPV6))
+    if (!flow_read(flow, plaintext, start) || next_header != (flow->version == 4 ? IPIP : IPV6))
         return -FAST_MALFORMED;
-    if (!selectors_match(sa->remote_selectors, sa->remote_count, &flow, flow.source, flow.source_port) ||
-        !selectors_match(sa->local_selectors, sa->local_count, &flow, flow.destination, flow.destination_port))
-        return -(int)why_not_selected(sa, &flow);
-    return (int)flow.length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
+    if (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
+        !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port))
+        return -(int)why_not_selected(sa, flow);
+    return (int)flow->length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
 }
 
 /* Open by an SA whose inbound lock is held, in the order of RFC 4303 §3.4: octets, or -reason. */
 static int open_esp(fast_core *core, struct sa *sa, uint8_t *esp, size_t length, const fast_path *path,
-                    uint8_t **inner) {
+                    uint8_t **inner, struct flow *flow) {
     uint64_t sequence;
     size_t plaintext_length;
     if (length < HEADER_LENGTH)
@@ -627,7 +652,7 @@ static int open_esp(fast_core *core, struct sa *sa, uint8_t *esp, size_t length,
     if (reason)
         return -reason;
     window_advance(&sa->window, sequence);
-    int result = unwrap(sa, *inner, plaintext_length);
+    int result = unwrap(sa, *inner, plaintext_length, flow);
     if (result == -FAST_MALFORMED)
         return result;
     /* A dummy has proved who sent it, and so has a packet with the wrong selectors. */
@@ -685,10 +710,13 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
     if (atomic_load_explicit(&sa->spent, memory_order_relaxed))
         return drop(core, FAST_LIFETIME_EXPIRED);
     spin_lock(&sa->inbound_lock);
-    int result = open_esp(core, sa, esp, length, path, inner);
+    struct flow flow;
+    int result = open_esp(core, sa, esp, length, path, inner, &flow);
     spin_unlock(&sa->inbound_lock);
     if (result >= 0 && (traffic_class & ECN_MASK))
         result = meet_congestion(sa, *inner, result, traffic_class & ECN_MASK);
+    if (result >= 0 && core->policy.mss != FAST_ANY_MSS && is_syn(*inner, &flow))
+        clamp(core, sa, *inner, &flow);
     if (result < 0)
         drop_of(core, sa, -result);
     if (sa->waits_for && is_verified(result))

@@ -68,6 +68,7 @@ enum fast_outcome {
 
 #define FAST_UNLIMITED UINT64_MAX
 #define FAST_WINDOW_MAXIMUM 4096
+#define FAST_INNER_MTU_MAXIMUM 65535
 
 /* protocols.selectors.TrafficSelector; addresses as in fast_endpoint, both ends included */
 typedef struct {
@@ -95,16 +96,20 @@ typedef struct {
 
 #define FAST_INNER_DSCP (-1)
 
-/* protocols.esp.tunnel.TunnelPolicy; dscp: of the outer header, or FAST_INNER_DSCP */
+#define FAST_ANY_MSS (-1)
+#define FAST_MSS_OF_PATH (-2)
+
+/* protocols.esp.tunnel.TunnelPolicy; dscp: of the outer header, or FAST_INNER_DSCP; mss: what SYNs may say at most,
+ * FAST_MSS_OF_PATH: by fast_set_inner_mtu */
 typedef struct {
-    int dscp;
+    int dscp, mss;
 } fast_policy;
 
 /* protocols.dataplane.port.ChildSaCounters */
 typedef struct {
     uint64_t inbound_packets, strayed_packets, inbound_octets, outbound_packets, outbound_octets;
     uint64_t replayed, bad_icv, bad_selector, malformed, dummy, fragment, congestion;
-    uint64_t congestion_marked, ecn_unused;
+    uint64_t mss_clamped, congestion_marked, ecn_unused;
 } fast_counters;
 
 enum fast_event_kind { FAST_PEER_ENDPOINT_OBSERVED = 0, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, FAST_LIFETIME_REACHED, FAST_EVENT_KINDS };
@@ -145,13 +150,15 @@ int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path,
 void fast_expect_inner(const fast_worker *, const fast_octets *packets, size_t count);
 void fast_expect_esp(const fast_worker *, const fast_octets *packets, size_t count);
 
-/* For all SAs; at first the inner DSCP is copied. */
+/* For all SAs; at first the inner DSCP is copied, and MSS are left alone. */
 void fast_set_policy(fast_core *, const fast_policy *);
 
 /* Control: protocols.dataplane.port.DataPlane. */
 enum fast_outcome fast_install(fast_core *, const fast_spec *);
 enum fast_outcome fast_replace(fast_core *, uint32_t old_inbound_spi, const fast_spec *, bool send_at_once);
 enum fast_outcome fast_update_path(fast_core *, uint32_t inbound_spi, const fast_path *, bool encapsulation);
+/* The longest inner packet whose ESP packet the path carries in one piece; at first FAST_INNER_MTU_MAXIMUM. */
+enum fast_outcome fast_set_inner_mtu(fast_core *, uint32_t inbound_spi, uint32_t octets);
 enum fast_outcome fast_retire(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_remove(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_read_counters(fast_core *, uint32_t inbound_spi, fast_counters *);

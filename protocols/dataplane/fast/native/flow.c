@@ -5,6 +5,7 @@ enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, AUTHENTICATION = 51, DESTINA
 enum { IPV4_HEADER_LENGTH = 20, IPV6_HEADER_LENGTH = 40, PORT_MAXIMUM = 65535 };
 
 static void read_ports(struct flow *flow, const uint8_t *packet, size_t offset) {
+    flow->transport = offset;
     switch (flow->protocol) {
     case TCP:
     case UDP:

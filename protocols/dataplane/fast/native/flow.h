@@ -11,6 +11,7 @@ struct flow {
     size_t length; /* the packet's own */
     uint8_t version, protocol;
     bool later; /* a fragment, and not the first one */
+    size_t transport; /* where the upper layer's header begins, unless later */
     bool ports; /* false: none to show, another protocol or later */
     uint16_t source_port, destination_port;
 };

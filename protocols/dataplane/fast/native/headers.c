@@ -1,5 +1,8 @@
 #include "headers.h"
 
+enum { TCP = 6, TCP_HEADER_LENGTH = 20, TCP_DATA_OFFSET = 12, TCP_FLAGS = 13, TCP_CHECKSUM = 16, SYN = 0x02 };
+enum { END_OF_OPTIONS = 0, NO_OPERATION = 1, MAXIMUM_SEGMENT_SIZE = 2, MSS_LENGTH = 4 };
+
 /* RFC 6040 §4.2, figure 4, by inner and outer; -1: drop. */
 static const int8_t DECAPSULATED[4][4] = {
     [NOT_ECT] = {NOT_ECT, NOT_ECT, NOT_ECT, -1},
@@ -39,4 +42,34 @@ void set_ecn(uint8_t *packet, uint8_t ecn) {
     uint16_t old = get16(packet);
     packet[1] = (uint8_t)((packet[1] & ~ECN_MASK) | ecn);
     change_checksum(packet + 10, old, get16(packet));
+}
+
+bool is_syn(const uint8_t *packet, const struct flow *flow) {
+    return flow->protocol == TCP && !flow->later && flow->length >= flow->transport + TCP_HEADER_LENGTH &&
+           packet[flow->transport + TCP_FLAGS] & SYN;
+}
+
+static uint16_t swapped(uint16_t word) {
+    return (uint16_t)(word << 8 | word >> 8);
+}
+
+bool mss_clamp(uint8_t *packet, const struct flow *flow, uint32_t maximum) {
+    uint8_t *tcp = packet + flow->transport;
+    size_t end = (tcp[TCP_DATA_OFFSET] >> 4) * 4u;
+    if (end > flow->length - flow->transport)
+        end = flow->length - flow->transport;
+    size_t at = TCP_HEADER_LENGTH;
+    while (at + 1 < end && tcp[at] != MAXIMUM_SEGMENT_SIZE) {
+        size_t length = tcp[at] == NO_OPERATION ? 1 : tcp[at + 1];
+        if (tcp[at] == END_OF_OPTIONS || (length < 2 && tcp[at] != NO_OPERATION))
+            return false;
+        at += length;
+    }
+    if (at + MSS_LENGTH > end || tcp[at + 1] != MSS_LENGTH || get16(tcp + at + 2) <= maximum)
+        return false;
+    uint16_t old = get16(tcp + at + 2), new = (uint16_t)maximum;
+    put16(tcp + at + 2, new);
+    /* The sum is over words from the header's start on: the octets may stand in two. */
+    change_checksum(tcp + TCP_CHECKSUM, at % 2 ? swapped(old) : old, at % 2 ? swapped(new) : new);
+    return true;
 }

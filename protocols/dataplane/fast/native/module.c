@@ -194,6 +194,13 @@ static PyObject *core_update_path(PyObject *object, PyObject *arguments) {
     return PyLong_FromLong(fast_update_path(self_of(object)->core, spi, &path, encapsulation));
 }
 
+static PyObject *core_set_inner_mtu(PyObject *object, PyObject *arguments) {
+    unsigned spi, octets;
+    if (!PyArg_ParseTuple(arguments, "II", &spi, &octets))
+        return NULL;
+    return PyLong_FromLong(fast_set_inner_mtu(self_of(object)->core, spi, octets));
+}
+
 static PyObject *core_retire(PyObject *object, PyObject *arguments) {
     unsigned spi;
     if (!PyArg_ParseTuple(arguments, "I", &spi))
@@ -210,7 +217,7 @@ static PyObject *core_remove(PyObject *object, PyObject *arguments) {
 
 static PyObject *core_set_policy(PyObject *object, PyObject *arguments) {
     fast_policy policy;
-    if (!PyArg_ParseTuple(arguments, "i", &policy.dscp))
+    if (!PyArg_ParseTuple(arguments, "ii", &policy.dscp, &policy.mss))
         return NULL;
     fast_set_policy(self_of(object)->core, &policy);
     Py_RETURN_NONE;
@@ -223,14 +230,14 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
         return NULL;
     if (fast_read_counters(self_of(object)->core, spi, &found) != FAST_DONE)
         Py_RETURN_NONE;
-    return Py_BuildValue("KKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
+    return Py_BuildValue("KKKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
                          (unsigned long long)found.strayed_packets, (unsigned long long)found.inbound_octets,
                          (unsigned long long)found.outbound_packets, (unsigned long long)found.outbound_octets,
                          (unsigned long long)found.replayed, (unsigned long long)found.bad_icv,
                          (unsigned long long)found.bad_selector, (unsigned long long)found.malformed,
                          (unsigned long long)found.dummy, (unsigned long long)found.fragment,
-                         (unsigned long long)found.congestion, (unsigned long long)found.congestion_marked,
-                         (unsigned long long)found.ecn_unused);
+                         (unsigned long long)found.congestion, (unsigned long long)found.mss_clamped,
+                         (unsigned long long)found.congestion_marked, (unsigned long long)found.ecn_unused);
 }
 
 static PyObject *core_sequences(PyObject *object, PyObject *arguments) {
@@ -450,9 +457,10 @@ static PyMethodDef CORE_METHODS[] = {
     {"install", core_install, METH_VARARGS, "Install an SA: an outcome."},
     {"replace", core_replace, METH_VARARGS, "Install an SA in place of an old one: an outcome."},
     {"update_path", core_update_path, METH_VARARGS, "Send on another path: an outcome."},
+    {"set_inner_mtu", core_set_inner_mtu, METH_VARARGS, "What the path carries in one piece: an outcome."},
     {"retire", core_retire, METH_VARARGS, "Send no more by an SA: an outcome."},
     {"remove", core_remove, METH_VARARGS, "Forget an SA: an outcome."},
-    {"set_policy", core_set_policy, METH_VARARGS, "DSCP of outer headers, or INNER_DSCP."},
+    {"set_policy", core_set_policy, METH_VARARGS, "DSCP of outer headers, or INNER_DSCP; MSS, ANY_MSS or MSS_OF_PATH."},
     {"counters", core_counters, METH_VARARGS, "The counters of an SA in ChildSaCounters' order, or None."},
     {"sequences", core_sequences, METH_VARARGS, "The last sequence number sent and the highest accepted, or None."},
     {"skip_sequence", core_skip_sequence, METH_VARARGS, "Go on from a later sequence number: an outcome."},
@@ -514,6 +522,8 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"SEQUENCE_NUMBERS_RUNNING_OUT", FAST_SEQUENCE_NUMBERS_RUNNING_OUT},
         {"LIFETIME_REACHED", FAST_LIFETIME_REACHED},
         {"INNER_DSCP", FAST_INNER_DSCP},
+        {"ANY_MSS", FAST_ANY_MSS},
+        {"MSS_OF_PATH", FAST_MSS_OF_PATH},
         {"OVERHEAD", FAST_OVERHEAD},
         {"WINDOW_MAXIMUM", FAST_WINDOW_MAXIMUM},
     };

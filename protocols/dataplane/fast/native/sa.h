@@ -73,6 +73,7 @@ struct sa {
     fast_path path;
     uint64_t soft_octets, hard_octets, soft_packets, hard_packets;
     uint64_t maximum_sequence, soft_sequence;
+    uint32_t inner_mtu;
     struct place *places;
     size_t place_count;
     struct sa *waits_for;                    /* sends when that one is retired, or when this one has received */
@@ -82,7 +83,7 @@ struct sa {
     fast_path observed; /* where the peer was last seen, while elsewhere */
     bool elsewhere;
     shared_counter dropped[FAST_OF_AN_SA]; /* by reason */
-    shared_counter congestion_marked, ecn_unused;
+    shared_counter mss_clamped, congestion_marked, ecn_unused;
 
     _Alignas(64) struct spinlock outbound_lock;
     uint64_t sequence;
