@@ -44,6 +44,7 @@ class Both:
             transmit=lambda *sent: self.transmitted[1].append(sent),
             policy=policy,
             path_mtu=lambda path: self.path_mtu,
+            now=lambda: self.now,
         )
         self.specs: dict[bytes, ChildSaSpec] = {}
         self._by_outbound: dict[bytes, ChildSaSpec] = {}
@@ -87,18 +88,19 @@ class Both:
 
     def send(self, packet: bytes) -> list[Transmitted]:
         """What the fast one transmitted of an inner packet, having found it right."""
-        for transmitted in self.transmitted:
-            transmitted.clear()
+        for each in (*self.transmitted, *self.delivered):
+            each.clear()
         assert self.oracle.send_inner(packet) == self.fast.send_inner(packet)
+        assert self.delivered[0] == self.delivered[1]  # ICMP errors
         expected, found = self.transmitted
         assert [sent[1:] for sent in found] == [sent[1:] for sent in expected]
-        for (wanted, *_), (octets, *_) in zip(expected, found, strict=True):
+        for later, ((wanted, *_), (octets, *_)) in enumerate(zip(expected[::-1], found[::-1], strict=True)):
             spec = self._by_outbound[wanted[:4]]
             if spec.suite.encryption not in _CHAINED and spec.suite.encryption != EncryptionId.ENCR_AES_CTR:
                 assert octets == wanted
             assert len(octets) == len(wanted)
             assert octets[:8] == wanted[:8]
-            sequence = self.oracle.child_sa(spec.inbound_spi).sequence
+            sequence = self.oracle.child_sa(spec.inbound_spi).sequence - later
             assert _opened(spec, octets, sequence) == _opened(spec, wanted, sequence)
             self.compare(spec.inbound_spi)
         self.compare()

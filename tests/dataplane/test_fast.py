@@ -9,7 +9,6 @@ import threading
 from array import array
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Literal
 
 import pytest
 
@@ -18,10 +17,24 @@ from protocols.dataplane.port import DataPlane, LifetimeReached, PeerEndpointObs
 from protocols.errors import LocalError
 from protocols.esp.sa import MAXIMUM_EXTENDED_SEQUENCE, MAXIMUM_SEQUENCE, ChildSaSpec, DropReason, UsageLimits
 from protocols.esp.tunnel import TunnelPolicy
-from protocols.ip import ICMP, IPIP, IPV6, NO_NEXT_HEADER, TCP, UDP, IpPacket, UdpDatagram, checksum, pseudo_header
-from protocols.path import Address, Endpoint, Path
+from protocols.ip import (
+    IPIP,
+    IPV6,
+    NO_NEXT_HEADER,
+    UDP,
+)
+from protocols.path import Endpoint, Path
 from protocols.selectors import TrafficSelector
 from tests.dataplane import test_contract
+from tests.dataplane.packets import (
+    DOWN,
+    HOST_V6,
+    UE_V6,
+    UP,
+    long_packet,
+    udp,
+    wild_packet,
+)
 from tests.dataplane.pairs import (
     GATEWAY_OUTER,
     GATEWAY_PATH,
@@ -37,10 +50,10 @@ from tests.dataplane.pairs import (
 
 pytestmark = pytest.mark.skipif(not available(), reason=f"the fast data plane was not built (make fast): {why_not()}")
 if available():
+    from protocols.dataplane.fast._native import TOO_BIG
     from tests.dataplane.both import Both, from_peer, numbered, raw_from_peer
 
 EVERY_SUITE = (*SUITES, "aes128-md5", "aes256-aescmac", "aes192ctr-sha1", "aes128gcm12", "null-aesxcbc-esn")
-UE_V6, HOST_V6 = ip_address("2001:db8:1::77"), ip_address("2001:db8:ff::1")
 
 
 def fast(**outputs: list[object]) -> FastDataPlane:
@@ -61,20 +74,6 @@ class TestFastDataPlaneContract(test_contract.TestDataPlaneContract):
         with pytest.raises(LocalError, match="4096 is the most"):
             plane.install(ue_spec(replay_window=4097))
         plane.install(ue_spec(replay_window=4096))
-
-
-def udp(
-    source: object = UE_ADDRESS,
-    destination: object = HOST_ADDRESS,
-    data: bytes = b"hi",
-    ports: tuple[int, int] = (5000, 7),
-) -> bytes:
-    from_, to = ip_address(str(source)), ip_address(str(destination))
-    payload = UdpDatagram(source_port=ports[0], destination_port=ports[1], payload=data).encode(from_, to)
-    return IpPacket(source=from_, destination=to, protocol=UDP, payload=payload).encode()
-
-
-UP, DOWN = udp(), udp(HOST_ADDRESS, UE_ADDRESS)
 
 
 @pytest.mark.parametrize("suite", EVERY_SUITE)
@@ -180,56 +179,6 @@ def test_trailers_of_every_kind(suite: str) -> None:
     assert counters.inbound_packets
 
 
-def wild_packet(chance: random.Random) -> bytes:
-    """An IP packet: any protocol, fragments, options, extension headers, spoilt lengths."""
-    ports = chance.choice([(5000, 7), (7, 5000), (80, 443), (0, 0xFFFF), (0x8000, 1)])
-    protocol = chance.choice([UDP, UDP, TCP, ICMP, 58, 58, 132, 136, 47, 0, 43, 44, 51, 60, 59])
-    traffic_class = chance.choice([0, chance.getrandbits(8)])
-    payload = struct.pack(">HH", *ports) + chance.randbytes(chance.choice([0, 4, 20, 60]))
-    if chance.random() < 0.1:
-        payload = payload[: chance.randrange(5)]
-    if chance.random() < 0.5:
-        hosts = [int(UE_ADDRESS), int(HOST_ADDRESS), int(ip_address("10.45.0.3")), chance.getrandbits(32)]
-        words = chance.choice([5, 5, 5, 6, 15, 4])
-        length = words * 4 + len(payload)
-        fragment = chance.choice([0, 0, 0, 0x2000, 0x4000, 1, 0x1FFF])
-        header = struct.pack(
-            ">BBHHHBBHII",
-            0x40 | words,
-            traffic_class,
-            length,
-            1,
-            fragment,
-            64,
-            protocol,
-            0,
-            chance.choice(hosts),
-            chance.choice(hosts),
-        )
-        packet = header + bytes(max(words - 5, 0) * 4) + payload
-    else:
-        addresses = [UE_V6.packed, HOST_V6.packed, UE_V6.packed[:15] + b"\x01", chance.randbytes(16)]
-        chain = b""
-        first, following = protocol, [chance.choice([0, 43, 44, 51, 60]) for _ in range(chance.choice([0, 0, 1, 2, 3]))]
-        for kind in reversed(following):
-            more = 0 if kind == 44 else chance.choice([0, 1, 2, 4])
-            size = 8 if kind == 44 else (more + 2) * 4 if kind == 51 else (more + 1) * 8
-            offset = chance.choice([0, 0, 1, 6, 8, 0xFFF8]) if kind == 44 else 0
-            chain = bytes((first, more)) + struct.pack(">H", offset) + bytes(size - 4) + chain
-            first = kind
-        header = struct.pack(">IHBB", 6 << 28 | traffic_class << 20, len(chain) + len(payload), first, 64)
-        packet = header + chance.choice(addresses) + chance.choice(addresses) + chain + payload
-    if chance.random() < 0.15:
-        packet = packet[: chance.randrange(len(packet) + 1)]
-    if chance.random() < 0.15:
-        packet += chance.randbytes(9)
-    if chance.random() < 0.15 and packet:
-        spoilt = bytearray(packet)
-        spoilt[chance.randrange(min(len(spoilt), 48))] ^= 1 << chance.randrange(8)
-        packet = bytes(spoilt)
-    return packet
-
-
 def test_selectors_of_every_shape() -> None:
     """Ranges, prefixes, protocols, ports and ICMP types of both families, both ways, with wild packets."""
     both, chance = Both(), random.Random("selectors")
@@ -265,121 +214,6 @@ def test_selectors_of_every_shape() -> None:
     expected = {DropReason.NOT_IP, DropReason.BAD_SELECTOR, DropReason.MALFORMED, DropReason.FRAGMENT}
     expected.add(DropReason.CONGESTION)
     assert expected <= set(both.fast.drops)
-
-
-def with_traffic_class(packet: bytes, traffic_class: int) -> bytes:
-    """An IP packet, its checksum right, with another traffic class."""
-    if packet[0] >> 4 == 6:
-        return (6 << 28 | traffic_class << 20).to_bytes(4, "big") + packet[4:]
-    header = packet[:1] + bytes([traffic_class]) + packet[2:10] + bytes(2) + packet[12:20]
-    return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + packet[20:]
-
-
-def dual_stack(suite: str = "aes128gcm16") -> ChildSaSpec:
-    local = (TrafficSelector.host(UE_ADDRESS), TrafficSelector.host(UE_V6))
-    anything = (TrafficSelector.network("0.0.0.0/0"), TrafficSelector.network("::/0"))
-    return replace(ue_spec(suite), local_selectors=local, remote_selectors=anything)
-
-
-@pytest.mark.parametrize("dscp", [None, 0, 34, 63])
-def test_dscp_and_ecn_outside(dscp: int | None) -> None:
-    """RFC 4301 §5.1.2, RFC 6040 §4.1: every traffic class of both families."""
-    both = Both(policy=TunnelPolicy(dscp=dscp))
-    both.install(dual_stack())
-    for inner in range(256):
-        for packet in (UP, udp(UE_V6, HOST_V6)):
-            ((*_, outer),) = both.send(with_traffic_class(packet, inner))
-            assert outer == (inner if dscp is None else dscp << 2 | inner & 3)
-
-
-def test_ecn_of_every_kind_on_the_way() -> None:
-    """RFC 6040 §4.2: all of figure 4, the inner DSCP left alone, IPv4's checksum right afterwards."""
-    both = Both()
-    spec = dual_stack()
-    both.install(spec)
-    sequence, dropped = 0, 0
-    for inner in (*range(4), *(46 << 2 | ecn for ecn in range(4))):
-        for outer in (*range(4), *(63 << 2 | ecn for ecn in range(4))):
-            for packet, next_header in ((DOWN, IPIP), (udp(HOST_V6, UE_V6), IPV6)):
-                sequence += 1
-                octets = from_peer(spec, sequence, with_traffic_class(packet, inner), next_header)
-                delivered = both.receive(octets, UE_PATH, outer)
-                dropped += not delivered
-                for found, _ in delivered:
-                    ecn = (found[1] >> 4 if next_header == IPV6 else found[1]) & 3
-                    assert found == with_traffic_class(packet, inner & ~3 | ecn)
-    counters = both.fast.counters(spec.inbound_spi)
-    assert counters.congestion == dropped == sequence / 16
-    assert counters.congestion_marked == 2 * dropped
-    assert counters.ecn_unused == 5 * dropped
-    assert counters.inbound_packets == sequence  # RFC 6040 drops what ESP has accepted
-
-
-def wild_syn(chance: random.Random, source: Address, destination: Address) -> bytes:
-    """A segment of TCP, mostly a SYN with an MSS option somewhere among others, sometimes with nonsense."""
-    mss = b"\x02\x04" + chance.choice([1460, 1380, 536, 65535, 0, chance.getrandbits(16)]).to_bytes(2, "big")
-    options = [b"\x01", b"\x01", b"\x03\x03\x07", b"\x04\x02", b"\x08\x0a" + chance.randbytes(8), mss, mss]
-    options += chance.choices([b"\x00", b"\x02\x03\x05", b"\x05\x00", b"\x05\x01", b"\x02", b"\xfd\x28"], k=1)
-    chance.shuffle(options)
-    tail = b"".join(options[: chance.randrange(7)])[:40]
-    tail += bytes([chance.choice([0, 1])]) * (-len(tail) % 4)
-    words = 5 + len(tail) // 4 + chance.choice([0, 0, 0, 0, 1, -1])
-    flags = chance.choice([0x02, 0x02, 0x12, 0xC2, 0x10])
-    segment = struct.pack(">HHIIBBHHH", 5000, 80, 7, 0, (words & 15) << 4, flags, 65535, 0, 0) + tail
-    segment += chance.randbytes(chance.choice([0, 0, 0, 1, 30]))
-    if chance.random() < 0.1:
-        segment = segment[: chance.randrange(len(segment))]
-    else:
-        covered = pseudo_header(source, destination, TCP, len(segment)) + segment
-        segment = segment[:16] + checksum(covered).to_bytes(2, "big") + segment[18:]
-    packet = IpPacket(source=source, destination=destination, protocol=TCP, payload=segment).encode()
-    if packet[0] >> 4 == 4 and chance.random() < 0.1:
-        packet = packet[:6] + chance.choice([b"\x20\x00", b"\x00\x01"]) + packet[8:]
-    if packet[0] >> 4 == 6 and chance.random() < 0.3:
-        fragment = bytes([TCP, 0]) + struct.pack(">HI", chance.choice([0, 1, 8]), 1)
-        packet = packet[:4] + struct.pack(">HB", len(segment) + 8, 44) + packet[7:40] + fragment + packet[40:]
-    return packet
-
-
-@pytest.mark.parametrize("mss", [None, "auto", 536, 1200, 0])
-def test_the_mss_of_syns(mss: int | Literal["auto"] | None) -> None:
-    """RFC 9293 §3.7.1: both ways, both families, options in any order; what was right stays right."""
-    both, chance = Both(policy=TunnelPolicy(mss=mss)), random.Random(f"mss {mss}")
-    spec = dual_stack()
-    both.install(spec)
-    for sequence in range(1, 801):
-        if sequence % 50 == 0:
-            both.change_path_mtu(chance.choice([1500, 1400, 1280, 700, 90, None]))
-        ends = chance.choice([(UE_ADDRESS, HOST_ADDRESS), (UE_V6, HOST_V6)])
-        both.send(wild_syn(chance, *ends))
-        down = wild_syn(chance, *reversed(ends))
-        ecn = chance.randrange(4)
-        both.receive(
-            from_peer(spec, sequence, with_traffic_class(down, 2), IPIP if ends[0] is UE_ADDRESS else IPV6),
-            UE_PATH,
-            ecn,
-        )
-    assert bool(both.fast.counters(spec.inbound_spi).mss_clamped) == (mss is not None)
-
-
-def test_a_lowered_mss_as_the_host_reads_it() -> None:
-    both = Both(policy=TunnelPolicy(mss="auto"))
-    both.change_path_mtu(1400)
-    spec = dual_stack()
-    both.install(spec)
-    for sequence, (source, destination, header) in enumerate(((HOST_ADDRESS, UE_ADDRESS, 20), (HOST_V6, UE_V6, 40)), 1):
-        for before in (b"", b"\x01", b"\x03\x03\x07"):
-            options = (before + b"\x02\x04\x05\xb4").ljust(8, b"\x00")
-            segment = struct.pack(">HHIIBBHHH", 80, 5000, 7, 0, 7 << 4, 0x12, 65535, 0, 0) + options
-            covered = pseudo_header(source, destination, TCP, len(segment)) + segment
-            segment = segment[:16] + checksum(covered).to_bytes(2, "big") + segment[18:]
-            packet = IpPacket(source=source, destination=destination, protocol=TCP, payload=segment).encode()
-            number = 10 * sequence + len(before)
-            ((found, _),) = both.receive(from_peer(spec, number, packet, IPIP if header == 20 else IPV6), UE_PATH)
-            lowered = found[header:]
-            fits = int.from_bytes(lowered[20 + len(before) + 2 :][:2], "big") + header + 20
-            assert checksum(pseudo_header(source, destination, TCP, len(lowered)) + lowered) == 0
-            assert 1300 < fits < 1400
 
 
 def test_sequence_numbers_run_out() -> None:
@@ -499,7 +333,11 @@ class Life:
         if roll < 0.4:
             self.receive(spi)
         elif roll < 0.75:
-            both.send(chance.choice([UP, UP, udp("10.45.0.3"), udp("10.99.0.1"), wild_packet(chance)]))
+            both.send(
+                chance.choice(
+                    [UP, UP, udp("10.45.0.3"), udp("10.99.0.1"), wild_packet(chance), long_packet(chance, 900)]
+                )
+            )
         elif roll < 0.78:
             both.install(self.new_spec() if chance.random() < 0.9 else both.specs.get(spi, ue_spec()))
         elif roll < 0.84:
@@ -516,6 +354,8 @@ class Life:
             both.skip_sequence(
                 spi, max(sequence, chance.choice([most - 2, most - (most >> 3) - 2, (1 << 32) - 3])) & most
             )
+        elif roll < 0.97:
+            both.change_path_mtu(chance.choice([None, 1400, 700]))
         else:
             both.events()
         both.compare()
@@ -592,6 +432,21 @@ def test_batches() -> None:
         gateway.core.open_batch(out, 512, sealed, array("i"), PACKED_GATEWAY_PATH, 0)
     with pytest.raises(ValueError, match="path"):
         gateway.core.open_batch(out, 512, sealed, offsets, b"", 0)
+
+
+def test_batches_leave_out_what_is_too_long_for_the_path() -> None:
+    """Neither sealed nor dropped: ``send_inner`` takes it further."""
+    plane = FastDataPlane(deliver=lambda *_: None, transmit=lambda *_: None, policy=TunnelPolicy(outer_mtu=1000))
+    spec = ue_spec("aes128gcm16")
+    plane.install(spec)
+    packets = [udp(data=bytes(1200)), UP, udp(data=bytes(900))]
+    inner, lengths = slots(packets, 1300)
+    assert plane.core.seal_batch(inner, 1300, lengths, bytearray(3 * 1500), 1500) == 2
+    assert lengths[0] == -TOO_BIG
+    assert plane.drops == {}
+    assert plane.send_inner(packets[0])
+    assert plane.counters(spec.inbound_spi).fragmented == 1
+    assert plane.counters(spec.inbound_spi).outbound_packets == 4
 
 
 def test_among_many_sas_each_packet_finds_its_own() -> None:

@@ -8,6 +8,7 @@ As ``protocols.dataplane.userspace.engine`` in everything that can be seen, whic
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -20,12 +21,15 @@ from protocols.dataplane.port import (
     PeerEndpointObserved,
     SequenceNumbersRunningOut,
 )
+from protocols.dataplane.userspace.engine import ICMP_BURST, ICMP_RATE, Deliver, PathMtu, Transmit
 from protocols.errors import BackendError, LocalError
+from protocols.esp.mss import clamped, is_syn, mss_for
 from protocols.esp.packet import inner_mtu
-from protocols.esp.sa import ChildSaSpec, DropReason, EspMode, UsageLimits, check_spec
+from protocols.esp.path_mtu import fragments_of, limit_of, may_be_fragmented, too_big
+from protocols.esp.sa import ChildSaSpec, DropReason, EspMode, SelectorSet, UsageLimits, check_spec
 from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
-from protocols.ikev2.suites import EspSuite
-from protocols.ip import PACKET_MAXIMUM
+from protocols.ikev2.rate import TokenBucket
+from protocols.ip import PACKET_MAXIMUM, Flow, flow_of
 from protocols.path import Address, Endpoint, Path
 from protocols.selectors import TrafficSelector
 
@@ -38,10 +42,6 @@ except ImportError as error:
     _missing: str | None = str(error)
 else:
     _missing = None
-
-Deliver = Callable[[bytes, bytes], None]
-Transmit = Callable[[bytes, Path, bool, int], None]
-PathMtu = Callable[[Path], int | None]
 
 _ENDPOINT = struct.Struct(">BH16s")
 _SELECTOR = struct.Struct(">BBHH16s16s")
@@ -60,11 +60,18 @@ def why_not() -> str | None:
 
 
 class _Standing(NamedTuple):
-    """What the path MTU of an SA depends on."""
+    """An SA with its present path, and the longest inner packet that goes in one piece."""
 
-    suite: EspSuite
+    spec: ChildSaSpec
     path: Path
     encapsulation: bool
+    inner_mtu: int = PACKET_MAXIMUM
+
+    def selects(self, flow: Flow) -> bool:
+        local, remote = SelectorSet(self.spec.local_selectors), SelectorSet(self.spec.remote_selectors)
+        return remote.matches(flow.version, flow.destination, flow.protocol, flow.destination_port) and local.matches(
+            flow.version, flow.source, flow.protocol, flow.source_port
+        )
 
 
 class FastDataPlane:
@@ -83,6 +90,7 @@ class FastDataPlane:
         transmit: Transmit,
         policy: TunnelPolicy = DEFAULT_POLICY,
         path_mtu: PathMtu | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         if _missing is not None:
             raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
@@ -91,6 +99,9 @@ class FastDataPlane:
         self._path_mtu: PathMtu | None = path_mtu if policy.outer_mtu is None else lambda path: policy.outer_mtu
         self._deliver = deliver
         self._transmit = transmit
+        self._policy = policy
+        self._now = now
+        self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST)
         self._installed: dict[bytes, _Standing] = {}
         self._reasons = {code: reason for reason in DropReason if (code := getattr(_native, reason.name, None))}
 
@@ -143,11 +154,13 @@ class FastDataPlane:
             bad_selector=found[7],
             malformed=found[8],
             dummy=found[9],
-            fragment=found[10],
-            congestion=found[11],
-            mss_clamped=found[12],
-            congestion_marked=found[13],
-            ecn_unused=found[14],
+            too_big=found[10],
+            fragment=found[11],
+            congestion=found[12],
+            fragmented=found[13],
+            mss_clamped=found[14],
+            congestion_marked=found[15],
+            ecn_unused=found[16],
         )
 
     def ask_path_mtus(self) -> None:
@@ -198,6 +211,30 @@ class FastDataPlane:
     def send_inner(self, packet: bytes) -> bool:
         """Tunnel an IP packet from inside; whether an SA took it, otherwise it is dropped and counted."""
         result = self._core.seal(packet)
+        return self._send_long(packet, result) if isinstance(result, bytes) else self._sent(result)
+
+    def _send_long(self, packet: bytes, inbound_spi: bytes) -> bool:
+        """A packet that the path does not carry in one piece (RFC 4301 §8.2.1)."""
+        spi, standing, flow = _spi(inbound_spi), self._installed[inbound_spi], flow_of(packet)
+        mtu = limit_of(flow.version, standing.inner_mtu)
+        packet = whole = packet[: flow.length]
+        if self._policy.mss is not None and is_syn(packet):
+            mss = self._policy.mss
+            packet = clamped(packet, mss if isinstance(mss, int) else mss_for(mtu, flow.version))
+        lowered = packet is not whole
+        if not may_be_fragmented(packet):
+            self._core.count_long(spi, lowered, False, True)
+            answer = too_big(packet, mtu)
+            if answer is not None and self._icmp.take(self._now()):
+                self._deliver(answer, inbound_spi)
+            return False
+        fragments = fragments_of(packet, mtu)
+        selected = standing.selects(flow_of(fragments[-1]))
+        self._core.count_long(spi, lowered, selected, False)
+        # RFC 4301 §7.3: fragments without ports MUST NOT go; the outer packet is fragmented instead.
+        return all(self._sent(self._core.seal_by(spi, piece)) for piece in (fragments if selected else [packet]))
+
+    def _sent(self, result: tuple[bytes, bytes, bool, int] | int) -> bool:
         if isinstance(result, int):
             return False
         octets, path, encapsulation, traffic_class = result
@@ -235,17 +272,19 @@ class FastDataPlane:
             raise LocalError(f"this libcrypto has no {suite.name}")
         if outcome != _native.DONE:
             raise BackendError(f"SA {spec.inbound_spi.hex()} cannot be installed: no memory")
-        self._installed[spec.inbound_spi] = _Standing(suite, spec.path, spec.encapsulation)
+        self._installed[spec.inbound_spi] = _Standing(spec, spec.path, spec.encapsulation)
         self._ask_path_mtu(spec.inbound_spi)
 
     def _ask_path_mtu(self, inbound_spi: bytes) -> None:
         if self._path_mtu is None:
             return
-        suite, path, encapsulation = self._installed[inbound_spi]
+        standing = self._installed[inbound_spi]
+        path, encapsulation = standing.path, standing.encapsulation
         outer_mtu, octets = self._path_mtu(path), PACKET_MAXIMUM
         if outer_mtu is not None:
-            outer_version = path.remote.address.version
-            octets = max(inner_mtu(suite, outer_mtu, outer_version=outer_version, encapsulation=encapsulation), 0)
+            suite, version = standing.spec.suite, path.remote.address.version
+            octets = max(inner_mtu(suite, outer_mtu, outer_version=version, encapsulation=encapsulation), 0)
+        self._installed[inbound_spi] = standing._replace(inner_mtu=octets)
         self._core.set_inner_mtu(_spi(inbound_spi), octets)
 
     def _require(self, inbound_spi: bytes) -> None:

@@ -12,6 +12,7 @@
 #include "index.h"
 
 enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
+enum { SHORT_LENGTH = 500 }; /* no path carries less of a packet */
 
 struct fast_core {
     pthread_rwlock_t lock; /* workers read, control calls write */
@@ -305,7 +306,7 @@ enum fast_outcome fast_set_inner_mtu(fast_core *core, uint32_t inbound_spi, uint
     pthread_rwlock_wrlock(&core->lock);
     struct sa *sa = find(core, inbound_spi);
     if (sa)
-        sa->inner_mtu = octets < FAST_INNER_MTU_MAXIMUM ? octets : FAST_INNER_MTU_MAXIMUM;
+        sa->inner_mtu = octets;
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
 }
@@ -363,6 +364,8 @@ enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast
             .dummy = counter_read(&sa->dropped[FAST_DUMMY]),
             .fragment = counter_read(&sa->dropped[FAST_FRAGMENT]),
             .congestion = counter_read(&sa->dropped[FAST_CONGESTION]),
+            .too_big = counter_read(&sa->dropped[FAST_TOO_BIG]),
+            .fragmented = counter_read(&sa->fragmented),
             .mss_clamped = counter_read(&sa->mss_clamped),
             .congestion_marked = counter_read(&sa->congestion_marked),
             .ecn_unused = counter_read(&sa->ecn_unused),
@@ -550,6 +553,20 @@ static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, con
     return (int)needed;
 }
 
+static int seal_by(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
+                   size_t room, fast_where *where) {
+    where->traffic_class = outer_traffic_class(inner, worker->core->policy.dscp);
+    spin_lock(&sa->outbound_lock);
+    int result = seal(worker, sa, flow, inner, out, room);
+    spin_unlock(&sa->outbound_lock);
+    if (result < 0)
+        return drop_of(worker->core, sa, -result);
+    where->inbound_spi = sa->inbound_spi;
+    where->path = sa->path;
+    where->encapsulation = sa->encapsulation;
+    return result;
+}
+
 int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where) {
     fast_core *core = worker->core;
     struct flow flow;
@@ -558,7 +575,10 @@ int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t 
     struct sa *sa = index_find(&core->outbound, &flow);
     if (!sa)
         return drop_unselected(core, &flow);
-    where->traffic_class = outer_traffic_class(inner, core->policy.dscp);
+    if (flow.length > SHORT_LENGTH && flow.length > limit_of(flow.version, sa->inner_mtu)) {
+        where->inbound_spi = sa->inbound_spi;
+        return -FAST_TOO_BIG;
+    }
     if (core->policy.mss != FAST_ANY_MSS && is_syn(inner, &flow)) {
         if (flow.length > room)
             return drop(core, FAST_NO_ROOM);
@@ -566,14 +586,28 @@ int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t 
         clamp(core, sa, out, &flow);
         inner = out;
     }
-    spin_lock(&sa->outbound_lock);
-    int result = seal(worker, sa, &flow, inner, out, room);
-    spin_unlock(&sa->outbound_lock);
-    if (result < 0)
-        return drop_of(core, sa, -result);
-    where->path = sa->path;
-    where->encapsulation = sa->encapsulation;
-    return result;
+    return seal_by(worker, sa, &flow, inner, out, room, where);
+}
+
+int fast_seal_by(fast_worker *worker, uint32_t inbound_spi, const uint8_t *inner, size_t length, uint8_t *out,
+                 size_t room, fast_where *where) {
+    struct flow flow;
+    if (!flow_read(&flow, inner, length))
+        return drop(worker->core, FAST_NOT_IP);
+    struct sa *sa = find(worker->core, inbound_spi);
+    return sa ? seal_by(worker, sa, &flow, inner, out, room, where) : drop(worker->core, FAST_NO_SA);
+}
+
+void fast_count_long(fast_worker *worker, uint32_t inbound_spi, bool mss_clamped, bool fragmented, bool dropped) {
+    struct sa *sa = find(worker->core, inbound_spi);
+    if (!sa)
+        return;
+    if (mss_clamped)
+        shared_add(&sa->mss_clamped);
+    if (fragmented)
+        shared_add(&sa->fragmented);
+    if (dropped)
+        drop_of(worker->core, sa, FAST_TOO_BIG);
 }
 
 static bool same_address(const fast_endpoint *one, const fast_endpoint *other) {

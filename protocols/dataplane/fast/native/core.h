@@ -32,6 +32,7 @@ typedef struct {
 /* How a sealed packet leaves: in UDP (RFC 3948) between the path's ports, or as IP protocol 50.
  * traffic_class: DSCP and ECN of the outer header. */
 typedef struct {
+    uint32_t inbound_spi; /* of the SA */
     fast_path path;
     uint8_t encapsulation;
     uint8_t traffic_class;
@@ -47,6 +48,7 @@ enum fast_reason {
     FAST_DUMMY,
     FAST_FRAGMENT,
     FAST_CONGESTION,
+    FAST_TOO_BIG,
     FAST_OF_AN_SA,
     FAST_UNKNOWN_SPI = FAST_OF_AN_SA,
     FAST_NO_SA,
@@ -108,8 +110,8 @@ typedef struct {
 /* protocols.dataplane.port.ChildSaCounters */
 typedef struct {
     uint64_t inbound_packets, strayed_packets, inbound_octets, outbound_packets, outbound_octets;
-    uint64_t replayed, bad_icv, bad_selector, malformed, dummy, fragment, congestion;
-    uint64_t mss_clamped, congestion_marked, ecn_unused;
+    uint64_t replayed, bad_icv, bad_selector, malformed, dummy, too_big, fragment, congestion;
+    uint64_t fragmented, mss_clamped, congestion_marked, ecn_unused;
 } fast_counters;
 
 enum fast_event_kind { FAST_PEER_ENDPOINT_OBSERVED = 0, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, FAST_LIFETIME_REACHED, FAST_EVENT_KINDS };
@@ -137,8 +139,15 @@ void fast_end(fast_worker *);
 #define FAST_OVERHEAD 96
 
 /* Seal one inner packet: octets of the ESP packet written to out, or -reason. room >= length + FAST_OVERHEAD.
- * inner may overlap out. */
+ * inner may overlap out. -FAST_TOO_BIG: the path does not carry it in one piece; it is not dropped, but handed back to be
+ * fragmented or answered (RFC 4301 §8.2.1), and where has the SA alone. */
 int fast_seal(fast_worker *, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where);
+
+/* The same by a certain SA, as it is, whatever the path carries: of what was handed back. fast_count_long says, once for
+ * each, what became of it. */
+int fast_seal_by(fast_worker *, uint32_t inbound_spi, const uint8_t *inner, size_t length, uint8_t *out, size_t room,
+                 fast_where *where);
+void fast_count_long(fast_worker *, uint32_t inbound_spi, bool mss_clamped, bool fragmented, bool dropped);
 
 /* Verify and decrypt in place: octets of the inner packet, *inner points into esp; or -reason.
  * path: local and remote it came by. traffic_class: of the outer header. */

@@ -230,13 +230,15 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
         return NULL;
     if (fast_read_counters(self_of(object)->core, spi, &found) != FAST_DONE)
         Py_RETURN_NONE;
-    return Py_BuildValue("KKKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
+    return Py_BuildValue("KKKKKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
                          (unsigned long long)found.strayed_packets, (unsigned long long)found.inbound_octets,
                          (unsigned long long)found.outbound_packets, (unsigned long long)found.outbound_octets,
                          (unsigned long long)found.replayed, (unsigned long long)found.bad_icv,
                          (unsigned long long)found.bad_selector, (unsigned long long)found.malformed,
-                         (unsigned long long)found.dummy, (unsigned long long)found.fragment,
-                         (unsigned long long)found.congestion, (unsigned long long)found.mss_clamped,
+                         (unsigned long long)found.dummy, (unsigned long long)found.too_big,
+                         (unsigned long long)found.fragment,
+                         (unsigned long long)found.congestion, (unsigned long long)found.fragmented,
+                         (unsigned long long)found.mss_clamped,
                          (unsigned long long)found.congestion_marked, (unsigned long long)found.ecn_unused);
 }
 
@@ -296,13 +298,9 @@ static PyObject *core_eventfd(PyObject *object, PyObject *unused) {
 
 /* Packets */
 
-static PyObject *core_seal(PyObject *object, PyObject *arguments) {
-    CoreObject *self = self_of(object);
-    const char *inner;
-    Py_ssize_t length;
+/* Seal a packet by the SA that selects it, or by a certain one. */
+static PyObject *seal_one(CoreObject *self, const unsigned *spi, const char *inner, Py_ssize_t length) {
     fast_where where;
-    if (!PyArg_ParseTuple(arguments, "y#", &inner, &length))
-        return NULL;
     fast_worker *worker = take_worker(self);
     if (!worker)
         return NULL;
@@ -312,13 +310,20 @@ static PyObject *core_seal(PyObject *object, PyObject *arguments) {
         return NULL;
     }
     fast_begin(worker);
-    int result = fast_seal(worker, (const uint8_t *)inner, (size_t)length, (uint8_t *)PyBytes_AS_STRING(sealed),
-                           (size_t)length + FAST_OVERHEAD, &where);
+    const uint8_t *octets = (const uint8_t *)inner;
+    uint8_t *out = (uint8_t *)PyBytes_AS_STRING(sealed);
+    size_t room = (size_t)length + FAST_OVERHEAD;
+    int result = spi ? fast_seal_by(worker, *spi, octets, (size_t)length, out, room, &where)
+                     : fast_seal(worker, octets, (size_t)length, out, room, &where);
     fast_end(worker);
     give_back(self, worker);
     if (result < 0) {
         Py_DECREF(sealed);
-        return PyLong_FromLong(result);
+        if (result != -FAST_TOO_BIG)
+            return PyLong_FromLong(result);
+        uint8_t of[4];
+        put32(of, where.inbound_spi);
+        return PyBytes_FromStringAndSize((char *)of, sizeof of);
     }
     uint8_t packed[PACKED_PATH_LENGTH];
     pack_path(packed, &where.path);
@@ -326,6 +331,39 @@ static PyObject *core_seal(PyObject *object, PyObject *arguments) {
         return NULL;
     return Py_BuildValue("Ny#OB", sealed, packed, (Py_ssize_t)sizeof packed, where.encapsulation ? Py_True : Py_False,
                          where.traffic_class);
+}
+
+static PyObject *core_seal(PyObject *object, PyObject *arguments) {
+    const char *inner;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "y#", &inner, &length))
+        return NULL;
+    return seal_one(self_of(object), NULL, inner, length);
+}
+
+static PyObject *core_seal_by(PyObject *object, PyObject *arguments) {
+    unsigned spi;
+    const char *inner;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "Iy#", &spi, &inner, &length))
+        return NULL;
+    return seal_one(self_of(object), &spi, inner, length);
+}
+
+static PyObject *core_count_long(PyObject *object, PyObject *arguments) {
+    CoreObject *self = self_of(object);
+    unsigned spi;
+    int mss_clamped, fragmented, dropped;
+    if (!PyArg_ParseTuple(arguments, "Ippp", &spi, &mss_clamped, &fragmented, &dropped))
+        return NULL;
+    fast_worker *worker = take_worker(self);
+    if (!worker)
+        return NULL;
+    fast_begin(worker);
+    fast_count_long(worker, spi, mss_clamped, fragmented, dropped);
+    fast_end(worker);
+    give_back(self, worker);
+    Py_RETURN_NONE;
 }
 
 static PyObject *core_open(PyObject *object, PyObject *arguments) {
@@ -468,10 +506,13 @@ static PyMethodDef CORE_METHODS[] = {
     {"installed", core_installed, METH_NOARGS, "How many SAs are installed."},
     {"poll_event", core_poll_event, METH_NOARGS, "The next event: kind, SPI, whether the last, packed path; or None."},
     {"eventfd", core_eventfd, METH_NOARGS, "A descriptor that is readable while an event waits; not to be closed."},
-    {"seal", core_seal, METH_VARARGS, "Seal a packet: octets, packed path, encapsulation, traffic class; or a reason, negative."},
+    {"seal", core_seal, METH_VARARGS, "Seal a packet: octets, packed path, encapsulation, traffic class; the SPI if it is too big; or a reason, negative."},
+    {"seal_by", core_seal_by, METH_VARARGS, "The same by a certain SA, however long it is."},
+    {"count_long", core_count_long, METH_VARARGS, "What became of a packet too big: MSS lowered, in pieces, dropped."},
     {"open", core_open, METH_VARARGS, "Open an ESP packet: the inner one; or a reason, negative."},
     {"seal_batch", core_seal_batch, METH_VARARGS,
-     "Seal the packets in slots into out's slots, without the GIL: how many. lengths become octets or reasons."},
+     "Seal the packets in slots into out's slots, without the GIL: how many. lengths become octets or reasons; what is "
+     "TOO_BIG is for send_inner."},
     {"open_batch", core_open_batch, METH_VARARGS,
      "Open the ESP packets in slots in place, without the GIL: how many. lengths become octets or reasons."},
     {NULL, NULL, 0, NULL},
@@ -512,6 +553,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"DUMMY", FAST_DUMMY},
         {"FRAGMENT", FAST_FRAGMENT},
         {"CONGESTION", FAST_CONGESTION},
+        {"TOO_BIG", FAST_TOO_BIG},
         {"UNKNOWN_SPI", FAST_UNKNOWN_SPI},
         {"NO_SA", FAST_NO_SA},
         {"NOT_IP", FAST_NOT_IP},

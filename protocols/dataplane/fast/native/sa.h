@@ -83,7 +83,7 @@ struct sa {
     fast_path observed; /* where the peer was last seen, while elsewhere */
     bool elsewhere;
     shared_counter dropped[FAST_OF_AN_SA]; /* by reason */
-    shared_counter mss_clamped, congestion_marked, ecn_unused;
+    shared_counter fragmented, mss_clamped, congestion_marked, ecn_unused;
 
     _Alignas(64) struct spinlock outbound_lock;
     uint64_t sequence;
