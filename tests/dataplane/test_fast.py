@@ -302,7 +302,8 @@ class Life:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.both = Both(seed, policy=TunnelPolicy(dscp=seed if seed % 2 else None, mss=(None, 700, "auto")[seed % 3]))
+        policy = TunnelPolicy(dscp=seed % 64 if seed % 2 else None, mss=(None, 700, "auto")[seed % 3])
+        self.both = Both(seed, policy=policy)
         self.sequences: dict[bytes, int] = {}
         self.sent: list[bytes] = []
         self.made = 0
