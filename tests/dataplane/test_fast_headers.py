@@ -86,6 +86,24 @@ def test_ecn_of_every_kind_on_the_way() -> None:
     assert counters.inbound_packets == sequence  # RFC 6040 drops what ESP has accepted
 
 
+@pytest.mark.parametrize("reason", [DropReason.CONGESTION, DropReason.FRAGMENT])
+def test_what_is_verified_and_dropped_lets_a_successor_send(reason: DropReason) -> None:
+    """RFC 7296 §2.8: the peer has the new SA, whatever becomes of its packet."""
+    both = Both()
+    ports = replace(TrafficSelector.network("0.0.0.0/0"), protocol=UDP, start_port=7, end_port=7)
+    old = replace(ue_spec("aes128gcm16"), remote_selectors=(ports,))
+    new = numbered(old, 1)
+    both.install(old)
+    both.replace(old.inbound_spi, new, send_at_once=False)
+    assert both.send(UP)[0][0][:4] == old.outbound_spi
+    packet = udp(HOST_ADDRESS, UE_ADDRESS, ports=(7, 5000))
+    if reason is DropReason.FRAGMENT:
+        packet = packet[:6] + b"\x00\x10" + packet[8:]
+    assert not both.receive(from_peer(new, 1, packet, IPIP), UE_PATH, 3)
+    assert both.fast.drops == {reason: 1}
+    assert both.send(UP)[0][0][:4] == new.outbound_spi
+
+
 @pytest.mark.parametrize("mss", [None, "auto", 536, 1200, 0])
 def test_the_mss_of_syns(mss: int | Literal["auto"] | None) -> None:
     """RFC 9293 §3.7.1: both ways, both families, options in any order; what was right stays right."""

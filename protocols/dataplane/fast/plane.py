@@ -2,7 +2,7 @@
 
 As ``protocols.dataplane.userspace.engine`` in everything that can be seen, which the tests hold it to. The core is
 ``native/``; whoever moves many packets works on it from threads of its own, one packet at a time goes through
-``receive_esp`` and ``send_inner``. Replay windows of more than 4096 packets are left out.
+``receive_esp`` and ``send_inner``. BEET mode and replay windows of more than 4096 packets are left out.
 """
 
 from __future__ import annotations
