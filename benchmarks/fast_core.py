@@ -101,7 +101,7 @@ class Ends:
         begin = time.thread_time()
         sealed = self.gateway.core.seal_batch(slots, STRIDE, lengths, out, STRIDE)
         middle = time.thread_time()
-        opened = self.ues.core.open_batch(out, STRIDE, lengths, offsets, PACKED_PATH)
+        opened = self.ues.core.open_batch(out, STRIDE, lengths, offsets, PACKED_PATH, 0)
         end = time.thread_time()
         if sealed != len(numbers) or opened != len(numbers):
             raise SystemExit(f"{sealed} sealed and {opened} opened of {len(numbers)}")

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.port import DataPlaneEvent
-from protocols.dataplane.userspace.engine import UserspaceDataPlane
+from protocols.dataplane.userspace.engine import PATH_MTU_INTERVAL, UserspaceDataPlane
 from protocols.entropy import SeededEntropy
 from protocols.errors import LocalError
 from protocols.esp.packet import SEQUENCE_MASK, opener_of, sealer_of
 from protocols.esp.sa import ChildSaSpec
+from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.ikev2.encryption import ENCRYPTION, aead_of
 from protocols.ikev2.integrity import INTEGRITY
 from protocols.ikev2.registry import EncryptionId
@@ -19,21 +20,31 @@ from protocols.path import Path
 
 _CHAINED = frozenset({EncryptionId.ENCR_AES_CBC, EncryptionId.ENCR_3DES})  # random IVs
 
+Transmitted = tuple[bytes, Path, bool, int]  # as ``Transmit`` has it
+
 
 class Both:
     """Every call goes to both; whatever can be seen afterwards is the same, or the call fails its test."""
 
-    def __init__(self, seed: str | int = "both") -> None:
+    def __init__(self, seed: str | int = "both", *, policy: TunnelPolicy = DEFAULT_POLICY) -> None:
+        self.path_mtu: int | None = None  # of every path
+        self.now = 1000.0
         self.delivered: tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]] = ([], [])
-        self.transmitted: tuple[list[tuple[bytes, Path, bool]], list[tuple[bytes, Path, bool]]] = ([], [])
+        self.transmitted: tuple[list[Transmitted], list[Transmitted]] = ([], [])
         self.oracle = UserspaceDataPlane(
             entropy=SeededEntropy(seed),
             deliver=lambda *delivered: self.delivered[0].append(delivered),
-            transmit=lambda octets, path, encapsulation, _: self.transmitted[0].append((octets, path, encapsulation)),
+            transmit=lambda *sent: self.transmitted[0].append(sent),
+            policy=policy,
+            path_mtu=lambda path: self.path_mtu,
+            now=lambda: self.now,
         )
         self.fast = FastDataPlane(
             deliver=lambda *delivered: self.delivered[1].append(delivered),
             transmit=lambda *sent: self.transmitted[1].append(sent),
+            policy=policy,
+            path_mtu=lambda path: self.path_mtu,
+            now=lambda: self.now,
         )
         self.specs: dict[bytes, ChildSaSpec] = {}
         self._by_outbound: dict[bytes, ChildSaSpec] = {}
@@ -54,35 +65,42 @@ class Both:
         self._ask(lambda plane: plane.remove(spi))
         self.specs.pop(spi, None)
 
+    def change_path_mtu(self, path_mtu: int | None) -> None:
+        """Of every path, and both hear of it."""
+        self.path_mtu = path_mtu
+        self.now += PATH_MTU_INTERVAL
+        self.fast.ask_path_mtus()
+
     def skip_sequence(self, spi: bytes, sent: int) -> None:
         """Go on from a later sequence number."""
         self.oracle.child_sa(spi).sequence = sent
         assert self.fast.core.skip_sequence(int.from_bytes(spi, "big"), sent) == 0
 
-    def receive(self, octets: bytes, path: Path) -> list[tuple[bytes, bytes]]:
+    def receive(self, octets: bytes, path: Path, traffic_class: int = 0) -> list[tuple[bytes, bytes]]:
         """What both delivered of an ESP packet."""
         for delivered in self.delivered:
             delivered.clear()
-        self.oracle.receive_esp(octets, path)
-        self.fast.receive_esp(octets, path)
+        self.oracle.receive_esp(octets, path, traffic_class)
+        self.fast.receive_esp(octets, path, traffic_class)
         assert self.delivered[0] == self.delivered[1]
         self.compare(octets[:4])
         return list(self.delivered[0])
 
-    def send(self, packet: bytes) -> list[tuple[bytes, Path, bool]]:
+    def send(self, packet: bytes) -> list[Transmitted]:
         """What the fast one transmitted of an inner packet, having found it right."""
-        for transmitted in self.transmitted:
-            transmitted.clear()
+        for each in (*self.transmitted, *self.delivered):
+            each.clear()
         assert self.oracle.send_inner(packet) == self.fast.send_inner(packet)
+        assert self.delivered[0] == self.delivered[1]  # ICMP errors
         expected, found = self.transmitted
         assert [sent[1:] for sent in found] == [sent[1:] for sent in expected]
-        for (wanted, *_), (octets, *_) in zip(expected, found, strict=True):
+        for later, ((wanted, *_), (octets, *_)) in enumerate(zip(expected[::-1], found[::-1], strict=True)):
             spec = self._by_outbound[wanted[:4]]
             if spec.suite.encryption not in _CHAINED and spec.suite.encryption != EncryptionId.ENCR_AES_CTR:
                 assert octets == wanted
             assert len(octets) == len(wanted)
             assert octets[:8] == wanted[:8]
-            sequence = self.oracle.child_sa(spec.inbound_spi).sequence
+            sequence = self.oracle.child_sa(spec.inbound_spi).sequence - later
             assert _opened(spec, octets, sequence) == _opened(spec, wanted, sequence)
             self.compare(spec.inbound_spi)
         self.compare()

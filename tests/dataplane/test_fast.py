@@ -16,10 +16,25 @@ from protocols.dataplane.fast.plane import FastDataPlane, available, why_not
 from protocols.dataplane.port import DataPlane, LifetimeReached, PeerEndpointObserved, SequenceNumbersRunningOut
 from protocols.errors import LocalError
 from protocols.esp.sa import MAXIMUM_EXTENDED_SEQUENCE, MAXIMUM_SEQUENCE, ChildSaSpec, DropReason, UsageLimits
-from protocols.ip import ICMP, IPIP, IPV6, NO_NEXT_HEADER, TCP, UDP, IpPacket, UdpDatagram
+from protocols.esp.tunnel import TunnelPolicy
+from protocols.ip import (
+    IPIP,
+    IPV6,
+    NO_NEXT_HEADER,
+    UDP,
+)
 from protocols.path import Endpoint, Path
 from protocols.selectors import TrafficSelector
 from tests.dataplane import test_contract
+from tests.dataplane.packets import (
+    DOWN,
+    HOST_V6,
+    UE_V6,
+    UP,
+    long_packet,
+    udp,
+    wild_packet,
+)
 from tests.dataplane.pairs import (
     GATEWAY_OUTER,
     GATEWAY_PATH,
@@ -35,10 +50,10 @@ from tests.dataplane.pairs import (
 
 pytestmark = pytest.mark.skipif(not available(), reason=f"the fast data plane was not built (make fast): {why_not()}")
 if available():
+    from protocols.dataplane.fast._native import TOO_BIG
     from tests.dataplane.both import Both, from_peer, numbered, raw_from_peer
 
 EVERY_SUITE = (*SUITES, "aes128-md5", "aes256-aescmac", "aes192ctr-sha1", "aes128gcm12", "null-aesxcbc-esn")
-UE_V6, HOST_V6 = ip_address("2001:db8:1::77"), ip_address("2001:db8:ff::1")
 
 
 def fast(**outputs: list[object]) -> FastDataPlane:
@@ -59,20 +74,6 @@ class TestFastDataPlaneContract(test_contract.TestDataPlaneContract):
         with pytest.raises(LocalError, match="4096 is the most"):
             plane.install(ue_spec(replay_window=4097))
         plane.install(ue_spec(replay_window=4096))
-
-
-def udp(
-    source: object = UE_ADDRESS,
-    destination: object = HOST_ADDRESS,
-    data: bytes = b"hi",
-    ports: tuple[int, int] = (5000, 7),
-) -> bytes:
-    from_, to = ip_address(str(source)), ip_address(str(destination))
-    payload = UdpDatagram(source_port=ports[0], destination_port=ports[1], payload=data).encode(from_, to)
-    return IpPacket(source=from_, destination=to, protocol=UDP, payload=payload).encode()
-
-
-UP, DOWN = udp(), udp(HOST_ADDRESS, UE_ADDRESS)
 
 
 @pytest.mark.parametrize("suite", EVERY_SUITE)
@@ -178,55 +179,6 @@ def test_trailers_of_every_kind(suite: str) -> None:
     assert counters.inbound_packets
 
 
-def wild_packet(chance: random.Random) -> bytes:
-    """An IP packet: any protocol, fragments, options, extension headers, spoilt lengths."""
-    ports = chance.choice([(5000, 7), (7, 5000), (80, 443), (0, 0xFFFF), (0x8000, 1)])
-    protocol = chance.choice([UDP, UDP, TCP, ICMP, 58, 58, 132, 136, 47, 0, 43, 44, 51, 60, 59])
-    payload = struct.pack(">HH", *ports) + chance.randbytes(chance.choice([0, 4, 20, 60]))
-    if chance.random() < 0.1:
-        payload = payload[: chance.randrange(5)]
-    if chance.random() < 0.5:
-        hosts = [int(UE_ADDRESS), int(HOST_ADDRESS), int(ip_address("10.45.0.3")), chance.getrandbits(32)]
-        words = chance.choice([5, 5, 5, 6, 15, 4])
-        length = words * 4 + len(payload)
-        fragment = chance.choice([0, 0, 0, 0x2000, 0x4000, 1, 0x1FFF])
-        header = struct.pack(
-            ">BBHHHBBHII",
-            0x40 | words,
-            0,
-            length,
-            1,
-            fragment,
-            64,
-            protocol,
-            0,
-            chance.choice(hosts),
-            chance.choice(hosts),
-        )
-        packet = header + bytes(max(words - 5, 0) * 4) + payload
-    else:
-        addresses = [UE_V6.packed, HOST_V6.packed, UE_V6.packed[:15] + b"\x01", chance.randbytes(16)]
-        chain = b""
-        first, following = protocol, [chance.choice([0, 43, 44, 51, 60]) for _ in range(chance.choice([0, 0, 1, 2, 3]))]
-        for kind in reversed(following):
-            more = 0 if kind == 44 else chance.choice([0, 1, 2, 4])
-            size = 8 if kind == 44 else (more + 2) * 4 if kind == 51 else (more + 1) * 8
-            offset = chance.choice([0, 0, 1, 6, 8, 0xFFF8]) if kind == 44 else 0
-            chain = bytes((first, more)) + struct.pack(">H", offset) + bytes(size - 4) + chain
-            first = kind
-        header = struct.pack(">IHBB", 6 << 28, len(chain) + len(payload), first, 64)
-        packet = header + chance.choice(addresses) + chance.choice(addresses) + chain + payload
-    if chance.random() < 0.15:
-        packet = packet[: chance.randrange(len(packet) + 1)]
-    if chance.random() < 0.15:
-        packet += chance.randbytes(9)
-    if chance.random() < 0.15 and packet:
-        spoilt = bytearray(packet)
-        spoilt[chance.randrange(min(len(spoilt), 48))] ^= 1 << chance.randrange(8)
-        packet = bytes(spoilt)
-    return packet
-
-
 def test_selectors_of_every_shape() -> None:
     """Ranges, prefixes, protocols, ports and ICMP types of both families, both ways, with wild packets."""
     both, chance = Both(), random.Random("selectors")
@@ -254,12 +206,14 @@ def test_selectors_of_every_shape() -> None:
         packet = wild_packet(chance)
         reached.update(octets[:4] for octets, *_ in both.send(packet))
         spec = chance.choice(specs)
-        both.receive(from_peer(spec, turn, packet, chance.choice([IPIP, IPV6])), UE_PATH)
+        both.receive(from_peer(spec, turn, packet, chance.choice([IPIP, IPV6])), UE_PATH, chance.randrange(4))
         if turn % 400 == 0:
             gone = specs.pop()
             both.remove(gone.inbound_spi)
     assert reached == {numbered(ue_spec(), number).outbound_spi for number in range(len(shapes))}
-    assert {DropReason.NOT_IP, DropReason.BAD_SELECTOR, DropReason.MALFORMED} <= set(both.fast.drops)
+    expected = {DropReason.NOT_IP, DropReason.BAD_SELECTOR, DropReason.MALFORMED, DropReason.FRAGMENT}
+    expected.add(DropReason.CONGESTION)
+    assert expected <= set(both.fast.drops)
 
 
 def test_sequence_numbers_run_out() -> None:
@@ -343,11 +297,13 @@ class Life:
         Path(UE_OUTER, Endpoint(GATEWAY_OUTER.address, 40000)),
         Path(Endpoint.of("198.51.100.8", 4500), GATEWAY_OUTER),
         Path(Endpoint.of("2001:db8::7", 4500), Endpoint.of("2001:db8::1", 4500)),
+        Path(replace(UE_OUTER, port=0), replace(GATEWAY_OUTER, port=0)),  # straight on IP
     )
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.both = Both(seed)
+        policy = TunnelPolicy(dscp=seed % 64 if seed % 2 else None, mss=(None, 700, "auto")[seed % 3])
+        self.both = Both(seed, policy=policy)
         self.sequences: dict[bytes, int] = {}
         self.sent: list[bytes] = []
         self.made = 0
@@ -378,7 +334,11 @@ class Life:
         if roll < 0.4:
             self.receive(spi)
         elif roll < 0.75:
-            both.send(chance.choice([UP, UP, udp("10.45.0.3"), udp("10.99.0.1"), wild_packet(chance)]))
+            both.send(
+                chance.choice(
+                    [UP, UP, udp("10.45.0.3"), udp("10.99.0.1"), wild_packet(chance), long_packet(chance, 900)]
+                )
+            )
         elif roll < 0.78:
             both.install(self.new_spec() if chance.random() < 0.9 else both.specs.get(spi, ue_spec()))
         elif roll < 0.84:
@@ -395,6 +355,8 @@ class Life:
             both.skip_sequence(
                 spi, max(sequence, chance.choice([most - 2, most - (most >> 3) - 2, (1 << 32) - 3])) & most
             )
+        elif roll < 0.97:
+            both.change_path_mtu(chance.choice([None, 1400, 700]))
         else:
             both.events()
         both.compare()
@@ -418,7 +380,8 @@ class Life:
         if chance.random() < 0.05:
             octets = octets[: chance.randrange(len(octets) + 1)]
         usual = both.oracle.child_sa(spi).path if spi in both.specs else UE_PATH
-        both.receive(octets, usual if chance.random() < 0.6 else chance.choice(self.PATHS))
+        path = usual if chance.random() < 0.6 else chance.choice(self.PATHS)
+        both.receive(octets, path, chance.getrandbits(8) if chance.random() < 0.3 else 0)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -458,7 +421,7 @@ def test_batches() -> None:
     assert lengths[101] < 0
     assert ue.drops == {DropReason.NOT_IP: 1, DropReason.NO_SA: 1}
     sealed = lengths[:100]
-    assert gateway.core.open_batch(out, 512, sealed, offsets, PACKED_GATEWAY_PATH) == 100
+    assert gateway.core.open_batch(out, 512, sealed, offsets, PACKED_GATEWAY_PATH, 0) == 100
     for number in range(100):
         start = number * 512 + offsets[number]
         assert out[start : start + sealed[number]] == packets[number]
@@ -467,9 +430,24 @@ def test_batches() -> None:
     with pytest.raises(ValueError, match="slots"):
         ue.core.seal_batch(inner, 256, array("i", [200]), out, 256)
     with pytest.raises(ValueError, match="offsets"):
-        gateway.core.open_batch(out, 512, sealed, array("i"), PACKED_GATEWAY_PATH)
+        gateway.core.open_batch(out, 512, sealed, array("i"), PACKED_GATEWAY_PATH, 0)
     with pytest.raises(ValueError, match="path"):
-        gateway.core.open_batch(out, 512, sealed, offsets, b"")
+        gateway.core.open_batch(out, 512, sealed, offsets, b"", 0)
+
+
+def test_batches_leave_out_what_is_too_long_for_the_path() -> None:
+    """Neither sealed nor dropped: ``send_inner`` takes it further."""
+    plane = FastDataPlane(deliver=lambda *_: None, transmit=lambda *_: None, policy=TunnelPolicy(outer_mtu=1000))
+    spec = ue_spec("aes128gcm16")
+    plane.install(spec)
+    packets = [udp(data=bytes(1200)), UP, udp(data=bytes(900))]
+    inner, lengths = slots(packets, 1300)
+    assert plane.core.seal_batch(inner, 1300, lengths, bytearray(3 * 1500), 1500) == 2
+    assert lengths[0] == -TOO_BIG
+    assert plane.drops == {}
+    assert plane.send_inner(packets[0])
+    assert plane.counters(spec.inbound_spi).fragmented == 1
+    assert plane.counters(spec.inbound_spi).outbound_packets == 4
 
 
 def test_among_many_sas_each_packet_finds_its_own() -> None:
@@ -496,7 +474,7 @@ def test_among_many_sas_each_packet_finds_its_own() -> None:
         expected = sum(spec.inbound_spi in installed for spec in chosen)
         assert ue.core.seal_batch(inner, 64, lengths, out, 256) == expected
         sealed, offsets = array("i", [max(length, 0) for length in lengths]), array("i", bytes(4 * len(packets)))
-        assert gateway.core.open_batch(out, 256, sealed, offsets, PACKED_GATEWAY_PATH) == expected
+        assert gateway.core.open_batch(out, 256, sealed, offsets, PACKED_GATEWAY_PATH, 0) == expected
         for at, packet in enumerate(packets):
             if lengths[at] > 0:
                 start = at * 256 + offsets[at]

@@ -99,10 +99,16 @@ def test_previous_addresses_are_asked_for_again() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"request": {"previous_addresses": ["2001:db8::1"]}}, "at most one previous address"),
-        ({"request": {"previous_addresses": ["10.0.0.1", "10.0.0.2"]}}, "at most one previous address"),
+        ({"request": {"previous_addresses": ["2001:db8::1"]}}, "expected at most one address of each IP version"),
+        (
+            {"request": {"previous_addresses": ["10.0.0.1", "10.0.0.2"]}},
+            "expected at most one address of each IP version",
+        ),
         ({"request": {"p_cscf": ["20"]}}, "request.p_cscf"),
-        ({"accesses": {"six": {"address": "::1"}}}, "access addresses of the gateway address's IP version"),
+        (
+            {"accesses": {"six": {"address": "::1"}}},
+            "accesses: got a mapping, expected addresses of the gateway address's IP version",
+        ),
         ({"accesses": {"hop": {"address": "127.0.2.1", "next_hop": "::1"}}}, "next hops"),
         ({"gateway": {"address": "127.0.1.1", "other_address": "127.0.1.2", "eap_only": True}}, "other_address"),
     ],

@@ -116,15 +116,18 @@ def test_a_revoked_gateway_is_refused_in_one_line(tmp_path: Path, pki: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"authentication": {"methods": ["psk"]}}, "the keys of the UEs under authentication.psk"),
-        ({"authentication": {"methods": ["certificate"]}}, "PEM files under authentication.certificate_authorities"),
+        ({"authentication": {"methods": ["psk"]}}, "authentication.psk: got nothing, expected the keys of the UEs"),
+        (
+            {"authentication": {"methods": ["certificate"]}},
+            "authentication.certificate_authorities: got nothing, expected PEM files",
+        ),
         ({"authentication": {"methods": []}}, "authentication.methods"),
         ({"authentication": {"methods": ["password"]}}, "'eap', 'psk' or 'certificate'"),
-        ({"authentication": {"gateway": "eap"}}, "authentication.gateway to be psk or certificate"),
+        ({"authentication": {"gateway": "eap"}}, "authentication.gateway: got 'eap', expected psk or certificate"),
         ({"authentication": {"revocation": "perhaps"}}, "'off', 'if-present' or 'required'"),
         ({"certificate": None}, "a certificate, or ike.eap_only: true"),
         ({"authentication": {"methods": ["psk"], "psk": {"a": ""}}}, "got a value that is not shown"),
-        ({"diameter": {"host": "a", "realm": "b"}}, "an AAA server under diameter.peers"),
+        ({"diameter": {"host": "a", "realm": "b"}}, "diameter.peers: got nothing, expected an AAA server"),
     ],
 )
 def test_bad_configurations_of_the_gateway_are_one_line(tmp_path: Path, changes: Values, words: str) -> None:
@@ -138,9 +141,15 @@ def test_bad_configurations_of_the_gateway_are_one_line(tmp_path: Path, changes:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "usim (k and opc or op), eap.emergency with imei (15 digits), or authentication by psk or certificate"),
-        ({"authentication": "psk"}, "psk, which authentication: psk needs"),
-        ({"authentication": "certificate"}, "certificate, which authentication: certificate needs"),
+        (
+            {},
+            "usim: got nothing, expected k and opc or op, eap.emergency with imei (15 digits), or authentication by psk or certificate",
+        ),
+        ({"authentication": "psk"}, "psk: got nothing, expected a key, which authentication: psk needs"),
+        (
+            {"authentication": "certificate"},
+            "certificate: got nothing, expected a chain and its key, which authentication: certificate needs",
+        ),
         ({"authentication": "password"}, "'eap', 'psk' or 'certificate'"),
         ({"authentication": "psk", "psk": ""}, "psk: got a value that is not shown, expected text, not empty"),
     ],

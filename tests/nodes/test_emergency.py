@@ -123,7 +123,9 @@ def test_a_ue_without_a_usim_needs_an_emergency_and_an_imei(change: dict[str, ob
         **WITHOUT_USIM,
     }
     assert parse(yaml.safe_dump(values), UeConfiguration).without_usim == IMEI
-    with pytest.raises(ConfigurationError, match=r"expected usim .k and opc or op., eap.emergency with imei"):
+    with pytest.raises(
+        ConfigurationError, match=r"usim: got nothing, expected k and opc or op, eap.emergency with imei"
+    ):
         parse(yaml.safe_dump(values | change), UeConfiguration)
 
 

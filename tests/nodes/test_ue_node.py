@@ -294,7 +294,10 @@ def test_a_port_in_use_is_one_line(epdg: EpdgProcess, tmp_path: Path) -> None:
         (_set("imsi", "12"), "imsi: got '12', expected 6 to 15 digits"),
         (_set("imsi", "262010000000001"), "an IMSI that begins with the MCC and MNC under plmn"),
         (_set("usim", {"k": "00" * 16}), "usim: got a mapping, expected either opc or op"),
-        (_set("gateway", {"address": GATEWAY}), "gateway.ca (a PEM file to verify the gateway by), or eap_only: true"),
+        (
+            _set("gateway", {"address": GATEWAY}),
+            "gateway.ca: got nothing, expected a PEM file to verify the gateway by, or eap_only: true",
+        ),
         (_set("algorithms", {"ike": ["rot13"]}), "algorithms.ike.0: got 'rot13'"),
         (_set("accesses", {"v6": {"address": "::1"}}), "of the gateway address's IP version"),
         (_set("fragment_size", 100), "fragment_size: got 100"),

@@ -433,7 +433,7 @@ def test_commands_name_a_connection_and_tell_of_each(home: Home) -> None:
             (("attach", "--handover", "ten"), "--handover: got 'ten', expected an IP address such as 10.45.0.1"),
             (
                 ("attach", "--handover", "2001:db8::1"),
-                "--handover: got '2001:db8::1', expected at most one previous address of each IP version of pdn_type",
+                "--handover: got '2001:db8::1', expected at most one address of each IP version of pdn_type",
             ),
         ):
             assert await ue(*words) == (2, f"command line: {line}\n")

@@ -118,7 +118,9 @@ def test_only_a_card_stands_for_the_imsi(tmp_path: Path) -> None:
     assert load(file, UeConfiguration).imsi == ""
     without = configured(tmp_path, usim=values["usim"])
     without.write_text("".join(line for line in without.read_text().splitlines(True) if not line.startswith("imsi:")))
-    with pytest.raises(ConfigurationError, match="imsi, which only a card can tell instead"):
+    with pytest.raises(
+        ConfigurationError, match="imsi: got nothing, expected an IMSI, which only a card can tell instead"
+    ):
         load(without, UeConfiguration)
 
 

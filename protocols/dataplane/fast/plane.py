@@ -2,16 +2,17 @@
 
 As ``protocols.dataplane.userspace.engine`` in everything that can be seen, which the tests hold it to. The core is
 ``native/``; whoever moves many packets works on it from threads of its own, one packet at a time goes through
-``receive_esp`` and ``send_inner``. Replay windows of more than 4096 packets are left out.
+``receive_esp`` and ``send_inner``. BEET mode and replay windows of more than 4096 packets are left out.
 """
 
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from protocols.dataplane.port import (
     ChildSaCounters,
@@ -20,8 +21,15 @@ from protocols.dataplane.port import (
     PeerEndpointObserved,
     SequenceNumbersRunningOut,
 )
+from protocols.dataplane.userspace.engine import ICMP_BURST, ICMP_RATE, Deliver, PathMtu, Transmit
 from protocols.errors import BackendError, LocalError
-from protocols.esp.sa import ChildSaSpec, DropReason, EspMode, UsageLimits, check_spec
+from protocols.esp.mss import clamped, is_syn, mss_for
+from protocols.esp.packet import inner_mtu
+from protocols.esp.path_mtu import fragments_of, limit_of, may_be_fragmented, too_big
+from protocols.esp.sa import ChildSaSpec, DropReason, EspMode, SelectorSet, UsageLimits, check_spec
+from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
+from protocols.ikev2.rate import TokenBucket
+from protocols.ip import PACKET_MAXIMUM, Flow, flow_of
 from protocols.path import Address, Endpoint, Path
 from protocols.selectors import TrafficSelector
 
@@ -34,9 +42,6 @@ except ImportError as error:
     _missing: str | None = str(error)
 else:
     _missing = None
-
-Deliver = Callable[[bytes, bytes], None]
-Transmit = Callable[[bytes, Path, bool], None]
 
 _ENDPOINT = struct.Struct(">BH16s")
 _SELECTOR = struct.Struct(">BBHH16s16s")
@@ -54,19 +59,50 @@ def why_not() -> str | None:
     return _missing
 
 
+class _Standing(NamedTuple):
+    """An SA with its present path, and the longest inner packet that goes in one piece."""
+
+    spec: ChildSaSpec
+    path: Path
+    encapsulation: bool
+    inner_mtu: int = PACKET_MAXIMUM
+
+    def selects(self, flow: Flow) -> bool:
+        local, remote = SelectorSet(self.spec.local_selectors), SelectorSet(self.spec.remote_selectors)
+        return remote.matches(flow.version, flow.destination, flow.protocol, flow.destination_port) and local.matches(
+            flow.version, flow.source, flow.protocol, flow.source_port
+        )
+
+
 class FastDataPlane:
     """``DataPlane`` on the compiled core; ``deliver`` takes inner packets, ``transmit`` ESP packets.
+
+    ``path_mtu`` tells what the network takes the outer path's MTU to be, ``None``: it does not know. It is asked when
+    an SA is installed or moved, and by ``ask_path_mtus``.
 
     ``BackendError`` when the core was not built.
     """
 
-    def __init__(self, *, deliver: Deliver, transmit: Transmit) -> None:
+    def __init__(
+        self,
+        *,
+        deliver: Deliver,
+        transmit: Transmit,
+        policy: TunnelPolicy = DEFAULT_POLICY,
+        path_mtu: PathMtu | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         if _missing is not None:
             raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
         self._core = _native.Core()
+        self._core.set_policy(_native.INNER_DSCP if policy.dscp is None else policy.dscp, _mss(policy))
+        self._path_mtu: PathMtu | None = path_mtu if policy.outer_mtu is None else lambda path: policy.outer_mtu
         self._deliver = deliver
         self._transmit = transmit
-        self._installed: dict[bytes, None] = {}
+        self._policy = policy
+        self._now = now
+        self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST)
+        self._installed: dict[bytes, _Standing] = {}
         self._reasons = {code: reason for reason in DropReason if (code := getattr(_native, reason.name, None))}
 
     @property
@@ -87,6 +123,8 @@ class FastDataPlane:
         """See ``DataPlane.update_path``."""
         self._require(inbound_spi)
         self._core.update_path(_spi(inbound_spi), _packed_path(path), encapsulation)
+        self._installed[inbound_spi] = self._installed[inbound_spi]._replace(path=path, encapsulation=encapsulation)
+        self._ask_path_mtu(inbound_spi)
 
     def retire(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.retire``."""
@@ -116,7 +154,19 @@ class FastDataPlane:
             bad_selector=found[7],
             malformed=found[8],
             dummy=found[9],
+            too_big=found[10],
+            fragment=found[11],
+            congestion=found[12],
+            fragmented=found[13],
+            mss_clamped=found[14],
+            congestion_marked=found[15],
+            ecn_unused=found[16],
         )
+
+    def ask_path_mtus(self) -> None:
+        """Ask for the path MTUs anew; whoever knows that they change calls it, every so often."""
+        for inbound_spi in self._installed:
+            self._ask_path_mtu(inbound_spi)
 
     def poll_event(self) -> DataPlaneEvent | None:
         """See ``DataPlane.poll_event``; ``event_descriptor`` says when there is one."""
@@ -152,19 +202,43 @@ class FastDataPlane:
         """The inbound SPIs of what is installed."""
         return tuple(self._installed)
 
-    def receive_esp(self, octets: bytes, path: Path) -> None:
-        """An ESP packet from outside, on ``path`` (ports are ignored by an SA without encapsulation)."""
-        result = self._core.open(octets, _packed_path(path))
+    def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
+        """An ESP packet from outside, on ``path``: in UDP or, from port 0, straight on IP (RFC 7296 §2.23)."""
+        result = self._core.open(octets, _packed_path(path), traffic_class)
         if isinstance(result, bytes):
             self._deliver(result, octets[:4])
 
     def send_inner(self, packet: bytes) -> bool:
         """Tunnel an IP packet from inside; whether an SA took it, otherwise it is dropped and counted."""
         result = self._core.seal(packet)
+        return self._send_long(packet, result) if isinstance(result, bytes) else self._sent(result)
+
+    def _send_long(self, packet: bytes, inbound_spi: bytes) -> bool:
+        """A packet that the path does not carry in one piece (RFC 4301 §8.2.1)."""
+        spi, standing, flow = _spi(inbound_spi), self._installed[inbound_spi], flow_of(packet)
+        mtu = limit_of(flow.version, standing.inner_mtu)
+        packet = whole = packet[: flow.length]
+        if self._policy.mss is not None and is_syn(packet):
+            mss = self._policy.mss
+            packet = clamped(packet, mss if isinstance(mss, int) else mss_for(mtu, flow.version))
+        lowered = packet is not whole
+        if not may_be_fragmented(packet):
+            self._core.count_long(spi, lowered, False, True)
+            answer = too_big(packet, mtu)
+            if answer is not None and self._icmp.take(self._now()):
+                self._deliver(answer, inbound_spi)
+            return False
+        fragments = fragments_of(packet, mtu)
+        selected = standing.selects(flow_of(fragments[-1]))
+        self._core.count_long(spi, lowered, selected, False)
+        # RFC 4301 §7.3: fragments without ports MUST NOT go; the outer packet is fragmented instead.
+        return all(self._sent(self._core.seal_by(spi, piece)) for piece in (fragments if selected else [packet]))
+
+    def _sent(self, result: tuple[bytes, bytes, bool, int] | int) -> bool:
         if isinstance(result, int):
             return False
-        octets, path, encapsulation = result
-        self._transmit(octets, _unpacked_path(path), encapsulation)
+        octets, path, encapsulation, traffic_class = result
+        self._transmit(octets, _unpacked_path(path), encapsulation, traffic_class)
         return True
 
     def _put(self, spec: ChildSaSpec, old: int | None = None, send_at_once: bool = True) -> None:
@@ -198,7 +272,20 @@ class FastDataPlane:
             raise LocalError(f"this libcrypto has no {suite.name}")
         if outcome != _native.DONE:
             raise BackendError(f"SA {spec.inbound_spi.hex()} cannot be installed: no memory")
-        self._installed[spec.inbound_spi] = None
+        self._installed[spec.inbound_spi] = _Standing(spec, spec.path, spec.encapsulation)
+        self._ask_path_mtu(spec.inbound_spi)
+
+    def _ask_path_mtu(self, inbound_spi: bytes) -> None:
+        if self._path_mtu is None:
+            return
+        standing = self._installed[inbound_spi]
+        path, encapsulation = standing.path, standing.encapsulation
+        outer_mtu, octets = self._path_mtu(path), PACKET_MAXIMUM
+        if outer_mtu is not None:
+            suite, version = standing.spec.suite, path.remote.address.version
+            octets = max(inner_mtu(suite, outer_mtu, outer_version=version, encapsulation=encapsulation), 0)
+        self._installed[inbound_spi] = standing._replace(inner_mtu=octets)
+        self._core.set_inner_mtu(_spi(inbound_spi), octets)
 
     def _require(self, inbound_spi: bytes) -> None:
         if inbound_spi not in self._installed:
@@ -207,6 +294,12 @@ class FastDataPlane:
 
 def _spi(octets: bytes) -> int:
     return int.from_bytes(octets, "big")
+
+
+def _mss(policy: TunnelPolicy) -> int:
+    if policy.mss is None:
+        return _native.ANY_MSS
+    return policy.mss if isinstance(policy.mss, int) else _native.MSS_OF_PATH
 
 
 def _packed_address(address: Address) -> bytes:

@@ -8,9 +8,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "headers.h"
 #include "index.h"
 
 enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
+enum { SHORT_LENGTH = 500 }; /* no path carries less of a packet */
 
 struct fast_core {
     pthread_rwlock_t lock; /* workers read, control calls write */
@@ -18,6 +20,7 @@ struct fast_core {
     size_t installed, mask;
     struct outbound_index outbound;
     struct suite *suites;
+    fast_policy policy;
     atomic_uint_fast64_t drops[FAST_REASONS];
 
     pthread_mutex_t event_lock;
@@ -34,6 +37,7 @@ fast_core *fast_core_new(void) {
     fast_core *core = calloc(1, sizeof *core);
     if (!core)
         return NULL;
+    core->policy = (fast_policy){.dscp = FAST_INNER_DSCP, .mss = FAST_ANY_MSS};
     core->mask = FIRST_BUCKETS - 1;
     core->by_spi = calloc(FIRST_BUCKETS, sizeof *core->by_spi);
     core->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -250,6 +254,12 @@ static void take_over(fast_core *core, struct sa *sa) {
     index_add(&core->outbound, sa);
 }
 
+void fast_set_policy(fast_core *core, const fast_policy *policy) {
+    pthread_rwlock_wrlock(&core->lock);
+    core->policy = *policy;
+    pthread_rwlock_unlock(&core->lock);
+}
+
 enum fast_outcome fast_install(fast_core *core, const fast_spec *spec) {
     struct sa *sa;
     pthread_rwlock_wrlock(&core->lock);
@@ -288,6 +298,15 @@ enum fast_outcome fast_update_path(fast_core *core, uint32_t inbound_spi, const 
         sa->elsewhere = false;
         withdraw(core, sa, FAST_PEER_ENDPOINT_OBSERVED);
     }
+    pthread_rwlock_unlock(&core->lock);
+    return sa ? FAST_DONE : FAST_NOT_THERE;
+}
+
+enum fast_outcome fast_set_inner_mtu(fast_core *core, uint32_t inbound_spi, uint32_t octets) {
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa *sa = find(core, inbound_spi);
+    if (sa)
+        sa->inner_mtu = octets;
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
 }
@@ -343,6 +362,13 @@ enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast
             .bad_selector = counter_read(&sa->dropped[FAST_BAD_SELECTOR]),
             .malformed = counter_read(&sa->dropped[FAST_MALFORMED]),
             .dummy = counter_read(&sa->dropped[FAST_DUMMY]),
+            .fragment = counter_read(&sa->dropped[FAST_FRAGMENT]),
+            .congestion = counter_read(&sa->dropped[FAST_CONGESTION]),
+            .too_big = counter_read(&sa->dropped[FAST_TOO_BIG]),
+            .fragmented = counter_read(&sa->fragmented),
+            .mss_clamped = counter_read(&sa->mss_clamped),
+            .congestion_marked = counter_read(&sa->congestion_marked),
+            .ecn_unused = counter_read(&sa->ecn_unused),
         };
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
@@ -457,6 +483,19 @@ static int drop(fast_core *core, enum fast_reason reason) {
     return -(int)reason;
 }
 
+/* The same of a packet of an SA. */
+static int drop_of(fast_core *core, struct sa *sa, enum fast_reason reason) {
+    if (reason < FAST_OF_AN_SA)
+        shared_add(&sa->dropped[reason]);
+    return drop(core, reason);
+}
+
+/* No SA selects a packet from inside: of a later fragment it may be the ports that nobody sees. */
+static int drop_unselected(fast_core *core, const struct flow *flow) {
+    struct sa *sa = flow->later ? index_find_but_for_ports(&core->outbound, flow) : NULL;
+    return sa ? drop_of(core, sa, FAST_FRAGMENT) : drop(core, FAST_NO_SA);
+}
+
 static bool reached(uint64_t count, uint64_t limit) {
     return limit != FAST_UNLIMITED && count >= limit;
 }
@@ -482,6 +521,15 @@ static void watch(fast_core *core, struct sa *sa) {
         report(core, sa, FAST_LIFETIME_REACHED, atomic_load(&sa->spent), NULL);
 }
 
+/* A SYN says no more than fits. */
+static void clamp(const fast_core *core, struct sa *sa, uint8_t *packet, const struct flow *flow) {
+    uint32_t maximum = core->policy.mss == FAST_MSS_OF_PATH
+                           ? mss_for(limit_of(flow->version, sa->inner_mtu), flow->version)
+                           : (uint32_t)core->policy.mss;
+    if (mss_clamp(packet, flow, maximum))
+        shared_add(&sa->mss_clamped);
+}
+
 /* Seal by an SA whose outbound lock is held: octets, or -reason. */
 static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
                 size_t room) {
@@ -505,6 +553,20 @@ static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, con
     return (int)needed;
 }
 
+static int seal_by(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
+                   size_t room, fast_where *where) {
+    where->traffic_class = outer_traffic_class(inner, worker->core->policy.dscp);
+    spin_lock(&sa->outbound_lock);
+    int result = seal(worker, sa, flow, inner, out, room);
+    spin_unlock(&sa->outbound_lock);
+    if (result < 0)
+        return drop_of(worker->core, sa, -result);
+    where->inbound_spi = sa->inbound_spi;
+    where->path = sa->path;
+    where->encapsulation = sa->encapsulation;
+    return result;
+}
+
 int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where) {
     fast_core *core = worker->core;
     struct flow flow;
@@ -512,16 +574,40 @@ int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t 
         return drop(core, FAST_NOT_IP);
     struct sa *sa = index_find(&core->outbound, &flow);
     if (!sa)
-        return drop(core, FAST_NO_SA);
-    spin_lock(&sa->outbound_lock);
-    int result = seal(worker, sa, &flow, inner, out, room);
-    spin_unlock(&sa->outbound_lock);
-    if (result < 0)
-        return drop(core, -result);
-    where->path = sa->path;
-    where->encapsulation = sa->encapsulation;
-    where->traffic_class = 0;
-    return result;
+        return drop_unselected(core, &flow);
+    if (flow.length > SHORT_LENGTH && flow.length > limit_of(flow.version, sa->inner_mtu)) {
+        where->inbound_spi = sa->inbound_spi;
+        return -FAST_TOO_BIG;
+    }
+    if (core->policy.mss != FAST_ANY_MSS && is_syn(inner, &flow)) {
+        if (flow.length > room)
+            return drop(core, FAST_NO_ROOM);
+        memmove(out, inner, flow.length);
+        clamp(core, sa, out, &flow);
+        inner = out;
+    }
+    return seal_by(worker, sa, &flow, inner, out, room, where);
+}
+
+int fast_seal_by(fast_worker *worker, uint32_t inbound_spi, const uint8_t *inner, size_t length, uint8_t *out,
+                 size_t room, fast_where *where) {
+    struct flow flow;
+    if (!flow_read(&flow, inner, length))
+        return drop(worker->core, FAST_NOT_IP);
+    struct sa *sa = find(worker->core, inbound_spi);
+    return sa ? seal_by(worker, sa, &flow, inner, out, room, where) : drop(worker->core, FAST_NO_SA);
+}
+
+void fast_count_long(fast_worker *worker, uint32_t inbound_spi, bool mss_clamped, bool fragmented, bool dropped) {
+    struct sa *sa = find(worker->core, inbound_spi);
+    if (!sa)
+        return;
+    if (mss_clamped)
+        shared_add(&sa->mss_clamped);
+    if (fragmented)
+        shared_add(&sa->fragmented);
+    if (dropped)
+        drop_of(worker->core, sa, FAST_TOO_BIG);
 }
 
 static bool same_address(const fast_endpoint *one, const fast_endpoint *other) {
@@ -532,14 +618,18 @@ static bool same_endpoint(const fast_endpoint *one, const fast_endpoint *other) 
     return one->port == other->port && same_address(one, other);
 }
 
+/* Whether a packet came from where the SA sends to, by UDP port where both have one. */
+static bool in_place(const struct sa *sa, const fast_path *path) {
+    return sa->encapsulation && path->remote.port ? same_endpoint(&path->remote, &sa->path.remote)
+                                                  : same_address(&path->remote, &sa->path.remote);
+}
+
 /* Report another remote end point once, until the peer returns or the SA is moved. */
 static void observe(fast_core *core, struct sa *sa, const fast_path *path) {
-    if (same_endpoint(&path->remote, &sa->path.remote)) {
+    if (in_place(sa, path)) {
         sa->elsewhere = false;
         return;
     }
-    if (!sa->encapsulation && same_address(&path->remote, &sa->path.remote))
-        return;
     if (sa->elsewhere && same_endpoint(&path->remote, &sa->observed.remote))
         return;
     sa->elsewhere = true;
@@ -548,13 +638,19 @@ static void observe(fast_core *core, struct sa *sa, const fast_path *path) {
 
 /* Whether a packet came between other addresses than those that should be employed (RFC 4555 §3.12). */
 static bool strays(const struct sa *sa, const fast_path *path) {
-    if (sa->encapsulation && path->remote.port != sa->path.remote.port)
-        return true;
-    return !same_address(&path->remote, &sa->path.remote) || !same_address(&path->local, &sa->path.local);
+    return !in_place(sa, path) || !same_address(&path->local, &sa->path.local);
+}
+
+/* RFC 4301 §7.3: a later fragment must be discarded where ports are selected, and that is auditable. */
+static enum fast_reason why_not_selected(const struct sa *sa, const struct flow *flow) {
+    return flow->later && selectors_match_but_for_port(sa->remote_selectors, sa->remote_count, flow, flow->source) &&
+                   selectors_match_but_for_port(sa->local_selectors, sa->local_count, flow, flow->destination)
+               ? FAST_FRAGMENT
+               : FAST_BAD_SELECTOR;
 }
 
 /* The inner packet in a plaintext (RFC 4303 §2.4 to §2.7), its selectors checked (RFC 4301 §5.2): octets, or -reason. */
-static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length) {
+static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length, struct flow *flow) {
     if (length < TRAILER_LENGTH)
         return -FAST_MALFORMED;
     size_t end = length - TRAILER_LENGTH, padding = plaintext[end];
@@ -567,18 +663,17 @@ static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length) 
     uint8_t next_header = plaintext[end + 1];
     if (next_header == NO_NEXT_HEADER)
         return -FAST_DUMMY; /* RFC 4303 §2.6: MUST be discarded without an error */
-    struct flow flow;
-    if (!flow_read(&flow, plaintext, start) || next_header != (flow.version == 4 ? IPIP : IPV6))
+    if (!flow_read(flow, plaintext, start) || next_header != (flow->version == 4 ? IPIP : IPV6))
         return -FAST_MALFORMED;
-    if (!selectors_match(sa->remote_selectors, sa->remote_count, &flow, flow.source, flow.source_port) ||
-        !selectors_match(sa->local_selectors, sa->local_count, &flow, flow.destination, flow.destination_port))
-        return -FAST_BAD_SELECTOR;
-    return (int)flow.length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
+    if (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
+        !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port))
+        return -(int)why_not_selected(sa, flow);
+    return (int)flow->length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
 }
 
 /* Open by an SA whose inbound lock is held, in the order of RFC 4303 §3.4: octets, or -reason. */
 static int open_esp(fast_core *core, struct sa *sa, uint8_t *esp, size_t length, const fast_path *path,
-                    uint8_t **inner) {
+                    uint8_t **inner, struct flow *flow) {
     uint64_t sequence;
     size_t plaintext_length;
     if (length < HEADER_LENGTH)
@@ -591,7 +686,7 @@ static int open_esp(fast_core *core, struct sa *sa, uint8_t *esp, size_t length,
     if (reason)
         return -reason;
     window_advance(&sa->window, sequence);
-    int result = unwrap(sa, *inner, plaintext_length);
+    int result = unwrap(sa, *inner, plaintext_length, flow);
     if (result == -FAST_MALFORMED)
         return result;
     /* A dummy has proved who sent it, and so has a packet with the wrong selectors. */
@@ -618,9 +713,30 @@ static void take_over_now(fast_core *core, uint32_t inbound_spi) {
     pthread_rwlock_rdlock(&core->lock);
 }
 
+/* The packet gets the ECN that it has met outside (RFC 6040 §4.2): octets, or -FAST_CONGESTION when it cannot be told. */
+static int meet_congestion(struct sa *sa, uint8_t *packet, int length, uint8_t outer) {
+    uint8_t inner = traffic_class_of(packet) & ECN_MASK;
+    if (ecn_is_unused(inner, outer))
+        shared_add(&sa->ecn_unused);
+    int ecn = ecn_decapsulated(inner, outer);
+    if (ecn < 0)
+        return -FAST_CONGESTION;
+    if (ecn != inner) {
+        set_ecn(packet, (uint8_t)ecn);
+        if (ecn == CE)
+            shared_add(&sa->congestion_marked);
+    }
+    return length;
+}
+
+/* Whether a packet has proved who sent it, dropped afterwards or not. */
+static bool is_verified(int result) {
+    return result >= 0 || result == -FAST_DUMMY || result == -FAST_BAD_SELECTOR || result == -FAST_FRAGMENT ||
+           result == -FAST_CONGESTION;
+}
+
 int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class,
               uint8_t **inner) {
-    (void)traffic_class;
     fast_core *core = worker->core;
     struct sa *sa = length < SPI_LENGTH ? NULL : find(core, get32(esp));
     if (!sa)
@@ -628,11 +744,16 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
     if (atomic_load_explicit(&sa->spent, memory_order_relaxed))
         return drop(core, FAST_LIFETIME_EXPIRED);
     spin_lock(&sa->inbound_lock);
-    int result = open_esp(core, sa, esp, length, path, inner);
-    if (result < 0 && -result <= FAST_DUMMY)
-        counter_add(&sa->dropped[-result], 1);
+    struct flow flow;
+    int result = open_esp(core, sa, esp, length, path, inner, &flow);
     spin_unlock(&sa->inbound_lock);
-    if (sa->waits_for && (result >= 0 || result == -FAST_DUMMY || result == -FAST_BAD_SELECTOR))
+    if (result >= 0 && (traffic_class & ECN_MASK))
+        result = meet_congestion(sa, *inner, result, traffic_class & ECN_MASK);
+    if (result >= 0 && core->policy.mss != FAST_ANY_MSS && is_syn(*inner, &flow))
+        clamp(core, sa, *inner, &flow);
+    if (result < 0)
+        drop_of(core, sa, -result);
+    if (sa->waits_for && is_verified(result))
         take_over_now(core, get32(esp));
-    return result < 0 ? drop(core, -result) : result;
+    return result;
 }

@@ -30,21 +30,27 @@ typedef struct {
 } fast_path;
 
 /* How a sealed packet leaves: in UDP (RFC 3948) between the path's ports, or as IP protocol 50.
- * traffic_class: of the outer header; 0 until the core copies DSCP and ECN. */
+ * traffic_class: DSCP and ECN of the outer header. */
 typedef struct {
+    uint32_t inbound_spi; /* of the SA */
     fast_path path;
     uint8_t encapsulation;
     uint8_t traffic_class;
 } fast_where;
 
-/* protocols.esp.sa.DropReason; FAST_NO_ROOM: the buffer is too short, or memory has run out */
+/* protocols.esp.sa.DropReason, those before FAST_OF_AN_SA also in an SA's counters; FAST_NO_ROOM: the buffer is too short,
+ * or memory has run out */
 enum fast_reason {
     FAST_REPLAYED = 1,
     FAST_BAD_ICV,
     FAST_BAD_SELECTOR,
     FAST_MALFORMED,
     FAST_DUMMY,
-    FAST_UNKNOWN_SPI,
+    FAST_FRAGMENT,
+    FAST_CONGESTION,
+    FAST_TOO_BIG,
+    FAST_OF_AN_SA,
+    FAST_UNKNOWN_SPI = FAST_OF_AN_SA,
     FAST_NO_SA,
     FAST_NOT_IP,
     FAST_SEQUENCE_EXHAUSTED,
@@ -64,6 +70,7 @@ enum fast_outcome {
 
 #define FAST_UNLIMITED UINT64_MAX
 #define FAST_WINDOW_MAXIMUM 4096
+#define FAST_INNER_MTU_MAXIMUM 65535
 
 /* protocols.selectors.TrafficSelector; addresses as in fast_endpoint, both ends included */
 typedef struct {
@@ -89,10 +96,22 @@ typedef struct {
     uint64_t soft_octets, hard_octets, soft_packets, hard_packets; /* FAST_UNLIMITED: none */
 } fast_spec;
 
+#define FAST_INNER_DSCP (-1)
+
+#define FAST_ANY_MSS (-1)
+#define FAST_MSS_OF_PATH (-2)
+
+/* protocols.esp.tunnel.TunnelPolicy; dscp: of the outer header, or FAST_INNER_DSCP; mss: what SYNs may say at most,
+ * FAST_MSS_OF_PATH: by fast_set_inner_mtu */
+typedef struct {
+    int dscp, mss;
+} fast_policy;
+
 /* protocols.dataplane.port.ChildSaCounters */
 typedef struct {
     uint64_t inbound_packets, strayed_packets, inbound_octets, outbound_packets, outbound_octets;
-    uint64_t replayed, bad_icv, bad_selector, malformed, dummy;
+    uint64_t replayed, bad_icv, bad_selector, malformed, dummy, too_big, fragment, congestion;
+    uint64_t fragmented, mss_clamped, congestion_marked, ecn_unused;
 } fast_counters;
 
 enum fast_event_kind { FAST_PEER_ENDPOINT_OBSERVED = 0, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, FAST_LIFETIME_REACHED, FAST_EVENT_KINDS };
@@ -120,11 +139,18 @@ void fast_end(fast_worker *);
 #define FAST_OVERHEAD 96
 
 /* Seal one inner packet: octets of the ESP packet written to out, or -reason. room >= length + FAST_OVERHEAD.
- * inner may overlap out. */
+ * inner may overlap out. -FAST_TOO_BIG: the path does not carry it in one piece; it is not dropped, but handed back to be
+ * fragmented or answered (RFC 4301 §8.2.1), and where has the SA alone. */
 int fast_seal(fast_worker *, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where);
 
+/* The same by a certain SA, as it is, whatever the path carries: of what was handed back. fast_count_long says, once for
+ * each, what became of it. */
+int fast_seal_by(fast_worker *, uint32_t inbound_spi, const uint8_t *inner, size_t length, uint8_t *out, size_t room,
+                 fast_where *where);
+void fast_count_long(fast_worker *, uint32_t inbound_spi, bool mss_clamped, bool fragmented, bool dropped);
+
 /* Verify and decrypt in place: octets of the inner packet, *inner points into esp; or -reason.
- * path: local and remote it came by. traffic_class: of the outer header, unused until the core copies ECN. */
+ * path: local and remote it came by. traffic_class: of the outer header. */
 int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class, uint8_t **inner);
 
 /* A hint, after fast_begin: the packets that will be sealed or opened next, of which the first FAST_EXPECTED count. What
@@ -133,10 +159,15 @@ int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path,
 void fast_expect_inner(const fast_worker *, const fast_octets *packets, size_t count);
 void fast_expect_esp(const fast_worker *, const fast_octets *packets, size_t count);
 
+/* For all SAs; at first the inner DSCP is copied, and MSS are left alone. */
+void fast_set_policy(fast_core *, const fast_policy *);
+
 /* Control: protocols.dataplane.port.DataPlane. */
 enum fast_outcome fast_install(fast_core *, const fast_spec *);
 enum fast_outcome fast_replace(fast_core *, uint32_t old_inbound_spi, const fast_spec *, bool send_at_once);
 enum fast_outcome fast_update_path(fast_core *, uint32_t inbound_spi, const fast_path *, bool encapsulation);
+/* The longest inner packet whose ESP packet the path carries in one piece; at first FAST_INNER_MTU_MAXIMUM. */
+enum fast_outcome fast_set_inner_mtu(fast_core *, uint32_t inbound_spi, uint32_t octets);
 enum fast_outcome fast_retire(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_remove(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_read_counters(fast_core *, uint32_t inbound_spi, fast_counters *);

@@ -5,6 +5,7 @@ enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, AUTHENTICATION = 51, DESTINA
 enum { IPV4_HEADER_LENGTH = 20, IPV6_HEADER_LENGTH = 40, PORT_MAXIMUM = 65535 };
 
 static void read_ports(struct flow *flow, const uint8_t *packet, size_t offset) {
+    flow->transport = offset;
     switch (flow->protocol) {
     case TCP:
     case UDP:
@@ -37,7 +38,8 @@ static bool read_v4(struct flow *flow, const uint8_t *packet, size_t length) {
     flow->protocol = packet[9];
     flow->source = get_address(packet + 12, 4);
     flow->destination = get_address(packet + 16, 4);
-    if (!(get16(packet + 6) & 0x1FFF))
+    flow->later = get16(packet + 6) & 0x1FFF;
+    if (!flow->later)
         read_ports(flow, packet, header);
     return true;
 }
@@ -67,7 +69,8 @@ static bool read_v6(struct flow *flow, const uint8_t *packet, size_t length) {
         if (offset + extension > flow->length)
             return false;
         flow->protocol = packet[offset];
-        if (kind == FRAGMENT && get16(packet + offset + 2) >> 3)
+        flow->later = kind == FRAGMENT && get16(packet + offset + 2) >> 3;
+        if (flow->later)
             return true;
         offset += extension;
     }
@@ -78,7 +81,7 @@ static bool read_v6(struct flow *flow, const uint8_t *packet, size_t length) {
 bool flow_read(struct flow *flow, const uint8_t *packet, size_t length) {
     if (!length)
         return false;
-    flow->ports = false;
+    flow->later = flow->ports = false;
     flow->source_port = flow->destination_port = 0;
     flow->version = packet[0] >> 4;
     if (flow->version == 4)
@@ -86,16 +89,27 @@ bool flow_read(struct flow *flow, const uint8_t *packet, size_t length) {
     return flow->version == 6 && read_v6(flow, packet, length);
 }
 
+static bool matches_but_for_port(const struct selector *row, const struct flow *flow, flow_address address) {
+    return row->version == flow->version && address >= row->start && address <= row->end &&
+           (!row->protocol || row->protocol == flow->protocol);
+}
+
 bool selectors_match(const struct selector *selectors, size_t count, const struct flow *flow, flow_address address,
                      uint16_t port) {
     for (const struct selector *row = selectors; row < selectors + count; row++) {
-        if (row->version != flow->version || address < row->start || address > row->end)
-            continue;
-        if (row->protocol && row->protocol != flow->protocol)
+        if (!matches_but_for_port(row, flow, address))
             continue;
         if (flow->ports ? row->start_port <= port && port <= row->end_port
                         : row->start_port == 0 && row->end_port == PORT_MAXIMUM)
             return true;
     }
+    return false;
+}
+
+bool selectors_match_but_for_port(const struct selector *selectors, size_t count, const struct flow *flow,
+                                  flow_address address) {
+    for (const struct selector *row = selectors; row < selectors + count; row++)
+        if (matches_but_for_port(row, flow, address))
+            return true;
     return false;
 }

@@ -10,7 +10,9 @@ struct flow {
     flow_address source, destination;
     size_t length; /* the packet's own */
     uint8_t version, protocol;
-    bool ports; /* false: none to show, another protocol or not the first fragment */
+    bool later; /* a fragment, and not the first one */
+    size_t transport; /* where the upper layer's header begins, unless later */
+    bool ports; /* false: none to show, another protocol or later */
     uint16_t source_port, destination_port;
 };
 
@@ -26,6 +28,11 @@ static inline uint16_t get16(const uint8_t *at) {
 
 static inline uint32_t get32(const uint8_t *at) {
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+static inline void put16(uint8_t *at, uint16_t value) {
+    at[0] = (uint8_t)(value >> 8);
+    at[1] = (uint8_t)value;
 }
 
 static inline void put32(uint8_t *at, uint32_t value) {
@@ -54,5 +61,9 @@ bool flow_read(struct flow *flow, const uint8_t *packet, size_t length);
 /* Whether one of the selectors selects this end of a packet. */
 bool selectors_match(const struct selector *selectors, size_t count, const struct flow *flow, flow_address address,
                      uint16_t port);
+
+/* Whether one of the selectors selects this end of a packet at some port. */
+bool selectors_match_but_for_port(const struct selector *selectors, size_t count, const struct flow *flow,
+                                  flow_address address);
 
 #endif

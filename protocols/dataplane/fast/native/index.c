@@ -149,12 +149,13 @@ void index_discard(struct sa *sa) {
     }
 }
 
-struct sa *index_find(const struct outbound_index *index, const struct flow *flow) {
+static inline struct sa *newest(const struct outbound_index *index, const struct flow *flow,
+                                bool (*selects)(const struct sa *, const struct flow *)) {
     struct sa *found = NULL;
     for (const struct table *table = index->tables[flow->version == 6]; table; table = table->next) {
         flow_address prefix = index_prefix(table, flow);
         for (const struct place *place = *index_bucket(table, prefix); place; place = place->next) {
-            if (place->prefix != prefix || !sa_selects(place->sa, flow))
+            if (place->prefix != prefix || !selects(place->sa, flow))
                 continue;
             if (!found || place->sa->order > found->order)
                 found = place->sa;
@@ -162,4 +163,12 @@ struct sa *index_find(const struct outbound_index *index, const struct flow *flo
         }
     }
     return found;
+}
+
+struct sa *index_find(const struct outbound_index *index, const struct flow *flow) {
+    return newest(index, flow, sa_selects);
+}
+
+struct sa *index_find_but_for_ports(const struct outbound_index *index, const struct flow *flow) {
+    return newest(index, flow, sa_selects_but_for_ports);
 }

@@ -49,4 +49,7 @@ static inline struct place **index_bucket(const struct table *table, flow_addres
 /* The newest SA that selects a packet, or NULL. */
 struct sa *index_find(const struct outbound_index *, const struct flow *);
 
+/* The newest SA that would select it if it showed the right ports, or NULL. */
+struct sa *index_find_but_for_ports(const struct outbound_index *, const struct flow *);
+
 #endif

@@ -195,6 +195,13 @@ static PyObject *core_update_path(PyObject *object, PyObject *arguments) {
     return PyLong_FromLong(fast_update_path(self_of(object)->core, spi, &path, encapsulation));
 }
 
+static PyObject *core_set_inner_mtu(PyObject *object, PyObject *arguments) {
+    unsigned spi, octets;
+    if (!PyArg_ParseTuple(arguments, "II", &spi, &octets))
+        return NULL;
+    return PyLong_FromLong(fast_set_inner_mtu(self_of(object)->core, spi, octets));
+}
+
 static PyObject *core_retire(PyObject *object, PyObject *arguments) {
     unsigned spi;
     if (!PyArg_ParseTuple(arguments, "I", &spi))
@@ -209,6 +216,14 @@ static PyObject *core_remove(PyObject *object, PyObject *arguments) {
     return PyLong_FromLong(fast_remove(self_of(object)->core, spi));
 }
 
+static PyObject *core_set_policy(PyObject *object, PyObject *arguments) {
+    fast_policy policy;
+    if (!PyArg_ParseTuple(arguments, "ii", &policy.dscp, &policy.mss))
+        return NULL;
+    fast_set_policy(self_of(object)->core, &policy);
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_counters(PyObject *object, PyObject *arguments) {
     unsigned spi;
     fast_counters found;
@@ -216,12 +231,16 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
         return NULL;
     if (fast_read_counters(self_of(object)->core, spi, &found) != FAST_DONE)
         Py_RETURN_NONE;
-    return Py_BuildValue("KKKKKKKKKK", (unsigned long long)found.inbound_packets,
+    return Py_BuildValue("KKKKKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
                          (unsigned long long)found.strayed_packets, (unsigned long long)found.inbound_octets,
                          (unsigned long long)found.outbound_packets, (unsigned long long)found.outbound_octets,
                          (unsigned long long)found.replayed, (unsigned long long)found.bad_icv,
                          (unsigned long long)found.bad_selector, (unsigned long long)found.malformed,
-                         (unsigned long long)found.dummy);
+                         (unsigned long long)found.dummy, (unsigned long long)found.too_big,
+                         (unsigned long long)found.fragment,
+                         (unsigned long long)found.congestion, (unsigned long long)found.fragmented,
+                         (unsigned long long)found.mss_clamped,
+                         (unsigned long long)found.congestion_marked, (unsigned long long)found.ecn_unused);
 }
 
 static PyObject *core_sequences(PyObject *object, PyObject *arguments) {
@@ -280,13 +299,9 @@ static PyObject *core_eventfd(PyObject *object, PyObject *unused) {
 
 /* Packets */
 
-static PyObject *core_seal(PyObject *object, PyObject *arguments) {
-    CoreObject *self = self_of(object);
-    const char *inner;
-    Py_ssize_t length;
+/* Seal a packet by the SA that selects it, or by a certain one. */
+static PyObject *seal_one(CoreObject *self, const unsigned *spi, const char *inner, Py_ssize_t length) {
     fast_where where;
-    if (!PyArg_ParseTuple(arguments, "y#", &inner, &length))
-        return NULL;
     fast_worker *worker = take_worker(self);
     if (!worker)
         return NULL;
@@ -296,27 +311,69 @@ static PyObject *core_seal(PyObject *object, PyObject *arguments) {
         return NULL;
     }
     fast_begin(worker);
-    int result = fast_seal(worker, (const uint8_t *)inner, (size_t)length, (uint8_t *)PyBytes_AS_STRING(sealed),
-                           (size_t)length + FAST_OVERHEAD, &where);
+    const uint8_t *octets = (const uint8_t *)inner;
+    uint8_t *out = (uint8_t *)PyBytes_AS_STRING(sealed);
+    size_t room = (size_t)length + FAST_OVERHEAD;
+    int result = spi ? fast_seal_by(worker, *spi, octets, (size_t)length, out, room, &where)
+                     : fast_seal(worker, octets, (size_t)length, out, room, &where);
     fast_end(worker);
     give_back(self, worker);
     if (result < 0) {
         Py_DECREF(sealed);
-        return PyLong_FromLong(result);
+        if (result != -FAST_TOO_BIG)
+            return PyLong_FromLong(result);
+        uint8_t of[4];
+        put32(of, where.inbound_spi);
+        return PyBytes_FromStringAndSize((char *)of, sizeof of);
     }
     uint8_t packed[PACKED_PATH_LENGTH];
     pack_path(packed, &where.path);
     if (_PyBytes_Resize(&sealed, result))
         return NULL;
-    return Py_BuildValue("Ny#O", sealed, packed, (Py_ssize_t)sizeof packed, where.encapsulation ? Py_True : Py_False);
+    return Py_BuildValue("Ny#OB", sealed, packed, (Py_ssize_t)sizeof packed, where.encapsulation ? Py_True : Py_False,
+                         where.traffic_class);
+}
+
+static PyObject *core_seal(PyObject *object, PyObject *arguments) {
+    const char *inner;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "y#", &inner, &length))
+        return NULL;
+    return seal_one(self_of(object), NULL, inner, length);
+}
+
+static PyObject *core_seal_by(PyObject *object, PyObject *arguments) {
+    unsigned spi;
+    const char *inner;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "Iy#", &spi, &inner, &length))
+        return NULL;
+    return seal_one(self_of(object), &spi, inner, length);
+}
+
+static PyObject *core_count_long(PyObject *object, PyObject *arguments) {
+    CoreObject *self = self_of(object);
+    unsigned spi;
+    int mss_clamped, fragmented, dropped;
+    if (!PyArg_ParseTuple(arguments, "Ippp", &spi, &mss_clamped, &fragmented, &dropped))
+        return NULL;
+    fast_worker *worker = take_worker(self);
+    if (!worker)
+        return NULL;
+    fast_begin(worker);
+    fast_count_long(worker, spi, mss_clamped, fragmented, dropped);
+    fast_end(worker);
+    give_back(self, worker);
+    Py_RETURN_NONE;
 }
 
 static PyObject *core_open(PyObject *object, PyObject *arguments) {
     CoreObject *self = self_of(object);
     const char *esp, *packed;
     Py_ssize_t length, packed_length;
+    unsigned char traffic_class;
     fast_path path;
-    if (!PyArg_ParseTuple(arguments, "y#y#", &esp, &length, &packed, &packed_length) ||
+    if (!PyArg_ParseTuple(arguments, "y#y#b", &esp, &length, &packed, &packed_length, &traffic_class) ||
         !unpack_path(&path, (const uint8_t *)packed, packed_length))
         return NULL;
     uint8_t *copy = PyMem_Malloc((size_t)length + 1), *inner;
@@ -329,7 +386,7 @@ static PyObject *core_open(PyObject *object, PyObject *arguments) {
     }
     memcpy(copy, esp, (size_t)length);
     fast_begin(worker);
-    int result = fast_open(worker, copy, (size_t)length, &path, 0, &inner);
+    int result = fast_open(worker, copy, (size_t)length, &path, traffic_class, &inner);
     fast_end(worker);
     give_back(self, worker);
     PyObject *opened = result < 0 ? PyLong_FromLong(result) : PyBytes_FromStringAndSize((char *)inner, result);
@@ -398,7 +455,8 @@ static PyObject *core_open_batch(PyObject *object, PyObject *arguments) {
     Py_buffer slots, lengths, offsets, packed;
     Py_ssize_t stride;
     fast_path path;
-    if (!PyArg_ParseTuple(arguments, "w*nw*w*y*", &slots, &stride, &lengths, &offsets, &packed))
+    unsigned char traffic_class;
+    if (!PyArg_ParseTuple(arguments, "w*nw*w*y*b", &slots, &stride, &lengths, &offsets, &packed, &traffic_class))
         return NULL;
     fast_worker *worker = NULL;
     Py_ssize_t opened = -1, count = lengths.len / (Py_ssize_t)sizeof(int32_t);
@@ -419,7 +477,7 @@ static PyObject *core_open_batch(PyObject *object, PyObject *arguments) {
             if (at % FAST_EXPECTED == 0)
                 fast_expect_esp(worker, next, expected(next, &slots, stride, &lengths, at));
             inner = slot;
-            length[at] = fast_open(worker, slot, (size_t)length[at], &path, 0, &inner);
+            length[at] = fast_open(worker, slot, (size_t)length[at], &path, traffic_class, &inner);
             offset[at] = (int32_t)(inner - slot);
             opened += length[at] >= 0;
         }
@@ -438,8 +496,10 @@ static PyMethodDef CORE_METHODS[] = {
     {"install", core_install, METH_VARARGS, "Install an SA: an outcome."},
     {"replace", core_replace, METH_VARARGS, "Install an SA in place of an old one: an outcome."},
     {"update_path", core_update_path, METH_VARARGS, "Send on another path: an outcome."},
+    {"set_inner_mtu", core_set_inner_mtu, METH_VARARGS, "What the path carries in one piece: an outcome."},
     {"retire", core_retire, METH_VARARGS, "Send no more by an SA: an outcome."},
     {"remove", core_remove, METH_VARARGS, "Forget an SA: an outcome."},
+    {"set_policy", core_set_policy, METH_VARARGS, "DSCP of outer headers, or INNER_DSCP; MSS, ANY_MSS or MSS_OF_PATH."},
     {"counters", core_counters, METH_VARARGS, "The counters of an SA in ChildSaCounters' order, or None."},
     {"sequences", core_sequences, METH_VARARGS, "The last sequence number sent and the highest accepted, or None."},
     {"skip_sequence", core_skip_sequence, METH_VARARGS, "Go on from a later sequence number: an outcome."},
@@ -447,10 +507,13 @@ static PyMethodDef CORE_METHODS[] = {
     {"installed", core_installed, METH_NOARGS, "How many SAs are installed."},
     {"poll_event", core_poll_event, METH_NOARGS, "The next event: kind, SPI, whether the last, packed path; or None."},
     {"eventfd", core_eventfd, METH_NOARGS, "A descriptor that is readable while an event waits; not to be closed."},
-    {"seal", core_seal, METH_VARARGS, "Seal a packet: octets, packed path, encapsulation; or a reason, negative."},
+    {"seal", core_seal, METH_VARARGS, "Seal a packet: octets, packed path, encapsulation, traffic class; the SPI if it is too big; or a reason, negative."},
+    {"seal_by", core_seal_by, METH_VARARGS, "The same by a certain SA, however long it is."},
+    {"count_long", core_count_long, METH_VARARGS, "What became of a packet too big: MSS lowered, in pieces, dropped."},
     {"open", core_open, METH_VARARGS, "Open an ESP packet: the inner one; or a reason, negative."},
     {"seal_batch", core_seal_batch, METH_VARARGS,
-     "Seal the packets in slots into out's slots, without the GIL: how many. lengths become octets or reasons."},
+     "Seal the packets in slots into out's slots, without the GIL: how many. lengths become octets or reasons; what is "
+     "TOO_BIG is for send_inner."},
     {"open_batch", core_open_batch, METH_VARARGS,
      "Open the ESP packets in slots in place, without the GIL: how many. lengths become octets or reasons."},
     {NULL, NULL, 0, NULL},
@@ -489,6 +552,9 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"BAD_SELECTOR", FAST_BAD_SELECTOR},
         {"MALFORMED", FAST_MALFORMED},
         {"DUMMY", FAST_DUMMY},
+        {"FRAGMENT", FAST_FRAGMENT},
+        {"CONGESTION", FAST_CONGESTION},
+        {"TOO_BIG", FAST_TOO_BIG},
         {"UNKNOWN_SPI", FAST_UNKNOWN_SPI},
         {"NO_SA", FAST_NO_SA},
         {"NOT_IP", FAST_NOT_IP},
@@ -498,6 +564,9 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"PEER_ENDPOINT_OBSERVED", FAST_PEER_ENDPOINT_OBSERVED},
         {"SEQUENCE_NUMBERS_RUNNING_OUT", FAST_SEQUENCE_NUMBERS_RUNNING_OUT},
         {"LIFETIME_REACHED", FAST_LIFETIME_REACHED},
+        {"INNER_DSCP", FAST_INNER_DSCP},
+        {"ANY_MSS", FAST_ANY_MSS},
+        {"MSS_OF_PATH", FAST_MSS_OF_PATH},
         {"OVERHEAD", FAST_OVERHEAD},
         {"WINDOW_MAXIMUM", FAST_WINDOW_MAXIMUM},
     };

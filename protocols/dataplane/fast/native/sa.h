@@ -36,6 +36,13 @@ static inline void counter_add(counter *counted, uint64_t more) {
     atomic_store_explicit(counted, counter_read(counted) + more, memory_order_relaxed);
 }
 
+/* A counter that any thread writes: of what is rare. */
+typedef atomic_uint_fast64_t shared_counter;
+
+static inline void shared_add(shared_counter *counted) {
+    atomic_fetch_add_explicit(counted, 1, memory_order_relaxed);
+}
+
 /* A kind of event of one SA: in the core's queue at most once. */
 struct waiting_event {
     struct waiting_event *next, *previous;
@@ -66,6 +73,7 @@ struct sa {
     fast_path path;
     uint64_t soft_octets, hard_octets, soft_packets, hard_packets;
     uint64_t maximum_sequence, soft_sequence;
+    uint32_t inner_mtu;
     struct place *places;
     size_t place_count;
     struct sa *waits_for;                    /* sends when that one is retired, or when this one has received */
@@ -74,6 +82,8 @@ struct sa {
     struct waiting_event events[FAST_EVENT_KINDS];
     fast_path observed; /* where the peer was last seen, while elsewhere */
     bool elsewhere;
+    shared_counter dropped[FAST_OF_AN_SA]; /* by reason */
+    shared_counter fragmented, mss_clamped, congestion_marked, ecn_unused;
 
     _Alignas(64) struct spinlock outbound_lock;
     uint64_t sequence;
@@ -83,7 +93,6 @@ struct sa {
     _Alignas(64) struct spinlock inbound_lock;
     struct window window;
     counter inbound_packets, inbound_octets, strayed_packets;
-    counter dropped[FAST_DUMMY + 1]; /* by reason: those that ChildSaCounters has */
     struct transform inbound;
 };
 
@@ -95,6 +104,12 @@ void sa_free(struct sa *);
 static inline bool sa_selects(const struct sa *sa, const struct flow *flow) {
     return selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->destination, flow->destination_port) &&
            selectors_match(sa->local_selectors, sa->local_count, flow, flow->source, flow->source_port);
+}
+
+/* Whether it would be if it showed the right ports. */
+static inline bool sa_selects_but_for_ports(const struct sa *sa, const struct flow *flow) {
+    return selectors_match_but_for_port(sa->remote_selectors, sa->remote_count, flow, flow->destination) &&
+           selectors_match_but_for_port(sa->local_selectors, sa->local_count, flow, flow->source);
 }
 
 #endif
