@@ -143,7 +143,8 @@ def test_bad_configurations_of_the_gateway_are_one_line(tmp_path: Path, changes:
     [
         (
             {},
-            "usim: got nothing, expected k and opc or op, eap.emergency with imei (15 digits), or authentication by psk or certificate",
+            "usim: got nothing, expected k and opc or op, eap.emergency with imei (15 digits), or authentication by "
+            "psk or certificate",
         ),
         ({"authentication": "psk"}, "psk: got nothing, expected a key, which authentication: psk needs"),
         (

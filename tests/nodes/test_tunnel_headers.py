@@ -57,7 +57,7 @@ class Call:
 
     def again(self, octets: bytes, traffic_class: int = 0) -> None:
         """An ESP packet as it is."""
-        self.phone._ports.send_esp(octets, self.sa.path, traffic_class)
+        self.phone._ports.send_esp(octets, self.sa.path, True, traffic_class)
 
     def ping(self, length: int = 84, **header: int) -> Packet:
         """An echo request of so many octets."""

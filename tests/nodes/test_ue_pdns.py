@@ -349,12 +349,12 @@ def test_the_same_apn_twice_is_two_sessions_that_share_no_address_but_a_static_o
         await ue.detach()
 
         static = tuple(
-            replace(apn, static_ipv4=IPv4Address("10.46.0.99")) for apn in USER.apns if str(apn.apn) == "internet"
+            replace(apn, static_ipv4=IPv4Address("10.45.0.99")) for apn in USER.apns if str(apn.apn) == "internet"
         )
         home.hss.provision(replace(USER, apns=static))
         await ue.attach()
         await twin.attach()  # indistinguishable from a UE that authenticates anew: the address is the newer one's
-        assert [str(each) for pdn in (ue.pdn(), twin) for each in inner(pdn)] == ["10.46.0.99"] * 2
+        assert [str(each) for pdn in (ue.pdn(), twin) for each in inner(pdn)] == ["10.45.0.99"] * 2
         await twin.detach()
         assert apns(world) == ["internet"]
         assert await ping(world, "internet")  # and comes back to the older one
