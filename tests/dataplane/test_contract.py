@@ -78,17 +78,18 @@ class TestDataPlaneContract:
         old, new = ue_spec(), ue_spec(number=2)
         plane.install(old)
         plane.replace(old.inbound_spi, new)
-        plane.counters(old.inbound_spi)
-        plane.counters(new.inbound_spi)
+        assert plane.counters(old.inbound_spi) == plane.counters(new.inbound_spi) == ChildSaCounters()
         plane.remove(old.inbound_spi)
-        plane.counters(new.inbound_spi)
+        assert plane.counters(new.inbound_spi) == ChildSaCounters()
+        with pytest.raises(LocalError):
+            plane.counters(old.inbound_spi)
 
     def test_a_retired_sa_stays_until_it_is_removed(self, plane: DataPlane) -> None:
         old, new = ue_spec(), ue_spec(number=2)
         plane.install(old)
         plane.replace(old.inbound_spi, new)
         plane.retire(old.inbound_spi)
-        plane.counters(old.inbound_spi)
+        assert plane.counters(old.inbound_spi) == ChildSaCounters()
         plane.remove(old.inbound_spi)
         with pytest.raises(LocalError):
             plane.retire(old.inbound_spi)
