@@ -40,7 +40,7 @@ class NodesCollector(Collector):
         events = CounterMetricFamily("epdg_events", "What happened at a node, by name.", labels=("node", "event"))
         dropped = CounterMetricFamily(
             "epdg_dropped",
-            "Messages and packets that went no further: where (ike, swu, esp, diameter) and why.",
+            "Messages and packets that went no further: where (ike, swu, esp, tun, diameter) and why.",
             labels=("node", "where", "reason"),
         )
         for link in self._links:
