@@ -218,6 +218,10 @@ class Namespace:
         state = "up" if up else "down"
         self._netlink(lambda route: route.link("set", index=_index(route, interface), state=state))
 
+    def set_segments_maximum(self, interface: str, segments: int) -> None:
+        """How many segments the kernel may leave to ``interface`` in one packet (GSO); 1: it cuts all itself."""
+        self._netlink(lambda route: route.link("set", index=_index(route, interface), gso_max_segs=segments))
+
     def add_address(self, interface: str, address: str | IPv4Interface | IPv6Interface) -> None:
         """Give ``interface`` an address with its prefix length, e.g. ``10.77.1.2/24``."""
         self._address("add", interface, ip_interface(address))

@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lab.mobility.stage_name import StageName
-from protocols.errors import BackendError, ConfigurationError
+from lab.mobility.stage_name import BackendName, StageName
+from protocols.errors import BackendError, ConfigurationError, LocalError
 from protocols.io.configuration import exit_on_error
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 
-def open_stage(name: StageName) -> Stage:
+def open_stage(name: StageName, backend: BackendName = BackendName.AUTO) -> Stage:
     """The stage of a name; each is imported when it is wanted."""
     if name is StageName.VIRTUAL:
         from lab.mobility.virtual import VirtualStage
@@ -39,7 +39,7 @@ def open_stage(name: StageName) -> Stage:
         return LoopbackStage()
     from lab.mobility.namespaces import NamespaceStage
 
-    return NamespaceStage()
+    return NamespaceStage(backend)
 
 
 @exit_on_error
@@ -48,6 +48,9 @@ def run(
     stage: Annotated[
         StageName, typer.Option(help="virtual time in this process, loopback sockets, or network namespaces (root).")
     ] = StageName.VIRTUAL,
+    backend: Annotated[
+        BackendName, typer.Option(help="What carries ESP in namespaces; auto: the best that is there.")
+    ] = BackendName.AUTO,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the schedule's own.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Leave JSON, PNG and SVG of every run here.", file_okay=False)
@@ -60,6 +63,8 @@ def run(
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    if stage is not StageName.NAMESPACES and backend not in (BackendName.AUTO, BackendName.PYTHON):
+        raise LocalError(f"--backend {backend.value} needs --stage namespaces: on {stage.value} Python carries ESP")
     chosen = [load_schedule(each) for each in schedules]
     for each in chosen:
         if stage not in each.schedule.stages:
@@ -70,7 +75,9 @@ def run(
     if output is not None:
         _make(output)  # before the playing, which may take long
     try:
-        results = _run_all(chosen, open_stage(stage), seed, output, repeat, console)
+        results = _run_all(
+            chosen, open_stage(stage, backend), _played_on(stage, backend), seed, output, repeat, console
+        )
     except KeyboardInterrupt:
         console.print("Stopped before the end.")
         raise SystemExit(EXIT_INTERRUPTED) from None
@@ -82,6 +89,7 @@ def run(
 def _run_all(
     chosen: Sequence[NamedSchedule],
     stage: Stage,
+    place: str,
     seed: int | None,
     output: Path | None,
     repeat: int,
@@ -102,10 +110,15 @@ def _run_all(
             if output is not None:
                 from lab.mobility.plot import write_plots
 
-                stem = output / f"{named.name}-{result.stage}-{result.seed}"
+                stem = output / f"{named.name}-{place}-{result.seed}"
                 written = [_write(result, stem), *write_plots(result, series, stem)]
                 console.print("Written: " + ", ".join(map(str, written)), soft_wrap=True)
     return results
+
+
+def _played_on(stage: StageName, backend: BackendName) -> str:
+    """In the names of files."""
+    return stage.value if backend is BackendName.AUTO else f"{stage.value}-{backend.value}"
 
 
 def _make(output: Path) -> None:

@@ -51,6 +51,7 @@ def evaluate(recording: Recording, *, real_time: bool) -> RunResult:
         title=recording.schedule.title,
         stage=recording.stage.value,
         seed=recording.seed,
+        backends=dict(recording.backends),
         duration_ms=_ms(recording.duration),
         events=tuple(played),
         attaches=tuple(_attach(each, recording.began) for each in recording.attaches),

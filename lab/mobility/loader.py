@@ -177,5 +177,3 @@ def _nat_findings(
     """What a NAT cannot be on an access of this schedule."""
     if schedule.accesses[access].family is Family.IPV6 and kind is not NatKind.NONE:
         yield place, kind.value, "none: there is no NAT of IPv6 here"
-    if StageName.NAMESPACES in schedule.stages and kind in (NatKind.FULL_CONE, NatKind.RESTRICTED):
-        yield place, kind.value, f"none, port-restricted or symmetric, which kernels have, or {_NOT_THERE}"

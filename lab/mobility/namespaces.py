@@ -1,11 +1,11 @@
-"""The stage of network namespaces: kernels' interfaces, routes and NAT, TUN devices at both ends (root).
+"""The stage of network namespaces: kernels' interfaces and routes, TUN devices or the kernel's ESP at both ends (root).
 
 Of every access::
 
-    ue ── access-N 10.77.N.0/24 ── wire (user space: quality of the access) ── NAT ── 10.77.100+N.0/24 ── gateway
+    ue ── access-N 10.77.N.2 ── wire (user space: quality of the access, NAT as 10.77.100+N.2) ── 10.77.N.1 gateway
 
-The gateway's addresses 10.77.0.N are on its loopback; core (AAA server, host) is behind it. Linux's NAT is
-port-restricted, or with random ports symmetric; other kinds are not to be had here, nor is IPv6.
+The gateway's addresses 10.77.0.N are on its loopback; core (AAA server, host) is behind it. Nothing of netfilter is
+needed, so that kernels without it do as well. IPv6 is not to be had here.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from lab.configurations import AccessPlan, NetworkPlan, RunFiles, merged
-from lab.mobility.accesses import Numbering, Places, access_machines, change_quality
+from lab.configurations import AccessPlan, Changes, NetworkPlan, RunFiles, merged
+from lab.mobility.accesses import Numbering, Places, access_machines, change_quality, nat_machine
 from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_directory, run_live
 from lab.mobility.matching import MessageLosses
 from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice, VoiceLogs
-from lab.mobility.stage_name import StageName
+from lab.mobility.stage_name import BackendName, StageName
 from lab.mobility.voices import number, voice_logs
 from lab.mobility.wire import Wire
 from lab.namespaces import DEFAULT_ROUTE, Namespace
 from lab.network.access import AccessNetwork
-from lab.network.nat import NatKind
 from lab.processes import READY_INTERVAL, NodeProcess, poll_until
 from protocols.errors import BackendError, StackError
 from protocols.io.control import ControlClient
@@ -45,7 +44,6 @@ from protocols.trace.records import JsonValue
 NUMBERING = Numbering(
     access4="10.77.{}.2", access6="::1", outside="10.77.10{}.2", gateway4="10.77.0.{}", gateway6="::1"
 )
-GATEWAYS = IPv4Network("10.77.0.0/24")
 CORE = IPv4Interface("10.77.200.2/24")
 GATEWAY_CORE = IPv4Interface("10.77.200.1/24")
 INNER = IPv4Network("10.46.0.0/24")
@@ -53,18 +51,18 @@ ANY = IPv4Address("0.0.0.0")  # noqa: S104 - whatever the route says
 AAA_PORT = 3868
 IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
 FIRST_TABLE = 100  # of routes by source address
-NAT_PORTS = 1000  # of one life of a NAT
-FIRST_NAT_PORT = 20000
-CONNTRACK_LIFETIMES = ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream")
 
 T = TypeVar("T")
 
 
 class NamespaceStage:
-    """Real time, kernels' networks."""
+    """Real time, kernels' networks; ``backend`` is both nodes' ``data_plane.backend``."""
 
     name = StageName.NAMESPACES
     real_time = True
+
+    def __init__(self, backend: BackendName = BackendName.AUTO) -> None:
+        self._backend = backend
 
     def perform(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:
         """Namespaces and processes of its own for each run."""
@@ -79,7 +77,7 @@ class NamespaceStage:
         with run_directory() as directory, contextlib.ExitStack() as stack:
             files = RunFiles(directory=directory)
             topology = stack.enter_context(topology_of(schedule, places, seed))
-            _configure(files, schedule, places)
+            self._configure(files, schedule, places)
             words = {
                 name: topology.place(where, node_words(files, name))
                 for name, where in (("ue", topology.ue), ("epdg", topology.epdg), ("aaa", topology.core))
@@ -94,27 +92,28 @@ class NamespaceStage:
                 finally:
                     await scene.close()
 
-
-def _configure(files: RunFiles, schedule: Schedule, places: Places) -> None:
-    addresses: list[JsonValue] = [str(address) for address in places.gateways.values()]
-    plan = NetworkPlan(
-        aaa=Endpoint(CORE.ip, AAA_PORT),
-        gateway=next(iter(places.gateways.values())),
-        ike_port=IKE_PORT,
-        nat_traversal_port=NAT_TRAVERSAL_PORT,
-        accesses=[AccessPlan(name=name, label=name, address=address) for name, address in places.accesses.items()],
-        pools={"internet": INNER},
-        core_host=CORE.ip,
-        tun=True,
-    )
-    ue = places.ue_changes(schedule)
-    if _manages(schedule):  # it sees for itself what becomes of its addresses
-        interfaces: dict[str, JsonValue] = {
-            name: {"interface": _interface(number)} for number, name in enumerate(places.accesses, 1)
-        }
-        ue = merged({"accesses": interfaces}, ue)
-    epdg = merged({"listen": {"addresses": addresses}}, schedule.epdg)
-    configure(files, plan, {"ue": ue, "epdg": epdg, "aaa": schedule.aaa})
+    def _configure(self, files: RunFiles, schedule: Schedule, places: Places) -> None:
+        addresses: list[JsonValue] = [str(address) for address in places.gateways.values()]
+        plan = NetworkPlan(
+            aaa=Endpoint(CORE.ip, AAA_PORT),
+            gateway=next(iter(places.gateways.values())),
+            ike_port=IKE_PORT,
+            nat_traversal_port=NAT_TRAVERSAL_PORT,
+            accesses=[AccessPlan(name=name, label=name, address=address) for name, address in places.accesses.items()],
+            pools={"internet": INNER},
+            core_host=CORE.ip,
+            tun=True,
+        )
+        ue = places.ue_changes(schedule)
+        if _manages(schedule):  # it sees for itself what becomes of its addresses
+            interfaces: dict[str, JsonValue] = {
+                name: {"interface": _interface(number)} for number, name in enumerate(places.accesses, 1)
+            }
+            ue = merged({"accesses": interfaces}, ue)
+        epdg = merged({"listen": {"addresses": addresses}}, schedule.epdg)
+        carried: Changes = {"data_plane": {"backend": self._backend.value}}
+        changes = {"ue": merged(carried, ue), "epdg": merged(carried, epdg), "aaa": schedule.aaa}
+        configure(files, plan, changes)
 
 
 def _manages(schedule: Schedule) -> bool:
@@ -136,12 +135,9 @@ class _Access:
 
     number: int
     wire: Wire
-    nat: Namespace
     interface: str
     address: IPv4Interface
     router: IPv4Address
-    lives: int = 0  # of its NAT
-    nat_section: NatSection = NatSection()
 
 
 @dataclass(kw_only=True)
@@ -179,26 +175,13 @@ class Topology:
 
     async def rebind(self, access: str) -> None:
         """The NAT forgets its translations and gives other ports."""
-        found = self.accesses[access]
-        if found.nat_section.kind is not NatKind.NONE:
-            self.translate_by(found, found.nat_section)
+        nat = self.accesses[access].wire.access.nat
+        if nat is not None:
+            nat.rebind()
 
     async def translate(self, access: str, nat: NatSection) -> None:
         """Another NAT or none."""
-        self.translate_by(self.accesses[access], nat)
-
-    def translate_by(self, access: _Access, nat: NatSection) -> None:
-        """Set the NAT of an access; what it had translated is forgotten."""
-        if access.nat_section.kind is not NatKind.NONE:
-            access.nat.stop_masquerading()
-        access.nat_section = nat
-        if nat.kind is not NatKind.NONE:
-            first = FIRST_NAT_PORT + access.lives * NAT_PORTS
-            access.lives += 1
-            access.nat.masquerade("uplink", range(first, first + NAT_PORTS), random=nat.kind is NatKind.SYMMETRIC)
-            for key in CONNTRACK_LIFETIMES:
-                access.nat.set_sysctl(f"net/netfilter/{key}", max(1, round(nat.lifetime)))
-        access.nat.forget_translations()
+        self.accesses[access].wire.access.nat = nat_machine(nat, self.places.outsides[access])
 
     async def gateway(self, address: str, up: bool) -> None:
         """Reachable or not, as seen from every access."""
@@ -222,7 +205,9 @@ def topology_of(
 ) -> Iterator[Topology]:
     """The network of a schedule, its wires on the running loop; ``losses`` who says which messages vanish."""
     with contextlib.ExitStack() as stack:
-        ue, gateway, core = (stack.enter_context(_namespace(name)) for name in ("ue", "gateway", "core"))
+        ue, wires, gateway, core = (
+            stack.enter_context(_namespace(name)) for name in ("ue", "wires", "gateway", "core")
+        )
         topology = Topology(ue=ue, epdg=gateway, core=core, places=places, losses=losses or MessageLosses())
         gateway.set_sysctl("net/ipv4/ip_forward", 1)
         gateway.connect("core", core, "gateway")
@@ -233,9 +218,10 @@ def topology_of(
             gateway.add_address("lo", IPv4Interface(f"{address}/32"))
         machines = access_machines(schedule, places.accesses, places.outsides)
         for number, (name, section) in enumerate(schedule.accesses.items(), 1):
-            access = _add_access(stack, topology, number, machines[name], seed)
+            random = Random(f"{seed}/{name}")  # noqa: S311 - no secrets
+            access = _add_access(topology, wires, number, machines[name], random)
+            stack.callback(access.wire.close)
             topology.accesses[name] = access
-            topology.translate_by(access, section.nat)
             if section.present:
                 _join(ue, access)
         yield topology
@@ -249,30 +235,24 @@ def _namespace(name: str) -> Namespace:
     return namespace
 
 
-def _add_access(
-    stack: contextlib.ExitStack, topology: Topology, number: int, machine: AccessNetwork, seed: int
-) -> _Access:
-    wire, nat = (stack.enter_context(_namespace(f"{name}-{number}")) for name in ("wire", "nat"))
-    nat.set_sysctl("net/ipv4/ip_forward", 1)
-    interface = _interface(number)
-    topology.ue.connect(interface, wire, "ue")
-    wire.connect("network", nat, "access")
-    router, uplink = IPv4Interface(f"10.77.{number}.1/24"), IPv4Interface(f"10.77.{100 + number}.2/24")
-    nat.add_address("access", router)
-    nat.connect("uplink", topology.epdg, f"nat-{number}")
-    nat.add_address("uplink", uplink)
-    topology.epdg.add_address(f"nat-{number}", IPv4Interface(f"10.77.{100 + number}.1/24"))
+def _add_access(topology: Topology, wires: Namespace, number: int, machine: AccessNetwork, random: Random) -> _Access:
+    ue, gateway = topology.ue, topology.epdg
+    interface, network = _interface(number), f"network-{number}"
+    router = IPv4Interface(f"10.77.{number}.1/24")
+    ue.connect(interface, wires, f"ue-{number}")
+    wires.connect(f"wire-{number}", gateway, network)
+    for namespace, name in ((ue, interface), (gateway, network)):
+        namespace.set_segments_maximum(name, 1)  # a wire carries packets, not bundles of them
+    gateway.add_address(network, router)
+    outside = topology.places.outsides[machine.name]
+    gateway.add_route(f"{outside}/32", interface=network)
     # else what comes for an address that is gone waits here for ARP, and arrives seconds later with the address
-    nat.add_neighbour("access", machine.address, topology.ue.link_address(interface))
-    nat.add_route(GATEWAYS, via=f"10.77.{100 + number}.1")
-    topology.epdg.add_route(router.network, via=uplink.ip)
-    random = Random(f"{seed}/{machine.name}")  # noqa: S311 - no secrets
-    carried = Wire(wire, "ue", "network", machine, topology.losses, topology.down, random)
-    stack.callback(carried.close)
+    for address in (machine.address, outside):
+        gateway.add_neighbour(network, address, ue.link_address(interface))
+    wire = Wire(wires, f"ue-{number}", f"wire-{number}", machine, topology.losses, topology.down, random)
     return _Access(
         number=number,
-        wire=carried,
-        nat=nat,
+        wire=wire,
         interface=interface,
         address=IPv4Interface(f"{machine.address}/24"),
         router=router.ip,

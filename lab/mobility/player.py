@@ -26,7 +26,7 @@ from lab.mobility.schedule import (
     NatSection,
     Resume,
 )
-from lab.mobility.stage import Scene, Stage, Voice
+from lab.mobility.stage import Client, Scene, Stage, Voice
 from protocols.errors import ConfigurationError, StackError
 from protocols.media.log import PacketFate, join
 from protocols.trace.records import JsonValue, Kind, TraceRecord
@@ -78,6 +78,7 @@ class Player:
     async def play(self) -> Recording:
         """All events in their time, then the end."""
         recording, scene = self._recording, self._scene
+        recording.backends = {"ue": await _backend(scene.ue), "epdg": await _backend(scene.epdg)}
         scene.on_record(self._take_record)
         try:
             for event in self._schedule.events:
@@ -311,6 +312,14 @@ class Player:
         status = await self._scene.aaa.call("node.status")
         assert isinstance(status, dict)
         return leaks + _left("the AAA server's sessions", status.get("sessions"))
+
+
+async def _backend(node: Client) -> str:
+    status = await node.call("node.status")
+    assert isinstance(status, dict)
+    data_plane = status["data_plane"]
+    assert isinstance(data_plane, dict)
+    return str(data_plane["backend"])
 
 
 def _left(what: str, value: JsonValue) -> list[str]:

@@ -54,7 +54,7 @@ def _figure(result: RunResult, series: PacketSeries) -> Any:  # Any: matplotlib'
     FigureCanvasAgg(figure)
     up, down = figure.subplots(2, 1, sharex=True)
     verdict = "all expectations held" if result.passed else "an expectation failed"
-    figure.suptitle(f"{result.title}: {result.stage}, seed {result.seed}, {verdict}", fontsize=11)
+    figure.suptitle(f"{result.title}: {result.place}, seed {result.seed}, {verdict}", fontsize=11)
     for axes, name, fates, figures in (
         (up, "Uplink", series.uplink, [move.uplink for move in result.moves]),
         (down, "Downlink", series.downlink, [move.downlink for move in result.moves]),

@@ -34,7 +34,7 @@ class Recording:
     """Facts of one run; moments are seconds since its beginning, but for those inside of ``moves`` and ``records``.
 
     ``moves``, ``paths`` and ``attaches`` are the UE's own views, oldest first; ``began`` is the wall clock at the
-    beginning.
+    beginning. ``backends``: what carries ESP in each of the nodes that do.
     """
 
     schedule: Schedule
@@ -50,6 +50,7 @@ class Recording:
     records: Sequence[TraceRecord] = ()
     final_access: str | None = None
     final_gateway: str | None = None
+    backends: dict[str, str] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
     leaks: list[str] = field(default_factory=list)
     duration: float = 0.0

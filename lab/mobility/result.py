@@ -131,12 +131,13 @@ class StreamFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A whole run."""
+    """A whole run; ``backends``: what carried ESP, by node."""
 
     schedule: str
     title: str
     stage: str
     seed: int
+    backends: dict[str, str]
     duration_ms: float
     events: tuple[EventResult, ...]
     attaches: tuple[AttachResult, ...]
@@ -153,6 +154,11 @@ class RunResult:
     def passed(self) -> bool:
         """Whether every expectation held."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def place(self) -> str:
+        """The stage in words, with what carried ESP."""
+        return f"{self.stage}, ESP by {' and '.join(sorted(set(self.backends.values())))}"
 
     def to_json(self) -> dict[str, JsonValue]:
         """The result as a JSON object; ``schema`` tells its form."""

@@ -1,4 +1,4 @@
-"""Where a schedule can be played; by itself, so that a command line knows it without the rest."""
+"""Where a schedule can be played, and what carries ESP there; apart, for a command line that loads nothing else."""
 
 from __future__ import annotations
 
@@ -11,3 +11,12 @@ class StageName(str, Enum):
     VIRTUAL = "virtual"
     LOOPBACK = "loopback"
     NAMESPACES = "namespaces"
+
+
+class BackendName(str, Enum):
+    """What carries ESP in the nodes: ``data_plane.backend`` of both configurations."""
+
+    AUTO = "auto"
+    PYTHON = "python"
+    COMPILED = "compiled"
+    KERNEL = "kernel"

@@ -11,7 +11,7 @@ from lab.mobility.result import DirectionFigures, MoveResult, Opinions, RunResul
 
 def show(result: RunResult, console: Console) -> None:
     """Print everything that a person wants to know of a run."""
-    console.print(f"\n{result.title} ({result.stage}, seed {result.seed})", style="bold")
+    console.print(f"\n{result.title} ({result.place}, seed {result.seed})", style="bold")
     for attach in result.attaches:
         console.print(
             f"Attached on {attach.access} at {attach.at_ms / 1000:.3f} s, in {attach.ms:.1f} ms with {attach.requests} "

@@ -1,7 +1,9 @@
-"""A wire between two interfaces in user space: frames pass; UDP and ESP are delayed, lost, doubled, dropped on purpose.
+"""A wire between two interfaces in user space: frames pass; UDP and ESP fare as an access network has it.
 
-What a kernel's netem does where it is built in, and more: the laboratory reads IKE messages and knows which to
-lose. Partial checksums go along as ``virtio_net_hdr`` (PACKET_VNET_HDR), so that the kernel completes them.
+What a kernel's netem and NAT do where they are built in, and more: every kind of NAT, and the laboratory reads IKE
+messages and knows which to lose. Behind a NAT nothing passes that it cannot translate: ESP without UDP, fragments
+(RFC 4787 §11), ICMP. Partial checksums go along as ``virtio_net_hdr`` (PACKET_VNET_HDR), so that the kernel completes
+them.
 """
 
 from __future__ import annotations
@@ -9,23 +11,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from ipaddress import ip_address
 from random import Random
 
+from lab.mobility.frames import IP_HEADER_LENGTH, UDP, UDP_HEADER_LENGTH, Carried, carried, is_ipv4, translated
 from lab.mobility.matching import MessageLosses
 from lab.namespaces import Namespace
 from lab.network.access import AccessNetwork
-from lab.network.impairments import Impairments
 from protocols.errors import BackendError
 from protocols.path import Address
 
 ETH_P_ALL = 0x0003  # <linux/if_ether.h>
-ETH_P_IP = b"\x08\x00"
 SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23  # <linux/if_packet.h>
-VNET_HEADER_LENGTH = 10
-ETHERNET_HEADER_LENGTH = 14
-UDP_HEADER_LENGTH = 8
-UDP, ESP = socket.IPPROTO_UDP, socket.IPPROTO_ESP
 FRAME_MAXIMUM = 65600
 DRAIN_LIMIT = 64
 
@@ -73,26 +69,37 @@ class Wire:
             self._carry(frame, target, outbound)
 
     def _carry(self, frame: bytes, target: socket.socket, outbound: bool) -> None:
-        packet = _packet(frame)
-        if packet is None:  # ARP, ICMP: of the link itself
-            self._send(target, frame)
+        access = self.access
+        found = carried(frame)
+        if found is None:
+            if access.nat is None or not is_ipv4(frame):  # ARP is of the link itself
+                self._send(target, frame)
+            else:
+                self.dropped["untranslatable"] += 1
             return
-        remote = ip_address(packet[16:20] if outbound else packet[12:16])
-        payload = packet[(packet[0] & 15) * 4 + (0 if packet[9] == ESP else UDP_HEADER_LENGTH) :]
-        if not self.access.up or self.access.captive:
-            self.dropped["down" if not self.access.up else "captive"] += 1
-        elif remote in self._down:
+        if (found.destination if outbound else found.source).address in self._down:
             self.dropped["gateway-down"] += 1
-        elif self._losses.takes(payload, self.access.name):
+        elif self._losses.takes(found.payload, access.name):
             self.dropped["lost-on-purpose"] += 1
+        elif access.nat is not None and (found.protocol != UDP or found.is_fragment):
+            self.dropped["untranslatable"] += 1
         else:
-            quality: Impairments = self.access.uplink if outbound else self.access.downlink
-            now = self._loop.time()
-            for arrival in quality.plan(len(packet), self._random, now):
-                if arrival <= now:
-                    self._send(target, frame)
-                else:
-                    self._loop.call_at(arrival, self._send, target, frame)
+            self._pass(frame, found, target, outbound)
+
+    def _pass(self, frame: bytes, found: Carried, target: socket.socket, outbound: bool) -> None:
+        cross = self.access.outbound if outbound else self.access.inbound
+        now = self._loop.time()
+        octets = found.length - IP_HEADER_LENGTH - UDP_HEADER_LENGTH
+        passage = cross(octets, found.source, found.destination, self._random, now)
+        if passage is None:  # the access has counted it
+            return
+        if (passage.source, passage.destination) != (found.source, found.destination):
+            frame = translated(frame, passage.source, passage.destination)
+        for arrival in passage.arrivals:
+            if arrival <= now:
+                self._send(target, frame)
+            else:
+                self._loop.call_at(arrival, self._send, target, frame)
 
     def _send(self, target: socket.socket, frame: bytes) -> None:
         try:
@@ -121,11 +128,3 @@ def _open(interface: str) -> socket.socket:
     except OSError as error:
         raise BackendError(f"a wire on {interface}: {error.strerror}") from error
     return opened
-
-
-def _packet(frame: bytes) -> bytes | None:
-    """The IPv4 packet in a frame if it carries UDP or ESP."""
-    start = VNET_HEADER_LENGTH + ETHERNET_HEADER_LENGTH
-    if len(frame) < start + 28 or frame[start - 2 : start] != ETH_P_IP or frame[start + 9] not in (UDP, ESP):
-        return None
-    return frame[start:]

@@ -104,12 +104,6 @@ def test_durations_are_numbers_or_text() -> None:
             "no NAT of IPv6",
         ),
         (
-            "title: T\nduration: 10\naccesses:\n  a: {nat: {kind: full-cone}}\nevents: [{at: 0, do: attach}]\n",
-            4,
-            "accesses.a.nat.kind",
-            "leave namespaces out of stages",
-        ),
-        (
             "title: T\nduration: 10\naccesses:\n  a: {family: ipv6}\nevents: [{at: 0, do: attach}]\n",
             4,
             "accesses.a.family",
@@ -128,12 +122,6 @@ def test_durations_are_numbers_or_text() -> None:
         (EVENT + "  - {at: 1, do: nat-rebind, access: a}\n", 6, "events.1.access", "behind a NAT"),
         (EVENT + "  - {at: 1, do: nat-gone, access: a}\n", 6, "events.1.access", "behind a NAT"),
         (EVENT + "  - {at: 1, do: nat-appears, access: a, nat: {}}\n", 6, "events.1.nat.kind", "nat-gone takes one"),
-        (
-            EVENT + "  - {at: 1, do: nat-appears, access: a, nat: {kind: restricted}}\n",
-            6,
-            "events.1.nat.kind",
-            "leave namespaces out of stages",
-        ),
         (
             "title: T\nduration: 10\nstages: [virtual]\naccesses: {a: {family: ipv6}}\n"
             "events:\n  - {at: 0, do: attach}\n  - {at: 1, do: nat-appears, access: a, nat: {kind: symmetric}}\n",

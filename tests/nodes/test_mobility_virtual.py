@@ -222,3 +222,16 @@ def test_exit_status_and_json_tell_of_failure(tmp_path: Path) -> None:
     assert [result["seed"] for result in results] == [1, 2]
     assert {result["schema"] for result in results} == {1}
     assert not any(result["passed"] for result in results)
+
+
+@pytest.mark.parametrize("stage", ["virtual", "loopback"])
+def test_a_backend_that_a_stage_does_not_have_is_refused_in_one_line(stage: str) -> None:
+    done = CliRunner().invoke(application, ["run", "walk-home", "--stage", stage, "--backend", "kernel"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"--backend kernel needs --stage namespaces: on {stage} Python carries ESP\n"
+
+
+def test_a_result_says_what_carried_esp() -> None:
+    result, _ = played(of_text(SHORT % 300))
+    assert result.to_json()["backends"] == {"ue": "python", "epdg": "python"}
+    assert result.place == "virtual, ESP by python"

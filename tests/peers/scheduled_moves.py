@@ -123,6 +123,7 @@ class ScheduledStage:
 
     schedule: Schedule
     topology: Topology
+    loop: asyncio.AbstractEventLoop
     on: str
     without: list[tuple[float, float]] = field(default_factory=list)
     """Moments (wall clock) between which the UE had no address."""
@@ -140,34 +141,33 @@ class ScheduledStage:
             case AccessEvent(do="address-gained", access=access):
                 self._join(access)
             case AccessEvent(do="nat-rebind", access=access):
-                _do(self.topology.rebind(access))
+                self._do(self.topology.rebind(access))
             case Impair(access=access, up=up, down=down):
-                _do(self.topology.impair(access, up, down))
+                self._do(self.topology.impair(access, up, down))
             case Captive(access=access, captive=captive):
-                _do(self.topology.captive(access, captive))
+                self._do(self.topology.captive(access, captive))
             case GatewayEvent(address=address):
-                _do(self.topology.gateway(address, event.do == "gateway-up"))
+                self._do(self.topology.gateway(address, event.do == "gateway-up"))
             case Lose(message=message, count=count, access=access):
-                _do(self.topology.lose(message, count, access))
+                self._do(self.topology.lose(message, count, access))
             case _:
                 raise PeerError(f"{event.do} does not happen to a network")
 
+    def _do(self, change: Coroutine[object, object, None]) -> None:
+        """On the wires' loop."""
+        asyncio.run_coroutine_threadsafe(change, self.loop).result(PATIENCE)
+
     def _leave(self, access: str) -> None:
         began = time.time()
-        _do(self.topology.present(access, False))
+        self._do(self.topology.present(access, False))
         if not any(each.wire.access.up for each in self.topology.accesses.values()):
             self._gone = began
 
     def _join(self, access: str) -> None:
-        _do(self.topology.present(access, True))
+        self._do(self.topology.present(access, True))
         if self._gone is not None:
             self.without.append((self._gone, time.time()))
             self._gone = None
-
-
-def _do(change: Coroutine[object, object, None]) -> None:
-    """The topology's changes are netlink's and wait for nothing: not the wires' loop's affair."""
-    asyncio.run(change)
 
 
 @contextlib.contextmanager
@@ -182,14 +182,15 @@ def scheduled_stage(schedule: Schedule) -> Iterator[ScheduledStage]:
     }
     schedule = schedule.model_copy(update={"accesses": accesses})
     ready, over = threading.Event(), threading.Event()
-    made: list[Topology] = []
+    made: list[tuple[Topology, asyncio.AbstractEventLoop]] = []
     failure: list[BaseException] = []
 
     async def carry() -> None:
         with topology_of(schedule, NUMBERING.places(schedule), schedule.seed, LossesByLength()) as topology:
-            made.append(topology)
+            loop = asyncio.get_running_loop()
+            made.append((topology, loop))
             ready.set()
-            await asyncio.get_running_loop().run_in_executor(None, over.wait)
+            await loop.run_in_executor(None, over.wait)
 
     def run() -> None:
         try:
@@ -204,7 +205,8 @@ def scheduled_stage(schedule: Schedule) -> Iterator[ScheduledStage]:
         ready.wait()
         if failure:
             raise failure[0]
-        yield ScheduledStage(schedule=schedule, topology=made[0], on=first)
+        ((topology, loop),) = made
+        yield ScheduledStage(schedule=schedule, topology=topology, loop=loop, on=first)
     finally:
         over.set()
         thread.join()
