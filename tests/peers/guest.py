@@ -1,8 +1,9 @@
 """Tests under a kernel that has IPsec ESP: those marked ``guest`` run in user-mode-linux, booted once for a file.
 
 On the host such a test is a ``GuestTest``, whose outcome is that of the same test in the guest: none of its fixtures is
-set up here. In the guest, where ``INKERNEL_RESULTS`` names the file to report to, it is an ordinary test. Everything in
-the guest is root's, and gone at its end. Without user-mode-linux the tests skip, and say so.
+set up here. ``guest(limit=SECONDS)`` gives a file another time than the usual one. In the guest, where
+``INKERNEL_RESULTS`` names the file to report to, it is an ordinary test. Everything in the guest is root's, and gone at
+its end. Without user-mode-linux the tests skip, and say so.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ class GuestTest(pytest.Item):
         self._original = original
         self.own_markers = original.own_markers
         self.keywords.update(original.keywords)
-        self.add_marker(pytest.mark.timeout(LIMIT + 30))
+        self.add_marker(pytest.mark.timeout(self.limit + 30))
+
+    @property
+    def limit(self) -> int:
+        """Seconds for all tests of the file."""
+        return max(int(mark.kwargs.get("limit", LIMIT)) for mark in self.iter_markers("guest"))
 
     def runtest(self) -> None:
         """Fail or skip as the test did."""
@@ -49,7 +55,7 @@ class GuestTest(pytest.Item):
         if self.path not in outcomes:
             mine = [item for item in self.session.items if isinstance(item, GuestTest) and item.path == self.path]
             chosen = [item.nodeid for item in mine]
-            outcomes[self.path] = _boot(chosen, self.config)
+            outcomes[self.path] = _boot(chosen, max(item.limit for item in mine), self.config)
         outcome = outcomes[self.path].get(self.nodeid)
         if outcome is None:
             pytest.fail(f"the guest has not run it:\n{outcomes[self.path]['']['text']}", pytrace=False)
@@ -62,7 +68,7 @@ class GuestTest(pytest.Item):
         return self._original.reportinfo()
 
 
-def _boot(chosen: list[str], config: pytest.Config) -> dict[str, dict[str, Any]]:
+def _boot(chosen: list[str], limit: int, config: pytest.Config) -> dict[str, dict[str, Any]]:
     """Run tests in the guest; outcomes by node identifier, and what it printed under the empty one."""
     directory = config._tmp_path_factory.mktemp("guest")  # type: ignore[attr-defined] # the factory of tmp_path
     results = directory / "results.jsonl"
@@ -74,12 +80,12 @@ def _boot(chosen: list[str], config: pytest.Config) -> dict[str, dict[str, Any]]
     # All at once, and no more of them: for each algorithm the kernel would start modprobe twice.
     program = f'modprobe -a {" ".join(MODULES)} && echo >/proc/sys/kernel/modprobe && exec "$@"'
     done = subprocess.run(
-        [IN_KERNEL, "-t", str(LIMIT), "-w", directory, "sh", "-c", program, "sh", *words],
+        [IN_KERNEL, "-t", str(limit), "-w", directory, "sh", "-c", program, "sh", *words],
         cwd=ROOT,
         env={**environment, RESULTS: str(results), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
-        timeout=LIMIT + 5,
+        timeout=limit + 5,
         check=False,
     )
     found: dict[str, dict[str, Any]] = {"": {"text": done.stdout + done.stderr}}
@@ -106,7 +112,7 @@ class GuestReporter:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "guest: runs under user-mode-linux, whose kernel has ESP")
+    config.addinivalue_line("markers", "guest(limit): runs under user-mode-linux, whose kernel has ESP")
     config.stash[OUTCOMES] = {}
     if RESULTS in os.environ:
         config.pluginmanager.register(GuestReporter(Path(os.environ[RESULTS])), "guest-reporter")
