@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from protocols.dataplane.fast import plane
 from protocols.dataplane.fast.tun import FastTun
+from protocols.dataplane.userspace.tun import TunCounters
 from protocols.errors import BackendError, LocalError
 from protocols.esp.sa import DropReason
 from protocols.path import Address, Endpoint, Path
@@ -93,6 +94,7 @@ class LoopCounters:
     tun_full: int
     tun_refused: int
     no_tun: int
+    """Of an SA whose device is not there."""
     turns: int
     """Wake-ups of the workers."""
     sealing_drops: Mapping[str, int]
@@ -148,9 +150,9 @@ class FastLoop:
             except BaseException:
                 self._channel.close()
                 raise
-        self._sources: dict[int, str] = {}
+        self._sources: dict[int, _Owner] = {}
         self._links: dict[Endpoint, tuple[Receiver, list[int]]] = {}
-        self._devices: dict[FastTun, list[int]] = {}
+        self._devices: dict[int, tuple[FastTun, list[int]]] = {}
         self._raw: dict[Address, tuple[socket.socket, int]] = {}
         self._running: asyncio.AbstractEventLoop | None = None
 
@@ -194,28 +196,40 @@ class FastLoop:
         self._remove([source])
         opened.close()
 
-    def add_device(self, device: FastTun) -> None:
-        """Read and write a TUN device that has a queue for every worker; there can be one at a time."""
+    def add_device(
+        self, device: FastTun, number: int = 0, *, failed: Callable[[BackendError], object] | None = None
+    ) -> None:
+        """Read and write a TUN device that has a queue for every worker.
+
+        It takes the packets of the SAs that ``Core.set_device`` has given its ``number``. ``failed`` is told once when
+        it has ended by itself, in the place of the loop's.
+        """
+        if not 0 <= number < _native.DEVICES:
+            raise LocalError(f"{number} is no number of a TUN device, there are {_native.DEVICES}")
+        if number in self._devices:
+            raise LocalError(f"the fast path has a TUN device {number} already")
         if len(device.queues) != self.workers:
             raise LocalError(f"TUN device {device.name} has {len(device.queues)} queues for {self.workers} workers")
+        owner = _Owner(f"TUN device {device.name}", failed or self._failed)
         sources: list[int] = []
         try:
             for worker, descriptor in enumerate(device.queues):
-                source = self._loop.add_queue(descriptor, worker, device.udp_offload)
-                self._sources[source] = f"TUN device {device.name}"
+                source = self._loop.add_queue(descriptor, worker, number, device.udp_offload)
+                self._sources[source] = owner
                 sources.append(source)
         except OSError as error:
             self._remove(sources)
-            if error.errno == errno.EBUSY:
-                raise LocalError("the fast path has a TUN device already") from error
             raise BackendError(f"TUN device {device.name}: {error.strerror}") from error
-        self._devices[device] = sources
+        self._devices[number] = device, sources
 
     def remove_device(self, device: FastTun) -> None:
         """Let go of a device before it is closed."""
-        if device not in self._devices:
-            raise LocalError(f"TUN device {device.name} is not in the fast path")
-        self._remove(self._devices.pop(device))
+        for number, (known, sources) in self._devices.items():
+            if known is device:
+                self._remove(sources)
+                del self._devices[number]
+                return
+        raise LocalError(f"TUN device {device.name} is not in the fast path")
 
     # ------------------------------------------------------------------ life
 
@@ -250,6 +264,11 @@ class FastLoop:
         self._devices.clear()
         self._channel.close()
 
+    def device_counters(self, number: int) -> TunCounters:
+        """What the workers have done for all devices that had this number."""
+        read, written, refused = self._loop.device_counters(number)
+        return TunCounters(read=read, written=written, refused=refused)
+
     @property
     def counters(self) -> LoopCounters:
         """Of all workers together, without stopping them."""
@@ -267,7 +286,8 @@ class FastLoop:
             )
         except OSError as error:
             raise BackendError(f"UDP {local} in the fast path: {error.strerror}") from error
-        self._sources[source] = f"UDP {local}" if encapsulation else f"ESP of {local.address}"
+        name = f"UDP {local}" if encapsulation else f"ESP of {local.address}"
+        self._sources[source] = _Owner(name, self._failed)
         return source
 
     def _remove(self, sources: list[int]) -> None:
@@ -300,7 +320,22 @@ class FastLoop:
             os.eventfd_read(self._loop.eventfd)
         while (found := self._loop.failure()) is not None:
             source, number = found
-            self._failed(BackendError(f"{self._sources[source]}: {os.strerror(number)}"))
+            self._sources[source].end(number)
+
+
+class _Owner:
+    """What has one source or, a device, several."""
+
+    def __init__(self, name: str, failed: Callable[[BackendError], object]) -> None:
+        self._name = name
+        self._failed = failed
+        self._ended = False
+
+    def end(self, number: int) -> None:
+        """One of the sources has ended by itself."""
+        if not self._ended:
+            self._ended = True
+            self._failed(BackendError(f"{self._name}: {os.strerror(number)}"))
 
 
 def _by_reason(counts: list[int]) -> dict[str, int]:

@@ -25,25 +25,28 @@ static void take_address(fast_endpoint *endpoint, const union address *address) 
 }
 
 void write_inner(void *context, const struct iovec *parts, int count_of_parts, unsigned packets) {
-    struct worker *worker = context;
+    struct outlet *outlet = context;
+    struct worker *worker = outlet->worker;
     ssize_t octets;
 
-    if (worker->queue == NULL || !is_live(worker->queue)) {
+    if (outlet->queue == NULL || !is_live(outlet->queue)) {
         tally(worker, LOOP_NO_TUN, packets);
         return;
     }
     do
-        octets = writev(worker->queue->descriptor, parts, count_of_parts);
+        octets = writev(outlet->queue->descriptor, parts, count_of_parts);
     while (octets < 0 && errno == EINTR);
     if (octets >= 0) {
         tally(worker, LOOP_WRITTEN, packets);
+        count(&outlet->totals.written, packets);
         if (packets > 1)
             tally(worker, LOOP_WRITTEN_SUPER_PACKETS, 1);
         return;
     }
     tally(worker, has_no_room(errno) ? LOOP_TUN_FULL : LOOP_TUN_REFUSED, packets);
+    count(&outlet->totals.refused, packets);
     if (is_gone(errno))
-        source_failed(worker->loop, worker->queue, errno);
+        source_failed(worker->loop, outlet->queue, errno);
 }
 
 static void pass_on(struct worker *worker, const fast_path *path, uint8_t *octets, size_t length) {
@@ -64,6 +67,7 @@ static void pass_on(struct worker *worker, const fast_path *path, uint8_t *octet
 
 static void open_esp(struct worker *worker, const fast_path *path, uint8_t traffic_class, uint8_t *esp, size_t length) {
     uint8_t *inner;
+    unsigned device;
     int octets;
 
     if (worker->opened++ == BATCH) { /* let control calls in */
@@ -71,13 +75,18 @@ static void open_esp(struct worker *worker, const fast_path *path, uint8_t traff
         fast_begin(worker->core);
         worker->opened = 1;
     }
-    octets = fast_open(worker->core, esp, length, path, traffic_class, &inner);
+    octets = fast_open(worker->core, esp, length, path, traffic_class, &inner, &device);
     if (octets <= 0) {
         count(&worker->totals.opening[-octets], 1);
         return;
     }
     tally(worker, LOOP_OPENED, 1);
-    coalesce_packet(&worker->coalescer, inner, (size_t)octets);
+    if (worker->outlets[device] == NULL) {
+        tally(worker, LOOP_NO_TUN, 1);
+        return;
+    }
+    worker->waiting |= (uint64_t)1 << device;
+    coalesce_packet(&worker->outlets[device]->coalescer, inner, (size_t)octets);
 }
 
 /* RFC 3948 section 2: what a datagram on the port is. */
@@ -190,5 +199,6 @@ void read_socket(struct worker *worker, struct source *source) {
         take_message(worker, source, (unsigned)i);
     }
     fast_end(worker->core);
-    coalesce_flush(&worker->coalescer);
+    for (; worker->waiting != 0; worker->waiting &= worker->waiting - 1)
+        coalesce_flush(&worker->outlets[__builtin_ctzll(worker->waiting)]->coalescer);
 }

@@ -221,18 +221,18 @@ static uint8_t *slot(struct worker *worker, unsigned at) {
 }
 
 /* Packets behind their virtio_net_hdr, as they were read. */
-static void seal_batch(struct worker *worker, const fast_octets *batch, unsigned count) {
+static void seal_batch(struct worker *worker, struct outlet *from, const fast_octets *batch, unsigned packets_read) {
     fast_octets packets[FAST_EXPECTED];
     struct virtio_net_hdr header;
     uint8_t *packet;
 
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < packets_read; i++)
         packets[i] = (fast_octets){batch[i].octets + sizeof header, batch[i].length - sizeof header};
     fast_begin(worker->core);
-    if (count > 1)
-        fast_expect_inner(worker->core, packets, count);
-    for (unsigned i = 0; i < count; i++) {
-        uint64_t before = worker->totals.counters[LOOP_TUN_PACKETS];
+    if (packets_read > 1)
+        fast_expect_inner(worker->core, packets, packets_read);
+    for (unsigned i = 0; i < packets_read; i++) {
+        uint64_t before = worker->totals.counters[LOOP_TUN_PACKETS], segments;
         size_t length;
 
         memcpy(&header, batch[i].octets, sizeof header);
@@ -242,7 +242,9 @@ static void seal_batch(struct worker *worker, const fast_octets *batch, unsigned
         }
         while ((length = segment_next(&worker->segmenter, &packet)) > 0)
             seal(worker, packet, length);
-        if (worker->totals.counters[LOOP_TUN_PACKETS] - before > 1)
+        segments = worker->totals.counters[LOOP_TUN_PACKETS] - before;
+        count(&from->totals.read, segments);
+        if (segments > 1)
             tally(worker, LOOP_TUN_SUPER_PACKETS, 1);
     }
     fast_end(worker->core);
@@ -279,7 +281,7 @@ void read_queue(struct worker *worker, struct source *source) {
     while (more && packets < BATCH && SEALED_OCTETS - worker->used >= BATCH_ROOM) {
         more = read_batch(worker, source, batch, &count);
         if (count > 0)
-            seal_batch(worker, batch, count);
+            seal_batch(worker, worker->outlets[source->device], batch, count);
         packets += count;
     }
     send_trains(worker);
