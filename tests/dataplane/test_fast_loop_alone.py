@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from protocols.dataplane.fast.loop import FastLink, FastLoop
+from protocols.dataplane.fast.link import FastLink
+from protocols.dataplane.fast.loop import FastLoop
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.fast.tun import FastTun
 from protocols.dataplane.userspace.tun import TunCounters

@@ -263,8 +263,6 @@ int fast_loop_add_socket(fast_loop *loop, int descriptor, unsigned worker, enum 
     struct source source = {.kind = kind, .worker = worker, .urgent = urgent, .local = *local};
     int on = 1, done;
 
-    if (kind == LOOP_RAW)
-        source.local.port = 0;
     if (local->version == 4)
         done = setsockopt(descriptor, IPPROTO_IP, IP_RECVTOS, &on, sizeof on);
     else

@@ -30,6 +30,7 @@ enum loop_counter {
     LOOP_RECEIVED,            /* datagrams, after UDP GRO was undone */
     LOOP_RECEIVED_TRAINS,     /* and in how many messages */
     LOOP_RECEIVE_ERRORS,      /* errors that a socket reported: ICMP, device down */
+    LOOP_UNREACHABLE,         /* those of ICMP about what is no ESP, passed to the channel */
     LOOP_KEEPALIVES,          /* NAT keepalives (RFC 3948 section 4) */
     LOOP_SHORT,               /* too short for ESP */
     LOOP_OTHER,               /* IKE and whatever else is no ESP, passed to the channel */
@@ -55,9 +56,10 @@ struct loop_device_totals {
     uint64_t read, written, refused;
 };
 
-/* In front of a datagram in the channel. Ports in host order. */
+/* In front of a datagram in the channel. Ports in host order. error: it is one that was sent and, ICMP says, did not
+ * arrive, as far as that quotes it. */
 struct loop_frame {
-    uint8_t version, reserved;
+    uint8_t version, error;
     uint16_t local_port, remote_port;
     uint8_t local[16], remote[16];
 };
@@ -77,7 +79,7 @@ void fast_loop_stop(fast_loop *);
 
 /* A source for a worker to read; the loop has a descriptor of its own of it. Its number, or -errno: EBUSY when the
  * worker has a queue of the device already, ENOSPC when there are LOOP_SOURCES. urgent: read before the others of the
- * same turn. */
+ * same turn. local: of LOOP_RAW, where its packets are taken to have come to; it sends for any port. */
 int fast_loop_add_socket(fast_loop *, int descriptor, unsigned worker, enum loop_kind, const fast_endpoint *local,
                          bool urgent);
 int fast_loop_add_queue(fast_loop *, int descriptor, unsigned worker, unsigned device, bool udp_offload);

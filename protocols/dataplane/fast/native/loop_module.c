@@ -26,6 +26,7 @@ static const char *const counter_names[LOOP_COUNTERS] = {
     [LOOP_RECEIVED] = "received",
     [LOOP_RECEIVED_TRAINS] = "received_trains",
     [LOOP_RECEIVE_ERRORS] = "receive_errors",
+    [LOOP_UNREACHABLE] = "unreachable",
     [LOOP_KEEPALIVES] = "keepalives",
     [LOOP_SHORT] = "short",
     [LOOP_OTHER] = "other",
