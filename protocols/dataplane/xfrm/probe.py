@@ -15,9 +15,11 @@ from typing import Any
 
 from protocols.dataplane.xfrm.algorithms import key_attributes
 from protocols.dataplane.xfrm.connection import XfrmConnection, XfrmRefused
-from protocols.dataplane.xfrm.messages import UDP_ENCAP, UDP_ENCAP_ESPINUDP, XFRM_INF, XFRM_MODE_TUNNEL
+from protocols.dataplane.xfrm.messages import XFRM_INF, XFRM_MODE_TUNNEL
 from protocols.dataplane.xfrm.state import ESP
+from protocols.errors import BackendError
 from protocols.ikev2.suites import EspSuite
+from protocols.io.link import take_out_esp
 from protocols.secret import Secret
 
 PROBE_REQID = 0x655FFFFF
@@ -61,9 +63,9 @@ def probe(suites: Iterable[EspSuite] = ()) -> Finding:
 def _missing() -> tuple[str, ...]:
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as made:
         try:
-            made.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
-        except OSError as error:
-            return (f"UDP encapsulation of ESP in the kernel ({error.strerror})",)
+            take_out_esp(made)
+        except BackendError as error:
+            return (str(error),)
     return ()
 
 
