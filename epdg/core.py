@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from ipaddress import ip_interface
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TYPE_CHECKING
 
 from epdg.config import ApnSection, DataPlaneKind, DataPlaneSection
+from protocols.dataplane.carrier import InnerDevice
 from protocols.dataplane.userspace.services import ServiceHost
 from protocols.entropy import Entropy
 from protocols.errors import BackendError
@@ -17,7 +18,8 @@ from protocols.trace.records import JsonValue
 
 if TYPE_CHECKING:
     from epdg.pdn.egress import Egress
-    from protocols.dataplane.userspace.tun import TunDevice
+
+DeviceOpener = Callable[[str, list[IPv4Interface | IPv6Interface], int], Awaitable[InnerDevice]]
 
 
 class Core:
@@ -36,20 +38,19 @@ class Core:
         self._send = send
         self._entropy = entropy
         self._hosts: dict[bytes, _Host] = {}
-        self._tun: TunDevice | None = None
+        self._tun: InnerDevice | None = None
         self._egress: Egress | None = None
 
-    async def open(self, failed: Callable[[BackendError], None]) -> None:
+    async def open(self, open_device: DeviceOpener, failed: Callable[[BackendError], None]) -> None:
         """Make the hosts or open the device; ``failed`` is told when that breaks later."""
         if self._section.kind is DataPlaneKind.IN_PROCESS:
             for address in (*self._section.hosts, *(network[1] for network in self._networks)):
                 self._hosts[address.packed] = _Host(ServiceHost(address, self._entropy), self._send)
             return
         from epdg.pdn.egress import Egress  # netlink's library takes a while
-        from protocols.dataplane.userspace.tun import TunDevice
 
         addresses = [ip_interface(f"{network[1]}/{network.prefixlen}") for network in self._networks]
-        self._tun = await TunDevice.open(self._section.device, addresses, self._section.mtu)
+        self._tun = await open_device(self._section.device, addresses, self._section.mtu)
         self._egress = Egress(self._section.device, self._apns)
         self._egress.open()
         self._tun.start(self._send, failed)

@@ -9,11 +9,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
-from typing import TYPE_CHECKING
 
+from protocols.dataplane.carrier import InnerDevice
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
 from protocols.dataplane.userspace.clients import StreamKind
-from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.esp.sa import ChildSaSpec
@@ -31,9 +30,6 @@ from ue.resolver import ResolverFile
 from ue.routes import METRIC, Network, configured_routes, granted_routes
 from ue.swu import Swu
 from ue.traffic import DEFAULT_RATE, Flow, Flows
-
-if TYPE_CHECKING:
-    from protocols.dataplane.userspace.tun import TunDevice
 
 _log = logging.getLogger(__name__)
 
@@ -66,19 +62,19 @@ class Tunnel:
         self._sa = sa
         self._carry_out = carry_out
         self._failed = failed
-        self._data_plane = UserspaceDataPlane(
-            entropy=swu.entropy,
+        self._data_plane = swu.carrier.plane(
             deliver=self._delivered,
             transmit=swu.ports.send_esp,
-            policy=configuration.data_plane.policy(),
+            told=self._data_plane_events,
             path_mtu=swu.ports.path_mtu,
-            now=swu.now,
+            policy=configuration.data_plane.policy() if swu.carrier.sees_packets else None,
         )
+        self._specs: dict[bytes, ChildSaSpec] = {}
         self.flows: Flows = Flows(self._send_inner, swu.entropy, numbers)
         self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
         self._refused = 0
-        self._tun: TunDevice | None = None
+        self._tun: InnerDevice | None = None
         if configuration.data_plane.kind is DataPlaneKind.TUN:
             import protocols.dataplane.userspace.tun  # noqa: F401 - netlink's library takes a while: not at the attach
         self._last_counters: dict[bytes, ChildSaCounters] = {}
@@ -107,11 +103,12 @@ class Tunnel:
             self._data_plane.install(command.spec)
         else:
             self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
+        self._specs[command.spec.inbound_spi] = command.spec
 
     def update(self, command: UpdateChildSa) -> ChildSaSpec:
         """A child SA goes another way; which one it is."""
         self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
-        return self._data_plane.child_sa(command.inbound_spi).spec
+        return self._specs[command.inbound_spi]
 
     def retire(self, inbound_spi: bytes) -> None:
         """Nothing is sent by a child SA any more."""
@@ -121,11 +118,12 @@ class Tunnel:
         """A child SA is gone; what it has carried is remembered."""
         self._last_counters[inbound_spi] = self._data_plane.counters(inbound_spi)
         self._data_plane.remove(inbound_spi)
+        del self._specs[inbound_spi]
 
     @property
     def installed(self) -> tuple[bytes, ...]:
         """Inbound SPIs of the child SAs that are there."""
-        return tuple(self._data_plane.installed)
+        return self._data_plane.installed
 
     @property
     def drops(self) -> Counter[str]:
@@ -183,8 +181,6 @@ class Tunnel:
         return self._refused + (0 if self._tun is None else self._tun.counters.refused)
 
     async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
-        from protocols.dataplane.userspace.tun import TunDevice
-
         plane, connection = self._configuration.data_plane, self._device.connection
         interfaces = [
             IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
@@ -192,7 +188,9 @@ class Tunnel:
         routes = self._routes()
         metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
         try:
-            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, routes, metric=metric)
+            tun = await self._swu.carrier.open_device(
+                self._data_plane, plane.device, interfaces, plane.mtu, routes, metric=metric
+            )
         except StackError as error:
             if self._device.connection is connection:
                 self._carry_out(self._device.host_failed(str(error)))

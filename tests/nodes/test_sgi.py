@@ -26,6 +26,7 @@ from epdg.config import ApnSection, DataPlaneKind, DataPlaneSection
 from epdg.core import Core
 from epdg.pki import make_pki
 from lab.namespaces import ACCESS_A, CORE, CORE_INTERFACE, GATEWAY, AccessTopology, Namespace
+from protocols.dataplane.userspace.tun import TunDevice
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError
 from protocols.io.nftables import AddressSet, Chain, Hook, NfTables, Verdict, goes_to, verdict
@@ -101,7 +102,7 @@ class Gateway:
         self._servers: dict[str, socket.socket] = {}
 
     async def open(self) -> None:
-        await self.core.open(lambda error: None)
+        await self.core.open(TunDevice.open, lambda error: None)
 
     def close(self) -> None:
         self.core.close()
