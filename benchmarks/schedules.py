@@ -1,11 +1,14 @@
 """Every shipped schedule of moves on every stage it lists: what each move cost, as JSON and as a page of the documents.
 
-    python -m benchmarks.schedules [--stages virtual loopback namespaces] [--schedules NAME ...] [--processes 1]
-                                   [--results benchmarks/results/schedules.json] [--page docs/schedules.md]
+    python -m benchmarks.schedules [--stages virtual loopback namespaces] [--backends python compiled kernel]
+                                   [--schedules NAME ...] [--processes 1] [--results benchmarks/results/schedules.json]
+                                   [--page docs/schedules.md]
 
 Runs that are played replace their entries in ``--results``, the others stay; the page is written from all of them.
-``--schedules`` without a name plays nothing and writes the page anew. Namespaces need root. Exit status 1 when an
-expectation failed. In real time a busy machine adds to outages: play with nothing else running.
+``--schedules`` without a name plays nothing and writes the page anew. Namespaces need root, and are played with every
+one of ``--backends`` that is there; in user-mode-linux (``tests/peers/inkernel.sh -w benchmarks -w docs``) that is the
+kernel's ESP as well. Exit status 1 when an expectation failed. In real time a busy machine adds to outages: play with
+nothing else running.
 """
 
 from __future__ import annotations
@@ -23,33 +26,42 @@ from lab.mobility.command import open_stage
 from lab.mobility.loader import load_schedule, shipped
 from lab.mobility.player import play
 from lab.mobility.result import DirectionFigures, MoveResult, Opinions
-from lab.mobility.stage_name import StageName
+from lab.mobility.stage_name import BackendName, StageName
+from protocols.dataplane.choice import Needs, why_not
+from protocols.dataplane.port import Backend
 from protocols.errors import BackendError
+from protocols.esp.tunnel import DEFAULT_POLICY
 
 RESULTS = Path("benchmarks/results/schedules.json")
 PAGE = Path("docs/schedules.md")
 DASH = "–"
+BACKENDS = [backend.value for backend in Backend]
+PLACES = [
+    StageName.VIRTUAL.value,
+    StageName.LOOPBACK.value,
+    *(f"{StageName.NAMESPACES.value}, {backend}" for backend in BACKENDS),
+]
 HEADER = """# What moves cost
 
 Written by `python -m benchmarks.schedules`, which plays every shipped schedule (`lab list`) on every stage it lists;
 `make test-long` holds them to their expectations. The figures are from `benchmarks/results/schedules.json`.
 A cell is *uplink/downlink*; a dash: the schedule is not played there, or nothing was measured. Virtual time is exact
 and the same every time; the others have the machine's own delays in them ({machine}).
+Columns of namespaces say what carried ESP there.
 
 **Outage**: the longest silence at the receiver around a move, in ms; an undisturbed stream shows 20 ms.
 **Lost**: packets of 50 a second. **MOS**: while the move lasts (E-model), at least 4 s of speech.
 """
 
 
-def measured(name: str, stage: StageName) -> dict[str, Any]:
+def measured(name: str, stage: StageName, backend: BackendName) -> dict[str, Any]:
     """Play one, and what the documents want of it."""
     try:
-        result, _ = play(load_schedule(name), open_stage(stage), None, lambda schedule, at, words: None)
+        result, _ = play(load_schedule(name), open_stage(stage, backend), None, lambda schedule, at, words: None)
     except BackendError as error:
-        return {"schedule": name, "stage": stage.value, "passed": False, "failed": [str(error)], "moves": []}
+        return {**_played(name, stage, backend), "passed": False, "failed": [str(error)], "moves": []}
     return {
-        "schedule": name,
-        "stage": stage.value,
+        **_played(name, stage, backend),
         "seed": result.seed,
         "passed": result.passed,
         "failed": [
@@ -63,6 +75,16 @@ def measured(name: str, stage: StageName) -> dict[str, Any]:
         "leaks": list(result.leaks),
         "moves": [_move(move) for move in result.moves],
     }
+
+
+def _played(name: str, stage: StageName, backend: BackendName) -> dict[str, Any]:
+    return {"schedule": name, "stage": stage.value, "backend": backend.value}
+
+
+def _place(run: Mapping[str, Any]) -> str:
+    """The column of a run; runs of former days were Python's."""
+    backend = run.get("backend", BackendName.PYTHON.value)
+    return f"{run['stage']}, {backend}" if run["stage"] == StageName.NAMESPACES.value else str(run["stage"])
 
 
 def _move(move: MoveResult) -> dict[str, Any]:
@@ -96,7 +118,7 @@ def _mos(opinions: Opinions) -> list[float | None]:
 
 def page(document: Mapping[str, Any]) -> str:
     """The results as Markdown."""
-    runs = {(run["schedule"], run["stage"]): run for run in document["runs"]}
+    runs = {(run["schedule"], _place(run)): run for run in document["runs"]}
     names = sorted({name for name, _ in runs})
     held = sum(run["passed"] for run in runs.values())
     note = [f"{document['note']}\n"] if document.get("note") else []
@@ -105,37 +127,37 @@ def page(document: Mapping[str, Any]) -> str:
         *note,
         f"{held} of {len(runs)} runs held all their expectations.\n",
     ]
-    stages = [stage.value for stage in StageName]
-    columns = [f"{stage}: outage; lost; MOS" for stage in stages]
-    parts.append(_table(["Schedule", "Move", *columns], _rows(runs, names, stages, _cost)))
+    places = [place for place in PLACES if any(place == each for _, each in runs)]
+    columns = [f"{place}: outage; lost; MOS" for place in places]
+    parts.append(_table(["Schedule", "Move", *columns], _rows(runs, names, places, _cost)))
     parts.append(
         "\n## Signalling\n\n**Update**: from the UE's decision to the gateway's answer; **check**: return routability "
         "(COOKIE2), both in ms. **Requests**: of the UE, what was sent again behind the plus. **Trips**: exchanges "
         "of either end that were answered until the move had settled.\n"
     )
-    columns = [f"{stage}: update; check; requests; trips" for stage in stages]
-    parts.append(_table(["Schedule", "Move", *columns], _rows(runs, names, stages, _signalling)))
+    columns = [f"{place}: update; check; requests; trips" for place in places]
+    parts.append(_table(["Schedule", "Move", *columns], _rows(runs, names, places, _signalling)))
     failures = [
-        f"- {name} ({stage}): {words}" for (name, stage), run in sorted(runs.items()) for words in run["failed"]
+        f"- {name} ({place}): {words}" for (name, place), run in sorted(runs.items()) for words in run["failed"]
     ]
     if failures:
         parts.append("\n## Expectations that failed\n\n" + "\n".join(failures))
     return "\n".join(parts) + "\n"
 
 
-def _rows(runs: Mapping[tuple[str, str], Any], names: list[str], stages: list[str], cell: Any) -> Iterator[list[str]]:
+def _rows(runs: Mapping[tuple[str, str], Any], names: list[str], places: list[str], cell: Any) -> Iterator[list[str]]:
     for name in names:
-        of_stages = [runs.get((name, stage)) for stage in stages]
-        count = max(len(run["moves"]) for run in of_stages if run is not None)
+        of_places = [runs.get((name, place)) for place in places]
+        count = max(len(run["moves"]) for run in of_places if run is not None)
         for number in range(max(count, 1)):
             moves = [
-                run["moves"][number] if run is not None and number < len(run["moves"]) else None for run in of_stages
+                run["moves"][number] if run is not None and number < len(run["moves"]) else None for run in of_places
             ]
             known = next((move for move in moves if move is not None), None)
             words = "no move" if known is None else f"{known['from']} → {known['to']}"
             if known is not None and known["outcome"] != "completed":
                 words += f" ({known['outcome']})"
-            cells = [DASH if run is None else cell(run, move) for run, move in zip(of_stages, moves, strict=True)]
+            cells = [DASH if run is None else cell(run, move) for run, move in zip(of_places, moves, strict=True)]
             yield [name if number == 0 else "", words, *cells]
 
 
@@ -166,25 +188,36 @@ def _table(titles: list[str], rows: Iterator[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _is_there(backend: Backend) -> bool:
+    reason = why_not(backend, Needs(policy=DEFAULT_POLICY))
+    if reason is not None:
+        print(f"not with {backend.value}: {reason}", flush=True)
+    return reason is None
+
+
 def main() -> int:
     """Play, write, tell."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     every = [stage.value for stage in StageName]
     parser.add_argument("--stages", nargs="+", choices=every, default=every)
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--schedules", nargs="*", choices=shipped(), default=None)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
     names = shipped() if arguments.schedules is None else arguments.schedules
-    pairs = [
-        (name, stage)
+    backends = {stage: [BackendName.PYTHON] for stage in StageName}
+    backends[StageName.NAMESPACES] = [BackendName(each) for each in arguments.backends if _is_there(Backend(each))]
+    played = [
+        (name, stage, backend)
         for stage in map(StageName, arguments.stages)
+        for backend in backends[stage]
         for name in names
         if stage in load_schedule(name).schedule.stages
     ]
     known = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"runs": []}
-    runs = {(run["schedule"], run["stage"]): run for run in known["runs"]}
+    runs = {(run["schedule"], _place(run)): run for run in known["runs"]}
     machine = f"{os.cpu_count()} processors, Python {platform.python_version()}"
 
     def write() -> None:
@@ -194,9 +227,9 @@ def main() -> int:
 
     write()
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for run in pool.map(measured, *zip(*pairs, strict=True)) if pairs else ():
-            runs[run["schedule"], run["stage"]] = run
-            print(run["schedule"], run["stage"], "held" if run["passed"] else "; ".join(run["failed"]), flush=True)
+        for run in pool.map(measured, *zip(*played, strict=True)) if played else ():
+            runs[run["schedule"], _place(run)] = run
+            print(run["schedule"], _place(run), "held" if run["passed"] else "; ".join(run["failed"]), flush=True)
             write()
     return 0 if all(run["passed"] for run in runs.values()) else 1
 

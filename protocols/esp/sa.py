@@ -32,7 +32,7 @@ from protocols.secret import Secret
 from protocols.selectors import PORT_MAXIMUM, TrafficSelector
 
 REPLAY_WINDOW_MINIMUM = 32  # RFC 4303 §3.4.3
-REPLAY_WINDOW = 128
+REPLAY_WINDOW = 4096  # threads, and the two paths of a move, bring packets late by many: with 128 some were dropped
 MAXIMUM_SEQUENCE = (1 << 32) - 1  # RFC 4303 §3.3.3
 MAXIMUM_EXTENDED_SEQUENCE = (1 << 64) - 1  # RFC 4303 §2.2.1
 
