@@ -5,9 +5,10 @@ packet socket (packet(7)) with a filter hears those of its reservations. The ker
 answer: a socket that takes nothing holds the port, so that there is no ICMP error (UDP) and no RST (TCP, a listening
 socket: Linux asks its filter before anything else). To echo replies of ICMP the kernel answers nothing.
 
-Into a device that is a tunnel (TUN, XFRM interface) packets go directly, whatever the routes; else by the routes and
-policies of their addresses and protocol. Coalesced UDP is handed on datagram by datagram, coalesced TCP as one long
-segment. Left out: fragments, and IPv6 packets with extension headers; they are not heard. Needs CAP_NET_RAW.
+Into a TUN device packets go directly, whatever the routes; without a device by the routes and policies of their
+addresses and protocol (before Linux 6.4 a policy for one protocol does not see them). Coalesced UDP is handed on
+datagram by datagram, coalesced TCP as one long segment. Left out: fragments, and IPv6 packets with extension headers;
+they are not heard. Needs CAP_NET_RAW.
 """
 
 from __future__ import annotations
