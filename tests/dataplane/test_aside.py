@@ -350,6 +350,31 @@ def test_what_cannot_be_reserved_is_one_line_and_leaves_nothing() -> None:
     in_namespace(body)
 
 
+def test_too_many_ports_are_refused_and_the_others_go_on() -> None:
+    """A program of the kernel's has an end; a thousand ports are more than any UE's flows."""
+
+    async def body() -> None:
+        async with Line() as line:
+            line.answering = False
+            reserved = 0
+            refusal = ""
+            while not refusal:
+                try:
+                    line.port.reserve(ICMPV6, UES[6], reserved)
+                    reserved += 1
+                except BackendError as error:
+                    refusal = str(error)
+            assert refusal.startswith(f"cannot hear packets of {reserved + 1} ports: ")
+            assert 10 * FLOWS_KEPT < reserved < 1000
+            told = IcmpEcho(request=False, identifier=0, sequence=1, data=b"x").encode(HOSTS[6], UES[6])
+            line.device.write(_packet(6, ICMPV6, told))
+            await until(lambda: len(line.heard) == 1, "the answer")
+            line.port.release(ICMPV6, UES[6], 1)
+            line.port.reserve(ICMPV6, UES[6], reserved)
+
+    in_namespace(body)
+
+
 def test_without_the_right_to_packet_sockets() -> None:
     program = """
 import asyncio, ctypes, ipaddress

@@ -18,7 +18,7 @@ from protocols.io.aside import PacketPort
 from protocols.path import Address
 from tests.dataplane.fast_ends import until
 from tests.dataplane.pairs import ue_spec
-from tests.dataplane.test_aside_fast import answers_of_the_kernel
+from tests.peers.namespaces import answers_of_the_kernel
 from tests.peers.xfrm_scene import INNER, PATHS, Scene, dual_stack, scene
 from ue.traffic import Flows
 
