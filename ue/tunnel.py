@@ -106,26 +106,30 @@ class Tunnel:
 
     def install(self, command: InstallChildSa) -> None:
         """A child SA, new or in the place of another."""
-        if command.replaces is None:
+        if command.replaces is None or command.replaces not in self._specs:
             self._data_plane.install(command.spec)
         else:
             self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
         self._specs[command.spec.inbound_spi] = command.spec
 
-    def update(self, command: UpdateChildSa) -> ChildSaSpec:
-        """A child SA goes another way; which one it is."""
+    def update(self, command: UpdateChildSa) -> ChildSaSpec | None:
+        """A child SA goes another way; which one it is, ``None`` when it could not be installed."""
+        if command.inbound_spi not in self._specs:
+            return None
         self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
         return self._specs[command.inbound_spi]
 
     def retire(self, inbound_spi: bytes) -> None:
         """Nothing is sent by a child SA any more."""
-        self._data_plane.retire(inbound_spi)
+        if inbound_spi in self._specs:
+            self._data_plane.retire(inbound_spi)
 
     def remove(self, inbound_spi: bytes) -> None:
         """A child SA is gone; what it has carried is remembered."""
+        if self._specs.pop(inbound_spi, None) is None:
+            return
         self._last_counters[inbound_spi] = self._data_plane.counters(inbound_spi)
         self._data_plane.remove(inbound_spi)
-        del self._specs[inbound_spi]
 
     @property
     def installed(self) -> tuple[bytes, ...]:
