@@ -23,6 +23,7 @@ RECEIVE_OCTETS = 65535
 DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others
 BUFFER_OCTETS = 4 * 1024 * 1024
 
+UDP_ENCAP, UDP_ENCAP_ESPINUDP = 100, 2  # <linux/udp.h>: the socket option, and its value for RFC 3948
 RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
 """IP_RECVERR and IPV6_RECVERR of Linux's ip(7), ipv6(7), which Python's module does not have."""
 EXTENDED_ERROR = struct.Struct("=IBBBxII")  # sock_extended_err: errno, origin, type, code, info, data
@@ -144,6 +145,13 @@ class UdpLink:
         self._unreachable = told
         self._socket.setsockopt(*RECEIVE_ERRORS[self.local.address.version], 1)
 
+    def take_out_esp(self) -> None:
+        """Leave ESP in UDP to the kernel from now on (RFC 3948); IKE and what is too short still arrive.
+
+        ``BackendError``: it has none.
+        """
+        take_out_esp(self._socket)
+
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
         try:
@@ -208,6 +216,14 @@ class UdpLink:
             for _, _, data in ancillary:
                 if len(data) >= EXTENDED_ERROR.size and EXTENDED_ERROR.unpack_from(data)[1] in ORIGINS_OF_ICMP:
                     self._unreachable(octets, Endpoint.of(address[0], address[1]))
+
+
+def take_out_esp(udp: socket.socket) -> None:
+    """Let the kernel take the ESP packets out of a UDP socket; ``BackendError``: it cannot."""
+    try:
+        udp.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
+    except OSError as error:
+        raise BackendError(f"UDP encapsulation of ESP in the kernel: {error.strerror}") from error
 
 
 class _WrappingLink:
