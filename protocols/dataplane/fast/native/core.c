@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "beet.h"
 #include "headers.h"
 #include "index.h"
 
@@ -31,6 +32,7 @@ struct fast_core {
 struct fast_worker {
     fast_core *core;
     struct random_pool random;
+    struct shelves shelves;
 };
 
 fast_core *fast_core_new(void) {
@@ -90,6 +92,7 @@ fast_worker *fast_worker_new(fast_core *core) {
 
 void fast_worker_free(fast_worker *worker) {
     OPENSSL_cleanse(&worker->random, sizeof worker->random);
+    shelves_free(&worker->shelves);
     free(worker);
 }
 
@@ -369,6 +372,7 @@ enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast
             .mss_clamped = counter_read(&sa->mss_clamped),
             .congestion_marked = counter_read(&sa->congestion_marked),
             .ecn_unused = counter_read(&sa->ecn_unused),
+            .overhead_saved_octets = counter_read(&sa->inbound_saved) + counter_read(&sa->outbound_saved),
         };
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
@@ -537,15 +541,25 @@ static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, con
         return -FAST_SEQUENCE_EXHAUSTED; /* RFC 4303 §3.3.3: the counter must not cycle */
     if (atomic_load_explicit(&sa->spent, memory_order_relaxed))
         return -FAST_LIFETIME_EXPIRED;
-    size_t needed = transform_sealed_length(sa->outbound.suite, flow->length);
+    if (sa->beet && flow->fragment)
+        return -FAST_FRAGMENT; /* BEET mode has no place for what makes it one */
+    const struct suite *suite = sa->outbound.suite;
+    size_t length = sa->beet ? beet_stripped_length(inner, flow) : flow->length;
+    size_t needed = transform_sealed_length(suite, length);
     if (needed > room || (!sa->outbound.keyed && !transform_key(&sa->outbound, true)))
         return -FAST_NO_ROOM;
     uint64_t sequence = ++sa->sequence;
-    if (!transform_seal(&sa->outbound, &worker->random, sequence, inner, flow->length, flow->version == 4 ? IPIP : IPV6,
-                        out))
+    uint8_t next_header = flow->version == 4 ? IPIP : IPV6;
+    if (sa->beet) {
+        next_header = beet_strip(inner, flow, transform_text(suite, out));
+        inner = transform_text(suite, out);
+    }
+    if (!transform_seal(&sa->outbound, &worker->random, sequence, inner, length, next_header, out))
         return -FAST_NO_ROOM;
     counter_add(&sa->outbound_packets, 1);
     counter_add(&sa->outbound_octets, flow->length);
+    if (sa->beet)
+        counter_add(&sa->outbound_saved, flow->length - length);
     if (sequence == sa->soft_sequence || sequence == sa->maximum_sequence)
         report(worker->core, sa, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, sequence == sa->maximum_sequence, NULL);
     if (sa->limited)
@@ -649,8 +663,20 @@ static enum fast_reason why_not_selected(const struct sa *sa, const struct flow 
                : FAST_BAD_SELECTOR;
 }
 
-/* The inner packet in a plaintext (RFC 4303 §2.4 to §2.7), its selectors checked (RFC 4301 §5.2): octets, or -reason. */
-static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length, struct flow *flow) {
+/* The inner packet of a payload of BEET mode: octets, or -reason. */
+static int restore(fast_worker *worker, const struct sa *sa, uint8_t next_header, size_t length, uint8_t **inner) {
+    uint8_t *packet = shelves_place(&worker->shelves, length + BEET_GROWTH);
+    if (!packet)
+        return -FAST_NO_ROOM;
+    int result = beet_restore(next_header, *inner, length, sa->local_selectors, sa->remote_selectors, packet);
+    *inner = packet;
+    return result;
+}
+
+/* The inner packet in a plaintext (RFC 4303 §2.4 to §2.7), its selectors checked (RFC 4301 §5.2): octets, or -reason.
+ * *inner: the plaintext, then the packet. */
+static int unwrap(fast_worker *worker, struct sa *sa, uint8_t **inner, size_t length, struct flow *flow) {
+    const uint8_t *plaintext = *inner;
     if (length < TRAILER_LENGTH)
         return -FAST_MALFORMED;
     size_t end = length - TRAILER_LENGTH, padding = plaintext[end];
@@ -663,17 +689,23 @@ static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length, 
     uint8_t next_header = plaintext[end + 1];
     if (next_header == NO_NEXT_HEADER)
         return -FAST_DUMMY; /* RFC 4303 §2.6: MUST be discarded without an error */
-    if (!flow_read(flow, plaintext, start) || next_header != (flow->version == 4 ? IPIP : IPV6))
+    int restored = sa->beet ? restore(worker, sa, next_header, start, inner) : (int)start;
+    if (restored < 0)
+        return restored;
+    if (!flow_read(flow, *inner, (size_t)restored) || (!sa->beet && next_header != (flow->version == 4 ? IPIP : IPV6)))
         return -FAST_MALFORMED;
     if (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
         !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port))
         return -(int)why_not_selected(sa, flow);
+    if (sa->beet)
+        counter_add(&sa->inbound_saved, flow->length - start);
     return (int)flow->length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
 }
 
 /* Open by an SA whose inbound lock is held, in the order of RFC 4303 §3.4: octets, or -reason. */
-static int open_esp(fast_core *core, struct sa *sa, uint8_t *esp, size_t length, const fast_path *path,
+static int open_esp(fast_worker *worker, struct sa *sa, uint8_t *esp, size_t length, const fast_path *path,
                     uint8_t **inner, struct flow *flow) {
+    fast_core *core = worker->core;
     uint64_t sequence;
     size_t plaintext_length;
     if (length < HEADER_LENGTH)
@@ -686,8 +718,8 @@ static int open_esp(fast_core *core, struct sa *sa, uint8_t *esp, size_t length,
     if (reason)
         return -reason;
     window_advance(&sa->window, sequence);
-    int result = unwrap(sa, *inner, plaintext_length, flow);
-    if (result == -FAST_MALFORMED)
+    int result = unwrap(worker, sa, inner, plaintext_length, flow);
+    if (result == -FAST_MALFORMED || result == -FAST_NO_ROOM)
         return result;
     /* A dummy has proved who sent it, and so has a packet with the wrong selectors. */
     observe(core, sa, path);
@@ -745,7 +777,7 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
         return drop(core, FAST_LIFETIME_EXPIRED);
     spin_lock(&sa->inbound_lock);
     struct flow flow;
-    int result = open_esp(core, sa, esp, length, path, inner, &flow);
+    int result = open_esp(worker, sa, esp, length, path, inner, &flow);
     spin_unlock(&sa->inbound_lock);
     if (result >= 0 && (traffic_class & ECN_MASK))
         result = meet_congestion(sa, *inner, result, traffic_class & ECN_MASK);
@@ -756,4 +788,8 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
     if (sa->waits_for && is_verified(result))
         take_over_now(core, get32(esp));
     return result;
+}
+
+void fast_release(fast_worker *worker) {
+    shelves_clear(&worker->shelves);
 }

@@ -191,4 +191,5 @@ void read_socket(struct worker *worker, struct source *source) {
     }
     fast_end(worker->core);
     coalesce_flush(&worker->coalescer);
+    fast_release(worker->core);
 }

@@ -48,6 +48,7 @@ struct sa *sa_new(const fast_spec *spec, const struct suite *inbound, const stru
     read_selectors(sa->remote_selectors, spec->remote_selectors, spec->remote_count);
     sa->path = spec->path;
     sa->encapsulation = spec->encapsulation;
+    sa->beet = spec->beet;
     sa->inner_mtu = FAST_INNER_MTU_MAXIMUM;
     sa->soft_octets = spec->soft_octets;
     sa->hard_octets = spec->hard_octets;

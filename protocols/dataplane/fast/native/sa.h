@@ -64,7 +64,7 @@ struct place {
 struct sa {
     /* read by both directions, written by control calls alone */
     uint32_t inbound_spi;
-    bool encapsulation, limited;
+    bool encapsulation, limited, beet;
     atomic_bool spent, soft_reached;
     uint64_t order; /* 0: does not send */
     struct sa *next; /* of its bucket by SPI */
@@ -87,12 +87,12 @@ struct sa {
 
     _Alignas(64) struct spinlock outbound_lock;
     uint64_t sequence;
-    counter outbound_packets, outbound_octets;
+    counter outbound_packets, outbound_octets, outbound_saved;
     struct transform outbound;
 
     _Alignas(64) struct spinlock inbound_lock;
     struct window window;
-    counter inbound_packets, inbound_octets, strayed_packets;
+    counter inbound_packets, inbound_octets, strayed_packets, inbound_saved;
     struct transform inbound;
 };
 

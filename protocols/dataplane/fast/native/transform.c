@@ -324,11 +324,12 @@ static bool seal_mac(const struct transform *transform, struct random_pool *pool
     return true;
 }
 
-bool transform_seal(struct transform *transform, struct random_pool *pool, uint64_t sequence, const uint8_t *inner,
+bool transform_seal(struct transform *transform, struct random_pool *pool, uint64_t sequence, const uint8_t *payload,
                     size_t length, uint8_t next_header, uint8_t *out) {
     const struct suite *suite = transform->suite;
-    uint8_t *text = out + HEADER_LENGTH + suite->iv_length;
-    memmove(text, inner, length);
+    uint8_t *text = transform_text(suite, out);
+    if (payload != text)
+        memmove(text, payload, length);
     size_t padding = pad_length(suite, length);
     for (size_t at = 0; at < padding; at++) /* RFC 4303 §2.4: 1, 2, 3, … */
         text[length + at] = (uint8_t)(at + 1);

@@ -50,15 +50,20 @@ struct transform {
 struct suite *suite_new(uint16_t encryption, uint16_t integrity, size_t key_length, bool esn);
 void suite_free(struct suite *);
 
-/* Octets of the ESP packet around an inner one. */
+/* Octets of the ESP packet around a payload. */
 size_t transform_sealed_length(const struct suite *, size_t length);
+
+/* Where the payload stands in it. */
+static inline uint8_t *transform_text(const struct suite *suite, uint8_t *esp) {
+    return esp + HEADER_LENGTH + suite->iv_length;
+}
 
 /* Make the contexts; false when memory has run out. */
 bool transform_key(struct transform *, bool sealing);
 void transform_free(struct transform *);
 
-/* Build a packet of transform_sealed_length octets; false when libcrypto failed. inner may overlap out. */
-bool transform_seal(struct transform *, struct random_pool *, uint64_t sequence, const uint8_t *inner, size_t length,
+/* Build a packet of transform_sealed_length octets; false when libcrypto failed. payload may overlap out. */
+bool transform_seal(struct transform *, struct random_pool *, uint64_t sequence, const uint8_t *payload, size_t length,
                     uint8_t next_header, uint8_t *out);
 
 /* Verify and decrypt in place: 0 and the plaintext with its trailer, FAST_MALFORMED or FAST_BAD_ICV. */
