@@ -14,6 +14,7 @@
 
 enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
 enum { SHORT_LENGTH = 500 }; /* no path carries less of a packet */
+enum { KEPT_CONTEXTS = 2048 }; /* of AEAD suites; those of later transforms are borrowed */
 
 struct fast_core {
     pthread_rwlock_t lock; /* workers read, control calls write */
@@ -21,6 +22,8 @@ struct fast_core {
     size_t installed, mask;
     struct outbound_index outbound;
     struct suite *suites;
+    fast_worker *workers;
+    atomic_uint kept_contexts;
     fast_policy policy;
     atomic_uint_fast64_t drops[FAST_REASONS];
 
@@ -31,7 +34,8 @@ struct fast_core {
 
 struct fast_worker {
     fast_core *core;
-    struct random_pool random;
+    fast_worker *next;
+    struct means means;
     struct shelves shelves;
 };
 
@@ -60,7 +64,16 @@ fast_core *fast_core_new(void) {
     return core;
 }
 
+static bool keeps_context(const struct transform *transform) {
+    return transform->cipher && transform->suite->kind <= KIND_CHACHA;
+}
+
 static void forget(fast_core *core, struct sa *sa) {
+    for (fast_worker *worker = core->workers; worker; worker = worker->next) {
+        means_forget(&worker->means, &sa->inbound);
+        means_forget(&worker->means, &sa->outbound);
+    }
+    core->kept_contexts -= keeps_context(&sa->inbound) + keeps_context(&sa->outbound);
     index_discard(sa);
     index_release(&core->outbound, sa);
     sa_free(sa);
@@ -85,13 +98,25 @@ void fast_core_free(fast_core *core) {
 
 fast_worker *fast_worker_new(fast_core *core) {
     fast_worker *worker = calloc(1, sizeof *worker);
-    if (worker)
-        worker->core = core;
+    if (!worker)
+        return NULL;
+    worker->core = core;
+    pthread_rwlock_wrlock(&core->lock);
+    worker->next = core->workers;
+    core->workers = worker;
+    pthread_rwlock_unlock(&core->lock);
     return worker;
 }
 
 void fast_worker_free(fast_worker *worker) {
-    OPENSSL_cleanse(&worker->random, sizeof worker->random);
+    fast_core *core = worker->core;
+    pthread_rwlock_wrlock(&core->lock);
+    fast_worker **at = &core->workers;
+    while (*at != worker)
+        at = &(*at)->next;
+    *at = worker->next;
+    pthread_rwlock_unlock(&core->lock);
+    means_free(&worker->means);
     shelves_free(&worker->shelves);
     free(worker);
 }
@@ -534,6 +559,17 @@ static void clamp(const fast_core *core, struct sa *sa, uint8_t *packet, const s
         shared_add(&sa->mss_clamped);
 }
 
+/* The first packet of a transform, whose lock is held; false: no memory. */
+static bool key(fast_core *core, struct transform *transform, bool sealing) {
+    if (transform->suite->kind > KIND_CHACHA)
+        return transform_key(transform, sealing, false);
+    bool borrows = atomic_fetch_add(&core->kept_contexts, 1) >= KEPT_CONTEXTS;
+    bool keyed = transform_key(transform, sealing, borrows);
+    if (borrows || !keyed)
+        core->kept_contexts--;
+    return keyed;
+}
+
 /* Seal by an SA whose outbound lock is held: octets, or -reason. */
 static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
                 size_t room) {
@@ -546,7 +582,7 @@ static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, con
     const struct suite *suite = sa->outbound.suite;
     size_t length = sa->beet ? beet_stripped_length(inner, flow) : flow->length;
     size_t needed = transform_sealed_length(suite, length);
-    if (needed > room || (!sa->outbound.keyed && !transform_key(&sa->outbound, true)))
+    if (needed > room || (!sa->outbound.keyed && !key(worker->core, &sa->outbound, true)))
         return -FAST_NO_ROOM;
     uint64_t sequence = ++sa->sequence;
     uint8_t next_header = flow->version == 4 ? IPIP : IPV6;
@@ -554,7 +590,7 @@ static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, con
         next_header = beet_strip(inner, flow, transform_text(suite, out));
         inner = transform_text(suite, out);
     }
-    if (!transform_seal(&sa->outbound, &worker->random, sequence, inner, length, next_header, out))
+    if (!transform_seal(&sa->outbound, &worker->means, sequence, inner, length, next_header, out))
         return -FAST_NO_ROOM;
     counter_add(&sa->outbound_packets, 1);
     counter_add(&sa->outbound_octets, flow->length);
@@ -712,9 +748,9 @@ static int open_esp(fast_worker *worker, struct sa *sa, uint8_t *esp, size_t len
         return -FAST_MALFORMED;
     if (!window_check(&sa->window, get32(esp + SPI_LENGTH), &sequence))
         return -FAST_REPLAYED;
-    if (!sa->inbound.keyed && !transform_key(&sa->inbound, false))
+    if (!sa->inbound.keyed && !key(core, &sa->inbound, false))
         return -FAST_NO_ROOM;
-    int reason = transform_open(&sa->inbound, sequence, esp, length, inner, &plaintext_length);
+    int reason = transform_open(&sa->inbound, &worker->means, sequence, esp, length, inner, &plaintext_length);
     if (reason)
         return -reason;
     window_advance(&sa->window, sequence);
