@@ -189,6 +189,8 @@ def test_selectors_of_every_shape() -> None:
     six = TrafficSelector(start=ip_address("2001:db8::1"), end=ip_address("2001:db8:ff::f"))
     shapes = [
         ((host(UE_ADDRESS),), anything),
+        ((network("10.45.0.0/16"), network("2001:db8:1::/48")), anything),
+        ((network("0.0.0.0/0"),), (network("192.0.2.0/25"),)),
         ((host(UE_ADDRESS), host("10.45.0.3"), host(UE_V6)), (odd, six)),
         ((network("10.45.0.0/16"),), (ports,)),
         ((network("0.0.0.0/0"), replace(network("::/0"), protocol=UDP)), (network("192.0.2.64/26"), host(HOST_V6))),
@@ -207,7 +209,7 @@ def test_selectors_of_every_shape() -> None:
         reached.update(octets[:4] for octets, *_ in both.send(packet))
         spec = chance.choice(specs)
         both.receive(from_peer(spec, turn, packet, chance.choice([IPIP, IPV6])), UE_PATH, chance.randrange(4))
-        if turn % 400 == 0:
+        if turn % 290 == 0:
             gone = specs.pop()
             both.remove(gone.inbound_spi)
     assert reached == {numbered(ue_spec(), number).outbound_spi for number in range(len(shapes))}

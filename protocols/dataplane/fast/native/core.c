@@ -250,7 +250,7 @@ static enum fast_outcome install(fast_core *core, const fast_spec *spec, struct 
         sa_free(sa);
         return FAST_NO_MEMORY;
     }
-    if (core->installed++ > core->mask)
+    if (2 * core->installed++ > core->mask)
         grow(core);
     struct sa **bucket = bucket_of(core, sa->inbound_spi);
     sa->next = *bucket;
@@ -441,11 +441,12 @@ size_t fast_installed(fast_core *core) {
 /* Hints */
 
 enum { CACHED = 256 };          /* so many SAs stay in the cache by themselves */
-enum { CONTEXT_LENGTH = 1152 }; /* of AES-GCM in OpenSSL 3, with the piece before it */
+enum { CONTEXT_LENGTH = 1160 }; /* of AES-GCM in OpenSSL 3, with the piece before it */
 
 static void fetch(const void *from, size_t octets) {
-    for (size_t at = 0; at < octets; at += 64)
-        __builtin_prefetch((const char *)from + at);
+    const char *end = (const char *)from + octets;
+    for (const char *line = (const char *)((uintptr_t)from & ~(uintptr_t)(LINE - 1)); line < end; line += LINE)
+        __builtin_prefetch(line);
 }
 
 /* libcrypto keeps keys and tables behind its context, which it allocates just before them. */
@@ -458,7 +459,8 @@ static void fetch_context(const struct transform *transform) {
 void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, size_t count) {
     const struct outbound_index *index = &worker->core->outbound;
     struct place **bucket[FAST_EXPECTED];
-    const struct sa *sa[FAST_EXPECTED];
+    const struct place *place[FAST_EXPECTED];
+    flow_address prefix[FAST_EXPECTED];
     size_t found = 0;
     if (worker->core->installed < CACHED)
         return;
@@ -467,42 +469,56 @@ void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, si
         if (!flow_read(&flow, packets[at].octets, packets[at].length) || !index->tables[flow.version == 6])
             continue;
         const struct table *table = index->tables[flow.version == 6];
-        bucket[found] = index_bucket(table, index_prefix(table, &flow));
+        prefix[found] = index_prefix(table, &flow);
+        bucket[found] = index_bucket(table, prefix[found]);
         __builtin_prefetch(bucket[found++]);
     }
     for (size_t at = 0; at < found; at++)
-        __builtin_prefetch(*bucket[at]);
+        __builtin_prefetch(place[at] = *bucket[at]);
     for (size_t at = 0; at < found; at++) {
-        sa[at] = *bucket[at] ? (*bucket[at])->sa : NULL;
-        if (sa[at]) {
-            fetch(sa[at], offsetof(struct sa, inbound_lock));
-            fetch(sa[at] + 1, 192);
+        while (place[at] && place[at]->prefix != prefix[at])
+            place[at] = place[at]->next;
+        if (place[at]) {
+            const struct sa *sa = place[at]->sa;
+            __builtin_prefetch(&sa->path);
+            __builtin_prefetch(&sa->sequence, 1);
+            __builtin_prefetch(&sa->outbound, 1);
+            if (!place[at]->whole)
+                fetch(sa->remote_selectors, (sa->local_count + sa->remote_count) * sizeof *sa->local_selectors);
         }
     }
     for (size_t at = 0; at < found; at++)
-        if (sa[at])
-            fetch_context(&sa[at]->outbound);
+        if (place[at])
+            fetch_context(&place[at]->sa->outbound);
 }
 
 void fast_expect_esp(const fast_worker *worker, const fast_octets *packets, size_t count) {
-    struct sa **bucket[FAST_EXPECTED];
+    struct sa **bucket[FAST_EXPECTED], *sa[FAST_EXPECTED];
+    uint32_t spi[FAST_EXPECTED];
     size_t found = 0;
     if (worker->core->installed < CACHED)
         return;
     for (size_t at = 0; at < count && at < FAST_EXPECTED; at++) {
         if (packets[at].length < SPI_LENGTH)
             continue;
-        bucket[found] = bucket_of(worker->core, get32(packets[at].octets));
+        spi[found] = get32(packets[at].octets);
+        bucket[found] = bucket_of(worker->core, spi[found]);
         __builtin_prefetch(bucket[found++]);
     }
     for (size_t at = 0; at < found; at++)
-        if (*bucket[at]) {
-            fetch(*bucket[at], 256);
-            fetch(&(*bucket[at])->inbound_lock, sizeof(struct sa) - offsetof(struct sa, inbound_lock) + 256);
+        __builtin_prefetch(sa[at] = *bucket[at]);
+    for (size_t at = 0; at < found; at++) {
+        while (sa[at] && sa[at]->inbound_spi != spi[at])
+            sa[at] = sa[at]->next;
+        if (sa[at]) {
+            __builtin_prefetch(&sa[at]->path);
+            __builtin_prefetch(&sa[at]->window, 1);
+            __builtin_prefetch(&sa[at]->inbound, 1);
         }
+    }
     for (size_t at = 0; at < found; at++)
-        if (*bucket[at])
-            fetch_context(&(*bucket[at])->inbound);
+        if (sa[at])
+            fetch_context(&sa[at]->inbound);
 }
 
 /* Packets */
@@ -606,9 +622,9 @@ static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, con
 static int seal_by(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
                    size_t room, fast_where *where) {
     where->traffic_class = outer_traffic_class(inner, worker->core->policy.dscp);
-    spin_lock(&sa->outbound_lock);
+    spin_lock(&sa->outbound.lock);
     int result = seal(worker, sa, flow, inner, out, room);
-    spin_unlock(&sa->outbound_lock);
+    spin_unlock(&sa->outbound.lock);
     if (result < 0)
         return drop_of(worker->core, sa, -result);
     where->inbound_spi = sa->inbound_spi;
@@ -677,7 +693,8 @@ static bool in_place(const struct sa *sa, const fast_path *path) {
 /* Report another remote end point once, until the peer returns or the SA is moved. */
 static void observe(fast_core *core, struct sa *sa, const fast_path *path) {
     if (in_place(sa, path)) {
-        sa->elsewhere = false;
+        if (sa->elsewhere)
+            sa->elsewhere = false;
         return;
     }
     if (sa->elsewhere && same_endpoint(&path->remote, &sa->observed.remote))
@@ -730,8 +747,9 @@ static int unwrap(fast_worker *worker, struct sa *sa, uint8_t **inner, size_t le
         return restored;
     if (!flow_read(flow, *inner, (size_t)restored) || (!sa->beet && next_header != (flow->version == 4 ? IPIP : IPV6)))
         return -FAST_MALFORMED;
-    if (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
-        !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port))
+    if (!index_selects_inbound(sa, flow) &&
+        (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
+         !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port)))
         return -(int)why_not_selected(sa, flow);
     if (sa->beet)
         counter_add(&sa->inbound_saved, flow->length - start);
@@ -811,10 +829,10 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
         return drop(core, FAST_UNKNOWN_SPI);
     if (atomic_load_explicit(&sa->spent, memory_order_relaxed))
         return drop(core, FAST_LIFETIME_EXPIRED);
-    spin_lock(&sa->inbound_lock);
+    spin_lock(&sa->inbound.lock);
     struct flow flow;
     int result = open_esp(worker, sa, esp, length, path, inner, &flow);
-    spin_unlock(&sa->inbound_lock);
+    spin_unlock(&sa->inbound.lock);
     if (result >= 0 && (traffic_class & ECN_MASK))
         result = meet_congestion(sa, *inner, result, traffic_class & ECN_MASK);
     if (result >= 0 && core->policy.mss != FAST_ANY_MSS && is_syn(*inner, &flow))

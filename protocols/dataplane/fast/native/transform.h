@@ -11,6 +11,7 @@
 #include <openssl/evp.h>
 
 #include "core.h"
+#include "lock.h"
 
 enum { HEADER_LENGTH = 8, TRAILER_LENGTH = 2, BLOCK_MAXIMUM = 16, ICV_MAXIMUM = 32, KEY_MAXIMUM = 36, MAC_KEY_MAXIMUM = 64 };
 
@@ -57,13 +58,16 @@ void means_forget(struct means *, const struct transform *);
 void means_free(struct means *);
 
 struct transform {
+    /* one line of the cache, which is enough with AEAD */
     const struct suite *suite;
-    EVP_CIPHER_CTX *cipher; /* NULL with AEAD: borrowed */
-    EVP_MAC_CTX *mac;
-    EVP_CIPHER_CTX *xcbc;
+    EVP_CIPHER_CTX *cipher;   /* NULL with AEAD: borrowed */
+    uint8_t key[KEY_MAXIMUM]; /* the salt at its end */
     uint32_t spi;
     bool keyed;
-    uint8_t key[KEY_MAXIMUM]; /* the salt at its end */
+    struct spinlock lock;
+
+    EVP_MAC_CTX *mac;
+    EVP_CIPHER_CTX *xcbc;
     uint8_t mac_key[MAC_KEY_MAXIMUM];
 };
 
