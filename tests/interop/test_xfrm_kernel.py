@@ -28,7 +28,7 @@ from protocols.dataplane.xfrm.probe import Finding, probe
 from protocols.dataplane.xfrm.socket import XfrmSocket
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError
-from protocols.esp.sa import UsageLimits
+from protocols.esp.sa import ChildSaSpec, EspMode, UsageLimits
 from protocols.ikev2.suites import EspSuite
 from protocols.ip import IpPacket, UdpDatagram
 from protocols.path import Endpoint, Path
@@ -54,6 +54,9 @@ from tests.peers.xfrm_scene import (
 pytestmark = [pytest.mark.peer, pytest.mark.guest]
 
 PACKETS = 5
+IP_HEADERS = {4: 20, 6: 40}
+UDP_LENGTH = 8 + len(PAYLOAD)
+ROUTER_ALERT = b"\x94\x04\x00\x00"  # RFC 2113
 USERSPACE_PORT = 4501
 
 
@@ -337,6 +340,105 @@ class TestMoves:
         assert stage.arrived("ue") > 0
         assert stage.send("ue") == stage.send("gateway") == 1
         assert stage.gateway_plane.poll_event() is None
+
+
+def beet_spec(version: int, suite: str = "aes128gcm16", number: int = 1) -> ChildSaSpec:
+    """A child SA in BEET mode between the inner hosts."""
+    mine, theirs = (TrafficSelector.host(each) for each in INNER[version])
+    spec = ue_spec(suite, number=number)
+    return replace(spec, mode=EspMode.BEET, local_selectors=(mine,), remote_selectors=(theirs,))
+
+
+class TestBeet:
+    @pytest.mark.parametrize("encapsulation", [True, False])
+    @pytest.mark.parametrize("outer", [4, 6])
+    @pytest.mark.parametrize("inner", [4, 6])
+    def test_packets_go_without_their_header(self, stage: Scene, inner: int, outer: int, encapsulation: bool) -> None:
+        lengths, header = [], IP_HEADERS[inner]
+        for mode in (EspMode.TUNNEL, EspMode.BEET):
+            made = replace(beet_spec(inner), mode=mode, path=PATHS[outer], encapsulation=encapsulation)
+            spec = stage.install(made)
+            assert stage.send("ue", PACKETS, inner) == stage.send("gateway", PACKETS, inner) == PACKETS
+            lengths.append({len(each.octets) for each in stage.seen()})
+            octets = PACKETS * (header + UDP_LENGTH)
+            saved = 2 * PACKETS * header if mode is EspMode.BEET else 0
+            counters = ChildSaCounters(
+                inbound_packets=PACKETS,
+                outbound_packets=PACKETS,
+                inbound_octets=octets,
+                outbound_octets=octets,
+                overhead_saved_octets=saved,
+            )
+            assert stage.ue_plane.counters(spec.inbound_spi) == counters
+            assert stage.gateway_plane.counters(spec.outbound_spi) == counters
+            stage.ue_plane.remove(spec.inbound_spi)
+            stage.gateway_plane.remove(spec.outbound_spi)
+        (tunnel,), (beet,) = lengths
+        assert tunnel - beet == header
+
+    @pytest.mark.parametrize("inner", [4, 6])
+    def test_moves_under_traffic(self, stage: Scene, inner: int) -> None:
+        """By MIGRATE and anew, to other addresses, families and encapsulations; no sequence number comes twice."""
+        spec = stage.install(beet_spec(inner))
+        for path, encapsulation in (
+            (ELSEWHERE, True),
+            (PATHS[4], True),
+            (PATHS[4], False),
+            (PATHS[6], True),
+            (PATHS[4], True),
+        ):
+            assert stage.send("ue", PACKETS, inner) == stage.send("gateway", PACKETS, inner) == PACKETS
+            stage.move(path, encapsulation)
+        assert stage.send("ue", PACKETS, inner) == stage.send("gateway", PACKETS, inner) == PACKETS
+        assert repeated(stage.seen()) == set()
+        ue, gateway = stage.ue_plane.counters(spec.inbound_spi), stage.gateway_plane.counters(spec.outbound_spi)
+        assert ue.inbound_packets == ue.outbound_packets == gateway.inbound_packets == 6 * PACKETS
+        assert ue.inbound_octets == gateway.outbound_octets == 6 * PACKETS * (IP_HEADERS[inner] + UDP_LENGTH)
+        if inner == 4:
+            with stage.flood("ue") as flood:
+                for path in (ELSEWHERE, PATHS[4]) * 2:
+                    stage.move(path, True)
+                    flood.wait()
+            assert repeated(stage.seen()) == set()
+            assert stage.arrived("gateway") > 0
+
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    @pytest.mark.parametrize("inner", [4, 6])
+    def test_userspace_at_the_other_end(self, stage: Scene, inner: int, suite: str) -> None:
+        """IPv4 options included, which go in BEET's pseudo header."""
+        ours = Endpoint(UE_OUTER.address, USERSPACE_PORT)
+        spec = replace(beet_spec(inner, suite), path=Path(ours, GATEWAY_OUTER))
+        stage.gateway_plane.install(mirrored(spec))
+        delivered: list[bytes] = []
+        mine, theirs = INNER[inner]
+        here, there = ip_address(mine), ip_address(theirs)
+        payload = UdpDatagram(source_port=PORT, destination_port=PORT, payload=PAYLOAD).encode(here, there)
+        with userspace_socket(stage.ue, ours) as outer:
+            plane = UserspaceDataPlane(
+                entropy=SeededEntropy(suite),
+                deliver=lambda packet, inbound_spi: delivered.append(packet),
+                transmit=lambda octets, path, encapsulation, traffic_class: outer.send(octets),
+            )
+            plane.install(spec)
+            for _ in range(PACKETS):
+                assert plane.send_inner(
+                    IpPacket(source=here, destination=there, protocol=UDP, payload=payload).encode()
+                )
+            assert stage.arrived("gateway", inner) == PACKETS
+            talker = stage.inner["gateway", inner]
+            for number in range(PACKETS):
+                options = inner == 4 and number == PACKETS - 1
+                if options:
+                    talker.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, ROUTER_ALERT)
+                talker.sendto(PAYLOAD, (mine, PORT))
+                if options:
+                    talker.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")
+                plane.receive_esp(outer.recv(2048), spec.path)
+        assert len(delivered) == PACKETS
+        assert {UdpDatagram.decode(IpPacket.decode(each)).payload for each in delivered} == {PAYLOAD}
+        assert (ROUTER_ALERT in delivered[-1]) is (inner == 4)
+        assert plane.drops == {}
+        assert stage.gateway_plane.counters(spec.outbound_spi).inbound_packets == PACKETS
 
 
 class TestLimits:

@@ -116,13 +116,17 @@ class End:
         assert isinstance(made, KernelPlane)
         return made
 
-    def device(self, name: str, addresses: Sequence[str], routes: Sequence[str] = (), mtu: int = MTU) -> KernelDevice:
-        """Open the plane's device and start it."""
-        device = self.run(
-            self.carrier.open_device(
-                self.plane, name, [ip_interface(each) for each in addresses], mtu, [ip_network(each) for each in routes]
-            )
-        )
+    def device(
+        self,
+        name: str,
+        addresses: Sequence[str],
+        routes: Sequence[str] = (),
+        mtu: int = MTU,
+        plane: KernelPlane | None = None,
+    ) -> KernelDevice:
+        """Open the device of a plane, the first one, and start it."""
+        interfaces, networks = [ip_interface(each) for each in addresses], [ip_network(each) for each in routes]
+        device = self.run(self.carrier.open_device(plane or self.plane, name, interfaces, mtu, networks))
 
         def failed(error: BackendError) -> None:
             self.failures.append(error)

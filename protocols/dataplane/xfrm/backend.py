@@ -193,12 +193,14 @@ class XfrmDataPlane:
         child = self._require(inbound_spi)
         self._take_events()
         inbound, outbound = self._tally(child, child.inbound), self._tally(child, child.outbound)
+        header = child.omitted_header_length
         return ChildSaCounters(
             inbound_packets=inbound.packets,
             strayed_packets=child.strayed,
-            inbound_octets=inbound.octets,
+            inbound_octets=inbound.octets + inbound.packets * header,
             outbound_packets=outbound.packets,
-            outbound_octets=outbound.octets,
+            outbound_octets=outbound.octets + outbound.packets * header,
+            overhead_saved_octets=(inbound.packets + outbound.packets) * header,
             replayed=inbound.replayed,
             bad_icv=inbound.bad_icv,
         )
