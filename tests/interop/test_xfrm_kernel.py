@@ -23,7 +23,14 @@ from protocols.dataplane.port import (
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.xfrm.backend import XfrmDataPlane
 from protocols.dataplane.xfrm.connection import XfrmConnection
-from protocols.dataplane.xfrm.messages import XFRM_INF, XFRM_POLICY_OUT, XFRMNLGRP_ACQUIRE
+from protocols.dataplane.xfrm.messages import (
+    XFRM_AE_LVAL,
+    XFRM_AE_RVAL,
+    XFRM_INF,
+    XFRM_POLICY_OUT,
+    XFRMNLGRP_ACQUIRE,
+    XFRMNLGRP_MIGRATE,
+)
 from protocols.dataplane.xfrm.probe import Finding, probe
 from protocols.dataplane.xfrm.socket import XfrmSocket
 from protocols.entropy import SeededEntropy
@@ -539,6 +546,91 @@ class TestUserspaceAgainstTheKernel:
         assert ours_counted.inbound_octets == kernels.outbound_octets
         assert ours_counted.outbound_octets == kernels.inbound_octets
         assert plane.drops == {}
+
+
+class TestWhatTheKernelTells:
+    def test_replay_state_and_lifetime(self, stage: Scene) -> None:
+        """XFRM_MSG_GETAE, of both directions of an SA that has carried packets."""
+        spec = stage.install(ue_spec())
+        assert stage.send("ue", PACKETS) == PACKETS
+
+        def read() -> list[tuple[int, int]]:
+            found = []
+            with XfrmSocket() as xfrm:
+                for address, spi in (("192.0.2.1", spec.outbound_spi), ("198.51.100.7", spec.inbound_spi)):
+                    identity = {"daddr": address, "spi": int.from_bytes(spi, "big"), "family": 2, "proto": 50}
+                    (told,) = xfrm.ae("get", sa_id=identity, flags=XFRM_AE_RVAL | XFRM_AE_LVAL)
+                    assert told["event"] == "XFRM_MSG_NEWAE"
+                    assert told["sa_id"]["daddr"] == address
+                    replay = told.get_attr("XFRMA_REPLAY_VAL") or told.get_attr("XFRMA_REPLAY_ESN_VAL")
+                    found.append((replay["oseq"], told.get_attr("XFRMA_LTIME_VAL")["packets"]))
+            return found
+
+        assert stage.ue.call(read) == [(PACKETS, PACKETS), (0, 0)]
+
+    def test_a_migration_names_the_addresses_of_the_key_manager(self, stage: Scene) -> None:
+        """XFRM_MSG_MIGRATE with KMADDRESS, as others hear it."""
+        stage.install(ue_spec())
+        listening = stage.ue.call(lambda: XfrmConnection([XFRMNLGRP_MIGRATE]))
+        with closing(listening):
+            stage.move(ELSEWHERE, True)
+            (told,) = listening.events()
+        assert told["event"] == "XFRM_MSG_MIGRATE"
+        addresses = told.get_attr("XFRMA_KMADDRESS")
+        assert (addresses["local"], addresses["remote"]) == (str(ELSEWHERE.local.address), "192.0.2.1")
+        (migrated,) = told.get_attr("XFRMA_MIGRATE")
+        assert (migrated["old_daddr"], migrated["new_daddr"]) == ("198.51.100.7", str(ELSEWHERE.local.address))
+
+    def test_the_number_of_an_interface_goes_with_its_sa(self, stage: Scene) -> None:
+        """XFRMA_IF_ID in SAs and policies, and kept by every kind of move."""
+        spec = ue_spec("aes128gcm16")
+        stage.ue_plane.install(spec, if_id=7)
+
+        def numbers() -> list[int | None]:
+            with XfrmSocket() as xfrm:
+                return [each.get_attr("XFRMA_IF_ID") for each in (*xfrm.sa("dump"), *xfrm.policy("dump"))]
+
+        for path, encapsulation in ((ELSEWHERE, True), (ELSEWHERE, False), (PATHS[6], True), (PATHS[4], True)):
+            assert stage.ue.call(numbers) == [7] * 5
+            stage.ue_plane.update_path(spec.inbound_spi, path, encapsulation)
+        stage.ue_plane.replace(spec.inbound_spi, ue_spec("aes128gcm16", number=2))
+        assert stage.ue.call(numbers) == [7] * 7
+        stage.ue_plane.remove(spec.inbound_spi)
+        assert stage.ue.call(numbers) == [7] * 5
+
+    def test_an_sa_that_somebody_flushed(self, stage: Scene) -> None:
+        """Nothing is sent, at once; nobody is asked for another one; the node hears of it."""
+        spec = stage.install(ue_spec())
+        assert stage.send("ue") == 1
+
+        def flush() -> None:
+            with XfrmSocket() as xfrm:
+                xfrm.sa("flush")
+
+        def states() -> int:
+            with XfrmSocket() as xfrm:
+                return len(xfrm.sa("dump"))
+
+        stage.ue.call(flush)
+        stage.seen()
+        assert stage.send("ue") == 0
+        assert stage.seen() == []
+        assert stage.ue.call(states) == 0
+        stage.ue_plane.counters(spec.inbound_spi)
+        assert stage.ue_plane.poll_event() == LifetimeReached(inbound_spi=spec.inbound_spi, hard=True)
+
+    def test_an_expiry_that_somebody_asks_for(self, stage: Scene) -> None:
+        """XFRM_MSG_EXPIRE of a program's: as if the kernel's own."""
+        spec = stage.install(ue_spec())
+        identity = {"daddr": "192.0.2.1", "spi": int.from_bytes(spec.outbound_spi, "big"), "proto": 50}
+
+        def expire(hard: int) -> None:
+            with XfrmSocket() as xfrm:
+                xfrm.sa("expire", state={"id": identity, "family": socket.AF_INET}, hard=hard)
+
+        for hard in (0, 1):
+            stage.ue.call(lambda hard=hard: expire(hard))  # type: ignore[misc]
+            assert stage.ue_plane.poll_event() == LifetimeReached(inbound_spi=spec.inbound_spi, hard=bool(hard))
 
 
 class TestLeftovers:

@@ -18,7 +18,12 @@ are dropped. So is the SA towards us where MIGRATE cannot do it: out of UDP enca
 
 Not counted by the kernel, for each SA: packets with wrong selectors, malformed and dummy ones. An SA without UDP
 encapsulation does not tell when its packets come from elsewhere. Limits speak with the packet after the one that
-reached them. Replay windows are rounded up to a power of two.
+reached them. Replay windows are rounded up to a power of two. In BEET mode the kernel counts, and limits, octets
+without the header that is left out; what is told here has it.
+
+XFRM_MSG_ACQUIRE is not heard: whom the kernel asks for an SA it waits for, and with nobody there it drops at once what
+has no SA any more. That one is gone, flushed by somebody, is found when its counters are read. Policies of ours have no
+limits; XFRM_MSG_POLEXPIRE about others' is passed over.
 """
 
 from __future__ import annotations
