@@ -148,7 +148,7 @@ class KernelCarrier:
         device = await KernelDevice.open(
             name, addresses, mtu, routes, metric=metric, if_id=plane.if_id, inject=self._inject
         )
-        self._devices.append(device)
+        self._devices = [each for each in self._devices if not each.closed] + [device]
         return device
 
     @property

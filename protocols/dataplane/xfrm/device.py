@@ -102,6 +102,11 @@ class KernelDevice:
         self._loop.add_reader(self._watch.fileno(), self._look, failed)
 
     @property
+    def closed(self) -> bool:
+        """Whether it was given back."""
+        return self._closed
+
+    @property
     def counters(self) -> TunCounters:
         """``read``: packets that the kernel has routed into it, ``refused``: those of them that no SA took."""
         link = None if self._closed else _link(self._index)
