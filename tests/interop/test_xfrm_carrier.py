@@ -465,6 +465,8 @@ class TestDevices:
             assert second.backend is Backend.KERNEL
             with pytest.raises(BackendError, match="another process carries child SAs"):
                 end.call(second.start)
+            reason = end.call(lambda: why_not(DEFAULT_POLICY))
+            assert reason == "kernel XFRM: another process carries child SAs in this network namespace"
             second.close()
             with pytest.raises(LocalError, match="not started"):
                 second.plane(

@@ -541,6 +541,15 @@ class XfrmDataPlane:
         return found
 
 
+def in_use(reqids: range = REQIDS) -> str | None:
+    """Whether another process carries child SAs in this network namespace, in words; ``None``: nobody does."""
+    try:
+        _claim(reqids).close()
+    except BackendError as error:
+        return str(error)
+    return None
+
+
 def _claim(reqids: range) -> socket.socket:
     """Have the reqids of this network namespace for ourselves; the kernel gives them back when we end, however."""
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
