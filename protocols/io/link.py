@@ -84,6 +84,17 @@ class KnowsPathMtu(Protocol):
         """Octets of the longest IP packet that goes to ``remote`` in one piece; ``None``: not known."""
 
 
+@runtime_checkable
+class SocketLink(Protocol):
+    """A link that is a socket of the system's."""
+
+    def mark(self, dscp: int) -> None:
+        """Send with this DSCP from now on (RFC 2474) what has no traffic class of its own."""
+
+    def bind_to(self, interface: str) -> None:
+        """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
+
+
 Opener = Callable[[Receiver], Link]
 
 

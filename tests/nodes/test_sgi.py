@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
 from aaa.subscribers import SubscriberDatabase
 from aaa.subscribers.laboratory import provision
@@ -26,6 +27,7 @@ from epdg.config import ApnSection, DataPlaneKind, DataPlaneSection
 from epdg.core import Core
 from epdg.pki import make_pki
 from lab.namespaces import ACCESS_A, CORE, CORE_INTERFACE, GATEWAY, AccessTopology, Namespace
+from protocols.dataplane.userspace.tun import TunDevice
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError
 from protocols.io.nftables import AddressSet, Chain, Hook, NfTables, Verdict, goes_to, verdict
@@ -98,10 +100,12 @@ class Gateway:
         section = DataPlaneSection(kind=DataPlaneKind.TUN)
         sections = {name: ApnSection.model_validate(values) for name, values in apns.items()}
         self.core = Core(section, sections, self.packets.put_nowait, SeededEntropy(1))
+        self.lost: list[BackendError] = []
+        self.back = asyncio.Event()
         self._servers: dict[str, socket.socket] = {}
 
     async def open(self) -> None:
-        await self.core.open(lambda error: None)
+        await self.core.open(TunDevice.open, self.lost.append, self.back.set)
 
     def close(self) -> None:
         self.core.close()
@@ -194,6 +198,30 @@ def test_what_the_device_does_not_take_is_counted(network: Network) -> None:
         assert gateway.core.dropped == {"refused": 1}
 
     inside(network, body, internet=INTERNET)
+
+
+def test_a_device_that_is_taken_away_comes_back_with_all_that_goes_with_it(network: Network) -> None:
+    """Masquerading, and the static address of a UE outside the pools."""
+    static = "10.145.0.7"
+    network.near.add_route(f"{static}/32", via=ip_address(GATEWAY_NEAR))
+
+    def delete() -> None:
+        with IPRoute() as route:
+            route.link("del", index=socket.if_nametoindex("epdg0"))
+
+    async def body(gateway: Gateway) -> None:
+        gateway.core.admit("ims", ip_address(static))
+        assert await gateway.seen(static, NEAR) == static
+        network.gateway.call(delete)
+        async with asyncio.timeout(LIMIT):
+            await gateway.back.wait()
+        (error,) = gateway.lost
+        assert "epdg0" in str(error)
+        assert await gateway.seen(UE, NEAR) == GATEWAY_NEAR
+        assert await gateway.seen(static, NEAR) == static
+        assert gateway.core.dropped == {}
+
+    inside(network, body, internet={**INTERNET, "egress": "masqueraded"}, ims=IMS)
 
 
 def test_masqueraded_addresses_are_the_gateways_outside(network: Network) -> None:
