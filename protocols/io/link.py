@@ -7,20 +7,27 @@ route through a next hop or to lose datagrams, so that faults need no switch in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import socket
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
 
 from protocols.errors import BackendError
+from protocols.io.turn import turn_of
 from protocols.path import Address, Endpoint, Path
 
 RECEIVE_OCTETS = 65535
-DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others
+DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others, but for the last train of them
+PATHS_KEPT = 4096
+UDP_SEGMENT, UDP_GRO = 103, 104  # <linux/udp.h>, of udp(7)
+SEGMENT_LENGTH = struct.Struct("=H")
+TRAIN_DATAGRAMS, TRAIN_OCTETS = 64, 65000  # UDP_MAX_SEGMENTS, and what fits into an IP packet
 BUFFER_OCTETS = 4 * 1024 * 1024
 
 RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
@@ -34,6 +41,7 @@ PATH_MTUS = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}
 TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_TOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
 RECEIVED_TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_RECVTOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS)}
 TRAFFIC_CLASS_OCTETS = socket.CMSG_SPACE(TRAFFIC_CLASS.size)
+TRAIN_ANCILLARY_OCTETS = TRAFFIC_CLASS_OCTETS + socket.CMSG_SPACE(TRAFFIC_CLASS.size)  # UDP_GRO says an int, too
 
 Receiver = Callable[[bytes, Path], None]
 UnreachableReceiver = Callable[[bytes, Endpoint], None]
@@ -99,7 +107,12 @@ Opener = Callable[[Receiver], Link]
 
 
 class UdpLink:
-    """A UDP socket on the running loop: a reader that drains the socket, no task per datagram."""
+    """A UDP socket on the running loop: a reader that drains the socket, no task per datagram.
+
+    In the turn of a reader (``protocols.io.turn``) datagrams of one length to one end point wait for one another, and
+    the kernel gets them as a train with one call (UDP_SEGMENT); where traffic classes are reported, it may hand over
+    trains likewise (UDP_GRO). Nothing but the number of calls tells a train from its datagrams.
+    """
 
     def __init__(self, local: Endpoint, receive: Receiver) -> None:
         """Bind; ``BackendError`` says in one line what is wrong with the address or port."""
@@ -121,7 +134,12 @@ class UdpLink:
         self.traffic_class = 0
         self._marked = 0
         self._interface: bytes | None = None
+        self._paths: dict[object, Path] = {}
+        self._train: list[bytes] = []
+        self._train_octets = 0
+        self._train_to: tuple[Endpoint, int] | None = None
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
     def mark(self, dscp: int) -> None:
@@ -130,8 +148,10 @@ class UdpLink:
         self._socket.setsockopt(*TRAFFIC_CLASSES[self.local.address.version], self._marked)
 
     def report_traffic_class(self) -> None:
-        """Ask for the traffic class of what arrives."""
+        """Ask for the traffic class of what arrives, and for trains, which come with it."""
         self._socket.setsockopt(*RECEIVED_TRAFFIC_CLASSES[self.local.address.version], 1)
+        with contextlib.suppress(OSError):  # Linux 5.0
+            self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         self._loop.remove_reader(self._socket.fileno())
         self._loop.add_reader(self._socket.fileno(), self._drain_with_traffic_class)
 
@@ -162,54 +182,136 @@ class UdpLink:
             raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {_reason(error)}") from error
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
-        """Send now or not at all: the network may lose a datagram, and a full buffer is such a loss."""
+        """Send now, or with the train of this turn, or not at all: a full buffer is a loss as on the network."""
         if traffic_class is None:
             traffic_class = self._marked
+        if not self._turn.open:
+            self._send_alone(octets, remote, traffic_class)
+            return
+        train, length = self._train, len(octets)
+        if train:
+            octets_now = self._train_octets + length
+            if (
+                length <= len(train[0]) == len(train[-1])
+                and octets_now <= TRAIN_OCTETS
+                and len(train) < TRAIN_DATAGRAMS
+                and self._train_to == (remote, traffic_class)
+            ):
+                train.append(octets)
+                self._train_octets = octets_now
+                return
+            self._send_train()
+        else:
+            self._turn.at_end(self._send_train)
+        self._train.append(octets)
+        self._train_octets = length
+        self._train_to = remote, traffic_class
+
+    def _send_train(self) -> None:
+        """Send what waits; one by one where the kernel does not take a train: too long for the path, say."""
+        train = self._train
+        if not train or self._train_to is None:
+            return
+        self._train = []
+        remote, traffic_class = self._train_to
+        if len(train) > 1:
+            try:
+                self._send_message(train, remote, traffic_class, len(train[0]))
+            except BlockingIOError as error:
+                self._not_sent(error, len(train))
+                return
+            except OSError:
+                pass
+            else:
+                return
+        for octets in train:
+            self._send_alone(octets, remote, traffic_class)
+
+    def _send_alone(self, octets: bytes, remote: Endpoint, traffic_class: int) -> None:
         try:
             try:
-                self._send_once(octets, remote, traffic_class)
+                self._send_message((octets,), remote, traffic_class)
             except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
-                self._send_once(octets, remote, traffic_class)
+                self._send_message((octets,), remote, traffic_class)
         except OSError as error:
-            self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
+            self._not_sent(error, 1)
 
-    def _send_once(self, octets: bytes, remote: Endpoint, traffic_class: int) -> None:
-        address = (str(remote.address), remote.port)
-        if traffic_class == self._marked:
-            self._socket.sendto(octets, address)
-            return
-        level, kind = TRAFFIC_CLASSES[self.local.address.version]
-        self._socket.sendmsg((octets,), ((level, kind, TRAFFIC_CLASS.pack(traffic_class)),), 0, address)
+    def _send_message(
+        self, datagrams: Sequence[bytes], remote: Endpoint, traffic_class: int, segment_length: int = 0
+    ) -> None:
+        ancillary = []
+        if segment_length:
+            ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT_LENGTH.pack(segment_length)))
+        if traffic_class != self._marked:
+            ancillary.append((*TRAFFIC_CLASSES[self.local.address.version], TRAFFIC_CLASS.pack(traffic_class)))
+        self._socket.sendmsg(datagrams, ancillary, 0, _socket_address(remote))
+
+    def _not_sent(self, error: OSError, datagrams: int) -> None:
+        self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += datagrams
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket; what waits goes first."""
         if self._socket.fileno() >= 0:
+            self._send_train()
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
     def _drain(self) -> None:
-        for _ in range(DRAIN_LIMIT):
-            try:
-                octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
-            except OSError as error:
-                self._not_received(error)
-                return
-            self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
-            if self._socket.fileno() < 0:
-                return
+        self._turn.begin()
+        try:
+            for _ in range(DRAIN_LIMIT):
+                try:
+                    octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
+                except OSError as error:
+                    self._not_received(error)
+                    return
+                self._receive(octets, self._paths.get(source) or self._path_from(source))
+                if self._socket.fileno() < 0:
+                    return
+        finally:
+            self._turn.end()
 
     def _drain_with_traffic_class(self) -> None:
-        for _ in range(DRAIN_LIMIT):
-            try:
-                octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAFFIC_CLASS_OCTETS)
-            except OSError as error:
-                self._not_received(error)
-                return
-            # IPv4's is one octet, IPv6's an integer
-            self.traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
-            self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
+        self._turn.begin()
+        try:
+            left = DRAIN_LIMIT
+            while left > 0:
+                try:
+                    octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAIN_ANCILLARY_OCTETS)
+                except OSError as error:
+                    self._not_received(error)
+                    return
+                left -= self._received(octets, ancillary, self._paths.get(source) or self._path_from(source))
+                if self._socket.fileno() < 0:
+                    return
+        finally:
+            self._turn.end()
+
+    def _received(self, octets: bytes, ancillary: list[tuple[int, int, bytes]], path: Path) -> int:
+        """Hand over a datagram or the train of datagrams; how many they were."""
+        self.traffic_class, segment_length = 0, 0
+        for level, kind, value in ancillary:  # IPv4's traffic class is one octet, IPv6's an integer
+            number = int.from_bytes(value, sys.byteorder)
+            if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+                segment_length = number
+            else:
+                self.traffic_class = number
+        length = len(octets)
+        if not 0 < segment_length < length:
+            self._receive(octets, path)
+            return 1
+        for start in range(0, length, segment_length):
+            self._receive(octets[start : start + segment_length], path)
             if self._socket.fileno() < 0:
-                return
+                break
+        return length // segment_length
+
+    def _path_from(self, source: tuple[Any, ...]) -> Path:
+        """The path from a source as the socket names it; one object for all its datagrams, so that it is known again."""
+        if len(self._paths) >= PATHS_KEPT:
+            self._paths.clear()
+        path = self._paths[source] = Path(self.local, Endpoint.of(source[0], source[1]))
+        return path
 
     def _not_received(self, error: OSError) -> None:
         if not isinstance(error, BlockingIOError | InterruptedError):  # an ICMP error of an earlier datagram, say
@@ -316,6 +418,11 @@ class LossyLink(_WrappingLink):
 
     def _lost(self, share: float) -> bool:
         return share > 0 and (share >= 1 or self._random.random() < share)
+
+
+@lru_cache(maxsize=PATHS_KEPT)
+def _socket_address(remote: Endpoint) -> tuple[str, int]:
+    return str(remote.address), remote.port
 
 
 def _reason(error: OSError) -> str:
