@@ -106,6 +106,20 @@ class SocketLink(Protocol):
 Opener = Callable[[Receiver], Link]
 
 
+class PathsBySource(dict[tuple[Any, ...], Path]):
+    """Paths by the source as a socket names it: one object for all its datagrams, so that they are told by that."""
+
+    def __init__(self, local: Endpoint) -> None:
+        super().__init__()
+        self._local = local
+
+    def __missing__(self, source: tuple[Any, ...]) -> Path:
+        if len(self) >= PATHS_KEPT:
+            self.clear()
+        path = self[source] = Path(self._local, Endpoint.of(source[0], source[1]))
+        return path
+
+
 class UdpLink:
     """A UDP socket on the running loop: a reader that drains the socket, no task per datagram.
 
@@ -134,7 +148,7 @@ class UdpLink:
         self.traffic_class = 0
         self._marked = 0
         self._interface: bytes | None = None
-        self._paths: dict[object, Path] = {}
+        self._paths = PathsBySource(self.local)
         self._train: list[bytes] = []
         self._train_octets = 0
         self._train_to: tuple[Endpoint, int] | None = None
@@ -244,7 +258,7 @@ class UdpLink:
             ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT_LENGTH.pack(segment_length)))
         if traffic_class != self._marked:
             ancillary.append((*TRAFFIC_CLASSES[self.local.address.version], TRAFFIC_CLASS.pack(traffic_class)))
-        self._socket.sendmsg(datagrams, ancillary, 0, _socket_address(remote))
+        self._socket.sendmsg(datagrams, ancillary, 0, socket_address(remote))
 
     def _not_sent(self, error: OSError, datagrams: int) -> None:
         self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += datagrams
@@ -265,7 +279,7 @@ class UdpLink:
                 except OSError as error:
                     self._not_received(error)
                     return
-                self._receive(octets, self._paths.get(source) or self._path_from(source))
+                self._receive(octets, self._paths[source])
                 if self._socket.fileno() < 0:
                     return
         finally:
@@ -281,7 +295,7 @@ class UdpLink:
                 except OSError as error:
                     self._not_received(error)
                     return
-                left -= self._received(octets, ancillary, self._paths.get(source) or self._path_from(source))
+                left -= self._received(octets, ancillary, self._paths[source])
                 if self._socket.fileno() < 0:
                     return
         finally:
@@ -305,13 +319,6 @@ class UdpLink:
             if self._socket.fileno() < 0:
                 break
         return length // segment_length
-
-    def _path_from(self, source: tuple[Any, ...]) -> Path:
-        """The path from a source as the socket names it; one object for all its datagrams, so that it is known again."""
-        if len(self._paths) >= PATHS_KEPT:
-            self._paths.clear()
-        path = self._paths[source] = Path(self.local, Endpoint.of(source[0], source[1]))
-        return path
 
     def _not_received(self, error: OSError) -> None:
         if not isinstance(error, BlockingIOError | InterruptedError):  # an ICMP error of an earlier datagram, say
@@ -421,7 +428,8 @@ class LossyLink(_WrappingLink):
 
 
 @lru_cache(maxsize=PATHS_KEPT)
-def _socket_address(remote: Endpoint) -> tuple[str, int]:
+def socket_address(remote: Endpoint) -> tuple[str, int]:
+    """An end point as sockets name it."""
     return str(remote.address), remote.port
 
 

@@ -59,6 +59,8 @@ class DatagramTap:
         session: str | None = None,
     ) -> None:
         """An ESP packet straight on IP (protocol 50)."""
+        if not self._recorder.enabled:
+            return
         self._record(direction, "ip", str(local), str(remote), octets, "esp", session)
 
     def tcp(self, direction: Direction, path: Path, octets: bytes, session: str | None = None) -> None:

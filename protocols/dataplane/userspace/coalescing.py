@@ -1,11 +1,11 @@
 """Super-packets for a TUN device (VIRTIO 1.2 §5.1.6): segments of one TCP flow that came together go together.
 
 What the kernel is given with one write is, to it, what its own GRO makes of segments that arrive one after the other,
-and what it forwards becomes the same segments again. A segment may stand in a super-packet when nothing is lost by that:
+and what it forwards becomes the same segments again. A segment may stand in a super-packet when nothing is lost by it:
 no options of IP, no fragment, in sequence, of one length but for the last, with equal headers otherwise (RFC 9293 §3.1;
-identifications of packets that may be fragmented count upwards, RFC 6864 §4), and with right checksums. These are summed
-up for a super-packet as a whole (RFC 1071 §2): if that is wrong, its packets are written one by one as they are, for
-their hosts to judge. Left out: UDP.
+identifications of what may be fragmented count upwards, RFC 6864 §4), and with right checksums. These are summed up for
+a super-packet as a whole (RFC 1071 §2): if that is wrong, its packets are written one by one as they are, for their
+hosts to judge. Left out: UDP.
 """
 
 from __future__ import annotations
