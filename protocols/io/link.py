@@ -206,7 +206,7 @@ class UdpLink:
         if train:
             octets_now = self._train_octets + length
             if (
-                length <= len(train[0]) == len(train[-1])
+                0 < length <= len(train[0]) == len(train[-1])
                 and octets_now <= TRAIN_OCTETS
                 and len(train) < TRAIN_DATAGRAMS
                 and self._train_to == (remote, traffic_class)
