@@ -30,6 +30,7 @@ SEGMENT_LENGTH = struct.Struct("=H")
 TRAIN_DATAGRAMS, TRAIN_OCTETS = 64, 65000  # UDP_MAX_SEGMENTS, and what fits into an IP packet
 BUFFER_OCTETS = 4 * 1024 * 1024
 
+UDP_ENCAP, UDP_ENCAP_ESPINUDP = 100, 2  # <linux/udp.h>: the socket option, and its value for RFC 3948
 RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
 """IP_RECVERR and IPV6_RECVERR of Linux's ip(7), ipv6(7), which Python's module does not have."""
 EXTENDED_ERROR = struct.Struct("=IBBBxII")  # sock_extended_err: errno, origin, type, code, info, data
@@ -141,13 +142,14 @@ class UdpLink:
             self._socket.bind((str(local.address), local.port))
         except OSError as error:
             self._socket.close()
-            raise BackendError(f"cannot use UDP {local}: {_reason(error)}") from error
+            raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error
         bound = self._socket.getsockname()
         self.local = Endpoint(local.address, bound[1])
         self._unreachable: UnreachableReceiver | None = None
         self.traffic_class = 0
         self._marked = 0
-        self._interface: bytes | None = None
+        self._interface: str | None = None
+        self._esp_is_taken_out = False
         self._paths = PathsBySource(self.local)
         self._train: list[bytes] = []
         self._train_octets = 0
@@ -164,36 +166,37 @@ class UdpLink:
     def report_traffic_class(self) -> None:
         """Ask for the traffic class of what arrives, and for trains, which come with it."""
         self._socket.setsockopt(*RECEIVED_TRAFFIC_CLASSES[self.local.address.version], 1)
-        with contextlib.suppress(OSError):  # Linux 5.0
-            self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        if not self._esp_is_taken_out:  # the kernel would take a train for one ESP packet
+            with contextlib.suppress(OSError):  # Linux 5.0
+                self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         self._loop.remove_reader(self._socket.fileno())
         self._loop.add_reader(self._socket.fileno(), self._drain_with_traffic_class)
 
     def path_mtu(self, remote: Endpoint) -> int | None:
         """What the kernel takes it to be, by its routes and by ICMP (ip(7), IP_MTU: of a connected socket)."""
-        with socket.socket(self._socket.family, socket.SOCK_DGRAM) as probe:
-            try:
-                if self._interface is not None:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
-                probe.bind((str(self.local.address), 0))
-                probe.connect((str(remote.address), remote.port))
-                return probe.getsockopt(*PATH_MTUS[self.local.address.version])
-            except OSError:
-                return None
+        return path_mtu_between(self.local.address, remote, self._interface)
 
     def report_unreachable(self, told: UnreachableReceiver) -> None:
         """Tell of ICMP errors."""
         self._unreachable = told
         self._socket.setsockopt(*RECEIVE_ERRORS[self.local.address.version], 1)
 
+    def take_out_esp(self) -> None:
+        """Leave ESP in UDP to the kernel from now on (RFC 3948); IKE and what is too short still arrive.
+
+        ``BackendError``: it has none.
+        """
+        take_out_esp(self._socket)
+        self._esp_is_taken_out = True
+
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
         try:
-            self._interface = interface.encode() + b"\0"
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
+            bind_to_interface(self._socket, interface)
         except OSError as error:
             self.close()
-            raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {_reason(error)}") from error
+            raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {reason_of(error)}") from error
+        self._interface = interface
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Send now, or with the train of this turn, or not at all: a full buffer is a loss as on the network."""
@@ -229,39 +232,19 @@ class UdpLink:
         self._train = []
         remote, traffic_class = self._train_to
         if len(train) > 1:
-            try:
-                self._send_message(train, remote, traffic_class, len(train[0]))
-            except BlockingIOError as error:
-                self._not_sent(error, len(train))
+            error = send_by(self._socket, train, remote, traffic_class, self._marked)
+            if error is None:
                 return
-            except OSError:
-                pass
-            else:
+            if error in ("EAGAIN", "ENOBUFS"):
+                self.dropped[f"send-{error}"] += len(train)
                 return
         for octets in train:
             self._send_alone(octets, remote, traffic_class)
 
     def _send_alone(self, octets: bytes, remote: Endpoint, traffic_class: int) -> None:
-        try:
-            try:
-                self._send_message((octets,), remote, traffic_class)
-            except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
-                self._send_message((octets,), remote, traffic_class)
-        except OSError as error:
-            self._not_sent(error, 1)
-
-    def _send_message(
-        self, datagrams: Sequence[bytes], remote: Endpoint, traffic_class: int, segment_length: int = 0
-    ) -> None:
-        ancillary = []
-        if segment_length:
-            ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT_LENGTH.pack(segment_length)))
-        if traffic_class != self._marked:
-            ancillary.append((*TRAFFIC_CLASSES[self.local.address.version], TRAFFIC_CLASS.pack(traffic_class)))
-        self._socket.sendmsg(datagrams, ancillary, 0, socket_address(remote))
-
-    def _not_sent(self, error: OSError, datagrams: int) -> None:
-        self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += datagrams
+        error = send_by(self._socket, (octets,), remote, traffic_class, self._marked)
+        if error is not None:
+            self.dropped[f"send-{error}"] += 1
 
     def close(self) -> None:
         """Close the socket; what waits goes first."""
@@ -339,6 +322,14 @@ class UdpLink:
             for _, _, data in ancillary:
                 if len(data) >= EXTENDED_ERROR.size and EXTENDED_ERROR.unpack_from(data)[1] in ORIGINS_OF_ICMP:
                     self._unreachable(octets, Endpoint.of(address[0], address[1]))
+
+
+def take_out_esp(udp: socket.socket) -> None:
+    """Let the kernel take the ESP packets out of a UDP socket; ``BackendError``: it cannot."""
+    try:
+        udp.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
+    except OSError as error:
+        raise BackendError(f"UDP encapsulation of ESP in the kernel: {error.strerror}") from error
 
 
 class _WrappingLink:
@@ -433,7 +424,50 @@ def socket_address(remote: Endpoint) -> tuple[str, int]:
     return str(remote.address), remote.port
 
 
-def _reason(error: OSError) -> str:
+def send_by(
+    opened: socket.socket, datagrams: Sequence[bytes], remote: Endpoint, traffic_class: int | None, usual: int
+) -> str | None:
+    """Send by a socket that marks with ``usual`` what has no traffic class of its own; the name of an error.
+
+    Several datagrams, of one length but for the last, go as a train (UDP_SEGMENT).
+    """
+    ancillary = []
+    if len(datagrams) > 1:
+        ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT_LENGTH.pack(len(datagrams[0]))))
+    if traffic_class is not None and traffic_class != usual:
+        ancillary.append((*TRAFFIC_CLASSES[remote.address.version], TRAFFIC_CLASS.pack(traffic_class)))
+    address = socket_address(remote)
+    try:
+        try:
+            opened.sendmsg(datagrams, ancillary, 0, address)
+        except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
+            opened.sendmsg(datagrams, ancillary, 0, address)
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "error")
+    return None
+
+
+def bind_to_interface(opened: socket.socket, interface: str) -> None:
+    """Send and receive by this network interface only; ``OSError``."""
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+
+
+def path_mtu_between(local: Address, remote: Endpoint, interface: str | None) -> int | None:
+    """What the kernel takes the MTU of a path to be, by its routes and by ICMP; ``None``: it has no such path."""
+    family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            if interface is not None:
+                bind_to_interface(probe, interface)
+            probe.bind((str(local), 0))
+            probe.connect((str(remote.address), remote.port))
+            return probe.getsockopt(*PATH_MTUS[local.version])
+        except OSError:
+            return None
+
+
+def reason_of(error: OSError) -> str:
+    """Why a socket cannot be had, in words."""
     if error.errno == errno.EADDRINUSE:
         return "the port is in use"
     if error.errno == errno.EACCES:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_interface, ip_network
 
 from lab.namespaces import Namespace
-from protocols.dataplane.fast.loop import FastLink, FastLoop, LoopCounters
+from protocols.dataplane.fast.link import FastLink, FastRawLink
+from protocols.dataplane.fast.loop import FastLoop, LoopCounters
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.fast.tun import FastTun
 from protocols.errors import BackendError
@@ -63,7 +64,7 @@ class End:
     plane: FastDataPlane
     loop: FastLoop
     device: FastTun
-    links: list[FastLink]
+    links: list[FastLink | FastRawLink]
     open_device: Callable[[], FastTun]
     others: list[tuple[bytes, Path]] = field(default_factory=list)
     failures: list[BackendError] = field(default_factory=list)
@@ -74,6 +75,11 @@ class End:
 
     def open_link(self, address: Address) -> FastLink:
         link = self.namespace.call(lambda: self.loop.open_link(Endpoint(address, PORT), self._take))
+        self.links.append(link)
+        return link
+
+    def open_raw(self, address: Address) -> FastRawLink:
+        link = self.namespace.call(lambda: self.loop.open_raw(Endpoint(address, PORT)))
         self.links.append(link)
         return link
 
@@ -173,7 +179,7 @@ async def ends(
             if encapsulation:
                 end.open_link(outer)
             else:
-                end.namespace.call(lambda end=end, outer=outer: end.loop.open_raw(outer))  # type: ignore[misc]
+                end.open_raw(outer)
         ue.plane.install(spec)
         gateway.plane.install(mirrored(spec))
         ue.loop.start()

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from protocols.dataplane.fast.loop import FastLink, FastLoop
+from protocols.dataplane.fast.link import FastLink
+from protocols.dataplane.fast.loop import FastLoop
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.fast.tun import FastTun
+from protocols.dataplane.userspace.tun import TunCounters
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, LocalError
 from protocols.esp.sa import ChildSa
@@ -50,6 +52,18 @@ def packet_of(length: int) -> bytes:
     return IpPacket(source=UE_ADDRESS, destination=HOST_ADDRESS, protocol=UDP, payload=bytes(length)).encode()
 
 
+def paired(name: str, undo: contextlib.ExitStack) -> tuple[FastTun, socket.socket]:
+    """A device of one queue that is a socket, and its other end."""
+    far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    undo.enter_context(far)
+    far.setblocking(False)
+    near.setblocking(False)
+    device = FastTun(name)
+    device.queues = (near.detach(),)
+    undo.callback(device.close)
+    return device, far
+
+
 @contextlib.asynccontextmanager
 async def alone() -> AsyncIterator[Alone]:
     failures: list[BackendError] = []
@@ -59,13 +73,7 @@ async def alone() -> AsyncIterator[Alone]:
         undo.callback(loop.close)
         link = loop.open_link(LOOPBACK, lambda octets, path: None)
         undo.callback(link.close)
-        far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        undo.enter_context(far)
-        far.setblocking(False)
-        near.setblocking(False)
-        device = FastTun("pair")
-        device.queues = (near.detach(),)
-        undo.callback(device.close)
+        device, far = paired("pair", undo)
         loop.add_device(device)
         peer = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         peer.bind(("127.0.0.1", 0))
@@ -152,6 +160,65 @@ def test_drops_are_counted_by_their_reasons() -> None:
             assert counters.sealing_drops == {"no_sa": 1}
             assert counters.written == 1
             assert_adds_up(counters)
+
+    asyncio.run(body())
+
+
+def test_each_sa_has_its_device_and_devices_come_and_go() -> None:
+    """Packets go to the device of the SA, and are sealed by the SA that selects them whichever device they are from."""
+
+    async def body() -> None:
+        async with alone() as it:
+            with contextlib.ExitStack() as undo:
+                spec = replace(it.sa.spec, inbound_spi=b"\x55" * 4, outbound_spi=b"\x66" * 4)
+                it.plane.install(mirrored(spec))
+                assert it.plane.core.set_device(0x66666666, 3) == native.DONE
+                assert it.plane.core.set_device(0x66666666, native.DEVICES) == native.UNSUPPORTED
+                assert it.plane.core.set_device(0x77777777, 3) == native.NOT_THERE
+                second = ChildSa(spec, SeededEntropy("second"))
+                to = (str(it.link.local.address), it.link.local.port)
+                it.peer.sendto(second.seal(packet_of(1), 4), to)
+                await until(lambda: it.loop.counters.no_tun == 1, "a packet without a device")
+                device, queue = paired("second", undo)
+                for round_ in (1, 2):
+                    it.loop.add_device(device, 3)
+                    with pytest.raises(LocalError, match="a TUN device 3 already"):
+                        it.loop.add_device(device, 3)
+                    it.peer.sendto(second.seal(packet_of(20), 4), to)
+                    it.send(packet_of(10))
+                    await until(lambda round_=round_: it.loop.counters.written == 2 * round_, "packets")
+                    assert queue.recv(2000) == NO_OFFLOAD + packet_of(20)
+                    assert it.queue.recv(2000) == NO_OFFLOAD + packet_of(10)
+                    back = IpPacket(source=HOST_ADDRESS, destination=UE_ADDRESS, protocol=UDP, payload=b"back").encode()
+                    for one in (queue, it.queue):
+                        one.send(NO_OFFLOAD + back)
+                    await until(lambda round_=round_: it.loop.counters.sent == 2 * round_, "packets back")
+                    it.loop.remove_device(device)
+                it.peer.sendto(second.seal(packet_of(30), 4), to)
+                await until(lambda: it.loop.counters.no_tun == 2, "a packet whose device has gone")
+                it.loop.stop()
+                assert_adds_up(it.loop.counters)
+                assert it.loop.device_counters(3) == it.loop.device_counters(0) == TunCounters(read=2, written=2)
+                assert it.plane.counters(mirrored(spec).inbound_spi).outbound_packets == 4  # the newest that selects
+                with pytest.raises(LocalError, match="64 is no number of a TUN device"):
+                    it.loop.add_device(device, native.DEVICES)
+                assert it.failures == []
+
+    asyncio.run(body())
+
+
+def test_a_device_that_ends_is_told_to_whoever_has_it() -> None:
+    async def body() -> None:
+        async with alone() as it:
+            with contextlib.ExitStack() as undo:
+                device, queue = paired("second", undo)
+                told: list[BackendError] = []
+                it.loop.add_device(device, 1, failed=told.append)
+                queue.close()
+                await until(lambda: bool(told), "the failure")
+                assert [str(one) for one in told] == ["TUN device second: Broken pipe"]
+                assert it.failures == []
+                it.loop.remove_device(device)
 
     asyncio.run(body())
 

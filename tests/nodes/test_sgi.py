@@ -25,6 +25,7 @@ from aaa.subscribers import SubscriberDatabase
 from aaa.subscribers.laboratory import provision
 from epdg.config import ApnSection, DataPlaneKind, DataPlaneSection
 from epdg.core import Core
+from epdg.pdn.egress import Egress
 from epdg.pki import make_pki
 from lab.namespaces import ACCESS_A, CORE, CORE_INTERFACE, GATEWAY, AccessTopology, Namespace
 from protocols.dataplane.userspace.tun import TunDevice
@@ -309,6 +310,29 @@ def test_nobody_has_an_address_that_is_not_its_own(network: Network) -> None:
         assert await gateway.seen(UE, FAR) == UE
 
     inside(network, body, internet=INTERNET, ims=IMS)
+
+
+@pytest.mark.parametrize("mode", ["routed", "masqueraded"])
+def test_where_the_kernel_carries_esp_the_guard_asks_for_ipsec_and_not_for_the_device(
+    network: Network, mode: str
+) -> None:
+    """What has a UE's address and has not come out of IPsec goes nowhere; what is none of ours goes on."""
+    apns = {"internet": ApnSection.model_validate({**INTERNET, "egress": mode}), "ims": ApnSection.model_validate(IMS)}
+
+    async def body(gateway: Gateway) -> None:
+        assert await gateway.seen(UE, NEAR) is not None
+        egress = Egress("epdg0", apns, by_ipsec=True)
+        egress.open()
+        for ue, server in ((UE, NEAR), (UE_6, NEAR_6), (IMS_UE, FAR), (UE, IMS_UE)):
+            gateway.core.deliver(datagram(ue, server))
+        gateway.core.deliver(datagram("172.20.0.9", NEAR))
+        _, source = await asyncio.get_running_loop().sock_recvfrom(gateway.server(NEAR), 2000)
+        assert source[0] == "172.20.0.9"
+        assert await gateway.seen(UE_6, NEAR_6) is None
+        assert await gateway.reached(IMS_UE, NEAR)
+        egress.close()
+
+    inside(network, body, internet={**INTERNET, "egress": mode}, ims=IMS)
 
 
 @pytest.mark.parametrize("allowed", [False, True])

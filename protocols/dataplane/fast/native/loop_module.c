@@ -26,6 +26,7 @@ static const char *const counter_names[LOOP_COUNTERS] = {
     [LOOP_RECEIVED] = "received",
     [LOOP_RECEIVED_TRAINS] = "received_trains",
     [LOOP_RECEIVE_ERRORS] = "receive_errors",
+    [LOOP_UNREACHABLE] = "unreachable",
     [LOOP_KEEPALIVES] = "keepalives",
     [LOOP_SHORT] = "short",
     [LOOP_OTHER] = "other",
@@ -135,14 +136,14 @@ static PyObject *loop_add_socket(LoopObject *self, PyObject *arguments, PyObject
 }
 
 static PyObject *loop_add_queue(LoopObject *self, PyObject *arguments, PyObject *keywords) {
-    static char *names[] = {"descriptor", "worker", "udp_offload", NULL};
+    static char *names[] = {"descriptor", "worker", "device", "udp_offload", NULL};
     int descriptor, udp_offload, done;
-    unsigned worker;
+    unsigned worker, device;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iIp", names, &descriptor, &worker, &udp_offload))
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iIIp", names, &descriptor, &worker, &device, &udp_offload))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    done = fast_loop_add_queue(self->loop, descriptor, worker, udp_offload);
+    done = fast_loop_add_queue(self->loop, descriptor, worker, device, udp_offload);
     Py_END_ALLOW_THREADS
     return number_or_error(done);
 }
@@ -201,6 +202,19 @@ static PyObject *loop_counters(LoopObject *self, PyObject *Py_UNUSED(ignored)) {
     return Py_BuildValue("NNN", counters, sealing, opening);
 }
 
+static PyObject *loop_device_counters(LoopObject *self, PyObject *argument) {
+    unsigned long device = PyLong_AsUnsignedLong(argument);
+    struct loop_device_totals totals;
+
+    if (device == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    if (device >= FAST_DEVICES)
+        return PyErr_Format(PyExc_ValueError, "device %lu, 0 to %d were expected", device, FAST_DEVICES - 1);
+    fast_loop_read_device(self->loop, (unsigned)device, &totals);
+    return Py_BuildValue("KKK", (unsigned long long)totals.read, (unsigned long long)totals.written,
+                         (unsigned long long)totals.refused);
+}
+
 static PyObject *loop_failure(LoopObject *self, PyObject *Py_UNUSED(ignored)) {
     int source, error;
     bool found;
@@ -227,6 +241,8 @@ static PyMethodDef loop_methods[] = {
     {"remove", (PyCFunction)loop_remove, METH_O, "Let go of a source; OSError."},
     {"counters", (PyCFunction)loop_counters, METH_NOARGS,
      "Counters by name, and what was not sealed and not opened by the number of its reason."},
+    {"device_counters", (PyCFunction)loop_device_counters, METH_O,
+     "Inner packets read from a device, written to it, and not taken by it."},
     {"failure", (PyCFunction)loop_failure, METH_NOARGS, "A source that ended by itself and its errno, or None."},
     {NULL, NULL, 0, NULL},
 };

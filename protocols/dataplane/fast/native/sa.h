@@ -64,6 +64,7 @@ struct place {
 struct sa {
     /* read by both directions, written by control calls alone */
     uint32_t inbound_spi;
+    uint8_t device; /* what its packets are for */
     bool encapsulation, limited;
     atomic_bool spent, soft_reached;
     uint64_t order; /* 0: does not send */
