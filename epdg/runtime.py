@@ -186,7 +186,8 @@ class EpdgNode:
             self.carrier.start()
             for address in configuration.listen.addresses:
                 self.open_ports(address)
-            await self.core.open(functools.partial(self.carrier.open_device, self.data_plane), self._tun_failed)
+            open_device = functools.partial(self.carrier.open_device, self.data_plane)
+            await self.core.open(open_device, self._device_lost, self._device_back)
             await self.swm.open()
             await self._control.start()
             self._warn_of_weak_algorithms()
@@ -555,10 +556,15 @@ class EpdgNode:
         self.data_plane.send_inner(packet)
         self._data_plane_events()
 
-    def _tun_failed(self, error: BackendError) -> None:
-        self.recorder.event("tun-failed", f"The TUN device failed: {error}.")
+    def _device_lost(self, error: BackendError) -> None:
+        self.totals["device-lost"] += 1
+        self.recorder.event("device-lost", f"The device of the inner addresses went away: {error}.")
         _log.error("%s", error)
-        self.stop()
+
+    def _device_back(self) -> None:
+        device = self.configuration.data_plane.device
+        self.recorder.event("device-back", f"The device {device} was made anew.")
+        _log.warning("the device %s was made anew", device)
 
     def tell_addresses(self, live: Live, prefer: Address | None = None) -> None:
         """Tell a UE which addresses the gateway has, and that it is to use one of them (RFC 4555 §3.6)."""

@@ -101,12 +101,11 @@ class Pdn:
         usim: Usim | None,
         temporary: TemporaryIdentityStore,
         ike_config: InitiatorConfig | None = None,
-        failed: Callable[[], None] = lambda: None,
         told: Callable[[Pdn, Tell], None] = lambda pdn, tell: None,
         preferred: Callable[[], str | None] = lambda: None,
         beside: Pdn | None = None,
     ) -> None:
-        """``ike_config`` where it is known already; ``failed`` is called when the TUN device cannot go on.
+        """``ike_config`` where it is known already.
 
         ``beside``: the first connection of the same UE, with which it shares what EAP has left.
         """
@@ -144,7 +143,6 @@ class Pdn:
             sa=lambda: self._sa,
             carry_out=self._carry_out,
             suspect=self.suspect_path,
-            failed=failed,
         )
         self._usim: UsimQuestions | None = (
             None

@@ -86,7 +86,6 @@ class UeNode:
                 recorder=self.recorder,
                 usim=card,
                 temporary=temporary,
-                failed=self.stop,
                 beside=beside,
                 told=self._told,
                 preferred=self._preferred_access,

@@ -5,6 +5,7 @@ Routes and name servers come and go with the TUN device.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from protocols.path import Address, Path
 from protocols.trace.recorder import Recorder
 from ue.commands import Command, InstallChildSa, UpdateChildSa
 from ue.config import UeConfiguration
+from ue.connection import Connection
 from ue.context import DeviceState
 from ue.device import Device
 from ue.path_watch import PathWatch
@@ -31,11 +33,13 @@ from ue.routes import METRIC, Network, configured_routes, granted_routes
 from ue.swu import Swu
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 
+REOPEN_INTERVAL = 1.0  # seconds between attempts to make a lost device anew
+
 _log = logging.getLogger(__name__)
 
 
 class Tunnel:
-    """``sa``: the present IKE SA. ``suspect``: the path is to be tested. ``failed``: the TUN device cannot go on.
+    """``sa``: the present IKE SA. ``suspect``: the path is to be tested.
 
     ``has_default_route``: the UE's first connection, which has the default routes. ``numbers``: of flows.
     """
@@ -52,7 +56,6 @@ class Tunnel:
         sa: Callable[[], IkeSa | None],
         carry_out: Callable[[list[Command]], None],
         suspect: Callable[[], None],
-        failed: Callable[[], None],
     ) -> None:
         self._configuration = configuration
         self._device = device
@@ -61,7 +64,6 @@ class Tunnel:
         self._has_default_route = has_default_route
         self._sa = sa
         self._carry_out = carry_out
-        self._failed = failed
         self._data_plane = swu.carrier.plane(
             deliver=self._delivered,
             transmit=swu.ports.send_esp,
@@ -169,10 +171,7 @@ class Tunnel:
         """Nothing goes through the tunnel any more."""
         self.flows.stop_all()
         self._host = None
-        if self._tun is not None:
-            self._refused += self._tun.counters.refused
-            self._tun.close()
-            self._tun = None
+        self._close_tun()
         self.restore_name_servers()
 
     @property
@@ -181,27 +180,33 @@ class Tunnel:
         return self._refused + (0 if self._tun is None else self._tun.counters.refused)
 
     async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
+        connection = self._device.connection
+        try:
+            await self._make_tun(addresses)
+        except StackError as error:
+            if self._device.connection is connection:
+                self._carry_out(self._device.host_failed(str(error)))
+            return
+        if self._tun is not None:
+            self._carry_out(self._device.host_started(self._swu.now()))
+
+    async def _make_tun(self, addresses: tuple[Address, ...]) -> None:
+        """The device with its routes, unless the connection ends meanwhile; ``StackError``: the system refuses."""
         plane, connection = self._configuration.data_plane, self._device.connection
         interfaces = [
             IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
         ]
         routes = self._routes()
         metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
-        try:
-            tun = await self._swu.carrier.open_device(
-                self._data_plane, plane.device, interfaces, plane.mtu, routes, metric=metric
-            )
-        except StackError as error:
-            if self._device.connection is connection:
-                self._carry_out(self._device.host_failed(str(error)))
-            return
-        if self._device.state is not DeviceState.ESTABLISHED or self._device.connection is not connection:
+        tun = await self._swu.carrier.open_device(
+            self._data_plane, plane.device, interfaces, plane.mtu, routes, metric=metric
+        )
+        if not self._holds(connection):
             tun.close()
             return
         self._tun = tun
         self._write_name_servers()
-        tun.start(self._send_inner, self._tun_failed)
-        self._carry_out(self._device.host_started(self._swu.now()))
+        tun.start(self._send_inner, self._device_lost)
 
     def _routes(self) -> list[Network]:
         """Networks to lead into the device: as configured, else as granted; never the tunnel's own packets."""
@@ -219,10 +224,37 @@ class Tunnel:
             return configured_routes(plane.routes, outside, sa.mobility.peer_addresses)
         return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
 
-    def _tun_failed(self, error: BackendError) -> None:
-        self._recorder.event("tun-failed", f"The TUN device failed: {error}.")
+    def _device_lost(self, error: BackendError) -> None:
+        """Somebody has taken it away: it is made anew."""
+        self._recorder.event("device-lost", f"The device of the inner addresses went away: {error}.")
         _log.error("%s", error)
-        self._failed()
+        self._close_tun()
+        assert self._swu.tasks is not None
+        self._swu.tasks.create_task(self._reopen_tun())
+
+    async def _reopen_tun(self) -> None:
+        connection = self._device.connection
+        while self._holds(connection) and self._tun is None:
+            assert connection is not None
+            try:
+                await self._make_tun(connection.addresses)
+            except StackError:
+                await asyncio.sleep(REOPEN_INTERVAL)
+            else:
+                break
+        if self._tun is not None:
+            self._recorder.event("device-back", f"The device {self._tun.name} was made anew.")
+
+    def _holds(self, connection: Connection | None) -> bool:
+        """Whether a connection is still the one that is up."""
+        state = self._device.state
+        return connection is not None and self._device.connection is connection and state is DeviceState.ESTABLISHED
+
+    def _close_tun(self) -> None:
+        if self._tun is not None:
+            self._refused += self._tun.counters.refused
+            self._tun.close()
+            self._tun = None
 
     def restore_name_servers(self) -> None:
         """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""

@@ -23,6 +23,7 @@ RECEIVE_OCTETS = 65535
 DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others
 BUFFER_OCTETS = 4 * 1024 * 1024
 
+UDP_ENCAP, UDP_ENCAP_ESPINUDP = 100, 2  # <linux/udp.h>: the socket option, and its value for RFC 3948
 RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
 """IP_RECVERR and IPV6_RECVERR of Linux's ip(7), ipv6(7), which Python's module does not have."""
 EXTENDED_ERROR = struct.Struct("=IBBBxII")  # sock_extended_err: errno, origin, type, code, info, data
@@ -114,13 +115,13 @@ class UdpLink:
             self._socket.bind((str(local.address), local.port))
         except OSError as error:
             self._socket.close()
-            raise BackendError(f"cannot use UDP {local}: {_reason(error)}") from error
+            raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error
         bound = self._socket.getsockname()
         self.local = Endpoint(local.address, bound[1])
         self._unreachable: UnreachableReceiver | None = None
         self.traffic_class = 0
         self._marked = 0
-        self._interface: bytes | None = None
+        self._interface: str | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
@@ -137,49 +138,34 @@ class UdpLink:
 
     def path_mtu(self, remote: Endpoint) -> int | None:
         """What the kernel takes it to be, by its routes and by ICMP (ip(7), IP_MTU: of a connected socket)."""
-        with socket.socket(self._socket.family, socket.SOCK_DGRAM) as probe:
-            try:
-                if self._interface is not None:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
-                probe.bind((str(self.local.address), 0))
-                probe.connect((str(remote.address), remote.port))
-                return probe.getsockopt(*PATH_MTUS[self.local.address.version])
-            except OSError:
-                return None
+        return path_mtu_between(self.local.address, remote, self._interface)
 
     def report_unreachable(self, told: UnreachableReceiver) -> None:
         """Tell of ICMP errors."""
         self._unreachable = told
         self._socket.setsockopt(*RECEIVE_ERRORS[self.local.address.version], 1)
 
+    def take_out_esp(self) -> None:
+        """Leave ESP in UDP to the kernel from now on (RFC 3948); IKE and what is too short still arrive.
+
+        ``BackendError``: it has none.
+        """
+        take_out_esp(self._socket)
+
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
         try:
-            self._interface = interface.encode() + b"\0"
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
+            bind_to_interface(self._socket, interface)
         except OSError as error:
             self.close()
-            raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {_reason(error)}") from error
+            raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {reason_of(error)}") from error
+        self._interface = interface
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Send now or not at all: the network may lose a datagram, and a full buffer is such a loss."""
-        if traffic_class is None:
-            traffic_class = self._marked
-        try:
-            try:
-                self._send_once(octets, remote, traffic_class)
-            except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
-                self._send_once(octets, remote, traffic_class)
-        except OSError as error:
-            self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
-
-    def _send_once(self, octets: bytes, remote: Endpoint, traffic_class: int) -> None:
-        address = (str(remote.address), remote.port)
-        if traffic_class == self._marked:
-            self._socket.sendto(octets, address)
-            return
-        level, kind = TRAFFIC_CLASSES[self.local.address.version]
-        self._socket.sendmsg((octets,), ((level, kind, TRAFFIC_CLASS.pack(traffic_class)),), 0, address)
+        error = send_by(self._socket, octets, remote, traffic_class, self._marked)
+        if error is not None:
+            self.dropped[f"send-{error}"] += 1
 
     def close(self) -> None:
         """Close the socket."""
@@ -230,6 +216,14 @@ class UdpLink:
             for _, _, data in ancillary:
                 if len(data) >= EXTENDED_ERROR.size and EXTENDED_ERROR.unpack_from(data)[1] in ORIGINS_OF_ICMP:
                     self._unreachable(octets, Endpoint.of(address[0], address[1]))
+
+
+def take_out_esp(udp: socket.socket) -> None:
+    """Let the kernel take the ESP packets out of a UDP socket; ``BackendError``: it cannot."""
+    try:
+        udp.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
+    except OSError as error:
+        raise BackendError(f"UDP encapsulation of ESP in the kernel: {error.strerror}") from error
 
 
 class _WrappingLink:
@@ -318,7 +312,50 @@ class LossyLink(_WrappingLink):
         return share > 0 and (share >= 1 or self._random.random() < share)
 
 
-def _reason(error: OSError) -> str:
+def send_by(
+    opened: socket.socket, octets: bytes, remote: Endpoint, traffic_class: int | None, usual: int
+) -> str | None:
+    """Send by a socket that marks with ``usual`` what has no traffic class of its own; the name of an error."""
+    try:
+        try:
+            _send_once(opened, octets, remote, traffic_class, usual)
+        except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
+            _send_once(opened, octets, remote, traffic_class, usual)
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "error")
+    return None
+
+
+def _send_once(opened: socket.socket, octets: bytes, remote: Endpoint, traffic_class: int | None, usual: int) -> None:
+    address = (str(remote.address), remote.port)
+    if traffic_class is None or traffic_class == usual:
+        opened.sendto(octets, address)
+        return
+    level, kind = TRAFFIC_CLASSES[remote.address.version]
+    opened.sendmsg((octets,), ((level, kind, TRAFFIC_CLASS.pack(traffic_class)),), 0, address)
+
+
+def bind_to_interface(opened: socket.socket, interface: str) -> None:
+    """Send and receive by this network interface only; ``OSError``."""
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+
+
+def path_mtu_between(local: Address, remote: Endpoint, interface: str | None) -> int | None:
+    """What the kernel takes the MTU of a path to be, by its routes and by ICMP; ``None``: it has no such path."""
+    family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            if interface is not None:
+                bind_to_interface(probe, interface)
+            probe.bind((str(local), 0))
+            probe.connect((str(remote.address), remote.port))
+            return probe.getsockopt(*PATH_MTUS[local.version])
+        except OSError:
+            return None
+
+
+def reason_of(error: OSError) -> str:
+    """Why a socket cannot be had, in words."""
     if error.errno == errno.EADDRINUSE:
         return "the port is in use"
     if error.errno == errno.EACCES:

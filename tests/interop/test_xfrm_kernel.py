@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address
+from select import select
 
 import pytest
 
@@ -358,6 +359,7 @@ class TestLimits:
         assert stage.ue_plane.poll_event() is None
         with pytest.raises(OSError):
             stage.send("ue")
+        assert select([stage.ue_plane], [], [], ANSWER_INTERVAL)[0], "a timer of the kernel's tells of a hard limit"
         assert stage.ue_plane.poll_event() == LifetimeReached(inbound_spi=spec.inbound_spi, hard=True)
         assert stage.send("gateway") == 0  # nothing in the other direction either
         assert stage.ue_plane.poll_event() is None

@@ -56,14 +56,12 @@ XFRM_POLICY_BLOCK = 1
 
 XFRM_STATE_AF_UNSPEC = 32
 XFRM_STATE_ESN = 128
+XFRM_SA_XFLAG_DONT_ENCAP_DSCP = 1
 XFRM_INF = (1 << 64) - 1  # no limit
 XFRMA_REPLAY_ESN_MAX = 4096  # packets of a replay window
 
 XFRM_AE_RVAL = 2  # what GETAE is to answer with: the replay state, and
 XFRM_AE_LVAL = 4  # the lifetime
-
-UDP_ENCAP = 100  # <linux/udp.h>: the socket option, and its value for RFC 3948
-UDP_ENCAP_ESPINUDP = 2
 
 _ADDRESSES = frozenset(
     ("daddr", "saddr", "old_daddr", "old_saddr", "new_daddr", "new_saddr", "local", "remote", "encap_oa")

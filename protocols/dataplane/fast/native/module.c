@@ -124,7 +124,7 @@ static void core_dealloc(PyObject *object) {
 
 /* Control */
 
-#define SPEC_FORMAT "IIHHpy#y#y#y#y#y#y#pI(KKKK)"
+#define SPEC_FORMAT "IIHHpy#y#y#y#y#y#y#ppI(KKKK)"
 
 /* The arguments of install: as ChildSaSpec has them; old and send_at_once of replace. */
 static PyObject *put(PyObject *object, PyObject *arguments, bool replaces) {
@@ -135,13 +135,13 @@ static PyObject *put(PyObject *object, PyObject *arguments, bool replaces) {
     Py_ssize_t lengths[7];
     unsigned inbound_spi, outbound_spi, old = 0;
     unsigned short encryption, integrity;
-    int esn, encapsulation, send_at_once = 1;
+    int esn, encapsulation, beet, send_at_once = 1;
     unsigned long long soft_octets, hard_octets, soft_packets, hard_packets;
     if (!PyArg_ParseTuple(arguments, replaces ? SPEC_FORMAT "Ip" : SPEC_FORMAT, &inbound_spi, &outbound_spi, &encryption,
                           &integrity, &esn, &octets[0], &lengths[0], &octets[1], &lengths[1], &octets[2], &lengths[2],
                           &octets[3], &lengths[3], &octets[4], &lengths[4], &octets[5], &lengths[5], &octets[6],
-                          &lengths[6], &encapsulation, &spec.replay_window, &soft_octets, &hard_octets, &soft_packets,
-                          &hard_packets, &old, &send_at_once))
+                          &lengths[6], &encapsulation, &beet, &spec.replay_window, &soft_octets, &hard_octets,
+                          &soft_packets, &hard_packets, &old, &send_at_once))
         return NULL;
     if (!unpack_path(&spec.path, (const uint8_t *)octets[6], lengths[6]))
         return NULL;
@@ -165,6 +165,7 @@ static PyObject *put(PyObject *object, PyObject *arguments, bool replaces) {
     spec.remote_selectors = remote;
     spec.remote_count = (size_t)(lengths[5] / PACKED_SELECTOR_LENGTH);
     spec.encapsulation = encapsulation;
+    spec.beet = beet;
     spec.soft_octets = soft_octets;
     spec.hard_octets = hard_octets;
     spec.soft_packets = soft_packets;
@@ -202,6 +203,13 @@ static PyObject *core_set_inner_mtu(PyObject *object, PyObject *arguments) {
     return PyLong_FromLong(fast_set_inner_mtu(self_of(object)->core, spi, octets));
 }
 
+static PyObject *core_set_device(PyObject *object, PyObject *arguments) {
+    unsigned spi, device;
+    if (!PyArg_ParseTuple(arguments, "II", &spi, &device))
+        return NULL;
+    return PyLong_FromLong(fast_set_device(self_of(object)->core, spi, device));
+}
+
 static PyObject *core_retire(PyObject *object, PyObject *arguments) {
     unsigned spi;
     if (!PyArg_ParseTuple(arguments, "I", &spi))
@@ -231,7 +239,7 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
         return NULL;
     if (fast_read_counters(self_of(object)->core, spi, &found) != FAST_DONE)
         Py_RETURN_NONE;
-    return Py_BuildValue("KKKKKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
+    return Py_BuildValue("KKKKKKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
                          (unsigned long long)found.strayed_packets, (unsigned long long)found.inbound_octets,
                          (unsigned long long)found.outbound_packets, (unsigned long long)found.outbound_octets,
                          (unsigned long long)found.replayed, (unsigned long long)found.bad_icv,
@@ -240,7 +248,8 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
                          (unsigned long long)found.fragment,
                          (unsigned long long)found.congestion, (unsigned long long)found.fragmented,
                          (unsigned long long)found.mss_clamped,
-                         (unsigned long long)found.congestion_marked, (unsigned long long)found.ecn_unused);
+                         (unsigned long long)found.congestion_marked, (unsigned long long)found.ecn_unused,
+                         (unsigned long long)found.overhead_saved_octets);
 }
 
 static PyObject *core_sequences(PyObject *object, PyObject *arguments) {
@@ -261,10 +270,15 @@ static PyObject *core_skip_sequence(PyObject *object, PyObject *arguments) {
     return PyLong_FromLong(fast_skip_sequence(self_of(object)->core, spi, sent));
 }
 
-static PyObject *core_drops(PyObject *object, PyObject *unused) {
-    (void)unused;
+static PyObject *core_drops(PyObject *object, PyObject *arguments) {
     uint64_t drops[FAST_REASONS];
-    fast_read_drops(self_of(object)->core, drops);
+    unsigned device = FAST_DEVICES;
+    if (!PyArg_ParseTuple(arguments, "|I", &device))
+        return NULL;
+    if (device < FAST_DEVICES)
+        fast_read_drops_of(self_of(object)->core, device, drops);
+    else
+        fast_read_drops(self_of(object)->core, drops);
     PyObject *found = PyTuple_New(FAST_REASONS);
     for (int reason = 0; found && reason < FAST_REASONS; reason++) {
         PyObject *count = PyLong_FromUnsignedLongLong(drops[reason]);
@@ -386,10 +400,11 @@ static PyObject *core_open(PyObject *object, PyObject *arguments) {
     }
     memcpy(copy, esp, (size_t)length);
     fast_begin(worker);
-    int result = fast_open(worker, copy, (size_t)length, &path, traffic_class, &inner);
+    int result = fast_open(worker, copy, (size_t)length, &path, traffic_class, &inner, NULL);
     fast_end(worker);
-    give_back(self, worker);
     PyObject *opened = result < 0 ? PyLong_FromLong(result) : PyBytes_FromStringAndSize((char *)inner, result);
+    fast_release(worker);
+    give_back(self, worker);
     PyMem_Free(copy);
     return opened;
 }
@@ -477,9 +492,14 @@ static PyObject *core_open_batch(PyObject *object, PyObject *arguments) {
             if (at % FAST_EXPECTED == 0)
                 fast_expect_esp(worker, next, expected(next, &slots, stride, &lengths, at));
             inner = slot;
-            length[at] = fast_open(worker, slot, (size_t)length[at], &path, traffic_class, &inner);
+            length[at] = fast_open(worker, slot, (size_t)length[at], &path, traffic_class, &inner, NULL);
+            if (length[at] > stride)
+                length[at] = -FAST_NO_ROOM;
+            else if (length[at] >= 0 && (inner < slot || inner >= slot + stride))
+                inner = memcpy(slot, inner, (size_t)length[at]);
             offset[at] = (int32_t)(inner - slot);
             opened += length[at] >= 0;
+            fast_release(worker);
         }
         fast_end(worker);
         Py_END_ALLOW_THREADS
@@ -497,13 +517,14 @@ static PyMethodDef CORE_METHODS[] = {
     {"replace", core_replace, METH_VARARGS, "Install an SA in place of an old one: an outcome."},
     {"update_path", core_update_path, METH_VARARGS, "Send on another path: an outcome."},
     {"set_inner_mtu", core_set_inner_mtu, METH_VARARGS, "What the path carries in one piece: an outcome."},
+    {"set_device", core_set_device, METH_VARARGS, "The device that an SA's packets are for: an outcome."},
     {"retire", core_retire, METH_VARARGS, "Send no more by an SA: an outcome."},
     {"remove", core_remove, METH_VARARGS, "Forget an SA: an outcome."},
     {"set_policy", core_set_policy, METH_VARARGS, "DSCP of outer headers, or INNER_DSCP; MSS, ANY_MSS or MSS_OF_PATH."},
     {"counters", core_counters, METH_VARARGS, "The counters of an SA in ChildSaCounters' order, or None."},
     {"sequences", core_sequences, METH_VARARGS, "The last sequence number sent and the highest accepted, or None."},
     {"skip_sequence", core_skip_sequence, METH_VARARGS, "Go on from a later sequence number: an outcome."},
-    {"drops", core_drops, METH_NOARGS, "Packets dropped, by reason."},
+    {"drops", core_drops, METH_VARARGS, "Packets dropped, by reason: all, or those of the SAs of a device."},
     {"installed", core_installed, METH_NOARGS, "How many SAs are installed."},
     {"poll_event", core_poll_event, METH_NOARGS, "The next event: kind, SPI, whether the last, packed path; or None."},
     {"eventfd", core_eventfd, METH_NOARGS, "A descriptor that is readable while an event waits; not to be closed."},
@@ -569,6 +590,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"MSS_OF_PATH", FAST_MSS_OF_PATH},
         {"OVERHEAD", FAST_OVERHEAD},
         {"WINDOW_MAXIMUM", FAST_WINDOW_MAXIMUM},
+        {"DEVICES", FAST_DEVICES},
     };
     if (PyType_Ready(&CoreType) < 0)
         return NULL;
