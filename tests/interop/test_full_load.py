@@ -12,10 +12,10 @@ from tests.peers.namespaces import require_namespaces
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
-RATES = {Backend.PYTHON: 1500.0, Backend.COMPILED: 10000.0, Backend.KERNEL: 10000.0}
+RATES = {Backend.PYTHON: 1500.0, Backend.COMPILED: 10000.0}  # packets a second each way
 
 
-@pytest.mark.parametrize("backend", list(Backend), ids=lambda each: each.value)
+@pytest.mark.parametrize("backend", list(RATES), ids=lambda each: each.value)
 def test_nothing_is_lost_or_comes_twice(backend: Backend, tmp_path: Path) -> None:
     require_namespaces()
     nothing_is_lost(backend, RATES[backend], tmp_path)
