@@ -1,6 +1,10 @@
 # One image for every node; docker-compose.yml starts it for each of them.
 FROM python:3.12-slim AS build
 WORKDIR /src
+# For the compiled core of the data plane; without them the wheel would have Python's alone.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev libssl-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/epdg
 COPY pyproject.toml README.md LICENSE ./
 COPY protocols protocols

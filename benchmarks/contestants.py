@@ -4,8 +4,8 @@
 
     ue ── veth ── gateway ── veth ── core
 
-Pre-shared keys, AES-128-GCM, ESP in UDP, a TUN device at both ends. ``CONTESTANTS`` is the list; whoever makes another
-data plane adds a line to it.
+Pre-shared keys, AES-128-GCM, ESP in UDP, a TUN device at both ends. ``CONTESTANTS`` is the list; the kernel is in it
+where it has ESP.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from lab.namespaces import (
     INNER_ADDRESSES,
     Namespace,
 )
+from protocols.dataplane.port import Backend
+from protocols.dataplane.xfrm.probe import probe
 from tests.peers.node_process import NodeProcess
 from tests.peers.strongswan import Charon
 from tests.peers.strongswan_scene import Child, Connection, client, gateway_configuration
@@ -113,6 +115,7 @@ def ours(data_plane: Mapping[str, object], **changes: object) -> Callable[[], Ab
             **ue_configuration(),
             "accesses": {"wifi-a": {"address": str(UE.ip)}},
             "data_plane": {**plane, "routes": [str(CORE.network)]},
+            "force_encapsulation": True,
             **common,
         }
         with tempfile.TemporaryDirectory(prefix="bench-") as directory, stage() as made:
@@ -120,7 +123,9 @@ def ours(data_plane: Mapping[str, object], **changes: object) -> Callable[[], Ab
             for place in places.values():
                 place.mkdir()
             serving = gateway_configuration(
-                {}, (GATEWAY.ip,), {"data_plane": {**plane, "device": GATEWAY_DEVICE}, **common}
+                {"force_encapsulation": True},
+                (GATEWAY.ip,),
+                {"data_plane": {**plane, "device": GATEWAY_DEVICE}, **common},
             )
             with (
                 NodeProcess(made.gateway, "epdg", places["epdg"], serving, own_sysfs=True) as epdg,
@@ -138,9 +143,13 @@ def ours(data_plane: Mapping[str, object], **changes: object) -> Callable[[], Ab
     return open_tunnel
 
 
+def _carried_by(backend: Backend) -> dict[str, object]:
+    return {"kind": "tun", "backend": backend.value}
+
+
 STRONGSWAN = Contestant(name="strongSwan (kernel-libipsec)", open=strongswan)
-CONTESTANTS = (
-    STRONGSWAN,
-    Contestant(name="plain Python", open=ours({"kind": "tun"}, trace={"enabled": False})),
-    Contestant(name="plain Python, with the trace", open=ours({"kind": "tun"})),
-)
+COMPILED = Contestant(name="compiled", open=ours(_carried_by(Backend.COMPILED)))
+KERNEL = Contestant(name="kernel", open=ours(_carried_by(Backend.KERNEL)))
+PYTHON = Contestant(name="plain Python", open=ours(_carried_by(Backend.PYTHON), trace={"enabled": False}))
+TRACED = Contestant(name="plain Python, with the trace", open=ours(_carried_by(Backend.PYTHON)))
+CONTESTANTS = (STRONGSWAN, COMPILED, *((KERNEL,) if probe().usable else ()), PYTHON, TRACED)

@@ -87,12 +87,11 @@ def measured(contestant: Contestant, seconds: float, overload_seconds: float) ->
 
 
 def installed(number: int, octets: int = 1400) -> dict[str, JsonValue]:
-    """Microseconds for a packet each way at a gateway with so many SAs, the packets of SAs all over the table."""
-    transmitted: list[bytes] = []
+    """Microseconds for a packet each way at a gateway with so many SAs, the packets of 100 SAs all over the table."""
     gateway = UserspaceDataPlane(
         entropy=SystemEntropy(),
         deliver=lambda packet, spi: None,
-        transmit=lambda packet, path, encapsulation, traffic_class: transmitted.append(packet),
+        transmit=lambda packet, path, encapsulation, traffic_class: None,
     )
     for each in range(1, number + 1):
         gateway.install(spec_of(SUITE, each, gateway=True))

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from protocols.dataplane.port import Backend
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
     COOKIE_RATE,
@@ -367,7 +368,7 @@ class DataPlaneKind(str, Enum):
 
 
 class DataPlaneSection(TunnelSection):
-    """``in-process``: a host inside the gateway answers echo. ``tun``: a TUN device (root)."""
+    """``in-process``: a host inside the gateway answers echo. ``tun``: a device of the kernel's (root)."""
 
     kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
     hosts: tuple[IpAddress, ...] = ()
@@ -421,6 +422,8 @@ class EpdgConfiguration(ConfigurationModel):
     @model_validator(mode="after")
     def _consistent(self) -> EpdgConfiguration:
         if self.data_plane.kind is DataPlaneKind.IN_PROCESS:
+            if self.data_plane.backend not in ("auto", Backend.PYTHON):
+                raise unfit("auto or python where data_plane.kind is in-process", "data_plane", "backend")
             special = [name for name, apn in self.apns.items() if apn.has_egress_of_its_own]
             if special:
                 words = f"data_plane.kind: tun, which egress, egress_interface and ue_to_ue of {special[0]} need"

@@ -67,6 +67,7 @@ class _Methods:
             "version": importlib.metadata.version(DISTRIBUTION),
             "started": self._node.started,
             "fqdn": self._node.fqdn,
+            "data_plane": self._node.backend.view,
             "listen": [str(endpoint) for endpoint in self._node.ports.local_endpoints],
             "sessions": len(self._node.live),
             "half_open": self._node.endpoint.half_open,
@@ -75,7 +76,10 @@ class _Methods:
             "dropped": {
                 "ike": {str(k): v for k, v in self._dropped_ike().items()},
                 "swu": {str(k): v for k, v in self._node.ports.dropped.items()},
-                "esp": {str(getattr(k, "value", k)): v for k, v in self._node.data_plane.drops.items()},
+                "esp": dict(
+                    Counter({reason.value: number for reason, number in self._node.data_plane.drops.items()})
+                    + self._node.carrier.dropped
+                ),
                 "tun": self._node.core.dropped,
                 "diameter": {str(k): v for k, v in self._node.swm.dropped.items()},
             },

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from epdg.authentication import own_credentials, ue_verifier
-from epdg.config import EpdgConfiguration, Reactivation, RedirectPoint, UnauthenticatedEmergency
+from epdg.config import DataPlaneKind, EpdgConfiguration, Reactivation, RedirectPoint, UnauthenticatedEmergency
 from epdg.emergency import EmergencyPolicy
 from epdg.policy import ServicePolicy
 from epdg.qcd import read_secrets
 from epdg.refusals import read_refusals
 from epdg.resumption import ticket_office
+from protocols.dataplane.choice import Needs
 from protocols.entropy import Entropy
 from protocols.ikev2.config import ResponderConfig
 from protocols.ikev2.payloads import IdrPayload
@@ -32,6 +33,17 @@ def service_policy(configuration: EpdgConfiguration) -> ServicePolicy:
         ),
         require_device_identity=configuration.ike.require_device_identity,
         reactivation=configuration.aaa_initiated.reactivation is Reactivation.ALWAYS,
+    )
+
+
+def data_plane_needs(configuration: EpdgConfiguration) -> Needs:
+    """What the gateway asks of whatever carries ESP."""
+    section = configuration.data_plane
+    in_process = section.kind is DataPlaneKind.IN_PROCESS
+    return Needs(
+        suites=EspPolicy.of(configuration.ike.esp_suites).suites,
+        policy=section.policy(),
+        only_python="data_plane.kind is in-process" if in_process else None,
     )
 
 

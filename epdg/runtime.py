@@ -31,12 +31,12 @@ from epdg.live import Live, SubscriberSessions
 from epdg.observation import session_view
 from epdg.pdn.configuration import GrantedNetwork
 from epdg.pdn.pool import AddressPools, ForeignAddresses
-from epdg.profile import responder_config, service_policy
+from epdg.profile import data_plane_needs, responder_config, service_policy
 from epdg.session import Session, SessionState
 from epdg.swm import SwmClient
+from protocols.dataplane.choice import carrier_of, choose
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, SequenceNumbersRunningOut
-from protocols.dataplane.userspace.engine import UserspaceDataPlane
-from protocols.errors import BackendError, LocalError
+from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
     ChildSaInstalled,
@@ -48,6 +48,7 @@ from protocols.ikev2.events import (
     Event,
     IkeSaRekeyed,
     Resumed,
+    SaState,
     SuccessorCreated,
 )
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
@@ -120,8 +121,11 @@ class EpdgNode:
         plmn = Plmn(configuration.plmn.mcc, configuration.plmn.mnc)
         self.fqdn = epdg_fqdn(plmn)
         self.addresses = GatewayAddresses(configuration.listen.addresses)
+        needs = data_plane_needs(configuration)
+        self.backend = choose(configuration.data_plane.backend, needs)
+        self.carrier = carrier_of(self.backend, needs, platform)
         self._esp_transport = esp_transport(
-            configuration.ike.force_encapsulation, platform.open_raw_esp, (configuration.listen.nat_traversal_port,)
+            configuration.ike.force_encapsulation, self.carrier.open_raw, (configuration.listen.nat_traversal_port,)
         )
         self.endpoint = IkeEndpoint(
             entropy=self._entropy,
@@ -142,13 +146,11 @@ class EpdgNode:
             tap=DatagramTap(self.recorder),
             open_link=platform.open_link,
         )
-        self.data_plane = UserspaceDataPlane(
-            entropy=self._entropy,
+        self.data_plane = self.carrier.plane(
             deliver=self._delivered,
             transmit=self.ports.send_esp,
-            policy=configuration.data_plane.policy(),
+            told=self._data_plane_events,
             path_mtu=self.ports.path_mtu,
-            now=self._clock.monotonic,
         )
         self.pools = _address_pools(configuration)
         self.core = Core(configuration.data_plane, configuration.apns, self._from_core, self._entropy)
@@ -182,14 +184,17 @@ class EpdgNode:
         configuration = self.configuration
         self._driver = Driver(self.endpoint, on_event=self._ike_event, transmit=self.ports.send_ike)
         try:
+            self.carrier.start()
             for address in configuration.listen.addresses:
                 self.open_ports(address)
-            await self.core.open(self._tun_failed)
+            open_device = functools.partial(self.carrier.open_device, self.data_plane)
+            await self.core.open(open_device, self._device_lost, self._device_back)
             await self.swm.open()
             await self._control.start()
             self._warn_of_weak_algorithms()
-            if self._esp_transport.remark is not None:
-                _log.info("%s", self._esp_transport.remark)
+            for remark in (self.backend.remark, self._esp_transport.remark):
+                if remark is not None:
+                    _log.info("%s", remark)
             listening = ", ".join(str(endpoint) for endpoint in self.ports.local_endpoints)
             text = f"The gateway {self.fqdn} listens on {listening}."
             _log.info("%s", text)
@@ -238,6 +243,7 @@ class EpdgNode:
         await self._control.close()
         self.ports.close_all()
         self.core.close()
+        self.carrier.close()
 
     def _extension(self) -> GatewaySwu:
         configuration = self.configuration
@@ -253,8 +259,9 @@ class EpdgNode:
         listen = self.configuration.listen
         self.ports.open(Endpoint(address, listen.ike_port), encapsulating=False)
         local, open_raw = Endpoint(address, listen.nat_traversal_port), self._esp_transport.open_raw
+        opener = functools.partial(self.carrier.open_link, local)
         raw: Opener | None = None if open_raw is None else functools.partial(open_raw, local)
-        self.ports.open(local, encapsulating=True, raw=raw)
+        self.ports.open(local, encapsulating=True, opener=opener, raw=raw)
 
     def close_ports(self, address: Address) -> None:
         """Serve IKE at an address no more."""
@@ -290,7 +297,10 @@ class EpdgNode:
         elif isinstance(event, Closed) and sa is not live.sa:
             self._by_successor.pop(sa.local_spi, None)
             return  # rekeyed: the session goes on under another SA
-        self._child_event(live, event)
+        try:
+            self._child_event(live, event)
+        except StackError as error:
+            self._not_carried(live, error)
         if isinstance(event, ConfigurationRequested) and event.initial_contact:
             self._forget_former(live)
         if isinstance(event, Resumed):
@@ -387,22 +397,31 @@ class EpdgNode:
     def _child_event(self, live: Live, event: Event) -> None:
         session = live.session.identifier
         if isinstance(event, ChildSaInstalled):
-            self._by_spi[event.spec.inbound_spi] = live
-            if event.replaces is None:
+            if event.replaces is None or event.replaces not in self._by_spi:
                 self.data_plane.install(event.spec)
             else:
                 self.data_plane.replace(event.replaces, event.spec, send_at_once=event.send_at_once)
+            self._by_spi[event.spec.inbound_spi] = live
             record_esp_keys(self.recorder, event.spec, event.spec.path, session)
-        elif isinstance(event, ChildSaPathChanged):
+        elif isinstance(event, ChildSaPathChanged) and event.inbound_spi in self._by_spi:
             self.data_plane.update_path(event.inbound_spi, event.path, event.encapsulation)
             child = live.sa.children.get(event.inbound_spi)
             if child is not None:
                 record_esp_keys(self.recorder, child.spec, event.path, session)
-        elif isinstance(event, ChildSaRetired):
+        elif isinstance(event, ChildSaRetired) and event.inbound_spi in self._by_spi:
             self.data_plane.retire(event.inbound_spi)
-        elif isinstance(event, ChildSaRemoved):
+        elif isinstance(event, ChildSaRemoved) and event.inbound_spi in self._by_spi:
+            del self._by_spi[event.inbound_spi]
             self.data_plane.remove(event.inbound_spi)
-            self._by_spi.pop(event.inbound_spi, None)
+
+    def _not_carried(self, live: Live, error: StackError) -> None:
+        """What carries ESP refuses a child SA or its move, the kernel without an algorithm, say: the session ends."""
+        text = f"ESP of {live.session.imsi or live.session.nai} cannot be carried: {error}."
+        self.totals["esp-not-carried"] += 1
+        self.recorder.event("esp-not-carried", text, {"why": str(error)}, live.session.identifier)
+        _log.error("%s", text)
+        if live.sa.state is not SaState.CLOSED:
+            self._initiate(live, DeleteIkeSa(f"ESP cannot be carried: {error}"))
 
     def carry_out(self, live: Live, commands: list[Command]) -> None:
         """Do what a session says."""
@@ -550,10 +569,15 @@ class EpdgNode:
         self.data_plane.send_inner(packet)
         self._data_plane_events()
 
-    def _tun_failed(self, error: BackendError) -> None:
-        self.recorder.event("tun-failed", f"The TUN device failed: {error}.")
+    def _device_lost(self, error: BackendError) -> None:
+        self.totals["device-lost"] += 1
+        self.recorder.event("device-lost", f"The device of the inner addresses went away: {error}.")
         _log.error("%s", error)
-        self.stop()
+
+    def _device_back(self) -> None:
+        device = self.configuration.data_plane.device
+        self.recorder.event("device-back", f"The device {device} was made anew.")
+        _log.warning("the device %s was made anew", device)
 
     def tell_addresses(self, live: Live, prefer: Address | None = None) -> None:
         """Tell a UE which addresses the gateway has, and that it is to use one of them (RFC 4555 §3.6)."""

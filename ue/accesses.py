@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from protocols.dataplane.carrier import Carrier
 from protocols.errors import BackendError, StackError
 from protocols.io.link import (
     Link,
@@ -12,11 +13,10 @@ from protocols.io.link import (
     Opener,
     Receiver,
     ReportsUnreachable,
-    UdpLink,
+    SocketLink,
     UnreachableReceiver,
 )
 from protocols.io.platform import LinkOpener
-from protocols.io.raw import RawEspLink, RawOpener
 from protocols.io.udp import SwuPorts
 from protocols.path import Address, Endpoint
 from ue.commands import AccessPorts
@@ -31,19 +31,23 @@ class Accesses:
         sections: Mapping[str, AccessSection],
         ports: SwuPorts,
         open_link: LinkOpener,
+        carrier: Carrier,
         unreachable: UnreachableReceiver,
         dscp: int = 0,
-        open_raw_esp: RawOpener | None = None,
+        *,
+        bare_esp: bool = False,
     ) -> None:
-        """``unreachable`` is told of ICMP errors, where the links hear of them. ``dscp`` is that of everything sent
-        that has none of its own, where sockets are the system's. ``open_raw_esp``: for ESP straight on IP, which needs
-        no next hop.
+        """``open_link`` opens ports of IKE alone, ``carrier`` those of ESP, with ``bare_esp`` straight on IP, too,
+        where there is no next hop. ``unreachable`` is told of ICMP errors, where the links hear of them. ``dscp`` is
+        that of everything sent that has none of its own, where sockets are the system's.
         """
         self._unreachable = unreachable
         self._sections = sections
         self._ports = ports
-        self._open_link = _marking(open_link, dscp) if dscp else open_link
-        self._open_raw = _marking(open_raw_esp, dscp) if dscp and open_raw_esp is not None else open_raw_esp
+        self._open_ike = _marking(open_link, dscp)
+        self._open_esp = _marking(carrier.open_link, dscp)
+        open_raw = carrier.open_raw if bare_esp else None
+        self._open_raw = None if open_raw is None else _marking(open_raw, dscp)
         self._addresses: dict[str, Address] = {
             name: section.address for name, section in sections.items() if not section.address.is_unspecified
         }
@@ -103,7 +107,8 @@ class Accesses:
         try:
             for port, encapsulating in ((section.ike_port, False), (section.nat_traversal_port, True)):
                 local = Endpoint(address, port)
-                opener = _opener(section, local, self._open_link, self._unreachable)
+                open_link = self._open_esp if encapsulating else self._open_ike
+                opener = _opener(section, local, open_link, self._unreachable)
                 raw: Opener | None = None
                 if encapsulating and self._open_raw is not None and section.next_hop is None:
                     raw = _opener(section, local, self._open_raw, self._unreachable)
@@ -118,7 +123,7 @@ class Accesses:
 def _marking(open_link: LinkOpener, dscp: int) -> LinkOpener:
     def marked(local: Endpoint, receive: Receiver) -> Link:
         link = open_link(local, receive)
-        if isinstance(link, UdpLink | RawEspLink):
+        if dscp and isinstance(link, SocketLink):
             link.mark(dscp)
         return link
 
@@ -132,7 +137,7 @@ def _opener(section: AccessSection, local: Endpoint, open_link: LinkOpener, unre
         link = open_link(local, receive)
         if isinstance(link, ReportsUnreachable):
             link.report_unreachable(unreachable)
-        if section.interface is not None and isinstance(link, UdpLink | RawEspLink):
+        if section.interface is not None and isinstance(link, SocketLink):
             link.bind_to(section.interface)  # with several accesses the routes prefer one for all
         return link
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from protocols.dataplane.port import Backend
 from protocols.io.configuration import ConfigurationModel, Count, FilePath, IpAddress, IpNetwork, unfit
 from protocols.io.tunnel import TunnelSection
 from protocols.threegpp.identity import Apn
@@ -44,7 +45,9 @@ class DataPlaneSection(TunnelSection):
     resolv_conf: FilePath | None = None
 
     @model_validator(mode="after")
-    def _names_for_the_kernel(self) -> DataPlaneSection:
+    def _for_the_kernel(self) -> DataPlaneSection:
+        if self.kind is DataPlaneKind.IN_PROCESS and self.backend not in ("auto", Backend.PYTHON):
+            raise unfit("auto or python where kind is in-process", "backend")
         if self.resolv_conf is not None and self.kind is not DataPlaneKind.TUN:
             raise PydanticCustomError("data_plane", "kind: tun where there is a resolv_conf")
         return self

@@ -7,6 +7,7 @@ from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
+from protocols.dataplane.choice import Needs
 from protocols.eap.aka.peer import PeerOptions, TemporaryIdentities
 from protocols.eap.unauthenticated import emergency_nai
 from protocols.entropy import Entropy
@@ -33,7 +34,7 @@ from ue.config import UeConfiguration
 from ue.device import Device
 from ue.gateway_config import GatewaySection
 from ue.pcsc import CardUsim, identify, reader_named
-from ue.pdn_config import PCscfAttributes
+from ue.pdn_config import DataPlaneKind, PCscfAttributes
 from ue.selection import Selection
 from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
 from ue.usim import FileSqnStore, SoftwareUsim, Usim
@@ -117,6 +118,27 @@ def esp_transport_of(configuration: UeConfiguration, open_raw: RawOpener | None)
         return EspTransport(forced=True, open_raw=None, remark="ESP goes in UDP only: an access has a next hop.")
     ports = (configuration.gateway.nat_traversal_port, *(access.nat_traversal_port for access in accesses))
     return esp_transport(configuration.force_encapsulation, open_raw, ports)
+
+
+def data_plane_needs(configuration: UeConfiguration) -> Needs:
+    """What the UE with all its PDN connections asks of whatever carries ESP."""
+    planes = {configuration.apn: configuration.data_plane}
+    planes.update((name, part.data_plane) for name, part in configuration.pdns.items())
+    policy = configuration.data_plane.policy()
+    only_python = None
+    for name, plane in planes.items():
+        if plane.kind is DataPlaneKind.IN_PROCESS:
+            only_python = f"data_plane.kind of {name} is in-process"
+        elif plane.policy() != policy:
+            only_python = f"data_plane of {name} has another dscp, outer_mtu or clamp_mss"
+    for name, access in configuration.accesses.items():
+        if access.next_hop is not None or not access.hears:
+            only_python = f"access {name} has a next hop or does not hear"
+    return Needs(
+        suites=EspPolicy.of(configuration.algorithms.esp).suites,
+        policy=policy,
+        only_python=only_python,
+    )
 
 
 def configuration_request(configuration: UeConfiguration) -> tuple[ConfigurationAttribute, ...]:

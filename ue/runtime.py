@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
+from protocols.dataplane.choice import carrier_of, choose
 from protocols.errors import BackendError, StackError
 from protocols.io.algorithms import weakness
 from protocols.io.control import ControlError
@@ -23,6 +24,7 @@ from ue.context import DeviceState
 from ue.control import control_methods
 from ue.pdn import Pdn
 from ue.profile import (
+    data_plane_needs,
     esp_transport_of,
     identified,
     state_directory,
@@ -46,7 +48,10 @@ class UeNode:
     def __init__(self, configuration: UeConfiguration, platform: Platform | None = None) -> None:
         platform = platform or Platform()
         configuration = identified(configuration)
-        self._esp_transport = esp_transport_of(configuration, platform.open_raw_esp)
+        needs = data_plane_needs(configuration)
+        self.backend = choose(configuration.data_plane.backend, needs)
+        carrier = carrier_of(self.backend, needs, platform)
+        self._esp_transport = esp_transport_of(configuration, carrier.open_raw)
         configuration = configuration.model_copy(update={"force_encapsulation": self._esp_transport.forced})
         self.configuration = configuration
         clock = platform.clock
@@ -68,7 +73,8 @@ class UeNode:
             platform=platform,
             recorder=self.recorder,
             dscp=configuration.ike.dscp,
-            open_raw_esp=self._esp_transport.open_raw,
+            carrier=carrier,
+            bare_esp=self._esp_transport.open_raw is not None,
         )
         card, temporary = usim(configuration), temporary_identity_store(configuration)
 
@@ -80,7 +86,6 @@ class UeNode:
                 recorder=self.recorder,
                 usim=card,
                 temporary=temporary,
-                failed=self.stop,
                 beside=beside,
                 told=self._told,
                 preferred=self._preferred_access,
@@ -128,8 +133,9 @@ class UeNode:
                         pdn.restore_name_servers()  # of a process that was killed
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
                     self._warn_of_weak_algorithms()
-                    if self._esp_transport.remark is not None:
-                        _log.info("%s", self._esp_transport.remark)
+                    for remark in (self.backend.remark, self._esp_transport.remark):
+                        if remark is not None:
+                            _log.info("%s", remark)
                     await self._until_stopped(work or self._stopping.wait)
                 except StackError as error:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
@@ -358,6 +364,7 @@ class UeNode:
             "version": importlib.metadata.version(DISTRIBUTION),
             "started": self.recorder.started,
             "imsi": self.configuration.imsi,
+            "data_plane": self.backend.view,
             "state": self.pdn().device.state.value,
             "listen": [str(endpoint) for endpoint in self._swu.ports.local_endpoints],
             "sessions": sum(pdn.device.state is DeviceState.ESTABLISHED for pdn in self.pdns.values()),
@@ -375,7 +382,9 @@ class UeNode:
             "dropped": {
                 "ike": dict(sum((pdn.dropped_ike() for pdn in self.pdns.values()), self._swu.endpoint.dropped)),
                 "swu": dict(self._swu.ports.dropped),
-                "esp": dict(sum((pdn.esp_drops for pdn in self.pdns.values()), self._swu.dropped)),
+                "esp": dict(
+                    sum((pdn.esp_drops for pdn in self.pdns.values()), self._swu.dropped + self._swu.carrier.dropped)
+                ),
                 "tun": {"refused": refused} if refused else {},
             },
         }

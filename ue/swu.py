@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
+from protocols.dataplane.carrier import Carrier, PythonCarrier
 from protocols.esp.packet import SPI_LENGTH
 from protocols.esp.sa import DropReason
 from protocols.ikev2.config import InitiatorConfig
@@ -16,7 +17,6 @@ from protocols.ikev2.extension import Extension
 from protocols.ikev2.sa import IkeSa
 from protocols.io.driver import Driver
 from protocols.io.platform import Platform
-from protocols.io.raw import RawOpener
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Datagram, Endpoint, Path
@@ -58,19 +58,28 @@ class Swu:
         recorder: Recorder,
         tapped: bool = True,
         dscp: int = 0,
-        open_raw_esp: RawOpener | None = None,
+        carrier: Carrier | None = None,
+        bare_esp: bool = False,
     ) -> None:
         """``tapped``: every datagram goes into the trace. ``dscp``: that of IKE.
 
-        ``open_raw_esp``: for ESP straight on IP, where that is to be.
+        ``carrier``: of ESP, without one in Python. ``bare_esp``: ESP goes straight on IP, too.
         """
         self.clock = platform.clock
+        self.carrier: Carrier = carrier or PythonCarrier(
+            entropy=platform.entropy,
+            now=platform.clock.monotonic,
+            open_link=platform.open_link,
+            open_raw=platform.open_raw_esp,
+        )
         self.entropy = platform.entropy
         self.endpoint = IkeEndpoint(entropy=platform.entropy, inbound_packets=self._inbound_packets)
         self.ports = SwuPorts(
             on_ike=self.receive_ike, on_esp=self._received_esp, tap=DatagramTap(recorder) if tapped else None
         )
-        self.accesses = Accesses(accesses, self.ports, platform.open_link, self._unreachable, dscp, open_raw_esp)
+        self.accesses = Accesses(
+            accesses, self.ports, platform.open_link, self.carrier, self._unreachable, dscp, bare_esp=bare_esp
+        )
         self.dropped: Counter[str] = Counter()
         self.tasks: asyncio.TaskGroup | None = None
         self._owners: dict[IkeSa, SaOwner] = {}
@@ -81,6 +90,7 @@ class Swu:
     def open(self, tasks: asyncio.TaskGroup) -> None:
         """Begin, on the running loop; ``tasks`` own what takes time."""
         self.tasks = tasks
+        self.carrier.start()
         self._driver = Driver(self.endpoint, on_event=self._ike_event, transmit=self.ports.send_ike)
 
     def close(self) -> None:
@@ -88,6 +98,7 @@ class Swu:
         if self._driver is not None:
             self._driver.close()
         self.ports.close_all()
+        self.carrier.close()
 
     def now(self) -> float:
         """The machines' clock."""

@@ -10,12 +10,14 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import count
+from typing import Protocol
 
 from protocols.dataplane.userspace.clients import StreamKind, TcpClient, VoiceClient
 from protocols.dataplane.userspace.host import FLOW_PORT, EchoClient, FlowKind, FlowStatistics
 from protocols.entropy import Entropy
 from protocols.errors import LocalError
 from protocols.io.driver import Driver
+from protocols.ip import TCP, UDP, icmp_of
 from protocols.media.log import Entry, Figures
 from protocols.media.voice import VoiceStatistics
 from protocols.path import Address
@@ -153,13 +155,35 @@ class Flow:
         self._driver.pump()
 
 
+class Reservations(Protocol):
+    """Who must know which ports are a flow's: ``protocols.io.aside.PacketPort``, say."""
+
+    def reserve(self, protocol: int, address: Address, port: int) -> None:
+        """Before the first packet; ``StackError`` when it cannot be. Of ICMP ``port`` is the echo identifier."""
+
+    def release(self, protocol: int, address: Address, port: int) -> None:
+        """Nothing more is expected; again is harmless."""
+
+
 class Flows:
     """All flows of a UE; the latest is meant where none is named."""
 
-    def __init__(self, send: Callable[[bytes], bool], entropy: Entropy, numbers: Iterator[int] | None = None) -> None:
-        """``numbers`` of flows, shared by the PDN connections of a UE."""
+    def __init__(
+        self,
+        send: Callable[[bytes], bool],
+        entropy: Entropy,
+        numbers: Iterator[int] | None = None,
+        *,
+        reservations: Reservations | None = None,
+    ) -> None:
+        """``numbers`` of flows, shared by the PDN connections of a UE.
+
+        ``reservations`` has the port of a flow as long as it is remembered and the inner address is there.
+        """
         self._send = send
         self._entropy = entropy
+        self._reservations = reservations
+        self._reserved: dict[int, tuple[int, Address, int]] = {}
         self._flows: dict[int, Flow] = {}
         self._started = 0
         self.numbers = numbers or count(1)
@@ -167,19 +191,37 @@ class Flows:
     def start(
         self, kind: FlowKind | StreamKind, source: Address, destination: Address, rate: float, limit: int | None = None
     ) -> Flow:
-        """Begin another flow: ``rate`` packets or records per second, ``limit`` echo requests where there is one."""
+        """Begin another flow: ``rate`` packets or records per second, ``limit`` echo requests where there is one.
+
+        ``LocalError`` for a rate that is not possible, ``StackError`` when the port cannot be reserved.
+        """
         if not 0 < rate <= RATE_MAXIMUM:
             raise LocalError(
                 f"a rate of {rate:g} packets per second; above 0 and at most {RATE_MAXIMUM:g} are possible"
             )
-        self._started = next(self.numbers)
-        client = self._client(kind, source, destination, 1 / rate, FLOW_PORT + self._started % (0x10000 - FLOW_PORT))
-        flow = Flow(self._started, client, self._send, limit)
-        self._flows[flow.number] = flow
+        number = next(self.numbers)
+        port = FLOW_PORT + number % (0x10000 - FLOW_PORT)
+        client = self._client(kind, source, destination, 1 / rate, port)
+        self._reserve(number, (_protocol_of(kind, source), source, port))
+        flow = Flow(number, client, self._send, limit)
+        self._started = number
+        self._flows[number] = flow
         while len(self._flows) > FLOWS_KEPT:
-            self._flows.pop(next(iter(self._flows))).stop()
+            oldest = self._flows.pop(next(iter(self._flows)))
+            oldest.stop()
+            self._release(oldest.number)
         flow.start()
         return flow
+
+    def _reserve(self, number: int, reservation: tuple[int, Address, int]) -> None:
+        if self._reservations is not None:
+            self._reservations.reserve(*reservation)
+            self._reserved[number] = reservation
+
+    def _release(self, number: int) -> None:
+        reservation = self._reserved.pop(number, None)
+        if self._reservations is not None and reservation is not None:
+            self._reservations.release(*reservation)
 
     def _client(
         self, kind: FlowKind | StreamKind, source: Address, destination: Address, interval: float, port: int
@@ -208,6 +250,14 @@ class Flows:
         """The inner address is gone."""
         for flow in self._flows.values():
             flow.stop()
+            self._release(flow.number)
+
+
+def _protocol_of(kind: FlowKind | StreamKind, source: Address) -> int:
+    """What a flow's packets carry."""
+    if kind is FlowKind.ICMP:
+        return icmp_of(source)
+    return TCP if kind is StreamKind.TCP else UDP
 
 
 def _figures(figures: Figures) -> JsonValue:

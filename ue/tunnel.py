@@ -5,23 +5,25 @@ Routes and name servers come and go with the TUN device.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
-from typing import TYPE_CHECKING
 
+from protocols.dataplane.carrier import InnerDevice
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
 from protocols.dataplane.userspace.clients import StreamKind
-from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
+from protocols.io.aside import PacketPort
 from protocols.path import Address, Path
 from protocols.trace.recorder import Recorder
 from ue.commands import Command, InstallChildSa, UpdateChildSa
 from ue.config import UeConfiguration
+from ue.connection import Connection
 from ue.context import DeviceState
 from ue.device import Device
 from ue.path_watch import PathWatch
@@ -32,14 +34,13 @@ from ue.routes import METRIC, Network, configured_routes, granted_routes
 from ue.swu import Swu
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 
-if TYPE_CHECKING:
-    from protocols.dataplane.userspace.tun import TunDevice
+REOPEN_INTERVAL = 1.0  # seconds between attempts to make a lost device anew
 
 _log = logging.getLogger(__name__)
 
 
 class Tunnel:
-    """``sa``: the present IKE SA. ``suspect``: the path is to be tested. ``failed``: the TUN device cannot go on.
+    """``sa``: the present IKE SA. ``suspect``: the path is to be tested.
 
     ``has_default_route``: the UE's first connection, which has the default routes. ``numbers``: of flows.
     """
@@ -56,7 +57,6 @@ class Tunnel:
         sa: Callable[[], IkeSa | None],
         carry_out: Callable[[list[Command]], None],
         suspect: Callable[[], None],
-        failed: Callable[[], None],
     ) -> None:
         self._configuration = configuration
         self._device = device
@@ -65,20 +65,23 @@ class Tunnel:
         self._has_default_route = has_default_route
         self._sa = sa
         self._carry_out = carry_out
-        self._failed = failed
-        self._data_plane = UserspaceDataPlane(
-            entropy=swu.entropy,
+        self._data_plane = swu.carrier.plane(
             deliver=self._delivered,
             transmit=swu.ports.send_esp,
-            policy=configuration.data_plane.policy(),
+            told=self._data_plane_events,
             path_mtu=swu.ports.path_mtu,
-            now=swu.now,
+            policy=configuration.data_plane.policy() if swu.carrier.sees_packets else None,
         )
-        self.flows: Flows = Flows(self._send_inner, swu.entropy, numbers)
+        self._specs: dict[bytes, ChildSaSpec] = {}
+        seen = swu.carrier.sees_packets
+        self.flows: Flows = Flows(
+            self._send_inner if seen else self._send_beside, swu.entropy, numbers, reservations=None if seen else self
+        )
+        self._beside: PacketPort | None = None
         self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
         self._refused = 0
-        self._tun: TunDevice | None = None
+        self._tun: InnerDevice | None = None
         if configuration.data_plane.kind is DataPlaneKind.TUN:
             import protocols.dataplane.userspace.tun  # noqa: F401 - netlink's library takes a while: not at the attach
         self._last_counters: dict[bytes, ChildSaCounters] = {}
@@ -103,29 +106,35 @@ class Tunnel:
 
     def install(self, command: InstallChildSa) -> None:
         """A child SA, new or in the place of another."""
-        if command.replaces is None:
+        if command.replaces is None or command.replaces not in self._specs:
             self._data_plane.install(command.spec)
         else:
             self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
+        self._specs[command.spec.inbound_spi] = command.spec
 
-    def update(self, command: UpdateChildSa) -> ChildSaSpec:
-        """A child SA goes another way; which one it is."""
+    def update(self, command: UpdateChildSa) -> ChildSaSpec | None:
+        """A child SA goes another way; which one it is, ``None`` when it could not be installed."""
+        if command.inbound_spi not in self._specs:
+            return None
         self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
-        return self._data_plane.child_sa(command.inbound_spi).spec
+        return self._specs[command.inbound_spi]
 
     def retire(self, inbound_spi: bytes) -> None:
         """Nothing is sent by a child SA any more."""
-        self._data_plane.retire(inbound_spi)
+        if inbound_spi in self._specs:
+            self._data_plane.retire(inbound_spi)
 
     def remove(self, inbound_spi: bytes) -> None:
         """A child SA is gone; what it has carried is remembered."""
+        if self._specs.pop(inbound_spi, None) is None:
+            return
         self._last_counters[inbound_spi] = self._data_plane.counters(inbound_spi)
         self._data_plane.remove(inbound_spi)
 
     @property
     def installed(self) -> tuple[bytes, ...]:
         """Inbound SPIs of the child SAs that are there."""
-        return tuple(self._data_plane.installed)
+        return self._data_plane.installed
 
     @property
     def drops(self) -> Counter[str]:
@@ -171,10 +180,7 @@ class Tunnel:
         """Nothing goes through the tunnel any more."""
         self.flows.stop_all()
         self._host = None
-        if self._tun is not None:
-            self._refused += self._tun.counters.refused
-            self._tun.close()
-            self._tun = None
+        self._close_tun()
         self.restore_name_servers()
 
     @property
@@ -183,27 +189,37 @@ class Tunnel:
         return self._refused + (0 if self._tun is None else self._tun.counters.refused)
 
     async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
-        from protocols.dataplane.userspace.tun import TunDevice
+        connection = self._device.connection
+        try:
+            await self._make_tun(addresses)
+        except StackError as error:
+            if self._device.connection is connection:
+                self._carry_out(self._device.host_failed(str(error)))
+            return
+        if self._tun is not None:
+            self._carry_out(self._device.host_started(self._swu.now()))
 
+    async def _make_tun(self, addresses: tuple[Address, ...]) -> None:
+        """The device with its routes, unless the connection ends meanwhile; ``StackError``: the system refuses."""
         plane, connection = self._configuration.data_plane, self._device.connection
         interfaces = [
             IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
         ]
         routes = self._routes()
         metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
-        try:
-            tun = await TunDevice.open(plane.device, interfaces, plane.mtu, routes, metric=metric)
-        except StackError as error:
-            if self._device.connection is connection:
-                self._carry_out(self._device.host_failed(str(error)))
-            return
-        if self._device.state is not DeviceState.ESTABLISHED or self._device.connection is not connection:
+        tun = await self._swu.carrier.open_device(
+            self._data_plane, plane.device, interfaces, plane.mtu, routes, metric=metric
+        )
+        if not self._holds(connection):
             tun.close()
             return
         self._tun = tun
         self._write_name_servers()
-        tun.start(self._send_inner, self._tun_failed)
-        self._carry_out(self._device.host_started(self._swu.now()))
+        tun.start(self._send_inner, self._device_lost)
+        if not self._swu.carrier.sees_packets:
+            self._beside = PacketPort(self.flows.receive, tun.name if tun.comes_in_by_it else None)
+            if self._path_watch:
+                self._path_watch.poll_always()
 
     def _routes(self) -> list[Network]:
         """Networks to lead into the device: as configured, else as granted; never the tunnel's own packets."""
@@ -221,10 +237,44 @@ class Tunnel:
             return configured_routes(plane.routes, outside, sa.mobility.peer_addresses)
         return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
 
-    def _tun_failed(self, error: BackendError) -> None:
-        self._recorder.event("tun-failed", f"The TUN device failed: {error}.")
+    def _device_lost(self, error: BackendError) -> None:
+        """Somebody has taken it away: it is made anew."""
+        self._recorder.event("device-lost", f"The device of the inner addresses went away: {error}.")
         _log.error("%s", error)
-        self._failed()
+        if not self._swu.carrier.sees_packets:
+            self.flows.stop_all()  # they hold ports beside the device
+        self._close_tun()
+        assert self._swu.tasks is not None
+        self._swu.tasks.create_task(self._reopen_tun())
+
+    async def _reopen_tun(self) -> None:
+        connection = self._device.connection
+        while self._holds(connection) and self._tun is None:
+            assert connection is not None
+            try:
+                await self._make_tun(connection.addresses)
+            except StackError:
+                await asyncio.sleep(REOPEN_INTERVAL)
+            else:
+                break
+        if self._tun is not None:
+            self._recorder.event("device-back", f"The device {self._tun.name} was made anew.")
+
+    def _holds(self, connection: Connection | None) -> bool:
+        """Whether a connection is still the one that is up."""
+        state = self._device.state
+        return connection is not None and self._device.connection is connection and state is DeviceState.ESTABLISHED
+
+    def _close_tun(self) -> None:
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
+            if self._path_watch:
+                self._path_watch.close()
+        if self._tun is not None:
+            self._refused += self._tun.counters.refused
+            self._tun.close()
+            self._tun = None
 
     def restore_name_servers(self) -> None:
         """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
@@ -258,6 +308,22 @@ class Tunnel:
             self._path_watch.stirred()
         self._data_plane_events()
         return sent
+
+    # --- packets of the UE's own flows, where this process does not see those of the device
+
+    def reserve(self, protocol: int, address: Address, port: int) -> None:
+        """See ``Reservations``."""
+        if self._beside is None:
+            raise LocalError("the device of the inner addresses is not there")
+        self._beside.reserve(protocol, address, port)
+
+    def release(self, protocol: int, address: Address, port: int) -> None:
+        """See ``Reservations``."""
+        if self._beside is not None:
+            self._beside.release(protocol, address, port)
+
+    def _send_beside(self, packet: bytes) -> bool:
+        return self._beside is not None and self._beside.send(packet)
 
     def _data_plane_events(self) -> None:
         """Rekey in time before sequence numbers run out; ESP from elsewhere than the gateway moves nothing."""

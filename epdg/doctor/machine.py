@@ -13,10 +13,15 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from epdg.config import ApnSection, DataPlaneKind, EgressMode
+from epdg.config import ApnSection, DataPlaneKind, EgressMode, IkeSection
 from epdg.doctor.finding import Finding, Situation
+from epdg.profile import data_plane_needs
+from protocols.dataplane.choice import WORDS, Needs, Wanted, choose, why_not
+from protocols.dataplane.port import Backend
 from protocols.dataplane.userspace.tun import IFF_NO_PI, IFF_TUN, TUN_PATH, TUNSETIFF
 from protocols.errors import BackendError
+from protocols.esp.tunnel import DEFAULT_POLICY
+from protocols.ikev2.proposals import EspPolicy
 from protocols.io.sysctl import FORWARDING, ROOT, read_sysctl
 from protocols.path import Address, Endpoint
 
@@ -25,23 +30,44 @@ IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
 NOT_EARLIER = datetime(2026, 1, 1, tzinfo=UTC)  # no version that has this check is older
 TIME_ERROR = 5  # <linux/timex.h>: nothing keeps the clock right
 TIMEX_LENGTH = 256  # more than struct timex has anywhere
+_BACKEND_REMEDIES = {
+    Backend.KERNEL: "Run as root on a kernel with xfrm_user, esp4, esp6 (modprobe), or leave it to another backend",
+    Backend.COMPILED: "Build it (make fast: gcc, Python's headers, libssl-dev), or install a wheel that has it",
+}
 _RIGHTS = "Run as root, or give CAP_NET_ADMIN (systemd: AmbientCapabilities, Docker: --cap-add NET_ADMIN)"
 
 
 def data_plane(situation: Situation) -> Iterator[Finding]:
-    """Which data plane carries the UEs' packets."""
+    """What carries ESP, why not something better, and what is behind it."""
     configuration = situation.configuration
+    wanted: Wanted = "auto"
     if configuration is None:
-        text = (
-            "without a configuration: ESP in this process; behind it hosts in the gateway (data_plane.kind in-process)"
-        )
-    elif configuration.data_plane.kind is DataPlaneKind.TUN:
-        text = (
-            f"ESP in this process, behind it the kernel's network by the TUN device {configuration.data_plane.device}"
-        )
+        policy = EspPolicy.of(IkeSection().esp_suites)
+        needs = Needs(policy=DEFAULT_POLICY, suites=policy.suites)
+        behind = "with data_plane.kind tun"
     else:
-        text = "ESP in this process, behind it hosts in the gateway that answer echo; nothing reaches other networks"
-    yield Finding.good("data-plane", text)
+        needs, wanted = data_plane_needs(configuration), configuration.data_plane.backend
+        behind = "behind it hosts in the gateway that answer echo; nothing reaches other networks"
+        if configuration.data_plane.kind is DataPlaneKind.TUN:
+            behind = f"behind it the kernel's network by the device {configuration.data_plane.device}"
+    for backend in _BACKEND_REMEDIES:
+        if needs.only_python is None and wanted in ("auto", backend):
+            yield from _backend(backend, needs, asked=wanted is backend)
+    try:
+        choice = choose(wanted, needs)
+    except BackendError:
+        return  # said above
+    yield Finding.good("data-plane", f"ESP is carried by {WORDS[choice.backend]}, {behind}")
+
+
+def _backend(backend: Backend, needs: Needs, *, asked: bool) -> Iterator[Finding]:
+    """Whether one of them could."""
+    reason = why_not(backend, needs)
+    if reason is None:
+        yield Finding.good("data-plane", f"{WORDS[backend]} can carry ESP")
+        return
+    remedy = _BACKEND_REMEDIES[backend]
+    yield Finding.bad("data-plane", f"{WORDS[backend]} cannot carry ESP: {reason}", remedy, needed=asked)
 
 
 def ports(situation: Situation) -> Iterator[Finding]:

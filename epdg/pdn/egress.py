@@ -7,6 +7,10 @@ One device carries all APNs; an nftables table of our own (``inet epdg-DEVICE``)
   to a masqueraded UE from outside.
 * outgoing: masquerading, of IPv4 and IPv6.
 
+Where the kernel carries ESP without an XFRM interface, ``by_ipsec``, UEs' packets pass no device: the guard keeps their
+addresses from what does not come out of IPsec, and the kernel's policies bind each UE's SA to its addresses. Other
+tunnels of the machine's are not touched.
+
 Its comment is what a run that was killed leaves to the next: kernel parameters as they were before, and routing tables.
 A kernel without nftables forwards all the same where every APN is routed; a warning says what is not kept apart then.
 """
@@ -39,6 +43,7 @@ from protocols.io.nftables import (
     in_set,
     is_new,
     masquerade,
+    out_of_ipsec,
     verdict,
 )
 from protocols.io.sysctl import FORWARDING, read_sysctl, write_sysctl
@@ -87,8 +92,9 @@ class Journal:
 class Egress:
     """Between ``open``, when the device is there, and ``close``, when it may have gone."""
 
-    def __init__(self, device: str, apns: dict[str, ApnSection]) -> None:
+    def __init__(self, device: str, apns: dict[str, ApnSection], *, by_ipsec: bool = False) -> None:
         self._device = device
+        self._by_ipsec = by_ipsec
         self._apns = apns
         self._numbers = {name: number for number, name in enumerate(apns)}
         self._table = f"epdg-{device}"
@@ -241,7 +247,10 @@ class Egress:
         )
 
     def _guard(self) -> list[Expressions]:
-        inside, elsewhere = comes_from(self._device), comes_from(self._device, wanted=False)
+        if self._by_ipsec:
+            inside, elsewhere = out_of_ipsec(), out_of_ipsec(wanted=False)
+        else:
+            inside, elsewhere = comes_from(self._device), comes_from(self._device, wanted=False)
         local = comes_from("lo", wanted=False)
         accepted = [
             [*inside, *in_set(name, version, "source"), *verdict(Verdict.ACCEPT)] for _, name, version in self._each()
@@ -249,16 +258,18 @@ class Egress:
         spoofed = [
             [*elsewhere, *local, *in_set(name, version, "source"), *_drop()] for _, name, version in self._each()
         ]
-        return [*accepted, [*inside, *_drop()], *spoofed]
+        unknown = [] if self._by_ipsec else [[*inside, *_drop()]]  # it may be another tunnel's
+        return [*accepted, *unknown, *spoofed]
 
     def _between(self) -> list[Expressions]:
-        up, down = comes_from(self._device), goes_to(self._device)
+        # By IPsec there is no device: addresses alone say it, which the guard has seen to.
+        up, down = ([], []) if self._by_ipsec else (comes_from(self._device), goes_to(self._device))
         rules: list[Expressions] = []
         for apn, name, version in self._each():
             if apn.ue_to_ue:
                 both = [*in_set(name, version, "source"), *in_set(name, version, "destination")]
                 rules.append([*up, *down, *both, *verdict(Verdict.ACCEPT)])
-        rules.append([*up, *down, *_drop()])
+        rules += [[*between, *_drop()] for between in self._from_ue_to_ue(up, down)]
         for apn, name, version in self._each():
             source, destination = in_set(name, version, "source"), in_set(name, version, "destination")
             if apn.egress is EgressMode.NONE:
@@ -270,10 +281,26 @@ class Egress:
                 rules.append([*down, *destination, *is_new(), *_drop()])
         return rules
 
-    def _outgoing(self) -> list[Expressions]:
-        elsewhere = goes_to(self._device, wanted=False)
+    def _from_ue_to_ue(self, up: Expressions, down: Expressions) -> list[Expressions]:
+        if not self._by_ipsec:
+            return [[*up, *down]]
         return [
-            [*elsewhere, *in_set(name, version, "source"), *masquerade()]
+            [*in_set(name, version, "source"), *in_set(other, version, "destination")]
+            for _, name, version in self._each()
+            for _, other, other_version in self._each()
+            if version == other_version
+        ]
+
+    def _elsewhere(self, version: int) -> Expressions:
+        """Not to UEs."""
+        if not self._by_ipsec:
+            return goes_to(self._device, wanted=False)
+        sets = [name for _, name, other_version in self._each() if other_version == version]
+        return [each for name in sets for each in in_set(name, version, "destination", wanted=False)]
+
+    def _outgoing(self) -> list[Expressions]:
+        return [
+            [*self._elsewhere(version), *in_set(name, version, "source"), *masquerade()]
             for apn, name, version in self._each()
             if apn.egress is EgressMode.MASQUERADED
         ]

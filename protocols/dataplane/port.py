@@ -8,10 +8,19 @@ violation, a lifetime, a NAT rebinding) is reported by ``poll_event``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from protocols.esp.sa import ChildSaSpec
 from protocols.path import Path
+
+
+class Backend(str, Enum):
+    """What carries ESP: this process in Python or by its compiled core and threads, or the kernel (XFRM)."""
+
+    PYTHON = "python"
+    COMPILED = "compiled"
+    KERNEL = "kernel"
 
 
 @dataclass(frozen=True, kw_only=True)

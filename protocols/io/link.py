@@ -7,22 +7,30 @@ route through a next hop or to lose datagrams, so that faults need no switch in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import socket
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
 
 from protocols.errors import BackendError
+from protocols.io.turn import turn_of
 from protocols.path import Address, Endpoint, Path
 
 RECEIVE_OCTETS = 65535
-DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others
+DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others, but for the last train of them
+PATHS_KEPT = 4096
+UDP_SEGMENT, UDP_GRO = 103, 104  # <linux/udp.h>, of udp(7)
+SEGMENT_LENGTH = struct.Struct("=H")
+TRAIN_DATAGRAMS, TRAIN_OCTETS = 64, 65000  # UDP_MAX_SEGMENTS, and what fits into an IP packet
 BUFFER_OCTETS = 4 * 1024 * 1024
 
+UDP_ENCAP, UDP_ENCAP_ESPINUDP = 100, 2  # <linux/udp.h>: the socket option, and its value for RFC 3948
 RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
 """IP_RECVERR and IPV6_RECVERR of Linux's ip(7), ipv6(7), which Python's module does not have."""
 EXTENDED_ERROR = struct.Struct("=IBBBxII")  # sock_extended_err: errno, origin, type, code, info, data
@@ -34,6 +42,7 @@ PATH_MTUS = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}
 TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_TOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
 RECEIVED_TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_RECVTOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS)}
 TRAFFIC_CLASS_OCTETS = socket.CMSG_SPACE(TRAFFIC_CLASS.size)
+TRAIN_ANCILLARY_OCTETS = TRAFFIC_CLASS_OCTETS + socket.CMSG_SPACE(TRAFFIC_CLASS.size)  # UDP_GRO says an int, too
 
 Receiver = Callable[[bytes, Path], None]
 UnreachableReceiver = Callable[[bytes, Endpoint], None]
@@ -84,11 +93,41 @@ class KnowsPathMtu(Protocol):
         """Octets of the longest IP packet that goes to ``remote`` in one piece; ``None``: not known."""
 
 
+@runtime_checkable
+class SocketLink(Protocol):
+    """A link that is a socket of the system's."""
+
+    def mark(self, dscp: int) -> None:
+        """Send with this DSCP from now on (RFC 2474) what has no traffic class of its own."""
+
+    def bind_to(self, interface: str) -> None:
+        """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
+
+
 Opener = Callable[[Receiver], Link]
 
 
+class PathsBySource(dict[tuple[Any, ...], Path]):
+    """Paths by the source as a socket names it: one object for all its datagrams, so that they are told by that."""
+
+    def __init__(self, local: Endpoint) -> None:
+        super().__init__()
+        self._local = local
+
+    def __missing__(self, source: tuple[Any, ...]) -> Path:
+        if len(self) >= PATHS_KEPT:
+            self.clear()
+        path = self[source] = Path(self._local, Endpoint.of(source[0], source[1]))
+        return path
+
+
 class UdpLink:
-    """A UDP socket on the running loop: a reader that drains the socket, no task per datagram."""
+    """A UDP socket on the running loop: a reader that drains the socket, no task per datagram.
+
+    In the turn of a reader (``protocols.io.turn``) datagrams of one length to one end point wait for one another, and
+    the kernel gets them as a train with one call (UDP_SEGMENT); where traffic classes are reported, it may hand over
+    trains likewise (UDP_GRO). Nothing but the number of calls tells a train from its datagrams.
+    """
 
     def __init__(self, local: Endpoint, receive: Receiver) -> None:
         """Bind; ``BackendError`` says in one line what is wrong with the address or port."""
@@ -103,14 +142,20 @@ class UdpLink:
             self._socket.bind((str(local.address), local.port))
         except OSError as error:
             self._socket.close()
-            raise BackendError(f"cannot use UDP {local}: {_reason(error)}") from error
+            raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error
         bound = self._socket.getsockname()
         self.local = Endpoint(local.address, bound[1])
         self._unreachable: UnreachableReceiver | None = None
         self.traffic_class = 0
         self._marked = 0
-        self._interface: bytes | None = None
+        self._interface: str | None = None
+        self._esp_is_taken_out = False
+        self._paths = PathsBySource(self.local)
+        self._train: list[bytes] = []
+        self._train_octets = 0
+        self._train_to: tuple[Endpoint, int] | None = None
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
     def mark(self, dscp: int) -> None:
@@ -119,86 +164,144 @@ class UdpLink:
         self._socket.setsockopt(*TRAFFIC_CLASSES[self.local.address.version], self._marked)
 
     def report_traffic_class(self) -> None:
-        """Ask for the traffic class of what arrives."""
+        """Ask for the traffic class of what arrives, and for trains, which come with it."""
         self._socket.setsockopt(*RECEIVED_TRAFFIC_CLASSES[self.local.address.version], 1)
+        if not self._esp_is_taken_out:  # the kernel would take a train for one ESP packet
+            with contextlib.suppress(OSError):  # Linux 5.0
+                self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         self._loop.remove_reader(self._socket.fileno())
         self._loop.add_reader(self._socket.fileno(), self._drain_with_traffic_class)
 
     def path_mtu(self, remote: Endpoint) -> int | None:
         """What the kernel takes it to be, by its routes and by ICMP (ip(7), IP_MTU: of a connected socket)."""
-        with socket.socket(self._socket.family, socket.SOCK_DGRAM) as probe:
-            try:
-                if self._interface is not None:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
-                probe.bind((str(self.local.address), 0))
-                probe.connect((str(remote.address), remote.port))
-                return probe.getsockopt(*PATH_MTUS[self.local.address.version])
-            except OSError:
-                return None
+        return path_mtu_between(self.local.address, remote, self._interface)
 
     def report_unreachable(self, told: UnreachableReceiver) -> None:
         """Tell of ICMP errors."""
         self._unreachable = told
         self._socket.setsockopt(*RECEIVE_ERRORS[self.local.address.version], 1)
 
+    def take_out_esp(self) -> None:
+        """Leave ESP in UDP to the kernel from now on (RFC 3948); IKE and what is too short still arrive.
+
+        ``BackendError``: it has none.
+        """
+        take_out_esp(self._socket)
+        self._esp_is_taken_out = True
+
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
         try:
-            self._interface = interface.encode() + b"\0"
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
+            bind_to_interface(self._socket, interface)
         except OSError as error:
             self.close()
-            raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {_reason(error)}") from error
+            raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {reason_of(error)}") from error
+        self._interface = interface
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
-        """Send now or not at all: the network may lose a datagram, and a full buffer is such a loss."""
+        """Send now, or with the train of this turn, or not at all: a full buffer is a loss as on the network."""
         if traffic_class is None:
             traffic_class = self._marked
-        try:
-            try:
-                self._send_once(octets, remote, traffic_class)
-            except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
-                self._send_once(octets, remote, traffic_class)
-        except OSError as error:
-            self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
-
-    def _send_once(self, octets: bytes, remote: Endpoint, traffic_class: int) -> None:
-        address = (str(remote.address), remote.port)
-        if traffic_class == self._marked:
-            self._socket.sendto(octets, address)
+        if not self._turn.open:
+            self._send_alone(octets, remote, traffic_class)
             return
-        level, kind = TRAFFIC_CLASSES[self.local.address.version]
-        self._socket.sendmsg((octets,), ((level, kind, TRAFFIC_CLASS.pack(traffic_class)),), 0, address)
+        train, length = self._train, len(octets)
+        if train:
+            octets_now = self._train_octets + length
+            if (
+                0 < length <= len(train[0]) == len(train[-1])
+                and octets_now <= TRAIN_OCTETS
+                and len(train) < TRAIN_DATAGRAMS
+                and self._train_to == (remote, traffic_class)
+            ):
+                train.append(octets)
+                self._train_octets = octets_now
+                return
+            self._send_train()
+        else:
+            self._turn.at_end(self._send_train)
+        self._train.append(octets)
+        self._train_octets = length
+        self._train_to = remote, traffic_class
+
+    def _send_train(self) -> None:
+        """Send what waits; one by one where the kernel does not take a train: too long for the path, say."""
+        train = self._train
+        if not train or self._train_to is None:
+            return
+        self._train = []
+        remote, traffic_class = self._train_to
+        if len(train) > 1:
+            error = send_by(self._socket, train, remote, traffic_class, self._marked)
+            if error is None:
+                return
+            if error in ("EAGAIN", "ENOBUFS"):
+                self.dropped[f"send-{error}"] += len(train)
+                return
+        for octets in train:
+            self._send_alone(octets, remote, traffic_class)
+
+    def _send_alone(self, octets: bytes, remote: Endpoint, traffic_class: int) -> None:
+        error = send_by(self._socket, (octets,), remote, traffic_class, self._marked)
+        if error is not None:
+            self.dropped[f"send-{error}"] += 1
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket; what waits goes first."""
         if self._socket.fileno() >= 0:
+            self._send_train()
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
     def _drain(self) -> None:
-        for _ in range(DRAIN_LIMIT):
-            try:
-                octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
-            except OSError as error:
-                self._not_received(error)
-                return
-            self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
-            if self._socket.fileno() < 0:
-                return
+        self._turn.begin()
+        try:
+            for _ in range(DRAIN_LIMIT):
+                try:
+                    octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
+                except OSError as error:
+                    self._not_received(error)
+                    return
+                self._receive(octets, self._paths[source])
+                if self._socket.fileno() < 0:
+                    return
+        finally:
+            self._turn.end()
 
     def _drain_with_traffic_class(self) -> None:
-        for _ in range(DRAIN_LIMIT):
-            try:
-                octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAFFIC_CLASS_OCTETS)
-            except OSError as error:
-                self._not_received(error)
-                return
-            # IPv4's is one octet, IPv6's an integer
-            self.traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
-            self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
+        self._turn.begin()
+        try:
+            left = DRAIN_LIMIT
+            while left > 0:
+                try:
+                    octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAIN_ANCILLARY_OCTETS)
+                except OSError as error:
+                    self._not_received(error)
+                    return
+                left -= self._received(octets, ancillary, self._paths[source])
+                if self._socket.fileno() < 0:
+                    return
+        finally:
+            self._turn.end()
+
+    def _received(self, octets: bytes, ancillary: list[tuple[int, int, bytes]], path: Path) -> int:
+        """Hand over a datagram or the train of datagrams; how many they were."""
+        self.traffic_class, segment_length = 0, 0
+        for level, kind, value in ancillary:  # IPv4's traffic class is one octet, IPv6's an integer
+            number = int.from_bytes(value, sys.byteorder)
+            if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+                segment_length = number
+            else:
+                self.traffic_class = number
+        length = len(octets)
+        if not 0 < segment_length < length:
+            self._receive(octets, path)
+            return 1
+        for start in range(0, length, segment_length):
+            self._receive(octets[start : start + segment_length], path)
             if self._socket.fileno() < 0:
-                return
+                break
+        return length // segment_length
 
     def _not_received(self, error: OSError) -> None:
         if not isinstance(error, BlockingIOError | InterruptedError):  # an ICMP error of an earlier datagram, say
@@ -219,6 +322,14 @@ class UdpLink:
             for _, _, data in ancillary:
                 if len(data) >= EXTENDED_ERROR.size and EXTENDED_ERROR.unpack_from(data)[1] in ORIGINS_OF_ICMP:
                     self._unreachable(octets, Endpoint.of(address[0], address[1]))
+
+
+def take_out_esp(udp: socket.socket) -> None:
+    """Let the kernel take the ESP packets out of a UDP socket; ``BackendError``: it cannot."""
+    try:
+        udp.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
+    except OSError as error:
+        raise BackendError(f"UDP encapsulation of ESP in the kernel: {error.strerror}") from error
 
 
 class _WrappingLink:
@@ -307,7 +418,56 @@ class LossyLink(_WrappingLink):
         return share > 0 and (share >= 1 or self._random.random() < share)
 
 
-def _reason(error: OSError) -> str:
+@lru_cache(maxsize=PATHS_KEPT)
+def socket_address(remote: Endpoint) -> tuple[str, int]:
+    """An end point as sockets name it."""
+    return str(remote.address), remote.port
+
+
+def send_by(
+    opened: socket.socket, datagrams: Sequence[bytes], remote: Endpoint, traffic_class: int | None, usual: int
+) -> str | None:
+    """Send by a socket that marks with ``usual`` what has no traffic class of its own; the name of an error.
+
+    Several datagrams, of one length but for the last, go as a train (UDP_SEGMENT).
+    """
+    ancillary = []
+    if len(datagrams) > 1:
+        ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT_LENGTH.pack(len(datagrams[0]))))
+    if traffic_class is not None and traffic_class != usual:
+        ancillary.append((*TRAFFIC_CLASSES[remote.address.version], TRAFFIC_CLASS.pack(traffic_class)))
+    address = socket_address(remote)
+    try:
+        try:
+            opened.sendmsg(datagrams, ancillary, 0, address)
+        except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
+            opened.sendmsg(datagrams, ancillary, 0, address)
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "error")
+    return None
+
+
+def bind_to_interface(opened: socket.socket, interface: str) -> None:
+    """Send and receive by this network interface only; ``OSError``."""
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+
+
+def path_mtu_between(local: Address, remote: Endpoint, interface: str | None) -> int | None:
+    """What the kernel takes the MTU of a path to be, by its routes and by ICMP; ``None``: it has no such path."""
+    family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            if interface is not None:
+                bind_to_interface(probe, interface)
+            probe.bind((str(local), 0))
+            probe.connect((str(remote.address), remote.port))
+            return probe.getsockopt(*PATH_MTUS[local.version])
+        except OSError:
+            return None
+
+
+def reason_of(error: OSError) -> str:
+    """Why a socket cannot be had, in words."""
     if error.errno == errno.EADDRINUSE:
         return "the port is in use"
     if error.errno == errno.EACCES:

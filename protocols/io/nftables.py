@@ -1,7 +1,7 @@
 """nftables through netlink: tables, interval sets, base chains and rules, replaced as a whole in one transaction.
 
-What is here is what a gateway's rules are made of, in pyroute2's message classes: matches on interface, addresses in a
-set and connection tracking; verdicts; masquerading. Left out: maps, named objects, flow tables.
+What is here is what a gateway's rules are made of, in pyroute2's message classes: matches on interface, IPsec,
+addresses in a set and connection tracking; verdicts; masquerading. Left out: maps, named objects, flow tables.
 """
 
 from __future__ import annotations
@@ -109,6 +109,11 @@ def comes_from(interface: str, *, wanted: bool = True) -> Expressions:
 def goes_to(interface: str, *, wanted: bool = True) -> Expressions:
     """``oifname == interface``, or ``!=``."""
     return _meta(nft.Meta.NFT_META_OIFNAME, _name(interface), _equal(wanted))
+
+
+def out_of_ipsec(*, wanted: bool = True) -> Expressions:
+    """``meta ipsec exists``, or ``missing``: what was decapsulated, by whosever SA."""
+    return _meta(nft.Meta.NFT_META_SECPATH, bytes([wanted]), nft.Cmp.NFT_CMP_EQ)
 
 
 def of_version(version: int) -> Expressions:

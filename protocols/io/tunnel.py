@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from protocols.dataplane.port import Backend
 from protocols.esp.sa import REPLAY_WINDOW, REPLAY_WINDOW_MINIMUM
 from protocols.esp.traffic_class import DSCP_MAXIMUM
 from protocols.esp.tunnel import TunnelPolicy
@@ -31,8 +32,12 @@ def _mss(value: object) -> object:
 
 
 class TunnelSection(ConfigurationModel):
-    """``dscp``, ``outer_mtu``, ``clamp_mss`` as in ``TunnelPolicy``; ``replay_window`` in packets (RFC 4303 §3.4.3)."""
+    """``dscp``, ``outer_mtu``, ``clamp_mss`` as in ``TunnelPolicy``; ``replay_window`` in packets (RFC 4303 §3.4.3).
 
+    ``backend``: what carries ESP; ``auto``: the best there is, as ``protocols.dataplane.choice`` has it.
+    """
+
+    backend: Backend | Literal["auto"] = "auto"
     dscp: Annotated[int | Literal["copy"], BeforeValidator(_dscp)] = "copy"
     outer_mtu: Annotated[Count, Field(ge=OUTER_MTU_MINIMUM, le=65535)] | None = None
     clamp_mss: Annotated[int | Literal["auto"] | None, BeforeValidator(_mss)] = None

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_interface, ip_network
 
 from lab.namespaces import Namespace
-from protocols.dataplane.fast.loop import FastLink, FastLoop, LoopCounters
+from protocols.dataplane.fast.link import FastLink, FastRawLink
+from protocols.dataplane.fast.loop import FastLoop, LoopCounters
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.fast.tun import FastTun
 from protocols.errors import BackendError
@@ -63,10 +64,17 @@ class End:
     plane: FastDataPlane
     loop: FastLoop
     device: FastTun
-    links: list[FastLink]
+    links: list[FastLink | FastRawLink]
     open_device: Callable[[], FastTun]
     others: list[tuple[bytes, Path]] = field(default_factory=list)
     failures: list[BackendError] = field(default_factory=list)
+    delivered: list[bytes] = field(default_factory=list)
+    outer_mtu: int | None = None
+
+    def deliver(self, packet: bytes) -> None:
+        """What Python makes for the end's own kernel."""
+        self.delivered.append(packet)
+        self.device.write(packet)
 
     @property
     def counters(self) -> LoopCounters:
@@ -74,6 +82,11 @@ class End:
 
     def open_link(self, address: Address) -> FastLink:
         link = self.namespace.call(lambda: self.loop.open_link(Endpoint(address, PORT), self._take))
+        self.links.append(link)
+        return link
+
+    def open_raw(self, address: Address) -> FastRawLink:
+        link = self.namespace.call(lambda: self.loop.open_raw(Endpoint(address, PORT)))
         self.links.append(link)
         return link
 
@@ -108,7 +121,8 @@ class Pair:
 
 
 def assert_adds_up(counters: LoopCounters) -> None:
-    assert counters.tun_packets == counters.sealed + sum(counters.sealing_drops.values())
+    long = counters.long + counters.long_dropped
+    assert counters.tun_packets == counters.sealed + long + sum(counters.sealing_drops.values())
     assert counters.sealed == counters.sent + counters.socket_full + counters.send_errors + counters.no_socket
     assert counters.received == (
         counters.keepalives
@@ -125,15 +139,21 @@ def _end(
     namespace: Namespace, inner: tuple[Interface, ...], routes: tuple[IPv4Network | IPv6Network, ...], workers: int
 ) -> End:
     failures: list[BackendError] = []
-    plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
-    loop = FastLoop(plane.core, workers=workers, failed=failures.append)
+    plane = FastDataPlane(
+        deliver=lambda packet, spi: end.deliver(packet),
+        transmit=lambda octets, path, encapsulation, traffic_class: end.links[0].send(
+            octets, path.remote, traffic_class
+        ),
+        path_mtu=lambda path: end.outer_mtu,
+    )
+    loop = FastLoop(plane.core, too_long=plane.send_inner, workers=workers, failed=failures.append)
 
     def open_device() -> FastTun:
         return namespace.call(lambda: asyncio.run(FastTun.open(TUN, inner, MTU, routes, queues=workers)))
 
     device = open_device()
     loop.add_device(device)
-    return End(
+    end = End(
         namespace=namespace,
         plane=plane,
         loop=loop,
@@ -142,6 +162,7 @@ def _end(
         open_device=open_device,
         failures=failures,
     )
+    return end
 
 
 @contextlib.contextmanager
@@ -173,7 +194,7 @@ async def ends(
             if encapsulation:
                 end.open_link(outer)
             else:
-                end.namespace.call(lambda end=end, outer=outer: end.loop.open_raw(outer))  # type: ignore[misc]
+                end.open_raw(outer)
         ue.plane.install(spec)
         gateway.plane.install(mirrored(spec))
         ue.loop.start()

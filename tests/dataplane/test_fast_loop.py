@@ -397,7 +397,7 @@ def test_it_starts_again_where_it_stopped() -> None:
                 pair.gateway.loop.start()
             done = await asyncio.to_thread(ping, pair.ue.namespace, inner_address("host", 4), count=1)
             assert done.received == 1
-            with pytest.raises(LocalError, match="a TUN device already"):
+            with pytest.raises(LocalError, match="a TUN device 0 already"):
                 pair.gateway.loop.add_device(pair.gateway.device)
             pair.check_sums()
 

@@ -17,12 +17,14 @@ from lab.namespaces import Namespace
 from protocols.dataplane.xfrm import messages
 from protocols.dataplane.xfrm.algorithms import AEADS, CIPHERS, MACS, key_attributes
 from protocols.dataplane.xfrm.backend import REQIDS, XfrmDataPlane
+from protocols.dataplane.xfrm.carrier import KernelCarrier, why_not
 from protocols.dataplane.xfrm.connection import XfrmConnection, XfrmRefused
 from protocols.dataplane.xfrm.messages import MarshalXfrm, xfrm_request
 from protocols.dataplane.xfrm.probe import probe
 from protocols.dataplane.xfrm.selectors import pairs_of
 from protocols.dataplane.xfrm.socket import AsyncXfrmSocket, XfrmSocket
 from protocols.errors import BackendError, LocalError
+from protocols.esp.tunnel import TunnelPolicy
 from protocols.ikev2.suites import ENCRYPTION, INTEGRITY, EspSuite
 from protocols.secret import Secret
 from protocols.selectors import TrafficSelector
@@ -226,6 +228,36 @@ class TestSelectors:
             pairs_of(replace(ue_spec(), remote_selectors=(remote,)))
 
 
+class TestWhatTheKernelCannot:
+    @pytest.mark.parametrize(
+        ("policy", "key"),
+        [
+            (TunnelPolicy(dscp=46), "data_plane.dscp: 46"),
+            (TunnelPolicy(outer_mtu=1400), "data_plane.outer_mtu: 1400"),
+            (TunnelPolicy(mss="auto"), "data_plane.clamp_mss: auto"),
+            (TunnelPolicy(mss=1200), "data_plane.clamp_mss: 1200"),
+        ],
+    )
+    def test_a_policy_is_refused_by_its_key(self, policy: TunnelPolicy, key: str) -> None:
+        reason = why_not(policy)
+        assert reason is not None
+        assert reason.startswith(key)
+        with pytest.raises(LocalError, match=key):
+            KernelCarrier(policy=policy)
+
+    def test_a_plane_has_its_carriers_policy(self) -> None:
+        carrier = KernelCarrier(policy=TunnelPolicy(dscp=0))
+        with pytest.raises(LocalError, match="one policy"):
+            carrier.plane(
+                deliver=lambda packet, spi: None,
+                transmit=lambda octets, path, encapsulation, traffic_class: None,
+                told=lambda: None,
+                path_mtu=lambda path: None,
+                policy=TunnelPolicy(),
+            )
+        carrier.close()
+
+
 @pytest.mark.root
 class TestThisKernel:
     def test_policies_and_larval_sas(self, namespace: Namespace) -> None:
@@ -249,6 +281,47 @@ class TestThisKernel:
                 xfrm.policy("flush")
                 xfrm.sa("flush")
                 assert xfrm.sa("dump") == xfrm.policy("dump") == ()
+
+        namespace.call(body)
+
+    def test_policies_of_an_interface(self, namespace: Namespace) -> None:
+        """XFRMA_IF_ID tells policies with the same selectors apart."""
+
+        def body() -> None:
+            with XfrmSocket() as xfrm:
+                selection = {"sel": POLICY["sel"], "dir": messages.XFRM_POLICY_OUT}
+                for if_id in (7, 8):
+                    xfrm.policy("add", **POLICY, if_id=if_id)
+                xfrm.policy("delete", **selection, if_id=7)
+                with pytest.raises(NetlinkError):
+                    xfrm.policy("delete", **selection)
+                (policy,) = xfrm.policy("dump")
+                assert policy.get_attr("XFRMA_IF_ID") == 8
+                mine = {**POLICY["tmpl"][0], "reqid": REQIDS[5]}  # type: ignore[index]
+                xfrm.policy("add", **{**POLICY, "tmpl": [mine]}, if_id=9)
+                plane = XfrmDataPlane()
+                assert plane.leftovers == 1
+                assert [each.get_attr("XFRMA_IF_ID") for each in xfrm.policy("dump")] == [8]
+                plane.close()
+
+        namespace.call(body)
+
+    def test_a_policy_that_expires(self, namespace: Namespace) -> None:
+        """XFRM_MSG_POLEXPIRE, soft and hard."""
+
+        def body() -> None:
+            with (
+                closing(XfrmConnection([messages.XFRMNLGRP_EXPIRE])) as listening,
+                closing(XfrmConnection()) as kernel,
+            ):
+                kernel.request("policy", "add", **POLICY)
+                information = {name: value for name, value in POLICY.items() if name != "tmpl"}
+                for hard in (0, 1):
+                    kernel.request("policy", "expire", pol=information, hard=hard)
+                    (told,) = listening.events()
+                    assert (told["event"], told["hard"]) == ("XFRM_MSG_POLEXPIRE", hard)
+                    assert (told["pol"]["sel"]["daddr"], told["pol"]["priority"]) == ("10.9.0.0", 5)
+                assert kernel.request("policy", "dump") == []
 
         namespace.call(body)
 
@@ -298,6 +371,9 @@ class TestThisKernel:
             if finding.usable:
                 pytest.skip("this kernel has ESP: what is asked here is what one without does")
             assert finding.missing == ("ESP for IPv4 in the kernel (CONFIG_INET_ESP, module esp4)",)
+            assert why_not(TunnelPolicy()) == f"it lacks {finding.missing[0]}"
+            with pytest.raises(BackendError, match="the kernel cannot carry ESP: it lacks ESP for IPv4"):
+                KernelCarrier().start()
             plane = XfrmDataPlane()
             with pytest.raises(BackendError, match="sa add"):
                 plane.install(ue_spec())

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from epdg.__main__ import app
 from epdg.pki import make_pki
 from lab.namespaces import Namespace
+from protocols.dataplane.xfrm.probe import probe
 from protocols.io.nftables import NfTables
 from tests.harness.certificates import Authority
 from tests.peers.namespaces import require_namespaces
@@ -93,12 +94,31 @@ def test_a_machine_that_has_everything(machine: Namespace, tmp_path: Path) -> No
     status, findings = doctor(machine, tmp_path)
     assert (status, missing(findings)) == (0, [])
     assert {each["check"] for each in findings} == CHECKS | CONFIGURED
-    assert all(each["status"] == "ok" and not each["remedy"] for each in findings if each["check"] != "clock")
+    left = [each for each in findings if each["check"] not in ("clock", "data-plane")]
+    assert all(each["status"] == "ok" and not each["remedy"] for each in left)
+    *_, carried = (each for each in findings if each["check"] == "data-plane")
+    assert carried["status"] == "ok"
+    assert carried["why"].startswith("ESP is carried by ")
+    assert carried["why"].endswith("behind it the kernel's network by the device epdg0")
     assert [each["why"] for each in findings if each["check"] == "egress"] == [
         "packets of APN internet go on by lo, masqueraded"
     ]
     assert interfaces(machine) == before
     assert machine.call(lambda: NfTables().comment("epdg-doctor")) is None
+
+
+@pytest.mark.root
+def test_the_kernel_is_wanted_to_carry_esp(machine: Namespace, tmp_path: Path) -> None:
+    status, findings = doctor(machine, tmp_path, data_plane={"kind": "tun", "backend": "kernel"})
+    found = machine.call(probe)
+    carried = [each for each in findings if each["check"] == "data-plane"]
+    if found.usable:
+        assert status == 0
+        assert carried[-1]["why"].startswith("ESP is carried by the kernel")
+    else:
+        assert status == 1
+        assert [each["status"] for each in carried] == ["missing"]
+        assert found.missing[0] in carried[0]["why"]
 
 
 APN = {"pool": "10.45.0.0/24"}
@@ -180,7 +200,8 @@ def test_an_aaa_server_that_does_not_answer_and_an_apn_that_is_not_certified(
         machine, tmp_path, apns=apns, diameter={"host": f"epdg.{REALM}", "realm": REALM, "peers": peers}
     )
     assert status == 0
-    absent = [each for each in findings if each["status"] == "absent" and each["check"] != "clock"]
+    machines = ("clock", "data-plane")
+    absent = [each for each in findings if each["status"] == "absent" and each["check"] not in machines]
     assert [each["check"] for each in absent] == ["diameter", "certificate"]
     assert "does not name the APN ims" in absent[1]["why"]
 

@@ -19,13 +19,16 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
 from aaa.subscribers import SubscriberDatabase
 from aaa.subscribers.laboratory import provision
 from epdg.config import ApnSection, DataPlaneKind, DataPlaneSection
 from epdg.core import Core
+from epdg.pdn.egress import Egress
 from epdg.pki import make_pki
 from lab.namespaces import ACCESS_A, CORE, CORE_INTERFACE, GATEWAY, AccessTopology, Namespace
+from protocols.dataplane.userspace.tun import TunDevice
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError
 from protocols.io.nftables import AddressSet, Chain, Hook, NfTables, Verdict, goes_to, verdict
@@ -98,10 +101,12 @@ class Gateway:
         section = DataPlaneSection(kind=DataPlaneKind.TUN)
         sections = {name: ApnSection.model_validate(values) for name, values in apns.items()}
         self.core = Core(section, sections, self.packets.put_nowait, SeededEntropy(1))
+        self.lost: list[BackendError] = []
+        self.back = asyncio.Event()
         self._servers: dict[str, socket.socket] = {}
 
     async def open(self) -> None:
-        await self.core.open(lambda error: None)
+        await self.core.open(TunDevice.open, self.lost.append, self.back.set)
 
     def close(self) -> None:
         self.core.close()
@@ -196,6 +201,30 @@ def test_what_the_device_does_not_take_is_counted(network: Network) -> None:
     inside(network, body, internet=INTERNET)
 
 
+def test_a_device_that_is_taken_away_comes_back_with_all_that_goes_with_it(network: Network) -> None:
+    """Masquerading, and the static address of a UE outside the pools."""
+    static = "10.145.0.7"
+    network.near.add_route(f"{static}/32", via=ip_address(GATEWAY_NEAR))
+
+    def delete() -> None:
+        with IPRoute() as route:
+            route.link("del", index=socket.if_nametoindex("epdg0"))
+
+    async def body(gateway: Gateway) -> None:
+        gateway.core.admit("ims", ip_address(static))
+        assert await gateway.seen(static, NEAR) == static
+        network.gateway.call(delete)
+        async with asyncio.timeout(LIMIT):
+            await gateway.back.wait()
+        (error,) = gateway.lost
+        assert "epdg0" in str(error)
+        assert await gateway.seen(UE, NEAR) == GATEWAY_NEAR
+        assert await gateway.seen(static, NEAR) == static
+        assert gateway.core.dropped == {}
+
+    inside(network, body, internet={**INTERNET, "egress": "masqueraded"}, ims=IMS)
+
+
 def test_masqueraded_addresses_are_the_gateways_outside(network: Network) -> None:
     """IPv4 and IPv6; nobody outside begins, whatever routes it has; the other APN stays as it is."""
 
@@ -281,6 +310,29 @@ def test_nobody_has_an_address_that_is_not_its_own(network: Network) -> None:
         assert await gateway.seen(UE, FAR) == UE
 
     inside(network, body, internet=INTERNET, ims=IMS)
+
+
+@pytest.mark.parametrize("mode", ["routed", "masqueraded"])
+def test_where_the_kernel_carries_esp_the_guard_asks_for_ipsec_and_not_for_the_device(
+    network: Network, mode: str
+) -> None:
+    """What has a UE's address and has not come out of IPsec goes nowhere; what is none of ours goes on."""
+    apns = {"internet": ApnSection.model_validate({**INTERNET, "egress": mode}), "ims": ApnSection.model_validate(IMS)}
+
+    async def body(gateway: Gateway) -> None:
+        assert await gateway.seen(UE, NEAR) is not None
+        egress = Egress("epdg0", apns, by_ipsec=True)
+        egress.open()
+        for ue, server in ((UE, NEAR), (UE_6, NEAR_6), (IMS_UE, FAR), (UE, IMS_UE)):
+            gateway.core.deliver(datagram(ue, server))
+        gateway.core.deliver(datagram("172.20.0.9", NEAR))
+        _, source = await asyncio.get_running_loop().sock_recvfrom(gateway.server(NEAR), 2000)
+        assert source[0] == "172.20.0.9"
+        assert await gateway.seen(UE_6, NEAR_6) is None
+        assert await gateway.reached(IMS_UE, NEAR)
+        egress.close()
+
+    inside(network, body, internet={**INTERNET, "egress": mode}, ims=IMS)
 
 
 @pytest.mark.parametrize("allowed", [False, True])

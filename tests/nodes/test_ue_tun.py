@@ -148,6 +148,35 @@ def test_each_pdn_connection_has_a_device_and_kill_9_leaves_none(world: tuple[Na
     assert ping(namespace, CORE_HOST, count=1).received == 1
 
 
+def test_a_device_that_is_taken_away_comes_back_and_the_session_goes_on(world: tuple[Namespace, NodeProcess]) -> None:
+    namespace, ue = world
+    ue.call("ue.attach")
+    before = [session["id"] for session in sessions(ue)]
+    assert ping(namespace, CORE_HOST, count=1).received == 1
+
+    def delete() -> int:
+        with IPRoute() as route:
+            index = socket.if_nametoindex("ue0")
+            route.link("del", index=index)
+            return index
+
+    index = namespace.call(delete)
+    wait_until(
+        lambda: namespace.call(lambda: dict(socket.if_nameindex()).get(index) != "ue0" and has("ue0")),
+        what="another device",
+        timeout=TIMEOUT,
+        log=ue.log,
+    )
+    wait_until(lambda: ping(namespace, CORE_HOST, count=1).received == 1, what="the route", timeout=TIMEOUT, log=ue.log)
+    assert [session["id"] for session in sessions(ue)] == before
+    ue.call("ue.detach")
+    assert not namespace.call(lambda: has("ue0"))
+
+
+def has(device: str) -> bool:
+    return device in [name for _, name in socket.if_nameindex()]
+
+
 def sessions(ue: NodeProcess) -> list[dict[str, Any]]:
     found = ue.call("ue.status")["sessions"]
     assert isinstance(found, list)

@@ -4,32 +4,32 @@
 
     TUN queue ──► segment ──► seal ──► socket of the path        one thread per worker, no interpreter lock
     TUN queue ◄── coalesce ◄── open ◄── sockets ──► what is no ESP ──► channel ──► FastLink's receiver
+    too long for the path ──► a channel of its own ──► too_long: fragments, ICMP
 
-Each UDP end point is a group of sockets on one port (SO_REUSEPORT): a program in the kernel gives every worker the SPIs
-that are its own and keeps what is no ESP (RFC 3948 §2) in a socket apart, so that a flood of ESP leaves room for IKE.
+Packets from any device are sealed by the SA that selects them, packets of an SA go to its device.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import errno
 import logging
 import os
 import socket
 import struct
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from protocols.dataplane.fast import plane
+from protocols.dataplane.fast.link import FastLink, FastRawLink, SocketsLink, set_buffers
 from protocols.dataplane.fast.tun import FastTun
+from protocols.dataplane.userspace.tun import TunCounters
 from protocols.errors import BackendError, LocalError
-from protocols.esp.sa import DropReason
-from protocols.path import Address, Endpoint, Path
+from protocols.io.link import Receiver
+from protocols.ip import PACKET_MAXIMUM
+from protocols.path import Address, Endpoint
 
 if TYPE_CHECKING:
     from protocols.dataplane.fast._native import Core
@@ -37,20 +37,12 @@ if TYPE_CHECKING:
 if plane.available():
     from protocols.dataplane.fast import _native
 
-Receiver = Callable[[bytes, Path], None]
-
 RECEIVE_OCTETS = 65535
 DRAIN_LIMIT = 64  # datagrams of the channel before the event loop turns to others
-SOCKET_OCTETS = 4 * 1024 * 1024
+LONG_LIMIT = 16  # packets of theirs, which take longer
 CHANNEL_OCTETS = 1024 * 1024
-SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
-SO_RCVBUFFORCE = 33
-SO_ATTACH_REUSEPORT_CBPF = 51
-LOAD_WORD, JUMP_IF_EQUAL, MODULO, RETURN_ACCUMULATOR, RETURN = 0x20, 0x15, 0x94, 0x16, 0x06  # <linux/filter.h>
 
-_FRAME = struct.Struct("=BxHH16s16s")  # struct loop_frame
-_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
-_PROGRAM = struct.Struct("@HP")  # struct sock_fprog
+_FRAME = struct.Struct("=B?HH16s16s")  # struct loop_frame
 
 _logger = logging.getLogger(__name__)
 
@@ -59,9 +51,10 @@ _logger = logging.getLogger(__name__)
 class LoopCounters:
     """What the workers did since the loop was made. Packets that came are those that went and those dropped, always:
 
-    ``tun_packets`` = ``sealed`` + ``sealing_drops``; ``sealed`` = ``sent`` + ``socket_full`` + ``send_errors`` +
-    ``no_socket``; ``received`` = ``keepalives`` + ``short`` + ``other`` + ``other_dropped`` + ``opened`` +
-    ``opening_drops``; ``opened`` = ``written`` + ``tun_full`` + ``tun_refused`` + ``no_tun``.
+    ``tun_packets`` = ``sealed`` + ``long`` + ``long_dropped`` + ``sealing_drops``; ``sealed`` = ``sent`` +
+    ``socket_full`` + ``send_errors`` + ``no_socket``; ``received`` = ``keepalives`` + ``short`` + ``other`` +
+    ``other_dropped`` + ``opened`` + ``opening_drops``; ``opened`` = ``written`` + ``tun_full`` + ``tun_refused`` +
+    ``no_tun``.
     """
 
     tun_packets: int
@@ -69,6 +62,9 @@ class LoopCounters:
     tun_super_packets: int
     tun_malformed: int
     """Reads whose packet and virtio_net_hdr do not fit one another."""
+    long: int
+    """Too long for their path and handed up, to be fragmented or answered."""
+    long_dropped: int
     sealed: int
     sent: int
     sent_trains: int
@@ -82,6 +78,8 @@ class LoopCounters:
     """Datagrams of the encapsulating ports, and ESP packets of raw sockets."""
     received_trains: int
     receive_errors: int
+    unreachable: int
+    """ICMP errors about what is no ESP, for those who want them reported."""
     keepalives: int
     short: int
     other: int
@@ -93,129 +91,101 @@ class LoopCounters:
     tun_full: int
     tun_refused: int
     no_tun: int
+    """Of an SA whose device is not there."""
     turns: int
     """Wake-ups of the workers."""
     sealing_drops: Mapping[str, int]
-    """Inner packets not sealed, by ``DropReason``'s words or ``no_room``."""
+    """Inner packets not sealed, by ``DropReason``'s words or ``no_room``. ``too_big``: of super-packets, of which
+    one packet has been handed up."""
     opening_drops: Mapping[str, int]
     """ESP packets without an inner packet for the TUN device, likewise."""
-
-
-class FastLink:
-    """One UDP end point of a ``FastLoop`` as a ``protocols.io.link.Link``: ESP stays in the loop."""
-
-    def __init__(self, local: Endpoint, sockets: tuple[socket.socket, ...], close: Callable[[FastLink], None]) -> None:
-        self.local = local
-        self.dropped: Counter[str] = Counter()
-        self._sockets = sockets
-        self._close = close
-
-    def send(self, octets: bytes, remote: Endpoint) -> None:
-        """Send now or not at all; what cannot be sent is dropped and counted."""
-        try:
-            self._sockets[-1].sendto(octets, (str(remote.address), remote.port))
-        except OSError as error:
-            self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
-
-    def close(self) -> None:
-        """Close the sockets; datagrams stop at once."""
-        self._close(self)
-        for opened in self._sockets:
-            opened.close()
-        self._sockets = ()
 
 
 class FastLoop:
     """Carries packets between TUN queues and sockets by the SAs of a ``FastDataPlane``'s core.
 
     Links and devices come and go while it runs. ``failed`` is told of each that ended by itself (somebody deleted the
-    device); the others go on. ``LocalError``: asked for something illegal now. ``BackendError``: the kernel refused.
+    device); the others go on. ``too_long``, a plane's ``send_inner``, gets inner packets that an SA takes and its path
+    does not carry in one piece. ``LocalError``: asked for something illegal now. ``BackendError``: the kernel refused.
     """
 
     def __init__(
-        self, core: Core, *, workers: int = 1, failed: Callable[[BackendError], object] = _logger.warning
+        self,
+        core: Core,
+        *,
+        too_long: Callable[[bytes], object],
+        workers: int = 1,
+        failed: Callable[[BackendError], object] = _logger.warning,
     ) -> None:
         if plane.why_not() is not None:
             raise BackendError(f"the fast data plane was not built: {plane.why_not()}")
         self.workers = workers
         self._failed = failed
-        self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with far_end:
-            self._channel.setblocking(False)
-            _set_buffers(far_end, 0, CHANNEL_OCTETS)
-            try:
-                self._loop = _native.Loop(core, workers, far_end.fileno())
-            except BaseException:
-                self._channel.close()
-                raise
-        self._sources: dict[int, str] = {}
-        self._links: dict[Endpoint, tuple[Receiver, list[int]]] = {}
-        self._devices: dict[FastTun, list[int]] = {}
-        self._raw: dict[Address, tuple[socket.socket, int]] = {}
+        self._too_long = too_long
+        with contextlib.ExitStack() as undo:
+            self._channel, far_end = _channel(undo)
+            self._long_channel, long_end = _channel(undo)
+            with far_end, long_end:
+                self._loop = _native.Loop(core, workers, far_end.fileno(), long_end.fileno())
+            undo.pop_all()
+        self._sources: dict[int, _Owner] = {}
+        self._links: dict[Endpoint, FastLink] = {}
+        self._devices: dict[int, tuple[FastTun, list[int]]] = {}
+        self._raw: dict[Address, FastRawLink] = {}
         self._running: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------------ what it works on
 
     def open_link(self, local: Endpoint, receive: Receiver) -> FastLink:
         """Open an encapsulating port (RFC 3948); ``receive`` gets what is no ESP, markers included, in asyncio."""
-        sockets = _open_group(local, self.workers)
-        bound = Endpoint(local.address, sockets[0].getsockname()[1])
-        sources: list[int] = []
-        try:
-            for worker, opened in enumerate(sockets):
-                sources.append(self._add_socket(opened, bound, worker % self.workers, worker == self.workers))
-        except BaseException:
-            self._remove(sources)
-            for opened in sockets:
-                opened.close()
-            raise
-        self._links[bound] = receive, sources
-        return FastLink(bound, sockets, self._close_link)
+        link = FastLink(self, local, receive)
+        self._links[link.local] = link
+        return link
 
-    def open_raw(self, address: Address) -> None:
-        """Send and receive ESP without UDP from an address (IP protocol 50, RFC 4303 §2); needs CAP_NET_RAW."""
-        if address in self._raw:
-            raise LocalError(f"ESP of {address} is open already")
-        try:
-            opened = socket.socket(_family(address), socket.SOCK_RAW, socket.IPPROTO_ESP)
-            with contextlib.ExitStack() as undo:
-                undo.callback(opened.close)
-                _set_buffers(opened, SOCKET_OCTETS, SOCKET_OCTETS)
-                opened.bind((str(address), 0))
-                source = self._add_socket(opened, Endpoint(address, 0), 0, False, encapsulation=False)
-                undo.pop_all()
-        except OSError as error:
-            raise BackendError(f"cannot use ESP of {address}: {error.strerror}") from error
-        self._raw[address] = opened, source
+    def open_raw(self, beside: Endpoint) -> FastRawLink:
+        """Send and receive ESP without UDP from an address (IP protocol 50, RFC 4303 §2); needs CAP_NET_RAW.
 
-    def close_raw(self, address: Address) -> None:
-        """Undo ``open_raw``."""
-        opened, source = self._raw.pop(address)
-        self._remove([source])
-        opened.close()
+        ``beside``: the encapsulating port of the address, which its packets are taken to have come to.
+        """
+        if beside.address in self._raw:
+            raise LocalError(f"ESP of {beside.address} is open already")
+        link = self._raw[beside.address] = FastRawLink(self, beside)
+        return link
 
-    def add_device(self, device: FastTun) -> None:
-        """Read and write a TUN device that has a queue for every worker; there can be one at a time."""
+    def add_device(
+        self, device: FastTun, number: int = 0, *, failed: Callable[[BackendError], object] | None = None
+    ) -> None:
+        """Read and write a TUN device that has a queue for every worker.
+
+        It takes the packets of the SAs that ``Core.set_device`` has given its ``number``. ``failed`` is told once when
+        it has ended by itself, in the place of the loop's.
+        """
+        if not 0 <= number < _native.DEVICES:
+            raise LocalError(f"{number} is no number of a TUN device, there are {_native.DEVICES}")
+        if number in self._devices:
+            raise LocalError(f"the fast path has a TUN device {number} already")
         if len(device.queues) != self.workers:
             raise LocalError(f"TUN device {device.name} has {len(device.queues)} queues for {self.workers} workers")
+        owner = _Owner(f"TUN device {device.name}", failed or self._failed)
         sources: list[int] = []
         try:
             for worker, descriptor in enumerate(device.queues):
-                source = self._loop.add_queue(descriptor, worker, device.udp_offload)
-                self._sources[source] = f"TUN device {device.name}"
+                source = self._loop.add_queue(descriptor, worker, number, device.udp_offload)
+                self._sources[source] = owner
                 sources.append(source)
         except OSError as error:
-            self._remove(sources)
-            if error.errno == errno.EBUSY:
-                raise LocalError("the fast path has a TUN device already") from error
+            self.remove(sources)
             raise BackendError(f"TUN device {device.name}: {error.strerror}") from error
-        self._devices[device] = sources
+        self._devices[number] = device, sources
 
     def remove_device(self, device: FastTun) -> None:
         """Let go of a device before it is closed."""
-        if device not in self._devices:
-            raise LocalError(f"TUN device {device.name} is not in the fast path")
-        self._remove(self._devices.pop(device))
+        for number, (known, sources) in self._devices.items():
+            if known is device:
+                self.remove(sources)
+                del self._devices[number]
+                return
+        raise LocalError(f"TUN device {device.name} is not in the fast path")
 
     # ------------------------------------------------------------------ life
 
@@ -229,6 +199,7 @@ class FastLoop:
         except OSError as error:
             raise BackendError(f"threads of the fast path: {error.strerror}") from error
         loop.add_reader(self._channel.fileno(), self._drain)
+        loop.add_reader(self._long_channel.fileno(), self._drain_long)
         loop.add_reader(self._loop.eventfd, self._tell_failures)
         self._running = loop
 
@@ -237,18 +208,24 @@ class FastLoop:
         self._loop.stop()
         if self._running is not None:
             self._running.remove_reader(self._channel.fileno())
+            self._running.remove_reader(self._long_channel.fileno())
             self._running.remove_reader(self._loop.eventfd)
             self._running = None
 
     def close(self) -> None:
         """Stop, and let go of links and devices; they are their owners' to close."""
         self.stop()
-        for address in list(self._raw):
-            self.close_raw(address)
-        self._remove(list(self._sources))
+        self.remove(list(self._sources))
         self._links.clear()
+        self._raw.clear()
         self._devices.clear()
         self._channel.close()
+        self._long_channel.close()
+
+    def device_counters(self, number: int) -> TunCounters:
+        """What the workers have done for all devices that had this number."""
+        read, written, refused = self._loop.device_counters(number)
+        return TunCounters(read=read, written=written, refused=refused)
 
     @property
     def counters(self) -> LoopCounters:
@@ -258,26 +235,46 @@ class FastLoop:
 
     # ------------------------------------------------------------------ inside
 
-    def _add_socket(
-        self, opened: socket.socket, local: Endpoint, worker: int, urgent: bool, *, encapsulation: bool = True
-    ) -> int:
+    def add_group(self, sockets: tuple[socket.socket, ...], local: Endpoint) -> list[int]:
+        """For ``FastLink``."""
+        sources: list[int] = []
+        for worker, opened in enumerate(sockets):
+            try:
+                source = self._loop.add_socket(
+                    opened.fileno(),
+                    worker % self.workers,
+                    True,
+                    local.address.packed,
+                    local.port,
+                    worker == self.workers,
+                )
+            except OSError as error:
+                self.remove(sources)
+                raise BackendError(f"UDP {local} in the fast path: {error.strerror}") from error
+            self._sources[source] = _Owner(f"UDP {local}", self._failed)
+            sources.append(source)
+        return sources
+
+    def add_raw(self, opened: socket.socket, beside: Endpoint) -> list[int]:
+        """For ``FastRawLink``."""
+        address = beside.address
         try:
-            source = self._loop.add_socket(
-                opened.fileno(), worker, encapsulation, local.address.packed, local.port, urgent
-            )
+            source = self._loop.add_socket(opened.fileno(), 0, False, address.packed, beside.port, False)
         except OSError as error:
-            raise BackendError(f"UDP {local} in the fast path: {error.strerror}") from error
-        self._sources[source] = f"UDP {local}" if encapsulation else f"ESP of {local.address}"
-        return source
+            raise BackendError(f"ESP of {address} in the fast path: {error.strerror}") from error
+        self._sources[source] = _Owner(f"ESP of {address}", self._failed)
+        return [source]
 
-    def _remove(self, sources: list[int]) -> None:
+    def remove(self, sources: list[int]) -> None:
+        """Let go of sources that are there."""
         for source in sources:
-            self._loop.remove(source)
-            del self._sources[source]
+            if self._sources.pop(source, None) is not None:
+                self._loop.remove(source)
 
-    def _close_link(self, link: FastLink) -> None:
-        _, sources = self._links.pop(link.local, (None, []))
-        self._remove(sources)
+    def forget(self, link: SocketsLink) -> None:
+        """For links."""
+        self._links = {local: each for local, each in self._links.items() if each is not link}
+        self._raw = {address: each for address, each in self._raw.items() if each is not link}
 
     def _drain(self) -> None:
         for _ in range(DRAIN_LIMIT):
@@ -285,13 +282,21 @@ class FastLoop:
                 framed = self._channel.recv(_FRAME.size + RECEIVE_OCTETS)
             except BlockingIOError:
                 return
-            version, local_port, remote_port, local, remote = _FRAME.unpack_from(framed)
-            path = Path(
-                Endpoint(_address(version, local), local_port), Endpoint(_address(version, remote), remote_port)
-            )
-            receive, _ = self._links.get(path.local, (None, []))
-            if receive is not None:
-                receive(framed[_FRAME.size :], path)
+            version, error, local_port, remote_port, local, remote = _FRAME.unpack_from(framed)
+            link = self._links.get(Endpoint(_address(version, local), local_port))
+            if link is not None:
+                take = link.take_error if error else link.take
+                take(framed[_FRAME.size :], Endpoint(_address(version, remote), remote_port))
+            if self._running is None:
+                return
+
+    def _drain_long(self) -> None:
+        for _ in range(LONG_LIMIT):
+            try:
+                packet = self._long_channel.recv(PACKET_MAXIMUM)
+            except BlockingIOError:
+                return
+            self._too_long(packet)
             if self._running is None:
                 return
 
@@ -300,75 +305,40 @@ class FastLoop:
             os.eventfd_read(self._loop.eventfd)
         while (found := self._loop.failure()) is not None:
             source, number = found
-            self._failed(BackendError(f"{self._sources[source]}: {os.strerror(number)}"))
+            self._sources[source].end(number)
+
+
+def _channel(undo: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Our end and that of the threads."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    undo.callback(near.close)
+    undo.callback(far.close)
+    near.setblocking(False)
+    set_buffers(far, 0, CHANNEL_OCTETS)
+    return near, far
+
+
+class _Owner:
+    """What has one source or, a device, several."""
+
+    def __init__(self, name: str, failed: Callable[[BackendError], object]) -> None:
+        self._name = name
+        self._failed = failed
+        self._ended = False
+
+    def end(self, number: int) -> None:
+        """One of the sources has ended by itself."""
+        if not self._ended:
+            self._ended = True
+            self._failed(BackendError(f"{self._name}: {os.strerror(number)}"))
 
 
 def _by_reason(counts: list[int]) -> dict[str, int]:
-    reasons = {getattr(_native, each.name): each.value for each in DropReason if hasattr(_native, each.name)}
-    reasons[_native.NO_ROOM] = "no_room"
-    return {reason: counts[code] for code, reason in reasons.items() if counts[code]}
+    reasons = {reason.value: count for reason, count in plane.by_reason(counts).items()}
+    if counts[_native.NO_ROOM]:
+        reasons["no_room"] = counts[_native.NO_ROOM]
+    return reasons
 
 
 def _address(version: int, packed: bytes) -> Address:
     return IPv4Address(packed[:4]) if version == 4 else IPv6Address(packed)
-
-
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET if address.version == 4 else socket.AF_INET6
-
-
-def _set_buffers(opened: socket.socket, receive: int, send: int) -> None:
-    """As asked for with CAP_NET_ADMIN, else as much as the system gives."""
-    for forced, usual, octets in (
-        (SO_RCVBUFFORCE, socket.SO_RCVBUF, receive),
-        (SO_SNDBUFFORCE, socket.SO_SNDBUF, send),
-    ):
-        if octets:
-            try:
-                opened.setsockopt(socket.SOL_SOCKET, forced, octets)
-            except PermissionError:
-                opened.setsockopt(socket.SOL_SOCKET, usual, octets)
-
-
-def _open_group(local: Endpoint, workers: int) -> tuple[socket.socket, ...]:
-    """Sockets on one port: one for the ESP of each worker, and the last for what is no ESP."""
-    with contextlib.ExitStack() as undo:
-        sockets: list[socket.socket] = []
-        bound = local
-        try:
-            for number in range(workers + 1):
-                opened = socket.socket(_family(local.address), socket.SOCK_DGRAM)
-                undo.callback(opened.close)
-                opened.setblocking(False)
-                _set_buffers(opened, SOCKET_OCTETS, SOCKET_OCTETS)
-                if number > 0:
-                    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                opened.bind((str(bound.address), bound.port))
-                if number == 0:
-                    # Only now: the port must not be another program's, which would share it.
-                    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                    bound = Endpoint(local.address, opened.getsockname()[1])
-                sockets.append(opened)
-            _attach(sockets[0], workers)
-        except OSError as error:
-            reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
-            raise BackendError(f"cannot use UDP {local}: {reason}") from error
-        undo.pop_all()
-        return tuple(sockets)
-
-
-def _attach(opened: socket.socket, workers: int) -> None:
-    """Steer by the first word: an SPI to a worker, the non-ESP marker to the last; shorter is the first's."""
-    program = b"".join(
-        _INSTRUCTION.pack(*words)
-        for words in (
-            (LOAD_WORD, 0, 0, 0),
-            (JUMP_IF_EQUAL, 2, 0, 0),
-            (MODULO, 0, 0, workers),
-            (RETURN_ACCUMULATOR, 0, 0, 0),
-            (RETURN, 0, 0, workers),
-        )
-    )
-    kept = ctypes.create_string_buffer(program, len(program))
-    packed = _PROGRAM.pack(len(program) // _INSTRUCTION.size, ctypes.addressof(kept))
-    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, packed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
@@ -59,6 +59,33 @@ def why_not() -> str | None:
     return _missing
 
 
+def new_core() -> Core:
+    """A core without SAs; ``BackendError`` when it was not built."""
+    if _missing is not None:
+        raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
+    return _native.Core()
+
+
+def next_event(core: Core) -> DataPlaneEvent | None:
+    """Of all SAs of a core; ``None`` when there is none."""
+    found = core.poll_event()
+    if found is None:
+        return None
+    kind, number, last, packed = found
+    spi = number.to_bytes(4, "big")
+    if kind == _native.PEER_ENDPOINT_OBSERVED:
+        return PeerEndpointObserved(inbound_spi=spi, path=_unpacked_path(packed))
+    if kind == _native.SEQUENCE_NUMBERS_RUNNING_OUT:
+        return SequenceNumbersRunningOut(inbound_spi=spi, exhausted=last)
+    return LifetimeReached(inbound_spi=spi, hard=last)
+
+
+def by_reason(counts: Sequence[int]) -> dict[DropReason, int]:
+    """What a core counts by number."""
+    codes = {reason: getattr(_native, reason.name, None) for reason in DropReason}
+    return {reason: counts[code] for reason, code in codes.items() if code is not None and counts[code]}
+
+
 class _Standing(NamedTuple):
     """An SA with its present path, and the longest inner packet that goes in one piece."""
 
@@ -81,7 +108,7 @@ class FastDataPlane:
     """``DataPlane`` on the compiled core; ``deliver`` takes inner packets, ``transmit`` ESP packets.
 
     ``path_mtu`` tells what the network takes the outer path's MTU to be, ``None``: it does not know. It is asked when
-    an SA is installed or moved, and by ``ask_path_mtus``.
+    an SA is installed or moved, and by ``ask_path_mtus``. ``core``: one that is shared with planes of other devices.
 
     ``BackendError`` when the core was not built.
     """
@@ -94,10 +121,11 @@ class FastDataPlane:
         policy: TunnelPolicy = DEFAULT_POLICY,
         path_mtu: PathMtu | None = None,
         now: Callable[[], float] = time.monotonic,
+        core: Core | None = None,
+        device: int = 0,
     ) -> None:
-        if _missing is not None:
-            raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
-        self._core = _native.Core()
+        self._core = core or new_core()
+        self._device = device
         self._core.set_policy(_native.INNER_DSCP if policy.dscp is None else policy.dscp, _mss(policy))
         self._path_mtu: PathMtu | None = path_mtu if policy.outer_mtu is None else lambda path: policy.outer_mtu
         self._deliver = deliver
@@ -106,7 +134,6 @@ class FastDataPlane:
         self._now = now
         self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST)
         self._installed: dict[bytes, _Standing] = {}
-        self._reasons = {code: reason for reason in DropReason if (code := getattr(_native, reason.name, None))}
 
     @property
     def core(self) -> Core:
@@ -127,7 +154,7 @@ class FastDataPlane:
         self._require(inbound_spi)
         self._core.update_path(_spi(inbound_spi), _packed_path(path), encapsulation)
         self._installed[inbound_spi] = self._installed[inbound_spi]._replace(path=path, encapsulation=encapsulation)
-        self._ask_path_mtu(inbound_spi)
+        self.ask_path_mtu(inbound_spi)
 
     def retire(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.retire``."""
@@ -170,20 +197,11 @@ class FastDataPlane:
     def ask_path_mtus(self) -> None:
         """Ask for the path MTUs anew; whoever knows that they change calls it, every so often."""
         for inbound_spi in self._installed:
-            self._ask_path_mtu(inbound_spi)
+            self.ask_path_mtu(inbound_spi)
 
     def poll_event(self) -> DataPlaneEvent | None:
         """See ``DataPlane.poll_event``; ``event_descriptor`` says when there is one."""
-        found = self._core.poll_event()
-        if found is None:
-            return None
-        kind, number, last, packed = found
-        spi = number.to_bytes(4, "big")
-        if kind == _native.PEER_ENDPOINT_OBSERVED:
-            return PeerEndpointObserved(inbound_spi=spi, path=_unpacked_path(packed))
-        if kind == _native.SEQUENCE_NUMBERS_RUNNING_OUT:
-            return SequenceNumbersRunningOut(inbound_spi=spi, exhausted=last)
-        return LifetimeReached(inbound_spi=spi, hard=last)
+        return next_event(self._core)
 
     @property
     def event_descriptor(self) -> int:
@@ -193,8 +211,7 @@ class FastDataPlane:
     @property
     def drops(self) -> dict[DropReason, int]:
         """Every packet dropped since the start by reason, those of removed SAs and of no SA included."""
-        counts = self._core.drops()
-        return {reason: counts[code] for code, reason in self._reasons.items() if counts[code]}
+        return by_reason(self._core.drops())
 
     @property
     def failures(self) -> int:
@@ -215,10 +232,10 @@ class FastDataPlane:
     def send_inner(self, packet: bytes) -> bool:
         """Tunnel an IP packet from inside; whether an SA took it, otherwise it is dropped and counted."""
         result = self._core.seal(packet)
-        return self._send_long(packet, result) if isinstance(result, bytes) else self._sent(result)
+        return self.send_long(packet, result) if isinstance(result, bytes) else self._sent(result)
 
-    def _send_long(self, packet: bytes, inbound_spi: bytes) -> bool:
-        """A packet that the path does not carry in one piece (RFC 4301 §8.2.1)."""
+    def send_long(self, packet: bytes, inbound_spi: bytes) -> bool:
+        """A packet that its SA's path does not carry in one piece (RFC 4301 §8.2.1)."""
         spi, standing, flow = _spi(inbound_spi), self._installed[inbound_spi], flow_of(packet)
         mtu = limit_of(flow.version, standing.inner_mtu)
         packet = whole = packet[: flow.length]
@@ -275,10 +292,12 @@ class FastDataPlane:
             raise LocalError(f"this libcrypto has no {suite.name}")
         if outcome != _native.DONE:
             raise BackendError(f"SA {spec.inbound_spi.hex()} cannot be installed: no memory")
+        self._core.set_device(_spi(spec.inbound_spi), self._device)
         self._installed[spec.inbound_spi] = _Standing(spec, spec.path, spec.encapsulation)
-        self._ask_path_mtu(spec.inbound_spi)
+        self.ask_path_mtu(spec.inbound_spi)
 
-    def _ask_path_mtu(self, inbound_spi: bytes) -> None:
+    def ask_path_mtu(self, inbound_spi: bytes) -> None:
+        """The same of one SA."""
         if self._path_mtu is None:
             return
         standing = self._installed[inbound_spi]
@@ -287,8 +306,9 @@ class FastDataPlane:
         if outer_mtu is not None:
             suite, version = standing.spec.suite, path.remote.address.version
             octets = max(inner_mtu(suite, outer_mtu, outer_version=version, encapsulation=encapsulation), 0)
-        self._installed[inbound_spi] = standing._replace(inner_mtu=octets)
-        self._core.set_inner_mtu(_spi(inbound_spi), octets)
+        if octets != standing.inner_mtu:
+            self._installed[inbound_spi] = standing._replace(inner_mtu=octets)
+            self._core.set_inner_mtu(_spi(inbound_spi), octets)
 
     def _require(self, inbound_spi: bytes) -> None:
         if inbound_spi not in self._installed:

@@ -36,6 +36,7 @@ TUN_F_TSO6 = 0x04
 TUN_F_USO4 = 0x20  # Linux 6.2; only both of them together do anything
 TUN_F_USO6 = 0x40
 VIRTIO_NET_HDR_LENGTH = 10
+NO_OFFLOAD = bytes(VIRTIO_NET_HDR_LENGTH)
 TCP_OFFLOAD = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
 UDP_OFFLOAD = TUN_F_USO4 | TUN_F_USO6
 
@@ -83,6 +84,10 @@ class FastTun:
             device.close()
             raise
         return device
+
+    def write(self, packet: bytes) -> None:
+        """Give the kernel one packet; ``OSError``: it does not take it."""
+        os.write(self.queues[0], NO_OFFLOAD + packet)
 
     def close(self) -> None:
         """Give the descriptors back, a second time does nothing."""

@@ -10,25 +10,30 @@ found and removed at the start, and what is not ours is never touched. Two child
 share a reqid, and the policies. The policies towards us name no outer addresses and stay when the peer moves.
 
 Moves (RFC 4555 §3.5). Where only ports change, both SAs are updated in place. Otherwise the SA towards us is moved by
-XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that moment; nothing is lost. The SA
-towards the peer is not: MIGRATE copies the sequence number before it stops the old SA, and what another processor or
-an interrupt sends in between repeats sequence numbers, which with AES-GCM repeats nonces. It is blocked by policy,
-deleted, and made anew from the last state, which the kernel tells when it is deleted: packets of about a millisecond
-are dropped. So is the SA towards us where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA beside.
+XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that moment; nothing is lost but what
+another processor is taking in just then, which may go uncounted, too. The SA towards the peer is not: MIGRATE copies
+the sequence number before it stops the old SA, and what another processor or an interrupt sends in between repeats
+sequence numbers, which with AES-GCM repeats nonces. It is blocked by policy, deleted, and made anew from the last
+state, which the kernel tells when it is deleted: packets of about a millisecond are dropped. So is the SA towards us
+where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA beside.
 
 Not counted by the kernel, for each SA: packets with wrong selectors, malformed and dummy ones. An SA without UDP
 encapsulation does not tell when its packets come from elsewhere. Limits speak with the packet after the one that
-reached them. Replay windows are rounded up to a power of two.
+reached them. Replay windows are rounded up to a power of two. In BEET mode the kernel counts, and limits, octets
+without the header that is left out; what is told here has it.
+
+XFRM_MSG_ACQUIRE is not heard: whom the kernel asks for an SA it waits for, and with nobody there it drops at once what
+has no SA any more. That one is gone, flushed by somebody, is found when its counters are read. Policies of ours have no
+limits; XFRM_MSG_POLEXPIRE about others' is passed over.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from protocols.dataplane.port import (
@@ -40,27 +45,21 @@ from protocols.dataplane.port import (
 )
 from protocols.dataplane.xfrm.connection import XfrmConnection, XfrmRefused
 from protocols.dataplane.xfrm.messages import (
-    UDP_ENCAP,
-    UDP_ENCAP_ESPINUDP,
-    XFRM_INF,
-    XFRM_MODE_TUNNEL,
-    XFRM_POLICY_ALLOW,
-    XFRM_POLICY_BLOCK,
-    XFRM_POLICY_FWD,
     XFRM_POLICY_IN,
     XFRM_POLICY_OUT,
     XFRMNLGRP_EXPIRE,
     XFRMNLGRP_MAPPING,
     XFRMNLGRP_SA,
 )
+from protocols.dataplane.xfrm.policies import FIRST_PRIORITY, GONE, NO_LIMITS, PolicyTable, tolerating
 from protocols.dataplane.xfrm.selectors import Pair, pairs_of
 from protocols.dataplane.xfrm.state import ESP, Child, Direction, Tally, check_window
 from protocols.errors import BackendError, LocalError
-from protocols.esp.sa import ChildSaSpec, EspMode, check_spec
+from protocols.esp.sa import ChildSaSpec, check_spec
+from protocols.io.link import take_out_esp
 from protocols.path import Address, Endpoint, Path
 
 REQIDS = range(0x65500000, 0x65600000)  # "eP"; others count up from 1 (strongSwan) or 16384 (Libreswan)
-FIRST_PRIORITY = 0x7FFFFFFF  # counted down: the newest policy of those that match is the one that counts
 _NEVER = {  # no packet has these addresses and this protocol (RFC 3692 §2.1)
     "family": socket.AF_INET,
     "saddr": "255.255.255.255",
@@ -69,31 +68,25 @@ _NEVER = {  # no packet has these addresses and this protocol (RFC 3692 §2.1)
     "prefixlen_d": 32,
     "proto": 254,
 }
-_NO_LIMITS = dict.fromkeys(("soft_byte_limit", "hard_byte_limit", "soft_packet_limit", "hard_packet_limit"), XFRM_INF)
-_GONE = frozenset((errno.ESRCH, errno.ENOENT))
 _NO_MIGRATE = frozenset((errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOTSUP))
-
-
-@dataclass(eq=False)
-class _Policies:
-    """The policies of a pair of selectors, and the child SAs that have it."""
-
-    reqid: int
-    children: list[Child] = field(default_factory=list)
 
 
 class XfrmDataPlane:
     """``DataPlane`` in the kernel, in the network namespace of the thread that makes it.
 
-    ``sockets`` are those bound to port 4500: from then on the kernel takes the ESP packets out of them.
+    ``sockets`` are those bound to port 4500: from then on the kernel takes the ESP packets out of them; those opened
+    later are given to ``take_out_esp``, a ``UdpLink`` has a method for it. ``copies_dscp``: into outer headers
+    (RFC 4301 §5.1.2).
     ``BackendError``: no XFRM, no right to it, or another process has ``reqids`` in use here.
     """
 
-    def __init__(self, *, sockets: Iterable[socket.socket] = (), reqids: range = REQIDS) -> None:
+    def __init__(
+        self, *, sockets: Iterable[socket.socket] = (), reqids: range = REQIDS, copies_dscp: bool = True
+    ) -> None:
         self._reqids = reqids
+        self._copies_dscp = copies_dscp
         self._children: dict[bytes, Child] = {}
         self._places: dict[tuple[Address, int], tuple[Child, Direction]] = {}
-        self._policies: dict[Pair, _Policies] = {}
         self._events: deque[DataPlaneEvent] = deque()
         self._by_reqid: dict[int, list[Child]] = {}
         self._waiting: dict[bytes, Child] = {}
@@ -103,14 +96,12 @@ class XfrmDataPlane:
         self._open: list[XfrmConnection] = []
         try:
             self._kernel = self._connect()
+            self._policies = PolicyTable(self._kernel)
             self._listening = self._connect(XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING)
             self._watching = self._connect()
             for each in sockets:
-                each.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
+                take_out_esp(each)
             self.leftovers = self._remove_leftovers()
-        except OSError as error:
-            self._release()
-            raise BackendError(f"UDP encapsulation of ESP: {error.strerror}") from error
         except BackendError:
             self._release()
             raise
@@ -139,15 +130,18 @@ class XfrmDataPlane:
 
     # ------------------------------------------------------------------ the port
 
-    def install(self, spec: ChildSaSpec) -> None:
-        """See ``DataPlane.install``; ``BackendError`` when the kernel refuses, nothing is left behind then."""
-        self._install(spec, waits_for=None)
+    def install(self, spec: ChildSaSpec, *, if_id: int = 0) -> None:
+        """See ``DataPlane.install``; ``BackendError`` when the kernel refuses, nothing is left behind then.
+
+        ``if_id``: packets go by the XFRM interface of this number only, 0: by none.
+        """
+        self._install(spec, None, if_id)
 
     def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
         """See ``DataPlane.replace``. The kernel tells of the second packet at the latest, not of the first."""
-        self._require(old_inbound_spi)
+        old = self._require(old_inbound_spi)
         self._take_events()
-        self._install(spec, waits_for=None if send_at_once else old_inbound_spi)
+        self._install(spec, None if send_at_once else old_inbound_spi, old.if_id)
         if send_at_once:
             for child in self._waiting.values():
                 if child.waits_for == old_inbound_spi:
@@ -177,7 +171,7 @@ class XfrmDataPlane:
         finally:
             for direction in child.directions:
                 self._places[direction.place] = child, direction
-            self._point(child.pairs)
+            self._policies.point(child.pairs)
 
     def retire(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.retire``."""
@@ -190,7 +184,7 @@ class XfrmDataPlane:
             self._update(child, child.inbound)
         elif child.sending:
             child.sending = False
-            self._point(child.pairs)
+            self._policies.point(child.pairs)
 
     def remove(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.remove``."""
@@ -205,23 +199,34 @@ class XfrmDataPlane:
         child = self._require(inbound_spi)
         self._take_events()
         inbound, outbound = self._tally(child, child.inbound), self._tally(child, child.outbound)
+        header = child.omitted_header_length
         return ChildSaCounters(
             inbound_packets=inbound.packets,
             strayed_packets=child.strayed,
-            inbound_octets=inbound.octets,
+            inbound_octets=inbound.octets + inbound.packets * header,
             outbound_packets=outbound.packets,
-            outbound_octets=outbound.octets,
+            outbound_octets=outbound.octets + outbound.packets * header,
+            overhead_saved_octets=(inbound.packets + outbound.packets) * header,
             replayed=inbound.replayed,
             bad_icv=inbound.bad_icv,
         )
 
-    def poll_event(self) -> DataPlaneEvent | None:
-        """See ``DataPlane.poll_event``."""
+    def poll_event(self, of: Collection[bytes] | None = None) -> DataPlaneEvent | None:
+        """See ``DataPlane.poll_event``; ``of``: about these SAs only, by inbound SPI."""
         self._take_events()
         for child in list(self._waiting.values()):
             if self._tally(child, child.inbound).packets:
                 self._take_over(child)
-        return self._events.popleft() if self._events else None
+        for event in self._events:
+            if of is None or event.inbound_spi in of:
+                self._events.remove(event)
+                return event
+        return None
+
+    def with_events(self) -> frozenset[bytes]:
+        """The inbound SPIs of the SAs that have events to poll."""
+        self._take_events()
+        return frozenset(event.inbound_spi for event in self._events)
 
     @property
     def installed(self) -> tuple[bytes, ...]:
@@ -230,20 +235,20 @@ class XfrmDataPlane:
 
     # ------------------------------------------------------------------ installing and removing
 
-    def _install(self, spec: ChildSaSpec, waits_for: bytes | None) -> None:
+    def _install(self, spec: ChildSaSpec, waits_for: bytes | None, if_id: int) -> None:
         if spec.inbound_spi in self._children:
             raise LocalError(f"SA {spec.inbound_spi.hex()} is installed already")
         check_spec(spec)
-        if spec.mode is not EspMode.TUNNEL:
-            raise LocalError(f"the kernel's data plane has no {spec.mode.value} mode here")
         check_window(spec)
-        pairs = pairs_of(spec)
+        pairs = pairs_of(spec, if_id)
         self._serial += 1
         child = Child(
             spec=spec,
             pairs=pairs,
             reqid=self._reqid_for(pairs),
             serial=self._serial,
+            if_id=if_id,
+            copies_dscp=self._copies_dscp,
             waits_for=waits_for,
         )
         self._by_reqid.setdefault(child.reqid, []).append(child)
@@ -256,7 +261,7 @@ class XfrmDataPlane:
                 direction.gone = False
                 self._places[direction.place] = child, direction
             for pair in pairs:
-                self._add_policies(pair, child)
+                self._policies.add(pair, child)
         except BackendError:
             self._drop(child)
             raise
@@ -265,16 +270,7 @@ class XfrmDataPlane:
         """Take a child SA out of the kernel and out of here."""
         del self._children[child.spec.inbound_spi]
         self._waiting.pop(child.spec.inbound_spi, None)
-        for pair in child.pairs:
-            policies = self._policies.get(pair)
-            if policies is None or child not in policies.children:
-                continue
-            policies.children.remove(child)
-            if policies.children:
-                self._point((pair,))
-            else:
-                del self._policies[pair]
-                self._delete_policies(pair)
+        self._policies.discard(child)
         for direction in child.directions:
             if not direction.gone:
                 self._delete(direction)
@@ -285,16 +281,14 @@ class XfrmDataPlane:
             del self._by_reqid[child.reqid]
 
     def _delete(self, direction: Direction) -> None:
-        with _tolerating(_GONE):
+        with tolerating(GONE):
             self._kernel.request("sa", "delete", **direction.identity)
         direction.gone = True
 
     def _reqid_for(self, pairs: tuple[Pair, ...]) -> int:
-        shared = {self._policies[pair].reqid for pair in pairs if pair in self._policies}
-        if len(shared) > 1:
-            raise LocalError("the traffic selectors are those of two child SAs that have nothing else in common")
-        if shared:
-            return shared.pop()
+        shared = self._policies.shared_reqid(pairs)
+        if shared is not None:
+            return shared
         if len(self._by_reqid) == len(self._reqids):
             raise LocalError(f"{len(self._reqids)} child SAs are all that {self._reqids} has room for")
         while True:
@@ -302,63 +296,6 @@ class XfrmDataPlane:
             self._next_reqid = (self._next_reqid + 1) % len(self._reqids)
             if reqid not in self._by_reqid:
                 return reqid
-
-    # ------------------------------------------------------------------ policies
-
-    def _add_policies(self, pair: Pair, child: Child) -> None:
-        policies = self._policies.get(pair)
-        if policies is not None:
-            policies.children.append(child)
-            self._point((pair,))
-            return
-        policies = _Policies(child.reqid, [child])
-        made: list[int] = []
-        try:
-            for policy_direction in (XFRM_POLICY_IN, XFRM_POLICY_FWD, XFRM_POLICY_OUT):
-                self._kernel.request("policy", "add", **self._policy(pair, policies, policy_direction))
-                made.append(policy_direction)
-        except XfrmRefused as error:
-            for policy_direction in made:
-                self._delete_policy(pair, policy_direction)
-            if error.number == errno.EEXIST:
-                raise BackendError(
-                    "kernel XFRM: another program has a policy with the selectors of this child SA"
-                ) from error
-            raise
-        self._policies[pair] = policies
-
-    def _policy(self, pair: Pair, policies: _Policies, policy_direction: int) -> dict[str, Any]:
-        """``userpolicy_info``: out through the newest that sends, blocked when none does; in through any."""
-        newest = max(policies.children, key=lambda child: (child.sending, child.serial))
-        outbound = policy_direction == XFRM_POLICY_OUT
-        blocked = outbound and (not newest.sending or newest.outbound.gone)
-        return {
-            "sel": pair.selector(outbound=outbound),
-            "lft": _NO_LIMITS,
-            "priority": FIRST_PRIORITY - newest.serial,
-            "dir": policy_direction,
-            "action": XFRM_POLICY_BLOCK if blocked else XFRM_POLICY_ALLOW,
-            "tmpl": [newest.template(newest.outbound if outbound else newest.inbound)],
-        }
-
-    def _point(
-        self,
-        pairs: Iterable[Pair],
-        policy_directions: Iterable[int] = (XFRM_POLICY_OUT, XFRM_POLICY_IN, XFRM_POLICY_FWD),
-    ) -> None:
-        """Let policies say what they should by now."""
-        for pair in pairs:
-            for policy_direction in policy_directions:
-                self._kernel.request("policy", "update", **self._policy(pair, self._policies[pair], policy_direction))
-
-    def _delete_policies(self, pair: Pair) -> None:
-        for policy_direction in (XFRM_POLICY_OUT, XFRM_POLICY_IN, XFRM_POLICY_FWD):
-            self._delete_policy(pair, policy_direction)
-
-    def _delete_policy(self, pair: Pair, policy_direction: int) -> None:
-        selector = pair.selector(outbound=policy_direction == XFRM_POLICY_OUT)
-        with _tolerating(_GONE):
-            self._kernel.request("policy", "delete", sel=selector, dir=policy_direction)
 
     # ------------------------------------------------------------------ moving
 
@@ -387,10 +324,10 @@ class XfrmDataPlane:
         if before is None:
             return False
         addresses = {"id": {"daddr": str(old.destination.address), "proto": ESP}, "saddr": str(old.source.address)}
-        anchor = {"sel": _NEVER, "dir": XFRM_POLICY_IN}
+        anchor = {"sel": _NEVER, "dir": XFRM_POLICY_IN, **child.interface}
         template = {**child.template(old), **addresses}
         try:
-            self._kernel.request("policy", "add", **anchor, lft=_NO_LIMITS, priority=FIRST_PRIORITY, tmpl=[template])
+            self._kernel.request("policy", "add", **anchor, lft=NO_LIMITS, priority=FIRST_PRIORITY, tmpl=[template])
         except XfrmRefused as error:
             if error.number != errno.EEXIST:
                 raise
@@ -407,7 +344,7 @@ class XfrmDataPlane:
                         "new_daddr": str(new.destination.address),
                         "new_saddr": str(new.source.address),
                         "proto": ESP,
-                        "mode": XFRM_MODE_TUNNEL,
+                        "mode": child.mode,
                         "reqid": child.reqid,
                         "old_family": old.family,
                         "new_family": new.family,
@@ -425,7 +362,7 @@ class XfrmDataPlane:
                 raise
             return False
         finally:
-            with _tolerating(_GONE):
+            with tolerating(GONE):
                 self._kernel.request("policy", "delete", **anchor)
         old.path, old.encapsulation = path, encapsulation
         after = self._info(old)
@@ -437,7 +374,7 @@ class XfrmDataPlane:
         # Blocked first, so that the kernel asks nobody for an SA meanwhile (XFRM_MSG_ACQUIRE).
         direction = child.outbound
         was_gone, direction.gone = direction.gone, True
-        self._point(child.pairs, (XFRM_POLICY_OUT,))
+        self._policies.point(child.pairs, (XFRM_POLICY_OUT,))
         direction.gone = was_gone
         self._renew(child, direction, path, encapsulation)
 
@@ -473,7 +410,7 @@ class XfrmDataPlane:
         identity = direction.identity
         self._watching.join(XFRMNLGRP_SA)
         try:
-            with _tolerating(_GONE):
+            with tolerating(GONE):
                 self._kernel.request("sa", "delete", **identity)
             ended = [
                 message
@@ -493,7 +430,7 @@ class XfrmDataPlane:
         try:
             (answer,) = self._kernel.request("sa", "get", **direction.identity)
         except XfrmRefused as error:
-            if error.number in _GONE:
+            if error.number in GONE:
                 return None
             raise
         return answer
@@ -545,7 +482,7 @@ class XfrmDataPlane:
             self._forget(SequenceNumbersRunningOut, spi)
             self._events.append(SequenceNumbersRunningOut(inbound_spi=spi, exhausted=hard))
             if hard:
-                self._point(child.pairs)
+                self._policies.point(child.pairs)
         elif hard:
             self._spend(child)
         elif child.waits_for is not None and direction.inbound:
@@ -565,7 +502,7 @@ class XfrmDataPlane:
                 if info is not None:
                     direction.kept += Tally.of(info)
                 self._delete(direction)
-        self._point(child.pairs)
+        self._policies.point(child.pairs)
         self._forget(LifetimeReached, child.spec.inbound_spi)
         self._events.append(LifetimeReached(inbound_spi=child.spec.inbound_spi, hard=True))
 
@@ -575,7 +512,7 @@ class XfrmDataPlane:
         self._waiting.pop(child.spec.inbound_spi, None)
         child.waits_for, child.sending, child.serial = None, True, self._serial
         self._update(child, child.inbound)
-        self._point(child.pairs)
+        self._policies.point(child.pairs)
 
     def _find(self, address: str, spi: int) -> tuple[Child | None, Direction | None]:
         return self._places.get((Endpoint.of(address, 0).address, spi), (None, None))
@@ -595,20 +532,23 @@ class XfrmDataPlane:
 
     def _remove_leftovers(self) -> int:
         """Remove SAs and policies with our reqids that a former run has left; how many there were."""
-        found = 0
-        for policy in self._kernel.request("policy", "dump"):
-            templates = policy.get_attr("XFRMA_TMPL") or ()
-            if any(template["reqid"] in self._reqids for template in templates):
-                with _tolerating(_GONE):
-                    self._kernel.request("policy", "delete", sel=policy["sel"], dir=policy["dir"])
-                found += 1
+        found = self._policies.remove_leftovers(self._reqids)
         for info in self._kernel.request("sa", "dump"):
             if info["reqid"] in self._reqids:
                 identity = {"daddr": info["id"]["daddr"], "spi": info["id"]["spi"], "proto": info["id"]["proto"]}
-                with _tolerating(_GONE):
+                with tolerating(GONE):
                     self._kernel.request("sa", "delete", **identity, family=info["family"])
                 found += 1
         return found
+
+
+def in_use(reqids: range = REQIDS) -> str | None:
+    """Whether another process carries child SAs in this network namespace, in words; ``None``: nobody does."""
+    try:
+        _claim(reqids).close()
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def _claim(reqids: range) -> socket.socket:
@@ -620,13 +560,3 @@ def _claim(reqids: range) -> socket.socket:
         lock.close()
         raise BackendError("kernel XFRM: another process carries child SAs in this network namespace") from error
     return lock
-
-
-@contextlib.contextmanager
-def _tolerating(numbers: frozenset[int]) -> Iterator[None]:
-    """Let pass what the kernel refuses with one of these errors."""
-    try:
-        yield
-    except XfrmRefused as error:
-        if error.number not in numbers:
-            raise

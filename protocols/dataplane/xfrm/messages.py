@@ -56,14 +56,12 @@ XFRM_POLICY_BLOCK = 1
 
 XFRM_STATE_AF_UNSPEC = 32
 XFRM_STATE_ESN = 128
+XFRM_SA_XFLAG_DONT_ENCAP_DSCP = 1
 XFRM_INF = (1 << 64) - 1  # no limit
 XFRMA_REPLAY_ESN_MAX = 4096  # packets of a replay window
 
 XFRM_AE_RVAL = 2  # what GETAE is to answer with: the replay state, and
 XFRM_AE_LVAL = 4  # the lifetime
-
-UDP_ENCAP = 100  # <linux/udp.h>: the socket option, and its value for RFC 3948
-UDP_ENCAP_ESPINUDP = 2
 
 _ADDRESSES = frozenset(
     ("daddr", "saddr", "old_daddr", "old_saddr", "new_daddr", "new_saddr", "local", "remote", "encap_oa")
@@ -581,12 +579,14 @@ XFRM_COMMANDS: dict[tuple[str, str], tuple[int, type[xfrm_message], int]] = {
     ("sa", "delete"): (XFRM_MSG_DELSA, usersa_id, _CHANGE),
     ("sa", "get"): (XFRM_MSG_GETSA, usersa_id, NLM_F_REQUEST),
     ("sa", "dump"): (XFRM_MSG_GETSA, xfrm_dump, _DUMP),
+    ("sa", "expire"): (XFRM_MSG_EXPIRE, user_expire, _CHANGE),
     ("sa", "flush"): (XFRM_MSG_FLUSHSA, usersa_flush, _CHANGE),
     ("policy", "add"): (XFRM_MSG_NEWPOLICY, userpolicy_info, _CREATE),
     ("policy", "update"): (XFRM_MSG_UPDPOLICY, userpolicy_info, _CHANGE | NLM_F_REPLACE),
     ("policy", "delete"): (XFRM_MSG_DELPOLICY, userpolicy_id, _CHANGE),
     ("policy", "get"): (XFRM_MSG_GETPOLICY, userpolicy_id, NLM_F_REQUEST),
     ("policy", "dump"): (XFRM_MSG_GETPOLICY, xfrm_dump, _DUMP),
+    ("policy", "expire"): (XFRM_MSG_POLEXPIRE, user_polexpire, _CHANGE),
     ("policy", "flush"): (XFRM_MSG_FLUSHPOLICY, xfrm_dump, _CHANGE),
     ("policy", "migrate"): (XFRM_MSG_MIGRATE, userpolicy_id, _CHANGE),
     ("ae", "get"): (XFRM_MSG_GETAE, aevent_id, NLM_F_REQUEST),

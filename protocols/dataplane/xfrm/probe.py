@@ -15,9 +15,11 @@ from typing import Any
 
 from protocols.dataplane.xfrm.algorithms import key_attributes
 from protocols.dataplane.xfrm.connection import XfrmConnection, XfrmRefused
-from protocols.dataplane.xfrm.messages import UDP_ENCAP, UDP_ENCAP_ESPINUDP, XFRM_INF, XFRM_MODE_TUNNEL
+from protocols.dataplane.xfrm.messages import XFRM_INF, XFRM_MODE_TUNNEL
 from protocols.dataplane.xfrm.state import ESP
+from protocols.errors import BackendError
 from protocols.ikev2.suites import EspSuite
+from protocols.io.link import take_out_esp
 from protocols.secret import Secret
 
 PROBE_REQID = 0x655FFFFF
@@ -27,15 +29,17 @@ ENDS = {4: ("192.0.2.1", "198.51.100.1"), 6: ("2001:db8::1", "2001:db8::2")}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _LIMITS = dict.fromkeys(("soft_byte_limit", "hard_byte_limit", "soft_packet_limit", "hard_packet_limit"), XFRM_INF)
 _NO_RIGHT = "the right CAP_NET_ADMIN in this network namespace"
+_NO_MIGRATE = "moving SAs in the kernel (CONFIG_XFRM_MIGRATE): a move drops packets in both directions"
 _NO_XFRM = "XFRM in the kernel (CONFIG_XFRM_USER, module xfrm_user)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """``missing``: without it nothing goes. ``lacking``: what some child SAs or moves will not have."""
+    """``missing``: without it nothing goes. ``lacking``: what child SAs want. ``costly``: what goes with losses."""
 
     missing: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    costly: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -55,23 +59,25 @@ def probe(suites: Iterable[EspSuite] = ()) -> Finding:
             return Finding(missing=(_NO_RIGHT,))
         if first is not None:
             return Finding(missing=("ESP for IPv4 in the kernel (CONFIG_INET_ESP, module esp4)",))
-        return Finding(missing=_missing(), lacking=tuple(_lacking(kernel, suites)))
+        return Finding(
+            missing=_missing(),
+            lacking=tuple(_lacking(kernel, suites)),
+            costly=() if _migrates(kernel) else (_NO_MIGRATE,),
+        )
 
 
 def _missing() -> tuple[str, ...]:
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as made:
         try:
-            made.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
-        except OSError as error:
-            return (f"UDP encapsulation of ESP in the kernel ({error.strerror})",)
+            take_out_esp(made)
+        except BackendError as error:
+            return (str(error),)
     return ()
 
 
 def _lacking(kernel: XfrmConnection, suites: Iterable[EspSuite]) -> Iterable[str]:
     if _refusal(kernel, NULL_SUITE, 6) is not None:
         yield "ESP for IPv6 in the kernel (CONFIG_INET6_ESP, module esp6)"
-    if not _migrates(kernel):
-        yield "moving SAs in the kernel (CONFIG_XFRM_MIGRATE): a move drops packets in both directions"
     for suite in suites:
         if _refusal(kernel, suite, 4) is not None:
             yield f"the algorithms of {suite} in the kernel"

@@ -34,11 +34,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """What one policy selects, as seen from us."""
+    """What one policy selects, as seen from us; ``if_id``: of packets of this XFRM interface, 0: of all."""
 
     local: Side
     remote: Side
     protocol: int
+    if_id: int = 0
 
     def selector(self, *, outbound: bool) -> dict[str, Any]:
         """The kernel's selector, for packets from us or to us."""
@@ -57,7 +58,7 @@ class Pair:
         }
 
 
-def pairs_of(spec: ChildSaSpec) -> tuple[Pair, ...]:
+def pairs_of(spec: ChildSaSpec, if_id: int = 0) -> tuple[Pair, ...]:
     """The policies of a child SA in one direction. ``LocalError``: the kernel cannot express them."""
     found: dict[Pair, None] = {}
     for local, remote in product(spec.local_selectors, spec.remote_selectors):
@@ -67,7 +68,7 @@ def pairs_of(spec: ChildSaSpec) -> tuple[Pair, ...]:
             continue
         protocol = local.protocol or remote.protocol
         for one, other in product(_sides(local, protocol), _sides(remote, protocol)):
-            found[Pair(one, other, protocol)] = None
+            found[Pair(one, other, protocol, if_id)] = None
             if len(found) > PAIRS_MAXIMUM:
                 raise LocalError(f"the traffic selectors need more than {PAIRS_MAXIMUM} policies of the kernel's")
     if not found:

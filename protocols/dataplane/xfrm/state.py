@@ -11,22 +11,27 @@ from typing import Any
 
 from protocols.dataplane.xfrm.algorithms import key_attributes
 from protocols.dataplane.xfrm.messages import (
-    UDP_ENCAP_ESPINUDP,
     XFRM_INF,
+    XFRM_MODE_BEET,
     XFRM_MODE_TUNNEL,
+    XFRM_SA_XFLAG_DONT_ENCAP_DSCP,
     XFRM_STATE_AF_UNSPEC,
     XFRM_STATE_ESN,
     XFRMA_REPLAY_ESN_MAX,
 )
 from protocols.dataplane.xfrm.selectors import Pair
 from protocols.errors import LocalError
+from protocols.esp.beet import InnerAddresses
 from protocols.esp.sa import (
     MAXIMUM_EXTENDED_SEQUENCE,
     MAXIMUM_SEQUENCE,
     REPLAY_WINDOW_MINIMUM,
     ChildSaSpec,
+    EspMode,
     UsageLimits,
 )
+from protocols.io.link import UDP_ENCAP_ESPINUDP
+from protocols.ip import IPV4_HEADER_LENGTH, IPV6_HEADER_LENGTH
 from protocols.path import Address, Endpoint, Path
 
 ESP = 50
@@ -124,12 +129,18 @@ class Direction:
 
 @dataclass(eq=False, kw_only=True)
 class Child:
-    """A child SA in the kernel. ``serial`` counts up: of several with the same selectors the newest sends."""
+    """A child SA in the kernel. ``serial`` counts up: of several with the same selectors the newest sends.
+
+    ``if_id``: the XFRM interface that its packets pass, 0: none. ``copies_dscp``: whether the outer header has the
+    inner one's DSCP (RFC 4301 §5.1.2), else zeros.
+    """
 
     spec: ChildSaSpec
     pairs: tuple[Pair, ...]
     reqid: int
     serial: int
+    if_id: int = 0
+    copies_dscp: bool = True
     waits_for: bytes | None = None
     sending: bool = field(init=False)
     strayed: int = 0
@@ -166,13 +177,47 @@ class Child:
         """How many packets sent call for a rekey: seven eighths of the sequence numbers, as in userspace."""
         return self.maximum_sequence - (self.maximum_sequence >> 3)
 
+    @property
+    def mode(self) -> int:
+        """As the kernel calls it."""
+        return XFRM_MODE_BEET if self.spec.mode is EspMode.BEET else XFRM_MODE_TUNNEL
+
+    @property
+    def omitted_header_length(self) -> int:
+        """Octets of each inner packet that BEET mode leaves out, and the kernel does not count; IPv4 options aside."""
+        if self.spec.mode is not EspMode.BEET:
+            return 0
+        return IPV4_HEADER_LENGTH if self.spec.local_selectors[0].version == 4 else IPV6_HEADER_LENGTH
+
+    @property
+    def interface(self) -> dict[str, Any]:
+        """The attribute of an XFRM interface, or none."""
+        return {"if_id": self.if_id} if self.if_id else {}
+
+    def _selector(self, direction: Direction) -> dict[str, Any]:
+        """Of the SA itself: in BEET mode the inner addresses, which packets do not show; else policies alone select.
+
+        Then the addresses inside may be of both families.
+        """
+        if self.spec.mode is not EspMode.BEET:
+            return {"family": 0}
+        inner = InnerAddresses.of(self.spec.local_selectors, self.spec.remote_selectors)
+        source, destination = (inner.remote, inner.local) if direction.inbound else (inner.local, inner.remote)
+        return {
+            "family": AF_INET if source.version == 4 else AF_INET6,
+            "saddr": str(source),
+            "prefixlen_s": source.max_prefixlen,
+            "daddr": str(destination),
+            "prefixlen_d": destination.max_prefixlen,
+        }
+
     def template(self, direction: Direction) -> dict[str, Any]:
         """What a policy asks of the SA: outbound exactly this one, inbound any with its ``reqid``."""
         wanted: dict[str, Any] = {
             "id": {"proto": ESP},
             "family": direction.family,
             "reqid": self.reqid,
-            "mode": XFRM_MODE_TUNNEL,
+            "mode": self.mode,
             "aalgos": 0xFFFFFFFF,
             "ealgos": 0xFFFFFFFF,
             "calgos": 0xFFFFFFFF,
@@ -191,17 +236,19 @@ class Child:
             else (spec.outbound_encryption_key, spec.outbound_integrity_key)
         )
         values = {
-            # policies alone select: the addresses inside may be of both families
-            "sel": {"family": 0},
+            "sel": self._selector(direction),
             "id": {"daddr": str(direction.destination.address), "spi": direction.spi, "proto": ESP},
             "saddr": str(direction.source.address),
             "family": direction.family,
-            "mode": XFRM_MODE_TUNNEL,
+            "mode": self.mode,
             "reqid": self.reqid,
-            "flags": XFRM_STATE_AF_UNSPEC | (XFRM_STATE_ESN if spec.suite.esn else 0),
+            "flags": (XFRM_STATE_AF_UNSPEC if spec.mode is EspMode.TUNNEL else 0)
+            | (XFRM_STATE_ESN if spec.suite.esn else 0),
             "lft": self._limits(direction),
             **key_attributes(spec.suite, *keys),
             **direction.encap,
+            **self.interface,
+            **({} if self.copies_dscp else {"sa_extra_flags": XFRM_SA_XFLAG_DONT_ENCAP_DSCP}),
         }
         # A sender has no window, but the kernel wants one of every SA with extended sequence numbers.
         window = spec.replay_window if direction.inbound else REPLAY_WINDOW_MINIMUM if spec.suite.esn else 0

@@ -25,7 +25,7 @@ struct fast_core {
     fast_worker *workers;
     atomic_uint kept_contexts;
     fast_policy policy;
-    atomic_uint_fast64_t drops[FAST_REASONS];
+    atomic_uint_fast64_t drops[FAST_DEVICES + 1][FAST_REASONS]; /* by the device of the SA, the last of no SA */
 
     pthread_mutex_t event_lock;
     struct waiting_event *first_event, *last_event;
@@ -340,6 +340,18 @@ enum fast_outcome fast_set_inner_mtu(fast_core *core, uint32_t inbound_spi, uint
     return sa ? FAST_DONE : FAST_NOT_THERE;
 }
 
+enum fast_outcome fast_set_device(fast_core *core, uint32_t inbound_spi, unsigned device) {
+    pthread_rwlock_wrlock(&core->lock);
+    struct sa *sa = find(core, inbound_spi);
+    enum fast_outcome outcome = sa ? FAST_DONE : FAST_NOT_THERE;
+    if (sa && device >= FAST_DEVICES)
+        outcome = FAST_UNSUPPORTED;
+    else if (sa)
+        sa->device = (uint8_t)device;
+    pthread_rwlock_unlock(&core->lock);
+    return outcome;
+}
+
 static void retire(fast_core *core, struct sa *sa) {
     while (sa->successors)
         take_over(core, sa->successors);
@@ -427,9 +439,19 @@ enum fast_outcome fast_skip_sequence(fast_core *core, uint32_t inbound_spi, uint
     return outcome;
 }
 
-void fast_read_drops(fast_core *core, uint64_t drops[FAST_REASONS]) {
+void fast_read_drops_of(fast_core *core, unsigned device, uint64_t drops[FAST_REASONS]) {
     for (int reason = 0; reason < FAST_REASONS; reason++)
-        drops[reason] = atomic_load_explicit(&core->drops[reason], memory_order_relaxed);
+        drops[reason] = atomic_load_explicit(&core->drops[device][reason], memory_order_relaxed);
+}
+
+void fast_read_drops(fast_core *core, uint64_t drops[FAST_REASONS]) {
+    uint64_t of[FAST_REASONS];
+    memset(drops, 0, sizeof of);
+    for (unsigned device = 0; device <= FAST_DEVICES; device++) {
+        fast_read_drops_of(core, device, of);
+        for (int reason = 0; reason < FAST_REASONS; reason++)
+            drops[reason] += of[reason];
+    }
 }
 
 size_t fast_installed(fast_core *core) {
@@ -510,16 +532,20 @@ void fast_expect_esp(const fast_worker *worker, const fast_octets *packets, size
 
 /* Packets */
 
-static int drop(fast_core *core, enum fast_reason reason) {
-    atomic_fetch_add_explicit(&core->drops[reason], 1, memory_order_relaxed);
+static int count_drop(fast_core *core, unsigned device, enum fast_reason reason) {
+    atomic_fetch_add_explicit(&core->drops[device][reason], 1, memory_order_relaxed);
     return -(int)reason;
+}
+
+static int drop(fast_core *core, enum fast_reason reason) {
+    return count_drop(core, FAST_DEVICES, reason);
 }
 
 /* The same of a packet of an SA. */
 static int drop_of(fast_core *core, struct sa *sa, enum fast_reason reason) {
     if (reason < FAST_OF_AN_SA)
         shared_add(&sa->dropped[reason]);
-    return drop(core, reason);
+    return count_drop(core, sa->device, reason);
 }
 
 /* No SA selects a packet from inside: of a later fragment it may be the ports that nobody sees. */
@@ -809,13 +835,15 @@ static bool is_verified(int result) {
 }
 
 int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class,
-              uint8_t **inner) {
+              uint8_t **inner, unsigned *device) {
     fast_core *core = worker->core;
     struct sa *sa = length < SPI_LENGTH ? NULL : find(core, get32(esp));
     if (!sa)
         return drop(core, FAST_UNKNOWN_SPI);
     if (atomic_load_explicit(&sa->spent, memory_order_relaxed))
-        return drop(core, FAST_LIFETIME_EXPIRED);
+        return drop_of(core, sa, FAST_LIFETIME_EXPIRED);
+    if (device)
+        *device = sa->device;
     spin_lock(&sa->inbound.lock);
     struct flow flow;
     int result = open_esp(worker, sa, esp, length, path, inner, &flow);

@@ -69,6 +69,7 @@ enum fast_outcome {
 };
 
 #define FAST_UNLIMITED UINT64_MAX
+#define FAST_DEVICES 64
 #define FAST_WINDOW_MAXIMUM 4096
 #define FAST_INNER_MTU_MAXIMUM 65535
 
@@ -150,8 +151,10 @@ int fast_seal_by(fast_worker *, uint32_t inbound_spi, const uint8_t *inner, size
 void fast_count_long(fast_worker *, uint32_t inbound_spi, bool mss_clamped, bool fragmented, bool dropped);
 
 /* Verify and decrypt in place: octets of the inner packet, or -reason. *inner points into esp or, in BEET mode, to memory
- * of the worker, which fast_release gives back. path: local and remote it came by. traffic_class: of the outer header. */
-int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class, uint8_t **inner);
+ * of the worker, which fast_release gives back. path: local and remote it came by. traffic_class: of the outer header.
+ * *device: the SA's, unless NULL. */
+int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class, uint8_t **inner,
+              unsigned *device);
 
 /* The packets of fast_open so far need not stay where they are: at least once a batch. */
 void fast_release(fast_worker *);
@@ -171,6 +174,8 @@ enum fast_outcome fast_replace(fast_core *, uint32_t old_inbound_spi, const fast
 enum fast_outcome fast_update_path(fast_core *, uint32_t inbound_spi, const fast_path *, bool encapsulation);
 /* The longest inner packet whose ESP packet the path carries in one piece; at first FAST_INNER_MTU_MAXIMUM. */
 enum fast_outcome fast_set_inner_mtu(fast_core *, uint32_t inbound_spi, uint32_t octets);
+/* What its packets are for, less than FAST_DEVICES; at first 0. */
+enum fast_outcome fast_set_device(fast_core *, uint32_t inbound_spi, unsigned device);
 enum fast_outcome fast_retire(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_remove(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_read_counters(fast_core *, uint32_t inbound_spi, fast_counters *);
@@ -181,6 +186,8 @@ enum fast_outcome fast_skip_sequence(fast_core *, uint32_t inbound_spi, uint64_t
 
 /* Every packet dropped since the start by reason, those of removed SAs and of no SA included. */
 void fast_read_drops(fast_core *, uint64_t drops[FAST_REASONS]);
+/* Those of the SAs of a device alone. */
+void fast_read_drops_of(fast_core *, unsigned device, uint64_t drops[FAST_REASONS]);
 size_t fast_installed(fast_core *);
 
 /* The next event, false when there is none; of a kind one waits per SA. The eventfd is readable while one waits. */

@@ -5,10 +5,14 @@
 
 #include <sys/uio.h>
 
+#include <linux/errqueue.h>
+
 #define ESP_MINIMUM 9     /* SPI, sequence number and something */
-#define MARKER_LENGTH 4   /* the non-ESP marker (RFC 3948 section 2.2) */
+#define NON_ESP_MARKER "\0\0\0\0" /* RFC 3948 section 2.2 */
+#define MARKER_LENGTH 4
 #define KEEPALIVE 0xFF    /* RFC 3948 section 2.3 */
 #define ERRORS_MAXIMUM 64 /* in a row, after which a socket is given up */
+#define ERRORS_OF_A_TURN 16 /* of ICMP, taken from a socket */
 #define IPV4_HEADER_MINIMUM 20
 
 static void take_address(fast_endpoint *endpoint, const union address *address) {
@@ -25,45 +29,50 @@ static void take_address(fast_endpoint *endpoint, const union address *address) 
 }
 
 void write_inner(void *context, const struct iovec *parts, int count_of_parts, unsigned packets) {
-    struct worker *worker = context;
+    struct outlet *outlet = context;
+    struct worker *worker = outlet->worker;
     ssize_t octets;
 
-    if (worker->queue == NULL || !is_live(worker->queue)) {
+    if (outlet->queue == NULL || !is_live(outlet->queue)) {
         tally(worker, LOOP_NO_TUN, packets);
         return;
     }
     do
-        octets = writev(worker->queue->descriptor, parts, count_of_parts);
+        octets = writev(outlet->queue->descriptor, parts, count_of_parts);
     while (octets < 0 && errno == EINTR);
     if (octets >= 0) {
         tally(worker, LOOP_WRITTEN, packets);
+        count(&outlet->totals.written, packets);
         if (packets > 1)
             tally(worker, LOOP_WRITTEN_SUPER_PACKETS, 1);
         return;
     }
     tally(worker, has_no_room(errno) ? LOOP_TUN_FULL : LOOP_TUN_REFUSED, packets);
+    count(&outlet->totals.refused, packets);
     if (is_gone(errno))
-        source_failed(worker->loop, worker->queue, errno);
+        source_failed(worker->loop, outlet->queue, errno);
 }
 
-static void pass_on(struct worker *worker, const fast_path *path, uint8_t *octets, size_t length) {
-    struct loop_frame frame = {
-        .version = path->local.version, .local_port = path->local.port, .remote_port = path->remote.port};
+/* To the channel; whether there was room. */
+static bool pass_on(struct worker *worker, const fast_path *path, uint8_t *octets, size_t length, bool error) {
+    struct loop_frame frame = {.version = path->local.version,
+                               .error = error,
+                               .local_port = path->local.port,
+                               .remote_port = path->remote.port};
     struct iovec parts[2] = {{&frame, sizeof frame}, {octets, length}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
 
     memcpy(frame.local, path->local.address, sizeof frame.local);
     memcpy(frame.remote, path->remote.address, sizeof frame.remote);
-    if (worker->passed < BATCH && sendmsg(worker->loop->channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
-        worker->passed++;
-        tally(worker, LOOP_OTHER, 1);
-    } else {
-        tally(worker, LOOP_OTHER_DROPPED, 1);
-    }
+    if (worker->passed == BATCH || sendmsg(worker->loop->channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        return false;
+    worker->passed++;
+    return true;
 }
 
 static void open_esp(struct worker *worker, const fast_path *path, uint8_t traffic_class, uint8_t *esp, size_t length) {
     uint8_t *inner;
+    unsigned device;
     int octets;
 
     if (worker->opened++ == BATCH) { /* let control calls in */
@@ -71,13 +80,18 @@ static void open_esp(struct worker *worker, const fast_path *path, uint8_t traff
         fast_begin(worker->core);
         worker->opened = 1;
     }
-    octets = fast_open(worker->core, esp, length, path, traffic_class, &inner);
+    octets = fast_open(worker->core, esp, length, path, traffic_class, &inner, &device);
     if (octets <= 0) {
         count(&worker->totals.opening[-octets], 1);
         return;
     }
     tally(worker, LOOP_OPENED, 1);
-    coalesce_packet(&worker->coalescer, inner, (size_t)octets);
+    if (worker->outlets[device] == NULL) {
+        tally(worker, LOOP_NO_TUN, 1);
+        return;
+    }
+    worker->waiting |= (uint64_t)1 << device;
+    coalesce_packet(&worker->outlets[device]->coalescer, inner, (size_t)octets);
 }
 
 /* RFC 3948 section 2: what a datagram on the port is. */
@@ -88,8 +102,8 @@ static void take_datagram(struct worker *worker, const fast_path *path, uint8_t 
         tally(worker, LOOP_KEEPALIVES, 1);
     else if (length < ESP_MINIMUM)
         tally(worker, LOOP_SHORT, 1);
-    else if (memcmp(octets, "\0\0\0\0", MARKER_LENGTH) == 0)
-        pass_on(worker, path, octets, length);
+    else if (memcmp(octets, NON_ESP_MARKER, MARKER_LENGTH) == 0)
+        tally(worker, pass_on(worker, path, octets, length, false) ? LOOP_OTHER : LOOP_OTHER_DROPPED, 1);
     else
         open_esp(worker, path, traffic_class, octets, length);
 }
@@ -150,12 +164,49 @@ static void expect(struct worker *worker, unsigned first, unsigned messages) {
     fast_expect_esp(worker->core, packets, count);
 }
 
-/* Errors that wait with IP_RECVERR keep a socket ready without a datagram. */
-static void discard_error(struct worker *worker, struct source *source) {
-    struct msghdr message = {.msg_iov = worker->receive_parts, .msg_iovlen = 1};
+static bool is_icmp(const struct cmsghdr *control) {
+    struct sock_extended_err error;
 
-    if (recvmsg(source->descriptor, &message, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
+    if (!(control->cmsg_level == IPPROTO_IP && control->cmsg_type == IP_RECVERR) &&
+        !(control->cmsg_level == IPPROTO_IPV6 && control->cmsg_type == IPV6_RECVERR))
+        return false;
+    memcpy(&error, CMSG_DATA(control), sizeof error);
+    return error.ee_origin == SO_EE_ORIGIN_ICMP || error.ee_origin == SO_EE_ORIGIN_ICMP6;
+}
+
+/* Errors that wait with IP_RECVERR keep a socket ready without a datagram. Anybody can send ICMP: they end no socket.
+ * Whether there was one. */
+static bool take_errors(struct worker *worker, struct source *source) {
+    uint8_t *octets = worker->receive_parts[0].iov_base;
+    union {
+        char octets[512];
+        struct cmsghdr aligned;
+    } controls;
+    unsigned taken;
+
+    for (taken = 0; taken < ERRORS_OF_A_TURN; taken++) {
+        struct msghdr message = {.msg_name = &worker->receive_addresses[0],
+                                 .msg_namelen = sizeof worker->receive_addresses[0],
+                                 .msg_iov = worker->receive_parts,
+                                 .msg_iovlen = 1,
+                                 .msg_control = controls.octets,
+                                 .msg_controllen = sizeof controls};
+        ssize_t length = recvmsg(source->descriptor, &message, MSG_ERRQUEUE | MSG_DONTWAIT);
+        fast_path path = {.local = source->local};
+        bool icmp = false;
+
+        if (length < 0)
+            break;
         tally(worker, LOOP_RECEIVE_ERRORS, 1);
+        for (struct cmsghdr *control = CMSG_FIRSTHDR(&message); control != NULL; control = CMSG_NXTHDR(&message, control))
+            icmp = icmp || is_icmp(control);
+        if (!icmp || source->kind != LOOP_UDP || length < MARKER_LENGTH || memcmp(octets, NON_ESP_MARKER, MARKER_LENGTH) != 0)
+            continue;
+        take_address(&path.remote, &worker->receive_addresses[0]);
+        if (pass_on(worker, &path, octets, (size_t)length, true))
+            tally(worker, LOOP_UNREACHABLE, 1);
+    }
+    return taken > 0;
 }
 
 void read_socket(struct worker *worker, struct source *source) {
@@ -172,12 +223,13 @@ void read_socket(struct worker *worker, struct source *source) {
     if (messages < 0) {
         int error = errno;
 
-        if (error == EAGAIN)
-            discard_error(worker, source);
+        bool reported = error != EINTR && take_errors(worker, source);
+
         if (error == EAGAIN || error == EINTR)
             return;
-        tally(worker, LOOP_RECEIVE_ERRORS, 1);
-        if (is_gone(error) || ++source->errors == ERRORS_MAXIMUM)
+        if (!reported)
+            tally(worker, LOOP_RECEIVE_ERRORS, 1);
+        if (is_gone(error) || (!reported && ++source->errors == ERRORS_MAXIMUM))
             source_failed(worker->loop, source, error);
         return;
     }
@@ -190,6 +242,7 @@ void read_socket(struct worker *worker, struct source *source) {
         take_message(worker, source, (unsigned)i);
     }
     fast_end(worker->core);
-    coalesce_flush(&worker->coalescer);
+    for (; worker->waiting != 0; worker->waiting &= worker->waiting - 1)
+        coalesce_flush(&worker->outlets[__builtin_ctzll(worker->waiting)]->coalescer);
     fast_release(worker->core);
 }

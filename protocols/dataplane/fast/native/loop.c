@@ -45,7 +45,7 @@ static void *run(void *context) {
 
         if (found <= 0)
             continue;
-        worker->passed = 0;
+        worker->passed = worker->long_passed = 0;
         pthread_rwlock_rdlock(&loop->lock);
         for (int urgent = 1; urgent >= 0; urgent--)
             for (int i = 0; i < found; i++)
@@ -66,6 +66,8 @@ static void free_worker(struct worker *worker) {
         close(worker->epoll);
     if (worker->core != NULL)
         fast_worker_free(worker->core);
+    for (unsigned i = 0; i < FAST_DEVICES; i++)
+        free(worker->outlets[i]);
     free(worker->inner);
     free(worker->sealed);
     free(worker->arrived);
@@ -84,8 +86,6 @@ static struct worker *new_worker(fast_loop *loop, unsigned number) {
     worker->inner = malloc((size_t)FAST_EXPECTED * INNER_SLOT); /* as arrived: touched as far as packets are long */
     worker->sealed = malloc(SEALED_OCTETS);
     worker->arrived = malloc((size_t)BATCH * PACKET_MAXIMUM); /* touched only as far as messages are long */
-    worker->coalescer.write = write_inner;
-    worker->coalescer.context = worker;
     worker->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (worker->core == NULL || worker->inner == NULL || worker->sealed == NULL || worker->arrived == NULL ||
         worker->epoll < 0 || epoll_ctl(worker->epoll, EPOLL_CTL_ADD, loop->wake, &wake) < 0) {
@@ -104,7 +104,7 @@ static struct worker *new_worker(fast_loop *loop, unsigned number) {
     return worker;
 }
 
-fast_loop *fast_loop_new(fast_core *core, unsigned workers, int channel) {
+fast_loop *fast_loop_new(fast_core *core, unsigned workers, int channel, int long_channel) {
     fast_loop *loop = calloc(1, sizeof *loop);
     pthread_rwlockattr_t kind;
 
@@ -112,6 +112,7 @@ fast_loop *fast_loop_new(fast_core *core, unsigned workers, int channel) {
         return NULL;
     loop->core = core;
     loop->channel = channel;
+    loop->long_channel = long_channel;
     loop->events = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     loop->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&loop->control, NULL);
@@ -145,6 +146,7 @@ void fast_loop_free(fast_loop *loop) {
     if (loop->wake >= 0)
         close(loop->wake);
     close(loop->channel);
+    close(loop->long_channel);
     pthread_rwlock_destroy(&loop->lock);
     pthread_mutex_destroy(&loop->control);
     free(loop);
@@ -197,11 +199,25 @@ void fast_loop_stop(fast_loop *loop) {
     pthread_mutex_unlock(&loop->control);
 }
 
+/* Under the write lock: where packets of a device go, which stays when the device goes. NULL: no memory. */
+static struct outlet *outlet_of(struct worker *worker, unsigned device) {
+    struct outlet *outlet = worker->outlets[device];
+
+    if (outlet == NULL && (outlet = calloc(1, sizeof *outlet)) != NULL) {
+        outlet->worker = worker;
+        outlet->coalescer.write = write_inner;
+        outlet->coalescer.context = outlet;
+        __atomic_store_n(&worker->outlets[device], outlet, __ATOMIC_RELEASE);
+    }
+    return outlet;
+}
+
 static int add(fast_loop *loop, int descriptor, const struct source *wanted) {
     struct epoll_event event = {.events = EPOLLIN};
+    struct outlet *outlet = NULL;
     struct source *source;
     unsigned at;
-    int own, error;
+    int own, error = 0;
 
     if (wanted->worker >= loop->count)
         return -EINVAL;
@@ -212,9 +228,13 @@ static int add(fast_loop *loop, int descriptor, const struct source *wanted) {
     for (at = 0; at < LOOP_SOURCES && loop->sources[at].state != FREE; at++)
         ;
     source = &loop->sources[at];
-    if (at == LOOP_SOURCES || (wanted->kind == LOOP_QUEUE && loop->workers[wanted->worker]->queue != NULL)) {
-        error = at == LOOP_SOURCES ? ENOSPC : EBUSY;
-    } else {
+    if (at == LOOP_SOURCES)
+        error = ENOSPC;
+    else if (wanted->kind == LOOP_QUEUE && (outlet = outlet_of(loop->workers[wanted->worker], wanted->device)) == NULL)
+        error = ENOMEM;
+    else if (outlet != NULL && outlet->queue != NULL)
+        error = EBUSY;
+    if (error == 0) {
         uint32_t generation = source->generation + 1;
 
         *source = *wanted;
@@ -226,9 +246,9 @@ static int add(fast_loop *loop, int descriptor, const struct source *wanted) {
             source->state = LIVE;
             if (at >= loop->high)
                 loop->high = at + 1;
-            if (wanted->kind == LOOP_QUEUE) {
-                loop->workers[wanted->worker]->queue = source;
-                loop->workers[wanted->worker]->coalescer.udp = wanted->udp;
+            if (outlet != NULL) {
+                outlet->queue = source;
+                outlet->coalescer.udp = wanted->udp;
             }
         }
     }
@@ -245,8 +265,6 @@ int fast_loop_add_socket(fast_loop *loop, int descriptor, unsigned worker, enum 
     struct source source = {.kind = kind, .worker = worker, .urgent = urgent, .local = *local};
     int on = 1, done;
 
-    if (kind == LOOP_RAW)
-        source.local.port = 0;
     if (local->version == 4)
         done = setsockopt(descriptor, IPPROTO_IP, IP_RECVTOS, &on, sizeof on);
     else
@@ -258,9 +276,11 @@ int fast_loop_add_socket(fast_loop *loop, int descriptor, unsigned worker, enum 
     return add(loop, descriptor, &source);
 }
 
-int fast_loop_add_queue(fast_loop *loop, int descriptor, unsigned worker, bool udp_offload) {
-    struct source source = {.kind = LOOP_QUEUE, .worker = worker, .udp = udp_offload};
+int fast_loop_add_queue(fast_loop *loop, int descriptor, unsigned worker, unsigned device, bool udp_offload) {
+    struct source source = {.kind = LOOP_QUEUE, .worker = worker, .device = device, .udp = udp_offload};
 
+    if (device >= FAST_DEVICES)
+        return -EINVAL;
     return add(loop, descriptor, &source);
 }
 
@@ -277,8 +297,8 @@ int fast_loop_remove(fast_loop *loop, int number) {
 
         if (source->state == LIVE)
             epoll_ctl(worker->epoll, EPOLL_CTL_DEL, source->descriptor, NULL);
-        if (worker->queue == source)
-            worker->queue = NULL;
+        if (source->kind == LOOP_QUEUE)
+            worker->outlets[source->device]->queue = NULL;
         close(source->descriptor);
         source->state = FREE;
         found = true;
@@ -300,6 +320,19 @@ void fast_loop_read(fast_loop *loop, struct loop_totals *totals) {
         gather(totals->counters, one->counters, LOOP_COUNTERS);
         gather(totals->sealing, one->sealing, FAST_REASONS);
         gather(totals->opening, one->opening, FAST_REASONS);
+    }
+}
+
+void fast_loop_read_device(fast_loop *loop, unsigned device, struct loop_device_totals *totals) {
+    memset(totals, 0, sizeof *totals);
+    for (unsigned i = 0; i < loop->count; i++) {
+        const struct outlet *outlet = __atomic_load_n(&loop->workers[i]->outlets[device], __ATOMIC_ACQUIRE);
+
+        if (outlet != NULL) {
+            gather(&totals->read, &outlet->totals.read, 1);
+            gather(&totals->written, &outlet->totals.written, 1);
+            gather(&totals->refused, &outlet->totals.refused, 1);
+        }
     }
 }
 

@@ -17,6 +17,8 @@ static const char *const counter_names[LOOP_COUNTERS] = {
     [LOOP_TUN_PACKETS] = "tun_packets",
     [LOOP_TUN_SUPER_PACKETS] = "tun_super_packets",
     [LOOP_TUN_MALFORMED] = "tun_malformed",
+    [LOOP_LONG] = "long",
+    [LOOP_LONG_DROPPED] = "long_dropped",
     [LOOP_SEALED] = "sealed",
     [LOOP_SENT] = "sent",
     [LOOP_SENT_TRAINS] = "sent_trains",
@@ -26,6 +28,7 @@ static const char *const counter_names[LOOP_COUNTERS] = {
     [LOOP_RECEIVED] = "received",
     [LOOP_RECEIVED_TRAINS] = "received_trains",
     [LOOP_RECEIVE_ERRORS] = "receive_errors",
+    [LOOP_UNREACHABLE] = "unreachable",
     [LOOP_KEEPALIVES] = "keepalives",
     [LOOP_SHORT] = "short",
     [LOOP_OTHER] = "other",
@@ -49,30 +52,33 @@ static PyObject *number_or_error(int value) {
 }
 
 static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    static char *names[] = {"core", "workers", "channel", NULL};
+    static char *names[] = {"core", "workers", "channel", "long_channel", NULL};
     PyObject *core;
     unsigned workers;
-    int channel, own;
+    int channels[2], own[2];
     fast_core *native;
     LoopObject *self;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OIi", names, &core, &workers, &channel))
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OIii", names, &core, &workers, &channels[0], &channels[1]))
         return NULL;
     native = fast_core_of(core);
     if (native == NULL)
         return NULL;
     if (workers < 1 || workers > LOOP_WORKERS)
         return PyErr_Format(PyExc_ValueError, "%u workers, 1 to %d were expected", workers, LOOP_WORKERS);
-    own = fcntl(channel, F_DUPFD_CLOEXEC, 0);
-    if (own < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    self = (LoopObject *)type->tp_alloc(type, 0);
+    own[0] = fcntl(channels[0], F_DUPFD_CLOEXEC, 0);
+    own[1] = own[0] < 0 ? -1 : fcntl(channels[1], F_DUPFD_CLOEXEC, 0);
+    if (own[1] < 0)
+        PyErr_SetFromErrno(PyExc_OSError);
+    self = own[1] < 0 ? NULL : (LoopObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
-        close(own);
+        for (int i = 0; i < 2; i++)
+            if (own[i] >= 0)
+                close(own[i]);
         return NULL;
     }
     self->core = Py_NewRef(core);
-    self->loop = fast_loop_new(native, workers, own);
+    self->loop = fast_loop_new(native, workers, own[0], own[1]);
     if (self->loop == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();
@@ -135,14 +141,14 @@ static PyObject *loop_add_socket(LoopObject *self, PyObject *arguments, PyObject
 }
 
 static PyObject *loop_add_queue(LoopObject *self, PyObject *arguments, PyObject *keywords) {
-    static char *names[] = {"descriptor", "worker", "udp_offload", NULL};
+    static char *names[] = {"descriptor", "worker", "device", "udp_offload", NULL};
     int descriptor, udp_offload, done;
-    unsigned worker;
+    unsigned worker, device;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iIp", names, &descriptor, &worker, &udp_offload))
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iIIp", names, &descriptor, &worker, &device, &udp_offload))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    done = fast_loop_add_queue(self->loop, descriptor, worker, udp_offload);
+    done = fast_loop_add_queue(self->loop, descriptor, worker, device, udp_offload);
     Py_END_ALLOW_THREADS
     return number_or_error(done);
 }
@@ -201,6 +207,19 @@ static PyObject *loop_counters(LoopObject *self, PyObject *Py_UNUSED(ignored)) {
     return Py_BuildValue("NNN", counters, sealing, opening);
 }
 
+static PyObject *loop_device_counters(LoopObject *self, PyObject *argument) {
+    unsigned long device = PyLong_AsUnsignedLong(argument);
+    struct loop_device_totals totals;
+
+    if (device == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    if (device >= FAST_DEVICES)
+        return PyErr_Format(PyExc_ValueError, "device %lu, 0 to %d were expected", device, FAST_DEVICES - 1);
+    fast_loop_read_device(self->loop, (unsigned)device, &totals);
+    return Py_BuildValue("KKK", (unsigned long long)totals.read, (unsigned long long)totals.written,
+                         (unsigned long long)totals.refused);
+}
+
 static PyObject *loop_failure(LoopObject *self, PyObject *Py_UNUSED(ignored)) {
     int source, error;
     bool found;
@@ -227,6 +246,8 @@ static PyMethodDef loop_methods[] = {
     {"remove", (PyCFunction)loop_remove, METH_O, "Let go of a source; OSError."},
     {"counters", (PyCFunction)loop_counters, METH_NOARGS,
      "Counters by name, and what was not sealed and not opened by the number of its reason."},
+    {"device_counters", (PyCFunction)loop_device_counters, METH_O,
+     "Inner packets read from a device, written to it, and not taken by it."},
     {"failure", (PyCFunction)loop_failure, METH_NOARGS, "A source that ended by itself and its errno, or None."},
     {NULL, NULL, 0, NULL},
 };

@@ -203,6 +203,13 @@ static PyObject *core_set_inner_mtu(PyObject *object, PyObject *arguments) {
     return PyLong_FromLong(fast_set_inner_mtu(self_of(object)->core, spi, octets));
 }
 
+static PyObject *core_set_device(PyObject *object, PyObject *arguments) {
+    unsigned spi, device;
+    if (!PyArg_ParseTuple(arguments, "II", &spi, &device))
+        return NULL;
+    return PyLong_FromLong(fast_set_device(self_of(object)->core, spi, device));
+}
+
 static PyObject *core_retire(PyObject *object, PyObject *arguments) {
     unsigned spi;
     if (!PyArg_ParseTuple(arguments, "I", &spi))
@@ -263,10 +270,15 @@ static PyObject *core_skip_sequence(PyObject *object, PyObject *arguments) {
     return PyLong_FromLong(fast_skip_sequence(self_of(object)->core, spi, sent));
 }
 
-static PyObject *core_drops(PyObject *object, PyObject *unused) {
-    (void)unused;
+static PyObject *core_drops(PyObject *object, PyObject *arguments) {
     uint64_t drops[FAST_REASONS];
-    fast_read_drops(self_of(object)->core, drops);
+    unsigned device = FAST_DEVICES;
+    if (!PyArg_ParseTuple(arguments, "|I", &device))
+        return NULL;
+    if (device < FAST_DEVICES)
+        fast_read_drops_of(self_of(object)->core, device, drops);
+    else
+        fast_read_drops(self_of(object)->core, drops);
     PyObject *found = PyTuple_New(FAST_REASONS);
     for (int reason = 0; found && reason < FAST_REASONS; reason++) {
         PyObject *count = PyLong_FromUnsignedLongLong(drops[reason]);
@@ -388,7 +400,7 @@ static PyObject *core_open(PyObject *object, PyObject *arguments) {
     }
     memcpy(copy, esp, (size_t)length);
     fast_begin(worker);
-    int result = fast_open(worker, copy, (size_t)length, &path, traffic_class, &inner);
+    int result = fast_open(worker, copy, (size_t)length, &path, traffic_class, &inner, NULL);
     fast_end(worker);
     PyObject *opened = result < 0 ? PyLong_FromLong(result) : PyBytes_FromStringAndSize((char *)inner, result);
     fast_release(worker);
@@ -480,7 +492,7 @@ static PyObject *core_open_batch(PyObject *object, PyObject *arguments) {
             if (at % FAST_EXPECTED == 0)
                 fast_expect_esp(worker, next, expected(next, &slots, stride, &lengths, at));
             inner = slot;
-            length[at] = fast_open(worker, slot, (size_t)length[at], &path, traffic_class, &inner);
+            length[at] = fast_open(worker, slot, (size_t)length[at], &path, traffic_class, &inner, NULL);
             if (length[at] > stride)
                 length[at] = -FAST_NO_ROOM;
             else if (length[at] >= 0 && (inner < slot || inner >= slot + stride))
@@ -505,13 +517,14 @@ static PyMethodDef CORE_METHODS[] = {
     {"replace", core_replace, METH_VARARGS, "Install an SA in place of an old one: an outcome."},
     {"update_path", core_update_path, METH_VARARGS, "Send on another path: an outcome."},
     {"set_inner_mtu", core_set_inner_mtu, METH_VARARGS, "What the path carries in one piece: an outcome."},
+    {"set_device", core_set_device, METH_VARARGS, "The device that an SA's packets are for: an outcome."},
     {"retire", core_retire, METH_VARARGS, "Send no more by an SA: an outcome."},
     {"remove", core_remove, METH_VARARGS, "Forget an SA: an outcome."},
     {"set_policy", core_set_policy, METH_VARARGS, "DSCP of outer headers, or INNER_DSCP; MSS, ANY_MSS or MSS_OF_PATH."},
     {"counters", core_counters, METH_VARARGS, "The counters of an SA in ChildSaCounters' order, or None."},
     {"sequences", core_sequences, METH_VARARGS, "The last sequence number sent and the highest accepted, or None."},
     {"skip_sequence", core_skip_sequence, METH_VARARGS, "Go on from a later sequence number: an outcome."},
-    {"drops", core_drops, METH_NOARGS, "Packets dropped, by reason."},
+    {"drops", core_drops, METH_VARARGS, "Packets dropped, by reason: all, or those of the SAs of a device."},
     {"installed", core_installed, METH_NOARGS, "How many SAs are installed."},
     {"poll_event", core_poll_event, METH_NOARGS, "The next event: kind, SPI, whether the last, packed path; or None."},
     {"eventfd", core_eventfd, METH_NOARGS, "A descriptor that is readable while an event waits; not to be closed."},
@@ -577,6 +590,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"MSS_OF_PATH", FAST_MSS_OF_PATH},
         {"OVERHEAD", FAST_OVERHEAD},
         {"WINDOW_MAXIMUM", FAST_WINDOW_MAXIMUM},
+        {"DEVICES", FAST_DEVICES},
     };
     if (PyType_Ready(&CoreType) < 0)
         return NULL;

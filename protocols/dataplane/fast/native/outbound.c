@@ -22,7 +22,7 @@ static struct source *socket_of(struct worker *worker, const fast_where *where) 
         if (source->kind != kind || !is_live(source))
             continue;
         if (kind == LOOP_RAW)
-            local.port = 0;
+            local.port = source->local.port;
         if (!same_endpoint(&source->local, &local))
             continue;
         if (source->worker == worker->number && !source->urgent)
@@ -87,6 +87,12 @@ static void put_message(struct worker *worker, unsigned at, const struct train *
         message->msg_control = NULL;
 }
 
+/* An error may be that of an earlier packet, whomever that was for (ip(7), IP_RECVERR). */
+static bool send_message(struct source *source, const struct msghdr *message) {
+    return sendmsg(source->descriptor, message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 ||
+           (errno == ECONNREFUSED && sendmsg(source->descriptor, message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0);
+}
+
 static void count_unsent(struct worker *worker, struct source *source, int error, unsigned packets) {
     tally(worker, has_no_room(error) ? LOOP_SOCKET_FULL : LOOP_SEND_ERRORS, packets);
     if (is_gone(error))
@@ -99,7 +105,7 @@ static void send_singly(struct worker *worker, const struct train *train) {
         size_t length = train->length - at < train->size ? train->length - at : train->size;
 
         put_message(worker, 0, train, train->octets + at, length, 0);
-        if (sendmsg(train->source->descriptor, &worker->sending[0].msg_hdr, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+        if (send_message(train->source, &worker->sending[0].msg_hdr)) {
             tally(worker, LOOP_SENT, 1);
             tally(worker, LOOP_SENT_TRAINS, 1);
         } else {
@@ -112,6 +118,7 @@ static void send_singly(struct worker *worker, const struct train *train) {
 static void send_run(struct worker *worker, unsigned first, unsigned last) {
     struct source *source = worker->train[first].source;
     unsigned at = first;
+    bool again = false;
 
     while (at < last) {
         int sent;
@@ -127,10 +134,15 @@ static void send_run(struct worker *worker, unsigned first, unsigned last) {
                 tally(worker, LOOP_SENT, worker->train[at + (unsigned)i].packets);
             tally(worker, LOOP_SENT_TRAINS, (uint64_t)sent);
             at += (unsigned)sent;
+            again = false;
             continue;
         }
         if (errno == EINTR)
             continue;
+        if (errno == ECONNREFUSED && !again) { /* of an earlier packet, whomever that was for */
+            again = true;
+            continue;
+        }
         if (worker->train[at].packets > 1 && (errno == EIO || errno == EINVAL || errno == EMSGSIZE)) {
             /* EIO: the device computes no checksums; EINVAL, EMSGSIZE: a packet is longer than the path's MTU. */
             if (errno == EIO)
@@ -145,6 +157,7 @@ static void send_run(struct worker *worker, unsigned first, unsigned last) {
         }
         count_unsent(worker, source, errno, worker->train[at].packets);
         at++;
+        again = false;
     }
 }
 
@@ -200,6 +213,24 @@ static void join_train(struct worker *worker, size_t length, const fast_where *w
     worker->used += length;
 }
 
+/* RFC 4301 §8.2.1: a packet too long for its path is fragmented or answered elsewhere, one answer for a super-packet. */
+static void pass_long(struct worker *worker, const uint8_t *packet, size_t length, uint32_t inbound_spi) {
+    bool fragmentable = packet[0] >> 4 == 4 && !(packet[6] & 0x40);
+
+    if (!fragmentable && worker->answered) {
+        count(&worker->totals.sealing[FAST_TOO_BIG], 1);
+    } else if (worker->long_passed < BATCH &&
+               send(worker->loop->long_channel, packet, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+        worker->long_passed++;
+        worker->answered = !fragmentable;
+        tally(worker, LOOP_LONG, 1);
+        return;
+    } else {
+        tally(worker, LOOP_LONG_DROPPED, 1);
+    }
+    fast_count_long(worker->core, inbound_spi, false, false, true);
+}
+
 static void seal(struct worker *worker, const uint8_t *packet, size_t length) {
     fast_where where;
     int octets;
@@ -208,6 +239,10 @@ static void seal(struct worker *worker, const uint8_t *packet, size_t length) {
     if (worker->trains == BATCH || SEALED_OCTETS - worker->used < length + FAST_OVERHEAD)
         send_trains(worker);
     octets = fast_seal(worker->core, packet, length, worker->sealed + worker->used, SEALED_OCTETS - worker->used, &where);
+    if (octets == -FAST_TOO_BIG) {
+        pass_long(worker, packet, length, where.inbound_spi);
+        return;
+    }
     if (octets <= 0) {
         count(&worker->totals.sealing[-octets], 1);
         return;
@@ -221,18 +256,18 @@ static uint8_t *slot(struct worker *worker, unsigned at) {
 }
 
 /* Packets behind their virtio_net_hdr, as they were read. */
-static void seal_batch(struct worker *worker, const fast_octets *batch, unsigned count) {
+static void seal_batch(struct worker *worker, struct outlet *from, const fast_octets *batch, unsigned packets_read) {
     fast_octets packets[FAST_EXPECTED];
     struct virtio_net_hdr header;
     uint8_t *packet;
 
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < packets_read; i++)
         packets[i] = (fast_octets){batch[i].octets + sizeof header, batch[i].length - sizeof header};
     fast_begin(worker->core);
-    if (count > 1)
-        fast_expect_inner(worker->core, packets, count);
-    for (unsigned i = 0; i < count; i++) {
-        uint64_t before = worker->totals.counters[LOOP_TUN_PACKETS];
+    if (packets_read > 1)
+        fast_expect_inner(worker->core, packets, packets_read);
+    for (unsigned i = 0; i < packets_read; i++) {
+        uint64_t before = worker->totals.counters[LOOP_TUN_PACKETS], segments;
         size_t length;
 
         memcpy(&header, batch[i].octets, sizeof header);
@@ -240,9 +275,12 @@ static void seal_batch(struct worker *worker, const fast_octets *batch, unsigned
             tally(worker, LOOP_TUN_MALFORMED, 1);
             continue;
         }
+        worker->answered = false;
         while ((length = segment_next(&worker->segmenter, &packet)) > 0)
             seal(worker, packet, length);
-        if (worker->totals.counters[LOOP_TUN_PACKETS] - before > 1)
+        segments = worker->totals.counters[LOOP_TUN_PACKETS] - before;
+        count(&from->totals.read, segments);
+        if (segments > 1)
             tally(worker, LOOP_TUN_SUPER_PACKETS, 1);
     }
     fast_end(worker->core);
@@ -279,7 +317,7 @@ void read_queue(struct worker *worker, struct source *source) {
     while (more && packets < BATCH && SEALED_OCTETS - worker->used >= BATCH_ROOM) {
         more = read_batch(worker, source, batch, &count);
         if (count > 0)
-            seal_batch(worker, batch, count);
+            seal_batch(worker, worker->outlets[source->device], batch, count);
         packets += count;
     }
     send_trains(worker);

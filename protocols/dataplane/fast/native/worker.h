@@ -50,6 +50,7 @@ struct source {
     enum loop_kind kind;
     int descriptor;
     unsigned worker;
+    unsigned device; /* of a TUN queue */
     uint32_t generation;
     bool urgent;
     bool plain;    /* the kernel does not segment for it */
@@ -69,6 +70,14 @@ struct train {
     fast_where where;
 };
 
+/* A worker's queue of a TUN device, and what is on its way there. */
+struct outlet {
+    struct worker *worker;
+    struct source *queue; /* NULL: there is none at present */
+    struct loop_device_totals totals;
+    struct coalescer coalescer;
+};
+
 struct worker {
     fast_loop *loop;
     fast_worker *core;
@@ -76,13 +85,15 @@ struct worker {
     int epoll;
     pthread_t thread;
     bool running;
-    struct source *queue;
+    struct outlet *outlets[FAST_DEVICES]; /* of the devices that there have been */
     struct loop_totals totals;
 
     /* from the TUN device to the network */
     uint8_t *inner, *sealed; /* FAST_EXPECTED slots; SEALED_OCTETS */
     size_t used;
     unsigned trains;
+    unsigned long_passed; /* in this turn */
+    bool answered;        /* of the present super-packet one that may not be fragmented has been passed on */
     struct train train[BATCH];
     struct mmsghdr sending[BATCH];
     struct iovec send_parts[BATCH];
@@ -96,13 +107,13 @@ struct worker {
     struct iovec receive_parts[BATCH];
     union address receive_addresses[BATCH];
     union receive_control receive_controls[BATCH];
-    struct coalescer coalescer;
+    uint64_t waiting;        /* a bit for each outlet whose coalescer may have something */
     unsigned opened, passed; /* since the last fast_begin; to the channel in this turn */
 };
 
 struct fast_loop {
     fast_core *core;
-    int channel, events, wake;
+    int channel, long_channel, events, wake;
     unsigned count;
     bool stopping;
     unsigned high;           /* sources from here on are free */
@@ -147,7 +158,7 @@ void source_failed(fast_loop *, struct source *, int error);
 void read_queue(struct worker *, struct source *);
 void read_socket(struct worker *, struct source *);
 
-/* Of struct coalescer: inner packets to the worker's queue. */
-void write_inner(void *worker, const struct iovec *parts, int count_of_parts, unsigned packets);
+/* Of struct coalescer: inner packets to the outlet's queue. */
+void write_inner(void *outlet, const struct iovec *parts, int count_of_parts, unsigned packets);
 
 #endif

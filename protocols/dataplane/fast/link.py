@@ -1,0 +1,243 @@
+"""The sockets of the fast path, as links: what is no ESP comes to asyncio, ESP stays in the loop.
+
+A UDP end point is a group of sockets on one port (SO_REUSEPORT): a program in the kernel gives every worker the SPIs
+that are its own and keeps what is no ESP (RFC 3948 §2) in a socket apart, so that a flood of ESP leaves room for IKE.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import struct
+from collections import Counter
+from typing import Protocol
+
+from protocols.errors import BackendError
+from protocols.io.link import (
+    RECEIVE_ERRORS,
+    Receiver,
+    UnreachableReceiver,
+    bind_to_interface,
+    path_mtu_between,
+    reason_of,
+    send_by,
+)
+from protocols.io.raw import NO_PORT
+from protocols.path import Address, Endpoint, Path
+
+SOCKET_OCTETS = 4 * 1024 * 1024
+SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
+SO_RCVBUFFORCE = 33
+SO_ATTACH_REUSEPORT_CBPF = 51
+LOAD_WORD, JUMP_IF_EQUAL, MODULO, RETURN_ACCUMULATOR, RETURN = 0x20, 0x15, 0x94, 0x16, 0x06  # <linux/filter.h>
+
+_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
+_PROGRAM = struct.Struct("@HP")  # struct sock_fprog
+
+
+class Sockets(Protocol):
+    """What a link wants of the loop."""
+
+    workers: int
+
+    def add_group(self, sockets: tuple[socket.socket, ...], local: Endpoint) -> list[int]:
+        """Read a socket for each worker, and one for what is no ESP; their numbers. ``BackendError``."""
+
+    def add_raw(self, opened: socket.socket, beside: Endpoint) -> list[int]:
+        """Read a raw socket of ESP; ``beside``: the end point that its packets are taken to have come to."""
+
+    def remove(self, sources: list[int]) -> None:
+        """Let go of sockets; of those that are gone already nothing happens."""
+
+    def forget(self, link: SocketsLink) -> None:
+        """A link is being closed."""
+
+
+class SocketsLink:
+    """What both kinds of links have in common: the last socket is the one to send by."""
+
+    def __init__(self, loop: Sockets, local: Endpoint, sockets: tuple[socket.socket, ...], sources: list[int]) -> None:
+        self.local = local
+        self.dropped: Counter[str] = Counter()
+        self._loop = loop
+        self._sockets = sockets
+        self._sources = sources
+        self._marked = 0
+
+    def mark(self, dscp: int) -> None:
+        """Send with this DSCP from now on (RFC 2474) what has no traffic class of its own; ESP has."""
+        self._marked = dscp << 2
+
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
+        """Send now or not at all; what cannot be sent is dropped and counted."""
+        if traffic_class is None:
+            traffic_class = self._marked
+        error = send_by(self._sockets[-1], (octets,), remote, traffic_class, 0)
+        if error is not None:
+            self.dropped[f"send-{error}"] += 1
+
+    def close(self) -> None:
+        """Close the sockets; datagrams stop at once. Again is harmless."""
+        self._loop.forget(self)
+        self._loop.remove(self._sources)
+        self._sources = []
+        for opened in self._sockets:
+            opened.close()
+
+
+class FastLink(SocketsLink):
+    """An encapsulating port (RFC 3948); ``receive`` gets what is no ESP, non-ESP markers included, in asyncio."""
+
+    def __init__(self, loop: Sockets, local: Endpoint, receive: Receiver) -> None:
+        """Bind; ``BackendError`` in one line."""
+        with contextlib.ExitStack() as undo:
+            sockets = _open_group(local, loop.workers, undo)
+            bound = Endpoint(local.address, sockets[0].getsockname()[1])
+            super().__init__(loop, bound, sockets, loop.add_group(sockets, bound))
+            undo.pop_all()
+        self._receive = receive
+        self._interface: str | None = None
+        self._unreachable: UnreachableReceiver | None = None
+
+    def path_mtu(self, remote: Endpoint) -> int | None:
+        """What the kernel takes it to be, by its routes and by ICMP."""
+        return path_mtu_between(self.local.address, remote, self._interface)
+
+    def report_unreachable(self, told: UnreachableReceiver) -> None:
+        """Tell of ICMP errors about what is no ESP."""
+        self._unreachable = told
+        for opened in self._sockets:  # the kernel gives an error to any of the group
+            opened.setsockopt(*RECEIVE_ERRORS[self.local.address.version], 1)
+
+    def bind_to(self, interface: str) -> None:
+        """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``.
+
+        A socket leaves its group when it is bound to an interface: a new group takes the place of the old one.
+        """
+        old, sources = self._sockets, self._sources
+        try:
+            with contextlib.ExitStack() as undo:
+                sockets = _open_group(self.local, self._loop.workers, undo, interface, shared=True)
+                self._sources = self._loop.add_group(sockets, self.local)
+                undo.pop_all()
+        except BackendError:
+            self.close()
+            raise
+        self._sockets, self._interface = sockets, interface
+        if self._unreachable is not None:
+            self.report_unreachable(self._unreachable)
+        self._loop.remove(sources)
+        for opened in old:
+            opened.close()
+
+    def take(self, octets: bytes, remote: Endpoint) -> None:
+        """A datagram that is no ESP."""
+        self._receive(octets, Path(self.local, remote))
+
+    def take_error(self, octets: bytes, remote: Endpoint) -> None:
+        """A datagram that has not arrived, as far as ICMP quotes it."""
+        if self._unreachable is not None:
+            self._unreachable(octets, remote)
+
+
+class FastRawLink(SocketsLink):
+    """ESP straight on IP (RFC 4303, protocol 50) from an address; nothing that is no ESP comes by it."""
+
+    def __init__(self, loop: Sockets, beside: Endpoint) -> None:
+        """Bind; ``BackendError`` in one line."""
+        address = beside.address
+        with contextlib.ExitStack() as undo:
+            try:
+                opened = undo.enter_context(socket.socket(_family(address), socket.SOCK_RAW, socket.IPPROTO_ESP))
+                opened.setblocking(False)
+                set_buffers(opened, SOCKET_OCTETS, SOCKET_OCTETS)
+                opened.bind((str(address), NO_PORT))
+            except OSError as error:
+                raise BackendError(f"cannot use ESP on {address}: {reason_of(error)}") from error
+            super().__init__(loop, Endpoint(address, NO_PORT), (opened,), loop.add_raw(opened, beside))
+            undo.pop_all()
+
+    def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
+        """Send now or not at all; ports mean nothing."""
+        super().send(octets, Endpoint(remote.address, NO_PORT), traffic_class)
+
+    def bind_to(self, interface: str) -> None:
+        """Send and receive by this network interface only; ``BackendError``."""
+        try:
+            bind_to_interface(self._sockets[0], interface)
+        except OSError as error:
+            self.close()
+            address = self.local.address
+            raise BackendError(f"cannot use interface {interface} for ESP on {address}: {error.strerror}") from error
+
+
+def set_buffers(opened: socket.socket, receive: int, send: int) -> None:
+    """As asked for with CAP_NET_ADMIN, else as much as the system gives."""
+    for forced, usual, octets in (
+        (SO_RCVBUFFORCE, socket.SO_RCVBUF, receive),
+        (SO_SNDBUFFORCE, socket.SO_SNDBUF, send),
+    ):
+        if octets:
+            try:
+                opened.setsockopt(socket.SOL_SOCKET, forced, octets)
+            except PermissionError:
+                opened.setsockopt(socket.SOL_SOCKET, usual, octets)
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def _open_group(
+    local: Endpoint, workers: int, undo: contextlib.ExitStack, interface: str | None = None, *, shared: bool = False
+) -> tuple[socket.socket, ...]:
+    """Sockets on one port: one for the ESP of each worker, and the last for what is no ESP; ``undo`` closes them.
+
+    ``shared``: the port is ours already, else it must be nobody's.
+    """
+    sockets: list[socket.socket] = []
+    bound = local
+    try:
+        for number in range(workers + 1):
+            opened = undo.enter_context(socket.socket(_family(local.address), socket.SOCK_DGRAM))
+            opened.setblocking(False)
+            set_buffers(opened, SOCKET_OCTETS, SOCKET_OCTETS)
+            if interface is not None:
+                _bind_to(opened, interface, local)
+            if shared or number > 0:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            opened.bind((str(bound.address), bound.port))
+            if number == 0:
+                # Only now: the port must not be another program's, which would share it.
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                bound = Endpoint(local.address, opened.getsockname()[1])
+            sockets.append(opened)
+        _attach(sockets[0], workers)
+    except OSError as error:
+        raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error
+    return tuple(sockets)
+
+
+def _bind_to(opened: socket.socket, interface: str, local: Endpoint) -> None:
+    try:
+        bind_to_interface(opened, interface)
+    except OSError as error:
+        raise BackendError(f"cannot use interface {interface} for UDP {local}: {error.strerror}") from error
+
+
+def _attach(opened: socket.socket, workers: int) -> None:
+    """Steer by the first word: an SPI to a worker, the non-ESP marker to the last; shorter is the first's."""
+    program = b"".join(
+        _INSTRUCTION.pack(*words)
+        for words in (
+            (LOAD_WORD, 0, 0, 0),
+            (JUMP_IF_EQUAL, 2, 0, 0),
+            (MODULO, 0, 0, workers),
+            (RETURN_ACCUMULATOR, 0, 0, 0),
+            (RETURN, 0, 0, workers),
+        )
+    )
+    kept = ctypes.create_string_buffer(program, len(program))
+    packed = _PROGRAM.pack(len(program) // _INSTRUCTION.size, ctypes.addressof(kept))
+    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, packed)

@@ -1,0 +1,300 @@
+"""A process's own IP packets beside the kernel's stack, from an address that the kernel has, too.
+
+For flows of a node's own where a compiled loop or the kernel carries ESP and the process sees no inner packets. A
+packet socket (packet(7)) with a filter hears those of its reservations. The kernel, which sees them as well, must not
+answer: a socket that takes nothing holds the port, so that there is no ICMP error (UDP) and no RST (TCP, a listening
+socket: Linux asks its filter before anything else). To echo replies of ICMP the kernel answers nothing.
+
+Into a TUN device packets go directly, whatever the routes; without a device by the routes and policies of their
+addresses and protocol (before Linux 6.4 a policy for one protocol does not see them). Coalesced UDP is handed on
+datagram by datagram, coalesced TCP as one long segment. Left out: fragments, and IPv6 packets with extension headers;
+they are not heard. Needs CAP_NET_RAW.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from protocols.errors import BackendError, DecodeError, LocalError
+from protocols.io import packet_filter
+from protocols.io.link import BUFFER_OCTETS, DRAIN_LIMIT
+from protocols.io.packet_filter import LOAD_HALF, LOAD_HALF_INDEXED, LOAD_OCTET, LOAD_OCTET_INDEXED, LOAD_WORD, Check
+from protocols.io.super_packet import NO_OFFLOAD, whole_packets
+from protocols.ip import ICMP, ICMPV6, TCP, UDP
+from protocols.path import Address
+
+SOL_PACKET = 263  # <linux/socket.h>
+PACKET_STATISTICS = 6  # <linux/if_packet.h>
+PACKET_AUXDATA = 8
+PACKET_VNET_HDR = 15
+PACKET_IGNORE_OUTGOING = 23
+PACKET_HOST = 0
+ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # <linux/if_ether.h>
+IP_PKTINFO = 8  # <linux/in.h>
+IP_PROTOCOL = 52
+ECHO_REPLIES = {ICMP: 0, ICMPV6: 129}
+FRAGMENT_BITS = 0x3FFF
+
+RECEIVE_OCTETS = 65535 + 256  # a packet with what lies before it
+
+_OFFLOAD = struct.Struct(
+    "=BBHHHH"
+)  # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
+_AUXILIARY = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata: status, two lengths, mac, net, VLAN
+_AUXILIARY_OCTETS = socket.CMSG_SPACE(_AUXILIARY.size)
+_STATISTICS = struct.Struct("=II")  # struct tpacket_stats: packets, drops
+_NET = packet_filter.NETWORK_HEADER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """A port of TCP or UDP at an address; of ICMP ``port`` is the identifier of echo requests."""
+
+    protocol: int
+    address: Address
+    port: int
+
+
+class PacketPort:
+    """Nothing is open before the first reservation and after the last."""
+
+    def __init__(self, receive: Callable[[bytes], object], device: str | None = None) -> None:
+        """``receive`` takes whole IP packets.
+
+        ``device``: the tunnel; ``None`` where the kernel transforms what its routes and policies say, and what comes
+        out of ESP appears on whichever device ESP came in by.
+        """
+        self._receive = receive
+        self._device = device
+        self._held: dict[Reservation, socket.socket | None] = {}
+        self._sockets: _Sockets | None = None
+        self._dropped: Counter[str] = Counter()
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Packets neither sent nor received, by reason."""
+        if self._sockets is not None:
+            self._dropped += self._sockets.overflown()
+        return self._dropped
+
+    def reserve(self, protocol: int, address: Address, port: int) -> None:
+        """Hear what comes for a port from now on, and keep the kernel from answering it.
+
+        ``LocalError`` when it is reserved already; ``BackendError`` when the kernel refuses: the port is in use, say.
+        """
+        reservation = Reservation(protocol=protocol, address=address, port=port)
+        if reservation in self._held:
+            raise LocalError(f"port {port} of {address} is reserved already")
+        with ExitStack() as undo:
+            if self._sockets is None:
+                self._sockets = _Sockets(self._device, self._drain)
+                undo.callback(self._close_sockets)
+            held = _hold(reservation)
+            if held is not None:
+                undo.callback(held.close)
+            try:
+                self._sockets.hear((*self._held, reservation))
+            except OSError as error:
+                raise BackendError(f"cannot hear packets of {len(self._held) + 1} ports: {error.strerror}") from error
+            self._held[reservation] = held
+            undo.pop_all()
+
+    def release(self, protocol: int, address: Address, port: int) -> None:
+        """The port is the kernel's again; one that is not reserved is passed over."""
+        reservation = Reservation(protocol=protocol, address=address, port=port)
+        if reservation not in self._held:
+            return
+        held = self._held.pop(reservation)
+        if held is not None:
+            held.close()
+        if not self._held:
+            self._close_sockets()
+        elif self._sockets is not None:
+            self._sockets.hear(tuple(self._held))
+
+    def send(self, packet: bytes) -> bool:
+        """Send an IP packet as it is; ``False`` when it was dropped, and counted."""
+        if self._sockets is None:
+            self._dropped["send-nothing-reserved"] += 1
+            return False
+        try:
+            self._sockets.send(packet)
+        except OSError as error:
+            self._dropped[_reason("send", error)] += 1
+            return False
+        return True
+
+    def close(self) -> None:
+        """Release everything."""
+        for reservation in tuple(self._held):
+            self.release(reservation.protocol, reservation.address, reservation.port)
+
+    def _close_sockets(self) -> None:
+        if self._sockets is not None:
+            self._dropped += self._sockets.overflown()
+            self._sockets.close()
+            self._sockets = None
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_LIMIT):
+            if self._sockets is None:
+                return
+            try:
+                packets = self._sockets.receive()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._dropped[_reason("receive", error)] += 1
+                continue
+            except DecodeError:
+                self._dropped["receive-malformed"] += 1
+                continue
+            for packet in packets:
+                self._receive(packet)
+
+
+class _Sockets:
+    """The packet socket, and raw ones where the routes say where packets go."""
+
+    def __init__(self, device: str | None, drain: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._device = device
+        self._raw: dict[int, socket.socket] = {}
+        self._names_protocol = True  # not before Linux 6.4
+        with ExitStack() as undo:
+            try:
+                # of no protocol nothing comes before it is bound to a device
+                protocol = socket.htons(ETH_P_ALL) if device is None else 0
+                self._packets = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, protocol))
+                self._packets.setblocking(False)
+                self._packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
+                for option in (PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING):
+                    self._packets.setsockopt(SOL_PACKET, option, 1)
+                packet_filter.attach(self._packets, packet_filter.NOTHING)
+                if device is not None:
+                    self._packets.bind((device, ETH_P_ALL))
+                else:
+                    self._forget_what_came()
+                    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+                        raw = undo.enter_context(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
+                        raw.setblocking(False)
+                        self._raw[version] = raw
+            except PermissionError as error:
+                raise BackendError("traffic of the node's own beside the kernel's needs root or CAP_NET_RAW") from error
+            except OSError as error:
+                where = "all devices" if device is None else f"device {device}"
+                raise BackendError(f"cannot hear packets of {where}: {error.strerror}") from error
+            undo.pop_all()
+        self._loop.add_reader(self._packets.fileno(), drain)
+
+    def _forget_what_came(self) -> None:
+        """Before there was a filter."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._packets.recv(1)
+
+    def hear(self, reservations: Sequence[Reservation]) -> None:
+        """Take the packets of these, instead of those so far."""
+        packet_filter.attach(self._packets, packet_filter.any_of([_checks(each) for each in reservations]))
+
+    def overflown(self) -> Counter[str]:
+        """What found the buffer full since the last time."""
+        _, lost = _STATISTICS.unpack(self._packets.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size))
+        return Counter({"receive-buffer-full": lost} if lost else {})
+
+    def send(self, packet: bytes) -> None:
+        """``OSError`` when it does not go."""
+        if self._device is not None:
+            protocol = ETH_P_IP if packet[0] >> 4 == 4 else ETH_P_IPV6
+            self._packets.sendto(NO_OFFLOAD + packet, (self._device, protocol))
+            return
+        try:
+            self._send_by_routes(packet)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._names_protocol:
+                raise
+            self._names_protocol = False
+            self._send_by_routes(packet)
+
+    def _send_by_routes(self, packet: bytes) -> None:
+        """Policies are looked up by addresses and protocol, which the kernel is told apart from the packet."""
+        if packet[0] >> 4 == 4:
+            told = [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + packet[12:16] + bytes(4))]
+            if self._names_protocol:
+                told.append((socket.IPPROTO_IP, IP_PROTOCOL, struct.pack("=i", packet[9])))
+            self._raw[4].sendmsg((packet,), told, 0, (socket.inet_ntoa(packet[16:20]), 0))
+            return
+        told = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packet[8:24] + bytes(4))]
+        protocol = packet[6] if self._names_protocol else 0
+        self._raw[6].sendmsg((packet,), told, 0, (socket.inet_ntop(socket.AF_INET6, packet[24:40]), protocol))
+
+    def receive(self) -> tuple[bytes, ...]:
+        """The IP packets of one that has arrived; ``BlockingIOError`` when none has."""
+        octets, ancillary, flags, _ = self._packets.recvmsg(RECEIVE_OCTETS, _AUXILIARY_OCTETS)
+        if flags & socket.MSG_TRUNC or not ancillary:
+            raise DecodeError("a packet without its end")
+        network = _AUXILIARY.unpack_from(ancillary[0][2])[4]
+        return tuple(whole_packets(octets, network))
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._packets.fileno())
+        self._packets.close()
+        for raw in self._raw.values():
+            raw.close()
+
+
+def _hold(reservation: Reservation) -> socket.socket | None:
+    """A socket that has the port and takes nothing."""
+    if reservation.protocol in ECHO_REPLIES:
+        return None
+    kind = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}.get(reservation.protocol)
+    if kind is None:
+        raise LocalError(f"protocol {reservation.protocol} has no ports that can be reserved")
+    family = socket.AF_INET if reservation.address.version == 4 else socket.AF_INET6
+    with ExitStack() as undo:
+        try:
+            held = undo.enter_context(socket.socket(family, kind))
+            packet_filter.attach(held, packet_filter.NOTHING)
+            held.bind((str(reservation.address), reservation.port))
+            if kind is socket.SOCK_STREAM:
+                held.listen(1)
+        except OSError as error:
+            name = "TCP" if kind is socket.SOCK_STREAM else "UDP"
+            where = f"{name} port {reservation.port} of {reservation.address}"
+            raise BackendError(f"cannot reserve {where}: {error.strerror}") from error
+        undo.pop_all()
+    return held
+
+
+def _checks(reservation: Reservation) -> list[Check]:
+    """What a packet for a reservation looks like."""
+    version, protocol = reservation.address.version, reservation.protocol
+    words = struct.unpack(f">{len(reservation.address.packed) // 4}I", reservation.address.packed)
+    fragment: list[Check] = [(LOAD_HALF, _NET + 6, FRAGMENT_BITS, 0)] if version == 4 else []
+    at = 16 if version == 4 else 24
+    half, octet, transport = (
+        (LOAD_HALF_INDEXED, LOAD_OCTET_INDEXED, _NET) if version == 4 else (LOAD_HALF, LOAD_OCTET, _NET + 40)
+    )
+    ports: list[Check] = [(half, transport + 2, 0xFFFF, reservation.port)]
+    if protocol in ECHO_REPLIES:
+        ports = [(octet, transport, 0xFF, ECHO_REPLIES[protocol]), (half, transport + 4, 0xFFFF, reservation.port)]
+    return [
+        (LOAD_WORD, packet_filter.PACKET_TYPE, 0xFFFFFFFF, PACKET_HOST),
+        (LOAD_WORD, packet_filter.PROTOCOL, 0xFFFF, ETH_P_IP if version == 4 else ETH_P_IPV6),
+        (LOAD_OCTET, _NET + (9 if version == 4 else 6), 0xFF, protocol),
+        *fragment,
+        *((LOAD_WORD, _NET + at + 4 * index, 0xFFFFFFFF, word) for index, word in enumerate(words)),
+        *ports,
+    ]
+
+
+def _reason(what: str, error: OSError) -> str:
+    return f"{what}-{errno.errorcode.get(error.errno or 0, 'error')}"

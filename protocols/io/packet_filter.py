@@ -1,0 +1,54 @@
+"""Classic BPF on sockets (<linux/filter.h>, <kernel>/Documentation/networking/filter.rst): which packets they get."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+from collections.abc import Sequence
+
+SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
+
+LOAD_WORD, LOAD_HALF, LOAD_OCTET = 0x20, 0x28, 0x30
+LOAD_HALF_INDEXED, LOAD_OCTET_INDEXED = 0x48, 0x50  # at X + the offset
+LOAD_IPV4_HEADER_LENGTH = 0xB1  # X = 4 * (octet & 15)
+AND = 0x54
+JUMP_IF_EQUAL = 0x15
+RETURN = 0x06
+
+NETWORK_HEADER = -0x100000  # SKF_NET_OFF: offsets from the network header, whatever lies before it
+PROTOCOL = -0x1000  # SKF_AD_OFF + SKF_AD_PROTOCOL: the EtherType
+PACKET_TYPE = -0x1000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
+WHOLE = 0x40000  # octets of a packet that passes
+
+Instruction = tuple[int, int, int, int]
+"""Code, how far to jump if true and if not, operand."""
+Check = tuple[int, int, int, int]
+"""How to load, from where, mask, value."""
+
+NOTHING: tuple[Instruction, ...] = ((RETURN, 0, 0, 0),)
+
+_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
+_PROGRAM = struct.Struct("@HP")  # struct sock_fprog
+
+
+def attach(opened: socket.socket, program: Sequence[Instruction]) -> None:
+    """Give a socket a program, in the place of the one it has; ``OSError`` when the kernel refuses."""
+    packed = b"".join(_INSTRUCTION.pack(code, yes, no, operand & 0xFFFFFFFF) for code, yes, no, operand in program)
+    kept = ctypes.create_string_buffer(packed, len(packed))
+    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _PROGRAM.pack(len(program), ctypes.addressof(kept)))
+
+
+def any_of(alternatives: Sequence[Sequence[Check]]) -> tuple[Instruction, ...]:
+    """A program that passes what satisfies every check of one of the alternatives.
+
+    Indexed loads are from behind an IPv4 header of whatever length.
+    """
+    program: list[Instruction] = [(LOAD_IPV4_HEADER_LENGTH, 0, 0, NETWORK_HEADER)]
+    for checks in alternatives:
+        left = 3 * len(checks) + 1  # instructions of this alternative, its RETURN included
+        for load, offset, mask, value in checks:
+            left -= 3
+            program += [(load, 0, 0, offset), (AND, 0, 0, mask), (JUMP_IF_EQUAL, 0, left, value)]
+        program.append((RETURN, 0, 0, WHOLE))
+    return (*program, *NOTHING)

@@ -1,0 +1,504 @@
+"""The kernel as a node's carrier, under a kernel that has ESP: devices, forwarding, what must not leak or come in."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from pyroute2 import IPRoute
+
+from epdg.config import ApnSection
+from epdg.pdn.egress import Egress
+from lab.namespaces import Namespace
+from protocols.dataplane.port import Backend, DataPlane, LifetimeReached, PeerEndpointObserved
+from protocols.dataplane.userspace.engine import UserspaceDataPlane
+from protocols.dataplane.xfrm.carrier import KernelCarrier, why_not
+from protocols.dataplane.xfrm.socket import XfrmSocket
+from protocols.entropy import SeededEntropy
+from protocols.errors import BackendError, LocalError
+from protocols.esp.sa import DropReason, UsageLimits
+from protocols.esp.tunnel import DEFAULT_POLICY
+from protocols.ikev2.suites import EspSuite
+from protocols.io.netlink_requests import NetlinkRefusal
+from protocols.io.nftables import NfTables
+from protocols.path import Endpoint, Path
+from tests.dataplane.pairs import SUITES, mirrored
+from tests.dataplane.test_contract import TestDataPlaneContract as DataPlaneContract
+from tests.peers.namespaces import ping
+from tests.peers.xfrm_carriers import (
+    GATEWAY_INNER,
+    GATEWAY_OUTER,
+    PORT,
+    SERVER,
+    UE_ELSEWHERE,
+    UE_INNER,
+    UE_OUTER,
+    End,
+    Stage,
+    carriers,
+    datagram,
+    selectors,
+    spec_of,
+)
+
+pytestmark = [pytest.mark.peer, pytest.mark.guest]
+
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2  # <linux/in.h>
+NON_ESP_MARKER = bytes(4)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Stage]:
+    with carriers() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(shared: Stage) -> Iterator[Stage]:
+    shared.captured()
+    yield shared
+    shared.outer_mtu(1500)
+    for end in (shared.ue, shared.gateway):
+        end.call(end.plane.end)
+        end.ike.clear()
+        end.told = 0
+
+
+@pytest.fixture
+def plane() -> Iterator[DataPlane]:
+    with Namespace("plane") as namespace:
+        end = End(namespace)
+        yield end.plane
+        end.close()
+
+
+class TestViewContract(DataPlaneContract):
+    """The contract of every data plane, by one view of the kernel's."""
+
+
+def has_nftables() -> bool:
+    try:
+        NfTables().comment("none")
+    except NetlinkRefusal:
+        return False
+    return True
+
+
+def device_names(namespace: Namespace) -> set[str]:
+    def names() -> set[str]:
+        with IPRoute() as route:
+            return {str(link.get_attr("IFLA_IFNAME")) for link in route.get_links()}
+
+    return namespace.call(names)
+
+
+def test_the_kernel_will_do_here() -> None:
+    assert why_not(DEFAULT_POLICY, [EspSuite.of(name) for name in SUITES]) is None
+
+
+class TestTraffic:
+    @pytest.mark.parametrize("encapsulation", [True, False])
+    @pytest.mark.parametrize("version", [4, 6])
+    def test_forwarded_there_and_back(self, stage: Stage, version: int, encapsulation: bool) -> None:
+        spec = stage.install(spec_of(encapsulation=encapsulation))
+        assert stage.there_and_back(version) == UE_INNER[version]
+        seen = stage.esp()
+        assert [each.encapsulated for each in seen] == [encapsulation] * 2
+        counters = stage.gateway.call(lambda: stage.gateway.plane.counters(spec.outbound_spi))
+        assert (counters.inbound_packets, counters.outbound_packets) == (1, 1)
+
+    @pytest.mark.parametrize("version", [4, 6])
+    def test_the_gateways_own_address(self, stage: Stage, version: int) -> None:
+        stage.install(spec_of())
+        result = ping(stage.ue.namespace, GATEWAY_INNER[version], source=UE_INNER[version], count=3, interval=0.01)
+        assert result.received == 3, result.output
+        assert stage.in_the_clear() == []
+
+    @pytest.mark.parametrize("version", [4, 6])
+    def test_nothing_leaks_without_an_sa(self, stage: Stage, version: int) -> None:
+        """Before there is one, and after: it ends in the device, at both ends, and is counted."""
+        mine, server = stage.socket(stage.ue.namespace, UE_INNER[version]), stage.socket(stage.network, SERVER[version])
+        for _ in range(2):
+            ours, theirs = (
+                end.call(lambda device=device: device.counters.refused)  # type: ignore[misc]
+                for end, device in ((stage.ue, stage.ue_device), (stage.gateway, stage.gateway_device))
+            )
+            mine.sendto(b"in the clear?", (SERVER[version], PORT))
+            server.sendto(b"in the clear?", (UE_INNER[version], PORT))
+            assert stage.silent(server)
+            assert stage.silent(mine)
+            assert stage.in_the_clear() == []
+            assert stage.ue.call(lambda: stage.ue_device.counters.refused) == ours + 1
+            assert stage.gateway.call(lambda: stage.gateway_device.counters.refused) == theirs + 1
+            spec = stage.install(spec_of())
+            stage.there_and_back(version)
+            stage.remove(spec)
+            stage.captured()
+
+    @pytest.mark.parametrize("version", [4, 6])
+    def test_packets_of_the_nodes_own(self, stage: Stage, version: int) -> None:
+        stage.install(spec_of())
+        server = stage.socket(stage.network, SERVER[version])
+        packet = datagram(UE_INNER[version], SERVER[version])
+        assert stage.ue.call(lambda: stage.ue.plane.send_inner(packet))
+        octets, source = server.recvfrom(2000)
+        assert (octets, source[0]) == (b"of the node's own", UE_INNER[version])
+        mine = stage.socket(stage.ue.namespace, UE_INNER[version])
+        back = datagram(SERVER[version], UE_INNER[version], b"in the server's name")
+        assert stage.gateway.call(lambda: stage.gateway.plane.send_inner(back))
+        assert mine.recv(2000) == b"in the server's name"
+        assert len(stage.esp()) == 2
+        before = stage.ue.plane.drops
+        for unfit in (datagram(SERVER[version], UE_INNER[version]), b"no packet"):
+            assert not stage.ue.call(lambda octets=unfit: stage.ue.plane.send_inner(octets))  # type: ignore[misc]
+        drops = stage.ue.call(lambda: stage.ue.plane.drops)
+        assert drops[DropReason.NO_SA] == before.get(DropReason.NO_SA, 0) + 1
+        assert drops[DropReason.NOT_IP] == before.get(DropReason.NOT_IP, 0) + 1
+
+    def test_packets_out_of_the_nodes_own_hands(self, stage: Stage) -> None:
+        """``write`` gives a packet to the kernel's stack, to addresses here and behind."""
+        server, own = stage.socket(stage.network, SERVER[4]), stage.socket(stage.gateway.namespace, GATEWAY_INNER[4])
+        for receiver, address in ((server, SERVER[4]), (own, GATEWAY_INNER[4])):
+            packet = datagram("10.45.0.77", address, b"written")
+            assert stage.gateway.call(lambda octets=packet: stage.gateway_device.write(octets))  # type: ignore[misc]
+            assert receiver.recv(2000) == b"written"
+        before = stage.gateway.call(lambda: stage.gateway_device.counters)
+        assert not stage.gateway.call(lambda: stage.gateway_device.write(b""))
+        after = stage.gateway.call(lambda: stage.gateway_device.counters)
+        assert (after.refused, after.written) == (before.refused + 1, before.written)
+
+    def test_ike_passes_and_esp_does_not(self, stage: Stage) -> None:
+        before = stage.gateway.carrier.dropped
+
+        def send() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+                peer.bind((str(UE_OUTER.address), 4501))
+                for octets in (b"\x12\x34\x56\x78" + bytes(60), NON_ESP_MARKER + b"IKE"):
+                    peer.sendto(octets, (str(GATEWAY_OUTER.address), GATEWAY_OUTER.port))
+
+        stage.ue.namespace.call(send)
+        stage.gateway.until(lambda: bool(stage.gateway.ike))
+        path = Path(GATEWAY_OUTER, Endpoint(UE_OUTER.address, 4501))
+        assert stage.gateway.ike == [(NON_ESP_MARKER + b"IKE", path)]
+        dropped = stage.gateway.carrier.dropped
+        assert dropped["unknown_spi"] == before["unknown_spi"] + 1
+
+
+class TestSpoofing:
+    def test_a_ue_with_anothers_inner_address(self, stage: Stage) -> None:
+        """The victim has an SA, and another address has not: neither comes out of this UE's SA."""
+        spec, victim = spec_of(), replace(spec_of(number=2), local_selectors=selectors("10.45.0.3/32"))
+        for each in (spec, victim):
+            stage.gateway.call(lambda made=each: stage.gateway.plane.install(mirrored(made)))  # type: ignore[misc]
+        server = stage.socket(stage.network, SERVER[4])
+        before = stage.gateway.carrier.dropped
+
+        def rogue() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outer:
+                outer.bind((str(UE_OUTER.address), 4501))
+                plane = UserspaceDataPlane(
+                    entropy=SeededEntropy("rogue"),
+                    deliver=lambda packet, spi: None,
+                    transmit=lambda octets, path, encapsulation, traffic_class: (
+                        outer.sendto(octets, (str(GATEWAY_OUTER.address), GATEWAY_OUTER.port)),
+                        None,
+                    )[1],
+                )
+                plane.install(replace(spec, local_selectors=selectors("0.0.0.0/0")))
+                for source in ("10.45.0.3", "10.45.0.4", "192.0.2.80"):
+                    assert plane.send_inner(datagram(source, SERVER[4], b"spoofed"))
+                assert plane.send_inner(datagram(UE_INNER[4], SERVER[4], b"its own"))
+
+        stage.ue.namespace.call(rogue)
+        octets, source = server.recvfrom(2000)
+        assert (octets, source[0]) == (b"its own", UE_INNER[4])
+        assert stage.silent(server)
+        assert stage.gateway.carrier.dropped["bad_selector"] == before["bad_selector"] + 3
+
+    def test_a_ues_address_in_the_clear(self, stage: Stage) -> None:
+        """From outside without ESP: the policy of its SA wants it; with an XFRM interface, the filter does."""
+        if stage.gateway.plane.if_id:
+            pytest.skip("policies of an XFRM interface are not asked for packets that pass another")
+        stage.gateway.call(lambda: stage.gateway.plane.install(mirrored(spec_of())))
+        server = stage.socket(stage.network, SERVER[4])
+        before = stage.gateway.carrier.dropped
+        stage.gateway.namespace.set_sysctl("net/ipv4/conf/gw0/rp_filter", 0)
+        stage.gateway.namespace.set_sysctl("net/ipv4/conf/all/rp_filter", 0)
+        stage.ue.namespace.add_route("192.0.2.0/25", via=str(GATEWAY_OUTER.address))
+        try:
+            mine = stage.socket(stage.ue.namespace, UE_INNER[4])
+            mine.sendto(b"in the clear", (SERVER[4], PORT))
+            assert stage.silent(server)
+        finally:
+            stage.ue.namespace.delete_route("192.0.2.0/25", via=str(GATEWAY_OUTER.address))
+            stage.gateway.namespace.set_sysctl("net/ipv4/conf/all/rp_filter", 1)
+            stage.gateway.namespace.set_sysctl("net/ipv4/conf/gw0/rp_filter", 1)
+        assert len(stage.in_the_clear()) == 1
+        assert stage.gateway.carrier.dropped["bad_selector"] == before["bad_selector"] + 1
+
+
+class TestEgress:
+    """The gateway's packet filter around it, as far as the kernel has nftables."""
+
+    @pytest.mark.parametrize("mode", ["routed", "masqueraded"])
+    @pytest.mark.parametrize("ue_to_ue", [False, True])
+    def test_forwarding_and_what_it_keeps_apart(self, stage: Stage, mode: str, ue_to_ue: bool) -> None:
+        values = {"pool": "10.45.0.0/16", "pool6": "2001:db8:45::/48", "egress": mode, "ue_to_ue": ue_to_ue}
+        apns = {"internet": ApnSection.model_validate(values)}
+        egress = Egress("epdg0", apns, by_ipsec=not stage.gateway_device.comes_in_by_it)
+        if not stage.gateway.call(has_nftables) and (mode == "masqueraded" or ue_to_ue):
+            with pytest.raises(
+                BackendError, match="the kernel has no nftables, which the egress of APN internet needs"
+            ):
+                stage.gateway.call(egress.open)
+            return
+        stage.gateway.call(egress.open)
+        try:
+            stage.install(spec_of())
+            masqueraded = {4: "192.0.2.1", 6: "2001:db8:80::1"}
+            for version in (4, 6):
+                seen = stage.there_and_back(version)
+                assert seen == (masqueraded if mode == "masqueraded" else UE_INNER)[version]
+            if stage.gateway.call(has_nftables):
+                self.check_apart(stage, ue_to_ue)
+        finally:
+            stage.gateway.call(egress.close)
+        for key in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+            stage.gateway.namespace.set_sysctl(key, 1)
+
+    def check_apart(self, stage: Stage, ue_to_ue: bool) -> None:
+        """UEs from one another, and their addresses from who is none."""
+        other = replace(
+            spec_of(number=2), local_selectors=selectors("10.45.0.3/32"), path=Path(UE_ELSEWHERE, GATEWAY_OUTER)
+        )
+        stage.gateway.call(lambda: stage.gateway.plane.install(mirrored(other)))
+        mine, server = stage.socket(stage.ue.namespace, UE_INNER[4]), stage.socket(stage.network, SERVER[4])
+        stage.ue.namespace.add_route("10.45.0.0/16", interface="pdn0")
+        stage.captured()
+        mine.sendto(b"from UE to UE", ("10.45.0.3", PORT))
+        stage.there_and_back()  # it is behind
+        sent = [each.spi for each in stage.esp()]
+        assert sent.count(int.from_bytes(other.inbound_spi, "big")) == ue_to_ue
+        stage.ue.namespace.delete_route("10.45.0.0/16", interface="pdn0")
+
+        def spoof() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+                opened.bind(("10.45.0.4", PORT))
+                opened.sendto(b"spoofed", (SERVER[4], PORT))
+
+        stage.ue.namespace.add_address("lo", "10.45.0.4/32")
+        stage.ue.namespace.add_route("192.0.2.0/25", via=str(GATEWAY_OUTER.address))
+        for scope in ("all", "gw0"):
+            stage.gateway.namespace.set_sysctl(f"net/ipv4/conf/{scope}/rp_filter", 0)
+        stage.ue.namespace.call(spoof)
+        assert stage.silent(server)
+        for scope in ("all", "gw0"):
+            stage.gateway.namespace.set_sysctl(f"net/ipv4/conf/{scope}/rp_filter", 1)
+        stage.ue.namespace.delete_route("192.0.2.0/25", via=str(GATEWAY_OUTER.address))
+        stage.ue.namespace.delete_address("lo", "10.45.0.4/32")
+
+
+class TestLongPackets:
+    @pytest.mark.parametrize("mtu", [1500, 1300])
+    @pytest.mark.parametrize("end", ["ue", "server"])
+    def test_fragments_and_refusals(self, stage: Stage, end: str, mtu: int) -> None:
+        """Longer than the device allows, or the outer path: in pieces where that may be, else the sender hears it."""
+        stage.outer_mtu(mtu)
+        stage.install(spec_of())
+        mine, server = stage.socket(stage.ue.namespace, UE_INNER[4]), stage.socket(stage.network, SERVER[4])
+        sender, receiver, there = (mine, server, SERVER[4]) if end == "ue" else (server, mine, UE_INNER[4])
+        length = mtu - 40  # with its headers 12 octets short of the path's, without those of ESP
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        sender.sendto(bytes(length), (there, PORT))
+        assert receiver.recv(2000) == bytes(length)
+        with pytest.raises(OSError, match="too long"):  # noqa: PT012 - ICMP tells of the first packet by the next call
+            sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+            sender.sendto(bytes(length), (there, PORT))
+            assert stage.silent(receiver)
+            sender.sendto(bytes(length), (there, PORT))
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+
+    def test_ipv6_from_behind_the_gateway(self, stage: Stage) -> None:
+        """The gateway says "packet too big" (RFC 8200 §4.5: it does not fragment), the server sends in pieces then."""
+        stage.outer_mtu(1500)
+        stage.install(spec_of())
+        mine, server = stage.socket(stage.ue.namespace, UE_INNER[6]), stage.socket(stage.network, SERVER[6])
+        server.sendto(bytes(1440), (UE_INNER[6], PORT))
+        assert stage.silent(mine)
+        server.sendto(bytes(1440), (UE_INNER[6], PORT))
+        assert mine.recv(2000) == bytes(1440)
+
+
+class TestEvents:
+    def test_planes_are_told_of_what_is_theirs(self, stage: Stage) -> None:
+        other = stage.gateway.call(stage.gateway.new_plane)
+        spec, another = spec_of(), replace(spec_of(number=2), local_selectors=selectors("10.45.0.3/32"))
+        stage.install(replace(spec, limits=UsageLimits(soft_packets=3)))
+        stage.gateway.call(lambda: other.install(mirrored(another)))
+        assert stage.gateway.plane.installed == (spec.outbound_spi,)
+        assert other.installed == (another.outbound_spi,)
+        with pytest.raises(LocalError):
+            stage.gateway.call(lambda: other.remove(spec.outbound_spi))
+        for _ in range(4):
+            stage.there_and_back()
+        stage.gateway.until(lambda: stage.gateway.told > 0)
+        assert stage.gateway.call(other.poll_event) is None
+        expected = LifetimeReached(inbound_spi=spec.outbound_spi, hard=False)
+        assert stage.gateway.call(stage.gateway.plane.poll_event) == expected
+        stage.gateway.call(other.end)
+        assert stage.gateway.plane.installed == (spec.outbound_spi,)
+
+    def test_an_event_that_a_call_has_read_is_told_of_too(self, stage: Stage) -> None:
+        spec = stage.install(spec_of())
+        stage.there_and_back()
+        stage.ue.call(lambda: stage.ue.plane.update_path(spec.inbound_spi, Path(UE_ELSEWHERE, GATEWAY_OUTER), True))
+        mine, server = stage.socket(stage.ue.namespace, UE_INNER[4]), stage.socket(stage.network, SERVER[4])
+
+        async def counted() -> int:
+            """The datagram arrives while this end's loop is busy; the counters read the event."""
+            mine.sendto(b"from elsewhere", (SERVER[4], PORT))
+            server.recv(2000)
+            return stage.gateway.plane.counters(spec.outbound_spi).strayed_packets
+
+        assert stage.gateway.run(counted()) == 1
+        stage.gateway.until(lambda: stage.gateway.told > 0)
+        path = Path(GATEWAY_OUTER, UE_ELSEWHERE)
+        expected = PeerEndpointObserved(inbound_spi=spec.outbound_spi, path=path)
+        assert stage.gateway.call(stage.gateway.plane.poll_event) == expected
+        stage.gateway.call(lambda: stage.gateway.plane.update_path(spec.outbound_spi, path, True))
+        stage.there_and_back()
+
+    def test_drops_outlive_their_sa(self, stage: Stage) -> None:
+        spec = stage.install(spec_of(encapsulation=False))
+        before = stage.gateway.call(lambda: stage.gateway.plane.drops)
+        stage.there_and_back()
+        packet = stage.esp()[0].octets
+
+        def again() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP) as raw:
+                raw.sendto(packet[20:], (str(GATEWAY_OUTER.address), 0))
+
+        stage.ue.namespace.call(again)
+        stage.there_and_back()
+        expected = before.get(DropReason.REPLAYED, 0) + 1
+        assert stage.gateway.call(lambda: stage.gateway.plane.drops)[DropReason.REPLAYED] == expected
+        stage.remove(spec)
+        assert stage.gateway.call(lambda: stage.gateway.plane.drops)[DropReason.REPLAYED] == expected
+
+
+class TestDevices:
+    def test_close_leaves_nothing_and_again_is_harmless(self) -> None:
+        with Namespace("alone") as namespace:
+            end = End(namespace, Endpoint.of("127.0.0.1", 4500))
+            device = end.device("pdn0", ["10.45.0.2/32"], ["192.0.2.0/24"])
+            end.call(lambda: end.plane.install(spec_of()))
+            assert device_names(namespace) == {"lo", "pdn0"}
+            other = end.device("pdn1", ["10.45.0.9/32"], plane=end.call(end.new_plane))
+            for _ in range(2):
+                end.call(other.close)
+            assert device_names(namespace) == {"lo", "pdn0"}
+            for _ in range(2):
+                end.call(end.carrier.close)
+            assert device_names(namespace) == {"lo"}
+            assert end.plane.installed == ()
+            assert device.counters.written == 0
+            with pytest.raises(LocalError):
+                end.call(lambda: device.write(b""))
+
+            def left() -> int:
+                with XfrmSocket() as xfrm:
+                    return len(xfrm.sa("dump")) + len(xfrm.policy("dump"))
+
+            assert namespace.call(left) == 0
+            end.close()
+
+    def test_a_device_that_somebody_deletes(self) -> None:
+        with Namespace("alone") as namespace:
+            end = End(namespace)
+            end.device("pdn0", ["10.45.0.2/32"])
+
+            def delete() -> None:
+                with IPRoute() as route:
+                    route.link("add", ifname="other0", kind="dummy")
+                    route.link("del", ifname="other0")
+                    route.link("del", ifname="pdn0")
+
+            namespace.call(delete)
+            end.until(lambda: bool(end.failures))
+            assert [str(error) for error in end.failures] == ["device pdn0: it is gone"]
+            end.close()
+
+    def test_refusals_leave_nothing(self) -> None:
+        with Namespace("alone") as namespace:
+            end = End(namespace)
+            for addresses, mtu, routes in (
+                (["10.45.0.2/32"] * 2, 1400, []),
+                (["10.45.0.2/32"], 1400, ["192.0.2.0/24"] * 2),
+            ):
+                with pytest.raises(BackendError, match="device pdn0: File exists"):
+                    end.device("pdn0", addresses, routes, mtu)
+                assert device_names(namespace) == {"lo"}
+            end.device("pdn0", [])
+            with pytest.raises(BackendError, match="device pdn0: File exists"):
+                end.device("pdn0", [])
+            assert device_names(namespace) == {"lo", "pdn0"}
+            for name in ("", "sixteen-letters-"):
+                with pytest.raises(LocalError):
+                    end.device(name, [])
+            end.close()
+
+    def test_a_crash_leaves_what_the_next_run_removes(self) -> None:
+        """Devices of ours, by their mark; another's dummy of a similar name stays."""
+        with Namespace("crash") as namespace:
+
+            def crash() -> None:
+                with IPRoute() as route:
+                    route.link("add", ifname="epdg1", kind="dummy")
+                child = os.fork()
+                if child == 0:
+                    end = End(namespace)
+                    end.device("epdg0", ["10.45.0.1/16"])
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+
+            namespace.call(crash)
+            assert device_names(namespace) == {"lo", "epdg0", "epdg1"}
+            end = End(namespace)
+            assert device_names(namespace) == {"lo", "epdg1"}
+            end.close()
+
+    def test_one_process_in_a_namespace(self) -> None:
+        with Namespace("alone") as namespace:
+            end = End(namespace)
+            with pytest.raises(LocalError):
+                end.call(end.carrier.start)
+            second = KernelCarrier()
+            assert second.backend is Backend.KERNEL
+            with pytest.raises(BackendError, match="another process carries child SAs"):
+                end.call(second.start)
+            reason = end.call(lambda: why_not(DEFAULT_POLICY))
+            assert reason == "kernel XFRM: another process carries child SAs in this network namespace"
+            second.close()
+            with pytest.raises(LocalError, match="not started"):
+                second.plane(
+                    deliver=lambda packet, spi: None,
+                    transmit=lambda octets, path, encapsulation, traffic_class: None,
+                    told=lambda: None,
+                    path_mtu=lambda path: None,
+                ).install(spec_of())
+            end.close()
+
+    def test_bare_esp_is_left_to_the_kernel(self) -> None:
+        with Namespace("alone") as namespace:
+            end = End(namespace)
+            assert end.carrier.open_raw is not None
+            link = end.carrier.open_raw(UE_OUTER, lambda octets, path: None)
+            link.send(b"ESP", GATEWAY_OUTER)
+            assert link.dropped == {"not-by-the-kernel": 1}
+            link.close()
+            end.plane.receive_esp(b"ESP by a link of another kind", Path(UE_OUTER, GATEWAY_OUTER))
+            assert end.carrier.dropped["not-by-the-kernel"] == 1
+            end.close()
