@@ -96,7 +96,7 @@ def device_names(namespace: Namespace) -> set[str]:
 
 
 def test_the_kernel_will_do_here() -> None:
-    assert why_not(DEFAULT_POLICY, [EspSuite.of(name) for name in SUITES]) is None
+    assert why_not(DEFAULT_POLICY, [EspSuite.of(name) for name in SUITES], ["eth0"]) is None
 
 
 class TestTraffic:
@@ -418,7 +418,7 @@ class TestDevices:
     def test_a_device_that_somebody_deletes(self) -> None:
         with Namespace("alone") as namespace:
             end = End(namespace)
-            end.device("pdn0", ["10.45.0.2/32"])
+            device = end.device("pdn0", ["10.45.0.2/32"])
 
             def delete() -> None:
                 with IPRoute() as route:
@@ -429,7 +429,12 @@ class TestDevices:
             namespace.call(delete)
             end.until(lambda: bool(end.failures))
             assert [str(error) for error in end.failures] == ["device pdn0: it is gone"]
+            end.call(device.close)
+            end.device("pdn0", ["10.45.0.2/32"])
+            assert device_names(namespace) == {"lo", "pdn0"}
+            assert len(end.failures) == 1
             end.close()
+            assert device_names(namespace) == {"lo"}
 
     def test_refusals_leave_nothing(self) -> None:
         with Namespace("alone") as namespace:
