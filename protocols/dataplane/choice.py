@@ -21,8 +21,9 @@ Wanted = Backend | Literal["auto"]
 class Needs:
     """What a node asks of a backend.
 
-    ``suites``: what its policy may agree on. ``interfaces``: those that its links are bound to. ``only_python``: why no other one will do, if so: what passes the node's
-    own Python on its way, hosts in the process or links that are no sockets.
+    ``suites``: what its policy may agree on. ``interfaces``: those that its links are bound to. ``only_python``: why no
+    other one will do, if so: what passes the node's own Python on its way, hosts in the process or links that are no
+    sockets.
     """
 
     suites: tuple[EspSuite, ...] = ()
