@@ -24,8 +24,10 @@ from typing import Any
 
 from lab.mobility.command import open_stage
 from lab.mobility.loader import load_schedule, shipped
+from lab.mobility.namespaces import manages
 from lab.mobility.player import play
 from lab.mobility.result import DirectionFigures, MoveResult, Opinions
+from lab.mobility.schedule import Schedule
 from lab.mobility.stage_name import BackendName, StageName
 from protocols.dataplane.choice import Needs, why_not
 from protocols.dataplane.port import Backend
@@ -188,6 +190,10 @@ def _table(titles: list[str], rows: Iterator[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _can_be_played(schedule: Schedule, stage: StageName, backend: BackendName) -> bool:
+    return stage in schedule.stages and not (backend is BackendName.KERNEL and manages(schedule))
+
+
 def _is_there(backend: Backend) -> bool:
     reason = why_not(backend, Needs(policy=DEFAULT_POLICY))
     if reason is not None:
@@ -214,7 +220,7 @@ def main() -> int:
         for stage in map(StageName, arguments.stages)
         for backend in backends[stage]
         for name in names
-        if stage in load_schedule(name).schedule.stages
+        if _can_be_played(load_schedule(name).schedule, stage, backend)
     ]
     known = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"runs": []}
     runs = {(run["schedule"], _place(run)): run for run in known["runs"]}

@@ -85,7 +85,7 @@ class NamespaceStage:
             nodes = LiveNodes(files, words)
             nodes.on_record(topology.losses.learn)
             async with nodes.running():
-                scene = NamespaceScene(nodes, topology, files, tells_accesses=not _manages(schedule))
+                scene = NamespaceScene(nodes, topology, files, tells_accesses=not manages(schedule))
                 try:
                     await scene.open()
                     return await nodes.watched(work(scene))
@@ -105,7 +105,7 @@ class NamespaceStage:
             tun=True,
         )
         ue = places.ue_changes(schedule)
-        if _manages(schedule):  # it sees for itself what becomes of its addresses
+        if manages(schedule):  # it sees for itself what becomes of its addresses
             interfaces: dict[str, JsonValue] = {
                 name: {"interface": _interface(number)} for number, name in enumerate(places.accesses, 1)
             }
@@ -116,8 +116,8 @@ class NamespaceStage:
         configure(files, plan, changes)
 
 
-def _manages(schedule: Schedule) -> bool:
-    """Whether the UE decides by itself where it is."""
+def manages(schedule: Schedule) -> bool:
+    """Whether the UE decides by itself where it is: its accesses are interfaces then, which the kernel's ESP cannot do."""
     management = schedule.ue.get("management")
     return isinstance(management, dict) and management.get("automatic") is True
 

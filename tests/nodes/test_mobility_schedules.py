@@ -10,6 +10,7 @@ import pytest
 
 from lab.mobility.command import open_stage
 from lab.mobility.loader import load_schedule, shipped
+from lab.mobility.namespaces import manages
 from lab.mobility.player import play
 from lab.mobility.stage_name import BackendName, StageName
 from protocols.dataplane.port import Backend
@@ -34,6 +35,8 @@ def test_expectations_of_a_shipped_schedule_hold_in_real_time(
 ) -> None:
     if backend is not BackendName.AUTO:
         require_backend(Backend(backend.value))
+    if backend is BackendName.KERNEL and manages(load_schedule(name).schedule):
+        pytest.skip("the kernel does not carry the ESP of a UE on several interfaces")
     result, _ = play(load_schedule(name), open_stage(stage, backend), None, lambda schedule, at, words: None)
     assert [check for check in result.checks if not check.passed] == []
     assert result.attaches
