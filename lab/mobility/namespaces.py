@@ -117,7 +117,7 @@ class NamespaceStage:
 
 
 def manages(schedule: Schedule) -> bool:
-    """Whether the UE decides by itself where it is: its accesses are interfaces then, which the kernel's ESP cannot do."""
+    """Whether the UE decides by itself where it is; its accesses are interfaces then, too many for the kernel's ESP."""
     management = schedule.ue.get("management")
     return isinstance(management, dict) and management.get("automatic") is True
 
