@@ -378,7 +378,8 @@ class ChildSa:
             return self.drop(self._why_not_selected(packet, flow))
         self.inbound_packets += 1
         self.inbound_octets += flow.length
-        self.overhead_saved_octets += len(packet) - len(payload)
+        # A peer may pad a pseudo header with more than it saves.
+        self.overhead_saved_octets += max(len(packet) - len(payload), 0)
         # RFC 4303 §2.7: what follows the packet is padding against traffic analysis.
         return packet if flow.length == len(packet) else packet[: flow.length]
 

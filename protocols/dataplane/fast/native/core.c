@@ -777,7 +777,7 @@ static int unwrap(fast_worker *worker, struct sa *sa, uint8_t **inner, size_t le
         (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
          !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port)))
         return -(int)why_not_selected(sa, flow);
-    if (sa->beet)
+    if (sa->beet && flow->length > start) /* a peer may pad a pseudo header with more than it saves */
         counter_add(&sa->inbound_saved, flow->length - start);
     return (int)flow->length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
 }
