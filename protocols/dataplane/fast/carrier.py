@@ -262,6 +262,8 @@ class _View(FastDataPlane):
 class FastDevice:
     """A TUN device of a view: the loop reads and writes it."""
 
+    comes_in_by_it = True
+
     def __init__(self, loop: FastLoop, tun: FastTun, number: int) -> None:
         self.name = tun.name
         self._loop = loop

@@ -15,7 +15,7 @@
 
 enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
 enum { SHORT_LENGTH = 500 }; /* no path carries less of a packet */
-enum { KEPT_CONTEXTS = 2048 }; /* of AEAD suites; those of later transforms are borrowed */
+enum { KEPT_CONTEXTS = 512 };  /* of AEAD suites, which stay in the cache; those of later transforms are borrowed */
 
 struct fast_core {
     pthread_rwlock_t lock; /* workers read, control calls write */
@@ -466,20 +466,12 @@ size_t fast_installed(fast_core *core) {
 
 /* Hints */
 
-enum { CACHED = 256 };          /* so many SAs stay in the cache by themselves */
-enum { CONTEXT_LENGTH = 1160 }; /* of AES-GCM in OpenSSL 3, with the piece before it */
+enum { CACHED = 256 }; /* so many SAs stay in the cache by themselves */
 
 static void fetch(const void *from, size_t octets) {
     const char *end = (const char *)from + octets;
     for (const char *line = (const char *)((uintptr_t)from & ~(uintptr_t)(LINE - 1)); line < end; line += LINE)
         __builtin_prefetch(line);
-}
-
-/* libcrypto keeps keys and tables behind its context, which it allocates just before them. */
-static void fetch_context(const struct transform *transform) {
-    const EVP_CIPHER_CTX *context = __atomic_load_n(&transform->cipher, __ATOMIC_RELAXED);
-    if (context)
-        fetch(context, CONTEXT_LENGTH);
 }
 
 void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, size_t count) {
@@ -513,9 +505,6 @@ void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, si
                 fetch(sa->remote_selectors, (sa->local_count + sa->remote_count) * sizeof *sa->local_selectors);
         }
     }
-    for (size_t at = 0; at < found; at++)
-        if (place[at])
-            fetch_context(&place[at]->sa->outbound);
 }
 
 void fast_expect_esp(const fast_worker *worker, const fast_octets *packets, size_t count) {
@@ -542,9 +531,6 @@ void fast_expect_esp(const fast_worker *worker, const fast_octets *packets, size
             __builtin_prefetch(&sa[at]->inbound, 1);
         }
     }
-    for (size_t at = 0; at < found; at++)
-        if (sa[at])
-            fetch_context(&sa[at]->inbound);
 }
 
 /* Packets */

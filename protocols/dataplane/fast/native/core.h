@@ -160,7 +160,7 @@ int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path,
 void fast_release(fast_worker *);
 
 /* A hint, after fast_begin: the packets that will be sealed or opened next, of which the first FAST_EXPECTED count. What
- * their SAs keep is brought into the cache for all at once: a third of the time when each has another SA of very many. */
+ * their SAs keep is brought into the cache for all at once, which counts when each has another SA of very many. */
 #define FAST_EXPECTED 16
 void fast_expect_inner(const fast_worker *, const fast_octets *packets, size_t count);
 void fast_expect_esp(const fast_worker *, const fast_octets *packets, size_t count);

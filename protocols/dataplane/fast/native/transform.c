@@ -165,11 +165,6 @@ static EVP_CIPHER_CTX *new_xcbc(const struct suite *suite, uint8_t mac_key[MAC_K
     return context;
 }
 
-/* A hint may look at it meanwhile. */
-static void keep_context(struct transform *transform, EVP_CIPHER_CTX *context) {
-    __atomic_store_n(&transform->cipher, context, __ATOMIC_RELAXED);
-}
-
 bool transform_key(struct transform *transform, bool sealing, bool borrows) {
     const struct suite *suite = transform->suite;
     if (suite->kind <= KIND_CHACHA) {
@@ -178,11 +173,11 @@ bool transform_key(struct transform *transform, bool sealing, bool borrows) {
             EVP_CIPHER_CTX_free(context);
             context = NULL;
         }
-        keep_context(transform, context);
+        transform->cipher = context;
         return transform->keyed = context || borrows;
     }
     if (suite->cipher && !transform->cipher)
-        keep_context(transform, new_cipher(suite->cipher, transform->key, sealing));
+        transform->cipher = new_cipher(suite->cipher, transform->key, sealing);
     if (suite->mac && !transform->mac)
         transform->mac = new_mac(suite, transform->mac_key);
     if (suite->block && !transform->xcbc)
