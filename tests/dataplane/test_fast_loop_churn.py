@@ -26,7 +26,7 @@ pytest.importorskip("protocols.dataplane.fast._native", reason="the extension of
 
 WORKERS = 2
 CHURNS = 400
-CROWD = 2100  # more SAs than keep contexts of libcrypto of their own
+CROWD = 600  # more SAs than keep contexts of libcrypto of their own
 LIMIT = 20.0
 NO_OFFLOAD = bytes(10)  # a virtio_net_hdr
 HOST = ip_address("192.0.2.80")
