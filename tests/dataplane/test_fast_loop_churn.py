@@ -18,7 +18,7 @@ from protocols.dataplane.fast.tun import FastTun
 from protocols.esp.sa import ChildSaSpec, DropReason
 from protocols.path import Endpoint, Path
 from protocols.selectors import TrafficSelector
-from tests.dataplane.fast_ends import assert_adds_up
+from tests.dataplane.fast_ends import assert_adds_up, until
 from tests.dataplane.packets import udp
 from tests.dataplane.pairs import mirrored, ue_spec
 
@@ -177,8 +177,9 @@ def test_sas_come_go_and_move_under_the_workers(crowded: bool) -> None:
                     it.peers[0].sendto(packet, to)
                     it.plane.receive_esp(packet, path)  # a worker opens it at the same time
                     spi = churn(it, number, spi)
-                    assert it.loop.counters.sealed >= 0
-                    await asyncio.sleep(0)
+                    if number % 8 == 0:
+                        sealed = it.loop.counters.sealed + 16  # packets to both UEs
+                        await until(lambda sealed=sealed: it.loop.counters.sealed > sealed, "packets", LIMIT)
             finally:
                 it.stop.set()
                 for thread in threads:
@@ -189,7 +190,7 @@ def test_sas_come_go_and_move_under_the_workers(crowded: bool) -> None:
             assert it.plane.failures == 0
             assert len(it.wire) > CHURNS
             assert len(set(it.wire)) == len(it.wire) <= counters.sent
-            assert len({octets[:4] for octets in it.wire}) > CHURNS // 10
+            assert len({octets[:4] for octets in it.wire}) > CHURNS // 20
             arrived = it.inside + it.delivered
             assert len(set(arrived)) == len(arrived) == counters.written + len(it.delivered)
             of_steady = [packet for packet in arrived if packet[12:16] == ip_address(STEADY).packed]
