@@ -9,7 +9,8 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.packet import Raw
 
 from protocols.dataplane.fast.plane import available
-from protocols.dataplane.userspace.coalescing import ALONE, Coalescer
+from protocols.dataplane.userspace.coalescing import Coalescer
+from protocols.io.super_packet import NO_OFFLOAD
 from tests.dataplane.segments import (
     CHOSEN,
     NEEDS_CHECKSUM,
@@ -115,7 +116,7 @@ def test_what_the_kernel_does_not_take_is_told_for_each_packet() -> None:
 
 def test_what_is_alone_has_an_empty_header() -> None:
     (packet,) = tcp_flow(4, [bytes(100)])
-    assert in_python([packet]) == [ALONE + packet]
+    assert in_python([packet]) == [NO_OFFLOAD + packet]
 
 
 @pytest.mark.parametrize("version", [4, 6])

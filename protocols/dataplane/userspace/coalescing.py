@@ -14,12 +14,10 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from protocols.io.super_packet import NEEDS_CHECKSUM, NO_OFFLOAD, OFFLOAD
 from protocols.ip import IPV4_HEADER_LENGTH, IPV6_HEADER_LENGTH, PACKET_MAXIMUM, TCP, flow_key
 
-VIRTIO_NET_HEADER = struct.Struct("=BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
-NEEDS_CHECKSUM = 1
 GSO_TCP = {4: 1, 6: 4}
-ALONE = bytes(VIRTIO_NET_HEADER.size)
 SEGMENTS_MAXIMUM = 64
 RUNS_MAXIMUM = 16  # flows that are put together at a time
 
@@ -51,7 +49,7 @@ class Coalescer:
         key = flow_key(packet)
         if key is None:
             self.flush()
-            return self._write((ALONE, packet), 1)
+            return self._write((NO_OFFLOAD, packet), 1)
         run = self._runs.get(key)
         if run is not None:
             if run.append(packet):
@@ -60,7 +58,7 @@ class Coalescer:
             del self._runs[key]
             self._finish(run)
         if not _may_begin(packet):
-            return self._write((ALONE, packet), 1)
+            return self._write((NO_OFFLOAD, packet), 1)
         if len(self._runs) == RUNS_MAXIMUM:
             self._finish(self._runs.pop(next(iter(self._runs))))
         self._runs[key] = self._latest = _Run(packet)
@@ -80,7 +78,7 @@ class Coalescer:
             self._write(run.super_packet(), len(packets))
             return
         for packet in packets:
-            self._write((ALONE, packet), 1)
+            self._write((NO_OFFLOAD, packet), 1)
 
 
 class _Run:
@@ -165,9 +163,7 @@ class _Run:
         pseudo_header = (int.from_bytes(addresses, "big") + TCP + carried) % 0xFFFF or 0xFFFF
         header[at : at + 2] = pseudo_header.to_bytes(2, "big")
         size = self._longest - headers
-        offload = VIRTIO_NET_HEADER.pack(
-            NEEDS_CHECKSUM, GSO_TCP[self._version], headers, size, network, _CHECKSUM_OFFSET
-        )
+        offload = OFFLOAD.pack(NEEDS_CHECKSUM, GSO_TCP[self._version], headers, size, network, _CHECKSUM_OFFSET)
         return [offload, header, *[packet[headers:] for packet in self.packets]]
 
 
