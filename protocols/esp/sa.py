@@ -387,7 +387,7 @@ class ChildSa:
             self.remote_selectors.matches(flow.version, flow.source, flow.protocol, flow.source_port)
             and self.local_selectors.matches(flow.version, flow.destination, flow.protocol, flow.destination_port)
         ):
-            return self.drop(self._why_not_selected(payload, flow))
+            return self.drop(self._why_not_selected(packet, flow))
         self.inbound_packets += 1
         self.inbound_octets += flow.length
         self.overhead_saved_octets += len(packet) - len(payload)

@@ -284,6 +284,47 @@ class TestThisKernel:
 
         namespace.call(body)
 
+    def test_policies_of_an_interface(self, namespace: Namespace) -> None:
+        """XFRMA_IF_ID tells policies with the same selectors apart."""
+
+        def body() -> None:
+            with XfrmSocket() as xfrm:
+                selection = {"sel": POLICY["sel"], "dir": messages.XFRM_POLICY_OUT}
+                for if_id in (7, 8):
+                    xfrm.policy("add", **POLICY, if_id=if_id)
+                xfrm.policy("delete", **selection, if_id=7)
+                with pytest.raises(NetlinkError):
+                    xfrm.policy("delete", **selection)
+                (policy,) = xfrm.policy("dump")
+                assert policy.get_attr("XFRMA_IF_ID") == 8
+                mine = {**POLICY["tmpl"][0], "reqid": REQIDS[5]}  # type: ignore[index]
+                xfrm.policy("add", **{**POLICY, "tmpl": [mine]}, if_id=9)
+                plane = XfrmDataPlane()
+                assert plane.leftovers == 1
+                assert [each.get_attr("XFRMA_IF_ID") for each in xfrm.policy("dump")] == [8]
+                plane.close()
+
+        namespace.call(body)
+
+    def test_a_policy_that_expires(self, namespace: Namespace) -> None:
+        """XFRM_MSG_POLEXPIRE, soft and hard."""
+
+        def body() -> None:
+            with (
+                closing(XfrmConnection([messages.XFRMNLGRP_EXPIRE])) as listening,
+                closing(XfrmConnection()) as kernel,
+            ):
+                kernel.request("policy", "add", **POLICY)
+                information = {name: value for name, value in POLICY.items() if name != "tmpl"}
+                for hard in (0, 1):
+                    kernel.request("policy", "expire", pol=information, hard=hard)
+                    (told,) = listening.events()
+                    assert (told["event"], told["hard"]) == ("XFRM_MSG_POLEXPIRE", hard)
+                    assert (told["pol"]["sel"]["daddr"], told["pol"]["priority"]) == ("10.9.0.0", 5)
+                assert kernel.request("policy", "dump") == []
+
+        namespace.call(body)
+
     def test_the_asynchronous_socket(self, namespace: Namespace) -> None:
         async def body() -> None:
             async with AsyncXfrmSocket() as xfrm:

@@ -23,12 +23,19 @@ from protocols.dataplane.port import (
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.xfrm.backend import XfrmDataPlane
 from protocols.dataplane.xfrm.connection import XfrmConnection
-from protocols.dataplane.xfrm.messages import XFRM_INF, XFRM_POLICY_OUT, XFRMNLGRP_ACQUIRE
+from protocols.dataplane.xfrm.messages import (
+    XFRM_AE_LVAL,
+    XFRM_AE_RVAL,
+    XFRM_INF,
+    XFRM_POLICY_OUT,
+    XFRMNLGRP_ACQUIRE,
+    XFRMNLGRP_MIGRATE,
+)
 from protocols.dataplane.xfrm.probe import Finding, probe
 from protocols.dataplane.xfrm.socket import XfrmSocket
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError
-from protocols.esp.sa import UsageLimits
+from protocols.esp.sa import ChildSaSpec, EspMode, UsageLimits
 from protocols.ikev2.suites import EspSuite
 from protocols.ip import IpPacket, UdpDatagram
 from protocols.path import Endpoint, Path
@@ -54,6 +61,9 @@ from tests.peers.xfrm_scene import (
 pytestmark = [pytest.mark.peer, pytest.mark.guest]
 
 PACKETS = 5
+IP_HEADERS = {4: 20, 6: 40}
+UDP_LENGTH = 8 + len(PAYLOAD)
+ROUTER_ALERT = b"\x94\x04\x00\x00"  # RFC 2113
 USERSPACE_PORT = 4501
 
 
@@ -339,6 +349,105 @@ class TestMoves:
         assert stage.gateway_plane.poll_event() is None
 
 
+def beet_spec(version: int, suite: str = "aes128gcm16", number: int = 1) -> ChildSaSpec:
+    """A child SA in BEET mode between the inner hosts."""
+    mine, theirs = (TrafficSelector.host(each) for each in INNER[version])
+    spec = ue_spec(suite, number=number)
+    return replace(spec, mode=EspMode.BEET, local_selectors=(mine,), remote_selectors=(theirs,))
+
+
+class TestBeet:
+    @pytest.mark.parametrize("encapsulation", [True, False])
+    @pytest.mark.parametrize("outer", [4, 6])
+    @pytest.mark.parametrize("inner", [4, 6])
+    def test_packets_go_without_their_header(self, stage: Scene, inner: int, outer: int, encapsulation: bool) -> None:
+        lengths, header = [], IP_HEADERS[inner]
+        for mode in (EspMode.TUNNEL, EspMode.BEET):
+            made = replace(beet_spec(inner), mode=mode, path=PATHS[outer], encapsulation=encapsulation)
+            spec = stage.install(made)
+            assert stage.send("ue", PACKETS, inner) == stage.send("gateway", PACKETS, inner) == PACKETS
+            lengths.append({len(each.octets) for each in stage.seen()})
+            octets = PACKETS * (header + UDP_LENGTH)
+            saved = 2 * PACKETS * header if mode is EspMode.BEET else 0
+            counters = ChildSaCounters(
+                inbound_packets=PACKETS,
+                outbound_packets=PACKETS,
+                inbound_octets=octets,
+                outbound_octets=octets,
+                overhead_saved_octets=saved,
+            )
+            assert stage.ue_plane.counters(spec.inbound_spi) == counters
+            assert stage.gateway_plane.counters(spec.outbound_spi) == counters
+            stage.ue_plane.remove(spec.inbound_spi)
+            stage.gateway_plane.remove(spec.outbound_spi)
+        (tunnel,), (beet,) = lengths
+        assert tunnel - beet == header
+
+    @pytest.mark.parametrize("inner", [4, 6])
+    def test_moves_under_traffic(self, stage: Scene, inner: int) -> None:
+        """By MIGRATE and anew, to other addresses, families and encapsulations; no sequence number comes twice."""
+        spec = stage.install(beet_spec(inner))
+        for path, encapsulation in (
+            (ELSEWHERE, True),
+            (PATHS[4], True),
+            (PATHS[4], False),
+            (PATHS[6], True),
+            (PATHS[4], True),
+        ):
+            assert stage.send("ue", PACKETS, inner) == stage.send("gateway", PACKETS, inner) == PACKETS
+            stage.move(path, encapsulation)
+        assert stage.send("ue", PACKETS, inner) == stage.send("gateway", PACKETS, inner) == PACKETS
+        assert repeated(stage.seen()) == set()
+        ue, gateway = stage.ue_plane.counters(spec.inbound_spi), stage.gateway_plane.counters(spec.outbound_spi)
+        assert ue.inbound_packets == ue.outbound_packets == gateway.inbound_packets == 6 * PACKETS
+        assert ue.inbound_octets == gateway.outbound_octets == 6 * PACKETS * (IP_HEADERS[inner] + UDP_LENGTH)
+        if inner == 4:
+            with stage.flood("ue") as flood:
+                for path in (ELSEWHERE, PATHS[4]) * 2:
+                    stage.move(path, True)
+                    flood.wait()
+            assert repeated(stage.seen()) == set()
+            assert stage.arrived("gateway") > 0
+
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    @pytest.mark.parametrize("inner", [4, 6])
+    def test_userspace_at_the_other_end(self, stage: Scene, inner: int, suite: str) -> None:
+        """IPv4 options included, which go in BEET's pseudo header."""
+        ours = Endpoint(UE_OUTER.address, USERSPACE_PORT)
+        spec = replace(beet_spec(inner, suite), path=Path(ours, GATEWAY_OUTER))
+        stage.gateway_plane.install(mirrored(spec))
+        delivered: list[bytes] = []
+        mine, theirs = INNER[inner]
+        here, there = ip_address(mine), ip_address(theirs)
+        payload = UdpDatagram(source_port=PORT, destination_port=PORT, payload=PAYLOAD).encode(here, there)
+        with userspace_socket(stage.ue, ours) as outer:
+            plane = UserspaceDataPlane(
+                entropy=SeededEntropy(suite),
+                deliver=lambda packet, inbound_spi: delivered.append(packet),
+                transmit=lambda octets, path, encapsulation, traffic_class: outer.send(octets),
+            )
+            plane.install(spec)
+            for _ in range(PACKETS):
+                assert plane.send_inner(
+                    IpPacket(source=here, destination=there, protocol=UDP, payload=payload).encode()
+                )
+            assert stage.arrived("gateway", inner) == PACKETS
+            talker = stage.inner["gateway", inner]
+            for number in range(PACKETS):
+                options = inner == 4 and number == PACKETS - 1
+                if options:
+                    talker.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, ROUTER_ALERT)
+                talker.sendto(PAYLOAD, (mine, PORT))
+                if options:
+                    talker.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")
+                plane.receive_esp(outer.recv(2048), spec.path)
+        assert len(delivered) == PACKETS
+        assert {UdpDatagram.decode(IpPacket.decode(each)).payload for each in delivered} == {PAYLOAD}
+        assert (ROUTER_ALERT in delivered[-1]) is (inner == 4)
+        assert plane.drops == {}
+        assert stage.gateway_plane.counters(spec.outbound_spi).inbound_packets == PACKETS
+
+
 class TestLimits:
     @pytest.mark.parametrize(
         "limits",
@@ -437,6 +546,91 @@ class TestUserspaceAgainstTheKernel:
         assert ours_counted.inbound_octets == kernels.outbound_octets
         assert ours_counted.outbound_octets == kernels.inbound_octets
         assert plane.drops == {}
+
+
+class TestWhatTheKernelTells:
+    def test_replay_state_and_lifetime(self, stage: Scene) -> None:
+        """XFRM_MSG_GETAE, of both directions of an SA that has carried packets."""
+        spec = stage.install(ue_spec())
+        assert stage.send("ue", PACKETS) == PACKETS
+
+        def read() -> list[tuple[int, int]]:
+            found = []
+            with XfrmSocket() as xfrm:
+                for address, spi in (("192.0.2.1", spec.outbound_spi), ("198.51.100.7", spec.inbound_spi)):
+                    identity = {"daddr": address, "spi": int.from_bytes(spi, "big"), "family": 2, "proto": 50}
+                    (told,) = xfrm.ae("get", sa_id=identity, flags=XFRM_AE_RVAL | XFRM_AE_LVAL)
+                    assert told["event"] == "XFRM_MSG_NEWAE"
+                    assert told["sa_id"]["daddr"] == address
+                    replay = told.get_attr("XFRMA_REPLAY_VAL") or told.get_attr("XFRMA_REPLAY_ESN_VAL")
+                    found.append((replay["oseq"], told.get_attr("XFRMA_LTIME_VAL")["packets"]))
+            return found
+
+        assert stage.ue.call(read) == [(PACKETS, PACKETS), (0, 0)]
+
+    def test_a_migration_names_the_addresses_of_the_key_manager(self, stage: Scene) -> None:
+        """XFRM_MSG_MIGRATE with KMADDRESS, as others hear it."""
+        stage.install(ue_spec())
+        listening = stage.ue.call(lambda: XfrmConnection([XFRMNLGRP_MIGRATE]))
+        with closing(listening):
+            stage.move(ELSEWHERE, True)
+            (told,) = listening.events()
+        assert told["event"] == "XFRM_MSG_MIGRATE"
+        addresses = told.get_attr("XFRMA_KMADDRESS")
+        assert (addresses["local"], addresses["remote"]) == (str(ELSEWHERE.local.address), "192.0.2.1")
+        (migrated,) = told.get_attr("XFRMA_MIGRATE")
+        assert (migrated["old_daddr"], migrated["new_daddr"]) == ("198.51.100.7", str(ELSEWHERE.local.address))
+
+    def test_the_number_of_an_interface_goes_with_its_sa(self, stage: Scene) -> None:
+        """XFRMA_IF_ID in SAs and policies, and kept by every kind of move."""
+        spec = ue_spec("aes128gcm16")
+        stage.ue_plane.install(spec, if_id=7)
+
+        def numbers() -> list[int | None]:
+            with XfrmSocket() as xfrm:
+                return [each.get_attr("XFRMA_IF_ID") for each in (*xfrm.sa("dump"), *xfrm.policy("dump"))]
+
+        for path, encapsulation in ((ELSEWHERE, True), (ELSEWHERE, False), (PATHS[6], True), (PATHS[4], True)):
+            assert stage.ue.call(numbers) == [7] * 5
+            stage.ue_plane.update_path(spec.inbound_spi, path, encapsulation)
+        stage.ue_plane.replace(spec.inbound_spi, ue_spec("aes128gcm16", number=2))
+        assert stage.ue.call(numbers) == [7] * 7
+        stage.ue_plane.remove(spec.inbound_spi)
+        assert stage.ue.call(numbers) == [7] * 5
+
+    def test_an_sa_that_somebody_flushed(self, stage: Scene) -> None:
+        """Nothing is sent, at once; nobody is asked for another one; the node hears of it."""
+        spec = stage.install(ue_spec())
+        assert stage.send("ue") == 1
+
+        def flush() -> None:
+            with XfrmSocket() as xfrm:
+                xfrm.sa("flush")
+
+        def states() -> int:
+            with XfrmSocket() as xfrm:
+                return len(xfrm.sa("dump"))
+
+        stage.ue.call(flush)
+        stage.seen()
+        assert stage.send("ue") == 0
+        assert stage.seen() == []
+        assert stage.ue.call(states) == 0
+        stage.ue_plane.counters(spec.inbound_spi)
+        assert stage.ue_plane.poll_event() == LifetimeReached(inbound_spi=spec.inbound_spi, hard=True)
+
+    def test_an_expiry_that_somebody_asks_for(self, stage: Scene) -> None:
+        """XFRM_MSG_EXPIRE of a program's: as if the kernel's own."""
+        spec = stage.install(ue_spec())
+        identity = {"daddr": "192.0.2.1", "spi": int.from_bytes(spec.outbound_spi, "big"), "proto": 50}
+
+        def expire(hard: int) -> None:
+            with XfrmSocket() as xfrm:
+                xfrm.sa("expire", state={"id": identity, "family": socket.AF_INET}, hard=hard)
+
+        for hard in (0, 1):
+            stage.ue.call(lambda hard=hard: expire(hard))  # type: ignore[misc]
+            assert stage.ue_plane.poll_event() == LifetimeReached(inbound_spi=spec.inbound_spi, hard=bool(hard))
 
 
 class TestLeftovers:

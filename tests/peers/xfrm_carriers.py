@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface, ip_network
 from typing import TypeVar
 
+from pyroute2 import IPRoute
+
 from lab.namespaces import Namespace
 from protocols.dataplane.xfrm.carrier import KernelCarrier, KernelPlane
 from protocols.dataplane.xfrm.device import KernelDevice
@@ -116,13 +118,17 @@ class End:
         assert isinstance(made, KernelPlane)
         return made
 
-    def device(self, name: str, addresses: Sequence[str], routes: Sequence[str] = (), mtu: int = MTU) -> KernelDevice:
-        """Open the plane's device and start it."""
-        device = self.run(
-            self.carrier.open_device(
-                self.plane, name, [ip_interface(each) for each in addresses], mtu, [ip_network(each) for each in routes]
-            )
-        )
+    def device(
+        self,
+        name: str,
+        addresses: Sequence[str],
+        routes: Sequence[str] = (),
+        mtu: int = MTU,
+        plane: KernelPlane | None = None,
+    ) -> KernelDevice:
+        """Open the device of a plane, the first one, and start it."""
+        interfaces, networks = [ip_interface(each) for each in addresses], [ip_network(each) for each in routes]
+        device = self.run(self.carrier.open_device(plane or self.plane, name, interfaces, mtu, networks))
 
         def failed(error: BackendError) -> None:
             self.failures.append(error)
@@ -204,6 +210,16 @@ class Stage:
         if key not in self.sockets:
             self.sockets[key] = where.call(opened)
         return self.sockets[key]
+
+    def outer_mtu(self, mtu: int) -> None:
+        """Of the link between UE and gateway."""
+        for namespace, interface in ((self.ue.namespace, "ue0"), (self.gateway.namespace, "gw0")):
+
+            def change(interface: str = interface) -> None:
+                with IPRoute() as route:
+                    route.link("set", index=route.link_lookup(ifname=interface)[0], mtu=mtu)
+
+            namespace.call(change)
 
     def there_and_back(self, version: int = 4, payload: bytes = b"there and back") -> str:
         """A datagram of the UE's to the server and its answer; from where the server saw it come."""

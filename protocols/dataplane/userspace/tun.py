@@ -67,6 +67,8 @@ class TunCounters:
 class TunDevice:
     """An open device; ``start`` hands every packet that the kernel routes into it to a function."""
 
+    comes_in_by_it = True
+
     def __init__(self, name: str, descriptor: int) -> None:
         self.name = name
         self.counters = TunCounters()

@@ -102,6 +102,11 @@ class KernelDevice:
         self._loop.add_reader(self._watch.fileno(), self._look, failed)
 
     @property
+    def closed(self) -> bool:
+        """Whether it was given back."""
+        return self._closed
+
+    @property
     def counters(self) -> TunCounters:
         """``read``: packets that the kernel has routed into it, ``refused``: those of them that no SA took."""
         link = None if self._closed else _link(self._index)
@@ -113,7 +118,8 @@ class KernelDevice:
         sent, received = stats.get("tx_packets", 0), stats.get("rx_packets", 0)
         if not self.if_id:
             return TunCounters(read=sent, written=self._written, refused=sent + self._refused)
-        lost = sum(stats.get(key, 0) for key in ("tx_errors", "tx_dropped", "rx_errors", "rx_dropped"))
+        # an XFRM interface counts most of them twice, as errors and as dropped
+        lost = sum(max(stats.get(f"{way}_errors", 0), stats.get(f"{way}_dropped", 0)) for way in ("tx", "rx"))
         return TunCounters(read=sent, written=received + self._written, refused=lost + self._refused)
 
     def write(self, packet: bytes) -> bool:

@@ -37,11 +37,11 @@ class AsyncXfrmSocket(AsyncNetlinkSocket):
         return answer
 
     async def sa(self, command: str, **kwarg: Any) -> AsyncIterator[Any]:
-        """``alloc_spi``, ``add``, ``update``, ``delete``, ``get``, ``dump`` or ``flush`` SAs."""
+        """``alloc_spi``, ``add``, ``update``, ``delete``, ``get``, ``dump``, ``expire`` or ``flush`` SAs."""
         return await self._request("sa", command, kwarg)
 
     async def policy(self, command: str, **kwarg: Any) -> AsyncIterator[Any]:
-        """``add``, ``update``, ``delete``, ``get``, ``dump``, ``flush`` or ``migrate`` policies."""
+        """``add``, ``update``, ``delete``, ``get``, ``dump``, ``expire``, ``flush`` or ``migrate`` policies."""
         return await self._request("policy", command, kwarg)
 
     async def ae(self, command: str, **kwarg: Any) -> AsyncIterator[Any]:

@@ -31,6 +31,7 @@ from protocols.esp.sa import (
     UsageLimits,
 )
 from protocols.io.link import UDP_ENCAP_ESPINUDP
+from protocols.ip import IPV4_HEADER_LENGTH, IPV6_HEADER_LENGTH
 from protocols.path import Address, Endpoint, Path
 
 ESP = 50
@@ -180,6 +181,13 @@ class Child:
     def mode(self) -> int:
         """As the kernel calls it."""
         return XFRM_MODE_BEET if self.spec.mode is EspMode.BEET else XFRM_MODE_TUNNEL
+
+    @property
+    def omitted_header_length(self) -> int:
+        """Octets of each inner packet that BEET mode leaves out, and the kernel does not count; IPv4 options aside."""
+        if self.spec.mode is not EspMode.BEET:
+            return 0
+        return IPV4_HEADER_LENGTH if self.spec.local_selectors[0].version == 4 else IPV6_HEADER_LENGTH
 
     @property
     def interface(self) -> dict[str, Any]:
