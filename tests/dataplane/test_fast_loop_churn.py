@@ -95,7 +95,7 @@ def sealed_by_ue(spec: ChildSaSpec, first: int, count: int) -> list[bytes]:
 def busy(undo: contextlib.ExitStack) -> Busy:
     delivered: list[bytes] = []
     plane = FastDataPlane(deliver=lambda packet, spi: delivered.append(packet), transmit=lambda *_: None)
-    loop = FastLoop(plane.core, workers=WORKERS)
+    loop = FastLoop(plane.core, too_long=plane.send_inner, workers=WORKERS)
     undo.callback(loop.close)
     link = loop.open_link(Endpoint.of("127.0.0.1", 0), lambda octets, path: None)
     undo.callback(link.close)

@@ -239,7 +239,8 @@ static enum fast_outcome install(fast_core *core, const fast_spec *spec, struct 
         return FAST_TAKEN;
     const struct suite *inbound = suite_of(core, spec, spec->inbound_encryption_key.length);
     const struct suite *outbound = suite_of(core, spec, spec->outbound_encryption_key.length);
-    if (!inbound || !outbound || spec->replay_window > FAST_WINDOW_MAXIMUM || (spec->esn && !spec->replay_window) ||
+    if (!inbound || !outbound || !spec->local_count || !spec->remote_count ||
+        spec->replay_window > FAST_WINDOW_MAXIMUM || (spec->esn && !spec->replay_window) ||
         spec->inbound_integrity_key.length != inbound->mac_key_length ||
         spec->outbound_integrity_key.length != outbound->mac_key_length)
         return FAST_UNSUPPORTED;

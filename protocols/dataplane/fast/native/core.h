@@ -64,7 +64,7 @@ enum fast_outcome {
     FAST_DONE = 0,
     FAST_TAKEN,       /* the inbound SPI is installed already */
     FAST_NOT_THERE,   /* the inbound SPI is not installed */
-    FAST_UNSUPPORTED, /* this libcrypto lacks the suite, or a length does not fit it */
+    FAST_UNSUPPORTED, /* this libcrypto lacks the suite, a length does not fit it, or there are no selectors */
     FAST_NO_MEMORY
 };
 
