@@ -32,6 +32,8 @@ from typing import NamedTuple
 from protocols.errors import DecodeError
 from protocols.io import packet_filter
 from protocols.io.aside import (
+    AUXILIARY,
+    AUXILIARY_OCTETS,
     ETH_P_ALL,
     ETH_P_IP,
     ETH_P_IPV6,
@@ -42,6 +44,7 @@ from protocols.io.aside import (
     PACKET_VNET_HDR,
     RECEIVE_OCTETS,
     SOL_PACKET,
+    STATISTICS,
 )
 from protocols.io.link import DRAIN_LIMIT
 from protocols.io.packet_filter import LOAD_HALF, LOAD_HALF_INDEXED, LOAD_OCTET, LOAD_WORD, LOAD_WORD_INDEXED, Check
@@ -63,9 +66,6 @@ PACKET_OUTGOING = 4  # <linux/if_packet.h>
 SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
 PEEK_OCTETS = 256  # up to the length in an IP header
 
-_AUXILIARY = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata: status, two lengths, mac, net, VLAN
-_AUXILIARY_OCTETS = socket.CMSG_SPACE(_AUXILIARY.size)
-_STATISTICS = struct.Struct("=II")  # struct tpacket_stats: packets, drops
 _NET = packet_filter.NETWORK_HEADER
 
 _log = logging.getLogger(__name__)
@@ -150,11 +150,14 @@ class EspTap:
         """Hear a port no more; what it has had is recorded."""
         if local not in self._open:
             return
-        if self._socket is not None:
-            while self._read():
-                pass
+        self.catch_up()
         del self._open[local]
         self._change()
+
+    def catch_up(self) -> None:
+        """Record what has crossed before now, so that what is recorded next comes after it."""
+        while self._read():
+            pass
 
     def _change(self) -> None:
         """Hear what is open; without the right to, once and for all nothing."""
@@ -197,7 +200,7 @@ class EspTap:
 
     def _look_for_overflow(self) -> None:
         if self._socket is not None:
-            _, lost = _STATISTICS.unpack(self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size))
+            _, lost = STATISTICS.unpack(self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, STATISTICS.size))
             if lost:
                 self._left_out["buffer-full"] += lost
 
@@ -213,11 +216,11 @@ class EspTap:
         paused = self._resumption is not None
         try:
             octets, ancillary, flags, address = self._socket.recvmsg(
-                PEEK_OCTETS if paused else RECEIVE_OCTETS, _AUXILIARY_OCTETS
+                PEEK_OCTETS if paused else RECEIVE_OCTETS, AUXILIARY_OCTETS
             )
             if not ancillary:
                 raise DecodeError("a packet without its place")
-            network = len(NO_OFFLOAD) + _AUXILIARY.unpack_from(ancillary[0][2])[4]
+            network = len(NO_OFFLOAD) + AUXILIARY.unpack_from(ancillary[0][2])[4]
             if paused:
                 self._left_out["over-limit"] += _number_of(octets, network)
                 return True
@@ -285,8 +288,7 @@ class EspTap:
         self._resumption = loop.call_at(self._ends, self._resume)
 
     def _resume(self) -> None:
-        while self._read():  # what came before the pause and while it began
-            pass
+        self.catch_up()  # what came before the pause and while it began
         self._resumption = None
         self._hear()
 

@@ -162,9 +162,11 @@ class SwuPorts:
     def _record(self, direction: Direction, path: Path, octets: bytes, encapsulating: bool) -> None:
         if self._tap is None:
             return
-        elsewhere = encapsulating and self._esp_tap is not None and self._esp_tap.hears
-        if not elsewhere or classify_udp(octets, encapsulating=True) != "esp":
-            self._tap.udp(direction, path, octets, encapsulating=encapsulating)
+        if self._esp_tap is not None and self._esp_tap.hears:
+            if encapsulating and classify_udp(octets, encapsulating=True) == "esp":
+                return
+            self._esp_tap.catch_up()
+        self._tap.udp(direction, path, octets, encapsulating=encapsulating)
 
     def _record_bare(self, direction: Direction, local: Address, remote: Address, octets: bytes) -> None:
         if self._tap is not None and (self._esp_tap is None or not self._esp_tap.hears):

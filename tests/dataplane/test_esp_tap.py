@@ -20,7 +20,8 @@ from protocols.io.link import UdpLink
 from protocols.io.platform import Platform
 from protocols.io.raw import RawEspLink
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
-from protocols.path import Endpoint, Path
+from protocols.io.udp import SwuPorts
+from protocols.path import Datagram, Endpoint, Path
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 from tests.dataplane.fast_ends import WIRE, ends, inner_address, octets, transfer, until
@@ -169,6 +170,57 @@ def test_two_nodes_on_one_loopback_each_record_their_own_esp_once(version: int) 
             assert nodes[0].bodies == as_by_python(at_the_ue)
             assert nodes[1].bodies == as_by_python(at_the_gateway)
             assert nodes[0].tap.view == {"recorded": 3, "pauses": 0, "left_out": {}}
+
+    on_loopback(story)
+
+
+def test_beside_the_nodes_own_links_nothing_is_recorded_twice_and_all_in_its_order() -> None:
+    """ESP that passes them, as some does with every carrier, and IKE: ESP on the wire before it is recorded before."""
+
+    async def story() -> None:
+        ue, gateway = ENDS[4]
+        path, kept = Path(ue, gateway), recorder()
+        opened: list[bytes] = []
+        tap = EspTap(kept)
+        ports = SwuPorts(
+            on_ike=lambda datagram: opened.append(datagram.payload),
+            on_esp=lambda packet, path, kind: opened.append(packet),
+            tap=DatagramTap(kept),
+            esp_tap=tap,
+        )
+        ports.open(
+            ue,
+            encapsulating=True,
+            opener=lambda receive: UdpLink(ue, receive),
+            raw=lambda receive: RawEspLink(ue, receive),
+        )
+        peer, raw = UdpLink(gateway, lambda packet, path: None), RawEspLink(gateway, lambda packet, path: None)
+        ike = octets(28, 1)
+        try:
+            peer.send(esp(1), ue)
+            ports.send_ike(Datagram(path, ike))
+            ports.send_esp(esp(2), path, True)
+            ports.send_ike(Datagram(path, NAT_KEEPALIVE))
+            ports.send_esp(esp(3), path, False)
+            raw.send(esp(4), ue)
+            peer.send(NON_ESP_MARKER + ike, ue)
+            await until(lambda: Counter(opened) == Counter([esp(1), esp(4), ike]), "what was sent")
+        finally:
+            ports.close_all()
+            peer.close()
+            raw.close()
+        assert not tap.hears
+
+        def expected(tap: DatagramTap) -> None:
+            tap.udp("in", path, esp(1), encapsulating=True)
+            tap.udp("out", path, NON_ESP_MARKER + ike, encapsulating=True)
+            tap.udp("out", path, esp(2), encapsulating=True)
+            tap.udp("out", path, NAT_KEEPALIVE, encapsulating=True)
+            tap.ip("out", ue.address, gateway.address, esp(3))
+            tap.ip("in", ue.address, gateway.address, esp(4))
+            tap.udp("in", path, NON_ESP_MARKER + ike, encapsulating=True)
+
+        assert [record.body for record in kept.since(0)] == as_by_python(expected)
 
     on_loopback(story)
 
