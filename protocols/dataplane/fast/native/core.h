@@ -124,7 +124,7 @@ typedef struct {
     fast_path path; /* of FAST_PEER_ENDPOINT_OBSERVED */
 } fast_event;
 
-/* NULL: no memory, or no libcrypto to speak of. Free the workers before their core. */
+/* NULL: errno says why. Free the workers before their core. */
 fast_core *fast_core_new(void);
 void fast_core_free(fast_core *);
 fast_worker *fast_worker_new(fast_core *);
