@@ -49,7 +49,7 @@ def on_loopback(story: Callable[[], Awaitable[None]]) -> None:
     """In a namespace with the addresses of ``ENDS``."""
     with Namespace("tap", ipv6=True) as namespace:
         for end in ENDS[6]:
-            namespace.run(["ip", "address", "add", f"{end.address}/128", "dev", "lo", "nodad"], timeout=5)
+            namespace.add_address("lo", f"{end.address}/128")
         namespace.run(["ip", "link", "set", "lo", "mtu", "1500"], timeout=5)
 
         async def bounded() -> None:
