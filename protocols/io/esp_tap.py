@@ -290,6 +290,7 @@ class EspTap:
     def _resume(self) -> None:
         self.catch_up()  # what came before the pause and while it began
         self._resumption = None
+        self._ends = 0.0  # a timer may come a little early
         self._hear()
 
 
