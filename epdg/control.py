@@ -83,6 +83,7 @@ class _Methods:
                 "tun": self._node.core.dropped,
                 "diameter": {str(k): v for k, v in self._node.swm.dropped.items()},
             },
+            "trace": {"esp": None if self._node.esp_tap is None else self._node.esp_tap.view},
             "addresses_in_use": {name: pool.in_use for name, pool in self._node.pools.items()},
         }
 

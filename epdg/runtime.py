@@ -60,6 +60,7 @@ from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
 from protocols.io.algorithms import weakness
 from protocols.io.driver import Driver
+from protocols.io.esp_tap import EspTap
 from protocols.io.link import Opener
 from protocols.io.platform import Platform
 from protocols.io.raw import esp_transport
@@ -140,10 +141,13 @@ class EpdgNode:
             extension=self._extension,
             inbound_packets=self._inbound_packets,
         )
+        unseen = self.recorder.enabled and not self.carrier.sees_packets
+        self.esp_tap = EspTap(self.recorder) if unseen else None
         self.ports = SwuPorts(
             on_ike=self._received_ike,
             on_esp=self._received_esp,
             tap=DatagramTap(self.recorder),
+            esp_tap=self.esp_tap,
             open_link=platform.open_link,
         )
         self.data_plane = self.carrier.plane(

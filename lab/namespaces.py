@@ -57,6 +57,7 @@ MS_REC = 0x4000  # <linux/mount.h>
 MS_PRIVATE = 1 << 18
 NF_DROP = 0  # <linux/netfilter.h>
 NF_ACCEPT = 1
+IFA_F_NODAD = 0x02  # <linux/if_addr.h>: without it the address is tentative until a work queue of the kernel's has run
 NAT_TABLE = "lab-nat"
 SOURCE_NAT_PRIORITY = 100  # NF_IP_PRI_NAT_SRC of <linux/netfilter_ipv4.h>
 TERMINATION_INTERVAL = 5.0  # a process that ignores SIGTERM that long is killed
@@ -238,6 +239,7 @@ class Namespace:
                 address=str(address.ip),
                 prefixlen=address.network.prefixlen,
                 family=_family(address.version),
+                flags=IFA_F_NODAD if address.version == 6 else 0,
             )
         )
 

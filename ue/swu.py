@@ -16,6 +16,7 @@ from protocols.ikev2.events import Closed, Event, SuccessorCreated
 from protocols.ikev2.extension import Extension
 from protocols.ikev2.sa import IkeSa
 from protocols.io.driver import Driver
+from protocols.io.esp_tap import EspTap
 from protocols.io.platform import Platform
 from protocols.io.tap import DatagramTap
 from protocols.io.udp import SwuPorts
@@ -74,8 +75,13 @@ class Swu:
         )
         self.entropy = platform.entropy
         self.endpoint = IkeEndpoint(entropy=platform.entropy, inbound_packets=self._inbound_packets)
+        unseen = tapped and recorder.enabled and not self.carrier.sees_packets
+        self.esp_tap = EspTap(recorder) if unseen else None
         self.ports = SwuPorts(
-            on_ike=self.receive_ike, on_esp=self._received_esp, tap=DatagramTap(recorder) if tapped else None
+            on_ike=self.receive_ike,
+            on_esp=self._received_esp,
+            tap=DatagramTap(recorder) if tapped else None,
+            esp_tap=self.esp_tap,
         )
         self.accesses = Accesses(
             accesses, self.ports, platform.open_link, self.carrier, self._unreachable, dscp, bare_esp=bare_esp

@@ -48,9 +48,9 @@ RECEIVE_OCTETS = 65535 + 256  # a packet with what lies before it
 _OFFLOAD = struct.Struct(
     "=BBHHHH"
 )  # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
-_AUXILIARY = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata: status, two lengths, mac, net, VLAN
-_AUXILIARY_OCTETS = socket.CMSG_SPACE(_AUXILIARY.size)
-_STATISTICS = struct.Struct("=II")  # struct tpacket_stats: packets, drops
+AUXILIARY = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata: status, two lengths, mac, net, VLAN
+AUXILIARY_OCTETS = socket.CMSG_SPACE(AUXILIARY.size)
+STATISTICS = struct.Struct("=II")  # struct tpacket_stats: packets, drops
 _NET = packet_filter.NETWORK_HEADER
 
 
@@ -207,7 +207,7 @@ class _Sockets:
 
     def overflown(self) -> Counter[str]:
         """What found the buffer full since the last time."""
-        _, lost = _STATISTICS.unpack(self._packets.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size))
+        _, lost = STATISTICS.unpack(self._packets.getsockopt(SOL_PACKET, PACKET_STATISTICS, STATISTICS.size))
         return Counter({"receive-buffer-full": lost} if lost else {})
 
     def send(self, packet: bytes) -> None:
@@ -238,10 +238,10 @@ class _Sockets:
 
     def receive(self) -> tuple[bytes, ...]:
         """The IP packets of one that has arrived; ``BlockingIOError`` when none has."""
-        octets, ancillary, flags, _ = self._packets.recvmsg(RECEIVE_OCTETS, _AUXILIARY_OCTETS)
+        octets, ancillary, flags, _ = self._packets.recvmsg(RECEIVE_OCTETS, AUXILIARY_OCTETS)
         if flags & socket.MSG_TRUNC or not ancillary:
             raise DecodeError("a packet without its end")
-        network = _AUXILIARY.unpack_from(ancillary[0][2])[4]
+        network = AUXILIARY.unpack_from(ancillary[0][2])[4]
         return tuple(whole_packets(octets, network))
 
     def close(self) -> None:

@@ -6,14 +6,15 @@ import ctypes
 import socket
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
 
 LOAD_WORD, LOAD_HALF, LOAD_OCTET = 0x20, 0x28, 0x30
-LOAD_HALF_INDEXED, LOAD_OCTET_INDEXED = 0x48, 0x50  # at X + the offset
+LOAD_WORD_INDEXED, LOAD_HALF_INDEXED, LOAD_OCTET_INDEXED = 0x40, 0x48, 0x50  # at X + the offset
 LOAD_IPV4_HEADER_LENGTH = 0xB1  # X = 4 * (octet & 15)
 AND = 0x54
-JUMP_IF_EQUAL = 0x15
+JUMP_IF_EQUAL, JUMP_IF_GREATER = 0x15, 0x25
 RETURN = 0x06
 
 NETWORK_HEADER = -0x100000  # SKF_NET_OFF: offsets from the network header, whatever lies before it
@@ -25,6 +26,16 @@ Instruction = tuple[int, int, int, int]
 """Code, how far to jump if true and if not, operand."""
 Check = tuple[int, int, int, int]
 """How to load, from where, mask, value."""
+
+
+class Above(NamedTuple):
+    """A check for a value, without sign, that is greater than this one."""
+
+    load: int
+    offset: int
+    mask: int
+    value: int
+
 
 NOTHING: tuple[Instruction, ...] = ((RETURN, 0, 0, 0),)
 
@@ -47,8 +58,10 @@ def any_of(alternatives: Sequence[Sequence[Check]]) -> tuple[Instruction, ...]:
     program: list[Instruction] = [(LOAD_IPV4_HEADER_LENGTH, 0, 0, NETWORK_HEADER)]
     for checks in alternatives:
         left = 3 * len(checks) + 1  # instructions of this alternative, its RETURN included
-        for load, offset, mask, value in checks:
+        for check in checks:
+            load, offset, mask, value = check
             left -= 3
-            program += [(load, 0, 0, offset), (AND, 0, 0, mask), (JUMP_IF_EQUAL, 0, left, value)]
+            jump = JUMP_IF_GREATER if isinstance(check, Above) else JUMP_IF_EQUAL
+            program += [(load, 0, 0, offset), (AND, 0, 0, mask), (jump, 0, left, value)]
         program.append((RETURN, 0, 0, WHOLE))
     return (*program, *NOTHING)

@@ -48,6 +48,12 @@ def whole_packets(octets: bytes, network: int) -> Iterator[bytes]:
         ).encode()
 
 
+def coalesced_octets(octets: bytes) -> int:
+    """Of UDP payload in each datagram but the last, which may have less, behind a virtio_net_hdr; 0: not coalesced."""
+    _, kind, _, size, _, _ = OFFLOAD.unpack_from(octets)
+    return size if kind == COALESCED_UDP else 0
+
+
 def _with_checksum(packet: bytes, start: int, offset: int) -> bytes:
     """With the checksum that was left to the hardware: its field has the sum of the pseudo-header (RFC 1071)."""
     value = checksum(packet[start:])

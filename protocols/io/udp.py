@@ -2,7 +2,8 @@
 
 ``SwuPorts`` owns the links of a node. On an *encapsulating* port (4500 or what stands for it) IKE carries
 four zero octets in front and everything else is ESP. Beside it may be a raw link for ESP straight on IP; which of
-the two ESP goes by is said with each packet, and it is taken from both (RFC 7296 §2.23).
+the two ESP goes by is said with each packet, and it is taken from both (RFC 7296 §2.23). ESP that does not pass these
+links is recorded by an ``EspTap``, and then no ESP is recorded here.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from protocols.errors import LocalError, StackError
+from protocols.io.esp_tap import EspTap
 from protocols.io.link import PATHS_KEPT, KnowsPathMtu, Link, Opener, Receiver, ReportsTrafficClass, UdpLink
-from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
+from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap, Direction, classify_udp
 from protocols.path import Address, Datagram, Endpoint, Path
 
 ESP_HEADER_LENGTH = 8
@@ -29,11 +31,13 @@ class SwuPorts:
         on_ike: Callable[[Datagram], None],
         on_esp: Callable[[bytes, Path, int], None],
         tap: DatagramTap | None = None,
+        esp_tap: EspTap | None = None,
         open_link: Callable[[Endpoint, Receiver], Link] = UdpLink,
     ) -> None:
         self._on_ike = on_ike
         self._on_esp = on_esp
         self._tap = tap
+        self._esp_tap = esp_tap
         self._open_link = open_link
         self._links: dict[Endpoint, Link] = {}
         self._encapsulating: set[Endpoint] = set()
@@ -65,10 +69,14 @@ class SwuPorts:
             except StackError:
                 self.close(link.local)
                 raise
+        if encapsulating and self._esp_tap is not None:
+            self._esp_tap.open(link.local, bare=link.local.address in self._raw)
         return link.local
 
     def close(self, local: Endpoint) -> None:
         """Close one port, and the raw link beside it."""
+        if self._esp_tap is not None:
+            self._esp_tap.close(local)
         link = self._links.pop(local, None)
         raw = self._raw.pop(local.address, None) if local in self._encapsulating else None
         self._encapsulating.discard(local)
@@ -110,8 +118,7 @@ class SwuPorts:
         """
         raw = None if encapsulation else self._raw.get(path.local.address)
         if raw is not None:
-            if self._tap is not None:
-                self._tap.ip("out", path.local.address, path.remote.address, octets)
+            self._record_bare("out", path.local.address, path.remote.address, octets)
             raw.send(octets, path.remote, traffic_class)
         elif path.local not in self._encapsulating:
             self._dropped["no-port-for-esp"] += 1
@@ -128,13 +135,11 @@ class SwuPorts:
         if link is None:
             self._dropped["no-port"] += 1
             return
-        if self._tap is not None:
-            self._tap.udp("out", path, octets, encapsulating=encapsulating)
+        self._record("out", path, octets, encapsulating)
         link.send(octets, path.remote, traffic_class)
 
     def _received(self, octets: bytes, path: Path, encapsulating: bool, traffic_class: int) -> None:
-        if self._tap is not None:
-            self._tap.udp("in", path, octets, encapsulating=encapsulating)
+        self._record("in", path, octets, encapsulating)
         if octets == NAT_KEEPALIVE:
             return  # RFC 3948 §4: it did its work on the way
         if not encapsulating:
@@ -148,12 +153,24 @@ class SwuPorts:
 
     def _received_raw(self, octets: bytes, path: Path, beside: Endpoint, traffic_class: int) -> None:
         """ESP of protocol 50, as if it had come by the encapsulating port, from no port."""
-        if self._tap is not None:
-            self._tap.ip("in", beside.address, path.remote.address, octets)
+        self._record_bare("in", beside.address, path.remote.address, octets)
         if len(octets) > ESP_HEADER_LENGTH:
             self._on_esp(octets, _path(beside, path.remote), traffic_class)
         else:
             self._dropped["short"] += 1
+
+    def _record(self, direction: Direction, path: Path, octets: bytes, encapsulating: bool) -> None:
+        if self._tap is None:
+            return
+        if self._esp_tap is not None and self._esp_tap.hears:
+            if encapsulating and classify_udp(octets, encapsulating=True) == "esp":
+                return
+            self._esp_tap.catch_up()
+        self._tap.udp(direction, path, octets, encapsulating=encapsulating)
+
+    def _record_bare(self, direction: Direction, local: Address, remote: Address, octets: bytes) -> None:
+        if self._tap is not None and (self._esp_tap is None or not self._esp_tap.hears):
+            self._tap.ip(direction, local, remote, octets)
 
 
 @lru_cache(maxsize=PATHS_KEPT)

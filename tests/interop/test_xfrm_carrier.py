@@ -22,9 +22,11 @@ from protocols.errors import BackendError, LocalError
 from protocols.esp.sa import DropReason, UsageLimits
 from protocols.esp.tunnel import DEFAULT_POLICY
 from protocols.ikev2.suites import EspSuite
+from protocols.io.esp_tap import EspTap
 from protocols.io.netlink_requests import NetlinkRefusal
 from protocols.io.nftables import NfTables
 from protocols.path import Endpoint, Path
+from protocols.trace.recorder import Recorder
 from tests.dataplane.pairs import SUITES, mirrored
 from tests.dataplane.test_contract import TestDataPlaneContract as DataPlaneContract
 from tests.peers.namespaces import ping
@@ -195,6 +197,35 @@ class TestTraffic:
         assert stage.gateway.ike == [(NON_ESP_MARKER + b"IKE", path)]
         dropped = stage.gateway.carrier.dropped
         assert dropped["unknown_spi"] == before["unknown_spi"] + 1
+
+
+class TestTrace:
+    @pytest.mark.parametrize("encapsulation", [True, False])
+    def test_each_end_records_what_crossed_its_wire(self, stage: Stage, encapsulation: bool) -> None:
+        """Once, and not what comes out of it."""
+        heard = []
+        for end, local in ((stage.ue, UE_OUTER), (stage.gateway, GATEWAY_OUTER)):
+            recorder = Recorder("node", monotonic=lambda: 0.0, wall=lambda: 0.0)
+            tap = EspTap(recorder)
+            end.call(lambda tap=tap, local=local: tap.open(local, bare=not encapsulation))  # type: ignore[misc]
+            heard.append((end, tap, recorder, local))
+        stage.install(spec_of(encapsulation=encapsulation))
+        for version in (4, 6):
+            stage.there_and_back(version)
+        sent = stage.esp()
+        assert len(sent) == 4
+        for end, tap, recorder, local in heard:
+            end.call(lambda tap=tap, local=local: tap.close(local))  # type: ignore[misc]
+            bodies = [record.body for record in recorder.since(0)]
+            found = [(body["direction"], bytes.fromhex(str(body["payload"]))) for body in bodies]
+            skipped = 28 if encapsulation else 20
+            expected = [
+                ("out" if each.source == str(local.address) else "in", each.octets[skipped:])
+                for each in sorted(sent, key=lambda each: (each.sequence, each.source != str(UE_OUTER.address)))
+            ]
+            assert found == expected
+            assert {str(body["transport"]) for body in bodies} == {"udp" if encapsulation else "ip"}
+            assert end.call(lambda tap=tap: tap.view) == {"recorded": 4, "pauses": 0, "left_out": {}}  # type: ignore[misc]
 
 
 class TestSpoofing:

@@ -228,6 +228,9 @@ def test_without_the_right_to_raw_sockets_the_gateway_says_so_and_has_esp_in_udp
         assert world.encapsulation() == {True}
         assert ping(world.stage.ue, CORE_HOST).received == 3
         assert world.gateway.log().count("ESP goes in UDP only: raw sockets need root or CAP_NET_RAW.") == 1
+        if world.gateway.call("node.status")["data_plane"]["backend"] != "python":  # type: ignore[index,call-overload]
+            assert world.gateway.log().count("ESP packets are not in the trace: ") == 1
+            assert not any(record.body.get("protocol") == "esp" for record in records_of(world.gateway.control))
 
 
 @pytest.mark.root

@@ -157,3 +157,8 @@ def test_tshark_decrypts_ike_and_esp_over_both_versions(world: World, tmp_path: 
     seen = tshark.fields(capture, ("icmp.type", "icmpv6.type"), display_filter="esp")
     assert sum(row["icmp.type"] == ["8"] for row in seen) == sum(row["icmp.type"] == ["0"] for row in seen) == 6
     assert sum(row["icmpv6.type"] == ["128"] for row in seen) == sum(row["icmpv6.type"] == ["129"] for row in seen) == 6
+    status = world.ue.call("node.status")
+    if status["data_plane"]["backend"] != "python":  # type: ignore[index,call-overload]
+        heard = status["trace"]["esp"]  # type: ignore[index,call-overload]
+        assert (heard["pauses"], heard["left_out"]) == (0, {})  # type: ignore[index,call-overload]
+        assert heard["recorded"] >= 24  # type: ignore[index,call-overload,operator]
