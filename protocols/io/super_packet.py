@@ -14,10 +14,9 @@ NEEDS_CHECKSUM = 1  # VIRTIO_NET_HDR_F_NEEDS_CSUM
 COALESCED_UDP = 5  # VIRTIO_NET_HDR_GSO_UDP_L4
 UDP_CHECKSUM_OFFSET = 6
 
-_OFFLOAD = struct.Struct(
-    "=BBHHHH"
-)  # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
-NO_OFFLOAD = bytes(_OFFLOAD.size)
+OFFLOAD = struct.Struct("=BBHHHH")
+"""struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset."""
+NO_OFFLOAD = bytes(OFFLOAD.size)
 
 
 def whole_packets(octets: bytes, network: int) -> Iterator[bytes]:
@@ -25,8 +24,8 @@ def whole_packets(octets: bytes, network: int) -> Iterator[bytes]:
 
     ``DecodeError`` when the headers are not those of the packet.
     """
-    flags, kind, _, size, start, offset = _OFFLOAD.unpack_from(octets)
-    packet = octets[_OFFLOAD.size + network :]
+    flags, kind, _, size, start, offset = OFFLOAD.unpack_from(octets)
+    packet = octets[OFFLOAD.size + network :]
     if flags & NEEDS_CHECKSUM:
         packet = _with_checksum(packet, start - network, offset)
     if kind != COALESCED_UDP or not size:

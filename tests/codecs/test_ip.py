@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -9,7 +11,8 @@ import pytest
 from scapy.layers import inet, inet6
 
 from protocols.errors import DecodeError, LocalError
-from protocols.ip import ICMP, ICMPV6, TCP, UDP, Flow, IcmpEcho, IpPacket, UdpDatagram, checksum, flow_of
+from protocols.ip import ICMP, ICMPV6, TCP, UDP, Flow, IcmpEcho, IpPacket, UdpDatagram, checksum, flow_key, flow_of
+from tests.dataplane.packets import udp, wild_packet
 
 V4 = (ip_address("10.45.0.2"), ip_address("192.0.2.80"))
 V6 = (ip_address("2001:db8::2"), ip_address("2001:db8:ff::80"))
@@ -184,3 +187,41 @@ def test_checksum_of_rfc1071() -> None:
     """RFC 1071 §3: the example's sum is ddf2."""
     assert checksum(bytes.fromhex("0001f203f4f5f6f7")) == 0xDDF2 ^ 0xFFFF
     assert checksum(b"\xff" * 65535) == checksum(b"\xff\x00")
+
+
+def test_packets_with_one_key_are_of_one_flow() -> None:
+    """Invariant: ``flow_of`` takes what has a key, says as many octets as there are, and one flow for one key."""
+    chance = random.Random("keys")
+    flows: dict[bytes, tuple[object, ...]] = {}
+    keyed = 0
+    for _ in range(20_000):
+        packet = wild_packet(chance)
+        key = flow_key(packet)
+        if key is None:
+            continue
+        keyed += 1
+        flow = flow_of(packet)
+        assert flow.length == len(packet)
+        assert flow.source_port is not None
+        assert flows.setdefault(key, flow[:-1]) == flow[:-1]
+    assert keyed > 500
+    assert len(flows) < keyed - 200
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda packet: packet[:23],
+        lambda packet: packet[:-1],
+        lambda packet: packet + b"x",
+        lambda packet: packet[:6] + b"\x20\x00" + packet[8:],
+        lambda packet: packet[:6] + b"\x00\x01" + packet[8:],
+        lambda packet: b"\x46" + packet[1:],
+        lambda packet: packet[:9] + b"\x01" + packet[10:],
+        lambda packet: b"",
+    ],
+    ids=["headers", "short", "long", "first fragment", "later fragment", "options", "ICMP", "nothing"],
+)
+def test_what_is_not_plain_has_no_key(spoilt: Callable[[bytes], bytes]) -> None:
+    assert flow_key(udp()) is not None
+    assert flow_key(spoilt(udp())) is None

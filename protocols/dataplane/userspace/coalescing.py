@@ -14,12 +14,10 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from protocols.io.super_packet import NEEDS_CHECKSUM, NO_OFFLOAD, OFFLOAD
 from protocols.ip import IPV4_HEADER_LENGTH, IPV6_HEADER_LENGTH, PACKET_MAXIMUM, TCP, flow_key
 
-VIRTIO_NET_HEADER = struct.Struct("=BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
-NEEDS_CHECKSUM = 1
 GSO_TCP = {4: 1, 6: 4}
-ALONE = bytes(VIRTIO_NET_HEADER.size)
 SEGMENTS_MAXIMUM = 64
 RUNS_MAXIMUM = 16  # flows that are put together at a time
 
@@ -41,28 +39,34 @@ class Coalescer:
     def __init__(self, write: Write) -> None:
         self._write = write
         self._runs: dict[bytes, _Run] = {}
+        self._latest: _Run | None = None
 
     def take(self, packet: bytes) -> bool:
         """A packet for the kernel; ``False``: it was not taken. One that waits counts as taken."""
+        if self._latest is not None and self._latest.append(packet):
+            return True
+        self._latest = None
         key = flow_key(packet)
         if key is None:
             self.flush()
-            return self._write((ALONE, packet), 1)
+            return self._write((NO_OFFLOAD, packet), 1)
         run = self._runs.get(key)
         if run is not None:
             if run.append(packet):
+                self._latest = run
                 return True
             del self._runs[key]
             self._finish(run)
         if not _may_begin(packet):
-            return self._write((ALONE, packet), 1)
+            return self._write((NO_OFFLOAD, packet), 1)
         if len(self._runs) == RUNS_MAXIMUM:
             self._finish(self._runs.pop(next(iter(self._runs))))
-        self._runs[key] = _Run(packet)
+        self._runs[key] = self._latest = _Run(packet)
         return True
 
     def flush(self) -> None:
         """Nothing waits after that."""
+        self._latest = None
         if self._runs:
             runs, self._runs = self._runs, {}
             for run in runs.values():
@@ -74,7 +78,7 @@ class Coalescer:
             self._write(run.super_packet(), len(packets))
             return
         for packet in packets:
-            self._write((ALONE, packet), 1)
+            self._write((NO_OFFLOAD, packet), 1)
 
 
 class _Run:
@@ -87,7 +91,8 @@ class _Run:
         self._headers = network + (packet[network + _OFFSET_OFFSET] >> 4) * 4
         self._octets = self._longest = len(packet)
         self._unpack = _layout(self._version, self._headers)
-        self._head, self._life, sequence, middle, self._rest = self._unpack(packet)
+        self._head, _, self._life, self._ends, sequence, middle, self._rest = self._unpack(packet)
+        self._uncounted = 0 if self._version == 4 else IPV6_HEADER_LENGTH  # octets that its length field leaves out
         self._next = (sequence + len(packet) - self._headers) & _SEQUENCE_MASK
         self._pushed = bool(packet[network + _FLAGS_OFFSET] & _PSH)
         self._closed = self._pushed
@@ -100,8 +105,10 @@ class _Run:
         length = len(packet)
         if self._closed or not self._headers < length <= self._longest:
             return False
-        head, life, sequence, middle, rest = self._unpack(packet)
-        if sequence != self._next or head != self._head or life != self._life or rest != self._rest:
+        head, counted, life, ends, sequence, middle, rest = self._unpack(packet)
+        if sequence != self._next or ends != self._ends or counted + self._uncounted != length:
+            return False
+        if head != self._head or life != self._life or rest != self._rest:
             return False
         if middle != self._plain and middle != self._last:
             return False
@@ -156,9 +163,7 @@ class _Run:
         pseudo_header = (int.from_bytes(addresses, "big") + TCP + carried) % 0xFFFF or 0xFFFF
         header[at : at + 2] = pseudo_header.to_bytes(2, "big")
         size = self._longest - headers
-        offload = VIRTIO_NET_HEADER.pack(
-            NEEDS_CHECKSUM, GSO_TCP[self._version], headers, size, network, _CHECKSUM_OFFSET
-        )
+        offload = OFFLOAD.pack(NEEDS_CHECKSUM, GSO_TCP[self._version], headers, size, network, _CHECKSUM_OFFSET)
         return [offload, header, *[packet[headers:] for packet in self.packets]]
 
 
@@ -173,15 +178,15 @@ def _may_begin(packet: bytes) -> bool:
 
 
 @cache
-def _layout(version: int, headers: int) -> Callable[[bytes], tuple[bytes, bytes, int, bytes, bytes]]:
-    """Unpacks what segments of a flow have in common, and their sequence number.
+def _layout(version: int, headers: int) -> Callable[[bytes], tuple[bytes, int, bytes, bytes, int, bytes, bytes]]:
+    """Unpacks the headers of a segment whose protocol is known.
 
-    Version with traffic class (and flow label), lifetime (and flags), sequence number, acknowledgment to window, and
-    what follows the checksum.
+    Version with traffic class (and flow label); length; protocol with lifetime (and flags); addresses and ports;
+    sequence number; acknowledgment to window; what follows the checksum.
     """
     if version == 4:
-        return struct.Struct(f">2s4x3s15xI8s2x{headers - 38}s").unpack_from
-    return struct.Struct(f">4s3xs36xI8s2x{headers - 58}s").unpack_from
+        return struct.Struct(f">2sH2x4s2x12sI8s2x{headers - 38}s").unpack_from
+    return struct.Struct(f">4sH2s36sI8s2x{headers - 58}s").unpack_from
 
 
 def _words(octets: bytes) -> int:

@@ -27,8 +27,9 @@ from pathlib import Path
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from protocols.dataplane.userspace.coalescing import ALONE, Coalescer
+from protocols.dataplane.userspace.coalescing import Coalescer
 from protocols.errors import BackendError, LocalError
+from protocols.io.super_packet import NO_OFFLOAD
 from protocols.io.turn import Turn, turn_of
 
 TUN_PATH = "/dev/net/tun"
@@ -136,7 +137,7 @@ class TunDevice:
         if self._closed:
             raise LocalError(f"TUN device {self.name} is closed")
         if self._turn is None or not self._turn.open:
-            return self._put((ALONE, packet), 1)
+            return self._put((NO_OFFLOAD, packet), 1)
         if not self._waits:
             self._waits = True
             self._turn.at_end(self._flush)
@@ -176,7 +177,7 @@ class TunDevice:
                 if self._closed:
                     return
                 try:
-                    octets = os.read(self._descriptor, len(ALONE) + PACKET_MAXIMUM)
+                    octets = os.read(self._descriptor, len(NO_OFFLOAD) + PACKET_MAXIMUM)
                 except BlockingIOError:
                     return
                 except OSError as error:
@@ -185,7 +186,7 @@ class TunDevice:
                     failed(BackendError(f"TUN device {self.name}: {error.strerror}"))
                     return
                 self.counters.read += 1
-                receive(octets[len(ALONE) :])
+                receive(octets[len(NO_OFFLOAD) :])
         finally:
             turn.end()
 
