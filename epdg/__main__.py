@@ -17,6 +17,7 @@ from rich.table import Table
 from epdg.config import EpdgConfiguration
 from epdg.pki import KeyKind, issue, make_pki, write_crl, write_ocsp_response
 from epdg.runtime import EpdgNode
+from protocols.dataplane.choice import refusing
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
@@ -47,11 +48,12 @@ def serve(configuration: ConfigurationOption) -> None:
     """Serve UEs until SIGTERM or Ctrl-C, then let go of them (DELETE), of the AAA server (STR, DPR)."""
     settings = load(configuration, EpdgConfiguration)
     start_logging(settings.node)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, configuration))
 
 
-async def _serve(settings: EpdgConfiguration) -> None:
-    node = EpdgNode(settings)
+async def _serve(settings: EpdgConfiguration, file: Path) -> None:
+    with refusing(file):
+        node = EpdgNode(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
@@ -79,6 +81,30 @@ def doctor(
             typer.echo(finding.line())
     if not complete:
         raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+@exit_on_error
+def status(
+    configuration: ConfigurationOption,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
+) -> None:
+    """Show how the running gateway is: sessions, what carries ESP, what was dropped."""
+    answer = call_sync(load(configuration, EpdgConfiguration).control, "node.status")
+    if as_json or not isinstance(answer, dict):
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    listen, data_plane, dropped = answer["listen"], answer["data_plane"], answer["dropped"]
+    typer.echo(f"{answer['fqdn']} on {', '.join(map(str, listen)) if isinstance(listen, list) else ''}")
+    typer.echo(f"sessions: {answer['sessions']}, half open: {answer['half_open']}")
+    if isinstance(data_plane, dict):
+        typer.echo(data_plane["remark"])
+    counted = {
+        f"{kind} {reason}": number
+        for kind, reasons in (dropped.items() if isinstance(dropped, dict) else ())
+        for reason, number in (reasons.items() if isinstance(reasons, dict) else ())
+    }
+    typer.echo(f"dropped: {', '.join(f'{name} {number}' for name, number in counted.items()) or 'nothing'}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ import typer
 import yaml
 from pydantic_core import PydanticCustomError
 
+from protocols.dataplane.choice import refusing
 from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import ConfigurationError
 from protocols.io.clock import SystemClock
@@ -93,7 +94,8 @@ def attach(
     narrator = Narrator()
 
     async def run() -> bool:
-        node = UeNode(configuration)
+        with refusing(config):
+            node = UeNode(configuration)
         node.recorder.subscribe(narrator.take)
         answered = True
 
@@ -317,7 +319,7 @@ def hint(config: ConfigOption, name: AccessArgument, value: Annotated[Hint, type
 @application.command()
 @exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Show the connection of a running UE."""
+    """Show the connections of a running UE, and what carries their ESP."""
     answer = _call(load(config, UeConfiguration), "ue.status")
     if as_json:
         typer.echo(json.dumps(answer))
@@ -326,6 +328,9 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     if isinstance(persona, dict):
         lax = persona.get("lax")
         typer.echo(f"persona: {persona.get('name')}{', lax: see `ue personas`' if lax else ''}")
+    data_plane = answer.get("data_plane")
+    if isinstance(data_plane, dict):
+        typer.echo(data_plane.get("remark"))
     sessions = answer.get("sessions")
     if not isinstance(sessions, list) or not sessions:
         typer.echo(f"state: {answer.get('state')}")
@@ -368,7 +373,8 @@ def _node(config: Path, log_json: bool, verbose: bool, *, attach_at_start: bool)
     start_logging(configuration.node, level=level, machine_readable=log_json)
 
     async def run() -> None:
-        node = UeNode(configuration)
+        with refusing(config):
+            node = UeNode(configuration)
         wanted = attach_at_start or configuration.attach_at_start
         await _serve(node, node.stay_attached if wanted else node.stopped)
 

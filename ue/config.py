@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from protocols.dataplane.port import Backend
 from protocols.esp.sa import EspMode
 from protocols.ikev2.config import (
     ADDITIONAL_CHILDREN,
@@ -265,6 +266,12 @@ class UeConfiguration(ConfigurationModel):
         devices = [plane.device for plane in planes if plane.kind is DataPlaneKind.TUN]
         if len(set(devices)) != len(devices):
             raise unfit("a data_plane.device of its own for each PDN connection", "additional_pdns")
+        backend, only_python = self.data_plane.backend, self.only_python
+        for name, section in self.additional_pdns.items():
+            if section.data_plane is not None and section.data_plane.backend not in ("auto", backend):
+                raise unfit("the backend of the first data_plane", "additional_pdns", name, "data_plane", "backend")
+        if backend not in ("auto", Backend.PYTHON) and only_python is not None:
+            raise unfit(f"auto or python ({only_python})", "data_plane", "backend")
         return self
 
     def _can_authenticate(self) -> None:
@@ -294,6 +301,21 @@ class UeConfiguration(ConfigurationModel):
         """The IMEI that a UE without a USIM names itself by: in an emergency, and nowhere else."""
         usable = self.usim is None and self.eap.emergency and self.imei is not None and len(self.imei) == IMEI_LENGTH
         return self.imei if usable else None
+
+    @property
+    def only_python(self) -> str | None:
+        """Why neither the kernel nor the compiled loop can carry ESP, whatever the machine has, if so."""
+        planes = {self.apn: self.data_plane, **{name: pdn.data_plane for name, pdn in self.pdns.items()}}
+        found = None
+        for name, plane in planes.items():
+            if plane.kind is DataPlaneKind.IN_PROCESS:
+                found = f"data_plane.kind of {name} is in-process"
+            elif plane.policy() != self.data_plane.policy():
+                found = f"data_plane of {name} has another dscp, outer_mtu or clamp_mss"
+        for name, access in self.accesses.items():
+            if access.next_hop is not None or not access.hears:
+                found = f"access {name} has a next hop or does not hear"
+        return found
 
     @property
     def pdns(self) -> dict[str, UeConfiguration]:

@@ -63,6 +63,7 @@ class _Methods:
         return {
             "state": self._node.pdn().device.state.value,
             "persona": self._persona(),
+            "data_plane": self._node.backend.view,
             "sessions": [*self._node.sessions()],
             "traffic": [
                 self._flow_with(pdn, flow, flow.recent())

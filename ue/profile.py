@@ -34,7 +34,7 @@ from ue.config import UeConfiguration
 from ue.device import Device
 from ue.gateway_config import GatewaySection
 from ue.pcsc import CardUsim, identify, reader_named
-from ue.pdn_config import DataPlaneKind, PCscfAttributes
+from ue.pdn_config import PCscfAttributes
 from ue.selection import Selection
 from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
 from ue.usim import FileSqnStore, SoftwareUsim, Usim
@@ -122,23 +122,11 @@ def esp_transport_of(configuration: UeConfiguration, open_raw: RawOpener | None)
 
 def data_plane_needs(configuration: UeConfiguration) -> Needs:
     """What the UE with all its PDN connections asks of whatever carries ESP."""
-    planes = {configuration.apn: configuration.data_plane}
-    planes.update((name, part.data_plane) for name, part in configuration.pdns.items())
-    policy = configuration.data_plane.policy()
-    only_python = None
-    for name, plane in planes.items():
-        if plane.kind is DataPlaneKind.IN_PROCESS:
-            only_python = f"data_plane.kind of {name} is in-process"
-        elif plane.policy() != policy:
-            only_python = f"data_plane of {name} has another dscp, outer_mtu or clamp_mss"
-    for name, access in configuration.accesses.items():
-        if access.next_hop is not None or not access.hears:
-            only_python = f"access {name} has a next hop or does not hear"
     return Needs(
         suites=EspPolicy.of(configuration.algorithms.esp).suites,
-        policy=policy,
+        policy=configuration.data_plane.policy(),
         interfaces=tuple(access.interface for access in configuration.accesses.values() if access.interface),
-        only_python=only_python,
+        only_python=configuration.only_python,
     )
 
 

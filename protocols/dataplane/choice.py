@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from protocols.dataplane.carrier import Carrier, PythonCarrier
 from protocols.dataplane.port import Backend
-from protocols.errors import BackendError
+from protocols.errors import BackendError, ConfigurationError
 from protocols.esp.tunnel import TunnelPolicy
 from protocols.ikev2.suites import EspSuite
 from protocols.io.platform import Platform
@@ -54,6 +57,7 @@ class Choice:
         return {
             "backend": self.backend.value,
             "refused": {backend.value: reason for backend, reason in self.refused.items()},
+            "remark": self.remark,
         }
 
 
@@ -64,12 +68,33 @@ WORDS = {
 }
 
 
+class CannotBeHad(BackendError):
+    """The backend that is wanted, and why not."""
+
+    def __init__(self, wanted: Backend, reason: str) -> None:
+        super().__init__(f"data_plane.backend: {wanted.value} cannot be had: {reason}")
+        self.wanted = wanted
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def refusing(file: Path) -> Iterator[None]:
+    """Around the making of a node: ``ConfigurationError`` where its file wants a backend that cannot be had."""
+    try:
+        yield
+    except CannotBeHad as error:
+        expected = f"auto, or a backend that can be had ({error.reason})"
+        raise ConfigurationError(
+            file=str(file), key="data_plane.backend", value=error.wanted.value, expected=expected
+        ) from error
+
+
 def choose(wanted: Wanted, needs: Needs) -> Choice:
-    """The backend that is wanted, or the best; ``BackendError``: the one that is wanted cannot be had."""
+    """The backend that is wanted, or the best; ``CannotBeHad``: the one that is wanted."""
     if wanted != "auto":
         reason = why_not(wanted, needs)
         if reason is not None:
-            raise BackendError(f"data_plane.backend: {wanted.value} cannot be had: {reason}")
+            raise CannotBeHad(wanted, reason)
         return Choice(backend=wanted)
     refused: dict[Backend, str] = {}
     for backend in PREFERENCE:

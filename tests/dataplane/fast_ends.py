@@ -146,7 +146,9 @@ def _end(
         ),
         path_mtu=lambda path: end.outer_mtu,
     )
-    loop = FastLoop(plane.core, too_long=plane.send_inner, workers=workers, failed=failures.append)
+    loop = FastLoop(
+        plane.core, too_long=lambda packet, device: plane.send_inner(packet), workers=workers, failed=failures.append
+    )
 
     def open_device() -> FastTun:
         return namespace.call(lambda: asyncio.run(FastTun.open(TUN, inner, MTU, routes, queues=workers)))

@@ -2,7 +2,7 @@
 
 ::
 
-    ue: ims  10.46.0.2 ─┐                                           ┌─ sgi 10.99.0.1
+    ue: ims  10.46.0.2 ─┐                                           ┌─ sgi 10.99.0.1, 10.98.0.1
         net  10.45.0.2 ─┴─ 198.51.100.7:4500 ──── 198.51.100.1:4500 ┘
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -38,7 +38,7 @@ from protocols.dataplane.fast.carrier import PLANES_MAXIMUM, CompiledCarrier, Fa
 
 pytestmark = pytest.mark.root
 
-HOST = inner_address("host", 4)
+HOST, IMS_HOST = inner_address("host", 4), ip_address("10.98.0.1")
 NET, IMS = ip_address("10.45.0.2"), ip_address("10.46.0.2")
 SGI_NETWORKS = (ip_network("10.45.0.0/16"), ip_network("10.46.0.0/16"))
 PORT = 4500
@@ -89,10 +89,13 @@ class Side:
             path_mtu=lambda path: self.outer_mtu,
         )
 
-    async def open_device(self, plane: fast.FastDataPlane, name: str, address: str, *routes: str) -> FastDevice:
+    async def open_device(
+        self, plane: fast.FastDataPlane, name: str, addresses: Sequence[Address], *routes: str
+    ) -> FastDevice:
         def inside() -> FastDevice:
+            interfaces = [ip_interface(address) for address in addresses]
             networks = [ip_network(route) for route in routes]
-            return asyncio.run(self.carrier.open_device(plane, name, [ip_interface(address)], MTU, networks))
+            return asyncio.run(self.carrier.open_device(plane, name, interfaces, MTU, networks))
 
         device = await asyncio.to_thread(self.namespace.call, inside)
         self.devices.append(device)
@@ -155,9 +158,9 @@ async def connected(*, path_mtu_interval: float = 10.0, limits: UsageLimits | No
             spec = spec_of(address, number)
             plane.install(spec if limits is None or plane is net else replace(spec, limits=limits))
             sgi.install(mirrored(spec))
-        await ue.open_device(net, "net", f"{NET}/32", "10.99.0.0/16")
-        await ue.open_device(ims, "ims", f"{IMS}/32")
-        await gateway.open_device(sgi, "sgi", f"{HOST}/32", *map(str, SGI_NETWORKS))
+        await ue.open_device(net, "net", [NET], "10.99.0.0/16")
+        await ue.open_device(ims, "ims", [IMS], "10.98.0.0/16")
+        await gateway.open_device(sgi, "sgi", [HOST, IMS_HOST], *map(str, SGI_NETWORKS))
         yield Connected(ue=ue, gateway=gateway, net=net, ims=ims, sgi=sgi)
 
 
@@ -174,7 +177,7 @@ def test_two_views_of_one_core() -> None:
             assert it.net.installed == (spec_of(NET, 1).inbound_spi,)
             assert it.ims.installed == (spec_of(IMS, 2).inbound_spi,)
             assert await pings(it.gateway, NET, count=3) == 3
-            assert await pings(it.gateway, IMS, count=5) == 5
+            assert await pings(it.gateway, IMS, source=IMS_HOST, count=5) == 5
             net, ims = it.ue.devices
             assert net.counters.written == 3
             assert ims.counters.written == 5
@@ -189,22 +192,67 @@ def test_two_views_of_one_core() -> None:
     asyncio.run(body())
 
 
+def test_equal_addresses_at_two_gateways() -> None:
+    """A device's packets go by the SAs of its own view alone, newer ones of another with the same selectors or not."""
+
+    async def body() -> None:
+        async with sides(path_mtu_interval=0.02) as (ue, gateway):
+            net, ims, sgi, other = ue.plane("net"), ue.plane("ims"), gateway.plane("sgi"), gateway.plane("other")
+            for number, (mine, peers) in enumerate([(net, sgi), (ims, other)], 1):
+                mine.install(spec_of(NET, number))
+                peers.install(mirrored(spec_of(NET, number)))
+            devices = [
+                await ue.open_device(net, "net", [NET], "10.99.0.0/16"),
+                await ue.open_device(ims, "ims", [NET], "10.98.0.0/16"),
+                await gateway.open_device(sgi, "sgi", [HOST]),
+                await gateway.open_device(other, "other", [IMS_HOST]),
+            ]
+            with ue.namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+                for to in [HOST] * 3 + [IMS_HOST] * 5:
+                    client.sendto(b"up", (str(to), 7))
+            for plane, count in ((sgi, 2), (other, 4)):
+                for _ in range(count):
+                    assert plane.send_inner(_long(HOST, NET))
+            await until(lambda: [each.counters.written for each in devices] == [2, 4, 3, 5], "packets")
+            sent = [plane.counters(plane.installed[0]).outbound_packets for plane in (net, ims, sgi, other)]
+            assert sent == [3, 5, 2, 4]
+
+            ue.outer_mtu = 1000
+            await until(lambda: not net.send_inner(_long(NET)) and not ims.send_inner(_long(NET)), "the new MTU")
+            ue.delivered.clear()
+            dropped = ims.drops
+            with ue.namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+                client.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+                client.sendto(bytes(1200), (str(HOST), 7))
+            await until(lambda: bool(ue.delivered), "the answer")
+            assert [name for name, _ in ue.delivered] == ["net"]
+            assert ims.drops == dropped
+
+            net.remove(net.installed[0])
+            assert not net.send_inner(_long(NET))
+            assert net.drops[DropReason.NO_SA] == 1
+            assert DropReason.NO_SA not in ims.drops
+            assert ue.carrier.dropped == {}
+
+    asyncio.run(body())
+
+
 def test_a_device_comes_again_with_counters_of_its_own() -> None:
     async def body() -> None:
         async with connected() as it:
-            assert await pings(it.gateway, IMS) == 3
+            assert await pings(it.gateway, IMS, source=IMS_HOST) == 3
             old = it.ue.devices[1]
             old.close()
             assert (old.counters.written, old.counters.refused) == (3, 0)
             with pytest.raises(LocalError, match="TUN device ims is closed"):
                 old.write(b"")
-            assert await pings(it.gateway, IMS, count=1, wait=0.1) == 0
+            assert await pings(it.gateway, IMS, source=IMS_HOST, count=1, wait=0.1) == 0
             assert it.ue.carrier.dropped == {"no_tun": 1}
-            new = await it.ue.open_device(it.ims, "ims", f"{IMS}/32")
+            new = await it.ue.open_device(it.ims, "ims", [IMS], "10.98.0.0/16")
             assert new.counters.written == 0
             with pytest.raises(LocalError, match="is closed or started already"):
                 new.start(lambda packet: None, it.ue.failures.append)
-            assert await pings(it.gateway, IMS, count=2) == 2
+            assert await pings(it.gateway, IMS, source=IMS_HOST, count=2) == 2
             assert new.counters.written == 2
             assert old.counters.written == 3
             assert await pings(it.gateway, NET, count=1) == 1
@@ -217,12 +265,12 @@ def test_what_the_node_writes_and_sends_itself() -> None:
 
     async def body() -> None:
         async with connected() as it:
-            request = bytes.fromhex("4500001c000040004001") + bytes(2) + IMS.packed + HOST.packed
+            request = bytes.fromhex("4500001c000040004001") + bytes(2) + IMS.packed + IMS_HOST.packed
             request = _with_checksum(request) + _with_checksum(bytes.fromhex("0800000000010001"), at=2)
             assert it.ims.send_inner(request)
             await until(lambda: it.ue.devices[1].counters.written == 1, "the answer")
             assert it.gateway.devices[0].counters.written == 1
-            to_ue = _with_checksum(request[:10] + bytes(2) + HOST.packed + IMS.packed) + request[20:]
+            to_ue = _with_checksum(request[:10] + bytes(2) + IMS_HOST.packed + IMS.packed) + request[20:]
             assert it.ue.devices[1].write(to_ue)
             await until(lambda: it.gateway.devices[0].counters.written == 2, "the answer of the UE's kernel")
             assert not it.ue.devices[1].write(bytes(20))
@@ -242,8 +290,8 @@ def test_events_come_to_the_view_that_has_the_sa() -> None:
     async def body() -> None:
         async with connected(limits=UsageLimits(soft_packets=3)) as it:
             spi = it.ims.installed[0]
-            assert await pings(it.ue, HOST, source=NET, count=4) == 4
-            assert await pings(it.ue, HOST, source=IMS, count=4) == 4
+            assert await pings(it.ue, HOST, count=4) == 4
+            assert await pings(it.ue, IMS_HOST, count=4) == 4
             await until(lambda: bool(it.ue.told), "the event")
             assert it.ue.told == ["ims"]
             assert it.net.poll_event() is None
@@ -254,12 +302,12 @@ def test_events_come_to_the_view_that_has_the_sa() -> None:
             path = spec_of(IMS, 2).path
             elsewhere = Path(path.local, Endpoint(path.remote.address, 4501))
             it.ims.update_path(spi, elsewhere, True)
-            assert await pings(it.gateway, IMS, count=1, wait=0.1) == 0
+            assert await pings(it.gateway, IMS, source=IMS_HOST, count=1, wait=0.1) == 0
             await until(lambda: it.ue.told == ["ims", "ims"], "the event")
             it.ims.update_path(spi, path, True)
             assert it.ims.poll_event() is None
             it.ims.update_path(spi, elsewhere, True)
-            assert await pings(it.gateway, IMS, count=1, wait=0.1) == 0
+            assert await pings(it.gateway, IMS, source=IMS_HOST, count=1, wait=0.1) == 0
             await until(lambda: len(it.ue.told) == 3, "the event")
             assert it.ims.poll_event() == PeerEndpointObserved(inbound_spi=spi, path=path)
 
@@ -325,7 +373,7 @@ def test_long_packets_are_answered_in_the_device_of_their_view() -> None:
             with it.ue.namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
                 client.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
                 client.bind((str(IMS), 0))
-                client.connect((str(HOST), 7))
+                client.connect((str(IMS_HOST), 7))
                 while client.getsockopt(*known) == MTU:
                     with contextlib.suppress(ConnectionRefusedError):  # it arrived, the first one
                         client.send(bytes(1340))
@@ -340,9 +388,9 @@ def test_long_packets_are_answered_in_the_device_of_their_view() -> None:
     asyncio.run(body())
 
 
-def _long(source: Address) -> bytes:
+def _long(source: Address, destination: Address = HOST) -> bytes:
     """1200 octets with DF."""
-    header = bytes.fromhex("450004b0000040004011") + bytes(2) + source.packed + HOST.packed
+    header = bytes.fromhex("450004b0000040004011") + bytes(2) + source.packed + destination.packed
     return _with_checksum(header) + bytes(1180)
 
 

@@ -50,7 +50,7 @@ def test_a_read_that_fails_once_does_not_end_a_queue() -> None:
             queue.connect(nobody)
             device.queues = (os.dup(queue.fileno()),)
             undo.callback(device.close)
-            loop = FastLoop(plane.core, too_long=plane.send_inner, failed=failures.append)
+            loop = FastLoop(plane.core, too_long=lambda packet, device: None, failed=failures.append)
             undo.callback(loop.close)
             loop.add_device(device)
             loop.start()
@@ -74,7 +74,7 @@ def test_icmp_errors_in_a_row_end_no_socket() -> None:
         failures: list[BackendError] = []
         plane = plane_of()
         with contextlib.ExitStack() as undo:
-            loop = FastLoop(plane.core, too_long=plane.send_inner, failed=failures.append)
+            loop = FastLoop(plane.core, too_long=lambda packet, device: None, failed=failures.append)
             undo.callback(loop.close)
             link = loop.open_link(Endpoint.of("127.0.0.1", 0), lambda octets, path: None)
             undo.callback(link.close)
@@ -114,7 +114,7 @@ def test_without_descriptors_it_says_so_and_leaves_none_open() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         try:
             plane = plane_of()
-            loop = FastLoop(plane.core, too_long=plane.send_inner, workers=2)
+            loop = FastLoop(plane.core, too_long=lambda packet, device: None, workers=2)
         except BackendError as error:
             assert "Too many open files" in str(error)  # noqa: PT017
             refused += 1
@@ -126,14 +126,14 @@ def test_without_descriptors_it_says_so_and_leaves_none_open() -> None:
     assert len(descriptors()) == len(before)
 
 
-def test_the_core_takes_no_sa_without_selectors() -> None:
+def test_the_core_takes_no_sa_without_selectors_or_of_no_device() -> None:
     """Their places in the index would have none either."""
     path = b"\x04\x11\x94" + bytes(16) + b"\x04\x11\x94" + bytes(16)
     one = b"\x04\x00\x00\x00\xff\xff" + bytes(16) + b"\xff" * 4 + bytes(12)
     keys = (bytes(20), b"", bytes(20), b"")
     limits = (2**64 - 1,) * 4
     core = native.Core()
-    for local, remote in ((b"", b""), (one, b""), (b"", one)):
-        taken = (1000, 1001, 20, 0, False, *keys, local, remote, path, True, False, 1024, limits)
+    for local, remote, device in ((b"", b"", 0), (one, b"", 0), (b"", one, 0), (one, one, native.DEVICES)):
+        taken = (1000, 1001, 20, 0, False, *keys, local, remote, path, True, False, 1024, limits, device)
         assert core.install(*taken) == native.UNSUPPORTED
     assert core.installed() == 0

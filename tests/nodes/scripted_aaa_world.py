@@ -43,6 +43,7 @@ from protocols.eap.packet import EapPacket, EapType
 from protocols.entropy import SeededEntropy
 from protocols.io.configuration import load
 from protocols.io.diameter import SWM, DiameterIdentity, DiameterNode
+from protocols.io.platform import Platform
 from protocols.trace.records import Kind, TraceRecord
 from tests.peers import aaa_node
 from tests.peers.epdg_node import FQDN
@@ -155,12 +156,22 @@ class AaaServer:
 
 
 class World:
-    """``async with World(directory) as world``: all three are up, the UE is not attached."""
+    """``async with World(directory) as world``: all three are up, the UE is not attached.
+
+    ``platform``: the gateway's.
+    """
 
     def __init__(
-        self, directory: Path, *, gateway: Changes | None = None, ue: Changes | None = None, backup: bool = False
+        self,
+        directory: Path,
+        *,
+        gateway: Changes | None = None,
+        ue: Changes | None = None,
+        backup: bool = False,
+        platform: Platform | None = None,
     ) -> None:
         self.directory = directory
+        self._platform = platform
         self.aaa = AaaServer()
         self.backup = AaaServer(host=f"backup.{aaa_node.REALM}")
         self.servers = (self.aaa, self.backup) if backup else (self.aaa,)
@@ -196,7 +207,8 @@ class World:
                     "control": "epdg.sock",
                     **self._gateway_changes,
                 },
-            )
+            ),
+            self._platform,
         )
         assert USER.opc is not None
         self.ue = UeNode(

@@ -1,7 +1,7 @@
 """ESP by the compiled core and its threads: ``Carrier`` on one ``FastLoop``, planes being views of one core.
 
-Each view has SAs, events and a TUN device of its own; sockets are shared. Packets from a TUN device are sealed by the
-newest SA that selects them, whichever view has it. BEET mode is as in ``plane``, the policy is one for all views.
+Each view has SAs, events and a TUN device of its own, whatever their selectors; sockets are shared. BEET mode is as in
+``plane``, the policy is one for all views.
 """
 
 from __future__ import annotations
@@ -116,7 +116,6 @@ class CompiledCarrier:
             path_mtu=path_mtu,
             policy=self._policy,
             now=self._now,
-            view_of=self._view_of,
         )
         self._views.append(view)
         return view
@@ -140,10 +139,10 @@ class CompiledCarrier:
 
     @property
     def dropped(self) -> Counter[str]:
-        """Of no SA, and what the loop had no room or no way for."""
+        """ESP of no SA, and what there was no room or no way for."""
         counters = self._loop.counters
         dropped = Counter({name: getattr(counters, name) for name in _OF_THE_LOOP})
-        dropped["no_room"] = counters.sealing_drops.get("no_room", 0) + counters.opening_drops.get("no_room", 0)
+        dropped["no_room"] = fast.without_room(self._core)
         dropped.update({reason.value: count for reason, count in fast.by_reason(self._core.drops()).items()})
         for view in self._views:
             dropped.subtract({reason.value: count for reason, count in view.drops.items()})
@@ -162,8 +161,8 @@ class CompiledCarrier:
         del receive  # everything that comes is ESP
         return self._loop.open_raw(local)
 
-    def _send_long(self, packet: bytes) -> None:
-        self._views[0].send_inner(packet)  # any of them: it is the SA's that goes on
+    def _send_long(self, packet: bytes, device: int) -> None:
+        self._views[device].send_inner(packet)
 
     def _view_of(self, inbound_spi: bytes) -> _View | None:
         return next((view for view in self._views if inbound_spi in view), None)
@@ -209,7 +208,6 @@ class _View(FastDataPlane):
         path_mtu: PathMtu,
         policy: TunnelPolicy,
         now: Callable[[], float],
-        view_of: Callable[[bytes], _View | None],
     ) -> None:
         super().__init__(
             deliver=deliver,
@@ -221,7 +219,6 @@ class _View(FastDataPlane):
             device=device,
         )
         self.told = told
-        self._view_of = view_of
         # As in the core: one of a kind waits per SA, however fast packets come.
         self._events: dict[tuple[type[DataPlaneEvent], bytes], DataPlaneEvent] = {}
 
@@ -248,14 +245,9 @@ class _View(FastDataPlane):
         super().remove(inbound_spi)
         self._events = {key: event for key, event in self._events.items() if key[1] != inbound_spi}
 
-    def send_long(self, packet: bytes, inbound_spi: bytes) -> bool:
-        """The SA may be another view's."""
-        view = self._view_of(inbound_spi)
-        return view is not None and FastDataPlane.send_long(view, packet, inbound_spi)
-
     @property
     def drops(self) -> dict[DropReason, int]:
-        """Of its SAs, those that have been removed included."""
+        """Of its SAs, those that have been removed included, and what none of them selects."""
         return fast.by_reason(self._core.drops(self._device))
 
 

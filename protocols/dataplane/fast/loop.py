@@ -6,7 +6,7 @@
     TUN queue ◄── coalesce ◄── open ◄── sockets ──► what is no ESP ──► channel ──► FastLink's receiver
     too long for the path ──► a channel of its own ──► too_long: fragments, ICMP
 
-Packets from any device are sealed by the SA that selects them, packets of an SA go to its device.
+Packets from a device are sealed by the one of its SAs that selects them, packets of an SA go to its device.
 """
 
 from __future__ import annotations
@@ -105,15 +105,16 @@ class FastLoop:
     """Carries packets between TUN queues and sockets by the SAs of a ``FastDataPlane``'s core.
 
     Links and devices come and go while it runs. ``failed`` is told of each that ended by itself (somebody deleted the
-    device); the others go on. ``too_long``, a plane's ``send_inner``, gets inner packets that an SA takes and its path
-    does not carry in one piece. ``LocalError``: asked for something illegal now. ``BackendError``: the kernel refused.
+    device); the others go on. ``too_long`` gets inner packets that an SA takes and its path does not carry in one
+    piece, with the number of their device, for its plane's ``send_inner``. ``LocalError``: asked for something illegal
+    now. ``BackendError``: the kernel refused.
     """
 
     def __init__(
         self,
         core: Core,
         *,
-        too_long: Callable[[bytes], object],
+        too_long: Callable[[bytes, int], object],
         workers: int = 1,
         failed: Callable[[BackendError], object] = _logger.warning,
     ) -> None:
@@ -160,7 +161,7 @@ class FastLoop:
     ) -> None:
         """Read and write a TUN device that has a queue for every worker.
 
-        It takes the packets of the SAs that ``Core.set_device`` has given its ``number``. ``failed`` is told once when
+        Its SAs are those of the plane that has its ``number``. ``failed`` is told once when
         it has ended by itself, in the place of the loop's.
         """
         if not 0 <= number < _native.DEVICES:
@@ -296,10 +297,10 @@ class FastLoop:
     def _drain_long(self) -> None:
         for _ in range(LONG_LIMIT):
             try:
-                packet = self._long_channel.recv(PACKET_MAXIMUM)
+                packet = self._long_channel.recv(1 + PACKET_MAXIMUM)
             except BlockingIOError:
                 return
-            self._too_long(packet)
+            self._too_long(packet[1:], packet[0])
             if self._running is None:
                 return
 

@@ -89,6 +89,11 @@ def by_reason(counts: Sequence[int]) -> dict[DropReason, int]:
     return {reason: counts[code] for reason, code in codes.items() if code is not None and counts[code]}
 
 
+def without_room(core: Core) -> int:
+    """Packets that a core dropped for want of memory or of room in a buffer."""
+    return core.drops()[_native.NO_ROOM]
+
+
 class _Standing(NamedTuple):
     """An SA with its present path, and the longest inner packet that goes in one piece."""
 
@@ -111,7 +116,8 @@ class FastDataPlane:
     """``DataPlane`` on the compiled core; ``deliver`` takes inner packets, ``transmit`` ESP packets.
 
     ``path_mtu`` tells what the network takes the outer path's MTU to be, ``None``: it does not know. It is asked when
-    an SA is installed or moved, and by ``ask_path_mtus``. ``core``: one that is shared with planes of other devices.
+    an SA is installed or moved, and by ``ask_path_mtus``. ``core``: one that is shared with planes of other devices,
+    each of which sends what comes from its ``device``, less than 64, by SAs of its own.
 
     ``BackendError`` when the core was not built.
     """
@@ -217,11 +223,6 @@ class FastDataPlane:
         return by_reason(self._core.drops())
 
     @property
-    def failures(self) -> int:
-        """Packets dropped for want of memory or of room in a buffer."""
-        return self._core.drops()[_native.NO_ROOM]
-
-    @property
     def installed(self) -> tuple[bytes, ...]:
         """The inbound SPIs of what is installed."""
         return tuple(self._installed)
@@ -234,7 +235,7 @@ class FastDataPlane:
 
     def send_inner(self, packet: bytes) -> bool:
         """Tunnel an IP packet from inside; whether an SA took it, otherwise it is dropped and counted."""
-        result = self._core.seal(packet)
+        result = self._core.seal(packet, self._device)
         return self.send_long(packet, result) if isinstance(result, bytes) else self._sent(result)
 
     def send_long(self, packet: bytes, inbound_spi: bytes) -> bool:
@@ -287,6 +288,7 @@ class FastDataPlane:
             spec.mode is EspMode.BEET,
             spec.replay_window,
             _limits(spec.limits),
+            self._device,
         )
         outcome = self._core.install(*row) if old is None else self._core.replace(*row, old, send_at_once)
         if outcome == _native.TAKEN:
@@ -295,7 +297,6 @@ class FastDataPlane:
             raise LocalError(f"this libcrypto has no {suite.name}")
         if outcome != _native.DONE:
             raise BackendError(f"SA {spec.inbound_spi.hex()} cannot be installed: no memory")
-        self._core.set_device(_spi(spec.inbound_spi), self._device)
         self._installed[spec.inbound_spi] = _Standing(spec, spec.path, spec.encapsulation)
         self.ask_path_mtu(spec.inbound_spi)
 

@@ -26,7 +26,7 @@ struct fast_core {
     fast_worker *workers;
     atomic_uint kept_contexts;
     fast_policy policy;
-    atomic_uint_fast64_t drops[FAST_DEVICES + 1][FAST_REASONS]; /* by the device of the SA, the last of no SA */
+    atomic_uint_fast64_t drops[FAST_DEVICES + 1][FAST_REASONS]; /* by device, the last of none */
 
     pthread_mutex_t event_lock;
     struct waiting_event *first_event, *last_event;
@@ -242,7 +242,7 @@ static enum fast_outcome install(fast_core *core, const fast_spec *spec, struct 
         return FAST_TAKEN;
     const struct suite *inbound = suite_of(core, spec, spec->inbound_encryption_key.length);
     const struct suite *outbound = suite_of(core, spec, spec->outbound_encryption_key.length);
-    if (!inbound || !outbound || !spec->local_count || !spec->remote_count ||
+    if (!inbound || !outbound || !spec->local_count || !spec->remote_count || spec->device >= FAST_DEVICES ||
         spec->replay_window > FAST_WINDOW_MAXIMUM || (spec->esn && !spec->replay_window) ||
         spec->inbound_integrity_key.length != inbound->mac_key_length ||
         spec->outbound_integrity_key.length != outbound->mac_key_length)
@@ -341,18 +341,6 @@ enum fast_outcome fast_set_inner_mtu(fast_core *core, uint32_t inbound_spi, uint
         sa->inner_mtu = octets;
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
-}
-
-enum fast_outcome fast_set_device(fast_core *core, uint32_t inbound_spi, unsigned device) {
-    pthread_rwlock_wrlock(&core->lock);
-    struct sa *sa = find(core, inbound_spi);
-    enum fast_outcome outcome = sa ? FAST_DONE : FAST_NOT_THERE;
-    if (sa && device >= FAST_DEVICES)
-        outcome = FAST_UNSUPPORTED;
-    else if (sa)
-        sa->device = (uint8_t)device;
-    pthread_rwlock_unlock(&core->lock);
-    return outcome;
 }
 
 static void retire(fast_core *core, struct sa *sa) {
@@ -474,7 +462,7 @@ static void fetch(const void *from, size_t octets) {
         __builtin_prefetch(line);
 }
 
-void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, size_t count) {
+void fast_expect_inner(const fast_worker *worker, unsigned device, const fast_octets *packets, size_t count) {
     const struct outbound_index *index = &worker->core->outbound;
     struct place **bucket[FAST_EXPECTED];
     const struct place *place[FAST_EXPECTED];
@@ -494,7 +482,7 @@ void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, si
     for (size_t at = 0; at < found; at++)
         __builtin_prefetch(place[at] = *bucket[at]);
     for (size_t at = 0; at < found; at++) {
-        while (place[at] && place[at]->prefix != prefix[at])
+        while (place[at] && !index_is_at(place[at], prefix[at], device))
             place[at] = place[at]->next;
         if (place[at]) {
             const struct sa *sa = place[at]->sa;
@@ -552,9 +540,9 @@ static int drop_of(fast_core *core, struct sa *sa, enum fast_reason reason) {
 }
 
 /* No SA selects a packet from inside: of a later fragment it may be the ports that nobody sees. */
-static int drop_unselected(fast_core *core, const struct flow *flow) {
-    struct sa *sa = flow->later ? index_find_but_for_ports(&core->outbound, flow) : NULL;
-    return sa ? drop_of(core, sa, FAST_FRAGMENT) : drop(core, FAST_NO_SA);
+static int drop_unselected(fast_core *core, unsigned device, const struct flow *flow) {
+    struct sa *sa = flow->later ? index_find_but_for_ports(&core->outbound, device, flow) : NULL;
+    return sa ? drop_of(core, sa, FAST_FRAGMENT) : count_drop(core, device, FAST_NO_SA);
 }
 
 static bool reached(uint64_t count, uint64_t limit) {
@@ -649,14 +637,15 @@ static int seal_by(fast_worker *worker, struct sa *sa, const struct flow *flow, 
     return result;
 }
 
-int fast_seal(fast_worker *worker, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where) {
+int fast_seal(fast_worker *worker, unsigned device, const uint8_t *inner, size_t length, uint8_t *out, size_t room,
+              fast_where *where) {
     fast_core *core = worker->core;
     struct flow flow;
     if (!flow_read(&flow, inner, length))
-        return drop(core, FAST_NOT_IP);
-    struct sa *sa = index_find(&core->outbound, &flow);
+        return count_drop(core, device, FAST_NOT_IP);
+    struct sa *sa = index_find(&core->outbound, device, &flow);
     if (!sa)
-        return drop_unselected(core, &flow);
+        return drop_unselected(core, device, &flow);
     if (flow.length > SHORT_LENGTH && flow.length > limit_of(flow.version, sa->inner_mtu)) {
         where->inbound_spi = sa->inbound_spi;
         return -FAST_TOO_BIG;

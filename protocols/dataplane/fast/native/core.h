@@ -64,7 +64,7 @@ enum fast_outcome {
     FAST_DONE = 0,
     FAST_TAKEN,       /* the inbound SPI is installed already */
     FAST_NOT_THERE,   /* the inbound SPI is not installed */
-    FAST_UNSUPPORTED, /* this libcrypto lacks the suite, a length does not fit it, or there are no selectors */
+    FAST_UNSUPPORTED, /* this libcrypto lacks the suite, a length does not fit it, no selectors, no such device */
     FAST_NO_MEMORY
 };
 
@@ -93,6 +93,7 @@ typedef struct {
     size_t local_count, remote_count;
     fast_path path;
     bool encapsulation, beet; /* the mode, tunnel otherwise: selectors of one host on each side */
+    unsigned device;          /* what its packets come from and are for, less than FAST_DEVICES */
     unsigned replay_window; /* 0, or 32 to FAST_WINDOW_MAXIMUM */
     uint64_t soft_octets, hard_octets, soft_packets, hard_packets; /* FAST_UNLIMITED: none */
 } fast_spec;
@@ -139,10 +140,11 @@ void fast_end(fast_worker *);
 /* The most that ESP adds to an inner packet: header, IV, padding, trailer, ICV. */
 #define FAST_OVERHEAD 96
 
-/* Seal one inner packet: octets of the ESP packet written to out, or -reason. room >= length + FAST_OVERHEAD.
- * inner may overlap out. -FAST_TOO_BIG: the path does not carry it in one piece; it is not dropped, but handed back to be
- * fragmented or answered (RFC 4301 §8.2.1), and where has the SA alone. */
-int fast_seal(fast_worker *, const uint8_t *inner, size_t length, uint8_t *out, size_t room, fast_where *where);
+/* Seal one inner packet of a device by the newest of its SAs that selects it: octets of the ESP packet written to out, or
+ * -reason. room >= length + FAST_OVERHEAD. inner may overlap out. -FAST_TOO_BIG: the path does not carry it in one piece;
+ * it is not dropped, but handed back to be fragmented or answered (RFC 4301 §8.2.1), and where has the SA alone. */
+int fast_seal(fast_worker *, unsigned device, const uint8_t *inner, size_t length, uint8_t *out, size_t room,
+              fast_where *where);
 
 /* The same by a certain SA, as it is, whatever the path carries: of what was handed back. fast_count_long says, once for
  * each, what became of it. */
@@ -159,10 +161,10 @@ int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path,
 /* The packets of fast_open so far need not stay where they are: at least once a batch. */
 void fast_release(fast_worker *);
 
-/* A hint, after fast_begin: the packets that will be sealed or opened next, of which the first FAST_EXPECTED count. What
- * their SAs keep is brought into the cache for all at once, which counts when each has another SA of very many. */
+/* A hint, after fast_begin: the packets of a device that will be sealed or those that will be opened next, of which the
+ * first FAST_EXPECTED count. What their SAs keep is brought into the cache for all at once, which counts when each has another SA of very many. */
 #define FAST_EXPECTED 16
-void fast_expect_inner(const fast_worker *, const fast_octets *packets, size_t count);
+void fast_expect_inner(const fast_worker *, unsigned device, const fast_octets *packets, size_t count);
 void fast_expect_esp(const fast_worker *, const fast_octets *packets, size_t count);
 
 /* For all SAs; at first the inner DSCP is copied, and MSS are left alone. */
@@ -174,8 +176,6 @@ enum fast_outcome fast_replace(fast_core *, uint32_t old_inbound_spi, const fast
 enum fast_outcome fast_update_path(fast_core *, uint32_t inbound_spi, const fast_path *, bool encapsulation);
 /* The longest inner packet whose ESP packet the path carries in one piece; at first FAST_INNER_MTU_MAXIMUM. */
 enum fast_outcome fast_set_inner_mtu(fast_core *, uint32_t inbound_spi, uint32_t octets);
-/* What its packets are for, less than FAST_DEVICES; at first 0. */
-enum fast_outcome fast_set_device(fast_core *, uint32_t inbound_spi, unsigned device);
 enum fast_outcome fast_retire(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_remove(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_read_counters(fast_core *, uint32_t inbound_spi, fast_counters *);
@@ -186,7 +186,7 @@ enum fast_outcome fast_skip_sequence(fast_core *, uint32_t inbound_spi, uint64_t
 
 /* Every packet dropped since the start by reason, those of removed SAs and of no SA included. */
 void fast_read_drops(fast_core *, uint64_t drops[FAST_REASONS]);
-/* Those of the SAs of a device alone. */
+/* Those of the SAs of a device alone, and of packets from it that none of them selects. */
 void fast_read_drops_of(fast_core *, unsigned device, uint64_t drops[FAST_REASONS]);
 size_t fast_installed(fast_core *);
 

@@ -124,6 +124,7 @@ bool index_reserve(struct outbound_index *index, struct sa *sa) {
                 .sa = sa,
                 .table = table,
                 .version = VERSIONS[family],
+                .device = sa->device,
                 .whole = selects_whole(sa, by_remote, VERSIONS[family], prefix, shift),
                 .prefix = prefix,
             };
@@ -186,13 +187,13 @@ void index_discard(struct sa *sa) {
     }
 }
 
-static inline struct sa *newest(const struct outbound_index *index, const struct flow *flow,
+static inline struct sa *newest(const struct outbound_index *index, unsigned device, const struct flow *flow,
                                 bool (*selects)(const struct sa *, const struct flow *)) {
     struct sa *found = NULL;
     for (const struct table *table = index->tables[flow->version == 6]; table; table = table->next) {
         flow_address prefix = index_prefix(table, flow);
         for (const struct place *place = *index_bucket(table, prefix); place; place = place->next) {
-            if (place->prefix != prefix || !(place->whole || selects(place->sa, flow)))
+            if (!index_is_at(place, prefix, device) || !(place->whole || selects(place->sa, flow)))
                 continue;
             if (!found || place->sa->order > found->order)
                 found = place->sa;
@@ -202,10 +203,10 @@ static inline struct sa *newest(const struct outbound_index *index, const struct
     return found;
 }
 
-struct sa *index_find(const struct outbound_index *index, const struct flow *flow) {
-    return newest(index, flow, sa_selects);
+struct sa *index_find(const struct outbound_index *index, unsigned device, const struct flow *flow) {
+    return newest(index, device, flow, sa_selects);
 }
 
-struct sa *index_find_but_for_ports(const struct outbound_index *index, const struct flow *flow) {
-    return newest(index, flow, sa_selects_but_for_ports);
+struct sa *index_find_but_for_ports(const struct outbound_index *index, unsigned device, const struct flow *flow) {
+    return newest(index, device, flow, sa_selects_but_for_ports);
 }

@@ -1,4 +1,4 @@
-/* Which SA sends a packet, without looking at every SA.
+/* Which SA of a device sends a packet, without looking at every SA.
  *
  * Each SA stands under the prefixes of its narrower side (a gateway's SAs under the peers' addresses, a UE's under its
  * own), in one table per side and prefix length; a packet asks each table once. A range that is no prefix stands under
@@ -46,6 +46,11 @@ static inline struct place **index_bucket(const struct table *table, flow_addres
     return &table->buckets[hash_address(prefix) & table->mask];
 }
 
+/* Whether a place may be that of an outbound packet's SA. */
+static inline bool index_is_at(const struct place *place, flow_address prefix, unsigned device) {
+    return place->prefix == prefix && place->device == device;
+}
+
 /* Whether an inbound packet is surely that SA's, by its first place alone: source remote, destination local. */
 static inline bool index_selects_inbound(const struct sa *sa, const struct flow *flow) {
     const struct place *place = &sa->place;
@@ -55,10 +60,10 @@ static inline bool index_selects_inbound(const struct sa *sa, const struct flow 
     return (place->table->shift < 128 ? address >> place->table->shift : 0) == place->prefix;
 }
 
-/* The newest SA that selects a packet, or NULL. */
-struct sa *index_find(const struct outbound_index *, const struct flow *);
+/* The newest SA of a device that selects a packet, or NULL. */
+struct sa *index_find(const struct outbound_index *, unsigned device, const struct flow *);
 
 /* The newest SA that would select it if it showed the right ports, or NULL. */
-struct sa *index_find_but_for_ports(const struct outbound_index *, const struct flow *);
+struct sa *index_find_but_for_ports(const struct outbound_index *, unsigned device, const struct flow *);
 
 #endif

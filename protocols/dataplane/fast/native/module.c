@@ -125,9 +125,9 @@ static void core_dealloc(PyObject *object) {
 
 /* Control */
 
-#define SPEC_FORMAT "IIHHpy#y#y#y#y#y#y#ppI(KKKK)"
+#define SPEC_FORMAT "IIHHpy#y#y#y#y#y#y#ppI(KKKK)I"
 
-/* The arguments of install: as ChildSaSpec has them; old and send_at_once of replace. */
+/* The arguments of install: as ChildSaSpec has them, and the device; old and send_at_once of replace. */
 static PyObject *put(PyObject *object, PyObject *arguments, bool replaces) {
     fast_core *core = self_of(object)->core;
     fast_spec spec;
@@ -142,7 +142,7 @@ static PyObject *put(PyObject *object, PyObject *arguments, bool replaces) {
                           &integrity, &esn, &octets[0], &lengths[0], &octets[1], &lengths[1], &octets[2], &lengths[2],
                           &octets[3], &lengths[3], &octets[4], &lengths[4], &octets[5], &lengths[5], &octets[6],
                           &lengths[6], &encapsulation, &beet, &spec.replay_window, &soft_octets, &hard_octets,
-                          &soft_packets, &hard_packets, &old, &send_at_once))
+                          &soft_packets, &hard_packets, &spec.device, &old, &send_at_once))
         return NULL;
     if (!unpack_path(&spec.path, (const uint8_t *)octets[6], lengths[6]))
         return NULL;
@@ -202,13 +202,6 @@ static PyObject *core_set_inner_mtu(PyObject *object, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "II", &spi, &octets))
         return NULL;
     return PyLong_FromLong(fast_set_inner_mtu(self_of(object)->core, spi, octets));
-}
-
-static PyObject *core_set_device(PyObject *object, PyObject *arguments) {
-    unsigned spi, device;
-    if (!PyArg_ParseTuple(arguments, "II", &spi, &device))
-        return NULL;
-    return PyLong_FromLong(fast_set_device(self_of(object)->core, spi, device));
 }
 
 static PyObject *core_retire(PyObject *object, PyObject *arguments) {
@@ -314,8 +307,8 @@ static PyObject *core_eventfd(PyObject *object, PyObject *unused) {
 
 /* Packets */
 
-/* Seal a packet by the SA that selects it, or by a certain one. */
-static PyObject *seal_one(CoreObject *self, const unsigned *spi, const char *inner, Py_ssize_t length) {
+/* Seal a packet by the SA of a device that selects it, or by a certain one. */
+static PyObject *seal_one(CoreObject *self, unsigned device, const unsigned *spi, const char *inner, Py_ssize_t length) {
     fast_where where;
     fast_worker *worker = take_worker(self);
     if (!worker)
@@ -330,7 +323,7 @@ static PyObject *seal_one(CoreObject *self, const unsigned *spi, const char *inn
     uint8_t *out = (uint8_t *)PyBytes_AS_STRING(sealed);
     size_t room = (size_t)length + FAST_OVERHEAD;
     int result = spi ? fast_seal_by(worker, *spi, octets, (size_t)length, out, room, &where)
-                     : fast_seal(worker, octets, (size_t)length, out, room, &where);
+                     : fast_seal(worker, device, octets, (size_t)length, out, room, &where);
     fast_end(worker);
     give_back(self, worker);
     if (result < 0) {
@@ -352,9 +345,12 @@ static PyObject *seal_one(CoreObject *self, const unsigned *spi, const char *inn
 static PyObject *core_seal(PyObject *object, PyObject *arguments) {
     const char *inner;
     Py_ssize_t length;
-    if (!PyArg_ParseTuple(arguments, "y#", &inner, &length))
+    unsigned device;
+    if (!PyArg_ParseTuple(arguments, "y#I", &inner, &length, &device))
         return NULL;
-    return seal_one(self_of(object), NULL, inner, length);
+    if (device >= FAST_DEVICES)
+        return PyErr_Format(PyExc_ValueError, "device %u, 0 to %d were expected", device, FAST_DEVICES - 1);
+    return seal_one(self_of(object), device, NULL, inner, length);
 }
 
 static PyObject *core_seal_by(PyObject *object, PyObject *arguments) {
@@ -363,7 +359,7 @@ static PyObject *core_seal_by(PyObject *object, PyObject *arguments) {
     Py_ssize_t length;
     if (!PyArg_ParseTuple(arguments, "Iy#", &spi, &inner, &length))
         return NULL;
-    return seal_one(self_of(object), &spi, inner, length);
+    return seal_one(self_of(object), 0, &spi, inner, length);
 }
 
 static PyObject *core_count_long(PyObject *object, PyObject *arguments) {
@@ -451,8 +447,8 @@ static PyObject *core_seal_batch(PyObject *object, PyObject *arguments) {
         fast_begin(worker);
         for (Py_ssize_t at = 0; at < count; at++) {
             if (at % FAST_EXPECTED == 0)
-                fast_expect_inner(worker, next, expected(next, &slots, stride, &lengths, at));
-            length[at] = fast_seal(worker, (uint8_t *)slots.buf + at * stride, (size_t)length[at],
+                fast_expect_inner(worker, 0, next, expected(next, &slots, stride, &lengths, at));
+            length[at] = fast_seal(worker, 0, (uint8_t *)slots.buf + at * stride, (size_t)length[at],
                                    (uint8_t *)out.buf + at * out_stride, (size_t)out_stride, &where);
             sealed += length[at] >= 0;
         }
@@ -518,7 +514,6 @@ static PyMethodDef CORE_METHODS[] = {
     {"replace", core_replace, METH_VARARGS, "Install an SA in place of an old one: an outcome."},
     {"update_path", core_update_path, METH_VARARGS, "Send on another path: an outcome."},
     {"set_inner_mtu", core_set_inner_mtu, METH_VARARGS, "What the path carries in one piece: an outcome."},
-    {"set_device", core_set_device, METH_VARARGS, "The device that an SA's packets are for: an outcome."},
     {"retire", core_retire, METH_VARARGS, "Send no more by an SA: an outcome."},
     {"remove", core_remove, METH_VARARGS, "Forget an SA: an outcome."},
     {"set_policy", core_set_policy, METH_VARARGS, "DSCP of outer headers, or INNER_DSCP; MSS, ANY_MSS or MSS_OF_PATH."},
@@ -529,12 +524,12 @@ static PyMethodDef CORE_METHODS[] = {
     {"installed", core_installed, METH_NOARGS, "How many SAs are installed."},
     {"poll_event", core_poll_event, METH_NOARGS, "The next event: kind, SPI, whether the last, packed path; or None."},
     {"eventfd", core_eventfd, METH_NOARGS, "A descriptor that is readable while an event waits; not to be closed."},
-    {"seal", core_seal, METH_VARARGS, "Seal a packet: octets, packed path, encapsulation, traffic class; the SPI if it is too big; or a reason, negative."},
+    {"seal", core_seal, METH_VARARGS, "Seal a packet of a device: octets, packed path, encapsulation, traffic class; the SPI if it is too big; or a reason, negative."},
     {"seal_by", core_seal_by, METH_VARARGS, "The same by a certain SA, however long it is."},
     {"count_long", core_count_long, METH_VARARGS, "What became of a packet too big: MSS lowered, in pieces, dropped."},
     {"open", core_open, METH_VARARGS, "Open an ESP packet: the inner one; or a reason, negative."},
     {"seal_batch", core_seal_batch, METH_VARARGS,
-     "Seal the packets in slots into out's slots, without the GIL: how many. lengths become octets or reasons; what is "
+     "Seal the packets in slots, device 0's, into out's slots, without the GIL: how many. lengths become octets or reasons; what is "
      "TOO_BIG is for send_inner."},
     {"open_batch", core_open_batch, METH_VARARGS,
      "Open the ESP packets in slots in place, without the GIL: how many. lengths become octets or reasons."},

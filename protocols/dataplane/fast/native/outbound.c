@@ -214,13 +214,17 @@ static void join_train(struct worker *worker, size_t length, const fast_where *w
 }
 
 /* RFC 4301 §8.2.1: a packet too long for its path is fragmented or answered elsewhere, one answer for a super-packet. */
-static void pass_long(struct worker *worker, const uint8_t *packet, size_t length, uint32_t inbound_spi) {
+static void pass_long(struct worker *worker, unsigned device, const uint8_t *packet, size_t length,
+                      uint32_t inbound_spi) {
     bool fragmentable = packet[0] >> 4 == 4 && !(packet[6] & 0x40);
+    uint8_t number = (uint8_t)device;
+    struct iovec parts[] = {{&number, sizeof number}, {(void *)packet, length}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
 
     if (!fragmentable && worker->answered) {
         count(&worker->totals.sealing[FAST_TOO_BIG], 1);
     } else if (worker->long_passed < BATCH &&
-               send(worker->loop->long_channel, packet, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+               sendmsg(worker->loop->long_channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
         worker->long_passed++;
         worker->answered = !fragmentable;
         tally(worker, LOOP_LONG, 1);
@@ -231,16 +235,17 @@ static void pass_long(struct worker *worker, const uint8_t *packet, size_t lengt
     fast_count_long(worker->core, inbound_spi, false, false, true);
 }
 
-static void seal(struct worker *worker, const uint8_t *packet, size_t length) {
+static void seal(struct worker *worker, unsigned device, const uint8_t *packet, size_t length) {
     fast_where where;
     int octets;
 
     tally(worker, LOOP_TUN_PACKETS, 1);
     if (worker->trains == BATCH || SEALED_OCTETS - worker->used < length + FAST_OVERHEAD)
         send_trains(worker);
-    octets = fast_seal(worker->core, packet, length, worker->sealed + worker->used, SEALED_OCTETS - worker->used, &where);
+    octets = fast_seal(worker->core, device, packet, length, worker->sealed + worker->used,
+                       SEALED_OCTETS - worker->used, &where);
     if (octets == -FAST_TOO_BIG) {
-        pass_long(worker, packet, length, where.inbound_spi);
+        pass_long(worker, device, packet, length, where.inbound_spi);
         return;
     }
     if (octets <= 0) {
@@ -256,7 +261,7 @@ static uint8_t *slot(struct worker *worker, unsigned at) {
 }
 
 /* Packets behind their virtio_net_hdr, as they were read. */
-static void seal_batch(struct worker *worker, struct outlet *from, const fast_octets *batch, unsigned packets_read) {
+static void seal_batch(struct worker *worker, unsigned device, const fast_octets *batch, unsigned packets_read) {
     fast_octets packets[FAST_EXPECTED];
     struct virtio_net_hdr header;
     uint8_t *packet;
@@ -265,7 +270,7 @@ static void seal_batch(struct worker *worker, struct outlet *from, const fast_oc
         packets[i] = (fast_octets){batch[i].octets + sizeof header, batch[i].length - sizeof header};
     fast_begin(worker->core);
     if (packets_read > 1)
-        fast_expect_inner(worker->core, packets, packets_read);
+        fast_expect_inner(worker->core, device, packets, packets_read);
     for (unsigned i = 0; i < packets_read; i++) {
         uint64_t before = worker->totals.counters[LOOP_TUN_PACKETS], segments;
         size_t length;
@@ -277,9 +282,9 @@ static void seal_batch(struct worker *worker, struct outlet *from, const fast_oc
         }
         worker->answered = false;
         while ((length = segment_next(&worker->segmenter, &packet)) > 0)
-            seal(worker, packet, length);
+            seal(worker, device, packet, length);
         segments = worker->totals.counters[LOOP_TUN_PACKETS] - before;
-        count(&from->totals.read, segments);
+        count(&worker->outlets[device]->totals.read, segments);
         if (segments > 1)
             tally(worker, LOOP_TUN_SUPER_PACKETS, 1);
     }
@@ -319,7 +324,7 @@ void read_queue(struct worker *worker, struct source *source) {
     while (more && packets < BATCH && SEALED_OCTETS - worker->used >= BATCH_ROOM) {
         more = read_batch(worker, source, batch, &count);
         if (count > 0)
-            seal_batch(worker, worker->outlets[source->device], batch, count);
+            seal_batch(worker, source->device, batch, count);
         packets += count;
     }
     send_trains(worker);

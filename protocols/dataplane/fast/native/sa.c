@@ -51,6 +51,7 @@ struct sa *sa_new(const fast_spec *spec, const struct suite *inbound, const stru
     sa->path = spec->path;
     sa->encapsulation = spec->encapsulation;
     sa->beet = spec->beet;
+    sa->device = (uint8_t)spec->device;
     sa->inner_mtu = FAST_INNER_MTU_MAXIMUM;
     sa->soft_octets = spec->soft_octets;
     sa->hard_octets = spec->hard_octets;

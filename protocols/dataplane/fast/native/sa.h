@@ -40,6 +40,7 @@ struct place {
     struct sa *sa;
     struct table *table;
     uint8_t version;
+    uint8_t device; /* the SA's */
     bool whole; /* the SA selects all that the prefix does */
     flow_address prefix;
 };
@@ -59,7 +60,7 @@ struct sa {
     uint64_t order;       /* 0: does not send */
     bool encapsulation, limited, beet;
     bool elsewhere; /* by whoever opens */
-    uint8_t device; /* what its packets are for */
+    uint8_t device; /* what its packets come from and are for */
     atomic_bool spent, soft_reached;
 
     _Alignas(LINE) uint64_t sequence;

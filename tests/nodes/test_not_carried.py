@@ -1,0 +1,83 @@
+"""A child SA that the data plane refuses: its session ends in one sentence, that of another PDN connection goes on.
+
+The gateway's random source gives it an SPI that its data plane has already, as another program's SA in the kernel has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from protocols.dataplane.userspace.host import FlowKind
+from protocols.io.control import ControlClient
+from protocols.io.entropy import SystemEntropy
+from protocols.io.platform import Platform
+from protocols.trace.records import Kind, TraceRecord
+from tests.dataplane.pairs import ue_spec
+from tests.nodes.scripted_aaa_world import PROFILE, World
+
+CORE = "10.45.0.1"
+APNS = {"internet": {"pool": "10.45.0.0/24"}, "ims": {"pool": "10.46.0.0/24"}}
+TAKEN = replace(ue_spec(), inbound_spi=b"\xc0\xff\xee\x00")
+REFUSAL = "SA c0ffee00 is installed already"
+
+
+class Repeating:
+    """Random octets, but four of them, an SPI, are what it is told until that one has been refused."""
+
+    def __init__(self) -> None:
+        self._random = SystemEntropy()
+        self.spi: bytes | None = None
+
+    def heard(self, record: TraceRecord) -> None:
+        if record.kind is Kind.EVENT and record.body["name"] == "esp-not-carried":
+            self.spi = None
+
+    def octets(self, length: int) -> bytes:
+        return self._random.octets(length) if self.spi is None or length != len(self.spi) else self.spi
+
+
+async def pings(world: World) -> int:
+    flow = world.ue.pdn("internet").start_traffic(FlowKind.ICMP, ip_address(CORE), 50.0, 2)
+    await flow.finished(2.0)
+    return flow.statistics(None, None).received
+
+
+def test_the_session_ends_and_others_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        entropy = Repeating()
+        core = {"kind": "in-process", "hosts": [CORE]}
+        world = World(
+            tmp_path,
+            gateway={"apns": APNS, "data_plane": core},
+            ue={"additional_pdns": {"voice": {"apn": "ims"}}},
+            platform=Platform(entropy=entropy),
+        )
+        async with world:
+            await world.ue.attach()
+            world.gateway.data_plane.install(TAKEN)
+            world.aaa.profile = {"apn_configuration": replace(PROFILE, service_selection="ims")}
+            entropy.spi = TAKEN.inbound_spi
+            world.gateway.recorder.subscribe(entropy.heard)
+            await world.ue.attach_others()
+            assert await world.event("esp-not-carried", "epdg") == {"why": REFUSAL}
+            await world.event("detached", "epdg")
+            assert (await world.event("detached", "ue"))["why"] == "the peer deleted the IKE SA"
+            (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+            assert told == f"ESP of {world.last['imsi']} cannot be carried: {REFUSAL}."
+            assert (world.last["apn"], world.last["state"], world.last["child_sas"]) == ("ims", "closed", [])
+            status = await ControlClient(world.gateway.configuration.control).call("node.status")
+            assert isinstance(status, dict)
+            assert isinstance(status["totals"], dict)
+            assert (status["sessions"], status["totals"]["esp-not-carried"]) == (1, 1)
+            assert await pings(world) == 2
+            assert TAKEN.inbound_spi in world.gateway.data_plane.installed
+            await world.ue.attach_others()
+            assert {live.session.apn for live in world.gateway.live.values()} == {"internet", "ims"}
+
+    asyncio.run(body())
