@@ -2,6 +2,7 @@
 # make test        all suites, as root one per core side by side, also those with Debian's programs and network namespaces
 # make test-long   soaks, broad fuzzing, every schedule of moves in real time and Debian's kernel in QEMU too
 # make fuzz        coverage-guided fuzzing of every decoder and machine, FUZZ_SECONDS for each target (60)
+# make sanitize    the tests of the compiled core under gcc's sanitizers of memory, of undefined behaviour and of threads
 # make fast        build the compiled core of the data plane in the checkout (gcc, Python's headers, libssl-dev)
 # make wheel       a wheel in dist/, with the compiled core where it can be built
 # make bench       the data planes side by side, ours and strongSwan's (root): docs/performance.md; BENCH_ARGS
@@ -16,7 +17,7 @@ FUZZ_SECONDS ?= 60
 
 FAST_SOURCES := $(wildcard protocols/dataplane/fast/native/*.[ch])
 
-.PHONY: demo test test-long fuzz fast wheel bench lint clean
+.PHONY: demo test test-long fuzz sanitize fast wheel bench lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -30,6 +31,10 @@ test-long: .venv/.installed-test .venv/.peers .venv/.fast .venv/.debian-kernel
 
 fuzz: .venv/.installed-test
 	$(BIN)/python -m tests.fuzz.guided --seconds $(FUZZ_SECONDS)
+
+sanitize: .venv/.installed-test .venv/.peers
+	.ci/sanitize address
+	.ci/sanitize thread
 
 fast: .venv/.installed .venv/.fast
 	@test -e .venv/.fast

@@ -115,6 +115,7 @@ def ours(data_plane: Mapping[str, object], **changes: object) -> Callable[[], Ab
             **ue_configuration(),
             "accesses": {"wifi-a": {"address": str(UE.ip)}},
             "data_plane": {**plane, "routes": [str(CORE.network)]},
+            "force_encapsulation": True,
             **common,
         }
         with tempfile.TemporaryDirectory(prefix="bench-") as directory, stage() as made:
@@ -122,7 +123,9 @@ def ours(data_plane: Mapping[str, object], **changes: object) -> Callable[[], Ab
             for place in places.values():
                 place.mkdir()
             serving = gateway_configuration(
-                {}, (GATEWAY.ip,), {"data_plane": {**plane, "device": GATEWAY_DEVICE}, **common}
+                {"force_encapsulation": True},
+                (GATEWAY.ip,),
+                {"data_plane": {**plane, "device": GATEWAY_DEVICE}, **common},
             )
             with (
                 NodeProcess(made.gateway, "epdg", places["epdg"], serving, own_sysfs=True) as epdg,

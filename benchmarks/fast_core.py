@@ -3,9 +3,10 @@
     python benchmarks/fast_core.py [--octets 64 1400] [--sas 1 50000] [--rounds 7] [--output FILE]
 
 ``seal`` and ``open`` are batches of the compiled core without sockets: flow, SA lookup, replay window, AES-128-GCM,
-selectors, counters. ``one`` sends all packets by one of the SAs installed, ``all`` spreads them over all of them in
-random order, so that each finds its keys out of the cache. ``python`` is the userspace data plane, one of its SAs.
-Processor time of the thread; the best of several rounds, cases taking turns. Memory is that of both ends, per end.
+selectors, counters. ``one`` sends all packets by the last of the SAs installed, ``all`` spreads them over all of them
+in random order, so that each finds its keys out of the cache. ``python`` is the userspace data plane, one of its SAs.
+Processor time of the thread; the median of several rounds, cases taking turns. ``×`` is the time of a packet to that of
+the first number of SAs, by one of them, in the same round. Memory is that of both ends, per end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from array import array
 from ipaddress import ip_address
 from pathlib import Path as FilePath
+from statistics import median
 
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
@@ -120,24 +122,31 @@ class Case:
         """One round."""
         seal = opened = 0.0
         for _ in range(BATCHES):
-            numbers = [self.ends.chance.randint(1, self.ends.sas) if self.spread else 1 for _ in range(BATCH)]
+            first = 1 if self.spread else self.ends.sas
+            numbers = [self.ends.chance.randint(first, self.ends.sas) for _ in range(BATCH)]
             times = self.ends.batch(numbers, self.octets)
             seal += times[0]
             opened += times[1]
         self.seal.append(seal)
         self.open.append(opened)
 
-    def row(self) -> dict[str, object]:
-        """The best round."""
+    def row(self, beside: Case) -> dict[str, object]:
+        """The median round, and its times by those of another case."""
         packets = BATCH * BATCHES
         return {
             "plane": "fast",
             "sas": self.ends.sas,
             "packets_by": "all" if self.spread else "one",
             "inner_octets": self.octets,
-            "seal_per_second": round(packets / min(self.seal)),
-            "open_per_second": round(packets / min(self.open)),
+            "seal_per_second": round(packets / median(self.seal)),
+            "open_per_second": round(packets / median(self.open)),
+            "seal_ratio": _ratio(self.seal, beside.seal),
+            "open_ratio": _ratio(self.open, beside.open),
         }
+
+
+def _ratio(ours: list[float], others: list[float]) -> float:
+    return round(median(our / other for our, other in zip(ours, others, strict=True)), 2)
 
 
 class PythonCase:
@@ -172,15 +181,15 @@ class PythonCase:
         self.open.append(time.thread_time() - middle)
 
     def row(self) -> dict[str, object]:
-        """The best round."""
+        """The median round."""
         packets = BATCH * BATCHES // 4
         return {
             "plane": "python",
             "sas": 1,
             "packets_by": "one",
             "inner_octets": self.octets,
-            "seal_per_second": round(packets / min(self.seal)),
-            "open_per_second": round(packets / min(self.open)),
+            "seal_per_second": round(packets / median(self.seal)),
+            "open_per_second": round(packets / median(self.open)),
         }
 
 
@@ -191,7 +200,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=FilePath, help="write the results there as JSON")
     arguments = parser.parse_args()
-    cases: list[Case | PythonCase] = []
+    cases: list[Case] = []
     memory = []
     for sas in arguments.sas:
         before = resident_kilobytes()
@@ -210,16 +219,19 @@ def main() -> None:
             for octets in arguments.octets
             for spread in ((False, True) if sas > 1 else (False,))
         ]
-    cases += [PythonCase(octets) for octets in arguments.octets]
+    python = [PythonCase(octets) for octets in arguments.octets]
     for _ in range(arguments.rounds):
-        for case in cases:
+        for case in (*cases, *python):
             case.measure()
-    rows = [case.row() for case in cases]
-    print(f"{'plane':7} {'SAs':>6} {'by':>4} {'octets':>6} {'seal/s':>9} {'open/s':>9}")
+    alone = {case.octets: case for case in cases if case.ends.sas == arguments.sas[0] and not case.spread}
+    rows = [case.row(alone[case.octets]) for case in cases]
+    line = "{plane:7} {sas:6} {packets_by:>4} {inner_octets:6} {seal_per_second:9} {open_per_second:9}"
+    print(f"{'plane':7} {'SAs':>6} {'by':>4} {'octets':>6} {'seal/s':>9} {'open/s':>9} {'seal ×':>6} {'open ×':>6}")
     for row in rows:
-        print(
-            "{plane:7} {sas:6} {packets_by:>4} {inner_octets:6} {seal_per_second:9} {open_per_second:9}".format(**row)
-        )
+        print((line + " {seal_ratio:6.2f} {open_ratio:6.2f}").format(**row))
+    rows += [each.row() for each in python]
+    for row in rows[len(cases) :]:
+        print(line.format(**row))
     if arguments.output:
         about = {
             "python": platform.python_version(),

@@ -78,7 +78,7 @@ class Core:
 
         addresses = [ip_interface(f"{network[1]}/{network.prefixlen}") for network in self._networks]
         self._tun = await open_device(self._section.device, addresses, self._section.mtu)
-        self._egress = Egress(self._section.device, self._apns)
+        self._egress = Egress(self._section.device, self._apns, by_ipsec=not self._tun.comes_in_by_it)
         self._egress.open()
         for address, apn in self._admitted.items():
             self._egress.admit(apn, address)

@@ -36,7 +36,7 @@ from epdg.session import Session, SessionState
 from epdg.swm import SwmClient
 from protocols.dataplane.choice import carrier_of, choose
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, SequenceNumbersRunningOut
-from protocols.errors import BackendError, LocalError
+from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
     ChildSaInstalled,
@@ -48,6 +48,7 @@ from protocols.ikev2.events import (
     Event,
     IkeSaRekeyed,
     Resumed,
+    SaState,
     SuccessorCreated,
 )
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
@@ -296,7 +297,10 @@ class EpdgNode:
         elif isinstance(event, Closed) and sa is not live.sa:
             self._by_successor.pop(sa.local_spi, None)
             return  # rekeyed: the session goes on under another SA
-        self._child_event(live, event)
+        try:
+            self._child_event(live, event)
+        except StackError as error:
+            self._not_carried(live, error)
         if isinstance(event, ConfigurationRequested) and event.initial_contact:
             self._forget_former(live)
         if isinstance(event, Resumed):
@@ -393,22 +397,31 @@ class EpdgNode:
     def _child_event(self, live: Live, event: Event) -> None:
         session = live.session.identifier
         if isinstance(event, ChildSaInstalled):
-            self._by_spi[event.spec.inbound_spi] = live
-            if event.replaces is None:
+            if event.replaces is None or event.replaces not in self._by_spi:
                 self.data_plane.install(event.spec)
             else:
                 self.data_plane.replace(event.replaces, event.spec, send_at_once=event.send_at_once)
+            self._by_spi[event.spec.inbound_spi] = live
             record_esp_keys(self.recorder, event.spec, event.spec.path, session)
-        elif isinstance(event, ChildSaPathChanged):
+        elif isinstance(event, ChildSaPathChanged) and event.inbound_spi in self._by_spi:
             self.data_plane.update_path(event.inbound_spi, event.path, event.encapsulation)
             child = live.sa.children.get(event.inbound_spi)
             if child is not None:
                 record_esp_keys(self.recorder, child.spec, event.path, session)
-        elif isinstance(event, ChildSaRetired):
+        elif isinstance(event, ChildSaRetired) and event.inbound_spi in self._by_spi:
             self.data_plane.retire(event.inbound_spi)
-        elif isinstance(event, ChildSaRemoved):
+        elif isinstance(event, ChildSaRemoved) and event.inbound_spi in self._by_spi:
+            del self._by_spi[event.inbound_spi]
             self.data_plane.remove(event.inbound_spi)
-            self._by_spi.pop(event.inbound_spi, None)
+
+    def _not_carried(self, live: Live, error: StackError) -> None:
+        """What carries ESP refuses a child SA or its move, the kernel without an algorithm, say: the session ends."""
+        text = f"ESP of {live.session.imsi or live.session.nai} cannot be carried: {error}."
+        self.totals["esp-not-carried"] += 1
+        self.recorder.event("esp-not-carried", text, {"why": str(error)}, live.session.identifier)
+        _log.error("%s", text)
+        if live.sa.state is not SaState.CLOSED:
+            self._initiate(live, DeleteIkeSa(f"ESP cannot be carried: {error}"))
 
     def carry_out(self, live: Live, commands: list[Command]) -> None:
         """Do what a session says."""

@@ -38,6 +38,9 @@ _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION_OPTIONS = 0, 43,
 _EXTENSIONS = frozenset({_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION_OPTIONS})
 _FRAGMENT_OFFSET_MASK = 0x1FFF
 _MORE_FRAGMENTS = 0x2000
+_NO_FRAGMENT = frozenset({b"\x00\x00", b"\x40\x00"})  # with and without DF
+_KEYED_PROTOCOLS = frozenset({bytes([TCP]), bytes([UDP])})
+_KEYED_LENGTH = IPV4_HEADER_LENGTH + 4  # addresses and ports
 _RESERVED_FRAGMENT_BITS = 0x0006  # RFC 8200 §4.5; an atomic fragment (RFC 6946) is a whole packet
 
 
@@ -87,6 +90,28 @@ def flow_of(packet: bytes) -> Flow:
     if version == 6:
         return _flow_of_v6(packet)
     raise DecodeError(f"IP version {version}")
+
+
+def flow_key(packet: bytes) -> bytes | None:
+    """Octets that stand for the flow of a plain packet, at a fraction of the cost of ``flow_of``.
+
+    Packets with one key differ in their ``Flow`` by its length alone, which is that of their octets. ``None``: neither
+    TCP nor UDP, options or extension headers, a fragment, more octets or fewer than the header says; ``flow_of`` can
+    tell then.
+    """
+    length = len(packet)
+    if length < _KEYED_LENGTH:
+        return None
+    if packet[0] == 0x45:
+        if packet[2] << 8 | packet[3] != length or packet[6:8] not in _NO_FRAGMENT:
+            return None
+        protocol = packet[9:10]
+        return protocol + packet[12:24] if protocol in _KEYED_PROTOCOLS else None
+    if packet[0] >> 4 == 6 and length >= IPV6_HEADER_LENGTH + 4:
+        protocol = packet[6:7]
+        if protocol in _KEYED_PROTOCOLS and (packet[4] << 8 | packet[5]) + IPV6_HEADER_LENGTH == length:
+            return protocol + packet[8:44]
+    return None
 
 
 def transport_of(packet: bytes) -> tuple[int, int | None]:

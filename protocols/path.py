@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -16,6 +16,13 @@ class Endpoint:
 
     address: Address
     port: int
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.address, self.port)))  # that of an address is slow
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     def of(cls, address: str | Address, port: int) -> Endpoint:

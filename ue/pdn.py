@@ -424,18 +424,11 @@ class Pdn:
                 self._keep_temporary_identities(command)
             case AnswerIke():
                 self._answer(self._require_sa(), command.answer)
-            case InstallChildSa():
-                self.tunnel.install(command)
-                self._swu.adopt_child(command.spec.inbound_spi, self)
-                record_esp_keys(self.recorder, command.spec, command.spec.path, self._session())
-            case UpdateChildSa():
-                spec = self.tunnel.update(command)
-                record_esp_keys(self.recorder, spec, command.path, self._session())
-            case RetireChildSa():
-                self.tunnel.retire(command.inbound_spi)
-            case RemoveChildSa():
-                self.tunnel.remove(command.inbound_spi)
-                self._swu.drop_child(command.inbound_spi)
+            case InstallChildSa() | UpdateChildSa() | RetireChildSa() | RemoveChildSa():
+                try:
+                    self._child_sa(command)
+                except StackError as error:
+                    self._not_carried(error)
             case StartHost():
                 self.tunnel.start_host(command.addresses)
             case StopHost():
@@ -450,6 +443,29 @@ class Pdn:
                 waiting = self._waiting.get(command.ticket)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(command.failure)
+
+    def _child_sa(self, command: InstallChildSa | UpdateChildSa | RetireChildSa | RemoveChildSa) -> None:
+        """``StackError``: what carries ESP refuses."""
+        match command:
+            case InstallChildSa():
+                self.tunnel.install(command)
+                self._swu.adopt_child(command.spec.inbound_spi, self)
+                record_esp_keys(self.recorder, command.spec, command.spec.path, self._session())
+            case UpdateChildSa():
+                spec = self.tunnel.update(command)
+                if spec is not None:
+                    record_esp_keys(self.recorder, spec, command.path, self._session())
+            case RetireChildSa():
+                self.tunnel.retire(command.inbound_spi)
+            case RemoveChildSa():
+                self._swu.drop_child(command.inbound_spi)
+                self.tunnel.remove(command.inbound_spi)
+
+    def _not_carried(self, error: StackError) -> None:
+        """The kernel without an algorithm, say: the connection ends."""
+        self.recorder.event("esp-not-carried", f"ESP cannot be carried: {error}.", {"why": str(error)}, self._session())
+        _log.error("ESP cannot be carried: %s", error)
+        self._delete(f"ESP cannot be carried: {error}", self._sa)
 
     def _keep_back_off(self, command: KeepBackOff) -> None:
         try:

@@ -18,6 +18,7 @@ from protocols.dataplane.userspace.host import FlowKind, InProcessHost
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
+from protocols.io.aside import PacketPort
 from protocols.path import Address, Path
 from protocols.trace.recorder import Recorder
 from ue.commands import Command, InstallChildSa, UpdateChildSa
@@ -72,7 +73,11 @@ class Tunnel:
             policy=configuration.data_plane.policy() if swu.carrier.sees_packets else None,
         )
         self._specs: dict[bytes, ChildSaSpec] = {}
-        self.flows: Flows = Flows(self._send_inner, swu.entropy, numbers)
+        seen = swu.carrier.sees_packets
+        self.flows: Flows = Flows(
+            self._send_inner if seen else self._send_beside, swu.entropy, numbers, reservations=None if seen else self
+        )
+        self._beside: PacketPort | None = None
         self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
         self._refused = 0
@@ -101,26 +106,30 @@ class Tunnel:
 
     def install(self, command: InstallChildSa) -> None:
         """A child SA, new or in the place of another."""
-        if command.replaces is None:
+        if command.replaces is None or command.replaces not in self._specs:
             self._data_plane.install(command.spec)
         else:
             self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
         self._specs[command.spec.inbound_spi] = command.spec
 
-    def update(self, command: UpdateChildSa) -> ChildSaSpec:
-        """A child SA goes another way; which one it is."""
+    def update(self, command: UpdateChildSa) -> ChildSaSpec | None:
+        """A child SA goes another way; which one it is, ``None`` when it could not be installed."""
+        if command.inbound_spi not in self._specs:
+            return None
         self._data_plane.update_path(command.inbound_spi, command.path, command.encapsulation)
         return self._specs[command.inbound_spi]
 
     def retire(self, inbound_spi: bytes) -> None:
         """Nothing is sent by a child SA any more."""
-        self._data_plane.retire(inbound_spi)
+        if inbound_spi in self._specs:
+            self._data_plane.retire(inbound_spi)
 
     def remove(self, inbound_spi: bytes) -> None:
         """A child SA is gone; what it has carried is remembered."""
+        if self._specs.pop(inbound_spi, None) is None:
+            return
         self._last_counters[inbound_spi] = self._data_plane.counters(inbound_spi)
         self._data_plane.remove(inbound_spi)
-        del self._specs[inbound_spi]
 
     @property
     def installed(self) -> tuple[bytes, ...]:
@@ -207,6 +216,10 @@ class Tunnel:
         self._tun = tun
         self._write_name_servers()
         tun.start(self._send_inner, self._device_lost)
+        if not self._swu.carrier.sees_packets:
+            self._beside = PacketPort(self.flows.receive, tun.name if tun.comes_in_by_it else None)
+            if self._path_watch:
+                self._path_watch.poll_always()
 
     def _routes(self) -> list[Network]:
         """Networks to lead into the device: as configured, else as granted; never the tunnel's own packets."""
@@ -228,6 +241,8 @@ class Tunnel:
         """Somebody has taken it away: it is made anew."""
         self._recorder.event("device-lost", f"The device of the inner addresses went away: {error}.")
         _log.error("%s", error)
+        if not self._swu.carrier.sees_packets:
+            self.flows.stop_all()  # they hold ports beside the device
         self._close_tun()
         assert self._swu.tasks is not None
         self._swu.tasks.create_task(self._reopen_tun())
@@ -251,6 +266,11 @@ class Tunnel:
         return connection is not None and self._device.connection is connection and state is DeviceState.ESTABLISHED
 
     def _close_tun(self) -> None:
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
+            if self._path_watch:
+                self._path_watch.close()
         if self._tun is not None:
             self._refused += self._tun.counters.refused
             self._tun.close()
@@ -288,6 +308,22 @@ class Tunnel:
             self._path_watch.stirred()
         self._data_plane_events()
         return sent
+
+    # --- packets of the UE's own flows, where this process does not see those of the device
+
+    def reserve(self, protocol: int, address: Address, port: int) -> None:
+        """See ``Reservations``."""
+        if self._beside is None:
+            raise LocalError("the device of the inner addresses is not there")
+        self._beside.reserve(protocol, address, port)
+
+    def release(self, protocol: int, address: Address, port: int) -> None:
+        """See ``Reservations``."""
+        if self._beside is not None:
+            self._beside.release(protocol, address, port)
+
+    def _send_beside(self, packet: bytes) -> bool:
+        return self._beside is not None and self._beside.send(packet)
 
     def _data_plane_events(self) -> None:
         """Rekey in time before sequence numbers run out; ESP from elsewhere than the gateway moves nothing."""

@@ -43,9 +43,13 @@ class DeviceCounters(Protocol):
 
 
 class InnerDevice(Protocol):
-    """Where the kernel's IP stack hands in packets for the tunnel and takes those that come out of it."""
+    """Where the kernel's IP stack hands in packets for the tunnel and takes those that come out of it.
+
+    ``comes_in_by_it``: those that come out are seen to come in by it, else by the device that ESP came by.
+    """
 
     name: str
+    comes_in_by_it: bool
 
     @property
     def counters(self) -> DeviceCounters:

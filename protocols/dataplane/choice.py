@@ -86,13 +86,27 @@ def why_not(backend: Backend, needs: Needs) -> str | None:
 
 
 def _missing(backend: Backend, needs: Needs) -> str | None:
-    del needs
-    return f"{backend.value} is not there"
+    """Asked of the system; their libraries take a while, and only those who use them wait for it."""
+    if backend is Backend.KERNEL:
+        from protocols.dataplane.xfrm.carrier import why_not as not_by_the_kernel
+
+        return not_by_the_kernel(needs.policy, needs.suites)
+    from protocols.dataplane.fast import plane
+
+    reason = plane.why_not()
+    return reason and f"it was not built ({reason})"
 
 
 def carrier_of(choice: Choice, needs: Needs, platform: Platform) -> Carrier:
     """What carries ESP by this choice, not started."""
-    del choice
+    if choice.backend is Backend.KERNEL:
+        from protocols.dataplane.xfrm.carrier import KernelCarrier
+
+        return KernelCarrier(policy=needs.policy)
+    if choice.backend is Backend.COMPILED:
+        from protocols.dataplane.fast.carrier import CompiledCarrier
+
+        return CompiledCarrier(policy=needs.policy, now=platform.clock.monotonic)
     return PythonCarrier(
         entropy=platform.entropy,
         policy=needs.policy,

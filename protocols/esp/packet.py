@@ -99,14 +99,11 @@ def _alignment(suite: EspSuite) -> int:
     return max(ENCRYPTION[suite.encryption].block_length, ALIGNMENT)
 
 
-def _trailer(payload_length: int, alignment: int, next_header: int) -> bytes:
-    """Padding, pad length and next header (RFC 4303 §2.4 to §2.6)."""
-    return _trailer_of(-(payload_length + TRAILER_LENGTH) % alignment, next_header)
-
-
 @cache
-def _trailer_of(pad_length: int, next_header: int) -> bytes:
-    return _PADDING[:pad_length] + bytes((pad_length, next_header))
+def _trailers(alignment: int, next_header: int) -> tuple[bytes, ...]:
+    """Padding, pad length and next header (RFC 4303 §2.4 to §2.6), by the payload's length modulo ``alignment``."""
+    pad_lengths = (-(length + TRAILER_LENGTH) % alignment for length in range(alignment))
+    return tuple(_PADDING[:pad_length] + bytes((pad_length, next_header)) for pad_length in pad_lengths)
 
 
 def strip_trailer(plaintext: bytes) -> tuple[int, bytes]:
@@ -117,7 +114,7 @@ def strip_trailer(plaintext: bytes) -> tuple[int, bytes]:
     pad_length = plaintext[end]
     start = end - pad_length
     # RFC 4303 §2.4: the receiver SHOULD inspect the padding.
-    if start < 0 or plaintext[start:end] != _PADDING[:pad_length]:
+    if start < 0 or (pad_length and plaintext[start:end] != _PADDING[:pad_length]):
         raise DecodeError("wrong ESP padding")
     return plaintext[end + 1], plaintext[:start]
 
@@ -139,7 +136,7 @@ class _MacSealer:
         protected = (
             self._spi
             + (sequence & SEQUENCE_MASK).to_bytes(4, "big")
-            + self._encryptor.encrypt(payload + _trailer(len(payload), self._alignment, next_header))
+            + self._encryptor.encrypt(payload + _trailers(self._alignment, next_header)[len(payload) % self._alignment])
         )
         covered = protected + (sequence >> 32).to_bytes(4, "big") if self._esn else protected
         return protected + self._mac.compute(covered)[: self._icv_length]
@@ -169,13 +166,6 @@ class _MacOpener:
         return self._decryptor.decrypt(octets[HEADER_LENGTH:end])
 
 
-def _associated_data(spi: bytes, sequence: int, esn: bool) -> bytes:
-    """SPI and sequence number, all 64 bits of it with ESN (RFC 4106 §5, RFC 4309 §5, RFC 7634 §2.1)."""
-    if esn:
-        return spi + sequence.to_bytes(8, "big")
-    return spi + sequence.to_bytes(4, "big")
-
-
 class _AeadSealer:
     """AES-GCM, AES-CCM, ChaCha20-Poly1305; the IV is the sequence number, never repeated (RFC 4106 §3.1)."""
 
@@ -183,18 +173,23 @@ class _AeadSealer:
         self._spi = spi
         self._esn = suite.esn
         self._iv_length = ENCRYPTION[suite.encryption].iv_length
-        self._aead, self._salt = aead_of(suite.encryption, key)
+        aead, self._salt = aead_of(suite.encryption, key)
+        self._encrypt = aead.encrypt
 
     def seal(self, sequence: int, payload: bytes, next_header: int) -> bytes:
         """Build the packet; see ``EspSealer``."""
         iv = sequence.to_bytes(self._iv_length, "big")
         header = self._spi + iv[4:]
-        ciphertext = self._aead.encrypt(
-            self._salt + iv,
-            payload + _trailer(len(payload), ALIGNMENT, next_header),
-            self._spi + iv if self._esn else header,  # see _associated_data: the IV is the sequence number
+        return (
+            header
+            + iv
+            + self._encrypt(
+                self._salt + iv,
+                payload + _trailers(ALIGNMENT, next_header)[len(payload) % ALIGNMENT],
+                # SPI and sequence number, all 64 bits of it with ESN (RFC 4106 §5, RFC 4309 §5, RFC 7634 §2.1)
+                self._spi + iv if self._esn else header,
+            )
         )
-        return header + iv + ciphertext
 
 
 class _AeadOpener:
@@ -206,14 +201,16 @@ class _AeadOpener:
         self._esn = suite.esn
         self._ciphertext_start = HEADER_LENGTH + row.iv_length
         self._shortest = self._ciphertext_start + ALIGNMENT + row.icv_length
-        self._aead, self._salt = aead_of(suite.encryption, key)
+        aead, self._salt = aead_of(suite.encryption, key)
+        self._decrypt = aead.decrypt
 
     def open(self, octets: bytes, sequence: int) -> bytes:
         """Verify and decrypt; see ``EspOpener``."""
         if len(octets) < self._shortest:
             raise DecodeError(f"an ESP packet of {len(octets)} octets")
-        return self._aead.decrypt(
-            self._salt + octets[HEADER_LENGTH : self._ciphertext_start],
-            octets[self._ciphertext_start :],
-            _associated_data(self._spi, sequence, self._esn),
+        start = self._ciphertext_start
+        return self._decrypt(
+            self._salt + octets[HEADER_LENGTH:start],
+            octets[start:],
+            self._spi + sequence.to_bytes(8 if self._esn else 4, "big"),
         )

@@ -26,13 +26,14 @@ from protocols.esp.packet import (
     strip_trailer,
 )
 from protocols.ikev2.suites import EspSuite
-from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, PACKET_MAXIMUM, Flow, flow_of, is_fragment, transport_of
+from protocols.ip import IPIP, IPV6, NO_NEXT_HEADER, PACKET_MAXIMUM, Flow, flow_key, flow_of, is_fragment, transport_of
 from protocols.path import Path
 from protocols.secret import Secret
 from protocols.selectors import PORT_MAXIMUM, TrafficSelector
 
 REPLAY_WINDOW_MINIMUM = 32  # RFC 4303 §3.4.3
 REPLAY_WINDOW = 128
+FLOWS_KEPT = 256  # of an SA: what its selectors are not asked about again
 MAXIMUM_SEQUENCE = (1 << 32) - 1  # RFC 4303 §3.3.3
 MAXIMUM_EXTENDED_SEQUENCE = (1 << 64) - 1  # RFC 4303 §2.2.1
 
@@ -261,6 +262,8 @@ class ChildSa:
         self._soft_sequence = self._maximum_sequence - (self._maximum_sequence >> 3)
         self.limited = spec.limits != UNLIMITED
         self.spent = False
+        self.settled: Path | None = None  # the last path that packets came on, while it is the right one
+        self._accepted: set[bytes] = set()  # ``flow_key`` of inbound packets that the selectors let through
         self._soft_reached = False
         self.overhead_saved_octets = 0
         self._beet: beet.InnerAddresses | None = None
@@ -291,7 +294,8 @@ class ChildSa:
     @property
     def at_sequence_threshold(self) -> bool:
         """Whether the last packet sent used up seven eighths of the sequence numbers, or all of them."""
-        return self.sequence == self._soft_sequence or self.sequence == self._maximum_sequence
+        sequence = self.sequence
+        return sequence >= self._soft_sequence and sequence in (self._soft_sequence, self._maximum_sequence)
 
     def selects(self, flow: Flow) -> bool:
         """Whether an outbound packet is this SA's: source local, destination remote."""
@@ -325,10 +329,13 @@ class ChildSa:
                 self.spec.outbound_integrity_key,
                 self._entropy,
             )
-        next_header, payload = (IPIP if version == 4 else IPV6, packet) if self._beet is None else beet.strip(packet)
         self.sequence += 1
-        octets = sealer.seal(self.sequence, payload, next_header)
-        self.overhead_saved_octets += len(packet) - len(payload)
+        if self._beet is None:
+            octets = sealer.seal(self.sequence, packet, IPIP if version == 4 else IPV6)
+        else:
+            next_header, payload = beet.strip(packet)
+            octets = sealer.seal(self.sequence, payload, next_header)
+            self.overhead_saved_octets += len(packet) - len(payload)
         self.outbound_packets += 1
         self.outbound_octets += len(packet)
         return octets
@@ -365,6 +372,11 @@ class ChildSa:
             if next_header == NO_NEXT_HEADER:
                 return self.drop(DropReason.DUMMY)  # RFC 4303 §2.6: MUST be discarded without an error
             packet = payload if self._beet is None else beet.restore(next_header, payload, self._beet)
+            key = flow_key(packet)
+            if key is not None and key in self._accepted and next_header == (IPIP if packet[0] == 0x45 else IPV6):
+                self.inbound_packets += 1
+                self.inbound_octets += len(packet)
+                return packet
             flow = flow_of(packet)
         except DecodeError:
             return self.drop(DropReason.MALFORMED)
@@ -375,10 +387,14 @@ class ChildSa:
             self.remote_selectors.matches(flow.version, flow.source, flow.protocol, flow.source_port)
             and self.local_selectors.matches(flow.version, flow.destination, flow.protocol, flow.destination_port)
         ):
-            return self.drop(self._why_not_selected(payload, flow))
+            return self.drop(self._why_not_selected(packet, flow))
         self.inbound_packets += 1
         self.inbound_octets += flow.length
         self.overhead_saved_octets += len(packet) - len(payload)
+        if key is not None and self._beet is None:
+            if len(self._accepted) >= FLOWS_KEPT:
+                self._accepted.clear()
+            self._accepted.add(key)
         # RFC 4303 §2.7: what follows the packet is padding against traffic analysis.
         return packet if flow.length == len(packet) else packet[: flow.length]
 

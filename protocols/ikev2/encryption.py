@@ -122,16 +122,13 @@ class _LibraryAead:
     """An AEAD object of the library's."""
 
     def __init__(self, cipher: AESGCM | AESCCM | ChaCha20Poly1305) -> None:
-        self._cipher = cipher
-
-    def encrypt(self, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
-        """Ciphertext and ICV."""
-        return self._cipher.encrypt(nonce, plaintext, associated_data)
+        self.encrypt = cipher.encrypt  # every packet of a tunnel passes here
+        self._decrypt = cipher.decrypt
 
     def decrypt(self, nonce: bytes, octets: bytes, associated_data: bytes) -> bytes:
         """The plaintext."""
         try:
-            return self._cipher.decrypt(nonce, octets, associated_data)
+            return self._decrypt(nonce, octets, associated_data)
         except InvalidTag:
             raise AuthenticationError("the integrity check value is wrong") from None
 

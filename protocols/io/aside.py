@@ -5,9 +5,10 @@ packet socket (packet(7)) with a filter hears those of its reservations. The ker
 answer: a socket that takes nothing holds the port, so that there is no ICMP error (UDP) and no RST (TCP, a listening
 socket: Linux asks its filter before anything else). To echo replies of ICMP the kernel answers nothing.
 
-Into a device that is a tunnel (TUN, XFRM interface) packets go directly, whatever the routes; else by the routes and
-policies of their addresses and protocol. Coalesced UDP is handed on datagram by datagram, coalesced TCP as one long
-segment. Left out: fragments, and IPv6 packets with extension headers; they are not heard. Needs CAP_NET_RAW.
+Into a TUN device packets go directly, whatever the routes; without a device by the routes and policies of their
+addresses and protocol (before Linux 6.4 a policy for one protocol does not see them). Coalesced UDP is handed on
+datagram by datagram, coalesced TCP as one long segment. Left out: fragments, and IPv6 packets with extension headers;
+they are not heard. Needs CAP_NET_RAW.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import errno
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -96,8 +97,14 @@ class PacketPort:
             if self._sockets is None:
                 self._sockets = _Sockets(self._device, self._drain)
                 undo.callback(self._close_sockets)
-            self._held[reservation] = _hold(reservation)
-            self._sockets.hear(self._held)
+            held = _hold(reservation)
+            if held is not None:
+                undo.callback(held.close)
+            try:
+                self._sockets.hear((*self._held, reservation))
+            except OSError as error:
+                raise BackendError(f"cannot hear packets of {len(self._held) + 1} ports: {error.strerror}") from error
+            self._held[reservation] = held
             undo.pop_all()
 
     def release(self, protocol: int, address: Address, port: int) -> None:
@@ -111,7 +118,7 @@ class PacketPort:
         if not self._held:
             self._close_sockets()
         elif self._sockets is not None:
-            self._sockets.hear(self._held)
+            self._sockets.hear(tuple(self._held))
 
     def send(self, packet: bytes) -> bool:
         """Send an IP packet as it is; ``False`` when it was dropped, and counted."""
@@ -158,6 +165,7 @@ class _Sockets:
     """The packet socket, and raw ones where the routes say where packets go."""
 
     def __init__(self, device: str | None, drain: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
         self._device = device
         self._raw: dict[int, socket.socket] = {}
         self._names_protocol = True  # not before Linux 6.4
@@ -185,7 +193,6 @@ class _Sockets:
                 where = "all devices" if device is None else f"device {device}"
                 raise BackendError(f"cannot hear packets of {where}: {error.strerror}") from error
             undo.pop_all()
-        self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._packets.fileno(), drain)
 
     def _forget_what_came(self) -> None:
@@ -194,8 +201,8 @@ class _Sockets:
             while True:
                 self._packets.recv(1)
 
-    def hear(self, reservations: dict[Reservation, socket.socket | None]) -> None:
-        """Take the packets of these."""
+    def hear(self, reservations: Sequence[Reservation]) -> None:
+        """Take the packets of these, instead of those so far."""
         packet_filter.attach(self._packets, packet_filter.any_of([_checks(each) for each in reservations]))
 
     def overflown(self) -> Counter[str]:

@@ -227,22 +227,24 @@ class _Connection:
     async def _stream(self, recorder: Recorder, since: int, kinds: frozenset[Kind] | None) -> None:
         """Send the records after ``since`` and go on as they come."""
         more = asyncio.Event()
-        unsubscribe = recorder.subscribe(lambda _: more.set())
+        end = recorder.wake(more.set)
         try:
             while True:
                 more.clear()
-                batch = recorder.since(since, BATCH_RECORDS)
-                if not batch:
+                if recorder.sequence == since:
                     await more.wait()
-                    continue
-                if batch[0].sequence > since + 1:
-                    await self._send({"event": _dropped(recorder.node, since + 1, batch[0]).to_json()})
-                for record in batch:
-                    if kinds is None or record.kind in kinds:
+                elif recorder.oldest > since + 1:
+                    (following,) = recorder.since(since, 1)
+                    await self._send({"event": _dropped(recorder.node, since + 1, following).to_json()})
+                    since = following.sequence - 1
+                else:
+                    batch = recorder.since(since, BATCH_RECORDS, kinds)
+                    since = min(since + BATCH_RECORDS, recorder.sequence)
+                    for record in batch:
                         await self._send({"event": record.to_json()})
-                since = batch[-1].sequence
+                    await asyncio.sleep(0)  # records nobody here asked for may come for ever
         finally:
-            unsubscribe()
+            end()
 
     async def _send_error(self, identifier: JsonValue, code: str, message: str) -> None:
         await self._send({"id": identifier, "error": {"code": code, "message": message}})

@@ -7,20 +7,27 @@ route through a next hop or to lose datagrams, so that faults need no switch in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import socket
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
 
 from protocols.errors import BackendError
+from protocols.io.turn import turn_of
 from protocols.path import Address, Endpoint, Path
 
 RECEIVE_OCTETS = 65535
-DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others
+DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others, but for the last train of them
+PATHS_KEPT = 4096
+UDP_SEGMENT, UDP_GRO = 103, 104  # <linux/udp.h>, of udp(7)
+SEGMENT_LENGTH = struct.Struct("=H")
+TRAIN_DATAGRAMS, TRAIN_OCTETS = 64, 65000  # UDP_MAX_SEGMENTS, and what fits into an IP packet
 BUFFER_OCTETS = 4 * 1024 * 1024
 
 UDP_ENCAP, UDP_ENCAP_ESPINUDP = 100, 2  # <linux/udp.h>: the socket option, and its value for RFC 3948
@@ -35,6 +42,7 @@ PATH_MTUS = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}
 TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_TOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
 RECEIVED_TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_RECVTOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS)}
 TRAFFIC_CLASS_OCTETS = socket.CMSG_SPACE(TRAFFIC_CLASS.size)
+TRAIN_ANCILLARY_OCTETS = TRAFFIC_CLASS_OCTETS + socket.CMSG_SPACE(TRAFFIC_CLASS.size)  # UDP_GRO says an int, too
 
 Receiver = Callable[[bytes, Path], None]
 UnreachableReceiver = Callable[[bytes, Endpoint], None]
@@ -99,8 +107,27 @@ class SocketLink(Protocol):
 Opener = Callable[[Receiver], Link]
 
 
+class PathsBySource(dict[tuple[Any, ...], Path]):
+    """Paths by the source as a socket names it: one object for all its datagrams, so that they are told by that."""
+
+    def __init__(self, local: Endpoint) -> None:
+        super().__init__()
+        self._local = local
+
+    def __missing__(self, source: tuple[Any, ...]) -> Path:
+        if len(self) >= PATHS_KEPT:
+            self.clear()
+        path = self[source] = Path(self._local, Endpoint.of(source[0], source[1]))
+        return path
+
+
 class UdpLink:
-    """A UDP socket on the running loop: a reader that drains the socket, no task per datagram."""
+    """A UDP socket on the running loop: a reader that drains the socket, no task per datagram.
+
+    In the turn of a reader (``protocols.io.turn``) datagrams of one length to one end point wait for one another, and
+    the kernel gets them as a train with one call (UDP_SEGMENT); where traffic classes are reported, it may hand over
+    trains likewise (UDP_GRO). Nothing but the number of calls tells a train from its datagrams.
+    """
 
     def __init__(self, local: Endpoint, receive: Receiver) -> None:
         """Bind; ``BackendError`` says in one line what is wrong with the address or port."""
@@ -122,7 +149,13 @@ class UdpLink:
         self.traffic_class = 0
         self._marked = 0
         self._interface: str | None = None
+        self._esp_is_taken_out = False
+        self._paths = PathsBySource(self.local)
+        self._train: list[bytes] = []
+        self._train_octets = 0
+        self._train_to: tuple[Endpoint, int] | None = None
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
     def mark(self, dscp: int) -> None:
@@ -131,8 +164,11 @@ class UdpLink:
         self._socket.setsockopt(*TRAFFIC_CLASSES[self.local.address.version], self._marked)
 
     def report_traffic_class(self) -> None:
-        """Ask for the traffic class of what arrives."""
+        """Ask for the traffic class of what arrives, and for trains, which come with it."""
         self._socket.setsockopt(*RECEIVED_TRAFFIC_CLASSES[self.local.address.version], 1)
+        if not self._esp_is_taken_out:  # the kernel would take a train for one ESP packet
+            with contextlib.suppress(OSError):  # Linux 5.0
+                self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         self._loop.remove_reader(self._socket.fileno())
         self._loop.add_reader(self._socket.fileno(), self._drain_with_traffic_class)
 
@@ -151,6 +187,7 @@ class UdpLink:
         ``BackendError``: it has none.
         """
         take_out_esp(self._socket)
+        self._esp_is_taken_out = True
 
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
@@ -162,40 +199,109 @@ class UdpLink:
         self._interface = interface
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
-        """Send now or not at all: the network may lose a datagram, and a full buffer is such a loss."""
-        error = send_by(self._socket, octets, remote, traffic_class, self._marked)
+        """Send now, or with the train of this turn, or not at all: a full buffer is a loss as on the network."""
+        if traffic_class is None:
+            traffic_class = self._marked
+        if not self._turn.open:
+            self._send_alone(octets, remote, traffic_class)
+            return
+        train, length = self._train, len(octets)
+        if train:
+            octets_now = self._train_octets + length
+            if (
+                0 < length <= len(train[0]) == len(train[-1])
+                and octets_now <= TRAIN_OCTETS
+                and len(train) < TRAIN_DATAGRAMS
+                and self._train_to == (remote, traffic_class)
+            ):
+                train.append(octets)
+                self._train_octets = octets_now
+                return
+            self._send_train()
+        else:
+            self._turn.at_end(self._send_train)
+        self._train.append(octets)
+        self._train_octets = length
+        self._train_to = remote, traffic_class
+
+    def _send_train(self) -> None:
+        """Send what waits; one by one where the kernel does not take a train: too long for the path, say."""
+        train = self._train
+        if not train or self._train_to is None:
+            return
+        self._train = []
+        remote, traffic_class = self._train_to
+        if len(train) > 1:
+            error = send_by(self._socket, train, remote, traffic_class, self._marked)
+            if error is None:
+                return
+            if error in ("EAGAIN", "ENOBUFS"):
+                self.dropped[f"send-{error}"] += len(train)
+                return
+        for octets in train:
+            self._send_alone(octets, remote, traffic_class)
+
+    def _send_alone(self, octets: bytes, remote: Endpoint, traffic_class: int) -> None:
+        error = send_by(self._socket, (octets,), remote, traffic_class, self._marked)
         if error is not None:
             self.dropped[f"send-{error}"] += 1
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket; what waits goes first."""
         if self._socket.fileno() >= 0:
+            self._send_train()
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
     def _drain(self) -> None:
-        for _ in range(DRAIN_LIMIT):
-            try:
-                octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
-            except OSError as error:
-                self._not_received(error)
-                return
-            self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
-            if self._socket.fileno() < 0:
-                return
+        self._turn.begin()
+        try:
+            for _ in range(DRAIN_LIMIT):
+                try:
+                    octets, source = self._socket.recvfrom(RECEIVE_OCTETS)
+                except OSError as error:
+                    self._not_received(error)
+                    return
+                self._receive(octets, self._paths[source])
+                if self._socket.fileno() < 0:
+                    return
+        finally:
+            self._turn.end()
 
     def _drain_with_traffic_class(self) -> None:
-        for _ in range(DRAIN_LIMIT):
-            try:
-                octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAFFIC_CLASS_OCTETS)
-            except OSError as error:
-                self._not_received(error)
-                return
-            # IPv4's is one octet, IPv6's an integer
-            self.traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
-            self._receive(octets, Path(self.local, Endpoint.of(source[0], source[1])))
+        self._turn.begin()
+        try:
+            left = DRAIN_LIMIT
+            while left > 0:
+                try:
+                    octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAIN_ANCILLARY_OCTETS)
+                except OSError as error:
+                    self._not_received(error)
+                    return
+                left -= self._received(octets, ancillary, self._paths[source])
+                if self._socket.fileno() < 0:
+                    return
+        finally:
+            self._turn.end()
+
+    def _received(self, octets: bytes, ancillary: list[tuple[int, int, bytes]], path: Path) -> int:
+        """Hand over a datagram or the train of datagrams; how many they were."""
+        self.traffic_class, segment_length = 0, 0
+        for level, kind, value in ancillary:  # IPv4's traffic class is one octet, IPv6's an integer
+            number = int.from_bytes(value, sys.byteorder)
+            if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+                segment_length = number
+            else:
+                self.traffic_class = number
+        length = len(octets)
+        if not 0 < segment_length < length:
+            self._receive(octets, path)
+            return 1
+        for start in range(0, length, segment_length):
+            self._receive(octets[start : start + segment_length], path)
             if self._socket.fileno() < 0:
-                return
+                break
+        return length // segment_length
 
     def _not_received(self, error: OSError) -> None:
         if not isinstance(error, BlockingIOError | InterruptedError):  # an ICMP error of an earlier datagram, say
@@ -312,27 +418,33 @@ class LossyLink(_WrappingLink):
         return share > 0 and (share >= 1 or self._random.random() < share)
 
 
+@lru_cache(maxsize=PATHS_KEPT)
+def socket_address(remote: Endpoint) -> tuple[str, int]:
+    """An end point as sockets name it."""
+    return str(remote.address), remote.port
+
+
 def send_by(
-    opened: socket.socket, octets: bytes, remote: Endpoint, traffic_class: int | None, usual: int
+    opened: socket.socket, datagrams: Sequence[bytes], remote: Endpoint, traffic_class: int | None, usual: int
 ) -> str | None:
-    """Send by a socket that marks with ``usual`` what has no traffic class of its own; the name of an error."""
+    """Send by a socket that marks with ``usual`` what has no traffic class of its own; the name of an error.
+
+    Several datagrams, of one length but for the last, go as a train (UDP_SEGMENT).
+    """
+    ancillary = []
+    if len(datagrams) > 1:
+        ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT_LENGTH.pack(len(datagrams[0]))))
+    if traffic_class is not None and traffic_class != usual:
+        ancillary.append((*TRAFFIC_CLASSES[remote.address.version], TRAFFIC_CLASS.pack(traffic_class)))
+    address = socket_address(remote)
     try:
         try:
-            _send_once(opened, octets, remote, traffic_class, usual)
+            opened.sendmsg(datagrams, ancillary, 0, address)
         except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
-            _send_once(opened, octets, remote, traffic_class, usual)
+            opened.sendmsg(datagrams, ancillary, 0, address)
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, "error")
     return None
-
-
-def _send_once(opened: socket.socket, octets: bytes, remote: Endpoint, traffic_class: int | None, usual: int) -> None:
-    address = (str(remote.address), remote.port)
-    if traffic_class is None or traffic_class == usual:
-        opened.sendto(octets, address)
-        return
-    level, kind = TRAFFIC_CLASSES[remote.address.version]
-    opened.sendmsg((octets,), ((level, kind, TRAFFIC_CLASS.pack(traffic_class)),), 0, address)
 
 
 def bind_to_interface(opened: socket.socket, interface: str) -> None:

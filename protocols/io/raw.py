@@ -24,9 +24,12 @@ from protocols.io.link import (
     TRAFFIC_CLASS_OCTETS,
     TRAFFIC_CLASSES,
     Link,
+    PathsBySource,
     Receiver,
+    socket_address,
 )
-from protocols.path import Endpoint, Path
+from protocols.io.turn import turn_of
+from protocols.path import Endpoint
 
 NO_PORT = 0  # in the end points of a packet that has none
 ENCAPSULATION_PORT = 4500  # RFC 3948
@@ -58,7 +61,9 @@ class RawEspLink:
         except OSError as error:
             self._socket.close()
             raise BackendError(f"cannot use ESP on {local.address}: {error.strerror}") from error
+        self._paths = PathsBySource(self.local)
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._loop.add_reader(self._socket.fileno(), self._drain)
 
     def mark(self, dscp: int) -> None:
@@ -82,7 +87,7 @@ class RawEspLink:
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Send now or not at all."""
-        address = (str(remote.address), NO_PORT)
+        address = (socket_address(remote)[0], NO_PORT)
         try:
             if traffic_class is None or traffic_class == self._marked:
                 self._socket.sendto(octets, address)
@@ -99,22 +104,26 @@ class RawEspLink:
             self._socket.close()
 
     def _drain(self) -> None:
-        for _ in range(DRAIN_LIMIT):
-            try:
-                octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAFFIC_CLASS_OCTETS)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self.dropped[f"receive-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
-                return
-            packet = octets
-            if self._with_header:
-                packet, self.traffic_class = octets[(octets[0] & 15) * 4 :], octets[1]
-            elif ancillary:
-                (self.traffic_class,) = TRAFFIC_CLASS.unpack(ancillary[0][2])
-            self._receive(packet, Path(self.local, Endpoint.of(source[0], NO_PORT)))
-            if self._socket.fileno() < 0:
-                return
+        self._turn.begin()
+        try:
+            for _ in range(DRAIN_LIMIT):
+                try:
+                    octets, ancillary, _, source = self._socket.recvmsg(RECEIVE_OCTETS, TRAFFIC_CLASS_OCTETS)
+                except (BlockingIOError, InterruptedError):
+                    return
+                except OSError as error:
+                    self.dropped[f"receive-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
+                    return
+                packet = octets
+                if self._with_header:
+                    packet, self.traffic_class = octets[(octets[0] & 15) * 4 :], octets[1]
+                elif ancillary:
+                    (self.traffic_class,) = TRAFFIC_CLASS.unpack(ancillary[0][2])
+                self._receive(packet, self._paths[source])
+                if self._socket.fileno() < 0:
+                    return
+        finally:
+            self._turn.end()
 
 
 def raw_esp_opener() -> RawOpener | None:

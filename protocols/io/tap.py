@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from protocols.path import Address, Path
+from protocols.path import Address, Endpoint, Path
 from protocols.trace.recorder import Recorder
-from protocols.trace.records import Kind
+from protocols.trace.records import JsonValue, Kind
 
 Direction = Literal["in", "out"]
 
@@ -30,7 +30,7 @@ def classify_udp(octets: bytes, *, encapsulating: bool) -> str:
 
 
 class DatagramTap:
-    """Records the traffic of a node's sockets."""
+    """Records the traffic of a node's sockets; of each datagram only what has to be kept until somebody looks."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -45,10 +45,10 @@ class DatagramTap:
         session: str | None = None,
     ) -> None:
         """A UDP payload with its marker; ``encapsulating`` on port 4500 and its stand-ins."""
-        if not self._recorder.enabled:
-            return
-        protocol = classify_udp(octets, encapsulating=encapsulating)
-        self._record(direction, "udp", str(path.local), str(path.remote), octets, protocol, session)
+        if self._recorder.enabled:
+            self._recorder.record_later(
+                Kind.DATAGRAM, _udp, direction, path.local, path.remote, octets, encapsulating, session=session
+            )
 
     def ip(
         self,
@@ -59,33 +59,48 @@ class DatagramTap:
         session: str | None = None,
     ) -> None:
         """An ESP packet straight on IP (protocol 50)."""
-        self._record(direction, "ip", str(local), str(remote), octets, "esp", session)
+        if self._recorder.enabled:
+            self._recorder.record_later(
+                Kind.DATAGRAM, _datagram, direction, "ip", local, remote, octets, "esp", session=session
+            )
 
     def tcp(self, direction: Direction, path: Path, octets: bytes, session: str | None = None) -> None:
         """A piece of a Diameter connection's stream, whole messages or not."""
-        self._record(direction, "tcp", str(path.local), str(path.remote), octets, "diameter", session)
+        if self._recorder.enabled:
+            self._recorder.record_later(
+                Kind.DATAGRAM,
+                _datagram,
+                direction,
+                "tcp",
+                path.local,
+                path.remote,
+                octets,
+                "diameter",
+                session=session,
+            )
 
-    def _record(
-        self,
-        direction: Direction,
-        transport: str,
-        local: str,
-        remote: str,
-        octets: bytes,
-        protocol: str,
-        session: str | None,
-    ) -> None:
-        if not self._recorder.enabled:
-            return
-        self._recorder.record(
-            Kind.DATAGRAM,
-            {
-                "direction": direction,
-                "transport": transport,
-                "local": local,
-                "remote": remote,
-                "payload": octets.hex(),
-                "protocol": protocol,
-            },
-            session,
-        )
+
+def _udp(
+    direction: Direction, local: Endpoint, remote: Endpoint, octets: bytes, encapsulating: bool
+) -> dict[str, JsonValue]:
+    protocol = classify_udp(octets, encapsulating=encapsulating)
+    return _datagram(direction, "udp", local, remote, octets, protocol)
+
+
+def _datagram(
+    direction: Direction,
+    transport: str,
+    local: Endpoint | Address,
+    remote: Endpoint | Address,
+    octets: bytes,
+    protocol: str,
+) -> dict[str, JsonValue]:
+    """The body of a datagram record."""
+    return {
+        "direction": direction,
+        "transport": transport,
+        "local": str(local),
+        "remote": str(remote),
+        "payload": octets.hex(),
+        "protocol": protocol,
+    }

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 
 from protocols.errors import LocalError, StackError
-from protocols.io.link import KnowsPathMtu, Link, Opener, Receiver, ReportsTrafficClass, UdpLink
+from protocols.io.link import PATHS_KEPT, KnowsPathMtu, Link, Opener, Receiver, ReportsTrafficClass, UdpLink
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
 from protocols.path import Address, Datagram, Endpoint, Path
 
@@ -150,9 +151,15 @@ class SwuPorts:
         if self._tap is not None:
             self._tap.ip("in", beside.address, path.remote.address, octets)
         if len(octets) > ESP_HEADER_LENGTH:
-            self._on_esp(octets, Path(beside, path.remote), traffic_class)
+            self._on_esp(octets, _path(beside, path.remote), traffic_class)
         else:
             self._dropped["short"] += 1
+
+
+@lru_cache(maxsize=PATHS_KEPT)
+def _path(local: Endpoint, remote: Endpoint) -> Path:
+    """One object for all packets, so that they are told by that."""
+    return Path(local, remote)
 
 
 def _open_classed(opener: Opener, receive: Callable[[bytes, Path, int], None]) -> Link:

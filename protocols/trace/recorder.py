@@ -8,7 +8,7 @@ connection, a file) keeps a bounded queue on its own side. Secrets pass only wit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from protocols.errors import LocalError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
@@ -16,6 +16,8 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 RING_RECORDS = 20_000  # about a minute of a busy node, a day of one attached UE
 
 Subscriber = Callable[[TraceRecord], None]
+Body = Callable[..., dict[str, JsonValue]]
+_Unmade = tuple[int, float, float, Kind, str | None, Body, tuple[object, ...]]  # sequence, clocks, kind, session, body
 
 
 class Recorder:
@@ -40,10 +42,11 @@ class Recorder:
         self.started = wall()
         self._monotonic = monotonic
         self._wall = wall
-        self._ring: deque[TraceRecord] = deque(maxlen=ring)
+        self._ring: deque[TraceRecord | _Unmade] = deque(maxlen=ring)
         self._sequence = 0
         self._subscribers: dict[int, Subscriber] = {}
         self._subscriptions = 0
+        self._waiting: tuple[Callable[[], None], ...] = ()
 
     @property
     def sequence(self) -> int:
@@ -53,7 +56,7 @@ class Recorder:
     @property
     def oldest(self) -> int:
         """The number of the oldest record still kept; one past ``sequence`` when there is none."""
-        return self._ring[0].sequence if self._ring else self._sequence + 1
+        return self._sequence - len(self._ring) + 1
 
     def record(self, kind: Kind | str, body: Mapping[str, JsonValue], session: str | None = None) -> TraceRecord | None:
         """Number, keep and fan out one observation; ``None`` for keys while key export is off, or when not enabled."""
@@ -71,9 +74,24 @@ class Recorder:
             body=dict(body),
         )
         self._ring.append(record)
+        for waiting in self._waiting:
+            waiting()
         for subscriber in tuple(self._subscribers.values()):
             subscriber(record)
         return record
+
+    def record_later(self, kind: Kind, body: Body, *arguments: object, session: str | None = None) -> None:
+        """As ``record``, for what comes by the thousand: the body is made when somebody looks at it, if ever.
+
+        ``body`` is called with ``arguments`` and makes the same of them at any time.
+        """
+        if self._subscribers or kind is Kind.KEYS:
+            self.record(kind, body(*arguments), session)
+        elif self.enabled:
+            self._sequence += 1
+            self._ring.append((self._sequence, self._monotonic(), self._wall(), kind, session, body, arguments))
+            for waiting in self._waiting:
+                waiting()
 
     def event(
         self, name: str, text: str, data: Mapping[str, JsonValue] | None = None, session: str | None = None
@@ -92,12 +110,44 @@ class Recorder:
 
         return unsubscribe
 
-    def since(self, sequence: int, limit: int | None = None) -> tuple[TraceRecord, ...]:
-        """The kept records numbered above ``sequence``, oldest first, at most ``limit`` of them."""
+    def wake(self, waiting: Callable[[], None]) -> Callable[[], None]:
+        """Call ``waiting`` after every record from now on, for who reads ``since``; returns what ends that."""
+        self._waiting = (*self._waiting, waiting)
+
+        def end() -> None:
+            self._waiting = tuple(each for each in self._waiting if each is not waiting)
+
+        return end
+
+    def since(
+        self, sequence: int, limit: int | None = None, kinds: Container[Kind] | None = None
+    ) -> tuple[TraceRecord, ...]:
+        """The kept records numbered above ``sequence``, oldest first, at most ``limit`` of them; of these ``kinds``."""
         newer = min(self._sequence - sequence, len(self._ring))
         if newer <= 0:
             return ()
         taken = newer if limit is None else min(newer, limit)
-        if taken == len(self._ring):
-            return tuple(self._ring)
-        return tuple(self._ring[index] for index in range(-newer, taken - newer))
+        indices = range(-newer, taken - newer)
+        if kinds is not None:
+            return tuple(self._made(index) for index in indices if _kind(self._ring[index]) in kinds)
+        return tuple(self._made(index) for index in indices)
+
+    def _made(self, index: int) -> TraceRecord:
+        entry = self._ring[index]
+        if isinstance(entry, TraceRecord):
+            return entry
+        sequence, monotonic, wall, kind, session, body, arguments = entry
+        record = self._ring[index] = TraceRecord(
+            sequence=sequence,
+            monotonic=monotonic,
+            wall=wall,
+            node=self.node,
+            kind=kind,
+            session=session,
+            body=body(*arguments),
+        )
+        return record
+
+
+def _kind(entry: TraceRecord | _Unmade) -> Kind:
+    return entry.kind if isinstance(entry, TraceRecord) else entry[3]

@@ -201,6 +201,22 @@ def test_a_packet_of_tunnel_mode_is_something_else_in_an_sa_of_beet_mode() -> No
     assert other.open(beet.seal(udp(), 4)) is DropReason.MALFORMED
 
 
+@pytest.mark.parametrize("payload", [b"", b"\x45", bytes(24)])
+def test_what_the_selectors_do_not_allow_is_dropped_whatever_the_payload(payload: bytes) -> None:
+    """RFC 4301 §5.2: judged by the packet with its header, not by the octets behind it."""
+    here = replace(TrafficSelector.host(UE_ADDRESS), protocol=UDP_PROTOCOL, start_port=9, end_port=9)
+    spec = replace(
+        ue_spec("aes128gcm16"),
+        mode=EspMode.BEET,
+        local_selectors=(here,),
+        remote_selectors=(TrafficSelector.host(HOST_ADDRESS),),
+    )
+    _, gateway = pair()
+    any_protocol = IP(src=str(HOST_ADDRESS), dst=str(UE_ADDRESS), proto=253) / payload
+    sealed = gateway.seal(bytes(any_protocol), 4)
+    assert ChildSa(spec, SeededEntropy(1)).open(sealed) is DropReason.BAD_SELECTOR
+
+
 def test_selectors_of_more_than_one_host_a_side_do_not_fit() -> None:
     one, two = TrafficSelector.host(UE4), TrafficSelector.host(HOST4)
     web = replace(two, protocol=6, start_port=80, end_port=80)

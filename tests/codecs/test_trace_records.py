@@ -145,3 +145,47 @@ def test_a_line_cut_off_at_the_end_is_left_out_and_any_other_is_named() -> None:
     assert list(jsonl.decode_lines([line, "\n", line[:-10]])) == [record]
     with pytest.raises(DecodeError, match="line 2: not a line of JSON"):
         list(jsonl.decode_lines([line, line[:-10] + "\n", line]))
+
+
+def test_a_body_is_made_when_somebody_looks() -> None:
+    made: list[int] = []
+
+    def body(number: int) -> dict[str, JsonValue]:
+        made.append(number)
+        return {"number": number}
+
+    trace = recorder(ring=3)
+    for number in range(5):
+        trace.record_later(Kind.DATAGRAM, body, number, session="s1")
+    trace.event("a", "a.")
+    assert (made, trace.sequence, trace.oldest) == ([], 6, 4)
+    assert trace.since(0, kinds={Kind.EVENT}) == trace.since(5)
+    assert made == []
+    assert [record.body for record in trace.since(0, 2)] == [{"number": 3}, {"number": 4}]
+    (record,) = trace.since(4, 1)
+    assert (record.sequence, record.monotonic, record.kind, record.session) == (5, 104.0, Kind.DATAGRAM, "s1")
+    assert made == [3, 4]
+
+
+def test_who_subscribes_or_waits_hears_of_what_is_made_later_at_once() -> None:
+    trace = recorder()
+    heard: list[JsonValue] = []
+    woken: list[int] = []
+    end_waiting = trace.wake(lambda: woken.append(trace.sequence))
+    end = trace.subscribe(lambda record: heard.append(record.body["number"]))
+    trace.record_later(Kind.DATAGRAM, lambda: {"number": 1})
+    end()
+    trace.record_later(Kind.DATAGRAM, lambda: {"number": 2})
+    trace.event("a", "a.")
+    end_waiting()
+    end_waiting()
+    trace.event("b", "b.")
+    assert (heard, woken) == ([1], [1, 2, 3])
+
+
+def test_keys_and_what_is_not_recorded_are_not_kept_for_later_either() -> None:
+    closed = recorder()
+    closed.record_later(Kind.KEYS, lambda: KEYS)
+    off = Recorder("ue", monotonic=lambda: 0.0, wall=lambda: 0.0, enabled=False)
+    off.record_later(Kind.DATAGRAM, dict)
+    assert (closed.sequence, off.sequence) == (0, 0)

@@ -68,6 +68,13 @@ class End:
     open_device: Callable[[], FastTun]
     others: list[tuple[bytes, Path]] = field(default_factory=list)
     failures: list[BackendError] = field(default_factory=list)
+    delivered: list[bytes] = field(default_factory=list)
+    outer_mtu: int | None = None
+
+    def deliver(self, packet: bytes) -> None:
+        """What Python makes for the end's own kernel."""
+        self.delivered.append(packet)
+        self.device.write(packet)
 
     @property
     def counters(self) -> LoopCounters:
@@ -114,7 +121,8 @@ class Pair:
 
 
 def assert_adds_up(counters: LoopCounters) -> None:
-    assert counters.tun_packets == counters.sealed + sum(counters.sealing_drops.values())
+    long = counters.long + counters.long_dropped
+    assert counters.tun_packets == counters.sealed + long + sum(counters.sealing_drops.values())
     assert counters.sealed == counters.sent + counters.socket_full + counters.send_errors + counters.no_socket
     assert counters.received == (
         counters.keepalives
@@ -131,15 +139,21 @@ def _end(
     namespace: Namespace, inner: tuple[Interface, ...], routes: tuple[IPv4Network | IPv6Network, ...], workers: int
 ) -> End:
     failures: list[BackendError] = []
-    plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
-    loop = FastLoop(plane.core, workers=workers, failed=failures.append)
+    plane = FastDataPlane(
+        deliver=lambda packet, spi: end.deliver(packet),
+        transmit=lambda octets, path, encapsulation, traffic_class: end.links[0].send(
+            octets, path.remote, traffic_class
+        ),
+        path_mtu=lambda path: end.outer_mtu,
+    )
+    loop = FastLoop(plane.core, too_long=plane.send_inner, workers=workers, failed=failures.append)
 
     def open_device() -> FastTun:
         return namespace.call(lambda: asyncio.run(FastTun.open(TUN, inner, MTU, routes, queues=workers)))
 
     device = open_device()
     loop.add_device(device)
-    return End(
+    end = End(
         namespace=namespace,
         plane=plane,
         loop=loop,
@@ -148,6 +162,7 @@ def _end(
         open_device=open_device,
         failures=failures,
     )
+    return end
 
 
 @contextlib.contextmanager

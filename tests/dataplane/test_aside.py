@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import struct
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from tests.dataplane.fast_ends import until
 from tests.dataplane.packets import udp
 from tests.dataplane.test_tun import in_namespace
 from tests.dataplane.test_tun import pytestmark as pytestmark  # root, a TUN device
+from tests.peers.processes import require_program
 from ue.traffic import FLOWS_KEPT, Flows
 
 DEVICE = "ue-test0"
@@ -348,6 +350,31 @@ def test_what_cannot_be_reserved_is_one_line_and_leaves_nothing() -> None:
     in_namespace(body)
 
 
+def test_too_many_ports_are_refused_and_the_others_go_on() -> None:
+    """A program of the kernel's has an end; a thousand ports are more than any UE's flows."""
+
+    async def body() -> None:
+        async with Line() as line:
+            line.answering = False
+            reserved = 0
+            refusal = ""
+            while not refusal:
+                try:
+                    line.port.reserve(ICMPV6, UES[6], reserved)
+                    reserved += 1
+                except BackendError as error:
+                    refusal = str(error)
+            assert refusal.startswith(f"cannot hear packets of {reserved + 1} ports: ")
+            assert 10 * FLOWS_KEPT < reserved < 1000
+            told = IcmpEcho(request=False, identifier=0, sequence=1, data=b"x").encode(HOSTS[6], UES[6])
+            line.device.write(_packet(6, ICMPV6, told))
+            await until(lambda: len(line.heard) == 1, "the answer")
+            line.port.release(ICMPV6, UES[6], 1)
+            line.port.reserve(ICMPV6, UES[6], reserved)
+
+    in_namespace(body)
+
+
 def test_without_the_right_to_packet_sockets() -> None:
     program = """
 import asyncio, ctypes, ipaddress
@@ -376,6 +403,47 @@ def test_a_device_that_goes_costs_packets_only() -> None:
             await until(lambda: line.port.dropped["receive-ENETDOWN"] == 1, "the end of the device")
             assert line.port.dropped == {"send-ENODEV": 1, "receive-ENETDOWN": 1}
             line.port.release(UDP, UES[4], NEAR)
+
+    in_namespace(body)
+
+
+@both_families
+def test_a_device_takes_what_no_route_leads_into_it(version: int) -> None:
+    beyond = {4: ip_address("203.0.113.80"), 6: ip_address("2001:db8:ffff::1")}[version]
+
+    async def body() -> None:
+        async with Line() as line:
+            line.port.reserve(UDP, UES[version], NEAR)
+            packet = udp(UES[version], beyond, ports=(NEAR, FAR))
+            answer = udp(beyond, UES[version], ports=(FAR, NEAR))
+            assert line.port.send(packet)
+            await until(lambda: packet in line.came, "the packet")
+            line.device.write(answer)
+            await until(lambda: line.heard == [answer], "its answer")
+
+    in_namespace(body)
+
+
+@both_families
+def test_policies_of_the_kernel_see_the_protocol(version: int) -> None:
+    """Of a packet sent by its routes: one for TCP passes UDP, one for UDP blocks it (Linux 6.4)."""
+    require_program("ip")
+    if tuple(map(int, platform.release().split(".")[:2])) < (6, 4):
+        pytest.skip("before Linux 6.4 they take every packet of a raw socket for protocol 255")
+
+    def policy(verb: str, protocol: str, *action: str) -> None:
+        ends = ("src", str(UES[version]), "dst", str(HOSTS[version]), "proto", protocol)
+        subprocess.run(["ip", "xfrm", "policy", verb, *ends, "dir", "out", *action], check=True, timeout=5)
+
+    async def body() -> None:
+        async with Line(by_routes=True) as line:
+            line.port.reserve(UDP, UES[version], NEAR)
+            packet = udp(UES[version], HOSTS[version], ports=(NEAR, FAR))
+            policy("add", "tcp", "action", "block")
+            assert line.port.send(packet)
+            policy("add", "udp", "action", "block")
+            assert not line.port.send(packet)
+            assert line.port.dropped == {"send-EPERM": 1}
 
     in_namespace(body)
 

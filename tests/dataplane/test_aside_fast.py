@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from protocols.dataplane.userspace.tcp import TcpState
 from protocols.entropy import SeededEntropy
 from protocols.io.aside import PacketPort
 from tests.dataplane.fast_ends import TUN, Pair, ends, inner_address, until
-from tests.peers.namespaces import require_namespaces
+from tests.peers.namespaces import answers_of_the_kernel, require_namespaces
 from ue.traffic import Flows
 
 pytest.importorskip("protocols.dataplane.fast._native", reason="the extension of the fast path is not built")
@@ -23,26 +22,11 @@ pytest.importorskip("protocols.dataplane.fast._native", reason="the extension of
 pytestmark = pytest.mark.root
 
 RATE = 1000.0
-SNMP = Path("/proc/thread-self/net")
 
 
 @pytest.fixture(autouse=True)
 def _namespaces() -> None:
     require_namespaces()
-
-
-def answers_of_the_kernel() -> int:
-    """RSTs and "destination unreachable" that the kernel of this namespace has sent (RFC 4022, RFC 4293)."""
-    rows = [line.split() for line in (SNMP / "snmp").read_text().splitlines()]
-    values = {
-        name[0] + key: int(value)
-        for name, numbers in zip(rows[::2], rows[1::2], strict=True)
-        for key, value in zip(name[1:], numbers[1:], strict=True)
-    }
-    unreachable = next(
-        int(line.split()[1]) for line in (SNMP / "snmp6").read_text().splitlines() if "Icmp6OutDestUnreachs" in line
-    )
-    return values["Tcp:OutRsts"] + values["Icmp:OutDestUnreachs"] + unreachable
 
 
 def with_flows(body: Callable[[Pair, Flows, list[int]], Awaitable[None]]) -> None:

@@ -189,6 +189,8 @@ def test_selectors_of_every_shape() -> None:
     six = TrafficSelector(start=ip_address("2001:db8::1"), end=ip_address("2001:db8:ff::f"))
     shapes = [
         ((host(UE_ADDRESS),), anything),
+        ((network("10.45.0.0/16"), network("2001:db8:1::/48")), anything),
+        ((network("0.0.0.0/0"),), (network("192.0.2.0/25"),)),
         ((host(UE_ADDRESS), host("10.45.0.3"), host(UE_V6)), (odd, six)),
         ((network("10.45.0.0/16"),), (ports,)),
         ((network("0.0.0.0/0"), replace(network("::/0"), protocol=UDP)), (network("192.0.2.64/26"), host(HOST_V6))),
@@ -207,7 +209,7 @@ def test_selectors_of_every_shape() -> None:
         reached.update(octets[:4] for octets, *_ in both.send(packet))
         spec = chance.choice(specs)
         both.receive(from_peer(spec, turn, packet, chance.choice([IPIP, IPV6])), UE_PATH, chance.randrange(4))
-        if turn % 400 == 0:
+        if turn % 290 == 0:
             gone = specs.pop()
             both.remove(gone.inbound_spi)
     assert reached == {numbered(ue_spec(), number).outbound_spi for number in range(len(shapes))}
@@ -479,6 +481,38 @@ def test_among_many_sas_each_packet_finds_its_own() -> None:
             if lengths[at] > 0:
                 start = at * 256 + offsets[at]
                 assert out[start : start + sealed[at]] == packet
+
+
+def test_borrowed_contexts_have_the_right_key() -> None:
+    """More SAs than keep contexts of their own: keys change with every packet, and go with their SA."""
+    both, chance = Both(), random.Random("borrowed")
+
+    def spec_of(number: int, suite: str = "aes128gcm16", life: int = 0) -> ChildSaSpec:
+        spec = ue_spec(suite, number=number + 10_000 * life, ue_address=f"10.{number >> 8}.{number & 255}.1")
+        return numbered(spec, number)
+
+    for number in range(1, 2101):  # of these nothing but their presence is compared
+        for plane in (both.oracle, both.fast):
+            plane.install(spec_of(number))
+            assert plane.send_inner(udp(f"10.{number >> 8}.{number & 255}.1"))
+    suites = ("aes128gcm16", "aes256gcm12-esn", "aes128ccm8", "aes256ccm16", "chacha20poly1305", "aes128-sha256")
+    specs: dict[int, ChildSaSpec] = {}
+    sequences: dict[int, int] = {}
+    for life in range(1, 1001):
+        number = 3001 + 32 * chance.randrange(4) + chance.randrange(5)  # some share a place, by SPI
+        if number in specs and chance.random() < 0.1:
+            both.remove(specs.pop(number).inbound_spi)
+        if number not in specs:
+            specs[number] = spec_of(number, chance.choice(suites), life)
+            sequences[number] = 0
+            both.install(specs[number])
+        spec = specs[number]
+        source = spec.local_selectors[0].start
+        sequences[number] += 1
+        octets = from_peer(spec, sequences[number], udp(HOST_ADDRESS, source), IPIP)
+        assert both.send(udp(source))
+        assert not both.receive(octets[:-1] + bytes([octets[-1] ^ 1]), UE_PATH)
+        assert both.receive(octets, UE_PATH)
 
 
 def test_threads_and_control_at_once() -> None:

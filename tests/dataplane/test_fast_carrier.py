@@ -59,7 +59,8 @@ class Side:
     address: Address
     links: list[Link] = field(default_factory=list)
     devices: list[FastDevice] = field(default_factory=list)
-    delivered: list[bytes] = field(default_factory=list)
+    devices_of: dict[str, FastDevice] = field(default_factory=dict)
+    delivered: list[tuple[str, bytes]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     failures: list[BackendError] = field(default_factory=list)
     outer_mtu: int | None = None
@@ -73,7 +74,9 @@ class Side:
     def plane(self, name: str) -> fast.FastDataPlane:
         def deliver(packet: bytes, inbound_spi: bytes) -> None:
             del inbound_spi
-            self.delivered.append(packet)
+            self.delivered.append((name, packet))
+            if name in self.devices_of:
+                self.devices_of[name].write(packet)
 
         def transmit(octets: bytes, path: Path, encapsulation: bool, traffic_class: int) -> None:
             assert encapsulation
@@ -93,6 +96,7 @@ class Side:
 
         device = await asyncio.to_thread(self.namespace.call, inside)
         self.devices.append(device)
+        self.devices_of[name] = device
         device.start(lambda packet: None, self.failures.append)
         return device
 
@@ -157,8 +161,8 @@ async def connected(*, path_mtu_interval: float = 10.0, limits: UsageLimits | No
         yield Connected(ue=ue, gateway=gateway, net=net, ims=ims, sgi=sgi)
 
 
-async def pings(side: Side, to: Address, *, source: Address | None = None, count: int = 3) -> int:
-    done = await asyncio.to_thread(ping, side.namespace, to, count=count, source=source)
+async def pings(side: Side, to: Address, *, source: Address | None = None, count: int = 3, wait: float = 1.0) -> int:
+    done = await asyncio.to_thread(ping, side.namespace, to, count=count, source=source, wait=wait)
     return done.received
 
 
@@ -194,7 +198,7 @@ def test_a_device_comes_again_with_counters_of_its_own() -> None:
             assert (old.counters.written, old.counters.refused) == (3, 0)
             with pytest.raises(LocalError, match="TUN device ims is closed"):
                 old.write(b"")
-            assert await pings(it.gateway, IMS, count=1) == 0
+            assert await pings(it.gateway, IMS, count=1, wait=0.1) == 0
             assert it.ue.carrier.dropped == {"no_tun": 1}
             new = await it.ue.open_device(it.ims, "ims", f"{IMS}/32")
             assert new.counters.written == 0
@@ -250,12 +254,12 @@ def test_events_come_to_the_view_that_has_the_sa() -> None:
             path = spec_of(IMS, 2).path
             elsewhere = Path(path.local, Endpoint(path.remote.address, 4501))
             it.ims.update_path(spi, elsewhere, True)
-            assert await pings(it.gateway, IMS, count=1) == 0
+            assert await pings(it.gateway, IMS, count=1, wait=0.1) == 0
             await until(lambda: it.ue.told == ["ims", "ims"], "the event")
             it.ims.update_path(spi, path, True)
             assert it.ims.poll_event() is None
             it.ims.update_path(spi, elsewhere, True)
-            assert await pings(it.gateway, IMS, count=1) == 0
+            assert await pings(it.gateway, IMS, count=1, wait=0.1) == 0
             await until(lambda: len(it.ue.told) == 3, "the event")
             assert it.ims.poll_event() == PeerEndpointObserved(inbound_spi=spi, path=path)
 
@@ -309,6 +313,29 @@ def test_path_mtus_are_asked_for_anew() -> None:
             await until(lambda: not it.net.send_inner(_long(NET)), "the new MTU")
             assert len(it.ue.delivered) == 1  # an ICMP error
             assert it.net.drops == {DropReason.TOO_BIG: 1}
+
+    asyncio.run(body())
+
+
+def test_long_packets_are_answered_in_the_device_of_their_view() -> None:
+    async def body() -> None:
+        async with connected(path_mtu_interval=0.02) as it:
+            it.ue.outer_mtu = 1300
+            known = (socket.IPPROTO_IP, 14)  # IP_MTU
+            with it.ue.namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+                client.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+                client.bind((str(IMS), 0))
+                client.connect((str(HOST), 7))
+                while client.getsockopt(*known) == MTU:
+                    with contextlib.suppress(ConnectionRefusedError):  # it arrived, the first one
+                        client.send(bytes(1340))
+                    await asyncio.sleep(0.01)
+                assert 1200 < client.getsockopt(*known) < 1300
+            assert {name for name, _ in it.ue.delivered} == {"ims"}
+            assert set(it.ims.drops) == {DropReason.TOO_BIG}
+            assert it.net.drops == {}
+            assert it.ue.devices[1].counters.written >= len(it.ue.delivered)
+            assert it.ue.carrier.dropped == {}
 
     asyncio.run(body())
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import pytest
@@ -15,8 +16,12 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from protocols.errors import BackendError, LocalError
+from protocols.esp.sa import EspMode
 from protocols.path import Endpoint, Path
+from protocols.selectors import TrafficSelector
+from tests.dataplane.both import numbered
 from tests.dataplane.fast_ends import GATEWAY_SECOND, TUN, WIRE, End, ends, inner_address, octets, transfer, until
+from tests.dataplane.pairs import mirrored
 from tests.peers.namespaces import ping, require_namespaces
 
 pytest.importorskip("protocols.dataplane.fast._native", reason="the extension of the fast path is not built")
@@ -75,6 +80,34 @@ def test_tcp(suite: str, version: int, upwards: bool) -> None:
             pair.check_sums()
             assert sender.counters.tun_super_packets > 20
             assert receiver.counters.written_super_packets > 20
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(("inner", "outer"), [(4, 4), (6, 4), (4, 6), (6, 6)])
+def test_tcp_in_beet_mode(inner: int, outer: int) -> None:
+    """RFC 7402 appendix B: packets grow on receipt, where datagrams lie end to end in one buffer (UDP_GRO)."""
+
+    async def body() -> None:
+        async with ends("aes128gcm16", version=outer) as pair:
+            spec = replace(
+                numbered(pair.spec, 2),
+                mode=EspMode.BEET,
+                local_selectors=(TrafficSelector.host(inner_address("ue", inner)),),
+                remote_selectors=(TrafficSelector.host(inner_address("host", inner)),),
+            )
+            pair.ue.plane.install(spec)
+            pair.gateway.plane.install(mirrored(spec))
+            for sender, receiver, to in ((pair.ue, pair.gateway, "host"), (pair.gateway, pair.ue, "ue")):
+                address = inner_address(to, inner)
+                assert await asyncio.to_thread(transfer, sender, receiver, address, 4_000_000, write=big)
+                assert await asyncio.to_thread(transfer, sender, receiver, address, 100_000, write=small)
+            pair.check_sums()
+            for end, spi in ((pair.ue, spec.inbound_spi), (pair.gateway, spec.outbound_spi)):
+                counters = end.plane.counters(spi)
+                packets = counters.inbound_packets + counters.outbound_packets
+                assert counters.overhead_saved_octets == packets * (20 if inner == 4 else 40)
+                assert end.counters.written_super_packets > 20
 
     asyncio.run(body())
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP, defragment
+from scapy.packet import Packet, Raw
 
 from protocols.dataplane.fast.link import FastLink
 from protocols.dataplane.fast.loop import FastLoop
 from protocols.dataplane.fast.plane import FastDataPlane
 from protocols.dataplane.fast.tun import FastTun
+from protocols.dataplane.userspace.engine import ICMP_BURST
 from protocols.dataplane.userspace.tun import TunCounters
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, LocalError
-from protocols.esp.sa import ChildSa
+from protocols.esp.sa import ChildSa, DropReason
+from protocols.esp.tunnel import TunnelPolicy
 from protocols.io.link import RECEIVE_ERRORS
-from protocols.ip import UDP, IpPacket
+from protocols.ip import UDP as UDP_PROTOCOL
+from protocols.ip import IpPacket
 from protocols.path import Endpoint, Path
 from tests.dataplane.fast_ends import assert_adds_up, until
 from tests.dataplane.pairs import HOST_ADDRESS, UE_ADDRESS, mirrored, ue_spec
@@ -41,7 +47,8 @@ class Alone:
     device: FastTun
     peer: socket.socket
     sa: ChildSa
-    failures: list[BackendError] = field(default_factory=list)
+    failures: list[BackendError]
+    delivered: list[bytes]
 
     def send(self, packet: bytes) -> None:
         """ESP from the UE."""
@@ -49,7 +56,7 @@ class Alone:
 
 
 def packet_of(length: int) -> bytes:
-    return IpPacket(source=UE_ADDRESS, destination=HOST_ADDRESS, protocol=UDP, payload=bytes(length)).encode()
+    return IpPacket(source=UE_ADDRESS, destination=HOST_ADDRESS, protocol=UDP_PROTOCOL, payload=bytes(length)).encode()
 
 
 def paired(name: str, undo: contextlib.ExitStack) -> tuple[FastTun, socket.socket]:
@@ -65,11 +72,16 @@ def paired(name: str, undo: contextlib.ExitStack) -> tuple[FastTun, socket.socke
 
 
 @contextlib.asynccontextmanager
-async def alone() -> AsyncIterator[Alone]:
+async def alone(outer_mtu: int | None = None) -> AsyncIterator[Alone]:
     failures: list[BackendError] = []
-    plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
+    delivered: list[bytes] = []
+    plane = FastDataPlane(
+        deliver=lambda packet, spi: delivered.append(packet),
+        transmit=lambda octets, path, encapsulation, traffic_class: link.send(octets, path.remote, traffic_class),
+        policy=TunnelPolicy(outer_mtu=outer_mtu),
+    )
     with contextlib.ExitStack() as undo:
-        loop = FastLoop(plane.core, failed=failures.append)
+        loop = FastLoop(plane.core, too_long=plane.send_inner, failed=failures.append)
         undo.callback(loop.close)
         link = loop.open_link(LOOPBACK, lambda octets, path: None)
         undo.callback(link.close)
@@ -90,6 +102,7 @@ async def alone() -> AsyncIterator[Alone]:
             peer=peer,
             sa=ChildSa(spec, SeededEntropy("alone")),
             failures=failures,
+            delivered=delivered,
         )
 
 
@@ -189,9 +202,11 @@ def test_each_sa_has_its_device_and_devices_come_and_go() -> None:
                     await until(lambda round_=round_: it.loop.counters.written == 2 * round_, "packets")
                     assert queue.recv(2000) == NO_OFFLOAD + packet_of(20)
                     assert it.queue.recv(2000) == NO_OFFLOAD + packet_of(10)
-                    back = IpPacket(source=HOST_ADDRESS, destination=UE_ADDRESS, protocol=UDP, payload=b"back").encode()
+                    reply = IpPacket(
+                        source=HOST_ADDRESS, destination=UE_ADDRESS, protocol=UDP_PROTOCOL, payload=b"back"
+                    ).encode()
                     for one in (queue, it.queue):
-                        one.send(NO_OFFLOAD + back)
+                        one.send(NO_OFFLOAD + reply)
                     await until(lambda round_=round_: it.loop.counters.sent == 2 * round_, "packets back")
                     it.loop.remove_device(device)
                 it.peer.sendto(second.seal(packet_of(30), 4), to)
@@ -223,16 +238,101 @@ def test_a_device_that_ends_is_told_to_whoever_has_it() -> None:
     asyncio.run(body())
 
 
+def back(protocol: Packet, length: int, **fields: object) -> Packet:
+    """A packet to the UE."""
+    return (
+        IP(src=str(HOST_ADDRESS), dst=str(UE_ADDRESS), **fields) / protocol / Raw(bytes(range(250)) * (length // 250))
+    )
+
+
+def super_packet(packet: Packet, kind: int, headers: int, offset: int, size: int) -> bytes:
+    """Behind a virtio_net_hdr that leaves checksum and segmentation to its reader."""
+    return struct.pack("=BBHHHH", 1, kind, headers, size, 20, offset) + bytes(packet)
+
+
+def test_a_super_packet_whose_packets_are_too_long_is_answered_once() -> None:
+    async def body() -> None:
+        async with alone(outer_mtu=1000) as it:
+            segments = back(TCP(sport=1, dport=2, flags="PA", seq=7), 12250, flags="DF")
+            it.queue.send(super_packet(segments, 1, 40, 16, 1200))
+            await until(lambda: bool(it.delivered), "the answer")
+            await until(lambda: it.loop.counters.sent == 1, "the last segment, which is short")
+            answer = IP(it.delivered[0])
+            assert (answer.dst, answer[ICMP].type, answer[ICMP].code) == (str(HOST_ADDRESS), 3, 4)
+            assert 900 < answer[ICMP].nexthopmtu < 1000
+            assert (answer[ICMP].payload[1].sport, answer[ICMP].payload[1].seq) == (1, 7)
+            opened = IP(it.sa.open(it.peer.recv(2000)))
+            assert (opened[TCP].seq, len(opened[TCP].payload)) == (7 + 12000, 250)
+            it.queue.send(NO_OFFLOAD + bytes(back(TCP(sport=3, dport=2), 1000, flags="DF")))
+            await until(lambda: len(it.delivered) == 2, "the next packet's answer")
+            it.loop.stop()
+            counters = it.loop.counters
+            assert (counters.long, counters.sealing_drops) == (2, {"too_big": 9})
+            assert it.plane.counters(it.sa.spec.outbound_spi).too_big == 11
+            assert it.plane.drops == {DropReason.TOO_BIG: 11}
+            assert_adds_up(counters)
+
+    asyncio.run(body())
+
+
+def test_packets_of_a_super_packet_that_may_be_fragmented_are() -> None:
+    async def body() -> None:
+        async with alone(outer_mtu=1000) as it:
+            datagrams = back(UDP(sport=1, dport=2), 4000)
+            it.queue.send(super_packet(datagrams, 5, 28, 6, 1200))
+            await until(lambda: it.plane.counters(it.sa.spec.outbound_spi).outbound_packets == 7, "fragments")
+            it.loop.stop()
+            packets = [IP(it.sa.open(it.peer.recv(2000))) for _ in range(7)]
+            assert all(len(packet) < 1000 for packet in packets)
+            whole = [packet for packet in defragment(packets) if UDP in packet]
+            sent = bytes(datagrams[UDP].payload)
+            wanted = {sent[at : at + 1200] for at in range(0, len(sent), 1200)}
+            assert {bytes(packet[UDP].payload) for packet in whole} == wanted
+            counters = it.loop.counters
+            assert (counters.long, counters.sealed) == (3, 1)
+            assert it.plane.counters(it.sa.spec.outbound_spi).fragmented == 3
+            assert it.delivered == []
+            assert_adds_up(counters)
+
+    asyncio.run(body())
+
+
+def test_long_packets_that_nobody_takes_are_bounded_and_keep_nothing_up() -> None:
+    """What is no ESP has another channel; answers are as many as the bucket has."""
+
+    async def body() -> None:
+        async with alone(outer_mtu=1000) as it:
+            packet, sent = NO_OFFLOAD + bytes(back(UDP(sport=1, dport=2), 1250, flags="DF")), 0
+            while sent < 3000:  # the event loop does not run meanwhile
+                with contextlib.suppress(BlockingIOError):
+                    sent += it.queue.send(packet) == len(packet)
+            it.peer.sendto(bytes(4) + b"what is no ESP", (str(it.link.local.address), it.link.local.port))
+            it.send(packet_of(10))
+            while it.loop.counters.tun_packets < sent or it.loop.counters.received < 2:
+                pass
+            counters = it.loop.counters
+            assert (counters.other, counters.written) == (1, 1)
+            assert counters.long_dropped > 0
+            assert counters.long > 100
+            await until(lambda: it.plane.drops == {DropReason.TOO_BIG: sent}, "what was taken")
+            assert ICMP_BURST <= len(it.delivered) < counters.long
+            assert counters.long + counters.long_dropped == sent
+            it.loop.stop()
+            assert_adds_up(counters)
+
+    asyncio.run(body())
+
+
 @pytest.mark.parametrize("workers", [0, 65])
 def test_a_number_of_workers_that_cannot_be(workers: int) -> None:
     plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
     with pytest.raises(ValueError, match="1 to 64 were expected"):
-        FastLoop(plane.core, workers=workers)
+        FastLoop(plane.core, too_long=plane.send_inner, workers=workers)
 
 
 def test_a_device_with_another_number_of_queues() -> None:
     plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
-    loop = FastLoop(plane.core, workers=2)
+    loop = FastLoop(plane.core, too_long=plane.send_inner, workers=2)
     with pytest.raises(LocalError, match="0 queues for 2 workers"):
         loop.add_device(FastTun("none"))
     loop.close()
@@ -245,7 +345,7 @@ def test_errors_of_a_socket_are_counted_and_taken_away() -> None:
         plane = FastDataPlane(deliver=lambda packet, spi: None, transmit=lambda octets, path, encapsulation: None)
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with near, far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-            loop = native.Loop(plane.core, 1, far.fileno())
+            loop = native.Loop(plane.core, 1, far.fileno(), far.fileno())
             opened.bind(("127.0.0.1", 0))
             opened.setsockopt(*RECEIVE_ERRORS[4], 1)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:

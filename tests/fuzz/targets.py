@@ -40,7 +40,7 @@ from protocols.threegpp.backoff import decode_backoff
 from protocols.threegpp.identity import Apn, Imsi, Nai
 from protocols.threegpp.swu import decode_device_identity
 from tests.dataplane.pairs import SUITES, mirrored, ue_spec
-from tests.fuzz import conversations, test_diameter, test_eap, test_eap_peer
+from tests.fuzz import compiled, conversations, test_diameter, test_eap, test_eap_peer
 from tests.fuzz.conversations import CONVERSATIONS
 from tests.fuzz.injection import drain, established, fresh, inject, next_expected, outstanding, spent
 from tests.harness.material import SHARED
@@ -249,6 +249,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         diameter,
         diameter_machine,
         esp,
+        *compiled.TARGETS,
         ip,
         identities,
         configuration,
@@ -326,6 +327,8 @@ def seeds(name: str) -> Iterator[bytes]:
         yield answer[8:17] + answer[28:]
     elif name in {target.__name__ for target in CONVERSATIONS}:
         yield from conversations.seeds(name)
+    elif name.startswith("compiled"):
+        yield from compiled.seeds(name)
     elif name.startswith("ikev2"):
         from tests.codecs.test_ikev2_payloads import TABLE
 

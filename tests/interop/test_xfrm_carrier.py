@@ -60,6 +60,7 @@ def shared() -> Iterator[Stage]:
 def stage(shared: Stage) -> Iterator[Stage]:
     shared.captured()
     yield shared
+    shared.outer_mtu(1500)
     for end in (shared.ue, shared.gateway):
         end.call(end.plane.end)
         end.ike.clear()
@@ -301,21 +302,34 @@ class TestEgress:
 
 
 class TestLongPackets:
+    @pytest.mark.parametrize("mtu", [1500, 1300])
     @pytest.mark.parametrize("end", ["ue", "server"])
-    def test_fragments_and_refusals(self, stage: Stage, end: str) -> None:
-        """Longer than the device's MTU allows: in pieces where that may be, else the sender hears how long."""
+    def test_fragments_and_refusals(self, stage: Stage, end: str, mtu: int) -> None:
+        """Longer than the device allows, or the outer path: in pieces where that may be, else the sender hears it."""
+        stage.outer_mtu(mtu)
         stage.install(spec_of())
         mine, server = stage.socket(stage.ue.namespace, UE_INNER[4]), stage.socket(stage.network, SERVER[4])
         sender, receiver, there = (mine, server, SERVER[4]) if end == "ue" else (server, mine, UE_INNER[4])
+        length = mtu - 40  # with its headers 12 octets short of the path's, without those of ESP
         sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-        sender.sendto(bytes(1460), (there, PORT))
-        assert receiver.recv(2000) == bytes(1460)
+        sender.sendto(bytes(length), (there, PORT))
+        assert receiver.recv(2000) == bytes(length)
         with pytest.raises(OSError, match="too long"):  # noqa: PT012 - ICMP tells of the first packet by the next call
             sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-            sender.sendto(bytes(1460), (there, PORT))
+            sender.sendto(bytes(length), (there, PORT))
             assert stage.silent(receiver)
-            sender.sendto(bytes(1460), (there, PORT))
+            sender.sendto(bytes(length), (there, PORT))
         sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+
+    def test_ipv6_from_behind_the_gateway(self, stage: Stage) -> None:
+        """The gateway says "packet too big" (RFC 8200 §4.5: it does not fragment), the server sends in pieces then."""
+        stage.outer_mtu(1500)
+        stage.install(spec_of())
+        mine, server = stage.socket(stage.ue.namespace, UE_INNER[6]), stage.socket(stage.network, SERVER[6])
+        server.sendto(bytes(1440), (UE_INNER[6], PORT))
+        assert stage.silent(mine)
+        server.sendto(bytes(1440), (UE_INNER[6], PORT))
+        assert mine.recv(2000) == bytes(1440)
 
 
 class TestEvents:
@@ -330,7 +344,7 @@ class TestEvents:
             stage.gateway.call(lambda: other.remove(spec.outbound_spi))
         for _ in range(4):
             stage.there_and_back()
-        stage.gateway.until(lambda: stage.gateway.told == 1)
+        stage.gateway.until(lambda: stage.gateway.told > 0)
         assert stage.gateway.call(other.poll_event) is None
         expected = LifetimeReached(inbound_spi=spec.outbound_spi, hard=False)
         assert stage.gateway.call(stage.gateway.plane.poll_event) == expected
@@ -465,6 +479,8 @@ class TestDevices:
             assert second.backend is Backend.KERNEL
             with pytest.raises(BackendError, match="another process carries child SAs"):
                 end.call(second.start)
+            reason = end.call(lambda: why_not(DEFAULT_POLICY))
+            assert reason == "kernel XFRM: another process carries child SAs in this network namespace"
             second.close()
             with pytest.raises(LocalError, match="not started"):
                 second.plane(

@@ -12,6 +12,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +68,18 @@ def ping(
     if counts is None:
         return Ping(sent=0, received=0, output=done.stdout + done.stderr)
     return Ping(sent=int(counts[1]), received=int(counts[2]), output=done.stdout + done.stderr)
+
+
+def answers_of_the_kernel() -> int:
+    """RSTs and "destination unreachable" that the kernel of this namespace has sent (RFC 4022, RFC 4293)."""
+    network = Path("/proc/thread-self/net")
+    rows = [line.split() for line in (network / "snmp").read_text().splitlines()]
+    values = {
+        name[0] + key: int(value)
+        for name, numbers in zip(rows[::2], rows[1::2], strict=True)
+        for key, value in zip(name[1:], numbers[1:], strict=True)
+    }
+    unreachable = next(
+        int(line.split()[1]) for line in (network / "snmp6").read_text().splitlines() if "Icmp6OutDestUnreachs" in line
+    )
+    return values["Tcp:OutRsts"] + values["Icmp:OutDestUnreachs"] + unreachable

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface, ip_network
 from typing import TypeVar
 
+from pyroute2 import IPRoute
+
 from lab.namespaces import Namespace
 from protocols.dataplane.xfrm.carrier import KernelCarrier, KernelPlane
 from protocols.dataplane.xfrm.device import KernelDevice
@@ -208,6 +210,16 @@ class Stage:
         if key not in self.sockets:
             self.sockets[key] = where.call(opened)
         return self.sockets[key]
+
+    def outer_mtu(self, mtu: int) -> None:
+        """Of the link between UE and gateway."""
+        for namespace, interface in ((self.ue.namespace, "ue0"), (self.gateway.namespace, "gw0")):
+
+            def change(interface: str = interface) -> None:
+                with IPRoute() as route:
+                    route.link("set", index=route.link_lookup(ifname=interface)[0], mtu=mtu)
+
+            namespace.call(change)
 
     def there_and_back(self, version: int = 4, payload: bytes = b"there and back") -> str:
         """A datagram of the UE's to the server and its answer; from where the server saw it come."""

@@ -51,6 +51,7 @@ class Core:
         remote_selectors: bytes,
         path: bytes,
         encapsulation: bool,
+        beet: bool,
         replay_window: int,
         limits: Limits,
         /,
@@ -70,6 +71,7 @@ class Core:
         remote_selectors: bytes,
         path: bytes,
         encapsulation: bool,
+        beet: bool,
         replay_window: int,
         limits: Limits,
         old_inbound_spi: int,
@@ -99,7 +101,7 @@ class Core:
     ) -> int: ...
 
 class Loop:
-    def __new__(cls, core: Core, workers: int, channel: int) -> Loop: ...
+    def __new__(cls, core: Core, workers: int, channel: int, long_channel: int) -> Loop: ...
     def start(self) -> int: ...
     def stop(self) -> None: ...
     def add_socket(

@@ -72,7 +72,8 @@ class CompiledCarrier:
         self._core = fast.new_core()
         self._policy = policy
         self._now = now
-        self._loop = FastLoop(self._core, workers=workers or min(len(os.sched_getaffinity(0)), WORKERS_MAXIMUM))
+        workers = workers or min(len(os.sched_getaffinity(0)), WORKERS_MAXIMUM)
+        self._loop = FastLoop(self._core, too_long=self._send_long, workers=workers)
         self._views: list[_View] = []
         self._path_mtu_interval = path_mtu_interval
         self._asked: list[tuple[_View, bytes]] = []
@@ -160,6 +161,9 @@ class CompiledCarrier:
     def _open_raw(self, local: Endpoint, receive: Receiver) -> FastRawLink:
         del receive  # everything that comes is ESP
         return self._loop.open_raw(local)
+
+    def _send_long(self, packet: bytes) -> None:
+        self._views[0].send_inner(packet)  # any of them: it is the SA's that goes on
 
     def _view_of(self, inbound_spi: bytes) -> _View | None:
         return next((view for view in self._views if inbound_spi in view), None)
@@ -257,6 +261,8 @@ class _View(FastDataPlane):
 
 class FastDevice:
     """A TUN device of a view: the loop reads and writes it."""
+
+    comes_in_by_it = True
 
     def __init__(self, loop: FastLoop, tun: FastTun, number: int) -> None:
         self.name = tun.name

@@ -73,7 +73,7 @@ class SocketsLink:
         """Send now or not at all; what cannot be sent is dropped and counted."""
         if traffic_class is None:
             traffic_class = self._marked
-        error = send_by(self._sockets[-1], octets, remote, traffic_class, 0)
+        error = send_by(self._sockets[-1], (octets,), remote, traffic_class, 0)
         if error is not None:
             self.dropped[f"send-{error}"] += 1
 

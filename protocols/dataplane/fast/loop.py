@@ -4,6 +4,7 @@
 
     TUN queue ──► segment ──► seal ──► socket of the path        one thread per worker, no interpreter lock
     TUN queue ◄── coalesce ◄── open ◄── sockets ──► what is no ESP ──► channel ──► FastLink's receiver
+    too long for the path ──► a channel of its own ──► too_long: fragments, ICMP
 
 Packets from any device are sealed by the SA that selects them, packets of an SA go to its device.
 """
@@ -27,6 +28,7 @@ from protocols.dataplane.fast.tun import FastTun
 from protocols.dataplane.userspace.tun import TunCounters
 from protocols.errors import BackendError, LocalError
 from protocols.io.link import Receiver
+from protocols.ip import PACKET_MAXIMUM
 from protocols.path import Address, Endpoint
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if plane.available():
 
 RECEIVE_OCTETS = 65535
 DRAIN_LIMIT = 64  # datagrams of the channel before the event loop turns to others
+LONG_LIMIT = 16  # packets of theirs, which take longer
 CHANNEL_OCTETS = 1024 * 1024
 
 _FRAME = struct.Struct("=B?HH16s16s")  # struct loop_frame
@@ -48,9 +51,10 @@ _logger = logging.getLogger(__name__)
 class LoopCounters:
     """What the workers did since the loop was made. Packets that came are those that went and those dropped, always:
 
-    ``tun_packets`` = ``sealed`` + ``sealing_drops``; ``sealed`` = ``sent`` + ``socket_full`` + ``send_errors`` +
-    ``no_socket``; ``received`` = ``keepalives`` + ``short`` + ``other`` + ``other_dropped`` + ``opened`` +
-    ``opening_drops``; ``opened`` = ``written`` + ``tun_full`` + ``tun_refused`` + ``no_tun``.
+    ``tun_packets`` = ``sealed`` + ``long`` + ``long_dropped`` + ``sealing_drops``; ``sealed`` = ``sent`` +
+    ``socket_full`` + ``send_errors`` + ``no_socket``; ``received`` = ``keepalives`` + ``short`` + ``other`` +
+    ``other_dropped`` + ``opened`` + ``opening_drops``; ``opened`` = ``written`` + ``tun_full`` + ``tun_refused`` +
+    ``no_tun``.
     """
 
     tun_packets: int
@@ -58,6 +62,9 @@ class LoopCounters:
     tun_super_packets: int
     tun_malformed: int
     """Reads whose packet and virtio_net_hdr do not fit one another."""
+    long: int
+    """Too long for their path and handed up, to be fragmented or answered."""
+    long_dropped: int
     sealed: int
     sent: int
     sent_trains: int
@@ -88,7 +95,8 @@ class LoopCounters:
     turns: int
     """Wake-ups of the workers."""
     sealing_drops: Mapping[str, int]
-    """Inner packets not sealed, by ``DropReason``'s words or ``no_room``."""
+    """Inner packets not sealed, by ``DropReason``'s words or ``no_room``. ``too_big``: of super-packets, of which
+    one packet has been handed up."""
     opening_drops: Mapping[str, int]
     """ESP packets without an inner packet for the TUN device, likewise."""
 
@@ -97,25 +105,29 @@ class FastLoop:
     """Carries packets between TUN queues and sockets by the SAs of a ``FastDataPlane``'s core.
 
     Links and devices come and go while it runs. ``failed`` is told of each that ended by itself (somebody deleted the
-    device); the others go on. ``LocalError``: asked for something illegal now. ``BackendError``: the kernel refused.
+    device); the others go on. ``too_long``, a plane's ``send_inner``, gets inner packets that an SA takes and its path
+    does not carry in one piece. ``LocalError``: asked for something illegal now. ``BackendError``: the kernel refused.
     """
 
     def __init__(
-        self, core: Core, *, workers: int = 1, failed: Callable[[BackendError], object] = _logger.warning
+        self,
+        core: Core,
+        *,
+        too_long: Callable[[bytes], object],
+        workers: int = 1,
+        failed: Callable[[BackendError], object] = _logger.warning,
     ) -> None:
         if plane.why_not() is not None:
             raise BackendError(f"the fast data plane was not built: {plane.why_not()}")
         self.workers = workers
         self._failed = failed
-        self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with far_end:
-            self._channel.setblocking(False)
-            set_buffers(far_end, 0, CHANNEL_OCTETS)
-            try:
-                self._loop = _native.Loop(core, workers, far_end.fileno())
-            except BaseException:
-                self._channel.close()
-                raise
+        self._too_long = too_long
+        with contextlib.ExitStack() as undo:
+            self._channel, far_end = _channel(undo)
+            self._long_channel, long_end = _channel(undo)
+            with far_end, long_end:
+                self._loop = _native.Loop(core, workers, far_end.fileno(), long_end.fileno())
+            undo.pop_all()
         self._sources: dict[int, _Owner] = {}
         self._links: dict[Endpoint, FastLink] = {}
         self._devices: dict[int, tuple[FastTun, list[int]]] = {}
@@ -187,6 +199,7 @@ class FastLoop:
         except OSError as error:
             raise BackendError(f"threads of the fast path: {error.strerror}") from error
         loop.add_reader(self._channel.fileno(), self._drain)
+        loop.add_reader(self._long_channel.fileno(), self._drain_long)
         loop.add_reader(self._loop.eventfd, self._tell_failures)
         self._running = loop
 
@@ -195,6 +208,7 @@ class FastLoop:
         self._loop.stop()
         if self._running is not None:
             self._running.remove_reader(self._channel.fileno())
+            self._running.remove_reader(self._long_channel.fileno())
             self._running.remove_reader(self._loop.eventfd)
             self._running = None
 
@@ -206,6 +220,7 @@ class FastLoop:
         self._raw.clear()
         self._devices.clear()
         self._channel.close()
+        self._long_channel.close()
 
     def device_counters(self, number: int) -> TunCounters:
         """What the workers have done for all devices that had this number."""
@@ -275,12 +290,32 @@ class FastLoop:
             if self._running is None:
                 return
 
+    def _drain_long(self) -> None:
+        for _ in range(LONG_LIMIT):
+            try:
+                packet = self._long_channel.recv(PACKET_MAXIMUM)
+            except BlockingIOError:
+                return
+            self._too_long(packet)
+            if self._running is None:
+                return
+
     def _tell_failures(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._loop.eventfd)
         while (found := self._loop.failure()) is not None:
             source, number = found
             self._sources[source].end(number)
+
+
+def _channel(undo: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Our end and that of the threads."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    undo.callback(near.close)
+    undo.callback(far.close)
+    near.setblocking(False)
+    set_buffers(far, 0, CHANNEL_OCTETS)
+    return near, far
 
 
 class _Owner:

@@ -2,7 +2,7 @@
 
 As ``protocols.dataplane.userspace.engine`` in everything that can be seen, which the tests hold it to. The core is
 ``native/``; whoever moves many packets works on it from threads of its own, one packet at a time goes through
-``receive_esp`` and ``send_inner``. BEET mode and replay windows of more than 4096 packets are left out.
+``receive_esp`` and ``send_inner``. Replay windows of more than 4096 packets are left out.
 """
 
 from __future__ import annotations
@@ -94,7 +94,10 @@ class _Standing(NamedTuple):
     encapsulation: bool
     inner_mtu: int = PACKET_MAXIMUM
 
-    def selects(self, flow: Flow) -> bool:
+    def carries_fragment(self, flow: Flow) -> bool:
+        """Whether one of the pieces of a packet would go: not in BEET mode, nor where it shows too little."""
+        if self.spec.mode is EspMode.BEET:
+            return False
         local, remote = SelectorSet(self.spec.local_selectors), SelectorSet(self.spec.remote_selectors)
         return remote.matches(flow.version, flow.destination, flow.protocol, flow.destination_port) and local.matches(
             flow.version, flow.source, flow.protocol, flow.source_port
@@ -188,6 +191,7 @@ class FastDataPlane:
             mss_clamped=found[14],
             congestion_marked=found[15],
             ecn_unused=found[16],
+            overhead_saved_octets=found[17],
         )
 
     def ask_path_mtus(self) -> None:
@@ -246,10 +250,10 @@ class FastDataPlane:
                 self._deliver(answer, inbound_spi)
             return False
         fragments = fragments_of(packet, mtu)
-        selected = standing.selects(flow_of(fragments[-1]))
-        self._core.count_long(spi, lowered, selected, False)
+        in_pieces = standing.carries_fragment(flow_of(fragments[-1]))
+        self._core.count_long(spi, lowered, in_pieces, False)
         # RFC 4301 §7.3: fragments without ports MUST NOT go; the outer packet is fragmented instead.
-        return all(self._sent(self._core.seal_by(spi, piece)) for piece in (fragments if selected else [packet]))
+        return all(self._sent(self._core.seal_by(spi, piece)) for piece in (fragments if in_pieces else [packet]))
 
     def _sent(self, result: tuple[bytes, bytes, bool, int] | int) -> bool:
         if isinstance(result, int):
@@ -260,8 +264,6 @@ class FastDataPlane:
 
     def _put(self, spec: ChildSaSpec, old: int | None = None, send_at_once: bool = True) -> None:
         check_spec(spec)
-        if spec.mode is not EspMode.TUNNEL:
-            raise LocalError(f"the compiled data plane has no {spec.mode.value} mode")
         if spec.replay_window > _native.WINDOW_MAXIMUM:
             raise LocalError(f"a replay window of {spec.replay_window} packets, {_native.WINDOW_MAXIMUM} is the most")
         suite = spec.suite
@@ -279,6 +281,7 @@ class FastDataPlane:
             _packed_selectors(spec.remote_selectors),
             _packed_path(spec.path),
             spec.encapsulation,
+            spec.mode is EspMode.BEET,
             spec.replay_window,
             _limits(spec.limits),
         )

@@ -33,7 +33,7 @@ from protocols.esp.sa import ChildSa, ChildSaSpec, DropReason
 from protocols.esp.traffic_class import CE, ECN_MASK, decapsulated, is_unused, outer_traffic_class
 from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.ikev2.rate import TokenBucket
-from protocols.ip import PACKET_MAXIMUM, TCP, Flow, flow_of, transport_of
+from protocols.ip import PACKET_MAXIMUM, Flow, flow_key, flow_of, transport_of
 from protocols.path import Path
 from protocols.selectors import TrafficSelector
 
@@ -43,6 +43,7 @@ PathMtu = Callable[[Path], int | None]
 
 SHORT_LENGTH = 500  # octets; no path carries less of a packet, and nobody is asked about it
 PATH_MTU_INTERVAL = 10.0  # seconds until it is asked for anew; outer packets are fragmented meanwhile
+FLOWS_KEPT = 4096  # whose outbound SA is known without a search
 ICMP_RATE, ICMP_BURST = 100.0, 50.0  # RFC 4443 §2.4 (f) wants a limit, the figures are ours
 
 _ADDRESS_BITS = {4: 32, 6: 128}
@@ -69,12 +70,13 @@ class UserspaceDataPlane:
         self._entropy = entropy
         self._deliver = deliver
         self._transmit = transmit
-        self._policy = policy
+        self._mss, self._dscp = policy.mss, policy.dscp
         self._path_mtu: PathMtu | None = path_mtu if policy.outer_mtu is None else lambda path: policy.outer_mtu
         self._now = now
         self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST)
         self._sas: dict[bytes, ChildSa] = {}
         self._outbound = _OutboundIndex()
+        self._senders: dict[bytes, ChildSa] = {}  # by ``flow_key``, until any SA begins or ceases to send
         self._drops: dict[DropReason, int] = {}
         # Keyed by event and SPI: one of a kind waits per SA, however fast packets come.
         self._events: dict[tuple[type[DataPlaneEvent], bytes], DataPlaneEvent] = {}
@@ -87,14 +89,14 @@ class UserspaceDataPlane:
             raise LocalError(f"SA {spec.inbound_spi.hex()} is installed already")
         sa = ChildSa(spec, self._entropy)
         self._sas[spec.inbound_spi] = sa
-        self._outbound.add(sa)
+        self._begin_sending(sa)
 
     def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
         """See ``DataPlane.replace``: the newest SA whose selectors match is the one that sends."""
         self._require(old_inbound_spi)
         self.install(spec)
         if not send_at_once:
-            self._outbound.discard(self._sas[spec.inbound_spi])
+            self._cease_sending(self._sas[spec.inbound_spi])
             self._successors[spec.inbound_spi] = old_inbound_spi
             return
         for waiting, old in self._successors.items():
@@ -107,6 +109,7 @@ class UserspaceDataPlane:
         sa.path = path
         sa.encapsulation = encapsulation
         sa.inner_mtu_until = -inf
+        sa.settled = None
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
 
@@ -116,7 +119,7 @@ class UserspaceDataPlane:
         for successor in [new for new, old in self._successors.items() if old == inbound_spi]:
             self._take_over(successor)
         if self._successors.pop(inbound_spi, None) is None:
-            self._outbound.discard(sa)
+            self._cease_sending(sa)
 
     def remove(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.remove``."""
@@ -186,42 +189,45 @@ class UserspaceDataPlane:
             self._drop(result)
             if result in _UNVERIFIED:
                 return
-        if not _in_place(sa, path):
-            self._observe(sa, path)
-        elif spi in self._observed:
-            del self._observed[spi]
-        if spi in self._successors:
+        strays = path is not sa.settled and self._strays(sa, path)
+        if self._successors and spi in self._successors:
             self._take_over(spi)
         if isinstance(result, bytes):
-            if _strays(sa, path):
+            if strays:
                 sa.strayed_packets += 1
             if sa.limited:
                 self._watch(sa)
             packet = self._with_congestion(sa, result, traffic_class) if traffic_class & ECN_MASK else result
             if packet is None:
                 return
-            if self._policy.mss is not None:
+            if self._mss is not None:
                 packet = self._with_mss(sa, packet)
             self._deliver(packet, spi)
 
     def send_inner(self, packet: bytes) -> bool:
         """Tunnel an IP packet from inside; whether an SA took it, otherwise it is dropped and counted."""
-        try:
-            flow = flow_of(packet)
-        except DecodeError:
-            self._drop(DropReason.NOT_IP)
-            return False
-        sa = self._outbound.find(flow)
+        key = flow_key(packet)
+        sa = self._senders.get(key) if key is not None else None
         if sa is None:
-            self._drop_unselected(packet, flow)
-            return False
-        if len(packet) != flow.length:
-            packet = packet[: flow.length]
-        if flow.protocol == TCP and self._policy.mss is not None:
+            try:
+                flow = flow_of(packet)
+            except DecodeError:
+                self._drop(DropReason.NOT_IP)
+                return False
+            sa = self._outbound.find(flow)
+            if sa is None:
+                self._drop_unselected(packet, flow)
+                return False
+            if len(packet) != flow.length:
+                packet = packet[: flow.length]
+            if key is not None:
+                self._remember(key, sa)
+        version, length = packet[0] >> 4, len(packet)
+        if self._mss is not None:
             packet = self._with_mss(sa, packet)
-        if flow.length > SHORT_LENGTH and flow.length > limit_of(flow.version, self._inner_mtu(sa)):
-            return self._send_long(sa, packet, flow)
-        return self._send(sa, packet, flow.version)
+        if length > SHORT_LENGTH and length > limit_of(version, self._inner_mtu(sa)):
+            return self._send_long(sa, packet)
+        return self._send(sa, packet, version)
 
     def _send(self, sa: ChildSa, packet: bytes, version: int) -> bool:
         """Tunnel a packet that fits; whether it could be."""
@@ -241,19 +247,20 @@ class UserspaceDataPlane:
             self._events[SequenceNumbersRunningOut, spi] = event
         if sa.limited:
             self._watch(sa)
-        self._transmit(octets, sa.path, sa.encapsulation, outer_traffic_class(packet, self._policy.dscp))
+        self._transmit(octets, sa.path, sa.encapsulation, outer_traffic_class(packet, self._dscp))
         return True
 
-    def _send_long(self, sa: ChildSa, packet: bytes, flow: Flow) -> bool:
+    def _send_long(self, sa: ChildSa, packet: bytes) -> bool:
         """A packet that the path does not carry in one piece (RFC 4301 §8.2.1)."""
-        mtu = limit_of(flow.version, sa.inner_mtu)
+        version = packet[0] >> 4
+        mtu = limit_of(version, sa.inner_mtu)
         if may_be_fragmented(packet):
             fragments = fragments_of(packet, mtu)
             if not sa.carries(fragments[-1]) or not sa.selects(flow_of(fragments[-1])):
                 # RFC 4301 §7.3: fragments without ports MUST NOT go; the outer packet is fragmented instead.
-                return self._send(sa, packet, flow.version)
+                return self._send(sa, packet, version)
             sa.fragmented += 1
-            return all(self._send(sa, fragment, flow.version) for fragment in fragments)
+            return all(self._send(sa, fragment, version) for fragment in fragments)
         self._drop(sa.drop(DropReason.TOO_BIG))
         answer = too_big(packet, mtu)
         if answer is not None and self._icmp.take(self._now()):
@@ -281,7 +288,7 @@ class UserspaceDataPlane:
         """The packet; a SYN of TCP says no more than fits."""
         if not is_syn(packet):
             return packet
-        maximum = self._policy.mss
+        maximum = self._mss
         if not isinstance(maximum, int):
             version = packet[0] >> 4
             maximum = mss_for(limit_of(version, self._inner_mtu(sa)), version)
@@ -312,9 +319,24 @@ class UserspaceDataPlane:
             spi = sa.spec.inbound_spi
             self._events[LifetimeReached, spi] = LifetimeReached(inbound_spi=spi, hard=sa.spent)
 
+    def _strays(self, sa: ChildSa, path: Path) -> bool:
+        """Whether a packet came between other addresses than those that should be employed (RFC 4555 §3.12).
+
+        Where it came from is noted.
+        """
+        if not _in_place(sa, path):
+            self._observe(sa, path)
+            return True
+        self._observed.pop(sa.spec.inbound_spi, None)
+        if path.local.address != sa.path.local.address:
+            return True
+        sa.settled = path
+        return False
+
     def _observe(self, sa: ChildSa, path: Path) -> None:
         """Report another remote end point once, until the peer returns or the SA is moved."""
         spi = sa.spec.inbound_spi
+        sa.settled = None
         known = self._observed.get(spi)
         if known is None or known.remote != path.remote:
             self._observed[spi] = path
@@ -323,7 +345,21 @@ class UserspaceDataPlane:
     def _take_over(self, inbound_spi: bytes) -> None:
         """A successor begins to send."""
         del self._successors[inbound_spi]
-        self._outbound.add(self._sas[inbound_spi])
+        self._begin_sending(self._sas[inbound_spi])
+
+    def _begin_sending(self, sa: ChildSa) -> None:
+        self._outbound.add(sa)
+        self._senders.clear()
+
+    def _cease_sending(self, sa: ChildSa) -> None:
+        self._outbound.discard(sa)
+        self._senders.clear()
+
+    def _remember(self, key: bytes, sa: ChildSa) -> None:
+        """Packets of this flow are sent by ``sa`` for the time being."""
+        if len(self._senders) >= FLOWS_KEPT:
+            self._senders.clear()
+        self._senders[key] = sa
 
     def _drop(self, reason: DropReason) -> None:
         self._drops[reason] = self._drops.get(reason, 0) + 1
@@ -389,11 +425,6 @@ class _OutboundIndex:
 
     def _is_newer(self, sa: ChildSa, than: ChildSa) -> bool:
         return self._order[sa.spec.inbound_spi] > self._order[than.spec.inbound_spi]
-
-
-def _strays(sa: ChildSa, path: Path) -> bool:
-    """Whether a packet came between other addresses than those that should be employed (RFC 4555 §3.12)."""
-    return not _in_place(sa, path) or path.local.address != sa.path.local.address
 
 
 def _in_place(sa: ChildSa, path: Path) -> bool:

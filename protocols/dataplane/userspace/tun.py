@@ -3,10 +3,11 @@
 Made through ``/dev/net/tun`` and configured by netlink (pyroute2); needs CAP_NET_ADMIN. The device is not
 persistent: the kernel takes it away with its addresses and routes when it is closed, however that comes.
 
-What we write is taken in by a thread of the kernel's (NAPI, <kernel>/Documentation/networking/napi.rst), which joins
-segments of TCP before its stack sees them; where ``/sys`` is not ours to write, by our own write, packet by packet. The
-queue in between is bounded: a packet that does not fit is refused and counted.
-Multiple queues and segmentation offload are those of ``protocols.dataplane.fast.tun``.
+What we write in a reader's turn (``protocols.io.turn``) is put together first, segments of TCP into super-packets
+(``coalescing``). A thread of the kernel's takes it in (NAPI, <kernel>/Documentation/networking/napi.rst), or where
+``/sys`` is not ours to write, our own write. The queue in between is bounded: what does not fit is refused and counted.
+What we read are single packets: the kernel segments and sums faster than Python. Multiple queues are those of
+``protocols.dataplane.fast.tun``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from pathlib import Path
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from protocols.dataplane.userspace.coalescing import ALONE, Coalescer
 from protocols.errors import BackendError, LocalError
+from protocols.io.turn import Turn, turn_of
 
 TUN_PATH = "/dev/net/tun"
 SYSFS = Path("/sys/class/net")
@@ -35,6 +38,7 @@ IFF_TUN = 0x0001
 TUNSETSNDBUF = 0x400454D4
 IFF_NAPI = 0x0010
 IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
 IFA_F_NODAD = 0x02  # <linux/if_addr.h>: nobody else is on the link to have the address
 RTN_LOCAL = 2  # <linux/rtnetlink.h>
 ADDRESS_INTERVAL = 0.002
@@ -42,7 +46,7 @@ ADDRESS_ATTEMPTS = 500  # a second altogether
 NAME_MAXIMUM = 15  # IFNAMSIZ without its final zero
 PACKET_MAXIMUM = 65535
 QUEUE_OCTETS = 1024 * 1024  # what the kernel holds of us before it refuses more, its own bookkeeping included
-DRAIN_MAXIMUM = 64  # packets per wake-up, so that sockets get their turn
+DRAIN_MAXIMUM = 128  # packets per wake-up, so that sockets get their turn
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
@@ -62,11 +66,16 @@ class TunCounters:
 class TunDevice:
     """An open device; ``start`` hands every packet that the kernel routes into it to a function."""
 
+    comes_in_by_it = True
+
     def __init__(self, name: str, descriptor: int) -> None:
         self.name = name
         self.counters = TunCounters()
         self._descriptor = descriptor
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn: Turn | None = None
+        self._coalescer = Coalescer(self._put)
+        self._waits = False
         self._closed = False
 
     @classmethod
@@ -88,7 +97,7 @@ class TunDevice:
             raise BackendError(f"{TUN_PATH}: {error.strerror}") from error
         device = cls(name, descriptor)
         try:
-            request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NAPI | IFF_NO_PI)
+            request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NAPI | IFF_NO_PI | IFF_VNET_HDR)
             fcntl.ioctl(descriptor, TUNSETIFF, request)
             fcntl.ioctl(descriptor, TUNSETSNDBUF, struct.pack("=i", QUEUE_OCTETS))
             _take_in_by_thread(name)
@@ -116,24 +125,41 @@ class TunDevice:
         if self._closed or self._loop is not None:
             raise LocalError(f"TUN device {self.name} is closed or started already")
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._descriptor, self._drain, receive, failed)
+        self._turn = turn_of(self._loop)
+        self._loop.add_reader(self._descriptor, self._drain, self._turn, receive, failed)
 
     def write(self, packet: bytes) -> bool:
-        """Give an IP packet to the kernel; ``False`` when it does not take it (counted)."""
+        """Give an IP packet to the kernel; ``False`` when it does not take it (counted).
+
+        In a reader's turn it may wait for the turn's end, and is then counted as refused, if it is, later.
+        """
         if self._closed:
             raise LocalError(f"TUN device {self.name} is closed")
+        if self._turn is None or not self._turn.open:
+            return self._put((ALONE, packet), 1)
+        if not self._waits:
+            self._waits = True
+            self._turn.at_end(self._flush)
+        return self._coalescer.take(packet)
+
+    def _flush(self) -> None:
+        self._waits = False
+        self._coalescer.flush()
+
+    def _put(self, parts: Sequence[bytes | bytearray], packets: int) -> bool:
         try:
-            os.write(self._descriptor, packet)
+            os.writev(self._descriptor, parts)
         except OSError:
-            self.counters.refused += 1
+            self.counters.refused += packets
             return False
-        self.counters.written += 1
+        self.counters.written += packets
         return True
 
     def close(self) -> None:
         """Give the device back, a second time does nothing."""
         if self._closed:
             return
+        self._coalescer.flush()
         self._closed = True
         self._stop()
         os.close(self._descriptor)
@@ -143,21 +169,25 @@ class TunDevice:
             self._loop.remove_reader(self._descriptor)
             self._loop = None
 
-    def _drain(self, receive: Callable[[bytes], object], failed: Callable[[BackendError], object]) -> None:
-        for _ in range(DRAIN_MAXIMUM):
-            if self._closed:
-                return
-            try:
-                packet = os.read(self._descriptor, PACKET_MAXIMUM)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # The descriptor of a deleted device stays readable for ever.
-                self._stop()
-                failed(BackendError(f"TUN device {self.name}: {error.strerror}"))
-                return
-            self.counters.read += 1
-            receive(packet)
+    def _drain(self, turn: Turn, receive: Callable[[bytes], object], failed: Callable[[BackendError], object]) -> None:
+        turn.begin()
+        try:
+            for _ in range(DRAIN_MAXIMUM):
+                if self._closed:
+                    return
+                try:
+                    octets = os.read(self._descriptor, len(ALONE) + PACKET_MAXIMUM)
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    # The descriptor of a deleted device stays readable for ever.
+                    self._stop()
+                    failed(BackendError(f"TUN device {self.name}: {error.strerror}"))
+                    return
+                self.counters.read += 1
+                receive(octets[len(ALONE) :])
+        finally:
+            turn.end()
 
 
 def _take_in_by_thread(name: str) -> None:

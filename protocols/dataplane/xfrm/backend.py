@@ -10,11 +10,12 @@ found and removed at the start, and what is not ours is never touched. Two child
 share a reqid, and the policies. The policies towards us name no outer addresses and stay when the peer moves.
 
 Moves (RFC 4555 §3.5). Where only ports change, both SAs are updated in place. Otherwise the SA towards us is moved by
-XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that moment; nothing is lost. The SA
-towards the peer is not: MIGRATE copies the sequence number before it stops the old SA, and what another processor or
-an interrupt sends in between repeats sequence numbers, which with AES-GCM repeats nonces. It is blocked by policy,
-deleted, and made anew from the last state, which the kernel tells when it is deleted: packets of about a millisecond
-are dropped. So is the SA towards us where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA beside.
+XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that moment; nothing is lost but what
+another processor is taking in just then, which may go uncounted, too. The SA towards the peer is not: MIGRATE copies
+the sequence number before it stops the old SA, and what another processor or an interrupt sends in between repeats
+sequence numbers, which with AES-GCM repeats nonces. It is blocked by policy, deleted, and made anew from the last
+state, which the kernel tells when it is deleted: packets of about a millisecond are dropped. So is the SA towards us
+where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA beside.
 
 Not counted by the kernel, for each SA: packets with wrong selectors, malformed and dummy ones. An SA without UDP
 encapsulation does not tell when its packets come from elsewhere. Limits speak with the packet after the one that
@@ -539,6 +540,15 @@ class XfrmDataPlane:
                     self._kernel.request("sa", "delete", **identity, family=info["family"])
                 found += 1
         return found
+
+
+def in_use(reqids: range = REQIDS) -> str | None:
+    """Whether another process carries child SAs in this network namespace, in words; ``None``: nobody does."""
+    try:
+        _claim(reqids).close()
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def _claim(reqids: range) -> socket.socket:

@@ -18,7 +18,7 @@ from protocols.dataplane.carrier import CarriedPlane
 from protocols.dataplane.port import Backend, ChildSaCounters, DataPlaneEvent
 from protocols.dataplane.userspace.engine import Deliver, PathMtu, Transmit
 from protocols.dataplane.userspace.tun import Interface, Network
-from protocols.dataplane.xfrm.backend import REQIDS, XfrmDataPlane
+from protocols.dataplane.xfrm.backend import REQIDS, XfrmDataPlane, in_use
 from protocols.dataplane.xfrm.device import KernelDevice, has_xfrm_interfaces, remove_leftovers, why_no_device
 from protocols.dataplane.xfrm.injection import Injector
 from protocols.dataplane.xfrm.probe import probe
@@ -51,13 +51,16 @@ def unfit(policy: TunnelPolicy) -> str | None:
 
 
 def why_not(policy: TunnelPolicy, suites: Iterable[EspSuite] = ()) -> str | None:
-    """Why the kernel cannot carry a node's ESP, ``None`` when it can; SAs and devices are tried and removed."""
+    """Why the kernel cannot carry a node's ESP, ``None`` when it can; SAs and devices are tried and removed.
+
+    One node in a network namespace at a time.
+    """
     reason = unfit(policy)
     if reason is not None:
         return reason
     finding = probe(suites)
     lacks = (*finding.missing, *finding.lacking)
-    return "it lacks " + "; ".join(lacks) if lacks else why_no_device()
+    return "it lacks " + "; ".join(lacks) if lacks else in_use() or why_no_device()
 
 
 class KernelCarrier:

@@ -8,11 +8,13 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "beet.h"
 #include "headers.h"
 #include "index.h"
 
 enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
 enum { SHORT_LENGTH = 500 }; /* no path carries less of a packet */
+enum { KEPT_CONTEXTS = 512 };  /* of AEAD suites, which stay in the cache; those of later transforms are borrowed */
 
 struct fast_core {
     pthread_rwlock_t lock; /* workers read, control calls write */
@@ -20,6 +22,8 @@ struct fast_core {
     size_t installed, mask;
     struct outbound_index outbound;
     struct suite *suites;
+    fast_worker *workers;
+    atomic_uint kept_contexts;
     fast_policy policy;
     atomic_uint_fast64_t drops[FAST_DEVICES + 1][FAST_REASONS]; /* by the device of the SA, the last of no SA */
 
@@ -30,7 +34,9 @@ struct fast_core {
 
 struct fast_worker {
     fast_core *core;
-    struct random_pool random;
+    fast_worker *next;
+    struct means means;
+    struct shelves shelves;
 };
 
 fast_core *fast_core_new(void) {
@@ -58,7 +64,16 @@ fast_core *fast_core_new(void) {
     return core;
 }
 
+static bool keeps_context(const struct transform *transform) {
+    return transform->cipher && transform->suite->kind <= KIND_CHACHA;
+}
+
 static void forget(fast_core *core, struct sa *sa) {
+    for (fast_worker *worker = core->workers; worker; worker = worker->next) {
+        means_forget(&worker->means, &sa->inbound);
+        means_forget(&worker->means, &sa->outbound);
+    }
+    core->kept_contexts -= keeps_context(&sa->inbound) + keeps_context(&sa->outbound);
     index_discard(sa);
     index_release(&core->outbound, sa);
     sa_free(sa);
@@ -83,13 +98,26 @@ void fast_core_free(fast_core *core) {
 
 fast_worker *fast_worker_new(fast_core *core) {
     fast_worker *worker = calloc(1, sizeof *worker);
-    if (worker)
-        worker->core = core;
+    if (!worker)
+        return NULL;
+    worker->core = core;
+    pthread_rwlock_wrlock(&core->lock);
+    worker->next = core->workers;
+    core->workers = worker;
+    pthread_rwlock_unlock(&core->lock);
     return worker;
 }
 
 void fast_worker_free(fast_worker *worker) {
-    OPENSSL_cleanse(&worker->random, sizeof worker->random);
+    fast_core *core = worker->core;
+    pthread_rwlock_wrlock(&core->lock);
+    fast_worker **at = &core->workers;
+    while (*at != worker)
+        at = &(*at)->next;
+    *at = worker->next;
+    pthread_rwlock_unlock(&core->lock);
+    means_free(&worker->means);
+    shelves_free(&worker->shelves);
     free(worker);
 }
 
@@ -222,7 +250,7 @@ static enum fast_outcome install(fast_core *core, const fast_spec *spec, struct 
         sa_free(sa);
         return FAST_NO_MEMORY;
     }
-    if (core->installed++ > core->mask)
+    if (2 * core->installed++ > core->mask)
         grow(core);
     struct sa **bucket = bucket_of(core, sa->inbound_spi);
     sa->next = *bucket;
@@ -381,6 +409,7 @@ enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast
             .mss_clamped = counter_read(&sa->mss_clamped),
             .congestion_marked = counter_read(&sa->congestion_marked),
             .ecn_unused = counter_read(&sa->ecn_unused),
+            .overhead_saved_octets = counter_read(&sa->inbound_saved) + counter_read(&sa->outbound_saved),
         };
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
@@ -433,25 +462,19 @@ size_t fast_installed(fast_core *core) {
 
 /* Hints */
 
-enum { CACHED = 256 };          /* so many SAs stay in the cache by themselves */
-enum { CONTEXT_LENGTH = 1152 }; /* of AES-GCM in OpenSSL 3, with the piece before it */
+enum { CACHED = 256 }; /* so many SAs stay in the cache by themselves */
 
 static void fetch(const void *from, size_t octets) {
-    for (size_t at = 0; at < octets; at += 64)
-        __builtin_prefetch((const char *)from + at);
-}
-
-/* libcrypto keeps keys and tables behind its context, which it allocates just before them. */
-static void fetch_context(const struct transform *transform) {
-    const EVP_CIPHER_CTX *context = __atomic_load_n(&transform->cipher, __ATOMIC_RELAXED);
-    if (context)
-        fetch(context, CONTEXT_LENGTH);
+    const char *end = (const char *)from + octets;
+    for (const char *line = (const char *)((uintptr_t)from & ~(uintptr_t)(LINE - 1)); line < end; line += LINE)
+        __builtin_prefetch(line);
 }
 
 void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, size_t count) {
     const struct outbound_index *index = &worker->core->outbound;
     struct place **bucket[FAST_EXPECTED];
-    const struct sa *sa[FAST_EXPECTED];
+    const struct place *place[FAST_EXPECTED];
+    flow_address prefix[FAST_EXPECTED];
     size_t found = 0;
     if (worker->core->installed < CACHED)
         return;
@@ -460,42 +483,50 @@ void fast_expect_inner(const fast_worker *worker, const fast_octets *packets, si
         if (!flow_read(&flow, packets[at].octets, packets[at].length) || !index->tables[flow.version == 6])
             continue;
         const struct table *table = index->tables[flow.version == 6];
-        bucket[found] = index_bucket(table, index_prefix(table, &flow));
+        prefix[found] = index_prefix(table, &flow);
+        bucket[found] = index_bucket(table, prefix[found]);
         __builtin_prefetch(bucket[found++]);
     }
     for (size_t at = 0; at < found; at++)
-        __builtin_prefetch(*bucket[at]);
+        __builtin_prefetch(place[at] = *bucket[at]);
     for (size_t at = 0; at < found; at++) {
-        sa[at] = *bucket[at] ? (*bucket[at])->sa : NULL;
-        if (sa[at]) {
-            fetch(sa[at], offsetof(struct sa, inbound_lock));
-            fetch(sa[at] + 1, 192);
+        while (place[at] && place[at]->prefix != prefix[at])
+            place[at] = place[at]->next;
+        if (place[at]) {
+            const struct sa *sa = place[at]->sa;
+            __builtin_prefetch(&sa->path);
+            __builtin_prefetch(&sa->sequence, 1);
+            __builtin_prefetch(&sa->outbound, 1);
+            if (!place[at]->whole)
+                fetch(sa->remote_selectors, (sa->local_count + sa->remote_count) * sizeof *sa->local_selectors);
         }
     }
-    for (size_t at = 0; at < found; at++)
-        if (sa[at])
-            fetch_context(&sa[at]->outbound);
 }
 
 void fast_expect_esp(const fast_worker *worker, const fast_octets *packets, size_t count) {
-    struct sa **bucket[FAST_EXPECTED];
+    struct sa **bucket[FAST_EXPECTED], *sa[FAST_EXPECTED];
+    uint32_t spi[FAST_EXPECTED];
     size_t found = 0;
     if (worker->core->installed < CACHED)
         return;
     for (size_t at = 0; at < count && at < FAST_EXPECTED; at++) {
         if (packets[at].length < SPI_LENGTH)
             continue;
-        bucket[found] = bucket_of(worker->core, get32(packets[at].octets));
+        spi[found] = get32(packets[at].octets);
+        bucket[found] = bucket_of(worker->core, spi[found]);
         __builtin_prefetch(bucket[found++]);
     }
     for (size_t at = 0; at < found; at++)
-        if (*bucket[at]) {
-            fetch(*bucket[at], 256);
-            fetch(&(*bucket[at])->inbound_lock, sizeof(struct sa) - offsetof(struct sa, inbound_lock) + 256);
+        __builtin_prefetch(sa[at] = *bucket[at]);
+    for (size_t at = 0; at < found; at++) {
+        while (sa[at] && sa[at]->inbound_spi != spi[at])
+            sa[at] = sa[at]->next;
+        if (sa[at]) {
+            __builtin_prefetch(&sa[at]->path);
+            __builtin_prefetch(&sa[at]->window, 1);
+            __builtin_prefetch(&sa[at]->inbound, 1);
         }
-    for (size_t at = 0; at < found; at++)
-        if (*bucket[at])
-            fetch_context(&(*bucket[at])->inbound);
+    }
 }
 
 /* Packets */
@@ -556,6 +587,17 @@ static void clamp(const fast_core *core, struct sa *sa, uint8_t *packet, const s
         shared_add(&sa->mss_clamped);
 }
 
+/* The first packet of a transform, whose lock is held; false: no memory. */
+static bool key(fast_core *core, struct transform *transform, bool sealing) {
+    if (transform->suite->kind > KIND_CHACHA)
+        return transform_key(transform, sealing, false);
+    bool borrows = atomic_fetch_add(&core->kept_contexts, 1) >= KEPT_CONTEXTS;
+    bool keyed = transform_key(transform, sealing, borrows);
+    if (borrows || !keyed)
+        core->kept_contexts--;
+    return keyed;
+}
+
 /* Seal by an SA whose outbound lock is held: octets, or -reason. */
 static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
                 size_t room) {
@@ -563,15 +605,25 @@ static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, con
         return -FAST_SEQUENCE_EXHAUSTED; /* RFC 4303 §3.3.3: the counter must not cycle */
     if (atomic_load_explicit(&sa->spent, memory_order_relaxed))
         return -FAST_LIFETIME_EXPIRED;
-    size_t needed = transform_sealed_length(sa->outbound.suite, flow->length);
-    if (needed > room || (!sa->outbound.keyed && !transform_key(&sa->outbound, true)))
+    if (sa->beet && flow->fragment)
+        return -FAST_FRAGMENT; /* BEET mode has no place for what makes it one */
+    const struct suite *suite = sa->outbound.suite;
+    size_t length = sa->beet ? beet_stripped_length(inner, flow) : flow->length;
+    size_t needed = transform_sealed_length(suite, length);
+    if (needed > room || (!sa->outbound.keyed && !key(worker->core, &sa->outbound, true)))
         return -FAST_NO_ROOM;
     uint64_t sequence = ++sa->sequence;
-    if (!transform_seal(&sa->outbound, &worker->random, sequence, inner, flow->length, flow->version == 4 ? IPIP : IPV6,
-                        out))
+    uint8_t next_header = flow->version == 4 ? IPIP : IPV6;
+    if (sa->beet) {
+        next_header = beet_strip(inner, flow, transform_text(suite, out));
+        inner = transform_text(suite, out);
+    }
+    if (!transform_seal(&sa->outbound, &worker->means, sequence, inner, length, next_header, out))
         return -FAST_NO_ROOM;
     counter_add(&sa->outbound_packets, 1);
     counter_add(&sa->outbound_octets, flow->length);
+    if (sa->beet)
+        counter_add(&sa->outbound_saved, flow->length - length);
     if (sequence == sa->soft_sequence || sequence == sa->maximum_sequence)
         report(worker->core, sa, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, sequence == sa->maximum_sequence, NULL);
     if (sa->limited)
@@ -582,9 +634,9 @@ static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, con
 static int seal_by(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
                    size_t room, fast_where *where) {
     where->traffic_class = outer_traffic_class(inner, worker->core->policy.dscp);
-    spin_lock(&sa->outbound_lock);
+    spin_lock(&sa->outbound.lock);
     int result = seal(worker, sa, flow, inner, out, room);
-    spin_unlock(&sa->outbound_lock);
+    spin_unlock(&sa->outbound.lock);
     if (result < 0)
         return drop_of(worker->core, sa, -result);
     where->inbound_spi = sa->inbound_spi;
@@ -653,7 +705,8 @@ static bool in_place(const struct sa *sa, const fast_path *path) {
 /* Report another remote end point once, until the peer returns or the SA is moved. */
 static void observe(fast_core *core, struct sa *sa, const fast_path *path) {
     if (in_place(sa, path)) {
-        sa->elsewhere = false;
+        if (sa->elsewhere)
+            sa->elsewhere = false;
         return;
     }
     if (sa->elsewhere && same_endpoint(&path->remote, &sa->observed.remote))
@@ -675,8 +728,20 @@ static enum fast_reason why_not_selected(const struct sa *sa, const struct flow 
                : FAST_BAD_SELECTOR;
 }
 
-/* The inner packet in a plaintext (RFC 4303 §2.4 to §2.7), its selectors checked (RFC 4301 §5.2): octets, or -reason. */
-static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length, struct flow *flow) {
+/* The inner packet of a payload of BEET mode: octets, or -reason. */
+static int restore(fast_worker *worker, const struct sa *sa, uint8_t next_header, size_t length, uint8_t **inner) {
+    uint8_t *packet = shelves_place(&worker->shelves, length + BEET_GROWTH);
+    if (!packet)
+        return -FAST_NO_ROOM;
+    int result = beet_restore(next_header, *inner, length, sa->local_selectors, sa->remote_selectors, packet);
+    *inner = packet;
+    return result;
+}
+
+/* The inner packet in a plaintext (RFC 4303 §2.4 to §2.7), its selectors checked (RFC 4301 §5.2): octets, or -reason.
+ * *inner: the plaintext, then the packet. */
+static int unwrap(fast_worker *worker, struct sa *sa, uint8_t **inner, size_t length, struct flow *flow) {
+    const uint8_t *plaintext = *inner;
     if (length < TRAILER_LENGTH)
         return -FAST_MALFORMED;
     size_t end = length - TRAILER_LENGTH, padding = plaintext[end];
@@ -689,31 +754,38 @@ static int unwrap(const struct sa *sa, const uint8_t *plaintext, size_t length, 
     uint8_t next_header = plaintext[end + 1];
     if (next_header == NO_NEXT_HEADER)
         return -FAST_DUMMY; /* RFC 4303 §2.6: MUST be discarded without an error */
-    if (!flow_read(flow, plaintext, start) || next_header != (flow->version == 4 ? IPIP : IPV6))
+    int restored = sa->beet ? restore(worker, sa, next_header, start, inner) : (int)start;
+    if (restored < 0)
+        return restored;
+    if (!flow_read(flow, *inner, (size_t)restored) || (!sa->beet && next_header != (flow->version == 4 ? IPIP : IPV6)))
         return -FAST_MALFORMED;
-    if (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
-        !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port))
+    if (!index_selects_inbound(sa, flow) &&
+        (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
+         !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port)))
         return -(int)why_not_selected(sa, flow);
+    if (sa->beet)
+        counter_add(&sa->inbound_saved, flow->length - start);
     return (int)flow->length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
 }
 
 /* Open by an SA whose inbound lock is held, in the order of RFC 4303 §3.4: octets, or -reason. */
-static int open_esp(fast_core *core, struct sa *sa, uint8_t *esp, size_t length, const fast_path *path,
+static int open_esp(fast_worker *worker, struct sa *sa, uint8_t *esp, size_t length, const fast_path *path,
                     uint8_t **inner, struct flow *flow) {
+    fast_core *core = worker->core;
     uint64_t sequence;
     size_t plaintext_length;
     if (length < HEADER_LENGTH)
         return -FAST_MALFORMED;
     if (!window_check(&sa->window, get32(esp + SPI_LENGTH), &sequence))
         return -FAST_REPLAYED;
-    if (!sa->inbound.keyed && !transform_key(&sa->inbound, false))
+    if (!sa->inbound.keyed && !key(core, &sa->inbound, false))
         return -FAST_NO_ROOM;
-    int reason = transform_open(&sa->inbound, sequence, esp, length, inner, &plaintext_length);
+    int reason = transform_open(&sa->inbound, &worker->means, sequence, esp, length, inner, &plaintext_length);
     if (reason)
         return -reason;
     window_advance(&sa->window, sequence);
-    int result = unwrap(sa, *inner, plaintext_length, flow);
-    if (result == -FAST_MALFORMED)
+    int result = unwrap(worker, sa, inner, plaintext_length, flow);
+    if (result == -FAST_MALFORMED || result == -FAST_NO_ROOM)
         return result;
     /* A dummy has proved who sent it, and so has a packet with the wrong selectors. */
     observe(core, sa, path);
@@ -771,10 +843,10 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
         return drop_of(core, sa, FAST_LIFETIME_EXPIRED);
     if (device)
         *device = sa->device;
-    spin_lock(&sa->inbound_lock);
+    spin_lock(&sa->inbound.lock);
     struct flow flow;
-    int result = open_esp(core, sa, esp, length, path, inner, &flow);
-    spin_unlock(&sa->inbound_lock);
+    int result = open_esp(worker, sa, esp, length, path, inner, &flow);
+    spin_unlock(&sa->inbound.lock);
     if (result >= 0 && (traffic_class & ECN_MASK))
         result = meet_congestion(sa, *inner, result, traffic_class & ECN_MASK);
     if (result >= 0 && core->policy.mss != FAST_ANY_MSS && is_syn(*inner, &flow))
@@ -784,4 +856,8 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
     if (sa->waits_for && is_verified(result))
         take_over_now(core, get32(esp));
     return result;
+}
+
+void fast_release(fast_worker *worker) {
+    shelves_clear(&worker->shelves);
 }

@@ -92,7 +92,7 @@ typedef struct {
     const fast_selector *local_selectors, *remote_selectors;
     size_t local_count, remote_count;
     fast_path path;
-    bool encapsulation;
+    bool encapsulation, beet; /* the mode, tunnel otherwise: selectors of one host on each side */
     unsigned replay_window; /* 0, or 32 to FAST_WINDOW_MAXIMUM */
     uint64_t soft_octets, hard_octets, soft_packets, hard_packets; /* FAST_UNLIMITED: none */
 } fast_spec;
@@ -112,7 +112,7 @@ typedef struct {
 typedef struct {
     uint64_t inbound_packets, strayed_packets, inbound_octets, outbound_packets, outbound_octets;
     uint64_t replayed, bad_icv, bad_selector, malformed, dummy, too_big, fragment, congestion;
-    uint64_t fragmented, mss_clamped, congestion_marked, ecn_unused;
+    uint64_t fragmented, mss_clamped, congestion_marked, ecn_unused, overhead_saved_octets;
 } fast_counters;
 
 enum fast_event_kind { FAST_PEER_ENDPOINT_OBSERVED = 0, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, FAST_LIFETIME_REACHED, FAST_EVENT_KINDS };
@@ -150,13 +150,17 @@ int fast_seal_by(fast_worker *, uint32_t inbound_spi, const uint8_t *inner, size
                  fast_where *where);
 void fast_count_long(fast_worker *, uint32_t inbound_spi, bool mss_clamped, bool fragmented, bool dropped);
 
-/* Verify and decrypt in place: octets of the inner packet, *inner points into esp; or -reason.
- * path: local and remote it came by. traffic_class: of the outer header. *device: the SA's, unless NULL. */
+/* Verify and decrypt in place: octets of the inner packet, or -reason. *inner points into esp or, in BEET mode, to memory
+ * of the worker, which fast_release gives back. path: local and remote it came by. traffic_class: of the outer header.
+ * *device: the SA's, unless NULL. */
 int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class, uint8_t **inner,
               unsigned *device);
 
+/* The packets of fast_open so far need not stay where they are: at least once a batch. */
+void fast_release(fast_worker *);
+
 /* A hint, after fast_begin: the packets that will be sealed or opened next, of which the first FAST_EXPECTED count. What
- * their SAs keep is brought into the cache for all at once: a third of the time when each has another SA of very many. */
+ * their SAs keep is brought into the cache for all at once, which counts when each has another SA of very many. */
 #define FAST_EXPECTED 16
 void fast_expect_inner(const fast_worker *, const fast_octets *packets, size_t count);
 void fast_expect_esp(const fast_worker *, const fast_octets *packets, size_t count);

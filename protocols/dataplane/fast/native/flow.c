@@ -39,6 +39,7 @@ static bool read_v4(struct flow *flow, const uint8_t *packet, size_t length) {
     flow->source = get_address(packet + 12, 4);
     flow->destination = get_address(packet + 16, 4);
     flow->later = get16(packet + 6) & 0x1FFF;
+    flow->fragment = get16(packet + 6) & 0x3FFF;
     if (!flow->later)
         read_ports(flow, packet, header);
     return true;
@@ -69,6 +70,8 @@ static bool read_v6(struct flow *flow, const uint8_t *packet, size_t length) {
         if (offset + extension > flow->length)
             return false;
         flow->protocol = packet[offset];
+        if (kind == FRAGMENT)
+            flow->fragment = get16(packet + offset + 2) & 0xFFF9;
         flow->later = kind == FRAGMENT && get16(packet + offset + 2) >> 3;
         if (flow->later)
             return true;
@@ -81,7 +84,7 @@ static bool read_v6(struct flow *flow, const uint8_t *packet, size_t length) {
 bool flow_read(struct flow *flow, const uint8_t *packet, size_t length) {
     if (!length)
         return false;
-    flow->later = flow->ports = false;
+    flow->later = flow->fragment = flow->ports = false;
     flow->source_port = flow->destination_port = 0;
     flow->version = packet[0] >> 4;
     if (flow->version == 4)

@@ -10,7 +10,8 @@ struct flow {
     flow_address source, destination;
     size_t length; /* the packet's own */
     uint8_t version, protocol;
-    bool later; /* a fragment, and not the first one */
+    bool later;    /* a fragment, and not the first one */
+    bool fragment; /* of another packet; an atomic one (RFC 6946) is none */
     size_t transport; /* where the upper layer's header begins, unless later */
     bool ports; /* false: none to show, another protocol or later */
     uint16_t source_port, destination_port;

@@ -244,4 +244,5 @@ void read_socket(struct worker *worker, struct source *source) {
     fast_end(worker->core);
     for (; worker->waiting != 0; worker->waiting &= worker->waiting - 1)
         coalesce_flush(&worker->outlets[__builtin_ctzll(worker->waiting)]->coalescer);
+    fast_release(worker->core);
 }

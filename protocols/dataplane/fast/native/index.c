@@ -48,11 +48,41 @@ static struct table *table_of(struct table **first, bool remote, uint8_t shift) 
     return table;
 }
 
-static bool has_place(const struct sa *sa, const struct table *table, flow_address prefix) {
+static bool has_place(struct sa *sa, const struct table *table, flow_address prefix) {
     for (size_t at = 0; at < sa->place_count; at++)
-        if (sa->places[at].table == table && sa->places[at].prefix == prefix)
+        if (sa_place(sa, at)->table == table && sa_place(sa, at)->prefix == prefix)
             return true;
     return false;
+}
+
+static bool selects_any_port(const struct selector *selector) {
+    return !selector->protocol && selector->start_port == 0 && selector->end_port == UINT16_MAX;
+}
+
+/* Whether a selector is all of a version's addresses but for the last shift bits, or all of them. */
+static bool is_all_of(const struct selector *selector, uint8_t version, flow_address prefix, uint8_t shift) {
+    flow_address ones = version == 4 ? UINT32_MAX : ~(flow_address)0;
+    flow_address low = shift < 128 ? ((flow_address)1 << shift) - 1 : ones;
+    flow_address start = shift < 128 ? prefix << shift : 0;
+    return selector->version == version && selects_any_port(selector) && selector->start == start &&
+           selector->end == (start | low);
+}
+
+static bool has_all_of(const struct selector *selectors, size_t count, uint8_t version, flow_address prefix,
+                       uint8_t shift) {
+    for (size_t at = 0; at < count; at++)
+        if (is_all_of(&selectors[at], version, prefix, shift))
+            return true;
+    return false;
+}
+
+/* Whether an SA selects all that comes from or goes to a prefix. */
+static bool selects_whole(const struct sa *sa, bool remote, uint8_t version, flow_address prefix, uint8_t shift) {
+    uint8_t everything = version == 4 ? 32 : 128;
+    return remote ? has_all_of(sa->remote_selectors, sa->remote_count, version, prefix, shift) &&
+                        has_all_of(sa->local_selectors, sa->local_count, version, 0, everything)
+                  : has_all_of(sa->local_selectors, sa->local_count, version, prefix, shift) &&
+                        has_all_of(sa->remote_selectors, sa->remote_count, version, 0, everything);
 }
 
 static void release_empty(struct table **first) {
@@ -90,7 +120,13 @@ bool index_reserve(struct outbound_index *index, struct sa *sa) {
             if (has_place(sa, table, prefix))
                 continue;
             table->users++;
-            sa->places[sa->place_count++] = (struct place){.sa = sa, .table = table, .prefix = prefix};
+            *sa_place(sa, sa->place_count++) = (struct place){
+                .sa = sa,
+                .table = table,
+                .version = VERSIONS[family],
+                .whole = selects_whole(sa, by_remote, VERSIONS[family], prefix, shift),
+                .prefix = prefix,
+            };
         }
     }
     return true;
@@ -98,7 +134,7 @@ bool index_reserve(struct outbound_index *index, struct sa *sa) {
 
 void index_release(struct outbound_index *index, struct sa *sa) {
     for (size_t at = 0; at < sa->place_count; at++)
-        sa->places[at].table->users--;
+        sa_place(sa, at)->table->users--;
     sa->place_count = 0;
     for (int family = 0; family < 2; family++)
         release_empty(&index->tables[family]);
@@ -126,9 +162,10 @@ static void grow(struct table *table) {
 
 void index_add(struct outbound_index *index, struct sa *sa) {
     sa->order = ++index->added;
-    for (struct place *place = sa->places; place < sa->places + sa->place_count; place++) {
+    for (size_t at = 0; at < sa->place_count; at++) {
+        struct place *place = sa_place(sa, at);
         struct table *table = place->table;
-        if (table->count++ > table->mask)
+        if (2 * table->count++ > table->mask)
             grow(table);
         struct place **bucket = index_bucket(table, place->prefix);
         place->next = *bucket;
@@ -140,8 +177,8 @@ void index_discard(struct sa *sa) {
     if (!sa->order)
         return;
     sa->order = 0;
-    for (struct place *place = sa->places; place < sa->places + sa->place_count; place++) {
-        struct place **at = index_bucket(place->table, place->prefix);
+    for (size_t which = 0; which < sa->place_count; which++) {
+        struct place *place = sa_place(sa, which), **at = index_bucket(place->table, place->prefix);
         while (*at != place)
             at = &(*at)->next;
         *at = place->next;
@@ -155,7 +192,7 @@ static inline struct sa *newest(const struct outbound_index *index, const struct
     for (const struct table *table = index->tables[flow->version == 6]; table; table = table->next) {
         flow_address prefix = index_prefix(table, flow);
         for (const struct place *place = *index_bucket(table, prefix); place; place = place->next) {
-            if (place->prefix != prefix || !selects(place->sa, flow))
+            if (place->prefix != prefix || !(place->whole || selects(place->sa, flow)))
                 continue;
             if (!found || place->sa->order > found->order)
                 found = place->sa;

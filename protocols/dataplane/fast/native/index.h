@@ -46,6 +46,15 @@ static inline struct place **index_bucket(const struct table *table, flow_addres
     return &table->buckets[hash_address(prefix) & table->mask];
 }
 
+/* Whether an inbound packet is surely that SA's, by its first place alone: source remote, destination local. */
+static inline bool index_selects_inbound(const struct sa *sa, const struct flow *flow) {
+    const struct place *place = &sa->place;
+    if (!sa->place.whole || place->version != flow->version)
+        return false;
+    flow_address address = place->table->remote ? flow->source : flow->destination;
+    return (place->table->shift < 128 ? address >> place->table->shift : 0) == place->prefix;
+}
+
 /* The newest SA that selects a packet, or NULL. */
 struct sa *index_find(const struct outbound_index *, const struct flow *);
 

@@ -45,7 +45,7 @@ static void *run(void *context) {
 
         if (found <= 0)
             continue;
-        worker->passed = 0;
+        worker->passed = worker->long_passed = 0;
         pthread_rwlock_rdlock(&loop->lock);
         for (int urgent = 1; urgent >= 0; urgent--)
             for (int i = 0; i < found; i++)
@@ -104,7 +104,7 @@ static struct worker *new_worker(fast_loop *loop, unsigned number) {
     return worker;
 }
 
-fast_loop *fast_loop_new(fast_core *core, unsigned workers, int channel) {
+fast_loop *fast_loop_new(fast_core *core, unsigned workers, int channel, int long_channel) {
     fast_loop *loop = calloc(1, sizeof *loop);
     pthread_rwlockattr_t kind;
 
@@ -112,6 +112,7 @@ fast_loop *fast_loop_new(fast_core *core, unsigned workers, int channel) {
         return NULL;
     loop->core = core;
     loop->channel = channel;
+    loop->long_channel = long_channel;
     loop->events = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     loop->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&loop->control, NULL);
@@ -145,6 +146,7 @@ void fast_loop_free(fast_loop *loop) {
     if (loop->wake >= 0)
         close(loop->wake);
     close(loop->channel);
+    close(loop->long_channel);
     pthread_rwlock_destroy(&loop->lock);
     pthread_mutex_destroy(&loop->control);
     free(loop);

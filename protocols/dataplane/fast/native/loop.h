@@ -2,8 +2,8 @@
  *
  * A worker is a thread with the core's fast_worker, at most one queue of each TUN device and any number of sockets to
  * read. It sends by whichever socket has the local end point of the SA that selects a packet, and writes to its queue of
- * the SA's device. What is no ESP goes to a channel, whole, behind a struct loop_frame. Nothing grows: what finds no room
- * is dropped and counted.
+ * the SA's device. What is no ESP goes to a channel, whole, behind a struct loop_frame. Inner packets that are too long
+ * for their path go to a channel of their own, as they are. Nothing grows: what finds no room is dropped and counted.
  */
 #ifndef FAST_LOOP_H
 #define FAST_LOOP_H
@@ -21,6 +21,8 @@ enum loop_counter {
     LOOP_TUN_PACKETS,         /* inner packets from the TUN device, after segmentation */
     LOOP_TUN_SUPER_PACKETS,   /* reads that had more than one in them */
     LOOP_TUN_MALFORMED,       /* a packet and its virtio_net_hdr that do not fit one another */
+    LOOP_LONG,                /* inner packets too long for their path, passed to their channel */
+    LOOP_LONG_DROPPED,        /* the same, without room in it or in its share of a turn */
     LOOP_SEALED,              /* inner packets sealed */
     LOOP_SENT,                /* ESP packets the kernel took */
     LOOP_SENT_TRAINS,         /* and in how many messages */
@@ -47,7 +49,8 @@ enum loop_counter {
 
 struct loop_totals {
     uint64_t counters[LOOP_COUNTERS];
-    uint64_t sealing[FAST_REASONS]; /* inner packets not sealed, by reason */
+    uint64_t sealing[FAST_REASONS]; /* inner packets not sealed, by reason; FAST_TOO_BIG: others of the same super-packet
+                                       have been passed on */
     uint64_t opening[FAST_REASONS]; /* ESP packets that had nothing for the TUN device in them, by reason */
 };
 
@@ -69,8 +72,8 @@ enum loop_kind { LOOP_QUEUE, LOOP_UDP, LOOP_RAW };
 
 typedef struct fast_loop fast_loop;
 
-/* channel: a non-blocking SOCK_SEQPACKET or SOCK_DGRAM, the loop's from then on. NULL: no memory, or errno. */
-fast_loop *fast_loop_new(fast_core *, unsigned workers, int channel);
+/* channels: non-blocking SOCK_SEQPACKET or SOCK_DGRAM, the loop's from then on. NULL: no memory, or errno. */
+fast_loop *fast_loop_new(fast_core *, unsigned workers, int channel, int long_channel);
 void fast_loop_free(fast_loop *);
 
 /* Begin or end the threads. 0 or -errno; starting what runs and stopping what stands does nothing. */

@@ -17,6 +17,8 @@ static const char *const counter_names[LOOP_COUNTERS] = {
     [LOOP_TUN_PACKETS] = "tun_packets",
     [LOOP_TUN_SUPER_PACKETS] = "tun_super_packets",
     [LOOP_TUN_MALFORMED] = "tun_malformed",
+    [LOOP_LONG] = "long",
+    [LOOP_LONG_DROPPED] = "long_dropped",
     [LOOP_SEALED] = "sealed",
     [LOOP_SENT] = "sent",
     [LOOP_SENT_TRAINS] = "sent_trains",
@@ -50,30 +52,33 @@ static PyObject *number_or_error(int value) {
 }
 
 static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    static char *names[] = {"core", "workers", "channel", NULL};
+    static char *names[] = {"core", "workers", "channel", "long_channel", NULL};
     PyObject *core;
     unsigned workers;
-    int channel, own;
+    int channels[2], own[2];
     fast_core *native;
     LoopObject *self;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OIi", names, &core, &workers, &channel))
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OIii", names, &core, &workers, &channels[0], &channels[1]))
         return NULL;
     native = fast_core_of(core);
     if (native == NULL)
         return NULL;
     if (workers < 1 || workers > LOOP_WORKERS)
         return PyErr_Format(PyExc_ValueError, "%u workers, 1 to %d were expected", workers, LOOP_WORKERS);
-    own = fcntl(channel, F_DUPFD_CLOEXEC, 0);
-    if (own < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    self = (LoopObject *)type->tp_alloc(type, 0);
+    own[0] = fcntl(channels[0], F_DUPFD_CLOEXEC, 0);
+    own[1] = own[0] < 0 ? -1 : fcntl(channels[1], F_DUPFD_CLOEXEC, 0);
+    if (own[1] < 0)
+        PyErr_SetFromErrno(PyExc_OSError);
+    self = own[1] < 0 ? NULL : (LoopObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
-        close(own);
+        for (int i = 0; i < 2; i++)
+            if (own[i] >= 0)
+                close(own[i]);
         return NULL;
     }
     self->core = Py_NewRef(core);
-    self->loop = fast_loop_new(native, workers, own);
+    self->loop = fast_loop_new(native, workers, own[0], own[1]);
     if (self->loop == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();

@@ -124,7 +124,7 @@ static void core_dealloc(PyObject *object) {
 
 /* Control */
 
-#define SPEC_FORMAT "IIHHpy#y#y#y#y#y#y#pI(KKKK)"
+#define SPEC_FORMAT "IIHHpy#y#y#y#y#y#y#ppI(KKKK)"
 
 /* The arguments of install: as ChildSaSpec has them; old and send_at_once of replace. */
 static PyObject *put(PyObject *object, PyObject *arguments, bool replaces) {
@@ -135,13 +135,13 @@ static PyObject *put(PyObject *object, PyObject *arguments, bool replaces) {
     Py_ssize_t lengths[7];
     unsigned inbound_spi, outbound_spi, old = 0;
     unsigned short encryption, integrity;
-    int esn, encapsulation, send_at_once = 1;
+    int esn, encapsulation, beet, send_at_once = 1;
     unsigned long long soft_octets, hard_octets, soft_packets, hard_packets;
     if (!PyArg_ParseTuple(arguments, replaces ? SPEC_FORMAT "Ip" : SPEC_FORMAT, &inbound_spi, &outbound_spi, &encryption,
                           &integrity, &esn, &octets[0], &lengths[0], &octets[1], &lengths[1], &octets[2], &lengths[2],
                           &octets[3], &lengths[3], &octets[4], &lengths[4], &octets[5], &lengths[5], &octets[6],
-                          &lengths[6], &encapsulation, &spec.replay_window, &soft_octets, &hard_octets, &soft_packets,
-                          &hard_packets, &old, &send_at_once))
+                          &lengths[6], &encapsulation, &beet, &spec.replay_window, &soft_octets, &hard_octets,
+                          &soft_packets, &hard_packets, &old, &send_at_once))
         return NULL;
     if (!unpack_path(&spec.path, (const uint8_t *)octets[6], lengths[6]))
         return NULL;
@@ -165,6 +165,7 @@ static PyObject *put(PyObject *object, PyObject *arguments, bool replaces) {
     spec.remote_selectors = remote;
     spec.remote_count = (size_t)(lengths[5] / PACKED_SELECTOR_LENGTH);
     spec.encapsulation = encapsulation;
+    spec.beet = beet;
     spec.soft_octets = soft_octets;
     spec.hard_octets = hard_octets;
     spec.soft_packets = soft_packets;
@@ -238,7 +239,7 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
         return NULL;
     if (fast_read_counters(self_of(object)->core, spi, &found) != FAST_DONE)
         Py_RETURN_NONE;
-    return Py_BuildValue("KKKKKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
+    return Py_BuildValue("KKKKKKKKKKKKKKKKKK", (unsigned long long)found.inbound_packets,
                          (unsigned long long)found.strayed_packets, (unsigned long long)found.inbound_octets,
                          (unsigned long long)found.outbound_packets, (unsigned long long)found.outbound_octets,
                          (unsigned long long)found.replayed, (unsigned long long)found.bad_icv,
@@ -247,7 +248,8 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
                          (unsigned long long)found.fragment,
                          (unsigned long long)found.congestion, (unsigned long long)found.fragmented,
                          (unsigned long long)found.mss_clamped,
-                         (unsigned long long)found.congestion_marked, (unsigned long long)found.ecn_unused);
+                         (unsigned long long)found.congestion_marked, (unsigned long long)found.ecn_unused,
+                         (unsigned long long)found.overhead_saved_octets);
 }
 
 static PyObject *core_sequences(PyObject *object, PyObject *arguments) {
@@ -400,8 +402,9 @@ static PyObject *core_open(PyObject *object, PyObject *arguments) {
     fast_begin(worker);
     int result = fast_open(worker, copy, (size_t)length, &path, traffic_class, &inner, NULL);
     fast_end(worker);
-    give_back(self, worker);
     PyObject *opened = result < 0 ? PyLong_FromLong(result) : PyBytes_FromStringAndSize((char *)inner, result);
+    fast_release(worker);
+    give_back(self, worker);
     PyMem_Free(copy);
     return opened;
 }
@@ -490,8 +493,13 @@ static PyObject *core_open_batch(PyObject *object, PyObject *arguments) {
                 fast_expect_esp(worker, next, expected(next, &slots, stride, &lengths, at));
             inner = slot;
             length[at] = fast_open(worker, slot, (size_t)length[at], &path, traffic_class, &inner, NULL);
+            if (length[at] > stride)
+                length[at] = -FAST_NO_ROOM;
+            else if (length[at] >= 0 && (inner < slot || inner >= slot + stride))
+                inner = memcpy(slot, inner, (size_t)length[at]);
             offset[at] = (int32_t)(inner - slot);
             opened += length[at] >= 0;
+            fast_release(worker);
         }
         fast_end(worker);
         Py_END_ALLOW_THREADS

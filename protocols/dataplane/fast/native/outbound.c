@@ -213,6 +213,24 @@ static void join_train(struct worker *worker, size_t length, const fast_where *w
     worker->used += length;
 }
 
+/* RFC 4301 §8.2.1: a packet too long for its path is fragmented or answered elsewhere, one answer for a super-packet. */
+static void pass_long(struct worker *worker, const uint8_t *packet, size_t length, uint32_t inbound_spi) {
+    bool fragmentable = packet[0] >> 4 == 4 && !(packet[6] & 0x40);
+
+    if (!fragmentable && worker->answered) {
+        count(&worker->totals.sealing[FAST_TOO_BIG], 1);
+    } else if (worker->long_passed < BATCH &&
+               send(worker->loop->long_channel, packet, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+        worker->long_passed++;
+        worker->answered = !fragmentable;
+        tally(worker, LOOP_LONG, 1);
+        return;
+    } else {
+        tally(worker, LOOP_LONG_DROPPED, 1);
+    }
+    fast_count_long(worker->core, inbound_spi, false, false, true);
+}
+
 static void seal(struct worker *worker, const uint8_t *packet, size_t length) {
     fast_where where;
     int octets;
@@ -221,6 +239,10 @@ static void seal(struct worker *worker, const uint8_t *packet, size_t length) {
     if (worker->trains == BATCH || SEALED_OCTETS - worker->used < length + FAST_OVERHEAD)
         send_trains(worker);
     octets = fast_seal(worker->core, packet, length, worker->sealed + worker->used, SEALED_OCTETS - worker->used, &where);
+    if (octets == -FAST_TOO_BIG) {
+        pass_long(worker, packet, length, where.inbound_spi);
+        return;
+    }
     if (octets <= 0) {
         count(&worker->totals.sealing[-octets], 1);
         return;
@@ -253,6 +275,7 @@ static void seal_batch(struct worker *worker, struct outlet *from, const fast_oc
             tally(worker, LOOP_TUN_MALFORMED, 1);
             continue;
         }
+        worker->answered = false;
         while ((length = segment_next(&worker->segmenter, &packet)) > 0)
             seal(worker, packet, length);
         segments = worker->totals.counters[LOOP_TUN_PACKETS] - before;

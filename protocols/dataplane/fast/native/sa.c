@@ -28,17 +28,19 @@ static void read_keys(struct transform *transform, const struct suite *suite, ui
 struct sa *sa_new(const fast_spec *spec, const struct suite *inbound, const struct suite *outbound) {
     size_t selectors = spec->local_count + spec->remote_count;
     size_t words = window_words(spec->replay_window);
-    size_t size = sizeof(struct sa) + selectors * sizeof(struct selector) + selectors * sizeof(struct place) +
-                  words * sizeof(uint64_t);
+    size_t places = selectors - 1, more_words = words > WINDOW_FEW ? words : 0;
+    size_t size = sizeof(struct sa) + selectors * sizeof(struct selector) + places * sizeof(struct place) +
+                  more_words * sizeof(uint64_t);
     struct sa *sa = aligned_alloc(_Alignof(struct sa), (size + _Alignof(struct sa) - 1) & -_Alignof(struct sa));
     if (!sa)
         return NULL;
     memset(sa, 0, size);
     sa->remote_selectors = (struct selector *)(sa + 1);
     sa->local_selectors = sa->remote_selectors + spec->remote_count;
-    sa->places = (struct place *)(sa->local_selectors + spec->local_count);
-    sa->window.words = (uint64_t *)(sa->places + selectors);
-    sa->window.mask = (uint32_t)words - 1;
+    sa->more_places = (struct place *)(sa->local_selectors + spec->local_count);
+    if (more_words)
+        sa->window.many = (uint64_t *)(sa->more_places + places);
+    sa->window.mask = (uint16_t)(words - 1);
     sa->window.size = spec->replay_window;
     sa->window.esn = spec->esn;
     sa->inbound_spi = spec->inbound_spi;
@@ -48,6 +50,7 @@ struct sa *sa_new(const fast_spec *spec, const struct suite *inbound, const stru
     read_selectors(sa->remote_selectors, spec->remote_selectors, spec->remote_count);
     sa->path = spec->path;
     sa->encapsulation = spec->encapsulation;
+    sa->beet = spec->beet;
     sa->inner_mtu = FAST_INNER_MTU_MAXIMUM;
     sa->soft_octets = spec->soft_octets;
     sa->hard_octets = spec->hard_octets;

@@ -2,28 +2,9 @@
 #ifndef FAST_SA_H
 #define FAST_SA_H
 
-#include <sched.h>
-#include <stdatomic.h>
-
 #include "flow.h"
 #include "transform.h"
 #include "window.h"
-
-/* A lock held for one packet. */
-struct spinlock {
-    atomic_bool taken;
-};
-
-static inline void spin_lock(struct spinlock *lock) {
-    while (atomic_exchange_explicit(&lock->taken, true, memory_order_acquire))
-        for (int turns = 0; atomic_load_explicit(&lock->taken, memory_order_relaxed); turns++)
-            if (turns > 1000)
-                sched_yield(); /* its holder waits for this core, perhaps */
-}
-
-static inline void spin_unlock(struct spinlock *lock) {
-    atomic_store_explicit(&lock->taken, false, memory_order_release);
-}
 
 /* A counter that one thread at a time writes, under a lock, and any may read. */
 typedef atomic_uint_fast64_t counter;
@@ -58,44 +39,55 @@ struct place {
     struct place *next; /* of its bucket, older */
     struct sa *sa;
     struct table *table;
+    uint8_t version;
+    bool whole; /* the SA selects all that the prefix does */
     flow_address prefix;
 };
 
+#define LINE 64 /* octets of the cache */
+
+/* What a packet needs is in the first lines: five of them for one that is sealed, five for one that is opened. */
 struct sa {
     /* read by both directions, written by control calls alone */
+    _Alignas(LINE) struct place place; /* the first */
+    struct sa *next;                   /* of its bucket by SPI */
     uint32_t inbound_spi;
+    uint32_t inner_mtu;
+
+    _Alignas(LINE) fast_path path;
+    struct sa *waits_for; /* sends when that one is retired, or when this one has received */
+    uint64_t order;       /* 0: does not send */
+    bool encapsulation, limited, beet;
+    bool elsewhere; /* by whoever opens */
     uint8_t device; /* what its packets are for */
-    bool encapsulation, limited;
     atomic_bool spent, soft_reached;
-    uint64_t order; /* 0: does not send */
-    struct sa *next; /* of its bucket by SPI */
+
+    _Alignas(LINE) uint64_t sequence;
+    uint64_t maximum_sequence, soft_sequence;
+    counter outbound_packets, outbound_octets, outbound_saved;
+    _Alignas(LINE) struct transform outbound;
+
+    _Alignas(LINE) struct window window;
+    counter inbound_packets, inbound_octets;
+    _Alignas(LINE) struct transform inbound;
+    counter strayed_packets, inbound_saved;
+
     struct selector *local_selectors, *remote_selectors;
     size_t local_count, remote_count;
-    fast_path path;
     uint64_t soft_octets, hard_octets, soft_packets, hard_packets;
-    uint64_t maximum_sequence, soft_sequence;
-    uint32_t inner_mtu;
-    struct place *places;
+    struct place *more_places; /* after the first */
     size_t place_count;
-    struct sa *waits_for;                    /* sends when that one is retired, or when this one has received */
     struct sa *successors, **successors_end; /* those that wait for this one, oldest first */
     struct sa *next_successor;
     struct waiting_event events[FAST_EVENT_KINDS];
-    fast_path observed; /* where the peer was last seen, while elsewhere */
-    bool elsewhere;
+    fast_path observed;                    /* where the peer was last seen, while elsewhere */
     shared_counter dropped[FAST_OF_AN_SA]; /* by reason */
     shared_counter fragmented, mss_clamped, congestion_marked, ecn_unused;
-
-    _Alignas(64) struct spinlock outbound_lock;
-    uint64_t sequence;
-    counter outbound_packets, outbound_octets;
-    struct transform outbound;
-
-    _Alignas(64) struct spinlock inbound_lock;
-    struct window window;
-    counter inbound_packets, inbound_octets, strayed_packets;
-    struct transform inbound;
 };
+
+static inline struct place *sa_place(struct sa *sa, size_t at) {
+    return at ? &sa->more_places[at - 1] : &sa->place;
+}
 
 /* A new SA with its selectors and window in one piece of memory; places: as many as it may need. NULL: no memory. */
 struct sa *sa_new(const fast_spec *, const struct suite *inbound, const struct suite *outbound);

@@ -123,12 +123,12 @@ static EVP_CIPHER_CTX *new_cipher(const EVP_CIPHER *cipher, const uint8_t *key, 
     return NULL;
 }
 
-static EVP_CIPHER_CTX *new_aead(const struct suite *suite, const uint8_t *key, bool sealing) {
+/* Without a key. */
+static EVP_CIPHER_CTX *new_aead(const struct suite *suite, bool sealing) {
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
     if (context && EVP_CipherInit_ex2(context, suite->cipher, NULL, NULL, sealing, NULL) &&
         EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, suite->salt_length + suite->iv_length, NULL) > 0 &&
-        (suite->kind != KIND_CCM || EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, suite->icv_length, NULL) > 0) &&
-        EVP_CipherInit_ex2(context, NULL, key, NULL, sealing, NULL))
+        (suite->kind != KIND_CCM || EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, suite->icv_length, NULL) > 0))
         return context;
     EVP_CIPHER_CTX_free(context);
     return NULL;
@@ -166,13 +166,19 @@ static EVP_CIPHER_CTX *new_xcbc(const struct suite *suite, uint8_t mac_key[MAC_K
     return context;
 }
 
-bool transform_key(struct transform *transform, bool sealing) {
+bool transform_key(struct transform *transform, bool sealing, bool borrows) {
     const struct suite *suite = transform->suite;
-    if (suite->cipher && !transform->cipher) {
-        EVP_CIPHER_CTX *context = suite->kind <= KIND_CHACHA ? new_aead(suite, transform->key, sealing)
-                                                             : new_cipher(suite->cipher, transform->key, sealing);
-        __atomic_store_n(&transform->cipher, context, __ATOMIC_RELAXED); /* a hint may look at it meanwhile */
+    if (suite->kind <= KIND_CHACHA) {
+        EVP_CIPHER_CTX *context = borrows ? NULL : new_aead(suite, sealing);
+        if (context && !EVP_CipherInit_ex2(context, NULL, transform->key, NULL, sealing, NULL)) {
+            EVP_CIPHER_CTX_free(context);
+            context = NULL;
+        }
+        transform->cipher = context;
+        return transform->keyed = context || borrows;
     }
+    if (suite->cipher && !transform->cipher)
+        transform->cipher = new_cipher(suite->cipher, transform->key, sealing);
     if (suite->mac && !transform->mac)
         transform->mac = new_mac(suite, transform->mac_key);
     if (suite->block && !transform->xcbc)
@@ -188,6 +194,47 @@ void transform_free(struct transform *transform) {
     EVP_MAC_CTX_free(transform->mac);
     OPENSSL_cleanse(transform->key, sizeof transform->key);
     OPENSSL_cleanse(transform->mac_key, sizeof transform->mac_key);
+}
+
+static void take_back(struct lent_context *lent) {
+    EVP_CIPHER_CTX_free(lent->cipher);
+    *lent = (struct lent_context){NULL, NULL, NULL};
+}
+
+static struct lent_context *lent_to(struct means *means, const struct transform *transform, bool sealing) {
+    return &(sealing ? means->sealing : means->opening)[transform->spi % LENT_CONTEXTS];
+}
+
+void means_forget(struct means *means, const struct transform *transform) {
+    for (int sealing = 0; sealing < 2; sealing++)
+        if (lent_to(means, transform, sealing)->to == transform)
+            take_back(lent_to(means, transform, sealing));
+}
+
+void means_free(struct means *means) {
+    for (int at = 0; at < LENT_CONTEXTS; at++) {
+        take_back(&means->sealing[at]);
+        take_back(&means->opening[at]);
+    }
+    OPENSSL_cleanse(&means->random, sizeof means->random);
+}
+
+/* A context for a transform; *key: what it has to be given, NULL when it has it. NULL: no memory. */
+static EVP_CIPHER_CTX *borrow(struct means *means, const struct transform *transform, bool sealing,
+                              const uint8_t **key) {
+    struct lent_context *lent = lent_to(means, transform, sealing);
+    *key = NULL;
+    if (lent->to == transform)
+        return lent->cipher;
+    if (lent->suite != transform->suite) {
+        take_back(lent);
+        if (!(lent->cipher = new_aead(transform->suite, sealing)))
+            return NULL;
+        lent->suite = transform->suite;
+    }
+    lent->to = transform;
+    *key = transform->key;
+    return lent->cipher;
 }
 
 static bool draw(struct random_pool *pool, uint8_t *out, size_t length) {
@@ -257,31 +304,39 @@ static int associated_data(const struct transform *transform, uint64_t sequence,
     return 8;
 }
 
-static bool begin_aead(const struct transform *transform, uint64_t sequence, const uint8_t *iv, int length,
-                       const uint8_t *tag) {
+/* The context for one packet, keyed if need be; NULL when libcrypto failed. */
+static EVP_CIPHER_CTX *begin_aead(const struct transform *transform, struct means *means, bool sealing,
+                                  uint64_t sequence, const uint8_t *iv, int length, const uint8_t *tag) {
     const struct suite *suite = transform->suite;
-    EVP_CIPHER_CTX *context = transform->cipher;
+    const uint8_t *key = NULL;
+    EVP_CIPHER_CTX *context = transform->cipher ? transform->cipher : borrow(means, transform, sealing, &key);
     uint8_t nonce[12], data[12];
     int written;
     memcpy(nonce, transform->key + suite->key_length - suite->salt_length, suite->salt_length);
     memcpy(nonce + suite->salt_length, iv, suite->iv_length);
     int data_length = associated_data(transform, sequence, data);
-    if (!EVP_CipherInit_ex2(context, NULL, NULL, nonce, -1, NULL))
-        return false;
+    if (!context)
+        return NULL;
+    if (!EVP_CipherInit_ex2(context, NULL, key, nonce, -1, NULL)) {
+        if (key)
+            take_back(lent_to(means, transform, sealing));
+        return NULL;
+    }
     if (tag) {
         OSSL_PARAM parameters[] = {
             OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, (void *)tag, suite->icv_length),
             OSSL_PARAM_END,
         };
         if (!EVP_CIPHER_CTX_set_params(context, parameters))
-            return false;
+            return NULL;
     }
     if (suite->kind == KIND_CCM && !EVP_CipherUpdate(context, NULL, &written, NULL, length))
-        return false;
-    return EVP_CipherUpdate(context, NULL, &written, data, data_length);
+        return NULL;
+    return EVP_CipherUpdate(context, NULL, &written, data, data_length) ? context : NULL;
 }
 
-static bool seal_aead(const struct transform *transform, uint64_t sequence, uint8_t *out, int length) {
+static bool seal_aead(const struct transform *transform, struct means *means, uint64_t sequence, uint8_t *out,
+                      int length) {
     const struct suite *suite = transform->suite;
     uint8_t *iv = out + HEADER_LENGTH, *text = iv + suite->iv_length;
     int written;
@@ -290,10 +345,9 @@ static bool seal_aead(const struct transform *transform, uint64_t sequence, uint
         OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, text + length, suite->icv_length),
         OSSL_PARAM_END,
     };
-    return begin_aead(transform, sequence, iv, length, NULL) &&
-           EVP_CipherUpdate(transform->cipher, text, &written, text, length) &&
-           EVP_CipherFinal_ex(transform->cipher, text + length, &written) &&
-           EVP_CIPHER_CTX_get_params(transform->cipher, parameters);
+    EVP_CIPHER_CTX *context = begin_aead(transform, means, true, sequence, iv, length, NULL);
+    return context && EVP_CipherUpdate(context, text, &written, text, length) &&
+           EVP_CipherFinal_ex(context, text + length, &written) && EVP_CIPHER_CTX_get_params(context, parameters);
 }
 
 static bool seal_mac(const struct transform *transform, struct random_pool *pool, uint64_t sequence, uint8_t *out,
@@ -324,11 +378,12 @@ static bool seal_mac(const struct transform *transform, struct random_pool *pool
     return true;
 }
 
-bool transform_seal(struct transform *transform, struct random_pool *pool, uint64_t sequence, const uint8_t *inner,
+bool transform_seal(struct transform *transform, struct means *means, uint64_t sequence, const uint8_t *payload,
                     size_t length, uint8_t next_header, uint8_t *out) {
     const struct suite *suite = transform->suite;
-    uint8_t *text = out + HEADER_LENGTH + suite->iv_length;
-    memmove(text, inner, length);
+    uint8_t *text = transform_text(suite, out);
+    if (payload != text)
+        memmove(text, payload, length);
     size_t padding = pad_length(suite, length);
     for (size_t at = 0; at < padding; at++) /* RFC 4303 §2.4: 1, 2, 3, … */
         text[length + at] = (uint8_t)(at + 1);
@@ -337,17 +392,19 @@ bool transform_seal(struct transform *transform, struct random_pool *pool, uint6
     put32(out, transform->spi);
     put32(out + 4, (uint32_t)sequence);
     int whole = (int)(length + padding + TRAILER_LENGTH);
-    return suite->kind <= KIND_CHACHA ? seal_aead(transform, sequence, out, whole)
-                                      : seal_mac(transform, pool, sequence, out, whole);
+    return suite->kind <= KIND_CHACHA ? seal_aead(transform, means, sequence, out, whole)
+                                      : seal_mac(transform, &means->random, sequence, out, whole);
 }
 
-static int open_aead(const struct transform *transform, uint64_t sequence, uint8_t *esp, uint8_t *text, int length) {
+static int open_aead(const struct transform *transform, struct means *means, uint64_t sequence, uint8_t *esp,
+                     uint8_t *text, int length) {
     int written;
-    if (!begin_aead(transform, sequence, esp + HEADER_LENGTH, length, text + length) ||
-        EVP_CipherUpdate(transform->cipher, text, &written, text, length) <= 0)
+    EVP_CIPHER_CTX *context =
+        begin_aead(transform, means, false, sequence, esp + HEADER_LENGTH, length, text + length);
+    if (!context || EVP_CipherUpdate(context, text, &written, text, length) <= 0)
         return FAST_BAD_ICV;
     /* CCM has compared the ICV already, and has nothing to finish. */
-    if (transform->suite->kind != KIND_CCM && EVP_CipherFinal_ex(transform->cipher, text + length, &written) <= 0)
+    if (transform->suite->kind != KIND_CCM && EVP_CipherFinal_ex(context, text + length, &written) <= 0)
         return FAST_BAD_ICV;
     return 0;
 }
@@ -377,8 +434,8 @@ static int open_mac(const struct transform *transform, uint64_t sequence, uint8_
     return 0;
 }
 
-int transform_open(struct transform *transform, uint64_t sequence, uint8_t *esp, size_t length, uint8_t **plaintext,
-                   size_t *plaintext_length) {
+int transform_open(struct transform *transform, struct means *means, uint64_t sequence, uint8_t *esp, size_t length,
+                   uint8_t **plaintext, size_t *plaintext_length) {
     const struct suite *suite = transform->suite;
     bool aead = suite->kind <= KIND_CHACHA;
     size_t clear = HEADER_LENGTH + suite->iv_length;
@@ -389,6 +446,6 @@ int transform_open(struct transform *transform, uint64_t sequence, uint8_t *esp,
         return FAST_MALFORMED;
     *plaintext = esp + clear;
     *plaintext_length = text_length;
-    return aead ? open_aead(transform, sequence, esp, *plaintext, (int)text_length)
+    return aead ? open_aead(transform, means, sequence, esp, *plaintext, (int)text_length)
                 : open_mac(transform, sequence, esp, *plaintext, (int)text_length);
 }

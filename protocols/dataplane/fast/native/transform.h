@@ -2,8 +2,8 @@
  *
  * AES-CBC (RFC 3602), 3DES (RFC 2451), AES-CTR (RFC 3686) and NULL (RFC 2410) with a separate MAC; AES-GCM (RFC 4106),
  * AES-CCM (RFC 4309) and ChaCha20-Poly1305 (RFC 7634). A transform is one direction of an SA; whoever uses it holds its
- * lock. The contexts are keyed by the first packet and kept. (Contexts of a worker, keyed anew for other SAs, were slower
- * by a fifth with 300 to 1,000 SAs at work and faster by a fifth with 50,000, with AES-GCM.)
+ * lock. Its contexts are made by the first packet and kept, but for AEAD suites once there are very many: a context is 19
+ * lines of the cache, and to fetch them takes longer than to key one of the worker's for each packet anew.
  */
 #ifndef FAST_TRANSFORM_H
 #define FAST_TRANSFORM_H
@@ -11,6 +11,7 @@
 #include <openssl/evp.h>
 
 #include "core.h"
+#include "lock.h"
 
 enum { HEADER_LENGTH = 8, TRAILER_LENGTH = 2, BLOCK_MAXIMUM = 16, ICV_MAXIMUM = 32, KEY_MAXIMUM = 36, MAC_KEY_MAXIMUM = 64 };
 
@@ -35,14 +36,38 @@ struct random_pool {
     uint8_t octets[4096];
 };
 
-struct transform {
+struct transform;
+
+/* A context of a worker and whose key it has. */
+struct lent_context {
+    const struct transform *to;
     const struct suite *suite;
     EVP_CIPHER_CTX *cipher;
-    EVP_MAC_CTX *mac;
-    EVP_CIPHER_CTX *xcbc;
+};
+
+enum { LENT_CONTEXTS = 32 }; /* by SPI: several SAs in turn are keyed once */
+
+/* What a worker brings along. */
+struct means {
+    struct random_pool random;
+    struct lent_context sealing[LENT_CONTEXTS], opening[LENT_CONTEXTS];
+};
+
+/* When a transform goes, with its keys; and all of it. */
+void means_forget(struct means *, const struct transform *);
+void means_free(struct means *);
+
+struct transform {
+    /* one line of the cache, which is enough with AEAD */
+    const struct suite *suite;
+    EVP_CIPHER_CTX *cipher;   /* NULL with AEAD: borrowed */
+    uint8_t key[KEY_MAXIMUM]; /* the salt at its end */
     uint32_t spi;
     bool keyed;
-    uint8_t key[KEY_MAXIMUM]; /* the salt at its end */
+    struct spinlock lock;
+
+    EVP_MAC_CTX *mac;
+    EVP_CIPHER_CTX *xcbc;
     uint8_t mac_key[MAC_KEY_MAXIMUM];
 };
 
@@ -50,19 +75,24 @@ struct transform {
 struct suite *suite_new(uint16_t encryption, uint16_t integrity, size_t key_length, bool esn);
 void suite_free(struct suite *);
 
-/* Octets of the ESP packet around an inner one. */
+/* Octets of the ESP packet around a payload. */
 size_t transform_sealed_length(const struct suite *, size_t length);
 
-/* Make the contexts; false when memory has run out. */
-bool transform_key(struct transform *, bool sealing);
+/* Where the payload stands in it. */
+static inline uint8_t *transform_text(const struct suite *suite, uint8_t *esp) {
+    return esp + HEADER_LENGTH + suite->iv_length;
+}
+
+/* Make the contexts, or borrow from now on what may be borrowed; false when memory has run out. */
+bool transform_key(struct transform *, bool sealing, bool borrows);
 void transform_free(struct transform *);
 
-/* Build a packet of transform_sealed_length octets; false when libcrypto failed. inner may overlap out. */
-bool transform_seal(struct transform *, struct random_pool *, uint64_t sequence, const uint8_t *inner, size_t length,
+/* Build a packet of transform_sealed_length octets; false when libcrypto failed. payload may overlap out. */
+bool transform_seal(struct transform *, struct means *, uint64_t sequence, const uint8_t *payload, size_t length,
                     uint8_t next_header, uint8_t *out);
 
 /* Verify and decrypt in place: 0 and the plaintext with its trailer, FAST_MALFORMED or FAST_BAD_ICV. */
-int transform_open(struct transform *, uint64_t sequence, uint8_t *esp, size_t length, uint8_t **plaintext,
-                   size_t *plaintext_length);
+int transform_open(struct transform *, struct means *, uint64_t sequence, uint8_t *esp, size_t length,
+                   uint8_t **plaintext, size_t *plaintext_length);
 
 #endif

@@ -6,13 +6,23 @@
 #include <stdint.h>
 #include <string.h>
 
+#define WINDOW_FEW 4u /* words in the SA's own line of the cache */
+
 struct window {
-    uint64_t top;    /* the highest sequence number accepted so far */
-    uint64_t *words; /* bit s % 64 of word s / 64 % (mask + 1) stands for sequence number s */
-    uint32_t size;   /* 0: off */
-    uint32_t mask;
+    uint64_t top;  /* the highest sequence number accepted so far */
+    uint32_t size; /* 0: off */
+    uint16_t mask;
     bool esn;
+    union {
+        uint64_t few[WINDOW_FEW];
+        uint64_t *many;
+    };
 };
+
+/* Bit s % 64 of word s / 64 % (mask + 1) stands for sequence number s. */
+static inline uint64_t *window_ring(struct window *window) {
+    return window->mask < WINDOW_FEW ? window->few : window->many;
+}
 
 /* Words for a window of size packets: a power of two that holds it wherever it begins. */
 static inline uint32_t window_words(uint32_t size) {
@@ -42,7 +52,7 @@ static inline bool window_extend(const struct window *window, uint32_t low, uint
 }
 
 /* The full sequence number of a packet that shows low; false: seen before, or too old. Before the ICV. */
-static inline bool window_check(const struct window *window, uint32_t low, uint64_t *sequence) {
+static inline bool window_check(struct window *window, uint32_t low, uint64_t *sequence) {
     *sequence = low;
     if (!window->size)
         return true;
@@ -52,21 +62,22 @@ static inline bool window_check(const struct window *window, uint32_t low, uint6
         return true;
     if (window->top - *sequence >= window->size)
         return false;
-    return !(window->words[*sequence >> 6 & window->mask] >> (*sequence & 63) & 1);
+    return !(window_ring(window)[*sequence >> 6 & window->mask] >> (*sequence & 63) & 1);
 }
 
 /* Note a packet whose ICV was right: only such a one moves the window. */
 static inline void window_advance(struct window *window, uint64_t sequence) {
+    uint64_t *ring = window_ring(window);
     if (sequence > window->top) {
         uint64_t from = window->top >> 6, to = sequence >> 6;
         if (to - from > window->mask)
-            memset(window->words, 0, (window->mask + 1) * sizeof *window->words);
+            memset(ring, 0, (window->mask + 1u) * sizeof *ring);
         else
             while (from < to)
-                window->words[++from & window->mask] = 0;
+                ring[++from & window->mask] = 0;
         window->top = sequence;
     }
-    window->words[sequence >> 6 & window->mask] |= (uint64_t)1 << (sequence & 63);
+    ring[sequence >> 6 & window->mask] |= (uint64_t)1 << (sequence & 63);
 }
 
 #endif

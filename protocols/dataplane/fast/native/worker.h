@@ -92,6 +92,8 @@ struct worker {
     uint8_t *inner, *sealed; /* FAST_EXPECTED slots; SEALED_OCTETS */
     size_t used;
     unsigned trains;
+    unsigned long_passed; /* in this turn */
+    bool answered;        /* of the present super-packet one that may not be fragmented has been passed on */
     struct train train[BATCH];
     struct mmsghdr sending[BATCH];
     struct iovec send_parts[BATCH];
@@ -111,7 +113,7 @@ struct worker {
 
 struct fast_loop {
     fast_core *core;
-    int channel, events, wake;
+    int channel, long_channel, events, wake;
     unsigned count;
     bool stopping;
     unsigned high;           /* sources from here on are free */
