@@ -137,6 +137,7 @@ def data_plane_needs(configuration: UeConfiguration) -> Needs:
     return Needs(
         suites=EspPolicy.of(configuration.algorithms.esp).suites,
         policy=policy,
+        interfaces=tuple(access.interface for access in configuration.accesses.values() if access.interface),
         only_python=only_python,
     )
 

@@ -21,12 +21,14 @@ Wanted = Backend | Literal["auto"]
 class Needs:
     """What a node asks of a backend.
 
-    ``suites``: what its policy may agree on. ``only_python``: why no other one will do, if so: what passes the node's
-    own Python on its way, hosts in the process or links that are no sockets.
+    ``suites``: what its policy may agree on. ``interfaces``: those that its links are bound to. ``only_python``: why no
+    other one will do, if so: what passes the node's own Python on its way, hosts in the process or links that are no
+    sockets.
     """
 
     suites: tuple[EspSuite, ...] = ()
     policy: TunnelPolicy
+    interfaces: tuple[str, ...] = ()
     only_python: str | None = None
 
 
@@ -90,7 +92,7 @@ def _missing(backend: Backend, needs: Needs) -> str | None:
     if backend is Backend.KERNEL:
         from protocols.dataplane.xfrm.carrier import why_not as not_by_the_kernel
 
-        return not_by_the_kernel(needs.policy, needs.suites)
+        return not_by_the_kernel(needs.policy, needs.suites, needs.interfaces)
     from protocols.dataplane.fast import plane
 
     reason = plane.why_not()

@@ -390,7 +390,8 @@ class ChildSa:
             return self.drop(self._why_not_selected(packet, flow))
         self.inbound_packets += 1
         self.inbound_octets += flow.length
-        self.overhead_saved_octets += len(packet) - len(payload)
+        # A peer may pad a pseudo header with more than it saves.
+        self.overhead_saved_octets += max(len(packet) - len(payload), 0)
         if key is not None and self._beet is None:
             if len(self._accepted) >= FLOWS_KEPT:
                 self._accepted.clear()

@@ -515,12 +515,23 @@ def test_borrowed_contexts_have_the_right_key() -> None:
         assert both.receive(octets, UE_PATH)
 
 
-def test_threads_and_control_at_once() -> None:
-    """Two threads send batches by one SA and by many while SAs come, go and move: every packet is accounted for."""
-    plane = fast()
-    specs = [numbered(ue_spec("aes128gcm16", ue_address=f"10.45.0.{number}"), number) for number in range(1, 9)]
+@pytest.mark.parametrize("keyed_before", [0, 600])
+def test_threads_and_control_at_once(keyed_before: int) -> None:
+    """Two threads send batches by one SA and by many while SAs come, go and move: every packet is accounted for.
+
+    After 600 others they borrow the contexts of their worker, which all get their own keys nevertheless.
+    """
+    plane, gateway = fast(), fast()
+    for number in range(keyed_before):
+        plane.install(numbered(ue_spec("aes128gcm16", ue_address=f"10.46.{number >> 8}.{number & 255}"), 1000 + number))
+        assert plane.send_inner(udp(f"10.46.{number >> 8}.{number & 255}"))
+    specs = [
+        numbered(ue_spec("aes128gcm16", number=number, ue_address=f"10.45.0.{number}"), number)
+        for number in range(1, 9)
+    ]
     for spec in specs:
         plane.install(spec)
+        gateway.install(replace(mirrored(spec), replay_window=0))  # threads are not opened in order
     rounds, batch = 60, 64
     sealed: list[list[bytes]] = [[], []]
 
@@ -530,7 +541,7 @@ def test_threads_and_control_at_once() -> None:
             inner, lengths = slots([udp(f"10.45.0.{number}")] * batch, 64)
             out = bytearray(batch * 256)
             plane.core.seal_batch(inner, 64, lengths, out, 256)
-            sealed[which] += [bytes(out[at * 256 : at * 256 + 8]) for at in range(batch) if lengths[at] > 0]
+            sealed[which] += [bytes(out[at * 256 : at * 256 + lengths[at]]) for at in range(batch) if lengths[at] > 0]
 
     threads = [threading.Thread(target=work, args=(which,)) for which in range(2)]
     for thread in threads:
@@ -540,6 +551,7 @@ def test_threads_and_control_at_once() -> None:
         churned += 1
         spare = numbered(ue_spec("aes128gcm16", ue_address="10.45.0.200"), churned)
         plane.install(spare)
+        assert plane.send_inner(udp("10.45.0.200"))
         plane.update_path(specs[0].inbound_spi, Life.PATHS[churned % 2], True)
         plane.replace(spare.inbound_spi, numbered(ue_spec("aes128gcm16"), 100), send_at_once=False)
         plane.remove(numbered(ue_spec(), 100).inbound_spi)
@@ -548,5 +560,7 @@ def test_threads_and_control_at_once() -> None:
         thread.join()
     everything = sealed[0] + sealed[1]
     assert len(everything) == 2 * rounds * batch
-    assert len(set(everything)) == len(everything)  # no sequence number twice
+    assert len({octets[:8] for octets in everything}) == len(everything)  # no sequence number twice
+    for octets in everything:
+        assert isinstance(gateway.core.open(octets, PACKED_GATEWAY_PATH, 0), bytes)
     assert sum(plane.counters(spec.inbound_spi).outbound_packets for spec in specs) == len(everything)

@@ -148,13 +148,14 @@ def test_icmp_errors_are_told_and_cost_no_packet(version: int) -> None:
                 link.send(b"\1\2\3\4 of ESP", nobody)
                 await asyncio.sleep(0)
             assert await passes(pair)
-            link.send(MARKER + b"last", nobody)
-            await until(lambda: len(told) > 1, "the error")
-            assert told[1:] == [(MARKER + b"last", nobody)]
+            while len(told) == 1:  # kernels send so many errors a second
+                link.send(MARKER + b"last", nobody)
+                await asyncio.sleep(0.01)
+            assert set(told[1:]) == {(MARKER + b"last", nobody)}
             assert pair.ue.failures == []
             pair.check_sums()
             assert pair.ue.counters.send_errors == 0
-            assert pair.ue.counters.unreachable == 2
+            assert pair.ue.counters.unreachable >= len(told)
 
     asyncio.run(body())
 

@@ -245,6 +245,10 @@ class TestWhatTheKernelCannot:
         with pytest.raises(LocalError, match=key):
             KernelCarrier(policy=policy)
 
+    def test_several_interfaces(self) -> None:
+        reason = why_not(TunnelPolicy(), interfaces=("wlan0", "eth0", "wlan0"))
+        assert reason == "accesses by eth0, wlan0: the kernel routes ESP by its tables alone"
+
     def test_a_plane_has_its_carriers_policy(self) -> None:
         carrier = KernelCarrier(policy=TunnelPolicy(dscp=0))
         with pytest.raises(LocalError, match="one policy"):
@@ -281,6 +285,19 @@ class TestThisKernel:
                 xfrm.policy("flush")
                 xfrm.sa("flush")
                 assert xfrm.sa("dump") == xfrm.policy("dump") == ()
+
+        namespace.call(body)
+
+    def test_counters_are_read_quickly(self, namespace: Namespace) -> None:
+        """The same as with pyroute2's parser."""
+
+        def body() -> None:
+            with closing(XfrmConnection()) as kernel:
+                (larval,) = kernel.request("sa", "alloc_spi", **LARVAL)
+                identity = {"daddr": "2001:db8::1", "spi": larval["id"]["spi"], "family": socket.AF_INET6, "proto": 50}
+                (slowly,) = kernel.request("sa", "get", **identity)
+                assert slowly["curlft"]["add_time"] > 0
+                assert kernel.counted(identity) == {"curlft": slowly["curlft"], "stats": slowly["stats"]}
 
         namespace.call(body)
 
@@ -359,9 +376,12 @@ class TestThisKernel:
 
     def test_refusals_are_in_the_kernels_words(self, namespace: Namespace) -> None:
         def body() -> None:
-            with closing(XfrmConnection()) as kernel, pytest.raises(XfrmRefused, match="sa get") as caught:
-                kernel.request("sa", "get", daddr="192.0.2.1", spi=0x1234, family=socket.AF_INET, proto=50)
-            assert caught.value.number == 3
+            identity = {"daddr": "192.0.2.1", "spi": 0x1234, "family": socket.AF_INET, "proto": 50}
+            with closing(XfrmConnection()) as kernel:
+                for ask in (lambda: kernel.request("sa", "get", **identity), lambda: kernel.counted(identity)):
+                    with pytest.raises(XfrmRefused, match="sa get: No such process") as caught:
+                        ask()
+                    assert caught.value.number == 3
 
         namespace.call(body)
 

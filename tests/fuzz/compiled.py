@@ -15,6 +15,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from protocols.dataplane.fast.plane import available
+from protocols.esp.sa import EspMode
 from protocols.esp.tunnel import TunnelPolicy
 from protocols.ip import ICMP, IPV6, NO_NEXT_HEADER, TCP, UDP, IpPacket, checksum, pseudo_header
 from protocols.path import Endpoint, Path
@@ -51,6 +52,8 @@ SELECTORS = {
         (TrafficSelector.host(UE_ADDRESS), TrafficSelector.host(UE_V6)),
         (TrafficSelector.network("0.0.0.0/0"), TrafficSelector.network("::/0")),
     ),
+    "v4": ((TrafficSelector.host(UE_ADDRESS),), (TrafficSelector.host(HOST_ADDRESS),)),
+    "v6": ((TrafficSelector.host(UE_V6),), (TrafficSelector.host(HOST_V6),)),
     "ports": (
         (replace(TrafficSelector.host(UE_ADDRESS), protocol=UDP, start_port=5000, end_port=5010),),
         (
@@ -75,9 +78,19 @@ def _with_sa(policy: TunnelPolicy, suite: str, choice: int) -> Iterator[Both]:
     """Both data planes, with one SA while this lasts."""
     both = _both(policy)
     both.now += 1  # room for ICMP errors
-    local, remote = SELECTORS["ports" if choice & 1 else "all"]
-    spec = ue_spec(suite, replay_window=(64, 32, 1024, 128)[choice >> 1 & 3])
-    both.install(replace(spec, local_selectors=local, remote_selectors=remote, encapsulation=not choice & 8))
+    beet = choice & 0xC0 == 0xC0
+    if beet:
+        local, remote = SELECTORS["v6" if choice & 1 else "v4"]
+    else:
+        local, remote = SELECTORS["ports" if choice & 1 else "all"]
+    spec = replace(
+        ue_spec(suite, replay_window=(64, 32, 1024, 300)[choice >> 1 & 3]),
+        local_selectors=local,
+        remote_selectors=remote,
+        encapsulation=not choice & 8,
+        mode=EspMode.BEET if beet else EspMode.TUNNEL,
+    )
+    both.install(spec)
     try:
         yield both
     finally:
@@ -229,18 +242,22 @@ def seeds(name: str) -> Iterator[bytes]:
     v6 = udp(UE_V6, HOST_V6, bytes(40))
     if name == "compiled_open":
         for number in range(len(SUITES)):
-            for way in (0, 2, 4, 0x14, 8):
-                for body in (DOWN, udp(HOST_V6, UE_V6), DOWN[:19], b""):
-                    yield bytes((number, number << 1 & 0xFF, way, 3, number, 1, 2, 2)) + body
-        for number in range(len(WITHOUT_RANDOM)):
+            yield bytes((number, number << 1, 0, 3, number, 1, 2, 2)) + (DOWN if number % 2 else udp(HOST_V6, UE_V6))
+            yield bytes((number, number << 1, (2, 4, 0x14, 8)[number % 4], 3, 0, 1, 2, 2)) + DOWN
+        for pseudo in (b"\x11\x01\x00\x00", b"\x11\x01\x04\x00\x01\x01\x01\x01", b"\x11\x20\xfc\x00" + bytes(252)):
+            yield bytes((0, 0xC0, 8, 94, 0, 1, 2, 3)) + pseudo + bytes(12) + UP[20:]
+        yield bytes((6, 0xC1, 8, UDP, 0, 1, 2, 3)) + UP[20:]
+        for number in (0, 4):
             for trailer in (b"\x00\x04", b"\x01\x02\x02\x04", b"\x02\x02\x04", b"\xff\x04", bytes((0, NO_NEXT_HEADER))):
                 yield bytes((number, 0x12, 1, 1, 0, 1, 0xFF, 0x81)) + DOWN + bytes(-len(DOWN + trailer) % 4) + trailer
     elif name == "compiled_seal":
         syn = struct.pack(">HHIIBBHHHBBH", 5000, 80, 7, 0, 6 << 4, 2, 501, 0, 0, 2, 4, 1460)
         for number in range(len(SUITES)):
             for packet in (UP, v6, UP[:21], _of_ue(TCP, syn)):
-                for choice in (0, 1, 0x18, 0x20, 0x36):
-                    yield bytes((number, choice)) + packet
+                yield bytes((number, (0, 1, 0x18, 0x20, 0x36)[number % 5])) + packet
+        for choice, packet in ((0xC0, UP), (0xC1, v6), (0xE0, _of_ue(TCP, syn))):
+            yield bytes((1, choice)) + packet
+        yield b"\0\xc0\x46" + UP[1:2] + (len(UP) + 4).to_bytes(2, "big") + UP[4:20] + b"\x94\x04\0\0" + UP[20:]
         yield b"\0\x10" + _of_ue(ICMP, bytes(3000))
     elif name == "compiled_segment":
         for version in (4, 6):

@@ -96,7 +96,7 @@ def device_names(namespace: Namespace) -> set[str]:
 
 
 def test_the_kernel_will_do_here() -> None:
-    assert why_not(DEFAULT_POLICY, [EspSuite.of(name) for name in SUITES]) is None
+    assert why_not(DEFAULT_POLICY, [EspSuite.of(name) for name in SUITES], ["eth0"]) is None
 
 
 class TestTraffic:
@@ -169,6 +169,16 @@ class TestTraffic:
         assert not stage.gateway.call(lambda: stage.gateway_device.write(b""))
         after = stage.gateway.call(lambda: stage.gateway_device.counters)
         assert (after.refused, after.written) == (before.refused + 1, before.written)
+
+    def test_as_if_out_of_the_tunnel(self, stage: Stage) -> None:
+        """Written at the UE for its own address, which its policies want to come by the SA: not asked by IPv4's lo."""
+        stage.install(spec_of())
+        mine, mine6 = (stage.socket(stage.ue.namespace, UE_INNER[version]) for version in (4, 6))
+        for version in (6, 4):
+            packet = datagram(SERVER[version], UE_INNER[version], b"written")
+            assert stage.ue.call(lambda octets=packet: stage.ue_device.write(octets))  # type: ignore[misc]
+        assert mine.recv(2000) == b"written"
+        assert stage.silent(mine6)
 
     def test_ike_passes_and_esp_does_not(self, stage: Stage) -> None:
         before = stage.gateway.carrier.dropped
@@ -418,7 +428,7 @@ class TestDevices:
     def test_a_device_that_somebody_deletes(self) -> None:
         with Namespace("alone") as namespace:
             end = End(namespace)
-            end.device("pdn0", ["10.45.0.2/32"])
+            device = end.device("pdn0", ["10.45.0.2/32"])
 
             def delete() -> None:
                 with IPRoute() as route:
@@ -429,7 +439,12 @@ class TestDevices:
             namespace.call(delete)
             end.until(lambda: bool(end.failures))
             assert [str(error) for error in end.failures] == ["device pdn0: it is gone"]
+            end.call(device.close)
+            end.device("pdn0", ["10.45.0.2/32"])
+            assert device_names(namespace) == {"lo", "pdn0"}
+            assert len(end.failures) == 1
             end.close()
+            assert device_names(namespace) == {"lo"}
 
     def test_refusals_leave_nothing(self) -> None:
         with Namespace("alone") as namespace:

@@ -16,6 +16,7 @@ from epdg.__main__ import app
 from epdg.config import EpdgConfiguration
 from epdg.core import Core
 from lab.namespaces import Namespace
+from protocols.dataplane.userspace.tun import TunDevice
 from protocols.entropy import SeededEntropy
 from protocols.io.configuration import load
 from protocols.io.nftables import NfTables
@@ -70,7 +71,7 @@ async def opened(configuration: EpdgConfiguration) -> None:
     """Its network behind the gateway comes up and goes again."""
     core = Core(configuration.data_plane, configuration.apns, lambda packet: None, SeededEntropy(1))
     try:
-        await core.open(lambda error: None)
+        await core.open(TunDevice.open, lambda error: None, lambda: None)
         assert [read_sysctl(key) for key in FORWARDING.values()] == ["1", "1"]
         assert NfTables().comment("epdg-epdg0")
     finally:

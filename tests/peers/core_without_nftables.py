@@ -7,6 +7,7 @@ import json
 
 from epdg.config import ApnSection, DataPlaneKind, DataPlaneSection
 from epdg.core import Core
+from protocols.dataplane.userspace.tun import TunDevice
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError
 from protocols.io.sysctl import FORWARDING, read_sysctl
@@ -23,7 +24,7 @@ async def opened(apn: dict[str, str]) -> str:
         SeededEntropy(1),
     )
     try:
-        await core.open(lambda error: None)
+        await core.open(TunDevice.open, lambda error: None, lambda: None)
         return read_sysctl(FORWARDING[4])
     except BackendError as error:
         return str(error)

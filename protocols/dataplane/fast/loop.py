@@ -123,10 +123,13 @@ class FastLoop:
         self._failed = failed
         self._too_long = too_long
         with contextlib.ExitStack() as undo:
-            self._channel, far_end = _channel(undo)
-            self._long_channel, long_end = _channel(undo)
-            with far_end, long_end:
-                self._loop = _native.Loop(core, workers, far_end.fileno(), long_end.fileno())
+            try:
+                self._channel, far_end = _channel(undo)
+                self._long_channel, long_end = _channel(undo)
+                with far_end, long_end:
+                    self._loop = _native.Loop(core, workers, far_end.fileno(), long_end.fileno())
+            except OSError as error:
+                raise BackendError(f"the fast path: {error.strerror}") from error
             undo.pop_all()
         self._sources: dict[int, _Owner] = {}
         self._links: dict[Endpoint, FastLink] = {}

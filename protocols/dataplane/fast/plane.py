@@ -60,10 +60,13 @@ def why_not() -> str | None:
 
 
 def new_core() -> Core:
-    """A core without SAs; ``BackendError`` when it was not built."""
+    """A core without SAs; ``BackendError`` when it was not built, or the system has no room for one."""
     if _missing is not None:
         raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
-    return _native.Core()
+    try:
+        return _native.Core()
+    except OSError as error:
+        raise BackendError(f"the fast data plane: {error.strerror}") from error
 
 
 def next_event(core: Core) -> DataPlaneEvent | None:

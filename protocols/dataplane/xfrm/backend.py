@@ -426,14 +426,13 @@ class XfrmDataPlane:
     # ------------------------------------------------------------------ what the kernel tells
 
     def _info(self, direction: Direction) -> Any:
-        """``usersa_info``, ``None`` when the kernel has it no more."""
+        """What it has counted, ``None`` when the kernel has it no more."""
         try:
-            (answer,) = self._kernel.request("sa", "get", **direction.identity)
+            return self._kernel.counted(direction.identity)
         except XfrmRefused as error:
             if error.number in GONE:
                 return None
             raise
-        return answer
 
     def _tally(self, child: Child, direction: Direction) -> Tally:
         if direction.gone:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from protocols.dataplane.carrier import CarriedPlane
 from protocols.dataplane.port import Backend, ChildSaCounters, DataPlaneEvent
@@ -50,14 +50,16 @@ def unfit(policy: TunnelPolicy) -> str | None:
     return None
 
 
-def why_not(policy: TunnelPolicy, suites: Iterable[EspSuite] = ()) -> str | None:
+def why_not(policy: TunnelPolicy, suites: Iterable[EspSuite] = (), interfaces: Collection[str] = ()) -> str | None:
     """Why the kernel cannot carry a node's ESP, ``None`` when it can; SAs and devices are tried and removed.
 
-    One node in a network namespace at a time.
+    One node in a network namespace at a time. ``interfaces``: those that its links are to be bound to.
     """
     reason = unfit(policy)
     if reason is not None:
         return reason
+    if len(set(interfaces)) > 1:
+        return f"accesses by {', '.join(sorted(set(interfaces)))}: the kernel routes ESP by its tables alone"
     finding = probe(suites)
     lacks = (*finding.missing, *finding.lacking)
     return "it lacks " + "; ".join(lacks) if lacks else in_use() or why_no_device()

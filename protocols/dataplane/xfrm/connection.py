@@ -7,6 +7,7 @@ kernel answers while the request is being sent: nothing here waits for anybody.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -19,16 +20,31 @@ from pyroute2.netlink import (
     NETLINK_XFRM,
     NLM_F_ACK,
     NLM_F_DUMP,
+    NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
     SOL_NETLINK,
 )
 
-from protocols.dataplane.xfrm.messages import MarshalXfrm, xfrm_request
+from protocols.dataplane.xfrm.messages import (
+    XFRM_MSG_GETSA,
+    XFRM_MSG_NEWSA,
+    MarshalXfrm,
+    xfrm_id,
+    xfrm_lifetime_cfg,
+    xfrm_lifetime_cur,
+    xfrm_request,
+    xfrm_selector,
+    xfrm_stats,
+    xfrm_usersa_id,
+)
 from protocols.errors import BackendError
 
 BUFFER_LENGTH = 1 << 16
 EVENT_BUFFER_LENGTH = 1 << 22
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr
+_CURRENT_LIFETIME = xfrm_selector.get_size() + xfrm_id.get_size() + 16 + xfrm_lifetime_cfg.get_size()
+_ERROR = struct.Struct("=i")  # the first of nlmsgerr
 ANSWER_INTERVAL = 5  # seconds; far above what the kernel takes, so that a lost answer is an error and no hang
 
 
@@ -105,6 +121,30 @@ class XfrmConnection:
                         return answers
         except OSError as error:
             raise XfrmRefused(what, error.errno or 0, error.strerror or str(error)) from error
+
+    def counted(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """``curlft`` and ``stats`` of an SA's ``usersa_info``; ``XfrmRefused``: there is none.
+
+        As ``request("sa", "get")`` has them, in a fraction of its time: a gateway has many SAs.
+        """
+        self._sequence += 1
+        message = bytearray(_HEADER.size)
+        length = xfrm_usersa_id.encode_into(message, _HEADER.size, identity)
+        _HEADER.pack_into(message, 0, length, XFRM_MSG_GETSA, NLM_F_REQUEST, self._sequence, 0)
+        try:
+            self._socket.send(message)
+            while True:
+                octets = self._socket.recv(BUFFER_LENGTH)
+                _, kind, _, sequence, _ = _HEADER.unpack_from(octets)
+                if sequence != self._sequence:
+                    continue
+                if kind != XFRM_MSG_NEWSA:
+                    (number,) = _ERROR.unpack_from(octets, _HEADER.size)
+                    raise XfrmRefused("sa get", -number, os.strerror(-number))
+                used, offset = xfrm_lifetime_cur.decode_from(octets, _HEADER.size + _CURRENT_LIFETIME)
+                return {"curlft": used, "stats": xfrm_stats.decode_from(octets, offset)[0]}
+        except OSError as error:
+            raise XfrmRefused("sa get", error.errno or 0, error.strerror or str(error)) from error
 
     def events(self) -> Iterator[Any]:
         """What has come for the groups so far; messages that the kernel could not keep for us are left out."""

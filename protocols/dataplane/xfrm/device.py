@@ -123,7 +123,10 @@ class KernelDevice:
         return TunCounters(read=sent, written=received + self._written, refused=lost + self._refused)
 
     def write(self, packet: bytes) -> bool:
-        """Give an IP packet to the kernel; ``False`` when it does not take it (counted)."""
+        """Give an IP packet to the kernel; ``False`` when it does not take it (counted).
+
+        With IPv6 the kernel wants even those for addresses of its own to come by their SA, and drops them.
+        """
         if self._closed:
             raise LocalError(f"device {self.name} is closed")
         taken = self._inject(packet)

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "core.h"
 
+#include <errno.h>
 #include <openssl/crypto.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -48,10 +49,12 @@ fast_core *fast_core_new(void) {
     core->by_spi = calloc(FIRST_BUCKETS, sizeof *core->by_spi);
     core->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (!core->by_spi || core->eventfd < 0) {
+        int error = core->by_spi ? errno : ENOMEM;
         if (core->eventfd >= 0)
             close(core->eventfd);
         free(core->by_spi);
         free(core);
+        errno = error;
         return NULL;
     }
     pthread_mutex_init(&core->event_lock, NULL);
@@ -239,7 +242,8 @@ static enum fast_outcome install(fast_core *core, const fast_spec *spec, struct 
         return FAST_TAKEN;
     const struct suite *inbound = suite_of(core, spec, spec->inbound_encryption_key.length);
     const struct suite *outbound = suite_of(core, spec, spec->outbound_encryption_key.length);
-    if (!inbound || !outbound || spec->replay_window > FAST_WINDOW_MAXIMUM || (spec->esn && !spec->replay_window) ||
+    if (!inbound || !outbound || !spec->local_count || !spec->remote_count ||
+        spec->replay_window > FAST_WINDOW_MAXIMUM || (spec->esn && !spec->replay_window) ||
         spec->inbound_integrity_key.length != inbound->mac_key_length ||
         spec->outbound_integrity_key.length != outbound->mac_key_length)
         return FAST_UNSUPPORTED;
@@ -763,7 +767,7 @@ static int unwrap(fast_worker *worker, struct sa *sa, uint8_t **inner, size_t le
         (!selectors_match(sa->remote_selectors, sa->remote_count, flow, flow->source, flow->source_port) ||
          !selectors_match(sa->local_selectors, sa->local_count, flow, flow->destination, flow->destination_port)))
         return -(int)why_not_selected(sa, flow);
-    if (sa->beet)
+    if (sa->beet && flow->length > start) /* a peer may pad a pseudo header with more than it saves */
         counter_add(&sa->inbound_saved, flow->length - start);
     return (int)flow->length; /* RFC 4303 §2.7: what follows is padding against traffic analysis */
 }

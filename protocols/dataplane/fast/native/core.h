@@ -64,7 +64,7 @@ enum fast_outcome {
     FAST_DONE = 0,
     FAST_TAKEN,       /* the inbound SPI is installed already */
     FAST_NOT_THERE,   /* the inbound SPI is not installed */
-    FAST_UNSUPPORTED, /* this libcrypto lacks the suite, or a length does not fit it */
+    FAST_UNSUPPORTED, /* this libcrypto lacks the suite, a length does not fit it, or there are no selectors */
     FAST_NO_MEMORY
 };
 
@@ -124,7 +124,7 @@ typedef struct {
     fast_path path; /* of FAST_PEER_ENDPOINT_OBSERVED */
 } fast_event;
 
-/* NULL: no memory, or no libcrypto to speak of. Free the workers before their core. */
+/* NULL: errno says why. Free the workers before their core. */
 fast_core *fast_core_new(void);
 void fast_core_free(fast_core *);
 fast_worker *fast_worker_new(fast_core *);

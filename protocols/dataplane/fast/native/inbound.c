@@ -11,7 +11,6 @@
 #define NON_ESP_MARKER "\0\0\0\0" /* RFC 3948 section 2.2 */
 #define MARKER_LENGTH 4
 #define KEEPALIVE 0xFF    /* RFC 3948 section 2.3 */
-#define ERRORS_MAXIMUM 64 /* in a row, after which a socket is given up */
 #define ERRORS_OF_A_TURN 16 /* of ICMP, taken from a socket */
 #define IPV4_HEADER_MINIMUM 20
 

@@ -89,7 +89,10 @@ static struct worker *new_worker(fast_loop *loop, unsigned number) {
     worker->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (worker->core == NULL || worker->inner == NULL || worker->sealed == NULL || worker->arrived == NULL ||
         worker->epoll < 0 || epoll_ctl(worker->epoll, EPOLL_CTL_ADD, loop->wake, &wake) < 0) {
+        int error = errno;
+
         free_worker(worker);
+        errno = error;
         return NULL;
     }
     for (unsigned i = 0; i < BATCH; i++) {
@@ -108,8 +111,12 @@ fast_loop *fast_loop_new(fast_core *core, unsigned workers, int channel, int lon
     fast_loop *loop = calloc(1, sizeof *loop);
     pthread_rwlockattr_t kind;
 
-    if (loop == NULL)
+    if (loop == NULL) {
+        close(channel);
+        close(long_channel);
+        errno = ENOMEM;
         return NULL;
+    }
     loop->core = core;
     loop->channel = channel;
     loop->long_channel = long_channel;
@@ -128,7 +135,10 @@ fast_loop *fast_loop_new(fast_core *core, unsigned workers, int channel, int lon
         loop->workers[loop->count++] = worker;
     }
     if (loop->count < workers || workers == 0) {
+        int error = errno;
+
         fast_loop_free(loop);
+        errno = error;
         return NULL;
     }
     return loop;

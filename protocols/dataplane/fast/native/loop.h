@@ -72,7 +72,7 @@ enum loop_kind { LOOP_QUEUE, LOOP_UDP, LOOP_RAW };
 
 typedef struct fast_loop fast_loop;
 
-/* channels: non-blocking SOCK_SEQPACKET or SOCK_DGRAM, the loop's from then on. NULL: no memory, or errno. */
+/* channels: non-blocking SOCK_SEQPACKET or SOCK_DGRAM, the loop's from then on. NULL: errno says why. */
 fast_loop *fast_loop_new(fast_core *, unsigned workers, int channel, int long_channel);
 void fast_loop_free(fast_loop *);
 

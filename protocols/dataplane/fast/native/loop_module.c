@@ -80,8 +80,9 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     self->core = Py_NewRef(core);
     self->loop = fast_loop_new(native, workers, own[0], own[1]);
     if (self->loop == NULL) {
+        PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
-        return PyErr_NoMemory();
+        return NULL;
     }
     return (PyObject *)self;
 }

@@ -107,8 +107,9 @@ static PyObject *core_new(PyTypeObject *type, PyObject *arguments, PyObject *key
         return NULL;
     CoreObject *self = (CoreObject *)type->tp_alloc(type, 0);
     if (self && !(self->core = fast_core_new())) {
+        PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
-        return PyErr_NoMemory();
+        return NULL;
     }
     return (PyObject *)self;
 }

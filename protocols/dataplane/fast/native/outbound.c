@@ -298,8 +298,10 @@ static bool read_batch(struct worker *worker, struct source *source, fast_octets
             batch[*count] = (fast_octets){slot(worker, *count), (size_t)octets};
             (*count)++;
             all += (size_t)octets;
-        } else if (octets > 0) {
-            tally(worker, LOOP_TUN_MALFORMED, 1);
+            source->errors = 0;
+        } else if (octets > 0 || (error != EAGAIN && error != EINTR && !is_gone(error) &&
+                                  ++source->errors < ERRORS_MAXIMUM)) {
+            tally(worker, LOOP_TUN_MALFORMED, 1); /* EINVAL: one that the kernel finds no virtio_net_hdr for */
         } else if (error != EINTR) {
             if (error != EAGAIN)
                 source_failed(worker->loop, source, error);

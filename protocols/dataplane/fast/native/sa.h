@@ -46,7 +46,7 @@ struct place {
 
 #define LINE 64 /* octets of the cache */
 
-/* What a packet needs is in the first lines: five of them for one that is sealed, five for one that is opened. */
+/* What a packet needs is in four lines: place, path, sequence, outbound; or place, path, window, inbound. */
 struct sa {
     /* read by both directions, written by control calls alone */
     _Alignas(LINE) struct place place; /* the first */
@@ -84,6 +84,11 @@ struct sa {
     shared_counter dropped[FAST_OF_AN_SA]; /* by reason */
     shared_counter fragmented, mss_clamped, congestion_marked, ecn_unused;
 };
+
+_Static_assert(offsetof(struct sa, path) == LINE && offsetof(struct sa, sequence) == 2 * LINE &&
+                   offsetof(struct sa, outbound) == 3 * LINE && offsetof(struct transform, mac) <= LINE &&
+                   offsetof(struct sa, inbound) - offsetof(struct sa, window) == LINE,
+               "what a packet needs takes more lines");
 
 static inline struct place *sa_place(struct sa *sa, size_t at) {
     return at ? &sa->more_places[at - 1] : &sa->place;

@@ -150,16 +150,15 @@ static EVP_MAC_CTX *new_mac(const struct suite *suite, const uint8_t *key) {
 /* RFC 3566 §4 step 1: K1, K2, K3 are the encryptions of 0x01…, 0x02…, 0x03…; K2 and K3 take the place of the key. */
 static EVP_CIPHER_CTX *new_xcbc(const struct suite *suite, uint8_t mac_key[MAC_KEY_MAXIMUM]) {
     uint8_t derived[3][BLOCK_MAXIMUM];
-    for (int number = 0; number < 3; number++) {
+    bool done = true;
+    for (int number = 0; done && number < 3; number++) {
         EVP_CIPHER_CTX *derive = new_cipher(suite->block, mac_key, true);
         int written;
         memset(derived[number], number + 1, BLOCK_MAXIMUM);
-        bool done = derive && EVP_CipherUpdate(derive, derived[number], &written, derived[number], BLOCK_MAXIMUM);
+        done = derive && EVP_CipherUpdate(derive, derived[number], &written, derived[number], BLOCK_MAXIMUM);
         EVP_CIPHER_CTX_free(derive);
-        if (!done)
-            return NULL;
     }
-    EVP_CIPHER_CTX *context = new_cipher(suite->block, derived[0], true);
+    EVP_CIPHER_CTX *context = done ? new_cipher(suite->block, derived[0], true) : NULL;
     if (context)
         memcpy(mac_key, derived[1], 2 * BLOCK_MAXIMUM);
     OPENSSL_cleanse(derived, sizeof derived);

@@ -24,6 +24,7 @@
 
 #define BATCH 64 /* packets of a turn, and messages of a call */
 #define PACKET_MAXIMUM 65535
+#define ERRORS_MAXIMUM 64 /* of reading, in a row, after which a source is given up */
 #define INNER_SLOT (64 * 1024 + 64) /* a virtio_net_hdr and a packet; not all slots in one set of the cache */
 #define SEALED_OCTETS (256 * 1024) /* of a turn; stays in the second-level cache */
 
