@@ -136,8 +136,10 @@ class TestInterfaces:
         """XFRM_MSG_MIGRATE with XFRMA_IF_ID: no packet passes another device, none repeats a sequence number."""
         spec = stage.install(spec_of())
         paths = (Path(UE_ELSEWHERE, GATEWAY_OUTER), Path(UE_OUTER, GATEWAY_OUTER))
+        seen = []
         with flood(stage) as arrived:
             for number in range(MOVES):
+                seen += stage.esp()  # before the sockets are full
                 path = paths[number % 2]
                 stage.gateway.call(
                     lambda path=path: stage.gateway.plane.update_path(spec.outbound_spi, path.reversed(), True)  # type: ignore[misc]
@@ -147,7 +149,7 @@ class TestInterfaces:
                 arrived()
                 for end in (stage.ue, stage.gateway):
                     assert end.namespace.call(numbers) == {end.plane.if_id}
-        seen = stage.esp()
+                seen += stage.esp()
         assert {each.source for each in seen} >= {str(path.local.address) for path in paths}
         assert repeated(seen) == set()
 
