@@ -1,6 +1,6 @@
 # make demo        attach, move and detach UEs on this machine, with the dashboard: no root, no compiler
 # make test        all suites, as root one per core side by side, also those with Debian's programs and network namespaces
-# make test-long   soaks, broad fuzzing and every schedule of moves in real time too
+# make test-long   soaks, broad fuzzing, every schedule of moves in real time and Debian's kernel in QEMU too
 # make fuzz        coverage-guided fuzzing of every decoder and machine, FUZZ_SECONDS for each target (60)
 # make sanitize    the tests of the compiled core under gcc's sanitizers of memory, of undefined behaviour and of threads
 # make fast        build the compiled core of the data plane in the checkout (gcc, Python's headers, libssl-dev)
@@ -26,7 +26,7 @@ demo: .venv/.installed
 test: .venv/.installed-test .venv/.peers .venv/.fast
 	$(BIN)/pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
-test-long: .venv/.installed-test .venv/.peers .venv/.fast
+test-long: .venv/.installed-test .venv/.peers .venv/.fast .venv/.debian-kernel
 	$(BIN)/pytest -n auto --dist loadfile --long $(PYTEST_ARGS)
 
 fuzz: .venv/.installed-test
@@ -69,6 +69,10 @@ clean:
 # Without root or apt-get there is no stamp, so that a later run as root installs them.
 .venv/.peers: .ci/peers.txt .ci/peers .venv/.installed-test
 	@.ci/peers $@
+
+# Likewise. After the peers: apt-get runs once at a time.
+.venv/.debian-kernel: .ci/debian-kernel .venv/.peers
+	@.ci/debian-kernel $@
 
 # Without a compiler there is no stamp, so that a later run builds it. After the peers, which bring the compiler.
 .venv/.fast: pyproject.toml .ci/fast $(FAST_SOURCES)

@@ -46,7 +46,7 @@ from tests.peers.xfrm_carriers import (
     spec_of,
 )
 
-pytestmark = [pytest.mark.peer, pytest.mark.guest]
+pytestmark = [pytest.mark.peer, pytest.mark.guest("uml", "debian")]
 
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2  # <linux/in.h>
 NON_ESP_MARKER = bytes(4)

@@ -58,7 +58,7 @@ from tests.peers.xfrm_scene import (
     scene,
 )
 
-pytestmark = [pytest.mark.peer, pytest.mark.guest]
+pytestmark = [pytest.mark.peer, pytest.mark.guest("uml", "debian")]
 
 PACKETS = 5
 IP_HEADERS = {4: 20, 6: 40}

@@ -1,9 +1,12 @@
-"""Tests under a kernel that has IPsec ESP: those marked ``guest`` run in user-mode-linux, booted once for a file.
+"""Tests under a kernel that has IPsec ESP, booted once for a file: those marked ``guest`` in user-mode-linux.
+
+``guest("debian")`` are those for Debian's kernel in QEMU, which has XFRM interfaces and nftables where the other has
+not, and takes minutes: they are ``long``. ``guest("uml", "debian")`` run under both, once each (``-k @debian`` picks).
 
 On the host such a test is a ``GuestTest``, whose outcome is that of the same test in the guest: none of its fixtures is
 set up here. ``guest(limit=SECONDS)`` gives a file another time than the usual one. In the guest, where
 ``INKERNEL_RESULTS`` names the file to report to, it is an ordinary test. Everything in the guest is root's, and gone at
-its end. Without user-mode-linux the tests skip, and say so.
+its end. Without what the kernel runs in the tests skip, and say so.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,6 @@ from tests.peers.processes import require_program
 ROOT = Path(__file__).resolve().parents[2]
 IN_KERNEL = ROOT / "tests" / "peers" / "inkernel.sh"
 RESULTS = "INKERNEL_RESULTS"
-LIMIT = 240  # seconds, on a busy machine; the first test of a file waits for all of it
 PLUGINS = ("no:cacheprovider", "pytest_timeout", "tests.peers.guest")
 MODULES = (
     *("xfrm_user", "esp4", "esp6", "veth", "dummy"),
@@ -30,45 +33,72 @@ MODULES = (
     *("cbc", "ctr", "ecb", "gcm", "ccm", "hmac", "cmac", "xcbc", "sha512_generic", "des_generic", "ghash-generic"),
     *("chacha20poly1305", "chacha_generic", "poly1305_generic"),
 )
-OUTCOMES = pytest.StashKey[dict[Path, dict[str, dict[str, Any]]]]()
+FILTERS = ("nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_xfrm", "xfrm_interface")
+OUTCOMES = pytest.StashKey[dict[tuple[Path, str], dict[str, dict[str, Any]]]]()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """What a guest runs in; ``limit`` in seconds, on a busy machine: the first test of a file waits for all of it."""
+
+    programs: tuple[str, ...]
+    modules: tuple[str, ...]
+    limit: int
+
+
+KERNELS = {
+    "uml": Kernel(programs=("linux.uml", "insmod"), modules=MODULES, limit=240),
+    "debian": Kernel(
+        programs=("qemu-system-x86_64", "busybox", "cpio", "insmod"), modules=(*MODULES, *FILTERS), limit=1200
+    ),
+}
+WORDS = {"uml": "uml", "debian": "qemu"}  # of inkernel.sh
+DEBIAN_KERNEL = Path(os.environ.get("INKERNEL_IMAGE", ROOT / ".venv" / "debian-kernel"))
 
 
 class GuestTest(pytest.Item):
     """What a test in the guest has come to."""
 
-    def __init__(self, *, original: pytest.Item, **kwargs: Any) -> None:
+    def __init__(self, *, original: pytest.Item, kernel: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._original = original
-        self.own_markers = original.own_markers
+        self.original = original
+        self.kernel = kernel
+        self.own_markers = list(original.own_markers)
         self.keywords.update(original.keywords)
         self.add_marker(pytest.mark.timeout(self.limit + 30))
+        if kernel == "debian":
+            self.add_marker("long")
 
     @property
     def limit(self) -> int:
         """Seconds for all tests of the file."""
-        return max(int(mark.kwargs.get("limit", LIMIT)) for mark in self.iter_markers("guest"))
+        usual = KERNELS[self.kernel].limit
+        return max(int(mark.kwargs.get("limit", usual)) for mark in self.iter_markers("guest"))
 
     def runtest(self) -> None:
         """Fail or skip as the test did."""
-        require_program("linux.uml", "insmod")
-        outcomes = self.config.stash[OUTCOMES]
-        if self.path not in outcomes:
-            mine = [item for item in self.session.items if isinstance(item, GuestTest) and item.path == self.path]
-            chosen = [item.nodeid for item in mine]
-            outcomes[self.path] = _boot(chosen, max(item.limit for item in mine), self.config)
-        outcome = outcomes[self.path].get(self.nodeid)
+        require_program(*KERNELS[self.kernel].programs)
+        if self.kernel == "debian" and not (DEBIAN_KERNEL / "boot").is_dir():
+            pytest.skip(f"{DEBIAN_KERNEL} is not there (make test-long fetches it)")
+        outcomes, boot = self.config.stash[OUTCOMES], (self.path, self.kernel)
+        if boot not in outcomes:
+            guests = [item for item in self.session.items if isinstance(item, GuestTest)]
+            mine = [item for item in guests if (item.path, item.kernel) == boot]
+            chosen, limit = [item.original.nodeid for item in mine], max(item.limit for item in mine)
+            outcomes[boot] = _boot(chosen, self.kernel, limit, self.config)
+        outcome = outcomes[boot].get(self.original.nodeid)
         if outcome is None:
-            pytest.fail(f"the guest has not run it:\n{outcomes[self.path]['']['text']}", pytrace=False)
+            pytest.fail(f"the guest has not run it:\n{outcomes[boot]['']['text']}", pytrace=False)
         if outcome["outcome"] == "skipped":
             pytest.skip(f"in the guest: {outcome['text']}")
         if outcome["outcome"] == "failed":
             pytest.fail(outcome["text"], pytrace=False)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        return self._original.reportinfo()
+        return self.original.reportinfo()
 
 
-def _boot(chosen: list[str], limit: int, config: pytest.Config) -> dict[str, dict[str, Any]]:
+def _boot(chosen: list[str], kernel: str, limit: int, config: pytest.Config) -> dict[str, dict[str, Any]]:
     """Run tests in the guest; outcomes by node identifier, and what it printed under the empty one."""
     directory = config._tmp_path_factory.mktemp("guest")  # type: ignore[attr-defined] # the factory of tmp_path
     results = directory / "results.jsonl"
@@ -78,9 +108,9 @@ def _boot(chosen: list[str], limit: int, config: pytest.Config) -> dict[str, dic
     words = [sys.executable, "-m", "pytest", "-q", "--noconftest", *plugins, f"@{directory / 'chosen'}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     # All at once, and no more of them: for each algorithm the kernel would start modprobe twice.
-    program = f'modprobe -a {" ".join(MODULES)} && echo >/proc/sys/kernel/modprobe && exec "$@"'
+    program = f'modprobe -a {" ".join(KERNELS[kernel].modules)} && echo >/proc/sys/kernel/modprobe && exec "$@"'
     done = subprocess.run(
-        [IN_KERNEL, "-t", str(limit), "-w", directory, "sh", "-c", program, "sh", *words],
+        [IN_KERNEL, "-k", WORDS[kernel], "-t", str(limit), "-w", directory, "sh", "-c", program, "sh", *words],
         cwd=ROOT,
         env={**environment, RESULTS: str(results), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
@@ -112,7 +142,7 @@ class GuestReporter:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "guest(limit): runs under user-mode-linux, whose kernel has ESP")
+    config.addinivalue_line("markers", "guest(*kernels, limit): runs under kernels with ESP: uml (default), debian")
     config.stash[OUTCOMES] = {}
     if RESULTS in os.environ:
         config.pluginmanager.register(GuestReporter(Path(os.environ[RESULTS])), "guest-reporter")
@@ -122,11 +152,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if RESULTS in os.environ:
         return
-    items[:] = [_for_guest(item) for item in items]
+    items[:] = [made for item in items for made in _for_guest(item)]
 
 
-def _for_guest(item: pytest.Item) -> pytest.Item:
-    if item.get_closest_marker("guest") is None or item.parent is None:
-        return item
-    made: pytest.Item = GuestTest.from_parent(item.parent, name=item.name, original=item)
-    return made
+def _for_guest(item: pytest.Item) -> list[pytest.Item]:
+    marker = item.get_closest_marker("guest")
+    if marker is None or item.parent is None:
+        return [item]
+    kernels: tuple[str, ...] = marker.args or ("uml",)
+    names = {each: item.name if each == "uml" else f"{item.name}@{each}" for each in kernels}
+    return [
+        GuestTest.from_parent(item.parent, name=name, original=item, kernel=kernel) for kernel, name in names.items()
+    ]

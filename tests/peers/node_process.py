@@ -40,6 +40,7 @@ class NodeProcess:
         verb: str = "serve",
         prefix: Sequence[str] = (),
         own_sysfs: bool = False,
+        start_timeout: float = START_TIMEOUT,
     ) -> None:
         self.module = module
         self.namespace = namespace
@@ -49,6 +50,7 @@ class NodeProcess:
         self._verb = verb
         self._prefix = prefix
         self._own_sysfs = own_sysfs
+        self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> NodeProcess:
@@ -76,7 +78,11 @@ class NodeProcess:
                 own_sysfs=self._own_sysfs,
             )
         wait_until(
-            self._status, what=f"{self.module} starting", timeout=START_TIMEOUT, process=self._process, log=self.log
+            self._status,
+            what=f"{self.module} starting",
+            timeout=self._start_timeout,
+            process=self._process,
+            log=self.log,
         )
 
     @property

@@ -125,10 +125,11 @@ class End:
         routes: Sequence[str] = (),
         mtu: int = MTU,
         plane: KernelPlane | None = None,
+        metric: int = 0,
     ) -> KernelDevice:
         """Open the device of a plane, the first one, and start it."""
         interfaces, networks = [ip_interface(each) for each in addresses], [ip_network(each) for each in routes]
-        device = self.run(self.carrier.open_device(plane or self.plane, name, interfaces, mtu, networks))
+        device = self.run(self.carrier.open_device(plane or self.plane, name, interfaces, mtu, networks, metric=metric))
 
         def failed(error: BackendError) -> None:
             self.failures.append(error)
@@ -136,6 +137,15 @@ class End:
 
         self.call(lambda: device.start(lambda packet: None, failed))
         return device
+
+    def delete_device(self, name: str) -> None:
+        """As somebody else does."""
+
+        def delete() -> None:
+            with IPRoute() as route:
+                route.link("del", ifname=name)
+
+        self.namespace.call(delete)
 
     def run(self, coroutine: Coroutine[None, None, T]) -> T:
         """What a coroutine comes to on this end's loop."""
@@ -265,6 +275,11 @@ class Stage:
             and (each[0] >> 4 == 4 or each[6] == UDP or (each[6] == ICMPV6 and each[40] <= ECHO))
         ]
 
+    def forward(self) -> None:
+        """Let the gateway forward, whatever it did before."""
+        for key in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+            self.gateway.namespace.set_sysctl(key, 1)
+
     def esp(self) -> list[Seen]:
         """The ESP packets."""
         return [each for each in map(esp_of, self.captured()) if each is not None]
@@ -292,8 +307,6 @@ def carriers() -> Iterator[Stage]:
             network.add_address("eth0", address)
         network.add_route("10.45.0.0/16", via="192.0.2.1")
         network.add_route("2001:db8:45::/48", via="2001:db8:80::1")
-        for key in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
-            gateway.set_sysctl(key, 1)
         ends = []
         for namespace, outer in ((ue, (UE_OUTER, UE_ELSEWHERE)), (gateway, (GATEWAY_OUTER,))):
             ends.append(End(namespace, *outer))
@@ -312,6 +325,7 @@ def carriers() -> Iterator[Stage]:
             gateway_device=ends[1].device("epdg0", POOLS),
             wires=(ue.call(lambda: packets("ue0")), gateway.call(lambda: packets("gw0"))),
         )
+        made.forward()
         yield made
         for each in made.sockets.values():
             each.close()
