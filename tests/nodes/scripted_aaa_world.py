@@ -158,7 +158,7 @@ class AaaServer:
 class World:
     """``async with World(directory) as world``: all three are up, the UE is not attached.
 
-    ``platform``: the gateway's.
+    ``platform``: the gateway's, ``ue_platform``: the UE's.
     """
 
     def __init__(
@@ -169,9 +169,10 @@ class World:
         ue: Changes | None = None,
         backup: bool = False,
         platform: Platform | None = None,
+        ue_platform: Platform | None = None,
     ) -> None:
         self.directory = directory
-        self._platform = platform
+        self._platform, self._ue_platform = platform, ue_platform
         self.aaa = AaaServer()
         self.backup = AaaServer(host=f"backup.{aaa_node.REALM}")
         self.servers = (self.aaa, self.backup) if backup else (self.aaa,)
@@ -227,7 +228,8 @@ class World:
                     "state": mkdtemp(dir=self.directory),
                     **self._ue_changes,
                 },
-            )
+            ),
+            self._ue_platform,
         )
         for server, port in peers.items():
             await server.node.listen("127.0.0.1", port)

@@ -1,11 +1,12 @@
 """A child SA that the data plane refuses: its session ends in one sentence, that of another PDN connection goes on.
 
-The gateway's random source gives it an SPI that its data plane has already, as another program's SA in the kernel has.
+The node's random source gives it an SPI that its data plane has already, as another program's SA in the kernel has.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import replace
 from ipaddress import ip_address
@@ -14,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from protocols.dataplane.userspace.host import FlowKind
-from protocols.io.control import ControlClient
+from protocols.io.control import ControlClient, ControlError
 from protocols.io.entropy import SystemEntropy
 from protocols.io.platform import Platform
 from protocols.trace.records import Kind, TraceRecord
 from tests.dataplane.pairs import ue_spec
 from tests.nodes.scripted_aaa_world import PROFILE, World
+from ue.commands import InstallChildSa
 
 CORE = "10.45.0.1"
 APNS = {"internet": {"pool": "10.45.0.0/24"}, "ims": {"pool": "10.46.0.0/24"}}
@@ -79,5 +81,34 @@ def test_the_session_ends_and_others_go_on(tmp_path: Path, caplog: pytest.LogCap
             assert TAKEN.inbound_spi in world.gateway.data_plane.installed
             await world.ue.attach_others()
             assert {live.session.apn for live in world.gateway.live.values()} == {"internet", "ims"}
+
+    asyncio.run(body())
+
+
+def test_a_connection_of_the_ue_ends_and_another_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        entropy = Repeating()
+        world = World(
+            tmp_path,
+            gateway={"apns": APNS, "data_plane": {"kind": "in-process", "hosts": [CORE]}},
+            ue={"additional_pdns": {"voice": {"apn": "ims"}}},
+            ue_platform=Platform(entropy=entropy),
+        )
+        async with world:
+            await world.ue.attach()
+            voice = world.ue.pdn("voice")
+            voice.tunnel.install(InstallChildSa(spec=TAKEN, replaces=None))
+            world.aaa.profile = {"apn_configuration": replace(PROFILE, service_selection="ims")}
+            world.ue.recorder.subscribe(entropy.heard)
+            entropy.spi = TAKEN.inbound_spi
+            with contextlib.suppress(ControlError):  # whether it was attached for a moment is not the matter
+                await voice.attach()
+            assert await world.event("esp-not-carried", "ue") == {"why": REFUSAL}
+            await world.event("detached", "epdg")
+            told = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+            assert told == [f"ESP cannot be carried: {REFUSAL}"]
+            assert [live.session.apn for live in world.gateway.live.values()] == ["internet"]
+            assert world.at_ue["state"] == "established"
+            assert await pings(world) == 2
 
     asyncio.run(body())
