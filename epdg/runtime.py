@@ -425,7 +425,7 @@ class EpdgNode:
         self.recorder.event("esp-not-carried", text, {"why": str(error)}, live.session.identifier)
         _log.error("%s", text)
         if live.sa.state is not SaState.CLOSED:
-            self._initiate(live, DeleteIkeSa(f"ESP cannot be carried: {error}"))
+            self.carry_out(live, live.session.not_carried(str(error)))
 
     def carry_out(self, live: Live, commands: list[Command]) -> None:
         """Do what a session says."""

@@ -289,6 +289,12 @@ class Session:
         verdict = self._policy.refusals.of_result(answer.result, answer.error_message)
         return self._dismiss(verdict.name, verdict.text, come_back=False)
 
+    def not_carried(self, why: str) -> list[Command]:
+        """What carries ESP refuses a child SA or its move."""
+        if self.state in (SessionState.CLOSING, SessionState.CLOSED):
+            return []
+        return self._dismiss("esp-not-carried", f"ESP cannot be carried: {why}", come_back=False)
+
     def _dismiss(self, cause: str, why: str, *, come_back: bool) -> list[Command]:
         """End a session that is up; ``come_back``: the UE is told to attach again."""
         self.state = SessionState.CLOSING

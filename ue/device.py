@@ -344,6 +344,13 @@ class Device:
         """The inner addresses cannot be used."""
         return self._attaching.host_failed(why)
 
+    def esp_not_carried(self, why: str) -> list[Command]:
+        """What carries ESP refuses a child SA or its move: the connection ends."""
+        connection = self._context.connection
+        if connection is None or self._context.state is DeviceState.CLOSED:
+            return []
+        return self._context.give_up(connection, "esp-not-carried", f"ESP cannot be carried: {why}")
+
     # --- events of the IKE SA
 
     def handle(self, event: Event, now: float) -> list[Command]:

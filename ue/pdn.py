@@ -465,7 +465,7 @@ class Pdn:
         """The kernel without an algorithm, say: the connection ends."""
         self.recorder.event("esp-not-carried", f"ESP cannot be carried: {error}.", {"why": str(error)}, self._session())
         _log.error("ESP cannot be carried: %s", error)
-        self._delete(f"ESP cannot be carried: {error}", self._sa)
+        self._carry_out(self.device.esp_not_carried(str(error)))
 
     def _keep_back_off(self, command: KeepBackOff) -> None:
         try:

@@ -73,6 +73,8 @@ def test_the_session_ends_and_others_go_on(tmp_path: Path, caplog: pytest.LogCap
             (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
             assert told == f"ESP of {world.last['imsi']} cannot be carried: {REFUSAL}."
             assert (world.last["apn"], world.last["state"], world.last["child_sas"]) == ("ims", "closed", [])
+            why = {"cause": "esp-not-carried", "text": f"ESP cannot be carried: {REFUSAL}"}
+            assert world.last["last_error"] == why
             status = await ControlClient(world.gateway.configuration.control).call("node.status")
             assert isinstance(status, dict)
             assert isinstance(status["totals"], dict)
