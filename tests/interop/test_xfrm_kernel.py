@@ -31,6 +31,7 @@ from protocols.dataplane.xfrm.messages import (
     XFRMNLGRP_ACQUIRE,
     XFRMNLGRP_MIGRATE,
 )
+from protocols.dataplane.xfrm.moves import AHEAD, OUTBOUND_LINGER_INTERVAL
 from protocols.dataplane.xfrm.probe import Finding, probe
 from protocols.dataplane.xfrm.socket import XfrmSocket
 from protocols.entropy import SeededEntropy
@@ -61,6 +62,8 @@ from tests.peers.xfrm_scene import (
 pytestmark = [pytest.mark.peer, pytest.mark.guest]
 
 PACKETS = 5
+LINGERED = 2 * OUTBOUND_LINGER_INTERVAL
+ALONE = 1  # processor: nobody else's packets are in the kernel while it does what it was asked
 IP_HEADERS = {4: 20, 6: 40}
 UDP_LENGTH = 8 + len(PAYLOAD)
 ROUTER_ALERT = b"\x94\x04\x00\x00"  # RFC 2113
@@ -78,6 +81,13 @@ def userspace_socket(namespace: Namespace, ours: Endpoint) -> socket.socket:
         return each
 
     return namespace.call(made)
+
+
+def settled(plane: XfrmDataPlane) -> None:
+    """Some time later: the SAs of paths that were left are gone."""
+    for now in (0.0, LINGERED):
+        plane.expire(now)
+    assert not plane.lingering
 
 
 @pytest.fixture
@@ -240,23 +250,52 @@ class TestMoves:
     def test_to_another_address_and_back_under_traffic(self, stage: Scene, suite: str) -> None:
         """Sequence numbers, counters and windows go on; what left arrived, and no number came twice."""
         spec = stage.install(ue_spec(suite))
+        moves = (ELSEWHERE, PATHS[4]) * 2
         for sender in ("ue", "gateway"):
             with stage.flood(sender) as flood:
-                for path in (ELSEWHERE, PATHS[4]) * 2:
+                for path in moves:
                     stage.move(path, True)
                     flood.wait()
+            assert flood.counted["refused"] == 0 or (os.cpu_count() or 1) > ALONE
         seen = stage.seen()
         assert repeated(seen) == set()
         assert {each.source for each in seen} == {"198.51.100.7", "203.0.113.9", "192.0.2.1"}
         for spi in (spec.inbound_spi, spec.outbound_spi):
             sequence = [each.sequence for each in seen if each.spi == int.from_bytes(spi, "big")]
-            assert sequence == list(range(1, len(sequence) + 1))
+            assert sequence == sorted(sequence)
+            assert sequence[-1] - len(sequence) <= 2 * len(moves) * AHEAD
         ue = stage.ue_plane.counters(spec.inbound_spi)
         gateway = stage.gateway_plane.counters(spec.outbound_spi)
         assert (gateway.replayed, gateway.bad_icv, ue.replayed, ue.bad_icv) == (0, 0, 0, 0)
         # Whatever left came in: the gateway stays where it is, and MIGRATE leaves no gap.
         assert gateway.inbound_packets == ue.outbound_packets == stage.arrived("gateway") > 0
         assert gateway.outbound_packets >= ue.inbound_packets == stage.arrived("ue") > 0
+
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    def test_a_gateway_follows_its_peer_without_a_gap(self, stage: Scene, suite: str) -> None:
+        """The SA to the new address stands beside the one to the old; the old one is limited and ends in time."""
+        spec = stage.install(ue_spec(suite))
+        gateway = stage.gateway_plane
+
+        def destinations() -> list[str]:
+            with XfrmSocket() as xfrm:
+                return sorted(
+                    each["id"]["daddr"]
+                    for each in xfrm.sa("dump")
+                    if each["id"]["spi"] == int.from_bytes(spec.inbound_spi, "big")
+                )
+
+        with stage.flood("gateway") as flood:
+            for path in (ELSEWHERE, PATHS[4], ELSEWHERE):
+                flood.wait()
+                gateway.update_path(spec.outbound_spi, path.reversed(), True)
+                assert stage.gateway.call(destinations) == ["198.51.100.7", "203.0.113.9"]
+            flood.wait()
+        assert flood.counted["refused"] == 0
+        assert repeated(stage.seen()) == set()
+        settled(gateway)
+        assert stage.gateway.call(destinations) == ["203.0.113.9"]
+        assert gateway.counters(spec.outbound_spi).outbound_packets == flood.counted["sent"]
 
     def test_ping_loses_nothing_when_it_pauses_for_a_move(self, stage: Scene) -> None:
         stage.install(ue_spec("aes256gcm16"))
@@ -279,7 +318,8 @@ class TestMoves:
         stage.inject(seen[2 * PACKETS].octets)
         counters = stage.gateway_plane.counters(spec.outbound_spi)
         assert counters.inbound_packets == counters.outbound_packets == 4 * PACKETS
-        assert counters.replayed == 1  # the last one, ESP; ESP in UDP is not taken by an SA without
+        # The last one, ESP; ESP in UDP is not taken by an SA without. Moves pass over more than this window.
+        assert counters.replayed + counters.bad_icv == 1
 
     def test_from_ipv4_to_ipv6(self, stage: Scene) -> None:
         stage.install(ue_spec("aes128gcm16"))
@@ -474,6 +514,26 @@ class TestLimits:
         assert stage.ue_plane.poll_event() is None
         assert stage.ue_plane.counters(spec.inbound_spi).outbound_packets == 6
 
+    @pytest.mark.parametrize(
+        ("packets", "suite"), [(6, "aes128gcm16"), (2 * AHEAD + PACKETS, "aes128gcm16"), (3 * AHEAD, "aes128gcm16-esn")]
+    )
+    def test_a_hard_limit_is_one_over_moves(self, stage: Scene, packets: int, suite: str) -> None:
+        """Near to it and far from it: so many packets leave, whatever paths they take."""
+        spec = ue_spec(suite)
+        stage.gateway_plane.install(replace(mirrored(spec), limits=UsageLimits(hard_packets=packets)))
+        stage.ue_plane.install(spec)
+        stage.spec = spec
+        sent = 0
+        for path in (ELSEWHERE, PATHS[4]):
+            assert stage.send("gateway", 3) == 3
+            stage.move(path, True)
+            sent += 3
+        settled(stage.gateway_plane)
+        assert stage.send("gateway", packets - sent) == packets - sent
+        with pytest.raises(OSError):
+            stage.send("gateway")
+        assert stage.gateway_plane.counters(spec.outbound_spi).outbound_packets == packets
+
     def test_limits_count_on_after_a_move(self, stage: Scene) -> None:
         spec = ue_spec()
         stage.ue_plane.install(replace(spec, limits=UsageLimits(soft_packets=6)))
@@ -593,6 +653,7 @@ class TestWhatTheKernelTells:
         for path, encapsulation in ((ELSEWHERE, True), (ELSEWHERE, False), (PATHS[6], True), (PATHS[4], True)):
             assert stage.ue.call(numbers) == [7] * 5
             stage.ue_plane.update_path(spec.inbound_spi, path, encapsulation)
+            settled(stage.ue_plane)
         stage.ue_plane.replace(spec.inbound_spi, ue_spec("aes128gcm16", number=2))
         assert stage.ue.call(numbers) == [7] * 7
         stage.ue_plane.remove(spec.inbound_spi)
