@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -31,14 +32,14 @@ from protocols.dataplane.xfrm.messages import (
     XFRMNLGRP_ACQUIRE,
     XFRMNLGRP_MIGRATE,
 )
-from protocols.dataplane.xfrm.moves import AHEAD, OUTBOUND_LINGER_INTERVAL
+from protocols.dataplane.xfrm.moves import AHEAD, LINGER_MAXIMUM_INTERVAL
 from protocols.dataplane.xfrm.probe import Finding, probe
 from protocols.dataplane.xfrm.socket import XfrmSocket
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError
 from protocols.esp.sa import ChildSaSpec, EspMode, UsageLimits
 from protocols.ikev2.suites import EspSuite
-from protocols.ip import IpPacket, UdpDatagram
+from protocols.ip import IpPacket, UdpDatagram, checksum
 from protocols.path import Endpoint, Path
 from protocols.selectors import TrafficSelector
 from tests.dataplane.pairs import GATEWAY_OUTER, SUITES, UE_OUTER, mirrored, ue_spec
@@ -47,6 +48,7 @@ from tests.peers.namespaces import ping
 from tests.peers.xfrm_scene import (
     ANSWER_INTERVAL,
     ELSEWHERE,
+    ETH_P_IP,
     INNER,
     INNER_LENGTH,
     PATHS,
@@ -62,7 +64,7 @@ from tests.peers.xfrm_scene import (
 pytestmark = [pytest.mark.peer, pytest.mark.guest]
 
 PACKETS = 5
-LINGERED = 2 * OUTBOUND_LINGER_INTERVAL
+LINGERED = 2 * LINGER_MAXIMUM_INTERVAL
 ALONE = 1  # processor: nobody else's packets are in the kernel while it does what it was asked
 IP_HEADERS = {4: 20, 6: 40}
 UDP_LENGTH = 8 + len(PAYLOAD)
@@ -296,6 +298,57 @@ class TestMoves:
         settled(gateway)
         assert stage.gateway.call(destinations) == ["203.0.113.9"]
         assert gateway.counters(spec.outbound_spi).outbound_packets == flood.counted["sent"]
+
+    @pytest.mark.parametrize("older", [False, True])
+    @pytest.mark.parametrize("encapsulation", [False, True])
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    def test_make_before_break_loses_nothing(self, stage: Scene, suite: str, encapsulation: bool, older: bool) -> None:
+        """The UE first, the gateway follows later (RFC 4555 §3.5, §3.7), there and back while the old SAs linger."""
+        if older:  # SAs of the same selectors and addresses, which stay
+            stage.install(replace(ue_spec(suite, number=2), encapsulation=encapsulation))
+        spec = stage.install(replace(ue_spec(suite, replay_window=4096), encapsulation=encapsulation))
+        sent: Counter[str] = Counter()
+        for path in (ELSEWHERE, PATHS[4], ELSEWHERE, PATHS[4]):
+            for sender in ("gateway", "ue"):
+                with stage.flood(sender) as flood:
+                    flood.wait()
+                    plane, spi, ours = {
+                        "gateway": (stage.ue_plane, spec.inbound_spi, path),
+                        "ue": (stage.gateway_plane, spec.outbound_spi, path.reversed()),
+                    }[sender]
+                    plane.update_path(spi, ours, encapsulation)
+                    flood.wait()
+                sent += flood.counted
+                sent[sender] += flood.counted["sent"]
+        assert sent["refused"] == 0
+        assert repeated(stage.seen()) == set()
+        assert (stage.arrived("gateway"), stage.arrived("ue")) == (sent["ue"], sent["gateway"])
+        for _ in range(2):  # with those that linger, and without
+            ue, gateway = stage.ue_plane.counters(spec.inbound_spi), stage.gateway_plane.counters(spec.outbound_spi)
+            assert (ue.outbound_packets, gateway.inbound_packets) == (sent["ue"], sent["ue"])
+            assert (gateway.outbound_packets, ue.inbound_packets) == (sent["gateway"], sent["gateway"])
+            assert (ue.replayed, ue.bad_icv, gateway.replayed, gateway.bad_icv) == (0, 0, 0, 0)
+            settled(stage.ue_plane)
+            settled(stage.gateway_plane)
+
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    def test_what_came_to_the_old_address_is_known_at_the_new_one_and_back(self, stage: Scene, suite: str) -> None:
+        """Replay windows go along, those of SAs that linger included."""
+        spec = stage.install(ue_spec(suite, replay_window=4096))
+        taken: list[bytes] = []
+        for path in (ELSEWHERE, PATHS[4], ELSEWHERE):
+            assert stage.send("gateway", PACKETS) == PACKETS
+            taken += [each.octets for each in stage.seen()]
+            stage.ue_plane.update_path(spec.inbound_spi, path, True)
+            stage.gateway_plane.update_path(spec.outbound_spi, path.reversed(), True)
+        there = ELSEWHERE.local.address.packed
+        link_address = bytes.fromhex(stage.ue.link_address("ue0").replace(":", ""))
+        for packet in taken:
+            before = packet[:10] + bytes(2) + packet[12:16] + there
+            again = before[:10] + checksum(before).to_bytes(2, "big") + before[12:] + packet[20:]
+            stage.wire.sendto(again, ("gw0", ETH_P_IP, 0, 0, link_address))
+        assert stage.arrived("ue") == 0
+        assert stage.ue_plane.counters(spec.inbound_spi).replayed == len(taken) == 3 * PACKETS
 
     def test_ping_loses_nothing_when_it_pauses_for_a_move(self, stage: Scene) -> None:
         stage.install(ue_spec("aes256gcm16"))
@@ -629,17 +682,17 @@ class TestWhatTheKernelTells:
         assert stage.ue.call(read) == [(PACKETS, PACKETS), (0, 0)]
 
     def test_a_migration_names_the_addresses_of_the_key_manager(self, stage: Scene) -> None:
-        """XFRM_MSG_MIGRATE with KMADDRESS, as others hear it."""
+        """XFRM_MSG_MIGRATE with KMADDRESS, as others hear it, where the peer's address changes."""
         stage.install(ue_spec())
-        listening = stage.ue.call(lambda: XfrmConnection([XFRMNLGRP_MIGRATE]))
+        listening = stage.gateway.call(lambda: XfrmConnection([XFRMNLGRP_MIGRATE]))
         with closing(listening):
             stage.move(ELSEWHERE, True)
             (told,) = listening.events()
         assert told["event"] == "XFRM_MSG_MIGRATE"
         addresses = told.get_attr("XFRMA_KMADDRESS")
-        assert (addresses["local"], addresses["remote"]) == (str(ELSEWHERE.local.address), "192.0.2.1")
+        assert (addresses["local"], addresses["remote"]) == ("192.0.2.1", str(ELSEWHERE.local.address))
         (migrated,) = told.get_attr("XFRMA_MIGRATE")
-        assert (migrated["old_daddr"], migrated["new_daddr"]) == ("198.51.100.7", str(ELSEWHERE.local.address))
+        assert (migrated["old_saddr"], migrated["new_saddr"]) == ("198.51.100.7", str(ELSEWHERE.local.address))
 
     def test_the_number_of_an_interface_goes_with_its_sa(self, stage: Scene) -> None:
         """XFRMA_IF_ID in SAs and policies, and kept by every kind of move."""

@@ -298,10 +298,7 @@ class XfrmDataPlane:
     def _move(self, child: Child, path: Path, encapsulation: bool) -> None:
         old = child.inbound
         beside = any(
-            each is not child
-            and (each.inbound.source.address, each.inbound.destination.address)
-            == (old.source.address, old.destination.address)
-            for each in self._by_reqid[child.reqid]
+            each is not child and each.inbound.addresses == old.addresses for each in self._by_reqid[child.reqid]
         )
         try:
             self._moves.inbound(child, path, encapsulation, beside=beside)

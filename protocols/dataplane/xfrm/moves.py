@@ -15,22 +15,28 @@ The kernel finds an SA by destination, SPI and protocol. Towards the peer:
 Each move passes over up to ``AHEAD`` sequence numbers: a receiver with a smaller window drops what the network
 delivers late across the move.
 
-Towards us the SA is moved by XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that moment;
-nothing is lost but what another processor is taking in just then, which may go uncounted, too. Where MIGRATE cannot do
-it, out of UDP encapsulation or with an older SA beside, it is deleted and made anew. MIGRATE is not for the SA towards
-the peer: it copies the sequence number before it stops the old SA, and what is sent in between repeats sequence
-numbers, which with AES-GCM repeats nonces.
+Towards us, at another address of ours, the new SA stands beside the old one, too, with what that has seen in its
+replay window; the old one goes ``LINGER_INTERVAL`` after the first packet by the new one, or becomes the present one
+again when the path comes back. Until then a packet that came to one address and is replayed to the other passes, once.
+
+At the same address an SA towards us without UDP encapsulation takes packets from everywhere, and is left as it is, its
+source included. Else it is moved by XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that
+moment; nothing is lost but what another processor is taking in just then, which may go uncounted, too. Where MIGRATE
+cannot do it, out of UDP encapsulation or with an older SA beside, one takes the other's place in one system call.
+MIGRATE is not for the SA towards the peer: it copies the sequence number before it stops the old SA, and what is sent
+in between repeats sequence numbers, which with AES-GCM repeats nonces.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
-from protocols.dataplane.xfrm.connection import XfrmConnection, XfrmRefused
+from protocols.dataplane.xfrm.connection import Request, XfrmConnection, XfrmRefused
 from protocols.dataplane.xfrm.messages import (
     XFRM_AE_LVAL,
     XFRM_AE_RVAL,
@@ -40,13 +46,15 @@ from protocols.dataplane.xfrm.messages import (
 )
 from protocols.dataplane.xfrm.policies import FIRST_PRIORITY, GONE, NO_LIMITS, PolicyTable, tolerating
 from protocols.dataplane.xfrm.state import ESP, Child, Direction, Tally
+from protocols.dataplane.xfrm.window import united
 from protocols.errors import BackendError
 from protocols.esp.sa import UNLIMITED
 from protocols.ip import PACKET_MAXIMUM
 from protocols.path import Address, Path
 
 AHEAD = 1024  # packets that may be sent while a move is made; a quarter of our replay window
-OUTBOUND_LINGER_INTERVAL = 2.0  # seconds; packets that have chosen an SA and wait for a processor
+LINGER_INTERVAL = 2.0  # seconds; for what is under way when packets come, or go, by the new path
+LINGER_MAXIMUM_INTERVAL = 10.0  # seconds, where none come; above what the peer's check of the path takes
 _NEVER = {  # no packet has these addresses and this protocol (RFC 3692 §2.1)
     "family": socket.AF_INET,
     "saddr": "255.255.255.255",
@@ -65,12 +73,17 @@ class SaLost(BackendError):
 
 @dataclass(kw_only=True)
 class _Lingering:
-    """An SA on a path that was left. ``since``: when it was first looked at."""
+    """An SA on a path that was left.
+
+    ``since``: when it was first looked at; ``had``: the packets of the new one then; ``used``: when more were seen.
+    """
 
     child: Child
     direction: Direction
     left: Direction
     since: float | None = None
+    had: int = 0
+    used: float | None = None
 
 
 class Moves:
@@ -121,11 +134,20 @@ class Moves:
     def expire(self, now: float) -> None:
         """End those whose time is over."""
         for each in list(self._lingering.values()):
-            if each.since is None:
-                each.since = now
-            elif now - each.since >= OUTBOUND_LINGER_INTERVAL:
+            if self._is_over(each, now):
                 self._end_left(each)
                 self._limit(each.child, each.direction)
+
+    def _is_over(self, lingering: _Lingering, now: float) -> bool:
+        info = None if lingering.direction.gone else self.info(lingering.direction)
+        packets = 0 if info is None else info["curlft"]["packets"]
+        if lingering.since is None:
+            lingering.since, lingering.had = now, packets
+        if lingering.used is None and (not lingering.left.inbound or packets > lingering.had):
+            lingering.used = now
+        if lingering.used is not None and now - lingering.used >= LINGER_INTERVAL:
+            return True
+        return now - lingering.since >= LINGER_MAXIMUM_INTERVAL
 
     def end_all(self, child: Child, direction: Direction) -> None:
         """End those of an SA."""
@@ -228,12 +250,17 @@ class Moves:
     def _begin(self, direction: Direction, path: Path, encapsulation: bool, behind: int) -> None:
         """The SA is to be one on this path, its numbers behind that one."""
         direction.path, direction.encapsulation, direction.started = path, encapsulation, behind
+        direction.former_source = None
         direction.elsewhere = direction.kept + self.earlier(direction)
 
     def _beside(self, child: Child, left: _Lingering) -> None:
+        self._add(left, self._new(child, left.direction))
+
+    def _add(self, left: _Lingering, values: dict[str, Any]) -> None:
+        """An SA beside the one that is left, which ends if the kernel refuses."""
         direction = left.direction
         try:
-            self._kernel.request("sa", "add", **self._new(child, direction))
+            self._kernel.request("sa", "add", **values)
         except XfrmRefused:
             direction.gone = True
             self._end_left(left)
@@ -248,17 +275,23 @@ class Moves:
         direction.gone = False
         point = self._policies.pointing(child.pairs, (XFRM_POLICY_OUT,))
         direction.gone = True
+        self._exchange(left, values, block, point)
+        self._limit(child, direction)
+
+    def _exchange(
+        self, left: _Lingering, values: dict[str, Any], before: Sequence[Request] = (), after: Sequence[Request] = ()
+    ) -> Any:
+        """Put an SA in the place of one at the same address, in one system call; the kernel's last word on that."""
+        requests = (*before, ("sa", "delete", left.left.identity), ("sa", "add", values), *after)
         outcome: list[XfrmRefused | None] = []
-        requests = (*block, ("sa", "delete", left.left.identity), ("sa", "add", values), *point)
         info = self._ended(left.left, lambda: outcome.extend(self._kernel.batch(requests)))
         self._take_last(left, info)
         self._settle(left)
-        added = outcome[len(block) + 1]
-        direction.gone = added is not None
+        left.direction.gone = outcome[len(before) + 1] is not None
         for index, refused in enumerate(outcome):
-            if refused is not None and not (index == len(block) and refused.number in GONE):
+            if refused is not None and not (index == len(before) and refused.number in GONE):
                 raise refused
-        self._limit(child, direction)
+        return info
 
     def _new(self, child: Child, direction: Direction) -> dict[str, Any]:
         """A request for an SA whose numbers begin behind ``started``."""
@@ -292,18 +325,86 @@ class Moves:
     def inbound(self, child: Child, path: Path, encapsulation: bool, *, beside: bool) -> None:
         """Move the SA towards us; ``beside``: another one has its addresses and its reqid."""
         direction = child.inbound
+        target = replace(direction, path=path, encapsulation=encapsulation)
+        windows = [] if direction.gone or target.place == direction.place else self._windows(direction)
+        if windows:
+            self._overlap(child, target, reduce(united, windows))
+            return
+        if target.place == direction.place and not (direction.gone or direction.encapsulation or encapsulation):
+            direction.former_source = direction.addresses[0]  # without UDP the kernel does not look at it
+            direction.path = path
+            return
         unwrapped = direction.encapsulation and not encapsulation
         if beside or unwrapped or direction.gone or not self._migrate(child, path, encapsulation):
-            self._renew(child, direction, path, encapsulation)
+            windows = [] if direction.gone else self._windows(direction)
+            if windows:
+                self._supplant(child, target, reduce(united, windows))
+            else:
+                self._renew(child, direction, path, encapsulation)
+
+    def _supplant(self, child: Child, target: Direction, window: dict[str, Any]) -> None:
+        """Receive by another SA at the same address."""
+        direction = child.inbound
+        left = self._leave(child, direction)
+        self._begin(direction, target.path, target.encapsulation, 0)
+        info = self._exchange(left, {**child.request(direction), "replay_esn_val": window})
+        last = None if info is None else info.get_attr("XFRMA_REPLAY_ESN_VAL")
+        if last is not None and last != window:
+            window = reduce(united, self._windows(direction), last)
+            self._kernel.request("ae", "update", sa_id=direction.identity, replay_esn_val=window)
+
+    def _windows(self, direction: Direction) -> list[dict[str, Any]]:
+        """Its replay window and those of the ones that stayed behind; none where the kernel has it no more."""
+        found = []
+        for each in (direction, *direction.earlier):
+            with tolerating(GONE):
+                (told,) = self._kernel.request("ae", "get", sa_id=each.identity, flags=XFRM_AE_RVAL)
+                found.append(told.get_attr("XFRMA_REPLAY_ESN_VAL"))
+                continue
+            if each is direction:
+                break
+        return found
+
+    def _overlap(self, child: Child, target: Direction, window: dict[str, Any]) -> None:
+        """Receive at another address, and at the old one for some time still."""
+        direction = child.inbound
+        former = self._lingering.get(target.place)
+        back = former is not None and self._is_as(former.left, target)
+        if former is not None:
+            if back:
+                self._lingering.pop(target.place)
+                direction.earlier.remove(former.left)
+            else:
+                self._end_left(former)
+        former_source = former.left.former_source if former is not None else None
+        left = self._leave(child, direction)
+        self._begin(direction, target.path, target.encapsulation, 0)
+        values = child.request(direction)
+        if back:
+            direction.former_source = former_source
+            self._kernel.request("sa", "update", **values)
+            self._kernel.request("ae", "update", sa_id=direction.identity, replay_esn_val=window)
+        else:
+            self._add(left, {**values, "replay_esn_val": window})
+
+    def _is_as(self, left: Direction, target: Direction) -> bool:
+        """Whether one that stayed behind can be the one on this path again."""
+        return (
+            not left.gone
+            and left.encapsulation == target.encapsulation
+            and left.source.address == target.source.address
+            and self.info(left) is not None
+        )
 
     def _migrate(self, child: Child, path: Path, encapsulation: bool) -> bool:
         """Move the SA towards us by XFRM_MSG_MIGRATE; whether the kernel did."""
         old = child.inbound
+        source, destination = map(str, old.addresses)
         new = replace(old, path=path, encapsulation=encapsulation)
         before = self.info(old)
         if before is None:
             return False
-        addresses = {"id": {"daddr": str(old.destination.address), "proto": ESP}, "saddr": str(old.source.address)}
+        addresses = {"id": {"daddr": destination, "proto": ESP}, "saddr": source}
         anchor = {"sel": _NEVER, "dir": XFRM_POLICY_IN, **child.interface}
         template = {**child.template(old), **addresses}
         try:
@@ -319,8 +420,8 @@ class Moves:
                 **anchor,
                 migrate=[
                     {
-                        "old_daddr": str(old.destination.address),
-                        "old_saddr": str(old.source.address),
+                        "old_daddr": destination,
+                        "old_saddr": source,
                         "new_daddr": str(new.destination.address),
                         "new_saddr": str(new.source.address),
                         "proto": ESP,
@@ -344,7 +445,7 @@ class Moves:
         finally:
             with tolerating(GONE):
                 self._kernel.request("policy", "delete", **anchor)
-        old.path, old.encapsulation = path, encapsulation
+        old.path, old.encapsulation, old.former_source = path, encapsulation, None
         after = self.info(old)
         if after is not None:
             old.kept += Tally.of(after).lost_since(Tally.of(before))
@@ -358,6 +459,7 @@ class Moves:
         had = not direction.gone
         info = self._end(direction) if had else None
         direction.path, direction.encapsulation, direction.gone = path, encapsulation, True
+        direction.former_source = None
         if info is None:
             if had:
                 raise SaLost("kernel XFRM: an SA that was to be moved is gone")

@@ -87,7 +87,8 @@ class Direction:
     """One of the kernel's SAs. ``gone``: the kernel has it no more; ``kept``: what those that are gone had counted.
 
     ``earlier``: those of former paths that the kernel still has. ``elsewhere``: what of the usage limits is used up by
-    others than this one. ``started``: the sequence number before its first one.
+    others than this one. ``started``: the sequence number before its first one. ``former_source``: the source that the
+    kernel's SA still has.
     """
 
     inbound: bool
@@ -97,6 +98,7 @@ class Direction:
     kept: Tally = field(default_factory=Tally)
     gone: bool = True
     started: int = 0
+    former_source: Address | None = None
     elsewhere: Tally = field(default_factory=Tally)
     earlier: list[Direction] = field(default_factory=list)
 
@@ -115,6 +117,11 @@ class Direction:
     def destination(self) -> Endpoint:
         """Where the outer packets go to."""
         return self.path.local if self.inbound else self.path.remote
+
+    @property
+    def addresses(self) -> tuple[Address, Address]:
+        """Source and destination as the kernel's SA has them."""
+        return self.former_source or self.source.address, self.destination.address
 
     @property
     def family(self) -> int:
