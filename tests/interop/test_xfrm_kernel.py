@@ -350,6 +350,18 @@ class TestMoves:
         assert stage.arrived("ue") == 0
         assert stage.ue_plane.counters(spec.inbound_spi).replayed == len(taken) == 3 * PACKETS
 
+    def test_what_came_late_to_the_old_address_is_known_when_the_path_comes_back(self, stage: Scene) -> None:
+        spec = stage.install(ue_spec("aes128gcm16"))
+        link_address = bytes.fromhex(stage.ue.link_address("ue0").replace(":", ""))
+        stage.ue_plane.update_path(spec.inbound_spi, ELSEWHERE, True)
+        assert stage.send("gateway", PACKETS) == PACKETS
+        late = stage.seen()
+        stage.ue_plane.update_path(spec.inbound_spi, PATHS[4], True)
+        for each in late:
+            stage.wire.sendto(each.octets, ("gw0", ETH_P_IP, 0, 0, link_address))
+        assert stage.arrived("ue") == 0
+        assert stage.ue_plane.counters(spec.inbound_spi).replayed == PACKETS
+
     def test_ping_loses_nothing_when_it_pauses_for_a_move(self, stage: Scene) -> None:
         stage.install(ue_spec("aes256gcm16"))
         for path in (ELSEWHERE, PATHS[4], ELSEWHERE):
