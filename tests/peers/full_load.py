@@ -148,8 +148,8 @@ def pair(backend: Backend, directory: Path) -> Iterator[Pair]:
             yield made
 
 
-def nothing_is_lost(backend: Backend, rate: float, directory: Path, *, moves: bool = True) -> None:
-    """Let rekeys, and moves if wanted, happen under numbered packets: all come, each once.
+def nothing_is_lost(backend: Backend, rate: float, directory: Path) -> None:
+    """Let rekeys and moves happen under numbered packets: all come, each once.
 
     What full queues of the kernel have dropped is counted there to the packet: then the machine does not carry the
     pace, and half of it is tried. What else is lost has been lost by us.
@@ -157,7 +157,7 @@ def nothing_is_lost(backend: Backend, rate: float, directory: Path, *, moves: bo
     with pair(backend, directory) as made:
         told = ""
         for _ in range(ATTEMPTS):
-            outcome, overflowed, told = _under(made, rate, moves)
+            outcome, overflowed, told = _under(made, rate)
             print(f"{backend.value}: {told}")
             assert outcome.forth.duplicated == outcome.back.duplicated == 0, told
             if outcome.is_whole:
@@ -167,7 +167,7 @@ def nothing_is_lost(backend: Backend, rate: float, directory: Path, *, moves: bo
         pytest.fail(f"this machine does not carry it: {told}")
 
 
-def _under(made: Pair, rate: float, moves: bool) -> tuple[Outcome, int, str]:
+def _under(made: Pair, rate: float) -> tuple[Outcome, int, str]:
     """What came of a flow while everything happened, how much full queues dropped, and that in words."""
     events = (
         made.child_rekey_of_the_ue,
@@ -178,12 +178,11 @@ def _under(made: Pair, rate: float, moves: bool) -> tuple[Outcome, int, str]:
         made.move,
     )
     before = made.overflows()
-    chosen = [event for event in events if moves or event != made.move]
     began: list[str] = []
     with made.flow() as flow:
         flow.set_rate(rate)
         start = time.monotonic()
-        for event in chosen:
+        for event in events:
             time.sleep(STEADY_INTERVAL)
             began.append(f"{event.__name__} at packet {(time.monotonic() - start) * rate:.0f}")
             event()

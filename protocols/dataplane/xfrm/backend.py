@@ -9,13 +9,7 @@ Everything of ours has a reqid out of ``REQIDS``, which no other program counts 
 found and removed at the start, and what is not ours is never touched. Two child SAs with the same selectors (a rekey)
 share a reqid, and the policies. The policies towards us name no outer addresses and stay when the peer moves.
 
-Moves (RFC 4555 §3.5). Where only ports change, both SAs are updated in place. Otherwise the SA towards us is moved by
-XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that moment; nothing is lost but what
-another processor is taking in just then, which may go uncounted, too. The SA towards the peer is not: MIGRATE copies
-the sequence number before it stops the old SA, and what another processor or an interrupt sends in between repeats
-sequence numbers, which with AES-GCM repeats nonces. It is blocked by policy, deleted, and made anew from the last
-state, which the kernel tells when it is deleted: packets of about a millisecond are dropped. So is the SA towards us
-where MIGRATE cannot do it: out of UDP encapsulation, or with an older SA beside.
+Moves (RFC 4555 §3.5): where only ports change, both SAs are updated in place, else see ``moves``.
 
 Not counted by the kernel, for each SA: packets with wrong selectors, malformed and dummy ones. An SA without UDP
 encapsulation does not tell when its packets come from elsewhere. Limits speak with the packet after the one that
@@ -29,11 +23,9 @@ limits; XFRM_MSG_POLEXPIRE about others' is passed over.
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from typing import Any
 
 from protocols.dataplane.port import (
@@ -43,32 +35,21 @@ from protocols.dataplane.port import (
     PeerEndpointObserved,
     SequenceNumbersRunningOut,
 )
-from protocols.dataplane.xfrm.connection import XfrmConnection, XfrmRefused
+from protocols.dataplane.xfrm.connection import XfrmConnection
 from protocols.dataplane.xfrm.messages import (
-    XFRM_POLICY_IN,
-    XFRM_POLICY_OUT,
     XFRMNLGRP_EXPIRE,
     XFRMNLGRP_MAPPING,
-    XFRMNLGRP_SA,
 )
-from protocols.dataplane.xfrm.policies import FIRST_PRIORITY, GONE, NO_LIMITS, PolicyTable, tolerating
+from protocols.dataplane.xfrm.moves import Moves, SaLost
+from protocols.dataplane.xfrm.policies import GONE, PolicyTable, tolerating
 from protocols.dataplane.xfrm.selectors import Pair, pairs_of
-from protocols.dataplane.xfrm.state import ESP, Child, Direction, Tally, check_window
+from protocols.dataplane.xfrm.state import Child, Direction, Tally, check_window
 from protocols.errors import BackendError, LocalError
 from protocols.esp.sa import ChildSaSpec, check_spec
 from protocols.io.link import take_out_esp
 from protocols.path import Address, Endpoint, Path
 
 REQIDS = range(0x65500000, 0x65600000)  # "eP"; others count up from 1 (strongSwan) or 16384 (Libreswan)
-_NEVER = {  # no packet has these addresses and this protocol (RFC 3692 §2.1)
-    "family": socket.AF_INET,
-    "saddr": "255.255.255.255",
-    "prefixlen_s": 32,
-    "daddr": "255.255.255.255",
-    "prefixlen_d": 32,
-    "proto": 254,
-}
-_NO_MIGRATE = frozenset((errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOTSUP))
 
 
 class XfrmDataPlane:
@@ -98,7 +79,7 @@ class XfrmDataPlane:
             self._kernel = self._connect()
             self._policies = PolicyTable(self._kernel)
             self._listening = self._connect(XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING)
-            self._watching = self._connect()
+            self._moves = Moves(self._kernel, self._connect(), self._policies, self._take_events)
             for each in sockets:
                 take_out_esp(each)
             self.leftovers = self._remove_leftovers()
@@ -166,8 +147,7 @@ class XfrmDataPlane:
         for direction in child.directions:
             self._places.pop(direction.place, None)
         try:
-            self._move_inbound(child, path, encapsulation)
-            self._move_outbound(child, path, encapsulation)
+            self._move(child, path, encapsulation)
         finally:
             for direction in child.directions:
                 self._places[direction.place] = child, direction
@@ -233,6 +213,16 @@ class XfrmDataPlane:
         """The inbound SPIs of what is installed."""
         return tuple(self._children)
 
+    @property
+    def lingering(self) -> bool:
+        """Whether SAs of paths that were left are there still: then ``expire`` is to be called, some times a second."""
+        return self._moves.lingering
+
+    def expire(self, now: float) -> None:
+        """Remove the SAs of paths that were left long enough ago; ``now``: monotonic seconds."""
+        self._take_events()
+        self._moves.expire(now)
+
     # ------------------------------------------------------------------ installing and removing
 
     def _install(self, spec: ChildSaSpec, waits_for: bytes | None, if_id: int) -> None:
@@ -274,6 +264,7 @@ class XfrmDataPlane:
         for direction in child.directions:
             if not direction.gone:
                 self._delete(direction)
+            self._moves.end_all(child, direction)
             if self._places.get(direction.place, (None,))[0] is child:
                 del self._places[direction.place]
         self._by_reqid[child.reqid].remove(child)
@@ -304,145 +295,29 @@ class XfrmDataPlane:
         if not direction.gone:
             self._kernel.request("sa", "update", **child.request(direction))
 
-    def _move_inbound(self, child: Child, path: Path, encapsulation: bool) -> None:
-        direction = child.inbound
-        beside = any(
-            each is not child
-            and (each.inbound.source.address, each.inbound.destination.address)
-            == (direction.source.address, direction.destination.address)
-            for each in self._by_reqid[child.reqid]
-        )
-        unwrapped = direction.encapsulation and not encapsulation
-        if beside or unwrapped or direction.gone or not self._migrate(child, path, encapsulation):
-            self._renew(child, direction, path, encapsulation)
-
-    def _migrate(self, child: Child, path: Path, encapsulation: bool) -> bool:
-        """Move the SA towards us by XFRM_MSG_MIGRATE; whether the kernel did."""
+    def _move(self, child: Child, path: Path, encapsulation: bool) -> None:
         old = child.inbound
-        new = replace(old, path=path, encapsulation=encapsulation)
-        before = self._info(old)
-        if before is None:
-            return False
-        addresses = {"id": {"daddr": str(old.destination.address), "proto": ESP}, "saddr": str(old.source.address)}
-        anchor = {"sel": _NEVER, "dir": XFRM_POLICY_IN, **child.interface}
-        template = {**child.template(old), **addresses}
+        beside = any(
+            each is not child and each.inbound.addresses == old.addresses for each in self._by_reqid[child.reqid]
+        )
         try:
-            self._kernel.request("policy", "add", **anchor, lft=NO_LIMITS, priority=FIRST_PRIORITY, tmpl=[template])
-        except XfrmRefused as error:
-            if error.number != errno.EEXIST:
-                raise
-            return False  # another process moves an SA just now
-        try:
-            self._kernel.request(
-                "policy",
-                "migrate",
-                **anchor,
-                migrate=[
-                    {
-                        "old_daddr": str(old.destination.address),
-                        "old_saddr": str(old.source.address),
-                        "new_daddr": str(new.destination.address),
-                        "new_saddr": str(new.source.address),
-                        "proto": ESP,
-                        "mode": child.mode,
-                        "reqid": child.reqid,
-                        "old_family": old.family,
-                        "new_family": new.family,
-                    }
-                ],
-                kmaddress={
-                    "local": str(new.destination.address),
-                    "remote": str(new.source.address),
-                    "family": new.family,
-                },
-                **new.encap,
-            )
-        except XfrmRefused as error:
-            if error.number not in _NO_MIGRATE:
-                raise
-            return False
-        finally:
-            with tolerating(GONE):
-                self._kernel.request("policy", "delete", **anchor)
-        old.path, old.encapsulation = path, encapsulation
-        after = self._info(old)
-        if after is not None:
-            old.kept += Tally.of(after).lost_since(Tally.of(before))
-        return True
-
-    def _move_outbound(self, child: Child, path: Path, encapsulation: bool) -> None:
-        # Blocked first, so that the kernel asks nobody for an SA meanwhile (XFRM_MSG_ACQUIRE).
-        direction = child.outbound
-        was_gone, direction.gone = direction.gone, True
-        self._policies.point(child.pairs, (XFRM_POLICY_OUT,))
-        direction.gone = was_gone
-        self._renew(child, direction, path, encapsulation)
-
-    def _renew(self, child: Child, direction: Direction, path: Path, encapsulation: bool) -> None:
-        """Make an SA anew on another path, from the very last state of the old one."""
-        had = not direction.gone
-        info = self._end(direction) if had else None
-        direction.path, direction.encapsulation = path, encapsulation
-        if info is None:
-            if had:  # nobody knows its sequence number any more
-                self._spend(child)
-            return
-        values = child.request(direction)
-        for name in ("replay_esn_val", "replay_val"):
-            state = info.get_attr(f"XFRMA_{name.upper()}")
-            if state is not None:
-                values[name] = state
-        counted = info.get_attr("XFRMA_SA")
-        now = Tally.of(counted)
-        try:
-            self._kernel.request("sa", "add", **values, ltime_val=counted["curlft"])
-        except XfrmRefused:
-            direction.kept += now
-            raise
-        direction.kept += Tally(replayed=now.replayed, bad_icv=now.bad_icv)
-        direction.gone = False
-
-    def _end(self, direction: Direction) -> Any:
-        """Delete an SA; the kernel's last word on it (XFRM_MSG_DELSA), ``None`` when it had it no more.
-
-        It comes after the last sequence number has been given out.
-        """
-        identity = direction.identity
-        self._watching.join(XFRMNLGRP_SA)
-        try:
-            with tolerating(GONE):
-                self._kernel.request("sa", "delete", **identity)
-            ended = [
-                message
-                for message in self._watching.events()
-                if message["event"] == "XFRM_MSG_DELSA"
-                and (message["spi"], message["daddr"]) == (identity["spi"], identity["daddr"])
-            ]
-        finally:
-            self._watching.leave(XFRMNLGRP_SA)
-        direction.gone = True
-        return ended[-1] if ended else None
+            self._moves.inbound(child, path, encapsulation, beside=beside)
+            self._moves.outbound(child, path, encapsulation)
+        except SaLost:
+            self._spend(child)
 
     # ------------------------------------------------------------------ what the kernel tells
 
-    def _info(self, direction: Direction) -> Any:
-        """What it has counted, ``None`` when the kernel has it no more."""
-        try:
-            return self._kernel.counted(direction.identity)
-        except XfrmRefused as error:
-            if error.number in GONE:
-                return None
-            raise
-
     def _tally(self, child: Child, direction: Direction) -> Tally:
+        earlier = self._moves.earlier(direction)
         if direction.gone:
-            return direction.kept
-        info = self._info(direction)
+            return direction.kept + earlier
+        info = self._moves.info(direction)
         if info is None:  # somebody flushed it, or the event was lost
             direction.gone = True
             self._spend(child)
             return direction.kept
-        return direction.kept + Tally.of(info)
+        return direction.kept + earlier + Tally.of(info)
 
     def _take_events(self) -> None:
         for message in self._listening.events():
@@ -469,15 +344,20 @@ class XfrmDataPlane:
 
     def _take_expiry(self, message: Any) -> None:
         info, hard = message["state"], bool(message["hard"])
+        counted = Tally.of(info)
         child, direction = self._find(info["id"]["daddr"], info["id"]["spi"])
-        if child is None or direction is None or direction.gone:
+        if child is None or direction is None:
+            if hard:
+                self._moves.expired((Endpoint.of(info["id"]["daddr"], 0).address, info["id"]["spi"]), counted)
+            return
+        if direction.gone:
             return
         spi = child.spec.inbound_spi
-        counted = Tally.of(info)
+        sequence = counted.packets + direction.started
         if hard:
             direction.kept += counted
             direction.gone = True
-        if not direction.inbound and counted.packets >= (child.maximum_sequence if hard else child.soft_sequence):
+        if not direction.inbound and sequence >= (child.maximum_sequence if hard else child.soft_sequence):
             self._forget(SequenceNumbersRunningOut, spi)
             self._events.append(SequenceNumbersRunningOut(inbound_spi=spi, exhausted=hard))
             if hard:
@@ -497,10 +377,11 @@ class XfrmDataPlane:
         child.spent = child.soft_reached = True
         for direction in child.directions:
             if not direction.gone:
-                info = self._info(direction)
+                info = self._moves.info(direction)
                 if info is not None:
                     direction.kept += Tally.of(info)
                 self._delete(direction)
+            self._moves.end_all(child, direction)
         self._policies.point(child.pairs)
         self._forget(LifetimeReached, child.spec.inbound_spi)
         self._events.append(LifetimeReached(inbound_spi=child.spec.inbound_spi, hard=True))

@@ -35,6 +35,7 @@ from protocols.selectors import PORT_MAXIMUM, TrafficSelector
 
 FIRST_IF_ID = REQIDS.start
 NOT_BY_THE_KERNEL = "not-by-the-kernel"  # ESP that came by a link which is no socket of the kernel's
+LOOK_INTERVAL = 0.5  # seconds between looks at the SAs of paths that were left
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class KernelCarrier:
         self._kernel: XfrmDataPlane | None = None
         self._injector: Injector | None = None
         self._statistics: Statistics | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._interfaces = False
         self.not_by_the_kernel = 0
         self.open_raw: RawOpener | None = KernelEspLink
@@ -166,6 +168,9 @@ class KernelCarrier:
 
     def close(self) -> None:
         """Remove SAs, policies and devices; again is harmless."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         for device in self._devices:
             device.close()
         self._devices.clear()
@@ -204,6 +209,22 @@ class KernelCarrier:
         """A call may have read events: they are told of soon."""
         if self._loop is not None and self.kernel.with_events():
             self._loop.call_soon(self._tell)
+
+    def moved(self) -> None:
+        """SAs may have been left on former paths: they are ended in time."""
+        if self._looking is None:
+            self._expire()
+
+    def _expire(self) -> None:
+        self._looking = None
+        if self._loop is None or self._kernel is None:
+            return
+        try:
+            self._kernel.expire(self._loop.time())
+        except BackendError as error:
+            _log.error("%s", error)
+        if self._kernel.lingering:
+            self._looking = self._loop.call_later(LOOK_INTERVAL, self._expire)
 
     def _inject(self, packet: bytes) -> bool:
         return self._injector is not None and self._injector.send(packet)
@@ -261,7 +282,10 @@ class KernelPlane:
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
         """See ``XfrmDataPlane.update_path``."""
         self._require(inbound_spi)
-        self._carrier.kernel.update_path(inbound_spi, path, encapsulation)
+        try:
+            self._carrier.kernel.update_path(inbound_spi, path, encapsulation)
+        finally:
+            self._carrier.moved()
         self._carrier.look()
 
     def retire(self, inbound_spi: bytes) -> None:

@@ -45,7 +45,10 @@ EVENT_BUFFER_LENGTH = 1 << 22
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr
 _CURRENT_LIFETIME = xfrm_selector.get_size() + xfrm_id.get_size() + 16 + xfrm_lifetime_cfg.get_size()
 _ERROR = struct.Struct("=i")  # the first of nlmsgerr
+NLMSG_ALIGNTO = 4
 ANSWER_INTERVAL = 5  # seconds; far above what the kernel takes, so that a lost answer is an error and no hang
+
+Request = tuple[str, str, dict[str, Any]]  # kind and command of XFRM_COMMANDS, values
 
 
 class XfrmRefused(BackendError):
@@ -121,6 +124,33 @@ class XfrmConnection:
                         return answers
         except OSError as error:
             raise XfrmRefused(what, error.errno or 0, error.strerror or str(error)) from error
+
+    def batch(self, requests: Sequence[Request]) -> list[XfrmRefused | None]:
+        """Ask for several commands in one system call, so that as little as can be happens between them.
+
+        What became of each; one that is refused does not keep the kernel from the next.
+        """
+        octets, pending = bytearray(), {}
+        for index, (kind, command, values) in enumerate(requests):
+            message = xfrm_request(kind, command, values)
+            self._sequence += 1
+            message["header"]["sequence_number"] = self._sequence
+            message.encode()
+            octets += message.data.ljust(-(-len(message.data) // NLMSG_ALIGNTO) * NLMSG_ALIGNTO, b"\0")
+            pending[self._sequence] = index
+        outcome: list[XfrmRefused | None] = [None] * len(requests)
+        try:
+            self._socket.send(octets)
+            while pending:
+                for answer in self._marshal.parse(self._socket.recv(BUFFER_LENGTH)):
+                    answered = pending.pop(answer["header"]["sequence_number"], None)
+                    problem = answer["header"]["error"]
+                    if answered is not None and problem is not None:
+                        what = " ".join(requests[answered][:2])
+                        outcome[answered] = XfrmRefused(what, getattr(problem, "code", 0), str(problem.args[-1]))
+        except OSError as error:
+            raise XfrmRefused("several requests", error.errno or 0, error.strerror or str(error)) from error
+        return outcome
 
     def counted(self, identity: dict[str, Any]) -> dict[str, Any]:
         """``curlft`` and ``stats`` of an SA's ``usersa_info``; ``XfrmRefused``: there is none.

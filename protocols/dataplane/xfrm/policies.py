@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocols.dataplane.xfrm.connection import XfrmConnection, XfrmRefused
+from protocols.dataplane.xfrm.connection import Request, XfrmConnection, XfrmRefused
 from protocols.dataplane.xfrm.messages import (
     XFRM_INF,
     XFRM_POLICY_ALLOW,
@@ -104,9 +104,17 @@ class PolicyTable:
         policy_directions: Iterable[int] = (XFRM_POLICY_OUT, XFRM_POLICY_IN, XFRM_POLICY_FWD),
     ) -> None:
         """Let policies say what they should by now."""
-        for pair in pairs:
-            for policy_direction in policy_directions:
-                self._kernel.request("policy", "update", **self._policy(pair, self._policies[pair], policy_direction))
+        for kind, command, values in self.pointing(pairs, policy_directions):
+            self._kernel.request(kind, command, **values)
+
+    def pointing(self, pairs: Iterable[Pair], policy_directions: Iterable[int]) -> list[Request]:
+        """The requests of ``point`` as they are by now."""
+        directions = tuple(policy_directions)
+        return [
+            ("policy", "update", self._policy(pair, self._policies[pair], direction))
+            for pair in pairs
+            for direction in directions
+        ]
 
     def remove_leftovers(self, reqids: range) -> int:
         """Remove policies with these reqids, of whatever run; how many there were."""

@@ -5,7 +5,7 @@ Counters outlive the kernel's: a move may make an SA anew, and an SA whose hard 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from socket import AF_INET, AF_INET6
 from typing import Any
 
@@ -84,7 +84,12 @@ class Tally:
 
 @dataclass(eq=False, kw_only=True)
 class Direction:
-    """One of the kernel's SAs. ``gone``: the kernel has it no more, ``kept`` is what it had counted."""
+    """One of the kernel's SAs. ``gone``: the kernel has it no more; ``kept``: what those that are gone had counted.
+
+    ``earlier``: those of former paths that the kernel still has. ``elsewhere``: what of the usage limits is used up by
+    others than this one. ``started``: the sequence number before its first one. ``former_source``: the source that the
+    kernel's SA still has.
+    """
 
     inbound: bool
     spi: int
@@ -92,6 +97,16 @@ class Direction:
     encapsulation: bool
     kept: Tally = field(default_factory=Tally)
     gone: bool = True
+    started: int = 0
+    former_source: Address | None = None
+    elsewhere: Tally = field(default_factory=Tally)
+    earlier: list[Direction] = field(default_factory=list)
+
+    def leave(self) -> Direction:
+        """The SA as it is, to stay behind on its path."""
+        left = replace(self, kept=Tally(), earlier=[])
+        self.earlier.append(left)
+        return left
 
     @property
     def source(self) -> Endpoint:
@@ -102,6 +117,11 @@ class Direction:
     def destination(self) -> Endpoint:
         """Where the outer packets go to."""
         return self.path.local if self.inbound else self.path.remote
+
+    @property
+    def addresses(self) -> tuple[Address, Address]:
+        """Source and destination as the kernel's SA has them."""
+        return self.former_source or self.source.address, self.destination.address
 
     @property
     def family(self) -> int:
@@ -260,19 +280,27 @@ class Child:
 
     def _limits(self, direction: Direction) -> dict[str, int]:
         limits: UsageLimits = self.spec.limits
-        soft_packets, hard_packets = limits.soft_packets, limits.hard_packets
+        used = direction.elsewhere
+        soft_packets, hard_packets = _rest(limits.soft_packets, used.packets), _rest(limits.hard_packets, used.packets)
         if not direction.inbound:
             # The kernel says nothing of sequence numbers that run out; it counts packets, which is the same.
-            soft_packets = min(self.soft_sequence, self.soft_sequence if soft_packets is None else soft_packets)
-            hard_packets = min(self.maximum_sequence, self.maximum_sequence if hard_packets is None else hard_packets)
+            soft_sequence, hard_sequence = (
+                max(0, each - direction.started) for each in (self.soft_sequence, self.maximum_sequence)
+            )
+            soft_packets = min(soft_sequence, soft_sequence if soft_packets is None else soft_packets)
+            hard_packets = min(hard_sequence, hard_sequence if hard_packets is None else hard_packets)
         elif self.waits_for is not None:
             soft_packets = 1  # tells of the first packet, by which it takes over
         return {
-            "soft_byte_limit": _limit(limits.soft_octets),
-            "hard_byte_limit": _limit(limits.hard_octets),
+            "soft_byte_limit": _limit(_rest(limits.soft_octets, used.octets)),
+            "hard_byte_limit": _limit(_rest(limits.hard_octets, used.octets)),
             "soft_packet_limit": _limit(soft_packets),
             "hard_packet_limit": _limit(hard_packets),
         }
+
+
+def _rest(limit: int | None, used: int) -> int | None:
+    return None if limit is None else max(0, limit - used)
 
 
 def _limit(value: int | None) -> int:
