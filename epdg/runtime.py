@@ -37,7 +37,7 @@ from epdg.swm import SwmClient
 from protocols.dataplane.choice import carrier_of, choose
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, SequenceNumbersRunningOut
 from protocols.errors import BackendError, LocalError, StackError
-from protocols.ikev2.endpoint import IkeEndpoint
+from protocols.ikev2.endpoint import IkeEndpoint, installs_child_sa
 from protocols.ikev2.events import (
     ChildSaInstalled,
     ChildSaPathChanged,
@@ -186,7 +186,9 @@ class EpdgNode:
     async def run(self) -> None:
         """Open everything, serve until ``stop``, then let go of UEs, AAA server and sockets."""
         configuration = self.configuration
-        self._driver = Driver(self.endpoint, on_event=self._ike_event, transmit=self.ports.send_ike)
+        self._driver = Driver(
+            self.endpoint, on_event=self._ike_event, transmit=self.ports.send_ike, urgent=installs_child_sa
+        )
         try:
             self.carrier.start()
             for address in configuration.listen.addresses:

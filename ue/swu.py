@@ -11,7 +11,7 @@ from protocols.dataplane.carrier import Carrier, PythonCarrier
 from protocols.esp.packet import SPI_LENGTH
 from protocols.esp.sa import DropReason
 from protocols.ikev2.config import InitiatorConfig
-from protocols.ikev2.endpoint import IkeEndpoint
+from protocols.ikev2.endpoint import IkeEndpoint, installs_child_sa
 from protocols.ikev2.events import Closed, Event, SuccessorCreated
 from protocols.ikev2.extension import Extension
 from protocols.ikev2.sa import IkeSa
@@ -97,7 +97,9 @@ class Swu:
         """Begin, on the running loop; ``tasks`` own what takes time."""
         self.tasks = tasks
         self.carrier.start()
-        self._driver = Driver(self.endpoint, on_event=self._ike_event, transmit=self.ports.send_ike)
+        self._driver = Driver(
+            self.endpoint, on_event=self._ike_event, transmit=self.ports.send_ike, urgent=installs_child_sa
+        )
 
     def close(self) -> None:
         """Close timers and sockets."""

@@ -54,6 +54,14 @@ DEPARTED_KEPT = 256  # ended SAs whose last response may have to be sent again
 DEPARTED_LIFETIME = 60.0  # and for how long: then their keys are forgotten (§2.12)
 
 
+def installs_child_sa(found: tuple[IkeSa, Event]) -> bool:
+    """Whether an event is to be carried out before the datagrams of its moment leave (RFC 7296 §2.8).
+
+    The peer may send by a child SA as soon as it has the answer.
+    """
+    return isinstance(found[1], ChildSaInstalled)
+
+
 class IkeEndpoint:
     """All IKE SAs behind one address (or, at a UE, one device).
 

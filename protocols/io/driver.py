@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -35,8 +36,9 @@ class Machine(Protocol[EventT, TransmitT]):
 class Driver(Generic[EventT, TransmitT]):
     """Drives one machine on the running loop, whose clock is the machine's ``now``.
 
-    Datagrams go out before events: the answer to a DELETE leaves before its event closes the port it leaves
-    by. What events install is there in time all the same, since nothing is received in between.
+    Datagrams go out before events: the answer to a DELETE leaves before its event closes the port it leaves by. Events
+    that are ``urgent``, and those before them, come first: an SA that is installed must be there when the peer has the
+    answer, since threads or the kernel may receive for it at once.
     """
 
     def __init__(
@@ -45,8 +47,11 @@ class Driver(Generic[EventT, TransmitT]):
         *,
         on_event: Callable[[EventT], None],
         transmit: Callable[[TransmitT], None],
+        urgent: Callable[[EventT], bool] | None = None,
     ) -> None:
         self._machine = machine
+        self._urgent = urgent
+        self._events: deque[EventT] = deque()
         self._on_event = on_event
         self._transmit = transmit
         self._loop = asyncio.get_running_loop()
@@ -65,18 +70,30 @@ class Driver(Generic[EventT, TransmitT]):
             return
         self._pumping = True
         try:
-            busy = True
-            while busy:
-                busy = False
-                while (sending := self._machine.poll_transmit()) is not None:
-                    busy = True
-                    self._transmit(sending)
-                if (event := self._machine.poll_event()) is not None:
-                    busy = True
-                    self._on_event(event)
+            while self._turn():
+                pass
         finally:
             self._pumping = False
         self._arm()
+
+    def _turn(self) -> bool:
+        """What waits to be sent, the urgent events before it, one event after it; whether there was anything."""
+        sending = list(iter(self._machine.poll_transmit, None))
+        self._events.extend(iter(self._machine.poll_event, None))
+        busy = bool(sending or self._events)
+        for _ in range(self._until_urgent()):
+            self._on_event(self._events.popleft())
+        for each in sending:
+            self._transmit(each)
+        if self._events:
+            self._on_event(self._events.popleft())
+        return busy
+
+    def _until_urgent(self) -> int:
+        """How many events are to be handled before anything is sent."""
+        if self._urgent is None:
+            return 0
+        return max((number for number, event in enumerate(self._events, 1) if self._urgent(event)), default=0)
 
     def close(self) -> None:
         """Disarm the timer."""

@@ -22,7 +22,7 @@ from dashboards.config import DashboardsConfig
 from protocols.dataplane.userspace.host import EchoClient, FlowKind
 from protocols.entropy import SeededEntropy
 from protocols.esp.packet import sealer_of
-from protocols.esp.sa import ChildSa
+from protocols.esp.sa import REPLAY_WINDOW, ChildSa
 from protocols.ikev2.events import ChildSaInstalled, Closed, Established
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.io.configuration import parse
@@ -98,7 +98,7 @@ def _replays(forge: Forge) -> Sequence[bytes]:
 
 def _left_of_the_window(forge: Forge) -> Sequence[bytes]:
     old = [forge.packet() for _ in range(4)]
-    return [forge.sealed(forge.datagram(), ahead=500), *old]
+    return [forge.sealed(forge.datagram(), ahead=REPLAY_WINDOW + 500), *old]
 
 
 def _cut(start: int, end: int) -> Callable[[Forge], Sequence[bytes]]:

@@ -270,6 +270,45 @@ def test_driver_carries_out_and_wakes() -> None:
     run(story)
 
 
+class Answering:
+    """A machine that has an answer to send, and events about it."""
+
+    def __init__(self, events: list[str]) -> None:
+        self._events = events
+        self._sent = ["answer"]
+
+    def poll_event(self) -> str | None:
+        return self._events.pop(0) if self._events else None
+
+    def poll_transmit(self) -> str | None:
+        return self._sent.pop() if self._sent else None
+
+    def next_deadline(self) -> None:
+        return None
+
+    def handle_timeout(self, now: float) -> None:
+        """Nothing is ever due."""
+
+
+@pytest.mark.parametrize(
+    ("events", "order"),
+    [
+        (["closed"], ["answer", "closed"]),
+        (["installed"], ["installed", "answer"]),
+        (["established", "installed", "closed"], ["established", "installed", "answer", "closed"]),
+    ],
+)
+def test_what_is_urgent_is_there_before_the_answer_leaves(events: list[str], order: list[str]) -> None:
+    async def story() -> None:
+        log: list[str] = []
+        driver = Driver(Answering(events), on_event=log.append, transmit=log.append, urgent="installed".__eq__)
+        driver.pump()
+        assert log == order
+        driver.close()
+
+    run(story)
+
+
 def test_closing_twice_and_opening_twice() -> None:
     async def story() -> None:
         ports = SwuPorts(on_ike=lambda d: None, on_esp=lambda o, p, t: None)

@@ -145,6 +145,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "guest(*kernels, limit): runs under kernels with ESP: uml (default), debian")
     config.stash[OUTCOMES] = {}
     if RESULTS in os.environ:
+        config.addinivalue_line("markers", "long: chosen on the host")
         config.pluginmanager.register(GuestReporter(Path(os.environ[RESULTS])), "guest-reporter")
 
 
