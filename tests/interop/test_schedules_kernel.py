@@ -16,9 +16,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.guest(limit=420), pytest.mark.timeou
 SLACK = 4.0  # seconds: one processor, and an emulated one
 
 
-LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("walk-home", "a-b-a-outstanding", "move-during-rekey")]
-
-
-@pytest.mark.parametrize("name", ["nat-reboot", *LONG])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["walk-home", "nat-reboot", "a-b-a-outstanding", "move-during-rekey"])
 def test_a_schedule_with_the_kernels_esp(name: str) -> None:
     hold(name, Backend.KERNEL, SLACK)
