@@ -45,9 +45,6 @@ FRAGMENT_BITS = 0x3FFF
 
 RECEIVE_OCTETS = 65535 + 256  # a packet with what lies before it
 
-_OFFLOAD = struct.Struct(
-    "=BBHHHH"
-)  # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
 AUXILIARY = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata: status, two lengths, mac, net, VLAN
 AUXILIARY_OCTETS = socket.CMSG_SPACE(AUXILIARY.size)
 STATISTICS = struct.Struct("=II")  # struct tpacket_stats: packets, drops
