@@ -64,7 +64,9 @@ Processor time for one of our packets of 1400 octets each way, AES-128-GCM, in o
 FIGURES: Mapping[str, tuple[str, float, int]] = {  # name: title, factor, digits
     "uplink_gbit_s": ("one TCP flow, uplink, Gbit/s", 1, 2),
     "downlink_gbit_s": ("one TCP flow, downlink, Gbit/s", 1, 2),
-    "large_packet_us": ("gateway's processor time for a packet of 1400 octets, µs", 1, 1),
+    "uplink_packet_us": ("gateway's processor time for a packet of that flow, uplink, µs", 1, 2),
+    "downlink_packet_us": ("the same, downlink, µs", 1, 2),
+    "large_packet_us": ("the same for packets of 1400 octets one by one, 6,000 a second, µs", 1, 1),
     "small_packets_s": ("packets of 64 octets a second, loss up to 2 %, thousands", 1e-3, 1),
     "small_packets_s_per_core": ("the same for each processor that the gateway took, thousands", 1e-3, 1),
     "overload_goodput_s": ("of three times as many arrive a second, thousands", 1e-3, 1),
