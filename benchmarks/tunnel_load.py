@@ -108,7 +108,7 @@ def received_datagrams(namespace: Namespace) -> int:
 
 
 def tcp(tunnel: Tunnel, seconds: float) -> dict[str, JsonValue]:
-    """One iperf3 flow each way: Gbit/s at the receiver, how busy the gateway was (processors), µs for each full segment."""
+    """One iperf3 flow each way: Gbit/s at the receiver, processors that the gateway took, µs of them for a segment."""
     require_program("iperf3")
     server = tunnel.stage.core.popen(
         ["iperf3", "-s", "-B", str(CORE.ip), "-p", str(IPERF_PORT)], stdout=subprocess.DEVNULL
