@@ -11,7 +11,7 @@ from protocols.trace.records import JsonValue, TraceRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A cause at work: one plain sentence with its full stop, and the records that show it, oldest first, one at least."""
+    """A cause at work: one plain sentence with its full stop, and the records that show it, at least one, oldest first."""
 
     sentence: str
     evidence: tuple[TraceRecord, ...]
@@ -55,7 +55,7 @@ class Finding:
 
 
 def findings(story: Story, causes: Iterable[Cause]) -> tuple[Finding, ...]:
-    """All that is found, oldest first. A record explains once: the first cause in the catalogue that ends at it counts."""
+    """All that is found, oldest first. A record explains once: the first cause in the catalogue that ends there."""
     taken: set[tuple[str, int]] = set()
     found: list[Finding] = []
     for cause in causes:
