@@ -11,7 +11,7 @@ from protocols.trace.records import JsonValue, TraceRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A cause at work: one plain sentence with its full stop, and the records that show it, at least one, oldest first."""
+    """A cause at work: one sentence with its full stop, and the records that show it, oldest first, never none."""
 
     sentence: str
     evidence: tuple[TraceRecord, ...]
