@@ -7,13 +7,12 @@ that are its own and keeps what is no ESP (RFC 3948 §2) in a socket apart, so t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import socket
-import struct
 from collections import Counter
 from typing import Protocol
 
 from protocols.errors import BackendError
+from protocols.io import packet_filter
 from protocols.io.link import (
     RECEIVE_ERRORS,
     Receiver,
@@ -23,17 +22,13 @@ from protocols.io.link import (
     reason_of,
     send_by,
 )
+from protocols.io.packet_filter import JUMP_IF_EQUAL, LOAD_WORD, MODULO, RETURN, RETURN_ACCUMULATOR
 from protocols.io.raw import NO_PORT
 from protocols.path import Address, Endpoint, Path
 
 SOCKET_OCTETS = 4 * 1024 * 1024
 SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
 SO_RCVBUFFORCE = 33
-SO_ATTACH_REUSEPORT_CBPF = 51
-LOAD_WORD, JUMP_IF_EQUAL, MODULO, RETURN_ACCUMULATOR, RETURN = 0x20, 0x15, 0x94, 0x16, 0x06  # <linux/filter.h>
-
-_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
-_PROGRAM = struct.Struct("@HP")  # struct sock_fprog
 
 
 class Sockets(Protocol):
@@ -213,7 +208,7 @@ def _open_group(
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 bound = Endpoint(local.address, opened.getsockname()[1])
             sockets.append(opened)
-        _attach(sockets[0], workers)
+        _steer(sockets[0], workers)
     except OSError as error:
         raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error
     return tuple(sockets)
@@ -226,18 +221,15 @@ def _bind_to(opened: socket.socket, interface: str, local: Endpoint) -> None:
         raise BackendError(f"cannot use interface {interface} for UDP {local}: {error.strerror}") from error
 
 
-def _attach(opened: socket.socket, workers: int) -> None:
+def _steer(opened: socket.socket, workers: int) -> None:
     """Steer by the first word: an SPI to a worker, the non-ESP marker to the last; shorter is the first's."""
-    program = b"".join(
-        _INSTRUCTION.pack(*words)
-        for words in (
+    packet_filter.steer(
+        opened,
+        (
             (LOAD_WORD, 0, 0, 0),
             (JUMP_IF_EQUAL, 2, 0, 0),
             (MODULO, 0, 0, workers),
             (RETURN_ACCUMULATOR, 0, 0, 0),
             (RETURN, 0, 0, workers),
-        )
+        ),
     )
-    kept = ctypes.create_string_buffer(program, len(program))
-    packed = _PROGRAM.pack(len(program) // _INSTRUCTION.size, ctypes.addressof(kept))
-    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, packed)
