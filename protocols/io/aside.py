@@ -25,8 +25,9 @@ from dataclasses import dataclass
 
 from protocols.errors import BackendError, DecodeError, LocalError
 from protocols.io import packet_filter
-from protocols.io.link import BUFFER_OCTETS, DRAIN_LIMIT
+from protocols.io.link import DRAIN_LIMIT
 from protocols.io.packet_filter import LOAD_HALF, LOAD_HALF_INDEXED, LOAD_OCTET, LOAD_OCTET_INDEXED, LOAD_WORD, Check
+from protocols.io.sockets import BUFFER_OCTETS, family_of
 from protocols.io.super_packet import NO_OFFLOAD, whole_packets
 from protocols.ip import ICMP, ICMPV6, TCP, UDP
 from protocols.path import Address
@@ -255,10 +256,9 @@ def _hold(reservation: Reservation) -> socket.socket | None:
     kind = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}.get(reservation.protocol)
     if kind is None:
         raise LocalError(f"protocol {reservation.protocol} has no ports that can be reserved")
-    family = socket.AF_INET if reservation.address.version == 4 else socket.AF_INET6
     with ExitStack() as undo:
         try:
-            held = undo.enter_context(socket.socket(family, kind))
+            held = undo.enter_context(socket.socket(family_of(reservation.address), kind))
             packet_filter.attach(held, packet_filter.NOTHING)
             held.bind((str(reservation.address), reservation.port))
             if kind is socket.SOCK_STREAM:

@@ -49,6 +49,7 @@ from protocols.io.aside import (
 from protocols.io.link import DRAIN_LIMIT
 from protocols.io.packet_filter import LOAD_HALF, LOAD_HALF_INDEXED, LOAD_OCTET, LOAD_WORD, LOAD_WORD_INDEXED, Check
 from protocols.io.raw import NO_PORT
+from protocols.io.sockets import set_buffers
 from protocols.io.super_packet import NO_OFFLOAD, coalesced_octets
 from protocols.io.tap import DatagramTap, Direction, classify_udp
 from protocols.ip import IPV6_HEADER_LENGTH, PACKET_MAXIMUM, UDP, UDP_HEADER_LENGTH, flow_of, transport_of
@@ -63,7 +64,6 @@ SIGHTINGS_KEPT = 512
 ESP = 50
 ESP_HEADER_OCTETS = 8  # SPI and sequence number
 PACKET_OUTGOING = 4  # <linux/if_packet.h>
-SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
 PEEK_OCTETS = 256  # up to the length in an IP header
 
 _NET = packet_filter.NETWORK_HEADER
@@ -87,9 +87,7 @@ def open_packet_socket() -> socket.socket:
         opened = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)))
         packet_filter.attach(opened, packet_filter.NOTHING)
         opened.setblocking(False)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
-        with contextlib.suppress(PermissionError):  # beyond the system's maximum it takes CAP_NET_ADMIN
-            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_OCTETS)
+        set_buffers(opened, BUFFER_OCTETS, 0)
         for option in (PACKET_AUXDATA, PACKET_VNET_HDR):
             opened.setsockopt(SOL_PACKET, option, 1)
         with contextlib.suppress(BlockingIOError):
