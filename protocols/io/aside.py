@@ -27,6 +27,7 @@ from protocols.errors import BackendError, DecodeError, LocalError
 from protocols.io import packet_filter
 from protocols.io.link import DRAIN_LIMIT
 from protocols.io.packet_filter import LOAD_HALF, LOAD_HALF_INDEXED, LOAD_OCTET, LOAD_OCTET_INDEXED, LOAD_WORD, Check
+from protocols.io.routed import RoutedPackets
 from protocols.io.sockets import BUFFER_OCTETS, family_of
 from protocols.io.super_packet import NO_OFFLOAD, whole_packets
 from protocols.ip import ICMP, ICMPV6, TCP, UDP
@@ -39,8 +40,6 @@ PACKET_VNET_HDR = 15
 PACKET_IGNORE_OUTGOING = 23
 PACKET_HOST = 0
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # <linux/if_ether.h>
-IP_PKTINFO = 8  # <linux/in.h>
-IP_PROTOCOL = 52
 ECHO_REPLIES = {ICMP: 0, ICMPV6: 129}
 FRAGMENT_BITS = 0x3FFF
 
@@ -165,8 +164,7 @@ class _Sockets:
     def __init__(self, device: str | None, drain: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._device = device
-        self._raw: dict[int, socket.socket] = {}
-        self._names_protocol = True  # not before Linux 6.4
+        self._routed: RoutedPackets | None = None
         with ExitStack() as undo:
             try:
                 # of no protocol nothing comes before it is bound to a device
@@ -181,10 +179,7 @@ class _Sockets:
                     self._packets.bind((device, ETH_P_ALL))
                 else:
                     self._forget_what_came()
-                    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-                        raw = undo.enter_context(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
-                        raw.setblocking(False)
-                        self._raw[version] = raw
+                    self._routed = RoutedPackets(names_protocol=True)
             except PermissionError as error:
                 raise BackendError("traffic of the node's own beside the kernel's needs root or CAP_NET_RAW") from error
             except OSError as error:
@@ -213,26 +208,8 @@ class _Sockets:
         if self._device is not None:
             protocol = ETH_P_IP if packet[0] >> 4 == 4 else ETH_P_IPV6
             self._packets.sendto(NO_OFFLOAD + packet, (self._device, protocol))
-            return
-        try:
-            self._send_by_routes(packet)
-        except OSError as error:
-            if error.errno != errno.EINVAL or not self._names_protocol:
-                raise
-            self._names_protocol = False
-            self._send_by_routes(packet)
-
-    def _send_by_routes(self, packet: bytes) -> None:
-        """Policies are looked up by addresses and protocol, which the kernel is told apart from the packet."""
-        if packet[0] >> 4 == 4:
-            told = [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + packet[12:16] + bytes(4))]
-            if self._names_protocol:
-                told.append((socket.IPPROTO_IP, IP_PROTOCOL, struct.pack("=i", packet[9])))
-            self._raw[4].sendmsg((packet,), told, 0, (socket.inet_ntoa(packet[16:20]), 0))
-            return
-        told = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packet[8:24] + bytes(4))]
-        protocol = packet[6] if self._names_protocol else 0
-        self._raw[6].sendmsg((packet,), told, 0, (socket.inet_ntop(socket.AF_INET6, packet[24:40]), protocol))
+        elif self._routed is not None:
+            self._routed.send(packet)
 
     def receive(self) -> tuple[bytes, ...]:
         """The IP packets of one that has arrived; ``BlockingIOError`` when none has."""
@@ -245,8 +222,8 @@ class _Sockets:
     def close(self) -> None:
         self._loop.remove_reader(self._packets.fileno())
         self._packets.close()
-        for raw in self._raw.values():
-            raw.close()
+        if self._routed is not None:
+            self._routed.close()
 
 
 def _hold(reservation: Reservation) -> socket.socket | None:
