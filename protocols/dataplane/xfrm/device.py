@@ -23,10 +23,9 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from protocols.dataplane.userspace.tun import NAME_MAXIMUM, Interface, Network, TunCounters, configure
+from protocols.dataplane.userspace.tun import Interface, Network, TunCounters, check_name, configure, opening
 from protocols.errors import BackendError, LocalError
 from protocols.io.netlink_requests import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NetlinkRefusal, NetlinkRequests, Request
 from protocols.io.sysctl import write_sysctl
@@ -74,19 +73,12 @@ class KernelDevice:
         ``inject`` gives a packet to the kernel's IP, for ``write``. ``BackendError`` when the kernel refuses; nothing
         is left behind then.
         """
-        if not 0 < len(name.encode()) <= NAME_MAXIMUM:
-            raise LocalError(f"{name!r} is no name for a network device")
+        check_name(name)
         device = cls(name, _make(name, if_id), if_id, inject)
-        try:
+        with opening(f"device {name}", device.close):
             with contextlib.suppress(BackendError):  # no IPv6, or a /proc/sys that is not ours to write
                 write_sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", "1")
             await configure(name, addresses, mtu, routes, metric)
-        except NetlinkError as error:
-            device.close()
-            raise BackendError(f"device {name}: {error.args[-1]}") from error
-        except BaseException:
-            device.close()
-            raise
         return device
 
     def start(self, receive: Callable[[bytes], object], failed: Callable[[BackendError], object]) -> None:
