@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,12 +20,14 @@ from protocols.dataplane.xfrm.carrier import KernelCarrier, why_not
 from protocols.dataplane.xfrm.socket import XfrmSocket
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, LocalError
-from protocols.esp.sa import DropReason, UsageLimits
+from protocols.esp.packet import EspSealer, sealer_of
+from protocols.esp.sa import ChildSaSpec, DropReason, UsageLimits
 from protocols.esp.tunnel import DEFAULT_POLICY
 from protocols.ikev2.suites import EspSuite
 from protocols.io.esp_tap import EspTap
 from protocols.io.netlink_requests import NetlinkRefusal
 from protocols.io.nftables import NfTables
+from protocols.ip import IPIP, NO_NEXT_HEADER
 from protocols.path import Endpoint, Path
 from protocols.trace.recorder import Recorder
 from tests.dataplane.pairs import SUITES, mirrored
@@ -48,7 +51,7 @@ from tests.peers.xfrm_carriers import (
 
 pytestmark = [pytest.mark.peer, pytest.mark.guest("uml", "debian")]
 
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2  # <linux/in.h>
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO, IP_PMTUDISC_PROBE = 10, 0, 2, 3  # <linux/in.h>
 NON_ESP_MARKER = bytes(4)
 
 
@@ -428,6 +431,90 @@ class TestEvents:
         assert stage.gateway.call(lambda: stage.gateway.plane.drops)[DropReason.REPLAYED] == expected
         stage.remove(spec)
         assert stage.gateway.call(lambda: stage.gateway.plane.drops)[DropReason.REPLAYED] == expected
+
+
+class TestDropsOfNoSa:
+    """What the kernel counts for the network namespace alone, in the words of other data planes (``statistics``)."""
+
+    def sent(self, stage: Stage, encapsulation: bool, *packets: bytes) -> Counter[str]:
+        """What the gateway has dropped of ESP packets from the UE's address."""
+
+        def send() -> None:
+            made = (
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                if encapsulation
+                else socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP)
+            )
+            with made:
+                made.bind((str(UE_OUTER.address), 4501 if encapsulation else 0))
+                for packet in packets:
+                    made.sendto(packet, (str(GATEWAY_OUTER.address), GATEWAY_OUTER.port if encapsulation else 0))
+
+        before = self.dropped(stage.gateway)
+        stage.ue.namespace.call(send)
+        stage.there_and_back()  # it is behind
+        return self.dropped(stage.gateway) - before
+
+    def dropped(self, end: End) -> Counter[str]:
+        return end.call(lambda: end.carrier.dropped)
+
+    def sealer(self, spec: ChildSaSpec) -> EspSealer:
+        """The UE's, by its keys."""
+        keys = spec.outbound_encryption_key, spec.outbound_integrity_key
+        return sealer_of(spec.suite, spec.outbound_spi, *keys, SeededEntropy("sealer"))
+
+    def test_dummy_packets_beside_wrong_icvs(self, stage: Stage) -> None:
+        """Both are "protocol errors" to the kernel; an SA counts its wrong ICVs, and has counted them when it goes."""
+        spec = stage.install(spec_of())
+        seal = self.sealer(spec).seal
+        forged = seal(100, bytes(40), IPIP)
+        forged = forged[:-1] + bytes([forged[-1] ^ 1])
+        before = stage.gateway.call(lambda: stage.gateway.plane.drops)
+        dummies = [seal(number, bytes(40), NO_NEXT_HEADER) for number in (101, 102)]
+        assert self.sent(stage, True, forged, *dummies) == {"malformed_or_dummy": 2}
+        assert self.sent(stage, True, forged) == {}
+        for _ in range(2):
+            drops = stage.gateway.call(lambda: stage.gateway.plane.drops)
+            assert drops[DropReason.BAD_ICV] == before.get(DropReason.BAD_ICV, 0) + 2
+            counted = self.dropped(stage.gateway)
+            stage.remove(spec)
+            assert self.dropped(stage.gateway) == counted
+            spec = stage.install(spec_of(number=2))
+
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    def test_number_zero_beside_a_replay(self, stage: Stage, suite: str) -> None:
+        stage.install(spec_of(suite))
+        stage.there_and_back()
+        packet = stage.esp()[0].octets[28:]
+        before = stage.gateway.call(lambda: stage.gateway.plane.drops)
+        assert self.sent(stage, True, packet[:4] + bytes(4) + packet[8:], packet) == {"replayed": 1}
+        drops = stage.gateway.call(lambda: stage.gateway.plane.drops)
+        assert drops[DropReason.REPLAYED] == before.get(DropReason.REPLAYED, 0) + 1
+
+    def test_what_has_no_inner_header(self, stage: Stage) -> None:
+        seal = self.sealer(stage.install(spec_of())).seal
+        assert self.sent(stage, True, seal(100, b"none", IPIP)) == {"malformed": 1}
+
+    @pytest.mark.parametrize("encapsulation", [True, False])
+    def test_the_other_encapsulation(self, stage: Stage, encapsulation: bool) -> None:
+        seal = self.sealer(stage.install(spec_of(encapsulation=encapsulation))).seal
+        packet = seal(100, datagram(UE_INNER[4], SERVER[4]), IPIP)
+        assert self.sent(stage, not encapsulation, packet) == {"encapsulation": 1}
+
+    def test_too_big_for_the_path(self, stage: Stage) -> None:
+        """A socket that takes no notice of the path's MTU; an XFRM interface counts it, as refused."""
+        spec = stage.install(spec_of())
+        server = stage.socket(stage.network, SERVER[4])
+        before, refused = self.dropped(stage.ue), stage.ue.call(lambda: stage.ue_device.counters.refused)
+        with stage.ue.namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probing:
+            probing.bind((UE_INNER[4], 0))
+            probing.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+            with pytest.raises(OSError, match="too long"):
+                probing.sendto(bytes(1450), (SERVER[4], PORT))
+        assert stage.silent(server)
+        by_device = stage.ue.call(lambda: stage.ue_device.counters.refused) - refused
+        assert (self.dropped(stage.ue) - before)["too_big"] + by_device == 1
+        assert stage.ue.call(lambda: stage.ue.plane.counters(spec.inbound_spi)).outbound_packets == 0
 
 
 class TestDevices:

@@ -108,7 +108,7 @@ class KernelCarrier:
         except BackendError:
             self.close()
             raise
-        self._statistics = Statistics()
+        self._statistics = Statistics(self._by_sas)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._kernel.fileno(), self._tell)
 
@@ -160,7 +160,7 @@ class KernelCarrier:
 
     @property
     def dropped(self) -> Counter[str]:
-        """By all of the network namespace's XFRM since the start, as far as the kernel tells (``statistics``)."""
+        """By all of the network namespace's XFRM since the start, less what planes count (``statistics``)."""
         found = Counter() if self._statistics is None else Counter(self._statistics.dropped())
         if self.not_by_the_kernel:
             found[NOT_BY_THE_KERNEL] = self.not_by_the_kernel
@@ -225,6 +225,9 @@ class KernelCarrier:
             _log.error("%s", error)
         if self._kernel.lingering:
             self._looking = self._loop.call_later(LOOK_INTERVAL, self._expire)
+
+    def _by_sas(self) -> Counter[DropReason]:
+        return sum((Counter(plane.drops) for plane in self._planes), Counter())
 
     def _inject(self, packet: bytes) -> bool:
         return self._injector is not None and self._injector.send(packet)
