@@ -233,7 +233,7 @@ class TestWhatTheKernelCannot:
         ("policy", "key"),
         [
             (TunnelPolicy(dscp=46), "data_plane.dscp: 46"),
-            (TunnelPolicy(outer_mtu=1400), "data_plane.outer_mtu: 1400"),
+            (TunnelPolicy(outer_mtu=1399), "data_plane.outer_mtu: 1399"),
             (TunnelPolicy(mss="auto"), "data_plane.clamp_mss: auto"),
             (TunnelPolicy(mss=1200), "data_plane.clamp_mss: 1200"),
         ],

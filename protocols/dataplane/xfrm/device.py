@@ -44,11 +44,12 @@ _UNKNOWN_KIND = errno.EOPNOTSUPP
 class KernelDevice:
     """An open device; ``comes_in_by_it``: whether decapsulated packets do, else they have come out of IPsec."""
 
-    def __init__(self, name: str, index: int, if_id: int, inject: Callable[[bytes], bool]) -> None:
+    def __init__(self, name: str, index: int, mtu: int, if_id: int, inject: Callable[[bytes], bool]) -> None:
         self.name = name
         self.if_id = if_id
         self.comes_in_by_it = bool(if_id)
         self._index = index
+        self._most = self._mtu = mtu
         self._inject = inject
         self._counters = TunCounters()
         self._watch: socket.socket | None = None
@@ -74,7 +75,7 @@ class KernelDevice:
         is left behind then.
         """
         check_name(name)
-        device = cls(name, _make(name, if_id), if_id, inject)
+        device = cls(name, _make(name, if_id), mtu, if_id, inject)
         with opening(f"device {name}", device.close):
             with contextlib.suppress(BackendError):  # no IPv6, or a /proc/sys that is not ours to write
                 write_sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", "1")
@@ -113,6 +114,22 @@ class KernelDevice:
         # an XFRM interface counts most of them twice, as errors and as dropped
         lost = sum(max(stats.get(f"{way}_errors", 0), stats.get(f"{way}_dropped", 0)) for way in ("tx", "rx"))
         return TunCounters(read=sent, written=received + self._written, refused=lost + self._refused)
+
+    def limit(self, mtu: int) -> None:
+        """Have this MTU, or the one that it was opened with if that is less; one that is gone is left alone."""
+        mtu = min(mtu, self._most)
+        if self._closed or mtu == self._mtu:
+            return
+        link = ifinfmsg()
+        link["index"] = self._index
+        link["attrs"] = [["IFLA_MTU", mtu]]
+        try:
+            _change(link, RTM_NEWLINK, f"device {self.name}: an MTU of {mtu}")
+        except NetlinkRefusal as error:
+            if error.number not in _NOT_THERE:
+                raise
+        else:
+            self._mtu = mtu
 
     def write(self, packet: bytes) -> bool:
         """Give an IP packet to the kernel; ``False`` when it does not take it (counted).
