@@ -13,7 +13,7 @@ import socket
 import struct
 from collections import deque
 
-from protocols.diameter.codec import Framer
+from protocols.diameter.framing import Framer
 from protocols.io.sockets import family_of
 from protocols.path import Address
 
