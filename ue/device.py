@@ -434,6 +434,7 @@ class Device:
         if attempt.succeeded and isinstance(event, Established):
             self._context.session = None  # the ticket goes with the former SA; the new one brings its own
             connection.authentication = attempt.authentication
+            connection.children |= {spec.inbound_spi: spec for spec in attempt.children}
             connection.gateway_addresses = attempt.gateway_addresses
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands

@@ -97,9 +97,9 @@ def test_a_backend_of_one_pdn_connection_alone() -> None:
 
 @pytest.mark.parametrize(("node", "command"), [("epdg", "serve"), ("ue", "run"), ("ue", "attach")])
 def test_a_backend_that_cannot_be_had_is_refused_at_the_start(node: str, command: str, tmp_path: Path) -> None:
-    """No kernel has ``outer_mtu`` against its own: one line, exit status 2, nothing left open."""
+    """No kernel has so small an ``outer_mtu``: one line, exit status 2, nothing left open."""
     file = tmp_path / f"{node}.yaml"
-    text = written(node, data_plane={"kind": "tun", "backend": "kernel", "outer_mtu": 1400})
+    text = written(node, data_plane={"kind": "tun", "backend": "kernel", "outer_mtu": 1300})
     file.write_text(text, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", node, command, "-c", str(file)], capture_output=True, text=True, timeout=60, check=False
