@@ -68,7 +68,7 @@ def test_the_session_ends_and_others_go_on(tmp_path: Path, caplog: pytest.LogCap
         )
         async with world:
             await world.ue.attach()
-            world.gateway.data_plane.install(TAKEN)
+            world.gateway.child_sas.data_plane.install(TAKEN)
             world.aaa.profile = {"apn_configuration": replace(PROFILE, service_selection="ims")}
             entropy.spi = TAKEN.inbound_spi
             world.gateway.recorder.subscribe(entropy.heard)
@@ -87,9 +87,9 @@ def test_the_session_ends_and_others_go_on(tmp_path: Path, caplog: pytest.LogCap
             assert isinstance(status["totals"], dict)
             assert (status["sessions"], status["totals"]["esp-not-carried"]) == (1, 1)
             assert await pings(world) == 2
-            assert TAKEN.inbound_spi in world.gateway.data_plane.installed
+            assert TAKEN.inbound_spi in world.gateway.child_sas.data_plane.installed
             await world.ue.attach_others()
-            assert {live.session.apn for live in world.gateway.live.values()} == {"internet", "ims"}
+            assert {live.session.apn for live in world.gateway.sessions.live.values()} == {"internet", "ims"}
 
     asyncio.run(body())
 
@@ -118,7 +118,7 @@ def test_a_connection_of_the_ue_ends_and_another_goes_on(tmp_path: Path, caplog:
             assert told_of(world.ue.recorder) == ["attached", "esp-not-carried", "refused"]
             told = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
             assert told == [f"ESP cannot be carried: {REFUSAL}"]
-            assert [live.session.apn for live in world.gateway.live.values()] == ["internet"]
+            assert [live.session.apn for live in world.gateway.sessions.live.values()] == ["internet"]
             assert world.at_ue["state"] == "established"
             assert await pings(world) == 2
 
