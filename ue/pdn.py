@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import count
 
+from protocols.dataplane.observation import counters_view
 from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import LocalError
@@ -44,7 +45,7 @@ from ue.execution import Execution
 from ue.ike_sas import IkeSas, Standing
 from ue.initiator import Initiator
 from ue.kept import Kept
-from ue.observation import counters_view, record_eap, session_view
+from ue.observation import record_eap, session_view
 from ue.profile import (
     authenticator,
     device,
