@@ -39,6 +39,7 @@ from protocols.dataplane.port import ChildSaCounters, LifetimeReached, SequenceN
 from protocols.errors import BackendError, LocalError, StackError
 from protocols.ikev2.endpoint import IkeEndpoint, installs_child_sa
 from protocols.ikev2.events import (
+    AddressUpdateStarted,
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
@@ -409,6 +410,10 @@ class EpdgNode:
                 self.data_plane.replace(event.replaces, event.spec, send_at_once=event.send_at_once)
             self._by_spi[event.spec.inbound_spi] = live
             record_esp_keys(self.recorder, event.spec, event.spec.path, session)
+        elif isinstance(event, AddressUpdateStarted):
+            for spi in live.sa.children:
+                if spi in self._by_spi:
+                    self.data_plane.expect(spi, event.new, event.nat.encapsulation)
         elif isinstance(event, ChildSaPathChanged) and event.inbound_spi in self._by_spi:
             self.data_plane.update_path(event.inbound_spi, event.path, event.encapsulation)
             child = live.sa.children.get(event.inbound_spi)
