@@ -51,6 +51,7 @@ from ue.commands import (
     ConnectSuccessor,
     DeleteSa,
     DropSuccessor,
+    ExpectChildSa,
     Finished,
     InstallChildSa,
     KeepBackOff,
@@ -424,7 +425,7 @@ class Pdn:
                 self._keep_temporary_identities(command)
             case AnswerIke():
                 self._answer(self._require_sa(), command.answer)
-            case InstallChildSa() | UpdateChildSa() | RetireChildSa() | RemoveChildSa():
+            case InstallChildSa() | ExpectChildSa() | UpdateChildSa() | RetireChildSa() | RemoveChildSa():
                 try:
                     self._child_sa(command)
                 except StackError as error:
@@ -444,13 +445,17 @@ class Pdn:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(command.failure)
 
-    def _child_sa(self, command: InstallChildSa | UpdateChildSa | RetireChildSa | RemoveChildSa) -> None:
+    def _child_sa(
+        self, command: InstallChildSa | ExpectChildSa | UpdateChildSa | RetireChildSa | RemoveChildSa
+    ) -> None:
         """``StackError``: what carries ESP refuses."""
         match command:
             case InstallChildSa():
                 self.tunnel.install(command)
                 self._swu.adopt_child(command.spec.inbound_spi, self)
                 record_esp_keys(self.recorder, command.spec, command.spec.path, self._session())
+            case ExpectChildSa():
+                self.tunnel.expect(command)
             case UpdateChildSa():
                 spec = self.tunnel.update(command)
                 if spec is not None:

@@ -138,7 +138,7 @@ class Pair:
 
 
 @contextmanager
-def pair(backend: Backend, directory: Path) -> Iterator[Pair]:
+def pair(backend: Backend, directory: Path, return_routability: str = "before-update") -> Iterator[Pair]:
     """A gateway and a UE on its first access, others beside it, ESP by a backend; skips without it."""
     require_backend(backend)
     with access_topology() as stage:
@@ -147,7 +147,9 @@ def pair(backend: Backend, directory: Path) -> Iterator[Pair]:
         for name in ("epdg", "ue"):
             (directory / name).mkdir()
         plane = {"kind": "tun", "backend": backend.value}
-        serving = gateway_configuration({}, (GATEWAY.ip, GATEWAY_6.ip), {"data_plane": plane})
+        serving = gateway_configuration(
+            {"return_routability": return_routability}, (GATEWAY.ip, GATEWAY_6.ip), {"data_plane": plane}
+        )
         attaching = {**ue_configuration(), "data_plane": {**plane, "routes": [str(CORE.network)]}}
         part(attaching, "gateway")["other_address"] = str(GATEWAY_6.ip)
         part(attaching, "accesses")["wifi-a-6"] = {"address": str(ACCESS_A_6.ip)}
@@ -163,13 +165,13 @@ def pair(backend: Backend, directory: Path) -> Iterator[Pair]:
             yield made
 
 
-def nothing_is_lost(backend: Backend, rate: float, directory: Path) -> None:
+def nothing_is_lost(backend: Backend, rate: float, directory: Path, return_routability: str = "before-update") -> None:
     """Let rekeys and moves happen under numbered packets: all come, each once.
 
     What full queues of the kernel have dropped is counted there to the packet: then the machine does not carry the
     pace, and half of it is tried. What else is lost has been lost by us.
     """
-    with pair(backend, directory) as made:
+    with pair(backend, directory, return_routability) as made:
         told = ""
         for _ in range(ATTEMPTS):
             outcome, overflowed, told = _under(made, rate)
