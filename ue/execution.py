@@ -22,6 +22,7 @@ from ue.commands import (
     ConnectSuccessor,
     DeleteSa,
     DropSuccessor,
+    ExpectChildSa,
     Finished,
     InstallChildSa,
     KeepBackOff,
@@ -151,7 +152,7 @@ class Execution:
                 self._usim.ask(command.rand, command.autn)
             case AnswerIke():
                 self._ike.answer(self._ike.required(), command.answer)
-            case InstallChildSa() | UpdateChildSa() | RetireChildSa() | RemoveChildSa():
+            case InstallChildSa() | ExpectChildSa() | UpdateChildSa() | RetireChildSa() | RemoveChildSa():
                 try:
                     self._child_sa(command)
                 except StackError as error:
@@ -191,13 +192,17 @@ class Execution:
         resolution = await self._resolver.resolve(command.name, command.kinds)
         self.carry_out(self._device.resolved(resolution, self._swu.now()))
 
-    def _child_sa(self, command: InstallChildSa | UpdateChildSa | RetireChildSa | RemoveChildSa) -> None:
+    def _child_sa(
+        self, command: InstallChildSa | ExpectChildSa | UpdateChildSa | RetireChildSa | RemoveChildSa
+    ) -> None:
         """``StackError``: what carries ESP refuses."""
         match command:
             case InstallChildSa():
                 self._tunnel.install(command)
                 self._swu.adopt_child(command.spec.inbound_spi, self._owner)
                 record_esp_keys(self._recorder, command.spec, command.spec.path, self._ike.session)
+            case ExpectChildSa():
+                self._tunnel.expect(command)
             case UpdateChildSa():
                 spec = self._tunnel.update(command)
                 if spec is not None:

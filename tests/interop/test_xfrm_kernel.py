@@ -331,6 +331,77 @@ class TestMoves:
             settled(stage.ue_plane)
             settled(stage.gateway_plane)
 
+    @pytest.mark.parametrize("encapsulation", [False, True])
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    def test_make_before_break_between_versions_of_ip(self, stage: Scene, suite: str, encapsulation: bool) -> None:
+        """The UE first, the gateway later, which expects it meanwhile; the old addresses are heard."""
+        spec = stage.install(replace(ue_spec(suite, replay_window=4096), encapsulation=encapsulation))
+        sent: Counter[str] = Counter()
+        for path in (PATHS[6], PATHS[4]) * 2:
+            stage.gateway_plane.expect(spec.outbound_spi, path.reversed(), encapsulation)
+            for sender in ("gateway", "ue"):
+                with stage.flood(sender) as flood:
+                    flood.wait()
+                    plane, spi, ours = {
+                        "gateway": (stage.ue_plane, spec.inbound_spi, path),
+                        "ue": (stage.gateway_plane, spec.outbound_spi, path.reversed()),
+                    }[sender]
+                    plane.update_path(spi, ours, encapsulation)
+                    flood.wait()
+                sent += flood.counted
+                sent[sender] += flood.counted["sent"]
+        assert sent["refused"] == 0
+        assert repeated(stage.seen()) == set()
+        ue, gateway = stage.ue_plane.counters(spec.inbound_spi), stage.gateway_plane.counters(spec.outbound_spi)
+        assert (ue.outbound_packets, gateway.inbound_packets) == (sent["ue"], sent["ue"])
+        assert (gateway.outbound_packets, ue.inbound_packets) == (sent["gateway"], sent["gateway"])
+        assert (ue.replayed, ue.bad_icv, gateway.replayed, gateway.bad_icv) == (0, 0, 0, 0)
+
+    @pytest.mark.parametrize("refreshed", [False, True])
+    def test_packets_on_an_expected_path_prove_nothing_until_it_is_the_path(
+        self, stage: Scene, refreshed: bool
+    ) -> None:
+        """They are taken, and count as strayed (RFC 4555 §3.12); after some time the path is expected no more."""
+        spec = stage.install(ue_spec("aes128gcm16", replay_window=4096))
+        gateway, at = stage.gateway_plane, mirrored(spec).inbound_spi
+        assert stage.send("ue", PACKETS) == PACKETS
+        gateway.expect(at, PATHS[4].reversed(), True)  # it is there
+        assert not gateway.lingering
+        gateway.expect(at, PATHS[6].reversed(), True)
+        stage.ue_plane.update_path(spec.inbound_spi, PATHS[6], True)
+        assert stage.send("ue", PACKETS) == PACKETS
+        replayed = stage.seen()[-1].octets
+        stage.inject(replayed)
+        counters = gateway.counters(at)
+        assert (counters.inbound_packets, counters.strayed_packets, counters.replayed) == (2 * PACKETS, PACKETS, 1)
+        if refreshed:
+            gateway.expire(0.0)
+            gateway.expect(at, PATHS[6].reversed(), True)
+            gateway.expire(LINGER_MAXIMUM_INTERVAL)
+            assert gateway.lingering
+            gateway.update_path(at, PATHS[6].reversed(), True)
+            stage.inject(replayed)
+            assert stage.send("ue", PACKETS) == stage.send("gateway", PACKETS) == PACKETS
+            counters = gateway.counters(at)
+            assert (counters.inbound_packets, counters.strayed_packets, counters.replayed) == (3 * PACKETS, 0, 2)
+            gateway.expect(at, PATHS[4].reversed(), True)  # the old one again
+            assert gateway.counters(at).evidence == counters.evidence
+            return
+        settled(gateway)
+        assert stage.send("ue", PACKETS) == 0
+        assert gateway.counters(at).evidence == PACKETS
+        assert gateway.counters(at).strayed_packets == PACKETS
+
+    def test_where_another_program_has_the_spi_nothing_is_expected(self, stage: Scene) -> None:
+        spec = stage.install(ue_spec("aes128gcm16"))
+        foreign = replace(spec, path=PATHS[6], local_selectors=(TrafficSelector.host("10.45.0.99"),))
+        other = stage.ue.call(lambda: XfrmDataPlane(reqids=range(0x1000, 0x1010)))
+        with closing(other):
+            other.install(foreign)
+            stage.ue_plane.expect(spec.inbound_spi, PATHS[6], True)
+            assert not stage.ue_plane.lingering
+            assert stage.send("gateway") == stage.send("ue") == 1
+
     @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
     def test_what_came_to_the_old_address_is_known_at_the_new_one_and_back(self, stage: Scene, suite: str) -> None:
         """Replay windows go along, those of SAs that linger included."""

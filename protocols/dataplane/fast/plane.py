@@ -165,6 +165,11 @@ class FastDataPlane:
         self._installed[inbound_spi] = self._installed[inbound_spi]._replace(path=path, encapsulation=encapsulation)
         self.ask_path_mtu(inbound_spi)
 
+    def expect(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """See ``DataPlane.expect``: packets are taken from everywhere, by their SPI."""
+        del path, encapsulation
+        self._require(inbound_spi)
+
     def retire(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.retire``."""
         self._require(inbound_spi)
