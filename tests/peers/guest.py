@@ -1,7 +1,7 @@
 """Tests under a kernel that has IPsec ESP, booted once for a file: those marked ``guest`` in user-mode-linux.
 
 ``guest("debian")`` are those for Debian's kernel in QEMU, which has XFRM interfaces and nftables where the other has
-not, and takes minutes: they are ``long``. ``guest("uml", "debian")`` run under both, once each (``-k @debian`` picks).
+not, and takes minutes: they are ``long``. ``guest("uml", "debian")`` run under both, once each (``-k debian`` picks).
 
 On the host such a test is a ``GuestTest``, whose outcome is that of the same test in the guest: none of its fixtures is
 set up here. ``guest(limit=SECONDS)`` gives a file another time than the usual one. In the guest, where
