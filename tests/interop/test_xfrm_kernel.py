@@ -65,7 +65,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.guest("uml", "debian")]
 
 PACKETS = 5
 LINGERED = 2 * LINGER_MAXIMUM_INTERVAL
-ALONE = 1  # processor: nobody else's packets are in the kernel while it does what it was asked
+ALONE = (os.cpu_count() or 1) == 1  # nobody else's packets are in the kernel while it does what it was asked
 IP_HEADERS = {4: 20, 6: 40}
 UDP_LENGTH = 8 + len(PAYLOAD)
 ROUTER_ALERT = b"\x94\x04\x00\x00"  # RFC 2113
@@ -90,6 +90,13 @@ def settled(plane: XfrmDataPlane) -> None:
     for now in (0.0, LINGERED):
         plane.expire(now)
     assert not plane.lingering
+
+
+def assert_taken_in(counted: int, came: int, sent: int, whole: bool) -> None:
+    """What was sent came and was counted; not ``whole``: save what another processor had in hand during moves."""
+    assert 0.9 * sent < counted <= came <= sent
+    if whole:
+        assert counted == sent
 
 
 @pytest.fixture
@@ -258,7 +265,7 @@ class TestMoves:
                 for path in moves:
                     stage.move(path, True)
                     flood.wait()
-            assert flood.counted["refused"] == 0 or (os.cpu_count() or 1) > ALONE
+            assert flood.counted["refused"] == 0 or not ALONE
         seen = stage.seen()
         assert repeated(seen) == set()
         assert {each.source for each in seen} == {"198.51.100.7", "203.0.113.9", "192.0.2.1"}
@@ -270,7 +277,7 @@ class TestMoves:
         gateway = stage.gateway_plane.counters(spec.outbound_spi)
         assert (gateway.replayed, gateway.bad_icv, ue.replayed, ue.bad_icv) == (0, 0, 0, 0)
         # Whatever left came in: the gateway stays where it is, and MIGRATE leaves no gap.
-        assert gateway.inbound_packets == ue.outbound_packets == stage.arrived("gateway") > 0
+        assert_taken_in(gateway.inbound_packets, stage.arrived("gateway"), ue.outbound_packets, ALONE)
         assert gateway.outbound_packets >= ue.inbound_packets == stage.arrived("ue") > 0
 
     @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
@@ -308,8 +315,9 @@ class TestMoves:
             stage.install(replace(ue_spec(suite, number=2), encapsulation=encapsulation))
         spec = stage.install(replace(ue_spec(suite, replay_window=4096), encapsulation=encapsulation))
         sent: Counter[str] = Counter()
+        came: Counter[str] = Counter()
         for path in (ELSEWHERE, PATHS[4], ELSEWHERE, PATHS[4]):
-            for sender in ("gateway", "ue"):
+            for sender, receiver in (("gateway", "ue"), ("ue", "gateway")):
                 with stage.flood(sender) as flood:
                     flood.wait()
                     plane, spi, ours = {
@@ -320,13 +328,14 @@ class TestMoves:
                     flood.wait()
                 sent += flood.counted
                 sent[sender] += flood.counted["sent"]
+                came[receiver] += stage.arrived(receiver)  # at once: the socket has no room for all of them
         assert sent["refused"] == 0
         assert repeated(stage.seen()) == set()
-        # Counted by the SAs: a socket without a reader has no room for all that a quick machine sends.
         for _ in range(2):  # with those that linger, and without
             ue, gateway = stage.ue_plane.counters(spec.inbound_spi), stage.gateway_plane.counters(spec.outbound_spi)
-            assert (ue.outbound_packets, gateway.inbound_packets) == (sent["ue"], sent["ue"])
-            assert (gateway.outbound_packets, ue.inbound_packets) == (sent["gateway"], sent["gateway"])
+            assert (ue.outbound_packets, gateway.outbound_packets) == (sent["ue"], sent["gateway"])
+            assert_taken_in(gateway.inbound_packets, came["gateway"], sent["ue"], ALONE or not encapsulation)
+            assert_taken_in(ue.inbound_packets, came["ue"], sent["gateway"], True)
             assert (ue.replayed, ue.bad_icv, gateway.replayed, gateway.bad_icv) == (0, 0, 0, 0)
             settled(stage.ue_plane)
             settled(stage.gateway_plane)
