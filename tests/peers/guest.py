@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("protocols", "epdg", "aaa", "ue", "lab", "tests")
 IN_KERNEL = ROOT / "tests" / "peers" / "inkernel.sh"
 RESULTS = "INKERNEL_RESULTS"
+SECONDS = "seconds_in_the_guest"  # a property in a report of JUnit's kind: there, the first test has all the time
 PLUGINS = ("no:cacheprovider", "pytest_timeout", "tests.peers.guest")
 MODULES = (
     *("xfrm_user", "esp4", "esp6", "veth", "dummy"),
@@ -91,6 +92,7 @@ class GuestTest(pytest.Item):
         outcome = outcomes[boot].get(self.original.nodeid)
         if outcome is None:
             pytest.fail(f"the guest has not run it:\n{outcomes[boot]['']['text']}", pytrace=False)
+        self.user_properties.append((SECONDS, outcome["seconds"]))
         if outcome["outcome"] == "skipped":
             pytest.skip(f"in the guest: {outcome['text']}")
         if outcome["outcome"] == "failed":

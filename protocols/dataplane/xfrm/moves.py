@@ -23,8 +23,9 @@ a gateway's, when its peer goes to another address of it, to one of another vers
 
 At the same address an SA towards us without UDP encapsulation takes packets from everywhere, and is left as it is, its
 source included. Else it is moved by XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that
-moment; nothing is lost but what another processor is taking in just then, which may go uncounted, too. Where MIGRATE
-cannot do it, out of UDP encapsulation or with an older SA beside, one takes the other's place in one system call.
+moment; nothing is lost but what another processor is taking in just then, which may go uncounted, too, and pass again
+when it is replayed: the kernel has copied counters and window already. Where MIGRATE cannot do it, out of UDP
+encapsulation or with an older SA beside, one takes the other's place in one system call.
 MIGRATE is not for the SA towards the peer: it copies the sequence number before it stops the old SA, and what is sent
 in between repeats sequence numbers, which with AES-GCM repeats nonces.
 """
