@@ -523,11 +523,11 @@ def test_borrowed_contexts_have_the_right_key() -> None:
         assert both.receive(octets, UE_PATH)
 
 
-@pytest.mark.parametrize(("others", "contexts"), [(0, None), (600, None), (600, 600)])
+@pytest.mark.parametrize(("others", "contexts"), [(0, None), (600, None), (600, 10_000)])
 def test_threads_and_control_at_once(others: int, contexts: int | None) -> None:
     """Two threads send batches by one SA and by many while SAs come, go and move: every packet is accounted for.
 
-    Beside 600 others hints are followed. Where contexts are gone by then they borrow their worker's, which all get
+    Beside 600 others hints are followed. By default contexts are gone by then: they borrow their worker's, which get
     their own keys nevertheless.
     """
     plane, gateway = fast(contexts), fast()

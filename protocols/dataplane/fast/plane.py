@@ -96,8 +96,7 @@ def _seals(suite: EspSuite) -> bool:
 def new_core(contexts: int | None = None) -> Core:
     """A core without SAs; ``BackendError`` when it was not built, or the system has no room for one.
 
-    ``contexts``: so many directions of SAs keep one of libcrypto's, 1.2 kB each with AEAD suites; by default those of
-    65,536 SAs do. Packets of the others cost more.
+    ``contexts``: so many directions of SAs with AEAD suites keep one of libcrypto's, 1.2 kB each; by default 512.
     """
     if _missing is not None:
         raise BackendError(f"the fast data plane was not built (make fast): {_missing}")

@@ -20,7 +20,7 @@
 
 enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
 enum { SHORT_LENGTH = 500 }; /* no path carries less of a packet */
-enum { HUGE_PAGE = 2 << 20, DENSE = 256 }; /* so many SAs in a huge page are worth one */
+enum { HUGE_PAGE = 2 << 20, DENSE = 64 }; /* so many SAs in a huge page are worth one */
 
 struct fast_core {
     pthread_rwlock_t lock; /* workers read, control calls write */

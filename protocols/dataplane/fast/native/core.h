@@ -125,8 +125,9 @@ typedef struct {
     fast_path path; /* of FAST_PEER_ENDPOINT_OBSERVED */
 } fast_event;
 
-/* So many directions of SAs with AEAD suites keep a context of libcrypto's, 1.2 kB each; later ones share their worker's. */
-#define FAST_CONTEXTS (128 * 1024)
+/* So many directions of SAs with AEAD suites keep a context of libcrypto's, 1.2 kB each, which stay in the cache; later
+ * ones share their worker's. */
+#define FAST_CONTEXTS 512
 
 /* NULL: errno says why. Free the workers before their core. */
 fast_core *fast_core_new(unsigned contexts);
