@@ -14,7 +14,14 @@ from protocols.dataplane.carrier import Carrier
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, PeerEndpointObserved
 from protocols.entropy import Entropy
 from protocols.errors import BackendError, LocalError
-from protocols.ikev2.events import ChildSaInstalled, ChildSaPathChanged, ChildSaRemoved, ChildSaRetired, Event
+from protocols.ikev2.events import (
+    AddressUpdateStarted,
+    ChildSaInstalled,
+    ChildSaPathChanged,
+    ChildSaRemoved,
+    ChildSaRetired,
+    Event,
+)
 from protocols.path import Path
 from protocols.threegpp.observation import record_esp_keys
 from protocols.trace.recorder import Recorder
@@ -69,6 +76,10 @@ class ChildSas:
                 self.data_plane.replace(event.replaces, event.spec, send_at_once=event.send_at_once)
             self._by_spi[event.spec.inbound_spi] = live
             record_esp_keys(self._recorder, event.spec, event.spec.path, session)
+        elif isinstance(event, AddressUpdateStarted):
+            for spi in live.sa.children:
+                if spi in self._by_spi:
+                    self.data_plane.expect(spi, event.new, event.nat.encapsulation)
         elif isinstance(event, ChildSaPathChanged) and event.inbound_spi in self._by_spi:
             self.data_plane.update_path(event.inbound_spi, event.path, event.encapsulation)
             child = live.sa.children.get(event.inbound_spi)

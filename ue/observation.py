@@ -6,7 +6,6 @@ from collections.abc import Callable
 from math import isfinite
 
 from protocols.dataplane.observation import children_view, ike_view, path_view
-from protocols.dataplane.observation import counters_view as counters_view  # ue.pdn takes it from here
 from protocols.dataplane.port import ChildSaCounters
 from protocols.eap.observation import eap_body
 from protocols.ikev2.sa import IkeSa

@@ -23,7 +23,7 @@ def text(params: Params, name: str, expected: str | None = None) -> str | None:
 
 def required_text(params: Params, name: str, expected: str) -> str:
     """Text that must be there."""
-    value = text(params, name)
+    value = text(params, name, expected)
     if value is None:
         raise unfit(expected)
     return value

@@ -318,6 +318,13 @@ class KernelPlane:
         self._measure(self._specs[inbound_spi], path, encapsulation)
         self._carrier.look()
 
+    def expect(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """See ``XfrmDataPlane.expect``."""
+        self._require(inbound_spi)
+        self._carrier.kernel.expect(inbound_spi, path, encapsulation)
+        self._carrier.moved()
+        self._carrier.look()
+
     def retire(self, inbound_spi: bytes) -> None:
         """See ``XfrmDataPlane.retire``."""
         self._require(inbound_spi)

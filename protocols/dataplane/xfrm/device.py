@@ -134,7 +134,7 @@ class KernelDevice:
     def write(self, packet: bytes) -> bool:
         """Give an IP packet to the kernel; ``False`` when it does not take it (counted).
 
-        With IPv6 the kernel wants even those for addresses of its own to come by their SA, and drops them.
+        Without XFRM interfaces it wants even IPv6 for addresses of its own to come by their SA, and drops it.
         """
         if self._closed:
             raise LocalError(f"device {self.name} is closed")
