@@ -15,6 +15,7 @@ from aaa.hss.port import HssRefusal, SubscriberProfile
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.profile import ApnConfiguration
+from protocols.eap.aka.outcome import AkaFailure
 from protocols.threegpp.identity import Apn
 
 
@@ -40,13 +41,14 @@ class RefusalCause(str, Enum):
 class Refusal:
     """A refusal: its cause, the result that tells the gateway, one plain sentence for people.
 
-    ``redirect_host`` is where the gateway shall turn to instead.
+    ``redirect_host`` is where the gateway shall turn to instead, ``failure`` what EAP-AKA failed of.
     """
 
     cause: RefusalCause
     result: Result
     text: str
     redirect_host: str | None = None
+    failure: AkaFailure | None = None
 
 
 _PASSED_ON = {

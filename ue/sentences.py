@@ -63,6 +63,18 @@ def unfinished(connection: Connection, gateway: Endpoint | None, event: Closed) 
     return f"no response from the gateway {gateway}, asked {times} on {connection.access}"
 
 
+def silence_facts(connection: Connection, gateway: Endpoint | None, event: Closed) -> dict[str, JsonValue]:
+    """The same for programs; ``requests`` are those that had not been sent before."""
+    requests, retransmissions = connection.counts
+    return {
+        "gateway": None if gateway is None else str(gateway),
+        "access": connection.access,
+        "requests": requests,
+        "retransmissions": retransmissions,
+        "why": event.why,
+    }
+
+
 def rekey_refused(event: CreateChildSaRefused) -> Tell:
     """One end did not want a rekey or another child SA."""
     cause = notify_name(int(event.notify.type))

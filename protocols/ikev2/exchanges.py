@@ -288,7 +288,7 @@ class Exchanges:
         payload = NotifyPayload(type=notify, data=error.notify_data)
         fatal = self._sa.state not in (SaState.ESTABLISHED, SaState.DELETING) or notify == NotifyType.INVALID_SYNTAX
         if fatal:
-            auth.report_refusal(self._sa, str(error), payload)
+            auth.report_refusal(self._sa, str(error), payload, error.reason, error.facts)
         return Response(payloads=(payload,), close=str(error) if fatal else None)
 
     def _respond(self, response: Response, request: Received, now: float) -> None:

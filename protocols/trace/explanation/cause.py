@@ -23,6 +23,7 @@ class Cause:
 
     ``name`` is a slug that scripts may rely on, ``title`` a few words for a table, ``clause`` the standard's text that
     says so (or this project's page), ``advice`` one sentence of what to try. ``find`` yields each time that it is seen.
+    ``remark``: out of the ordinary, and the session went on all the same.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Cause:
     clause: str
     advice: str
     find: Callable[[Story], Iterator[Found]]
+    remark: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Finding:
         return {
             "cause": self.cause.name,
             "title": self.cause.title,
+            "remark": self.cause.remark,
             "sentence": self.sentence,
             "clause": self.cause.clause,
             "advice": self.cause.advice,
