@@ -190,7 +190,7 @@ class Authentication:
                 cause=RefusalCause.AUTHENTICATION_FAILED,
                 result=Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
                 text=f"Authentication failed: {text}.",
-                failure=aka.AkaFailure.SYNCHRONISATION,
+                facts={"failure": aka.AkaFailure.SYNCHRONISATION.value},
             ),
             aka.AkaFailure.SYNCHRONISATION,
         )
@@ -445,7 +445,7 @@ class Authentication:
             text = f"Authentication failed: {event.why}."
             rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
             cause = RefusalCause.AUTHENTICATION_FAILED
-            failed = Refusal(cause=cause, result=rejected, text=text, failure=event.cause)
+            failed = Refusal(cause=cause, result=rejected, text=text, facts={"failure": event.cause.value})
         self._refuse(failed if denial is None else denial, event.packet)
 
     def _grant(self, success: aka.Succeeded, now: float) -> None:

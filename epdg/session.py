@@ -342,8 +342,7 @@ class Session:
             return self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text, eap_packet=dea.eap_payload)
         validity = None if dea.overload is None else float(dea.overload.validity)
         verdict = self._policy.refusals.of_result(dea.result, dea.error_message, validity)
-        facts: dict[str, JsonValue] = {"vendor": dea.result.vendor, "code": dea.result.code, "said": dea.error_message}
-        return self._refusal(verdict, eap_packet=dea.eap_payload, reason="aaa-result", facts=facts)
+        return self._refusal(verdict, eap_packet=dea.eap_payload)
 
     def aaa_failed(self, why: str, cause: GatewayCause = GatewayCause.AAA_UNREACHABLE) -> list[Command]:
         """No answer came, or one that cannot be used (``cause``)."""
@@ -594,8 +593,8 @@ class Session:
         *,
         eap_packet: bytes | None = None,
         beside: tuple[NotifyPayload, ...] = (),
-        reason: str,
-        facts: Mapping[str, JsonValue],
+        reason: str = "",
+        facts: Mapping[str, JsonValue] | None = None,
     ) -> list[Command]:
         self._back_off = verdict.back_off
         refusal = Refusal(
@@ -604,7 +603,7 @@ class Session:
             eap_packet=eap_packet,
             beside=(*verdict.beside, *beside),
             reason=reason,
-            facts=facts,
+            facts=facts or {},
         )
         return self._answer(refusal)
 
