@@ -128,7 +128,18 @@ def restored(event: ConfigurationExchanged, who: str) -> Tell:
 def rekey_refused(event: CreateChildSaRefused, who: str) -> Tell:
     """A CREATE_CHILD_SA came to nothing."""
     cause, end = event.notify.type.name, "the UE" if event.by_peer else "the gateway"
-    return Tell(name="rekey-refused", text=f"For {event.what} of {who} {end} said {cause}.", data={"cause": cause})
+    return Tell(
+        name="rekey-refused",
+        text=f"For {event.what} of {who} {end} said {cause}.",
+        data={
+            "cause": cause,
+            "what": event.what,
+            "by_peer": event.by_peer,
+            "again": event.again_at is not None,
+            "reason": event.reason,
+            "facts": dict(event.facts),
+        },
+    )
 
 
 def refused(event: Refused, who: str, cause: str, back_off: float | None) -> Tell:

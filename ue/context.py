@@ -112,7 +112,8 @@ class PdnContext:
     ) -> list[Command]:
         """Nothing if the attach is over already. ``reason`` and ``facts`` say it to programs."""
         ticket, connection.attach_ticket = connection.attach_ticket, None
-        if ticket is None and connection.trail is None and not connection.reactivations:
+        goes_on = connection.established is None and (connection.trail is not None or connection.reactivations > 0)
+        if ticket is None and not goes_on:
             return []
         followed = connection.last_error is not None  # told already
         if ticket is None and followed:

@@ -406,7 +406,8 @@ class Device:
             return self._redirects.received(connection, event)
         if isinstance(event, RedirectIgnored):
             text = f"A redirect to {event.gateway or 'an unknown kind of gateway'} was not obeyed: {event.why}."
-            return [Tell(name="redirect-ignored", text=text, data={"why": event.why})]
+            gateway = None if event.gateway is None else str(event.gateway)
+            return [Tell(name="redirect-ignored", text=text, data={"gateway": gateway, "why": event.why})]
         if isinstance(event, TicketReceived):
             self._context.session = event.session
             return []

@@ -79,7 +79,15 @@ def rekey_refused(event: CreateChildSaRefused) -> Tell:
     """One end did not want a rekey or another child SA."""
     cause = notify_name(int(event.notify.type))
     who = "the gateway" if event.by_peer else "the UE"
-    return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
+    data: dict[str, JsonValue] = {
+        "cause": cause,
+        "what": event.what,
+        "by_peer": event.by_peer,
+        "again": event.again_at is not None,
+        "reason": event.reason,
+        "facts": dict(event.facts),
+    }
+    return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data=data)
 
 
 def nat_changed(connection: Connection) -> Tell:

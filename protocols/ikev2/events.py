@@ -199,12 +199,17 @@ class ReauthenticationDue:
 
 @dataclass(frozen=True, kw_only=True)
 class CreateChildSaRefused:
-    """A CREATE_CHILD_SA came to nothing and ended nothing; ``again_at``: when it is tried again."""
+    """A CREATE_CHILD_SA came to nothing and ended nothing; ``again_at``: when it is tried again.
+
+    ``reason`` and ``facts`` say to programs what this end found wrong.
+    """
 
     what: str
     notify: NotifyPayload
     again_at: float | None = None
     by_peer: bool = True
+    reason: str = ""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
