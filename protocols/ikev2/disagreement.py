@@ -25,12 +25,13 @@ def no_proposal(
     Its facts: ``protocol``; ``offered`` and ``allowed``, names by transform type; ``apart``, the types of which the
     two have nothing in common, none where only the combinations differ.
     """
-    theirs = _names(each for one in offered if one.protocol == protocol for each in one.transforms)
-    ours = _names(each for suite in allowed for each in suite.values())
+    proposals = [one.transforms for one in offered if one.protocol == protocol]
+    suites = [tuple(suite.values()) for suite in allowed]
+    theirs, ours = _names(proposals), _names(suites)
     kinds = [kind for kind in _CHOICES if with_group or kind is not TransformType.KE]
-    apart = [
-        kind.name for kind in kinds if (kind in theirs and kind in ours) and not theirs[kind].keys() & ours[kind].keys()
-    ]
+    apart = [kind.name for kind in kinds if _disjoint(kind, theirs, ours)]
+    if with_group and _insisted_on(proposals, ours) | _insisted_on(suites, theirs):
+        apart.append(TransformType.KE.name)
     facts: dict[str, Fact] = {
         "protocol": protocol.name,
         "offered": _listed(theirs, kinds),
@@ -43,9 +44,22 @@ def no_proposal(
     )
 
 
-def _names(transforms: Iterable[Transform]) -> dict[TransformType, dict[str, None]]:
-    found: dict[TransformType, dict[str, None]] = {}
-    for transform in transforms:
+_Names = dict[TransformType, dict[str, None]]
+
+
+def _disjoint(kind: TransformType, theirs: _Names, ours: _Names) -> bool:
+    return kind in theirs and kind in ours and not theirs[kind].keys() & ours[kind].keys()
+
+
+def _insisted_on(one: list[tuple[Transform, ...]], other: _Names) -> bool:
+    """Whether all of one end demand a key exchange, and the other end has none."""
+    demanding = [any(each.type is TransformType.KE and each.id != _NONE for each in choice) for choice in one]
+    return bool(one) and all(demanding) and TransformType.KE not in other
+
+
+def _names(choices: Iterable[tuple[Transform, ...]]) -> _Names:
+    found: _Names = {}
+    for transform in (each for choice in choices for each in choice):
         if transform.type is TransformType.ESN or transform.id != _NONE:
             found.setdefault(transform.type, {})[_name(transform)] = None
     return found

@@ -78,7 +78,10 @@ CASES = [
             "epdg": {"ike": {"esp_suites": ["aes128gcm16-ecp384"]}},
         },
         deed=rekey_child,
-        says=("The gateway refused the rekey of child SA ", "NO_PROPOSAL_CHOSEN"),
+        says=(
+            "The gateway refused the rekey of child SA ",
+            "NO_PROPOSAL_CHOSEN, for the key exchange the UE offers none and the gateway allows group 20 (ECP_384).",
+        ),
     ),
     Case(
         cause="ike-rekey-refused",
@@ -125,8 +128,10 @@ def inbound_spi(node: str) -> bytes:
 
     async def deed(world: VirtualWorld) -> None:
         await attach(world)
-        (sa,) = (world.epdg_node if node == "epdg" else world.ue_node).endpoint.sas.values()
-        found.extend(sa.children)
+        connection = world.ue_node.pdn().device.connection
+        assert connection is not None
+        (sa,) = world.epdg_node.endpoint.sas.values()
+        found.extend(sa.children if node == "epdg" else connection.children)
 
     played(Case(cause="none", says=(), deed=deed))
     (spi,) = found

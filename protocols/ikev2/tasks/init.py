@@ -187,7 +187,7 @@ def _groups(proposals: tuple[Proposal, ...]) -> list[int]:
 
 
 def _group_text(group: int) -> str:
-    return f"group {group} ({KeGroup.of(group).name})"
+    return "no group" if group < 0 else f"group {group} ({KeGroup.of(group).name})"
 
 
 def try_elsewhere(sa: IkeSa, attempt: int) -> None:

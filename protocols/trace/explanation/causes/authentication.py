@@ -199,13 +199,6 @@ AUTHENTICATION: tuple[Cause, ...] = (
         find=_wrong_mac,
     ),
     Cause(
-        name="eap-client-error",
-        title="The UE could not process an EAP request",
-        clause="RFC 4187 §6.3.1, §9.9",
-        advice="Trace the UE too: only it knows why; AT_MAC that does not verify is the usual reason.",
-        find=_client_error,
-    ),
-    Cause(
         name="eap-method-refused",
         title="No common EAP method",
         clause="RFC 3748 §5.3.1, TS 33.402 §8.2.2",
@@ -219,5 +212,12 @@ AUTHENTICATION: tuple[Cause, ...] = (
         clause="RFC 4187 §4.1.5, §4.1.6",
         advice="Set eap.privacy of the UE to liberal, or have the AAA server keep the keys of the pseudonyms it gave.",
         find=_withheld,
+    ),
+    Cause(
+        name="eap-client-error",
+        title="The UE could not process an EAP request",
+        clause="RFC 4187 §6.3.1, §9.9",
+        advice="Trace the UE too: only it knows why; AT_MAC that does not verify is the usual reason.",
+        find=_client_error,
     ),
 )

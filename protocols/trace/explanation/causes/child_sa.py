@@ -35,8 +35,8 @@ def _no_proposal(story: Story) -> Iterator[Found]:
     for found in _refused(story, "no-esp-proposal", "NO_PROPOSAL_CHOSEN"):
         why = differences(found[0])
         if story.kind_of(found[0]) == "ue":
-            request = story.last_before(found[0], "IKE_AUTH request 1", direction="out", of="ue")
-            why = f"the gateway takes nothing of {'what was offered' if request is None else offer(request, 'SAi2')}"
+            asked = [each for each in story.messages("IKE_AUTH", direction="out", of="ue") if payloads(each, "SAi2")]
+            why = f"the gateway takes nothing of {offer(asked[-1], 'SAi2') if asked else 'what was offered'}"
         yield Found(sentence=f"Child SA: no common ESP proposal: {why}.", evidence=found)
 
 

@@ -22,7 +22,7 @@ def differences(record: TraceRecord) -> str:
     if not apart:
         return "each algorithm that is offered is allowed, but not together as they are offered"
     return "; ".join(
-        f"for {KINDS.get(str(kind), str(kind))} the UE offers only {_listed(offered.get(str(kind)))}"
+        f"for {KINDS.get(str(kind), str(kind))} the UE offers {_listed(offered.get(str(kind)), only=True)}"
         f" and the gateway allows {_listed(allowed.get(str(kind)))}"
         for kind in apart
     )
@@ -41,5 +41,7 @@ def offer(message: TraceRecord, payload: str) -> str:
     return ", ".join(found)
 
 
-def _listed(names: JsonValue) -> str:
-    return ", ".join(map(str, names)) if isinstance(names, list) and names else "none"
+def _listed(names: JsonValue, *, only: bool = False) -> str:
+    if not isinstance(names, list) or not names:
+        return "none"
+    return ("only " if only else "") + ", ".join(map(str, names))
