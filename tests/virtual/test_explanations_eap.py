@@ -110,7 +110,7 @@ CASES = [
         says=("IDi 'somebody@wlan.example.org' is no NAI of an IMSI", "and got 0001010000000001@nai.epc"),
     ),
 ]
-PROVOKED = {*(case.cause for case in CASES), "eap-client-error"}
+PROVOKED = {"refused-otherwise", *(case.cause for case in CASES), "eap-client-error"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -132,6 +132,11 @@ def test_a_client_error_is_told_even_where_the_ue_is_not_traced() -> None:
 def test_a_cleared_separation_bit_is_seen_in_autn_where_the_ue_is_not_traced() -> None:
     (finding,) = explain(records(check(named("amf-separation-bit")), "epdg", "aaa"))
     assert finding.cause.name == "amf-separation-bit"
+
+
+def test_a_refusal_that_no_cause_explains_has_the_words_of_who_refused() -> None:
+    says = ("The attach to internet on wifi-a failed: authentication rejected by the network",)
+    check(Case(cause="refused-otherwise", changes={"aaa": {"faults": fault(eap_failure=True)}}, says=says))
 
 
 def test_a_wrong_k_is_told_by_the_ue_alone() -> None:

@@ -223,6 +223,21 @@ def test_an_attempt_without_a_common_group_by_the_ues_trace_alone() -> None:
     assert finding.sentence.endswith("PRF_HMAC_SHA2_256, MODP_1024.")
 
 
+def another_msk(octets: bytes) -> bytes:
+    """A DEA whose EAP-Master-Session-Key (RFC 4072 §4.1.3: AVP 464) has another first octet."""
+    at = octets.find((464).to_bytes(4, "big"))
+    return octets if at < 0 else octets[: at + 8] + bytes([octets[at + 8] ^ 1]) + octets[at + 9 :]
+
+
+def test_another_msk_at_the_gateway() -> None:
+    async def deed(world: VirtualWorld) -> None:
+        world.streams.edits.append(another_msk)
+        await attach(world)
+
+    says = ("AUTH of the UE does not verify with the MSK: the two ends have different values of the MSK.",)
+    check(Case(cause="auth-from-msk-wrong", says=says, deed=deed))
+
+
 def test_an_altered_request_by_the_gateways_trace_alone() -> None:
     (case,) = [case for case in CASES if case.cause == "auth-from-msk-wrong"]
     (finding,) = explain(records(check(case), "epdg", "aaa"))

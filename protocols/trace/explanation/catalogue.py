@@ -11,6 +11,7 @@ from protocols.trace.explanation.causes.configuration import CONFIGURATION
 from protocols.trace.explanation.causes.gateway_proof import GATEWAY_PROOF
 from protocols.trace.explanation.causes.identity import IDENTITY
 from protocols.trace.explanation.causes.ike_sa_init import IKE_SA_INIT
+from protocols.trace.explanation.causes.otherwise import OTHERWISE
 from protocols.trace.explanation.causes.redirection import REDIRECTION
 from protocols.trace.explanation.causes.silence import SILENCE
 from protocols.trace.explanation.story import Story
@@ -25,6 +26,7 @@ CATALOGUE: tuple[Cause, ...] = (
     *CONFIGURATION,
     *SILENCE,
     *IDENTITY,
+    *OTHERWISE,
 )
 
 
