@@ -177,6 +177,7 @@ CASES = [
         says=("AUTH of the UE does not verify with the MSK: IKE_SA_INIT, which it covers, was altered on the way.",),
     ),
 ]
+SILENT = "No response from the gateway 203.0.113.1:500: the IKE_SA_INIT request was sent 6 times on wifi-a"
 PROVOKED = {
     *(case.cause for case in CASES),
     "redirected-in-ike-auth",
@@ -221,6 +222,28 @@ def test_an_attempt_without_a_common_group_by_the_ues_trace_alone() -> None:
     assert finding.cause.name == "no-ike-proposal"
     assert "takes nothing of ENCR_AES_CBC-128, AUTH_HMAC_SHA2_256_128" in finding.sentence
     assert finding.sentence.endswith("PRF_HMAC_SHA2_256, MODP_1024.")
+
+
+@pytest.mark.parametrize(
+    ("response", "where"),
+    [(False, "and never arrived there."), (True, "it arrived there, and no response came back.")],
+)
+def test_silence_says_which_way_was_closed(response: bool, where: str) -> None:
+    """An attach that works later on changes nothing about it."""
+    closed = True
+
+    async def deed(world: VirtualWorld) -> None:
+        nonlocal closed
+        closed = True
+        world.network.losses.append(
+            lambda octets, access: closed and is_message(octets, IKE_SA_INIT, response=response)
+        )
+        await attach(world)
+        closed = False
+        await attach(world)
+
+    beside = ("ue-stopped-answering",) if response else ()
+    check(Case(cause="gateway-silent", deed=deed, says=(SILENT, where), beside=beside))
 
 
 def another_msk(octets: bytes) -> bytes:

@@ -66,13 +66,13 @@ class Story:
     def last_before(
         self, record: TraceRecord, name: str, *, direction: str | None = None, of: str | None = None
     ) -> TraceRecord | None:
-        """The last message whose name begins so, before a record in the common order."""
+        """The last message whose name begins so, before a record in the common order; of its node, in its session."""
         found = None
         wanted = {id(message) for message in self.messages(name, direction=direction, of=of)}
         for each in self.records:
             if each is record:
                 return found
-            if id(each) in wanted:
+            if id(each) in wanted and (each.node != record.node or each.session == record.session):
                 found = each
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from protocols.trace.explanation.cause import Cause, Found
 from protocols.trace.explanation.story import Story, fact, payloads, reason_of, said, words
-from protocols.trace.order import text_of
+from protocols.trace.order import detail_of, text_of
 from protocols.trace.records import TraceRecord
 
 SETUP_EXPIRED = "the set-up was not completed in time"
@@ -34,7 +34,8 @@ def _never(story: Story) -> Iterator[Found]:
             f" {words(record, 'access')}"
         )
         if story.saw("epdg"):
-            arrived = list(story.messages("IKE_SA_INIT request", direction="in", of="epdg"))
+            requests = story.messages("IKE_SA_INIT request", direction="in", of="epdg")
+            arrived = any(detail_of(each).get("spi_i") == record.session for each in requests)
             sentence += ", it arrived there, and no response came back" if arrived else ", and never arrived there"
         yield Found(sentence=f"{sentence}.", evidence=(record,))
 
