@@ -7,7 +7,8 @@ the APN) waits until the user is authenticated: a stranger learns nothing about 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from aaa.equipment import EquipmentFinding
@@ -16,6 +17,7 @@ from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.profile import ApnConfiguration
 from protocols.threegpp.identity import Apn
+from protocols.trace.records import JsonValue
 
 
 class RefusalCause(str, Enum):
@@ -40,13 +42,14 @@ class RefusalCause(str, Enum):
 class Refusal:
     """A refusal: its cause, the result that tells the gateway, one plain sentence for people.
 
-    ``redirect_host`` is where the gateway shall turn to instead.
+    ``redirect_host`` is where the gateway shall turn to instead, ``facts`` what a record says of it to programs.
     """
 
     cause: RefusalCause
     result: Result
     text: str
     redirect_host: str | None = None
+    facts: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 _PASSED_ON = {

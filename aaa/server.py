@@ -244,6 +244,7 @@ class SwmServer:
                     "cause": event.refusal.cause.value,
                     "result": event.refusal.result.code,
                     "vendor": event.refusal.result.vendor,
+                    **event.refusal.facts,
                 }
                 self._recorder.event("refused", event.refusal.text, data, event.session_id)
             case DeregisteredByHss():

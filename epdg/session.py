@@ -18,7 +18,7 @@ A UE that authenticates by a pre-shared key or a certificate gets its address wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 from ipaddress import ip_address
@@ -97,6 +97,7 @@ from protocols.ikev2.registry import ConfigType
 from protocols.path import Address, Path
 from protocols.threegpp.causes import notify_name
 from protocols.threegpp.swu import reactivation_notify
+from protocols.trace.records import JsonValue
 
 _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
@@ -360,12 +361,14 @@ class Session:
         request, allowed = self._request, possible(network, self._pdn_type)
         if not set(request.versions) & set(allowed):
             text = f"the UE asks for {WORDS[request.versions]} and may have {WORDS[allowed]} in APN {self.apn}"
-            return self._refuse(GatewayCause.PDN_TYPE_NOT_ALLOWED, text, beside=only_possible(allowed))
+            facts: dict[str, JsonValue] = {"asked": WORDS[request.versions], "allowed": WORDS[allowed]}
+            return self._refuse(GatewayCause.PDN_TYPE_NOT_ALLOWED, text, beside=only_possible(allowed), facts=facts)
         if not addresses:
             text = f"no inner address is free in APN {self.apn}"
             if request.wanted:
                 text = f"the inner address that the UE asks for cannot be had in APN {self.apn}"
-            return self._refuse(GatewayCause.NO_ADDRESS_FREE, text)
+            wanted: list[JsonValue] = [str(address) for address in request.wanted]
+            return self._refuse(GatewayCause.NO_ADDRESS_FREE, text, facts={"wanted": wanted})
         self.inner_addresses, self._network = addresses, network
         self._holds_addresses = True
         local, remote = selectors(addresses)
@@ -573,17 +576,38 @@ class Session:
         return [AnswerIke(answer=answer)]
 
     def _refuse(
-        self, cause: GatewayCause, text: str, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
+        self,
+        cause: GatewayCause,
+        text: str,
+        *,
+        eap_packet: bytes | None = None,
+        beside: tuple[NotifyPayload, ...] = (),
+        facts: Mapping[str, JsonValue] | None = None,
     ) -> list[Command]:
         """Refuse for a reason of our own, as the policy file has it."""
-        return self._refusal(self._policy.refusals.of_cause(cause, text), eap_packet=eap_packet, beside=beside)
+        verdict = self._policy.refusals.of_cause(cause, text)
+        known: dict[str, JsonValue] = {"apn": self.apn, "what": text, **(facts or {})}
+        return self._refusal(verdict, eap_packet=eap_packet, beside=beside, reason=cause.value, facts=known)
 
     def _refusal(
-        self, verdict: Verdict, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
+        self,
+        verdict: Verdict,
+        *,
+        eap_packet: bytes | None = None,
+        beside: tuple[NotifyPayload, ...] = (),
+        reason: str = "",
+        facts: Mapping[str, JsonValue] | None = None,
     ) -> list[Command]:
         self._back_off = verdict.back_off
-        notifies = (*verdict.beside, *beside)
-        return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))
+        refusal = Refusal(
+            notify=verdict.payload,
+            text=verdict.text,
+            eap_packet=eap_packet,
+            beside=(*verdict.beside, *beside),
+            reason=reason,
+            facts=facts or {},
+        )
+        return self._answer(refusal)
 
 
 def _decides_nothing(result: Result) -> bool:

@@ -6,10 +6,28 @@ from collections.abc import Iterable, Mapping
 
 from protocols.trace.explanation.cause import Cause, Finding, findings
 from protocols.trace.explanation.causes.authentication import AUTHENTICATION
+from protocols.trace.explanation.causes.child_sa import CHILD_SA
+from protocols.trace.explanation.causes.configuration import CONFIGURATION
+from protocols.trace.explanation.causes.gateway_proof import GATEWAY_PROOF
+from protocols.trace.explanation.causes.identity import IDENTITY
+from protocols.trace.explanation.causes.ike_sa_init import IKE_SA_INIT
+from protocols.trace.explanation.causes.otherwise import OTHERWISE
+from protocols.trace.explanation.causes.redirection import REDIRECTION
+from protocols.trace.explanation.causes.silence import SILENCE
 from protocols.trace.explanation.story import Story
 from protocols.trace.records import TraceRecord
 
-CATALOGUE: tuple[Cause, ...] = (*AUTHENTICATION,)
+CATALOGUE: tuple[Cause, ...] = (
+    *REDIRECTION,
+    *IKE_SA_INIT,
+    *GATEWAY_PROOF,
+    *AUTHENTICATION,
+    *CHILD_SA,
+    *CONFIGURATION,
+    *SILENCE,
+    *IDENTITY,
+    *OTHERWISE,
+)
 
 
 def explain(records: Iterable[TraceRecord], kinds: Mapping[str, str] | None = None) -> tuple[Finding, ...]:
