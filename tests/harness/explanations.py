@@ -99,7 +99,7 @@ def selections(world: VirtualWorld) -> list[list[TraceRecord]]:
             trace.append(record)
         sources.append(Source(node, node, trace))
     names = dict.fromkeys(record.session for record in records(world, "epdg", "ue") if record.session)
-    known = {name: Identifiers.of(name, world.epdg_node.ended.get(name)) for name in names}
+    known = {name: Identifiers.of(name, world.epdg_node.sessions.ended.get(name)) for name in names}
     return [[record for _, record in select(sources, each)] for each in known.values()]
 
 
