@@ -226,7 +226,7 @@ class EpdgNode:
         now = self.now()
         self._emptied.clear()
         for live in list(self.live.values()):
-            live.session.detach()
+            live.session.detach("gateway-stops")
             self.endpoint.initiate(live.sa, DeleteIkeSa("the gateway stops"), now)
         self.pump()
         if self.live:
@@ -363,6 +363,7 @@ class EpdgNode:
         """
         for former in self._subscribers.beside(newcomer):
             if former.session.established is not None:
+                former.session.supersede()
                 self.endpoint.close(former.sa, "the UE started anew (INITIAL_CONTACT)", self.now())
         while (found := self.endpoint.poll_event()) is not None:
             self._ike_event(found)
@@ -418,6 +419,8 @@ class EpdgNode:
             self.data_plane.retire(event.inbound_spi)
         elif isinstance(event, ChildSaRemoved) and event.inbound_spi in self._by_spi:
             del self._by_spi[event.inbound_spi]
+            counters = self._counters(event.inbound_spi)
+            live.session.carried.update({} if counters is None else vars(counters))
             self.data_plane.remove(event.inbound_spi)
 
     def _not_carried(self, live: Live, error: StackError) -> None:

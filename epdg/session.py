@@ -18,6 +18,7 @@ A UE that authenticates by a pre-shared key or a certificate gets its address wi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -156,9 +157,13 @@ class Session:
         self._question_open = False
         self._aborted = False
         self._back_off: float | None = None
+        self._grounds: dict[str, str | int | None] = {}
+        self._ending = ""
+        self.carried: Counter[str] = Counter()
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
         self._moving_to: Path | None = None
+        self._moving_since = 0.0
         self._request = Request()
         self._network = GrantedNetwork()
         self._holds_addresses = False
@@ -195,10 +200,10 @@ class Session:
         if isinstance(event, AddressesUpdated):
             return self._moved(event, wall)
         if isinstance(event, AddressUpdateStarted):
-            return self._move_begins(event)
+            return self._move_begins(event, wall)
         if isinstance(event, AddressUpdateFailed):
             self._moving_to = None
-            return [telling.not_moved(event)]
+            return [telling.not_moved(event, wall - self._moving_since)]
         if isinstance(event, IkeSaRekeyed):
             return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self._who} was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
@@ -211,15 +216,21 @@ class Session:
             return self._closed(event, wall)
         return []
 
-    def detach(self) -> None:
-        """The operator ends the session; the IKE SA is being deleted."""
+    def detach(self, ending: str = "operator") -> None:
+        """The operator ends the session, or the gateway stops; the IKE SA is being deleted."""
         self.state = SessionState.CLOSING
+        self._ending = ending
         self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
 
     def expire(self) -> None:
         """The time the AAA server granted is over; the IKE SA is being deleted (RFC 6733 §8.13)."""
         self.state = SessionState.CLOSING
+        self._ending = "session-timeout"
         self.aaa.termination_cause = TerminationCause.DIAMETER_SESSION_TIMEOUT
+
+    def supersede(self) -> None:
+        """The UE says by INITIAL_CONTACT that it has lost this session; the IKE SA is gone next."""
+        self._ending = "superseded"
 
     # --- what the AAA server asks for
 
@@ -298,6 +309,7 @@ class Session:
     def _dismiss(self, cause: str, why: str, *, come_back: bool) -> list[Command]:
         """End a session that is up; ``come_back``: the UE is told to attach again."""
         self.state = SessionState.CLOSING
+        self._ending = cause
         self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
         self.last_error = (cause, why)
         text = f"{self._who} is detached: {why}."
@@ -336,10 +348,12 @@ class Session:
         emergency = self._policy.emergency
         refused = self.emergency and emergency is not None and not emergency.unauthenticated
         nameless = self.emergency and imei_of(self.nai) is not None and dea.result == _NOT_ADMITTED
+        self._grounds = {"result": dea.result.code, "vendor": dea.result.vendor, "said": dea.error_message}
         if nameless or (refused and dea.result in _UNAUTHENTICATED):
             text = f"no emergency session without authentication: result {dea.result.code}"
             return self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text, eap_packet=dea.eap_payload)
         validity = None if dea.overload is None else float(dea.overload.validity)
+        self._grounds["overload"] = None if dea.overload is None else dea.overload.validity
         verdict = self._policy.refusals.of_result(dea.result, dea.error_message, validity)
         return self._refusal(verdict, eap_packet=dea.eap_payload)
 
@@ -380,6 +394,7 @@ class Session:
 
     def too_many_connections(self, limit: int) -> list[Command]:
         """The UE has as many PDN connections as it may have."""
+        self._grounds = {"limit": limit}
         return self._refuse(GatewayCause.TOO_MANY_CONNECTIONS, f"the UE has {limit} PDN connections already")
 
     def restore_p_cscf(self, servers: tuple[Address, ...]) -> list[Command]:
@@ -525,9 +540,10 @@ class Session:
         self.paths.enter(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
         return [telling.moved(event)]
 
-    def _move_begins(self, event: AddressUpdateStarted) -> list[Command]:
+    def _move_begins(self, event: AddressUpdateStarted, wall: float) -> list[Command]:
         """A newer one may come before the address of an older one was checked (RFC 4555 §3.5)."""
         former, self._moving_to = self._moving_to, event.new
+        self._moving_since = wall
         if former is None or former == event.new:
             return []
         return [telling.unchecked(former, "a newer move came before the check was answered")]
@@ -544,7 +560,8 @@ class Session:
     def _refused(self, event: Refused) -> list[Command]:
         cause = "error" if event.notify is None else notify_name(int(event.notify.type))
         self.last_error = (cause, event.text)
-        return [telling.refused(event, self._who, cause, self._back_off)]
+        told = telling.refused(event, self._who, cause, self._back_off)
+        return [replace(told, data={**told.data, "apn": self.apn, **self._grounds})]
 
     def _closed(self, event: Closed, wall: float) -> list[Command]:
         attached = self.established is not None
@@ -562,7 +579,10 @@ class Session:
             self.aaa.termination_cause = TerminationCause.DIAMETER_LINK_BROKEN
         if not event.resumed and not self.aaa.asked:
             commands += self.aaa.terminate(self.nai)
-        commands.append(telling.gone(event, self._who, was_attached=attached))
+        ending = self._ending or ("ue" if event.by_peer else "")
+        granted = self.session_timeout if ending == "session-timeout" else None
+        commands += telling.dropped(self.carried, self._who)
+        commands.append(telling.gone(event, self._who, was_attached=attached, ending=ending, granted=granted))
         return commands
 
     def _answer(self, answer: EapReply | ConfigurationReply | RedirectReply | Refusal) -> list[Command]:
@@ -574,6 +594,7 @@ class Session:
         self, cause: GatewayCause, text: str, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
     ) -> list[Command]:
         """Refuse for a reason of our own, as the policy file has it."""
+        self._grounds = {"grounds": cause.value, **self._grounds}
         return self._refusal(self._policy.refusals.of_cause(cause, text), eap_packet=eap_packet, beside=beside)
 
     def _refusal(

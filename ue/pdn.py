@@ -10,6 +10,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from itertools import count
+from math import isfinite
 
 from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.host import FlowKind
@@ -224,14 +225,29 @@ class Pdn:
                 each.version not in versions for each in previous
             ):
                 raise ControlError("bad-params", "handover: at most one address of each IP version of pdn_type")
+        self._tell_of_back_off(force)
         await self._wait_for(
             "refused",
             lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again, previous=previous),
         )
 
+    def _tell_of_back_off(self, force: bool) -> None:
+        """That the network is not even asked stands in the trace, too."""
+        back_off, now = self.device.back_off, self._now()
+        why = None if force or back_off is None else back_off.refusal(now)
+        if why is None or back_off is None or self.device.state not in (DeviceState.IDLE, DeviceState.CLOSED):
+            return
+        left = round(back_off.until - now, 3) if isfinite(back_off.until) else None
+        data: dict[str, JsonValue] = {"cause": back_off.cause, "seconds": left, "apn": self.device.apn}
+        session = self._session() or self.device.imsi.digits
+        self.recorder.event("attach-held-back", f"The UE does not attach: {why}.", data, session)
+
     async def move(self, to: str, *, keep_old: bool = False, again: bool = False) -> Move:
         """Move to an access; returns the measures when the gateway has agreed. ``again``: its address has changed."""
         connection = self.device.connection
+        if connection is not None and self.device.state is DeviceState.ESTABLISHED and not self.device.can_move:
+            text = f"The UE cannot move to {to}: the gateway does not support MOBIKE."
+            self.recorder.event("move-impossible", text, {"from": connection.access, "to": to}, self._session())
         await self._wait_for(
             "move-failed",
             lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old, again=again),

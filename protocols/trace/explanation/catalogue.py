@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from protocols.trace.explanation.cause import Cause, Finding, findings
+from protocols.trace.explanation.causes.aaa_path import AAA_PATH
 from protocols.trace.explanation.causes.authentication import AUTHENTICATION
+from protocols.trace.explanation.causes.authorisation import AUTHORISATION
+from protocols.trace.explanation.causes.life import LIFE
 from protocols.trace.explanation.story import Story
 from protocols.trace.records import TraceRecord
 
-CATALOGUE: tuple[Cause, ...] = (*AUTHENTICATION,)
+CATALOGUE: tuple[Cause, ...] = (*AAA_PATH, *AUTHENTICATION, *AUTHORISATION, *LIFE)
 
 
 def explain(records: Iterable[TraceRecord], kinds: Mapping[str, str] | None = None) -> tuple[Finding, ...]:
