@@ -19,7 +19,9 @@ def texts(record: TraceRecord, key: str) -> tuple[str, ...]:
 
 
 def seconds(interval: float) -> str:
-    """``3.5 s``, ``120 s``; a wall clock has no more digits worth telling."""
+    """``3.5 s``, ``120 s``, ``20 ms``; a wall clock has no more digits worth telling."""
+    if interval < 1:
+        return f"{round(interval * 1000):g} ms"
     return f"{round(interval, 1):g} s"
 
 
