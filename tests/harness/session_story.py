@@ -17,7 +17,7 @@ from protocols.io.platform import Platform
 from protocols.secret import Secret
 from protocols.trace.explanation.catalogue import explain
 from protocols.trace.explanation.cause import Finding
-from protocols.trace.records import JsonValue
+from protocols.trace.records import JsonValue, Kind
 from ue.runtime import UeNode
 
 ANOTHER = "001010000000002"
@@ -44,9 +44,14 @@ class Case:
 
 
 def findings(world: VirtualWorld) -> tuple[Finding, ...]:
-    """Of all records that belong to sessions, as the dashboard keeps them."""
-    records = [record for node in (world.ue, world.epdg, world.aaa) for record in node.trace]
-    return explain(record for record in records if record.session is not None)
+    """Of all records that belong to sessions, as the dashboard keeps them; each node's alone make sense as well."""
+    nodes = [
+        [record for record in node.trace if record.session is not None] for node in (world.ue, world.epdg, world.aaa)
+    ]
+    for own in nodes:
+        for found in (explain(own), explain(record for record in own if record.kind is Kind.EVENT)):
+            assert "None" not in " ".join(finding.sentence for finding in found)
+    return explain(record for own in nodes for record in own)
 
 
 def explained(case: Case) -> tuple[tuple[str, str], ...]:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
-from lab.configurations import AAA_HOST, HSS_HOST
+from aaa.config import AaaConfiguration, Role
+from aaa.runtime import AaaNode
+from lab.configurations import AAA_HOST, HSS_HOST, REALM
+from lab.virtual.nodes import VirtualControl
+from lab.virtual.streams import SOURCE
 from lab.virtual.world import AAA, HSS, VirtualWorld
+from protocols.entropy import SeededEntropy
+from protocols.io.platform import Platform
 from protocols.path import Endpoint
+from protocols.trace.explanation.causes.aaa_path import AAA_PATH
 from protocols.trace.records import JsonValue
 from tests.harness.session_story import Case, Told, attach, explained
 
@@ -184,3 +194,87 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_failure_behind_the_gateway_is_explained(case: Case) -> None:
     assert explained(case) == case.finding
+
+
+SECOND = Endpoint.of("192.0.2.12", 3868)
+SECOND_HOST = AAA_HOST.replace("aaa.", "aaa2.", 1)
+
+
+async def fails_over(world: VirtualWorld) -> None:
+    """Another AAA server at the same HSS has the user's second attach, because the first one is gone."""
+    configuration = AaaConfiguration.model_validate(
+        {
+            "identity": {"host": SECOND_HOST, "realm": REALM},
+            "listen": {"address": str(SECOND.address), "port": SECOND.port},
+            "hss": {"peers": [HSS_PEER]},
+            "control": world.ue_node.configuration.control.with_name("aaa2.sock"),
+        }
+    )
+    control = VirtualControl("aaa2")
+    platform = Platform(
+        clock=world.clock,
+        entropy=SeededEntropy("aaa2"),
+        open_link=world.network.open_link,
+        open_raw_esp=None,
+        control=control.serve,
+        bind_stream=world.streams.listen,
+        resolver=world.names.open,
+    )
+    node = AaaNode(configuration, None, Role.AAA, platform)
+
+    async def serve() -> None:
+        SOURCE.set(SECOND.address)
+        await node.run()
+
+    running = asyncio.create_task(serve())
+    await control.ready.wait()
+    await world.advance(60)
+    await attach(world)
+    await world.ue.call("ue.detach")
+    hang_up(world, AAA)
+    await world.advance(1)
+    await attach(world)
+    await world.ue.call("ue.detach")
+    await world.advance(1)
+    node.stop()
+    await running
+
+
+def test_another_server_in_the_place_of_one_that_is_down_is_told() -> None:
+    peer: JsonValue = {"host": SECOND_HOST, "address": str(SECOND.address), "port": SECOND.port, "priority": 1}
+    case = Case(
+        told=fails_over,
+        changes={
+            "epdg": {"diameter": {"peers": [AAA_PEER, peer]}},
+            "ue": {"eap": {"pseudonyms": False, "reauthentication": False}},
+        },
+        finding=(),
+    )
+    sentence = f"{SECOND_HOST} answered in the place of {AAA_HOST}, which is down."
+    assert explained(case) == (("aaa-failover", sentence),)
+
+
+def test_an_hss_without_vectors_is_named(tmp_path: Path) -> None:
+    """It has been given one vector, which is not the USIM's, and no key that makes another."""
+    vectors = tmp_path / "vectors.yaml"
+    octets = "00112233445566778899aabbccddeeff"
+    vectors.write_text(
+        f"imsi: '{IMSI}'\nvectors:\n  - {{rand: '{octets}', autn: '{octets}', outcome: mac-failure}}\n", "utf-8"
+    )
+
+    async def twice(world: VirtualWorld) -> None:
+        await attach(world)
+        await world.advance(20)
+        await attach(world)
+
+    found = explained(Case(told=twice, changes={"aaa": {"hss": {"vectors": [str(vectors)]}}}, finding=()))
+    assert found[-1] == (
+        "hss-failed",
+        "The HSS failed: it answered DIAMETER_AUTHENTICATION_DATA_UNAVAILABLE (4181): "
+        f"All vectors that were given for subscriber {IMSI} are used.",
+    )
+
+
+def test_every_cause_has_its_story() -> None:
+    told = {name for case in CASES.values() for name, _ in case.finding}
+    assert {cause.name for cause in AAA_PATH} <= told | {"aaa-failover", "hss-failed"}

@@ -8,6 +8,7 @@ import pytest
 
 from lab.virtual.world import VirtualWorld
 from protocols.errors import StackError
+from protocols.trace.explanation.causes.authorisation import AUTHORISATION
 from protocols.trace.records import JsonValue
 from tests.harness.session_story import Case, Told, another_ue, attach, explained
 
@@ -98,6 +99,29 @@ CASES = {
         changes={"ue": {"apn": "corporate"}},
         finding=(("apn-not-served", "The AAA server allows APN corporate, and this gateway does not serve it."),),
     ),
+    "no APN": Case(
+        changes={
+            "epdg": {"authentication": {"methods": ["psk"], "psk": {"ue@example.org": "a long secret"}}},
+            "ue": {
+                "apn": "epdg.epc.mnc001.mcc001.pub.3gppnetwork.org",
+                "authentication": "psk",
+                "identity": "ue@example.org",
+                "psk": "a long secret",
+                "gateway": {"ca": None},
+            },
+        },
+        finding=(
+            (
+                "no-apn",
+                "The UE names no APN in IDr, none comes from a subscription, and the gateway has no default_apn.",
+            ),
+        ),
+    ),
+    "no APN subscribed": Case(
+        told=changed(apns=[]),
+        changes={"ue": {"apn": "epdg.epc.mnc001.mcc001.pub.3gppnetwork.org"}},
+        finding=(("apn-not-subscribed", "Subscriber 001010000000001 has no subscription to any APN."),),
+    ),
     "black list": Case(
         changes={
             "aaa": {"equipment": {"black": [IMEI]}},
@@ -181,3 +205,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_refusal_is_explained(case: Case) -> None:
     assert explained(case) == case.finding
+
+
+def test_every_cause_has_its_story() -> None:
+    told = {name for case in CASES.values() for name, _ in case.finding}
+    assert {cause.name for cause in AUTHORISATION} <= told

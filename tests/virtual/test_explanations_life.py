@@ -10,6 +10,7 @@ import pytest
 
 from lab.virtual.world import AAA, CORE_HOST, VirtualWorld, access, run
 from protocols.errors import StackError
+from protocols.trace.explanation.causes.life import LIFE
 from protocols.trace.records import JsonValue
 from tests.dataplane.pairs import ue_spec
 from tests.harness.session_story import Case, Told, attach, explained, of_gateway
@@ -287,3 +288,8 @@ async def first_spi(world: VirtualWorld) -> bytes:
     await attach(world)
     (spi,) = world.epdg_node.data_plane.installed
     return bytes(spi)
+
+
+def test_every_cause_has_its_story() -> None:
+    told = {name for case in CASES.values() for name, _ in case.finding}
+    assert {cause.name for cause in LIFE} <= told | {"gateway-lost-the-session", "esp-not-carried"}

@@ -18,7 +18,9 @@ from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload
 from protocols.ikev2.registry import ExchangeType, NotifyType
 from protocols.ikev2.sealer import Sealer
-from protocols.ip import IPIP, UDP, IpPacket, UdpDatagram
+from protocols.ip import ICMP, ICMPV6, IPIP, IPV6, UDP, IcmpEcho, IpPacket
+from protocols.trace.explanation.causes.data_plane import DATA_PLANE
+from protocols.trace.explanation.causes.mobility import MOBILITY
 from protocols.trace.order import detail_of
 from protocols.trace.records import JsonValue
 from tests.harness.session_story import Case, Told, attach, explained
@@ -29,6 +31,7 @@ NO_PROBES: dict[str, dict[str, JsonValue]] = {
     "ue": {"keepalive_interval": None, "liveness_interval": None, "silence_interval": None},
     "epdg": {"ike": {"liveness_interval": None, "follow_esp": False}},
 }
+CORE_HOST6 = ip_address("2001:db8:99::1")
 FLAGS = 19  # offset in the IKE header
 DOUBLING = Impairments(delay=0.01, duplication=1.0)
 
@@ -155,8 +158,10 @@ def withdrawn(**params: JsonValue) -> Told:
     return told
 
 
-def forged(spoil: Callable[[bytes], bytes] = bytes, source: str | None = None, next_header: int = IPIP) -> Told:
-    """Ten packets under the UE's keys; ``source``: an inner address that is not its own."""
+def forged(
+    spoil: Callable[[bytes], bytes] = bytes, source: str | None = None, next_header: int | None = None, length: int = 10
+) -> Told:
+    """Ten echo requests under the UE's keys; ``source``: an inner address that is not its own."""
 
     async def told(world: VirtualWorld) -> None:
         await attach(world)
@@ -171,10 +176,11 @@ def forged(spoil: Callable[[bytes], bytes] = bytes, source: str | None = None, n
             SeededEntropy("forged"),
         )
         start = ip_address(source or str(spec.local_selectors[0].start))
-        datagram = UdpDatagram(source_port=5000, destination_port=9, payload=bytes(10)).encode(start, CORE_HOST)
-        packet = IpPacket(source=start, destination=CORE_HOST, protocol=UDP, payload=datagram).encode()
+        host, protocol, inside = (CORE_HOST, ICMP, IPIP) if start.version == 4 else (CORE_HOST6, ICMPV6, IPV6)
+        echo = IcmpEcho(request=True, identifier=1, sequence=1, data=bytes(length)).encode(start, host)
+        packet = IpPacket(source=start, destination=host, protocol=protocol, payload=echo).encode()
         for number in range(10):
-            octets = spoil(sealer.seal(100 + number, packet, next_header))
+            octets = spoil(sealer.seal(100 + number, packet, next_header or inside))
             world.network.send(spec.path.local, octets, spec.path.remote)
         await world.advance(1)
         await world.ue.call("ue.detach")
@@ -337,6 +343,22 @@ CASES = {
             ),
         ),
     ),
+    "too big": Case(
+        told=forged(length=1300),
+        changes={
+            "epdg": {
+                "apns": {"internet": {"pool6": "2001:db8:45::/56"}},
+                "data_plane": {"outer_mtu": 1300, "hosts": [str(CORE_HOST6)]},
+            },
+            "ue": {"pdn_type": "ipv6"},
+        },
+        finding=(
+            (
+                "packets-too-big",
+                "The gateway dropped 10 packets to the UE: too big for the tunnel, and not to be fragmented.",
+            ),
+        ),
+    ),
     "doubled": Case(
         told=doubled,
         finding=(
@@ -353,3 +375,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_move_is_explained(case: Case) -> None:
     assert explained(case) == case.finding
+
+
+def test_every_cause_has_its_story() -> None:
+    told = {name for case in CASES.values() for name, _ in case.finding}
+    assert {cause.name for cause in (*MOBILITY, *DATA_PLANE)} <= told

@@ -49,7 +49,7 @@ def _peers(event: TraceRecord) -> list[dict[str, object]]:
 
 
 def _why(peer: dict[str, object]) -> str:
-    return f" ({peer['last_error']})" if peer["last_error"] else ""
+    return f" ({peer['last_error']})" if peer.get("last_error") else ""
 
 
 def _is_down(event: TraceRecord) -> bool:
@@ -60,8 +60,10 @@ def _is_down(event: TraceRecord) -> bool:
 def _no_common_application(story: Story) -> Iterator[Found]:
     for event, evidence in _unreachable(story):
         for peer in _peers(event):
-            if _is_down(event) and _NO_APPLICATION in str(peer["last_error"]):
-                sentence = f"The Diameter peer {peer['host']} refuses the gateway: no application in common, so no SWm."
+            if _is_down(event) and _NO_APPLICATION in str(peer.get("last_error")):
+                sentence = (
+                    f"The Diameter peer {peer.get('host')} refuses the gateway: no application in common, so no SWm."
+                )
                 yield Found(sentence=sentence, evidence=evidence)
 
 
@@ -69,7 +71,7 @@ def _no_peer(story: Story) -> Iterator[Found]:
     for event, evidence in _unreachable(story):
         if not _is_down(event):
             continue
-        states = tuple(f"{peer['host']} is {str(peer['state']).lower()}{_why(peer)}" for peer in _peers(event))
+        states = tuple(f"{peer.get('host')} is {str(peer.get('state')).lower()}{_why(peer)}" for peer in _peers(event))
         known = listed(states) or "none is configured"
         yield Found(sentence=f"The gateway has no Diameter peer to ask: {known}.", evidence=evidence)
 
@@ -129,7 +131,7 @@ def _hss_unreachable(story: Story) -> Iterator[Found]:
 
 def _hss_failed(story: Story) -> Iterator[Found]:
     for event, why in _backend(story):
-        yield Found(sentence=f"The HSS could not answer the AAA server: {why}.", evidence=(event,))
+        yield Found(sentence=f"The HSS failed: {why}.", evidence=(event,))
 
 
 def _unable_to_comply(story: Story) -> Iterator[Found]:

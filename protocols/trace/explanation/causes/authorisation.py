@@ -144,7 +144,7 @@ AUTHORISATION: tuple[Cause, ...] = (
         find=_by_gateway(
             "no-apn",
             lambda story, event: (
-                "The UE names no APN in IDr, the AAA server gives none, and the gateway has no default_apn."
+                "The UE names no APN in IDr, none comes from a subscription, and the gateway has no default_apn."
             ),
         ),
     ),

@@ -21,6 +21,17 @@ def _dropped(reason: str, sentence: str) -> Callable[[Story], Iterator[Found]]:
     return find
 
 
+def _too_big(story: Story) -> Iterator[Found]:
+    for event in story.events("esp-dropped", of="epdg"):
+        if said(event, "reason") == "too_big":
+            count = int(number(event, "count") or 0)
+            packets = "packet" if count == 1 else "packets"
+            sentence = (
+                f"The gateway dropped {count} {packets} to the UE: too big for the tunnel, and not to be fragmented."
+            )
+            yield Found(sentence=sentence, evidence=(event,))
+
+
 def _how_many(event: TraceRecord) -> str:
     count, taken = int(number(event, "count") or 0), int(number(event, "inbound_packets") or 0)
     packets = "packet" if count == 1 else "packets"
@@ -59,8 +70,8 @@ DATA_PLANE: tuple[Cause, ...] = (
     Cause(
         name="packets-too-big",
         title="Packets too big for the tunnel",
-        clause="RFC 4301 §8, RFC 4459 §3",
-        advice="Lower the MTU of the sender, or look for a firewall that drops ICMP; data_plane.mtu of the gateway.",
-        find=_dropped("too_big", "too big for the tunnel"),
+        clause="RFC 4301 §8.2.1",
+        advice="Lower the MTU of the sender, or look for a firewall that drops the ICMP message which told it.",
+        find=_too_big,
     ),
 )

@@ -46,12 +46,18 @@ def _lasted(story: Story, event: TraceRecord) -> str:
 
 
 def _unanswered(story: Story, event: TraceRecord) -> str:
-    """The request that was given up: what, how often sent, for how long; and the silence before."""
-    sent = [each for each in story.messages("", direction="out") if each.node == event.node and each.wall <= event.wall]
-    sent = [each for each in sent if text_of(each, "protocol") == "ikev2" and "request" in text_of(each, "name")]
-    last = [each for each in sent if detail_of(each).get("message_id") == detail_of(sent[-1]).get("message_id")]
-    name = text_of(last[0], "name").removesuffix(" request")
-    return f"{name} was sent {len(last)} times in {seconds(event.wall - last[0].wall)} without an answer"
+    """The request that was given up: what, how often it was sent, for how long."""
+    sent = [
+        each
+        for each in story.messages("", direction="out")
+        if each.node == event.node and each.wall <= event.wall and text_of(each, "name").endswith(" request")
+    ]
+    if not sent or "message_id" not in detail_of(sent[-1]):
+        return "a request was given up without an answer"
+    given_up = detail_of(sent[-1])["message_id"]
+    copies = [each for each in sent if detail_of(each).get("message_id") == given_up]
+    name, interval = text_of(copies[0], "name").removesuffix(" request"), event.wall - copies[0].wall
+    return f"{name} was sent {len(copies)} times in {seconds(interval)} without an answer"
 
 
 def _ue_silent(story: Story) -> Iterator[Found]:
