@@ -34,6 +34,7 @@ from epdg.pdn.pool import AddressPools, ForeignAddresses
 from epdg.profile import data_plane_needs, responder_config, service_policy
 from epdg.session import Session, SessionState
 from epdg.swm import SwmClient
+from epdg.telling import turned_away
 from protocols.dataplane.choice import carrier_of, choose
 from protocols.dataplane.port import ChildSaCounters, LifetimeReached, SequenceNumbersRunningOut
 from protocols.errors import BackendError, LocalError, StackError
@@ -288,6 +289,9 @@ class EpdgNode:
 
     def _received_ike(self, datagram: Datagram) -> None:
         self.endpoint.receive(datagram, self.now())
+        while (turned := self.endpoint.poll_turned_away()) is not None:
+            told = turned_away(turned)  # there is no session: the UE's SPI names the attempt
+            self.recorder.event(told.name, told.text, told.data, turned.spi_i.hex())
         self.pump()
 
     def _ike_event(self, found: tuple[IkeSa, Event]) -> None:

@@ -19,7 +19,7 @@ A UE that authenticates by a pre-shared key or a certificate gets its address wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 from ipaddress import ip_address
@@ -98,11 +98,13 @@ from protocols.ikev2.registry import ConfigType
 from protocols.path import Address, Path
 from protocols.threegpp.causes import notify_name
 from protocols.threegpp.swu import reactivation_notify
+from protocols.trace.records import JsonValue
 
 _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
     Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
 )
+AAA_RESULT = "aaa-result"  # reason of a refusal that is the AAA server's; GatewayCause has those of our own
 _NOT_ADMITTED = Result(0, ResultCode.DIAMETER_AUTHORIZATION_REJECTED)
 
 
@@ -157,7 +159,6 @@ class Session:
         self._question_open = False
         self._aborted = False
         self._back_off: float | None = None
-        self._grounds: dict[str, str | int | None] = {}
         self._ending = ""
         self.carried: Counter[str] = Counter()
         self._resumed_addresses: tuple[Address, ...] = ()
@@ -348,14 +349,20 @@ class Session:
         emergency = self._policy.emergency
         refused = self.emergency and emergency is not None and not emergency.unauthenticated
         nameless = self.emergency and imei_of(self.nai) is not None and dea.result == _NOT_ADMITTED
-        self._grounds = {"result": dea.result.code, "vendor": dea.result.vendor, "said": dea.error_message}
+        overload = None if dea.overload is None else dea.overload.validity
+        facts: dict[str, JsonValue] = {
+            "result": dea.result.code,
+            "vendor": dea.result.vendor,
+            "said": dea.error_message,
+            "overload": overload,
+        }
         if nameless or (refused and dea.result in _UNAUTHENTICATED):
             text = f"no emergency session without authentication: result {dea.result.code}"
-            return self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text, eap_packet=dea.eap_payload)
-        validity = None if dea.overload is None else float(dea.overload.validity)
-        self._grounds["overload"] = None if dea.overload is None else dea.overload.validity
+            return self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text, eap_packet=dea.eap_payload, facts=facts)
+        validity = None if overload is None else float(overload)
         verdict = self._policy.refusals.of_result(dea.result, dea.error_message, validity)
-        return self._refusal(verdict, eap_packet=dea.eap_payload)
+        known = {"apn": self.apn, **facts}
+        return self._refusal(verdict, eap_packet=dea.eap_payload, reason=AAA_RESULT, facts=known)
 
     def aaa_failed(self, why: str, cause: GatewayCause = GatewayCause.AAA_UNREACHABLE) -> list[Command]:
         """No answer came, or one that cannot be used (``cause``)."""
@@ -374,12 +381,14 @@ class Session:
         request, allowed = self._request, possible(network, self._pdn_type)
         if not set(request.versions) & set(allowed):
             text = f"the UE asks for {WORDS[request.versions]} and may have {WORDS[allowed]} in APN {self.apn}"
-            return self._refuse(GatewayCause.PDN_TYPE_NOT_ALLOWED, text, beside=only_possible(allowed))
+            facts: dict[str, JsonValue] = {"asked": WORDS[request.versions], "allowed": WORDS[allowed]}
+            return self._refuse(GatewayCause.PDN_TYPE_NOT_ALLOWED, text, beside=only_possible(allowed), facts=facts)
         if not addresses:
             text = f"no inner address is free in APN {self.apn}"
             if request.wanted:
                 text = f"the inner address that the UE asks for cannot be had in APN {self.apn}"
-            return self._refuse(GatewayCause.NO_ADDRESS_FREE, text)
+            wanted: list[JsonValue] = [str(address) for address in request.wanted]
+            return self._refuse(GatewayCause.NO_ADDRESS_FREE, text, facts={"wanted": wanted})
         self.inner_addresses, self._network = addresses, network
         self._holds_addresses = True
         local, remote = selectors(addresses)
@@ -394,8 +403,8 @@ class Session:
 
     def too_many_connections(self, limit: int) -> list[Command]:
         """The UE has as many PDN connections as it may have."""
-        self._grounds = {"limit": limit}
-        return self._refuse(GatewayCause.TOO_MANY_CONNECTIONS, f"the UE has {limit} PDN connections already")
+        text = f"the UE has {limit} PDN connections already"
+        return self._refuse(GatewayCause.TOO_MANY_CONNECTIONS, text, facts={"limit": limit})
 
     def restore_p_cscf(self, servers: tuple[Address, ...]) -> list[Command]:
         """Tell the UE of other P-CSCFs, so that it registers with IMS anew (TS 23.380 §5.6.5, TS 24.302 §7.4).
@@ -560,8 +569,7 @@ class Session:
     def _refused(self, event: Refused) -> list[Command]:
         cause = "error" if event.notify is None else notify_name(int(event.notify.type))
         self.last_error = (cause, event.text)
-        told = telling.refused(event, self._who, cause, self._back_off)
-        return [replace(told, data={**told.data, "apn": self.apn, **self._grounds})]
+        return [telling.refused(event, self._who, cause, self._back_off)]
 
     def _closed(self, event: Closed, wall: float) -> list[Command]:
         attached = self.established is not None
@@ -591,18 +599,38 @@ class Session:
         return [AnswerIke(answer=answer)]
 
     def _refuse(
-        self, cause: GatewayCause, text: str, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
+        self,
+        cause: GatewayCause,
+        text: str,
+        *,
+        eap_packet: bytes | None = None,
+        beside: tuple[NotifyPayload, ...] = (),
+        facts: Mapping[str, JsonValue] | None = None,
     ) -> list[Command]:
         """Refuse for a reason of our own, as the policy file has it."""
-        self._grounds = {"grounds": cause.value, **self._grounds}
-        return self._refusal(self._policy.refusals.of_cause(cause, text), eap_packet=eap_packet, beside=beside)
+        verdict = self._policy.refusals.of_cause(cause, text)
+        known: dict[str, JsonValue] = {"apn": self.apn, "what": text, **(facts or {})}
+        return self._refusal(verdict, eap_packet=eap_packet, beside=beside, reason=cause.value, facts=known)
 
     def _refusal(
-        self, verdict: Verdict, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
+        self,
+        verdict: Verdict,
+        *,
+        eap_packet: bytes | None = None,
+        beside: tuple[NotifyPayload, ...] = (),
+        reason: str = "",
+        facts: Mapping[str, JsonValue] | None = None,
     ) -> list[Command]:
         self._back_off = verdict.back_off
-        notifies = (*verdict.beside, *beside)
-        return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))
+        refusal = Refusal(
+            notify=verdict.payload,
+            text=verdict.text,
+            eap_packet=eap_packet,
+            beside=(*verdict.beside, *beside),
+            reason=reason,
+            facts=facts or {},
+        )
+        return self._answer(refusal)
 
 
 def _decides_nothing(result: Result) -> bool:

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from epdg.commands import Tell
 from epdg.refusals import WITHOUT_END
+from protocols.ikev2.admission import TurnedAway
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
@@ -43,6 +44,21 @@ def attach_requested(event: IdentityReceived, nai: str, apn: str | None, *, emer
             "remote": str(event.path.remote),
             "authentication": event.authentication.value,
             "emergency": emergency,
+        },
+    )
+
+
+def turned_away(request: TurnedAway) -> Tell:
+    """An IKE_SA_INIT request made no SA."""
+    return Tell(
+        name="turned-away",
+        text=f"IKE_SA_INIT from {request.path.remote} made no IKE SA: {request.text}.",
+        data={
+            "remote": str(request.path.remote),
+            "spi_i": request.spi_i.hex(),
+            "reason": request.reason,
+            "text": request.text,
+            "facts": dict(request.facts),
         },
     )
 
@@ -127,7 +143,18 @@ def restored(event: ConfigurationExchanged, who: str) -> Tell:
 def rekey_refused(event: CreateChildSaRefused, who: str) -> Tell:
     """A CREATE_CHILD_SA came to nothing."""
     cause, end = event.notify.type.name, "the UE" if event.by_peer else "the gateway"
-    return Tell(name="rekey-refused", text=f"For {event.what} of {who} {end} said {cause}.", data={"cause": cause})
+    return Tell(
+        name="rekey-refused",
+        text=f"For {event.what} of {who} {end} said {cause}.",
+        data={
+            "cause": cause,
+            "what": event.what,
+            "by_peer": event.by_peer,
+            "again": event.again_at is not None,
+            "reason": event.reason,
+            "facts": dict(event.facts),
+        },
+    )
 
 
 def refused(event: Refused, who: str, cause: str, back_off: float | None) -> Tell:
@@ -141,6 +168,8 @@ def refused(event: Refused, who: str, cause: str, back_off: float | None) -> Tel
             "text": event.text,
             "by_peer": event.by_peer,
             "back_off": WITHOUT_END if back_off == DEACTIVATED else back_off,
+            "reason": event.reason,
+            "facts": dict(event.facts),
         },
     )
 

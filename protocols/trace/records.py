@@ -23,9 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from protocols.errors import DecodeError
+from protocols.errors import DecodeError, Fact
 
-JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+JsonValue = Fact
 
 STREAMS = frozenset({"tcp", "tls", "sctp"})  # transports with connections
 

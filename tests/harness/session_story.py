@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,25 +12,15 @@ from lab.configurations import Changes
 from lab.virtual.nodes import VirtualControl
 from lab.virtual.world import VirtualWorld, run
 from protocols.entropy import SeededEntropy
-from protocols.errors import StackError
 from protocols.io.platform import Platform
 from protocols.secret import Secret
 from protocols.trace.explanation.catalogue import explain
 from protocols.trace.explanation.cause import Finding
 from protocols.trace.records import JsonValue, Kind
+from tests.harness.explanations import NODES, Deed, attach, records
 from ue.runtime import UeNode
 
 ANOTHER = "001010000000002"
-
-Told = Callable[[VirtualWorld], Coroutine[Any, Any, None]]
-
-
-async def attach(world: VirtualWorld) -> None:
-    """Attach the UE; a refusal is what most stories are about."""
-    try:
-        await world.ue.call("ue.attach")
-    except StackError:
-        return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +28,14 @@ class Case:
     """A story with its configuration; ``finding``: the causes that are found and their sentences, oldest first."""
 
     finding: tuple[tuple[str, str], ...]
-    told: Told = attach
+    told: Deed = attach
     changes: Mapping[str, Changes] = field(default_factory=dict)
     world: Mapping[str, Any] = field(default_factory=dict)
 
 
 def findings(world: VirtualWorld) -> tuple[Finding, ...]:
     """Of all records that belong to sessions, as the dashboard keeps them; each node's alone make sense as well."""
-    nodes = [
-        [record for record in node.trace if record.session is not None] for node in (world.ue, world.epdg, world.aaa)
-    ]
+    nodes = [[record for record in records(world, node) if record.session is not None] for node in NODES]
     for own in nodes:
         for found in (explain(own), explain(record for record in own if record.kind is Kind.EVENT)):
             assert "None" not in " ".join(finding.sentence for finding in found)

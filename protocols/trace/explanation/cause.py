@@ -23,6 +23,8 @@ class Cause:
 
     ``name`` is a slug that scripts may rely on, ``title`` a few words for a table, ``clause`` the standard's text that
     says so (or this project's page), ``advice`` one sentence of what to try. ``find`` yields each time that it is seen.
+    ``remark``: out of the ordinary, and the session went on all the same. ``fallback``: looked for where nothing but
+    remarks was found.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Cause:
     clause: str
     advice: str
     find: Callable[[Story], Iterator[Found]]
+    remark: bool = False
+    fallback: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,7 @@ class Finding:
         return {
             "cause": self.cause.name,
             "title": self.cause.title,
+            "remark": self.cause.remark,
             "sentence": self.sentence,
             "clause": self.cause.clause,
             "advice": self.cause.advice,
@@ -58,7 +63,9 @@ def findings(story: Story, causes: Iterable[Cause]) -> tuple[Finding, ...]:
     """All that is found, oldest first. A record explains once: the first cause in the catalogue that ends there."""
     taken: set[tuple[str, int]] = set()
     found: list[Finding] = []
-    for cause in causes:
+    for cause in sorted(causes, key=lambda cause: cause.fallback):
+        if cause.fallback and not all(finding.cause.remark for finding in found):
+            continue
         for each in cause.find(story):
             evidence = tuple((record.node, record.sequence) for record in each.evidence)
             if evidence[-1] in taken:

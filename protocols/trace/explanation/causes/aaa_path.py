@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 from protocols.trace.explanation.cause import Cause, Found
-from protocols.trace.explanation.causes.words import listed, number, seconds, stay_away
-from protocols.trace.explanation.story import Story, datum, said
+from protocols.trace.explanation.causes.phrases import listed, number, seconds, stay_away
+from protocols.trace.explanation.story import Story, datum, fact, reason_of, said, words
 from protocols.trace.order import text_of
 from protocols.trace.records import TraceRecord
 
@@ -26,8 +27,11 @@ def _after(story: Story, record: TraceRecord, name: str, kind: str) -> tuple[Tra
     return tuple(each for each, _ in zip(later, range(1), strict=False))
 
 
-def _fault_rule(story: Story) -> Iterator[Found]:
+def _fault_rule(story: Story, *, harmless: bool) -> Iterator[Found]:
+    """``harmless``: no refusal follows."""
     for event in story.events("fault-applied", of="aaa"):
+        if harmless is any(_after(story, event, "refused", kind) for kind in ("epdg", "ue")):
+            continue
         told: tuple[TraceRecord, ...] = ()
         if said(event, "result") not in ("", _SUCCESS):  # what a refusal says is the rule's then, and nobody's fault
             told = _after(story, event, "refused", "aaa" if said(event, "command") in _HSS_COMMANDS else "epdg")
@@ -97,8 +101,8 @@ def _another_session(story: Story) -> Iterator[Found]:
 def _unusable(saying: str, sentence: str) -> Callable[[Story], Iterator[Found]]:
     def find(story: Story) -> Iterator[Found]:
         for event in story.events("refused", of="epdg"):
-            why = said(event, "text")
-            if said(event, "grounds") == "aaa-unusable" and saying in why:
+            why = words(event, "what")
+            if reason_of(event) == "aaa-unusable" and saying in why:
                 yield Found(sentence=sentence.format(why=why.rpartition("cannot be used: ")[2]), evidence=(event,))
 
     return find
@@ -138,8 +142,8 @@ def _unable_to_comply(story: Story) -> Iterator[Found]:
     if any(story.events("refused", of="aaa")):
         return
     for event in story.events("refused", of="epdg"):
-        if (datum(event, "vendor"), datum(event, "result")) == _UNABLE_TO_COMPLY:
-            why = said(event, "said").rstrip(".")
+        if (fact(event, "vendor"), fact(event, "result")) == _UNABLE_TO_COMPLY:
+            why = words(event, "said").rstrip(".")
             sentence = f"The AAA server is unable to comply; it says: {why or 'nothing more'}."
             yield Found(sentence=sentence, evidence=(event,))
 
@@ -161,8 +165,16 @@ AAA_PATH: tuple[Cause, ...] = (
         name="fault-rule",
         title="A fault rule of the laboratory",
         clause="docs/aaa.md, Faults",
-        advice="Remove the rule, with aaa faults remove or on the dashboard, if it has done its work.",
-        find=_fault_rule,
+        advice="Remove the rule, with aaa fault remove or on the dashboard, if it has done its work.",
+        find=functools.partial(_fault_rule, harmless=False),
+    ),
+    Cause(
+        name="fault-rule-survived",
+        title="A fault rule of the laboratory, without harm",
+        clause="docs/aaa.md, Faults",
+        advice="Remove the rule, with aaa fault remove or on the dashboard, if it has done its work.",
+        find=functools.partial(_fault_rule, harmless=True),
+        remark=True,
     ),
     Cause(
         name="diameter-no-common-application",
@@ -240,6 +252,7 @@ AAA_PATH: tuple[Cause, ...] = (
         clause="RFC 6733 §5.5.4, TS 29.273 §7.2.3.5 (AAA-Failure-Indication)",
         advice="Nothing, if it was meant; else start the AAA server that is down.",
         find=_failed_over,
+        remark=True,
     ),
     Cause(
         name="end-not-told",
@@ -247,5 +260,6 @@ AAA_PATH: tuple[Cause, ...] = (
         clause="RFC 6733 §8.4 (STR), TS 29.273 §7.1.2.3",
         advice="Nothing: the AAA server ends the session when its Session-Timeout is over.",
         find=_str_failed,
+        remark=True,
     ),
 )

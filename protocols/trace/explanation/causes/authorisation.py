@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from protocols.trace.explanation.cause import Cause, Found
-from protocols.trace.explanation.causes.words import begun, listed, number, seconds, stay_away, texts, who, who_begins
-from protocols.trace.explanation.story import Story, datum, said
+from protocols.trace.explanation.causes.phrases import begun, listed, number, seconds, stay_away, texts, who, who_begins
+from protocols.trace.explanation.story import Story, fact, reason_of, said, words
 from protocols.trace.order import text_of
 from protocols.trace.records import TraceRecord
 
@@ -29,18 +29,18 @@ def _by_server(cause: str, result: tuple[int, int], sentence: Sentence, *, sayin
             if said(event, "cause") == cause and saying in text_of(event, "text"):
                 yield Found(sentence=sentence(story, event), evidence=(event,))
         for event in () if own else story.events("refused", of="epdg"):
-            if (datum(event, "vendor"), datum(event, "result")) == result and saying in said(event, "said"):
+            if (fact(event, "vendor"), fact(event, "result")) == result and saying in words(event, "said"):
                 yield Found(sentence=sentence(story, event), evidence=(event,))
 
     return find
 
 
-def _by_gateway(grounds: str, sentence: Sentence) -> Find:
+def _by_gateway(reason: str, sentence: Sentence) -> Find:
     """Refusals of the gateway's own."""
 
     def find(story: Story) -> Iterator[Found]:
         for event in story.events("refused", of="epdg"):
-            if said(event, "grounds") == grounds:
+            if reason_of(event) == reason:
                 yield Found(sentence=sentence(story, event), evidence=(event,))
 
     return find
@@ -48,11 +48,11 @@ def _by_gateway(grounds: str, sentence: Sentence) -> Find:
 
 def _server_words(event: TraceRecord) -> str:
     """What the AAA server says, from its own event or from Error-Message, without the full stop."""
-    return (said(event, "said") or text_of(event, "text")).rstrip(".")
+    return (words(event, "said") or text_of(event, "text")).rstrip(".")
 
 
 def _apn_not_subscribed(story: Story, event: TraceRecord) -> str:
-    asked = said(event, "requested") or said(event, "apn")
+    asked = said(event, "requested") or words(event, "apn")
     held = texts(event, "subscribed")
     has = f", and has {listed(held)}" if held else ""
     wanted = f"APN {asked}" if asked else "any APN"
@@ -67,15 +67,15 @@ def _rat_type(story: Story, event: TraceRecord) -> str:
 
 def _too_busy(story: Story) -> Iterator[Found]:
     for event in story.events("refused", of="epdg"):
-        if (datum(event, "vendor"), datum(event, "result")) == (BASE, 3004):
-            why = f" ({_server_words(event)})" if said(event, "said") else ""
+        if (fact(event, "vendor"), fact(event, "result")) == (BASE, 3004):
+            why = f" ({_server_words(event)})" if words(event, "said") else ""
             yield Found(sentence=f"The AAA server is too busy{why}{stay_away(event)}.", evidence=(event,))
 
 
 def _overloaded(story: Story) -> Iterator[Found]:
     for event in story.events("refused", of="epdg"):
-        overload = number(event, "overload")
-        if overload:
+        overload = fact(event, "overload")
+        if isinstance(overload, int) and overload:
             sentence = f"The AAA server is overloaded, for {seconds(overload)} by its report{stay_away(event)}."
             yield Found(sentence=sentence, evidence=(event,))
 
@@ -155,7 +155,9 @@ AUTHORISATION: tuple[Cause, ...] = (
         advice="Add the APN with an address pool under apns of the gateway, or take it out of the subscription.",
         find=_by_gateway(
             "apn-not-served",
-            lambda story, event: f"The AAA server allows APN {said(event, 'apn')}, and this gateway does not serve it.",
+            lambda story, event: (
+                f"The AAA server allows APN {words(event, 'apn')}, and this gateway does not serve it."
+            ),
         ),
     ),
     Cause(
@@ -191,16 +193,6 @@ AUTHORISATION: tuple[Cause, ...] = (
         find=_by_server("illegal-equipment", (VENDOR_3GPP, 5554), lambda story, event: f"{_server_words(event)}."),
     ),
     Cause(
-        name="no-device-identity",
-        title="IMEI not told",
-        clause="TS 24.302 §7.4.1.1, §8.2.9.2 (DEVICE_IDENTITY, IMEI_NOT_ACCEPTED)",
-        advice="Configure the imei of the UE, or clear ike.require_device_identity of the gateway.",
-        find=_by_gateway(
-            "no-device-identity",
-            lambda story, event: "The gateway demands the UE's IMEI, and the UE told none.",
-        ),
-    ),
-    Cause(
         name="too-many-connections",
         title="Too many PDN connections",
         clause="TS 24.302 §7.4.1.2, §8.1.2.2 (MAX_CONNECTION_REACHED)",
@@ -208,7 +200,7 @@ AUTHORISATION: tuple[Cause, ...] = (
         find=_by_gateway(
             "too-many-connections",
             lambda story, event: (
-                f"{who_begins(story)} has {datum(event, 'limit')} PDN connections already, "
+                f"{who_begins(story)} has {words(event, 'limit')} PDN connections already, "
                 "which is as many as the gateway allows."
             ),
         ),

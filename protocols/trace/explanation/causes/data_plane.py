@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from protocols.trace.explanation.cause import Cause, Found
-from protocols.trace.explanation.causes.words import number
+from protocols.trace.explanation.causes.phrases import number
 from protocols.trace.explanation.story import Story, said
 from protocols.trace.records import TraceRecord
 
@@ -45,6 +45,7 @@ DATA_PLANE: tuple[Cause, ...] = (
         clause="RFC 4303 §3.4.4.1 (integrity check)",
         advice="Compare keys and algorithms of both ends; else the packets were changed on the way, or are forged.",
         find=_dropped("bad_icv", "their ICV is wrong"),
+        remark=True,
     ),
     Cause(
         name="esp-replayed",
@@ -52,6 +53,7 @@ DATA_PLANE: tuple[Cause, ...] = (
         clause="RFC 4303 §3.4.3 (anti-replay window)",
         advice="Look for a network that doubles or much reorders packets, or for somebody who replays them.",
         find=_dropped("replayed", "they had come before, or are older than the replay window"),
+        remark=True,
     ),
     Cause(
         name="esp-outside-selectors",
@@ -59,6 +61,7 @@ DATA_PLANE: tuple[Cause, ...] = (
         clause="RFC 4301 §5.2 (check of selectors), RFC 7296 §2.9",
         advice="Look at what the UE sends from: an address that is not its own, or one of before the attach.",
         find=_dropped("bad_selector", "their inner addresses are not those of the UE's traffic selectors"),
+        remark=True,
     ),
     Cause(
         name="esp-malformed",
@@ -66,6 +69,7 @@ DATA_PLANE: tuple[Cause, ...] = (
         clause="RFC 4303 §2, §3.4.4",
         advice="Look at the UE's ESP: padding, Next Header and the inner packet have to make sense.",
         find=_dropped("malformed", "they make no sense inside"),
+        remark=True,
     ),
     Cause(
         name="packets-too-big",
@@ -73,5 +77,6 @@ DATA_PLANE: tuple[Cause, ...] = (
         clause="RFC 4301 §8.2.1",
         advice="Lower the MTU of the sender, or look for a firewall that drops the ICMP message which told it.",
         find=_too_big,
+        remark=True,
     ),
 )

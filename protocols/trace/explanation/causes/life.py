@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from protocols.trace.explanation.cause import Cause, Found
-from protocols.trace.explanation.causes.words import begun, number, seconds, who_begins
-from protocols.trace.explanation.story import Story, datum, said
+from protocols.trace.explanation.causes.phrases import begun, number, seconds, who_begins
+from protocols.trace.explanation.story import Story, datum, reason_of, said
 from protocols.trace.order import detail_of, text_of
 from protocols.trace.records import TraceRecord
 
@@ -94,7 +94,7 @@ def _aborted(story: Story, event: TraceRecord) -> str:
 
 def _aborted_attaching(story: Story) -> Iterator[Found]:
     for event in story.events("refused", of="epdg"):
-        if said(event, "grounds") == _ABORTED:
+        if reason_of(event) == _ABORTED:
             sentence = f"During the attach: {_aborted(story, event)[:1].lower()}{_aborted(story, event)[1:]}"
             yield Found(sentence=sentence, evidence=(event,))
 
@@ -106,12 +106,6 @@ def _dismissed(story: Story) -> Iterator[Found]:
             yield Found(sentence=f"The gateway ended the session: {said(event, 'why')}.", evidence=(event,))
 
 
-def _not_carried(story: Story) -> Iterator[Found]:
-    for event in story.events("esp-not-carried"):
-        end = "gateway" if story.kind_of(event) == "epdg" else "UE"
-        yield Found(sentence=f"The {end}'s data plane cannot carry ESP: {said(event, 'why')}.", evidence=(event,))
-
-
 def _hard_lifetime(story: Story, event: TraceRecord) -> str:
     refused = [said(each, "cause") for each in story.events("rekey-refused") if each.wall <= event.wall]
     why = f"; the last rekey was refused with {refused[-1]}" if refused else ""
@@ -121,14 +115,14 @@ def _hard_lifetime(story: Story, event: TraceRecord) -> str:
 LIFE: tuple[Cause, ...] = (
     Cause(
         name="ue-silent",
-        title="UE silent",
+        title="UE silent during the session",
         clause="RFC 7296 §2.4 (liveness check)",
         advice="Look at the UE's access: radio, captive portal, NAT; ike.hold_lifetime keeps sessions longer.",
         find=_ue_silent,
     ),
     Cause(
-        name="gateway-silent",
-        title="Gateway silent",
+        name="gateway-silent-later",
+        title="Gateway silent during the session",
         clause="RFC 7296 §2.4 (liveness check), TS 24.302 §7.2.2A",
         advice="Look whether the gateway runs, and whether UDP 500 and 4500 reach it from the UE's access.",
         find=_gateway_silent,
@@ -242,12 +236,5 @@ LIFE: tuple[Cause, ...] = (
             "has carried all that it may",
             lambda story, event: f"{begun(said(event, 'why'))}, and no rekey came in time{_lasted(story, event)}.",
         ),
-    ),
-    Cause(
-        name="esp-not-carried",
-        title="ESP cannot be carried",
-        clause="RFC 7296 §2.17, docs/data-plane.md",
-        advice="Choose algorithms that the data plane has, or another data_plane.backend.",
-        find=_not_carried,
     ),
 )

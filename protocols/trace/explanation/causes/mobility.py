@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from protocols.trace.explanation.cause import Cause, Found
-from protocols.trace.explanation.causes.words import number, seconds, texts
+from protocols.trace.explanation.causes.phrases import number, seconds, texts
 from protocols.trace.explanation.story import Story, datum, said
 from protocols.trace.order import text_of
 from protocols.trace.records import TraceRecord
@@ -148,6 +148,7 @@ MOBILITY: tuple[Cause, ...] = (
         clause="RFC 4555 §3.5, §3.7",
         advice="Look at what came between: a newer move is the UE's right, an end of the session has its own cause.",
         find=_check_cut_short,
+        remark=True,
     ),
     Cause(
         name="wrong-cookie2",
@@ -188,6 +189,7 @@ MOBILITY: tuple[Cause, ...] = (
         clause="RFC 4555 §3.10, §3.12",
         advice="Nothing: the session lives; look at the access that was left.",
         find=_dead_path,
+        remark=True,
     ),
     Cause(
         name="gateway-address-changed",
@@ -195,6 +197,7 @@ MOBILITY: tuple[Cause, ...] = (
         clause="RFC 4555 §3.6 (ADDITIONAL_*_ADDRESS), §3.10",
         advice="Nothing, if the address was withdrawn on purpose; else look at the gateway's interface.",
         find=_gateway_address,
+        remark=True,
     ),
     Cause(
         name="nat-rebound",
@@ -202,6 +205,7 @@ MOBILITY: tuple[Cause, ...] = (
         clause="RFC 7296 §2.23, RFC 4555 §3.8",
         advice="Nothing; a shorter keepalive_interval of the UE keeps mappings alive.",
         find=_followed,
+        remark=True,
     ),
     Cause(
         name="nat-rebinding-not-followed",
@@ -216,5 +220,6 @@ MOBILITY: tuple[Cause, ...] = (
         clause="TS 24.302 §7.2.2.1, §7.4.1.1 (handover)",
         advice="Look whether the address is free and in the APN's pool; apns.*.requested_address: required refuses.",
         find=_not_handed_over,
+        remark=True,
     ),
 )
