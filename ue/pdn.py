@@ -25,6 +25,7 @@ from protocols.ikev2.events import (
     EapRequestReceived,
     Event,
     IkeSaRekeyed,
+    PathSuspected,
     SaState,
     SuccessorCreated,
 )
@@ -371,6 +372,9 @@ class Pdn:
             self._sa = event.successor
         if isinstance(event, AddressesUpdated):
             self.tunnel.moved()
+        if isinstance(event, PathSuspected) and self.device.connection is not None:
+            heard_at = max(sa.mobility.heard_at, self.tunnel.heard_at or 0.0)
+            self.device.connection.silence = self._now() - heard_at
         self._carry_out(self.device.handle(event, self._now()))
         if isinstance(event, AddressesUpdated) and self.configuration.ike.rekey_after_move:
             self._rekey_after_move(event)

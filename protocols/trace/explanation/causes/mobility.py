@@ -87,10 +87,10 @@ def _dead_path(story: Story) -> Iterator[Found]:
         if text_of(event, "name") == "path-suspected":
             suspected = suspected or event
         elif suspected is not None and datum(event, "asked") is False:
-            interval = seconds(event.wall - suspected.wall)
+            silence = seconds((number(suspected, "silence") or 0.0) + event.wall - suspected.wall)
             sentence = (
-                f"Nothing was heard on {said(suspected, 'access')} any more: the UE looked for another path and was on "
-                f"{said(event, 'to')} {interval} later."
+                f"Nothing was heard on {said(suspected, 'access')} for {silence}: the UE looked for another path and "
+                f"is on {said(event, 'to')}."
             )
             yield Found(sentence=sentence, evidence=(suspected, event))
             suspected = None
