@@ -7,6 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from dashboards.ladder import Identifiers, Source, Trace, select
 from lab.network.access import AccessNetwork
 from lab.virtual.world import VirtualWorld, run
 from protocols.errors import StackError
@@ -71,7 +72,10 @@ def the_finding(found: tuple[Finding, ...], cause: str) -> Finding:
 
 
 def check(case: Case) -> VirtualWorld:
-    """Play a case: the cause is found once, with this sentence, and nothing else is but what is ``beside``."""
+    """Play a case: the cause is found once, with this sentence, and nothing else is but what is ``beside``.
+
+    It is found among all records, and among those that the dashboard selects for a session.
+    """
     world = played(case)
     told = records(world)
     found = explain(told)
@@ -83,8 +87,22 @@ def check(case: Case) -> VirtualWorld:
     known = {(record.node, record.sequence) for record in told}
     assert finding.evidence
     assert set(finding.evidence) <= known
+    assert any(case.cause in {each.cause.name for each in explain(one)} for one in selections(world))
     nothing_in_a_healthy_session(case.cause)
     return world
+
+
+def selections(world: VirtualWorld) -> list[list[TraceRecord]]:
+    """The records that the dashboard selects for each session, by the names that UE and gateway have for it."""
+    sources = []
+    for node in NODES:
+        trace = Trace(ring=len(records(world)))
+        for record in records(world, node):
+            trace.append(record)
+        sources.append(Source(node, node, trace))
+    names = dict.fromkeys(record.session for record in records(world, "epdg", "ue") if record.session)
+    known = {name: Identifiers.of(name, world.epdg_node.ended.get(name)) for name in names}
+    return [[record for _, record in select(sources, each)] for each in known.values()]
 
 
 def nothing_in_a_healthy_session(cause: str) -> None:
