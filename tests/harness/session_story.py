@@ -17,7 +17,7 @@ from protocols.secret import Secret
 from protocols.trace.explanation.catalogue import explain
 from protocols.trace.explanation.cause import Finding
 from protocols.trace.records import JsonValue, Kind
-from tests.harness.explanations import NODES, Deed, attach, records
+from tests.harness.explanations import NODES, Deed, attach, records, selections
 from ue.runtime import UeNode
 
 ANOTHER = "001010000000002"
@@ -34,12 +34,15 @@ class Case:
 
 
 def findings(world: VirtualWorld) -> tuple[Finding, ...]:
-    """Of all records that belong to sessions, as the dashboard keeps them; each node's alone make sense as well."""
+    """Of all records; found in what the dashboard selects too, and each node's alone make sense as well."""
     nodes = [[record for record in records(world, node) if record.session is not None] for node in NODES]
     for own in nodes:
         for found in (explain(own), explain(record for record in own if record.kind is Kind.EVENT)):
             assert "None" not in " ".join(finding.sentence for finding in found)
-    return explain(record for own in nodes for record in own)
+    found = explain(record for own in nodes for record in own)
+    selected = {finding.cause.name for session in selections(world) for finding in explain(session)}
+    assert {finding.cause.name for finding in found} <= selected
+    return found
 
 
 def explained(case: Case) -> tuple[tuple[str, str], ...]:
