@@ -124,6 +124,7 @@ def authorise(
             cause=RefusalCause.RAT_TYPE_NOT_ALLOWED,
             result=Result.of(ExperimentalResultCode.DIAMETER_ERROR_RAT_TYPE_NOT_ALLOWED),
             text=f"Subscriber {profile.imsi} may not use this kind of access.",
+            facts={"rat_type": rat_type},
         )
     if requested is None:
         chosen = user_data.default_apn or next(iter(user_data.apns), None)
@@ -136,6 +137,7 @@ def authorise(
             cause=RefusalCause.APN_NOT_SUBSCRIBED,
             result=Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION),
             text=f"Subscriber {profile.imsi} has no subscription to {missing}.",
+            facts={"requested": requested, "subscribed": [held.service_selection for held in user_data.apns]},
         )
     return chosen
 

@@ -251,7 +251,7 @@ class SwmServer:
                 self._recorder.event(
                     "deregistered-by-hss",
                     f"The HSS ended the registration of subscriber {event.imsi}: {event.text}.",
-                    {"imsi": str(event.imsi), "reason": event.reason},
+                    {"imsi": str(event.imsi), "reason": event.reason, "text": event.text},
                     event.session_id,
                 )
             case ProfileChangedByHss():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 from epdg.commands import Tell
@@ -20,6 +21,15 @@ from protocols.ikev2.events import (
 )
 from protocols.path import Address, Path
 from protocols.threegpp.backoff import DEACTIVATED
+
+DROPS = {
+    "bad_icv": "with a wrong ICV",
+    "replayed": "which had come before",
+    "bad_selector": "outside the traffic selectors",
+    "malformed": "which were malformed",
+    "too_big": "too big for the tunnel",
+}
+"""Counters of ``ChildSaCounters``, in words."""
 
 
 def attach_requested(event: IdentityReceived, nai: str, apn: str | None, *, emergency: bool) -> Tell:
@@ -94,12 +104,17 @@ def moved(event: AddressesUpdated) -> Tell:
     )
 
 
-def not_moved(event: AddressUpdateFailed) -> Tell:
-    """It stays where it was."""
+def not_moved(event: AddressUpdateFailed, seconds: float) -> Tell:
+    """It stays where it was; ``seconds`` since it began to move."""
     return Tell(
         name="address-update-failed",
         text=f"The UE stays at {event.old.remote}; {event.new.remote} was not adopted: {event.why}.",
-        data={"old": str(event.old.remote), "new": str(event.new.remote), "why": event.why},
+        data={
+            "old": str(event.old.remote),
+            "new": str(event.new.remote),
+            "why": event.why,
+            "seconds": round(seconds, 3),
+        },
     )
 
 
@@ -159,10 +174,29 @@ def refused(event: Refused, who: str, cause: str, back_off: float | None) -> Tel
     )
 
 
-def gone(event: Closed, who: str, *, was_attached: bool) -> Tell:
-    """It is over."""
+def dropped(carried: Mapping[str, int], who: str) -> list[Tell]:
+    """What the gateway took from the UE and dropped; ``carried``: the counters of all child SAs of the session."""
+    told: list[Tell] = []
+    for reason, words in DROPS.items():
+        count = carried.get(reason, 0)
+        if count:
+            text = f"ESP packets of {who} that were dropped: {count}, {words}."
+            taken = carried.get("inbound_packets", 0)
+            told.append(
+                Tell(name="esp-dropped", text=text, data={"reason": reason, "count": count, "inbound_packets": taken})
+            )
+    return told
+
+
+def gone(event: Closed, who: str, *, was_attached: bool, ending: str, granted: int | None) -> Tell:
+    """It is over. ``ending``: who or what ended it, empty where the IKE SA did; ``granted``: seconds that are over."""
     return Tell(
         name="detached" if was_attached else "attach-ended",
         text=f"{who or 'An unknown UE'} is gone: {event.why}.",
-        data={"why": event.why, "by_peer": event.by_peer},
+        data={
+            "why": event.why,
+            "by_peer": event.by_peer,
+            "ending": ending,
+            "granted": granted,
+        },
     )

@@ -124,19 +124,24 @@ def named(cause: str) -> Case:
 
 
 def test_a_client_error_is_told_even_where_the_ue_is_not_traced() -> None:
-    (finding,) = explain(records(check(named("eap-mac-wrong")), "epdg", "aaa"))
-    assert finding.cause.name == "eap-client-error"
+    rule, finding = explain(records(check(named("eap-mac-wrong")), "epdg", "aaa"))
+    assert (rule.cause.name, finding.cause.name) == ("fault-rule", "eap-client-error")
     assert finding.sentence.startswith("The UE could not process the AAA server's EAP request")
 
 
 def test_a_cleared_separation_bit_is_seen_in_autn_where_the_ue_is_not_traced() -> None:
-    (finding,) = explain(records(check(named("amf-separation-bit")), "epdg", "aaa"))
-    assert finding.cause.name == "amf-separation-bit"
+    found = explain(records(check(named("amf-separation-bit")), "epdg", "aaa"))
+    assert [each.cause.name for each in found] == ["fault-rule", "amf-separation-bit"]
 
 
 def test_a_refusal_that_no_cause_explains_has_the_words_of_who_refused() -> None:
-    says = ("The attach to internet on wifi-a failed: authentication rejected by the network",)
-    check(Case(cause="refused-otherwise", changes={"aaa": {"faults": fault(eap_failure=True)}}, says=says))
+    """The AAA server is not traced, so nothing tells of its fault rule."""
+    world = played(Case(cause="refused-otherwise", changes={"aaa": {"faults": fault(eap_failure=True)}}, says=()))
+    (finding,) = explain(records(world, "ue", "epdg"))
+    assert finding.cause.name == "refused-otherwise"
+    says = "The attach to internet on wifi-a failed: authentication rejected by the network"
+    assert finding.sentence.startswith(says)
+    assert [each.cause.name for each in explain(records(world))] == ["fault-rule"]
 
 
 def test_a_wrong_k_is_told_by_the_ue_alone() -> None:

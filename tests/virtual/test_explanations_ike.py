@@ -20,6 +20,7 @@ from tests.harness.explanations import (
     IKE_AUTH,
     IKE_SA_INIT,
     Case,
+    Changes,
     attach,
     check,
     editing,
@@ -77,7 +78,10 @@ CASES = [
             },
             "epdg": {"ike": {"suites": ["aes256gcm16-prfsha384-ecp384"]}},
         },
-        says=("wants group 20 (ECP_384) for the key exchange, the UE sent group 14 (MODP_2048)", "'every-proposal'"),
+        says=(
+            "wants group 20 (ECP_384) for the key exchange, the UE sent group 14 (MODP_2048)",
+            "(ike.invalid_ke: every-proposal)",
+        ),
     ),
     Case(
         cause="cookie-not-returned",
@@ -214,6 +218,15 @@ def test_a_redirect_after_authentication() -> None:
     found = explain(records(world, "epdg", "aaa"))
     assert {each.cause.name for each in found} == {"redirected-in-ike-auth"}
     assert found[0].sentence.endswith("the gateway sent it to the gateway 203.0.113.2.")
+
+
+def test_algorithms_that_are_allowed_one_by_one_and_not_together() -> None:
+    changes: Changes = {
+        "ue": {"algorithms": {"ike": ["aes256-sha256-ecp384"]}},
+        "epdg": {"ike": {"suites": ["aes128-sha256-modp2048", "aes256-sha384-ecp384"]}},
+    }
+    says = ("each algorithm that is offered is allowed, but not together as they are offered.",)
+    check(Case(cause="no-ike-proposal", changes=changes, says=says))
 
 
 def test_an_attempt_without_a_common_group_by_the_ues_trace_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import dropwhile
 
 from protocols.trace.ladder import node_kind
 from protocols.trace.order import Timeline, text_of
@@ -17,6 +18,9 @@ class Story:
         timeline = Timeline(record for record in records if record.kind is not Kind.DATAGRAM)
         self.records = tuple(timeline.record(place) for place in timeline.places())
         self._kinds = dict(kinds or {})
+        # every cause goes through them
+        self._events = tuple(record for record in self.records if record.kind is Kind.EVENT)
+        self._messages = tuple(record for record in self.records if record.kind is Kind.MESSAGE)
 
     def kind_of(self, record: TraceRecord) -> str:
         """What the node that wrote it is."""
@@ -24,22 +28,22 @@ class Story:
 
     def events(self, *names: str, of: str | None = None) -> Iterator[TraceRecord]:
         """Events by name, all without one, oldest first; ``of``: a kind of node."""
-        for record in self.records:
+        for record in self._events:
             named = not names or text_of(record, "name") in names
-            if record.kind is Kind.EVENT and named and of in (None, self.kind_of(record)):
+            if named and of in (None, self.kind_of(record)):
                 yield record
 
     def messages(
         self, name: str, *, direction: str | None = None, of: str | None = None, after: TraceRecord | None = None
     ) -> Iterator[TraceRecord]:
         """Messages whose name begins so (``IKE_AUTH``, ``DEA``, ``EAP-Response``), oldest first."""
-        begun = after is None
-        for record in self.records:
-            if not begun:
-                begun = record is after
-                continue
+        later: Iterable[TraceRecord] = self._messages
+        if after is not None:
+            later = dropwhile(lambda record: record is not after, self.records)
+        for record in later:
             if (
                 record.kind is Kind.MESSAGE
+                and record is not after
                 and text_of(record, "name").startswith(name)
                 and direction in (None, text_of(record, "direction"))
                 and of in (None, self.kind_of(record))

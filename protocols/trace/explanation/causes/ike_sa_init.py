@@ -56,8 +56,7 @@ def _wrong_group(story: Story) -> Iterator[Found]:
         last = found[-1]
         yield Found(
             sentence=f"The gateway wants {words(last, 'asked')} for the key exchange, the UE sent {words(last, 'sent')}"
-            f" and does not change to it: it obeys groups that are '{words(last, 'obeys')}', and offers"
-            f" {words(last, 'offered')}.",
+            f" and does not change (ike.invalid_ke: {words(last, 'obeys')}); it offers {words(last, 'offered')}.",
             evidence=found,
         )
 
