@@ -27,6 +27,7 @@ from tests.harness.explanations import (
     ike,
     is_message,
     losing,
+    played,
     records,
     the_finding,
     with_payload,
@@ -227,6 +228,22 @@ def test_algorithms_that_are_allowed_one_by_one_and_not_together() -> None:
     }
     says = ("each algorithm that is offered is allowed, but not together as they are offered.",)
     check(Case(cause="no-ike-proposal", changes=changes, says=says))
+
+
+def test_a_group_that_is_never_changed_by_the_gateways_trace_alone() -> None:
+    (case,) = [case for case in CASES if case.cause == "ke-group-not-agreed"]
+    (finding,) = explain(records(check(case), "epdg", "aaa"))
+    assert finding.cause.name == "ke-group-not-agreed"
+    assert finding.sentence == (
+        "The gateway asked 3 times for group 20 for the key exchange, and the UE goes on sending MODP_2048."
+    )
+
+
+def test_a_group_that_the_ue_changes_to_is_nothing_to_speak_of() -> None:
+    changes: Changes = {"epdg": {"ike": {"suites": ["aes256-sha256-ecp256"]}}}
+    world = played(Case(cause="none", changes=changes, says=()))
+    assert [record for record in records(world, "ue") if "INVALID_KE_PAYLOAD" in str(record.body.get("summary"))]
+    assert explain(records(world)) == explain(records(world, "epdg", "aaa")) == ()
 
 
 def test_an_attempt_without_a_common_group_by_the_ues_trace_alone() -> None:
