@@ -190,6 +190,7 @@ class Authentication:
                 cause=RefusalCause.AUTHENTICATION_FAILED,
                 result=Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
                 text=f"Authentication failed: {text}.",
+                facts={"failure": aka.AkaFailure.SYNCHRONISATION.value},
             ),
             aka.AkaFailure.SYNCHRONISATION,
         )
@@ -443,7 +444,8 @@ class Authentication:
         else:
             text = f"Authentication failed: {event.why}."
             rejected = Result.of(ResultCode.DIAMETER_AUTHENTICATION_REJECTED)
-            failed = Refusal(cause=RefusalCause.AUTHENTICATION_FAILED, result=rejected, text=text)
+            cause = RefusalCause.AUTHENTICATION_FAILED
+            failed = Refusal(cause=cause, result=rejected, text=text, facts={"failure": event.cause.value})
         self._refuse(failed if denial is None else denial, event.packet)
 
     def _grant(self, success: aka.Succeeded, now: float) -> None:

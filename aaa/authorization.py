@@ -7,7 +7,8 @@ the APN) waits until the user is authenticated: a stranger learns nothing about 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from aaa.equipment import EquipmentFinding
@@ -16,6 +17,7 @@ from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ExperimentalResultCode, ResultCode
 from protocols.diameter.profile import ApnConfiguration
 from protocols.threegpp.identity import Apn
+from protocols.trace.records import JsonValue
 
 
 class RefusalCause(str, Enum):
@@ -40,13 +42,14 @@ class RefusalCause(str, Enum):
 class Refusal:
     """A refusal: its cause, the result that tells the gateway, one plain sentence for people.
 
-    ``redirect_host`` is where the gateway shall turn to instead.
+    ``redirect_host`` is where the gateway shall turn to instead, ``facts`` what a record says of it to programs.
     """
 
     cause: RefusalCause
     result: Result
     text: str
     redirect_host: str | None = None
+    facts: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 _PASSED_ON = {
@@ -121,6 +124,7 @@ def authorise(
             cause=RefusalCause.RAT_TYPE_NOT_ALLOWED,
             result=Result.of(ExperimentalResultCode.DIAMETER_ERROR_RAT_TYPE_NOT_ALLOWED),
             text=f"Subscriber {profile.imsi} may not use this kind of access.",
+            facts={"rat_type": rat_type},
         )
     if requested is None:
         chosen = user_data.default_apn or next(iter(user_data.apns), None)
@@ -133,6 +137,7 @@ def authorise(
             cause=RefusalCause.APN_NOT_SUBSCRIBED,
             result=Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_NO_APN_SUBSCRIPTION),
             text=f"Subscriber {profile.imsi} has no subscription to {missing}.",
+            facts={"requested": requested, "subscribed": [held.service_selection for held in user_data.apns]},
         )
     return chosen
 

@@ -360,6 +360,7 @@ class Gateways:
         session = event.session
         data: dict[str, JsonValue] = {
             "procedure": event.procedure.value,
+            "why": event.why,
             "gateway": session.host,
             "succeeded": event.succeeded,
             "result": None if event.result is None else str(event.result),

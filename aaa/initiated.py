@@ -75,6 +75,7 @@ class ProcedureEnded:
 
     session: HeldSession
     procedure: Procedure
+    why: str
     succeeded: bool
     result: Result | None
     text: str
@@ -248,6 +249,7 @@ class InitiatedProcedures:
             ProcedureEnded(
                 session=running.session,
                 procedure=running.procedure,
+                why=running.why,
                 succeeded=succeeded,
                 result=running.result,
                 text=f"The {what} of session {running.session.session_id} ({running.why}) {how}: {text}.",

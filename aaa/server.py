@@ -244,13 +244,14 @@ class SwmServer:
                     "cause": event.refusal.cause.value,
                     "result": event.refusal.result.code,
                     "vendor": event.refusal.result.vendor,
+                    **event.refusal.facts,
                 }
                 self._recorder.event("refused", event.refusal.text, data, event.session_id)
             case DeregisteredByHss():
                 self._recorder.event(
                     "deregistered-by-hss",
                     f"The HSS ended the registration of subscriber {event.imsi}: {event.text}.",
-                    {"imsi": str(event.imsi), "reason": event.reason},
+                    {"imsi": str(event.imsi), "reason": event.reason, "text": event.text},
                     event.session_id,
                 )
             case ProfileChangedByHss():

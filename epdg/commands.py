@@ -8,6 +8,7 @@ from protocols.ikev2.events import Answer
 from protocols.ikev2.payloads import ConfigurationAttribute, NotifyPayload
 from protocols.ikev2.registry import ConfigType
 from protocols.path import Address, Path
+from protocols.trace.records import JsonValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class Tell:
 
     name: str
     text: str
-    data: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    data: dict[str, JsonValue] = field(default_factory=dict)
 
 
 Command = (

@@ -18,7 +18,8 @@ A UE that authenticates by a pre-shared key or a certificate gets its address wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 from ipaddress import ip_address
@@ -97,11 +98,13 @@ from protocols.ikev2.registry import ConfigType
 from protocols.path import Address, Path
 from protocols.threegpp.causes import notify_name
 from protocols.threegpp.swu import reactivation_notify
+from protocols.trace.records import JsonValue
 
 _UNAUTHENTICATED = (
     Result(0, ResultCode.DIAMETER_AUTHENTICATION_REJECTED),
     Result(VENDOR_3GPP, ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN),
 )
+AAA_RESULT = "aaa-result"  # reason of a refusal that is the AAA server's; GatewayCause has those of our own
 _NOT_ADMITTED = Result(0, ResultCode.DIAMETER_AUTHORIZATION_REJECTED)
 
 
@@ -156,9 +159,12 @@ class Session:
         self._question_open = False
         self._aborted = False
         self._back_off: float | None = None
+        self._ending = ""
+        self.carried: Counter[str] = Counter()
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
         self._moving_to: Path | None = None
+        self._moving_since = 0.0
         self._request = Request()
         self._network = GrantedNetwork()
         self._holds_addresses = False
@@ -195,10 +201,10 @@ class Session:
         if isinstance(event, AddressesUpdated):
             return self._moved(event, wall)
         if isinstance(event, AddressUpdateStarted):
-            return self._move_begins(event)
+            return self._move_begins(event, wall)
         if isinstance(event, AddressUpdateFailed):
             self._moving_to = None
-            return [telling.not_moved(event)]
+            return [telling.not_moved(event, wall - self._moving_since)]
         if isinstance(event, IkeSaRekeyed):
             return [Tell(name="ike-rekeyed", text=f"The IKE SA of {self._who} was rekeyed.")]
         if isinstance(event, CreateChildSaRefused):
@@ -211,15 +217,21 @@ class Session:
             return self._closed(event, wall)
         return []
 
-    def detach(self) -> None:
-        """The operator ends the session; the IKE SA is being deleted."""
+    def detach(self, ending: str = "operator") -> None:
+        """The operator ends the session, or the gateway stops; the IKE SA is being deleted."""
         self.state = SessionState.CLOSING
+        self._ending = ending
         self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
 
     def expire(self) -> None:
         """The time the AAA server granted is over; the IKE SA is being deleted (RFC 6733 §8.13)."""
         self.state = SessionState.CLOSING
+        self._ending = "session-timeout"
         self.aaa.termination_cause = TerminationCause.DIAMETER_SESSION_TIMEOUT
+
+    def supersede(self) -> None:
+        """The UE says by INITIAL_CONTACT that it has lost this session; the IKE SA is gone next."""
+        self._ending = "superseded"
 
     # --- what the AAA server asks for
 
@@ -298,6 +310,7 @@ class Session:
     def _dismiss(self, cause: str, why: str, *, come_back: bool) -> list[Command]:
         """End a session that is up; ``come_back``: the UE is told to attach again."""
         self.state = SessionState.CLOSING
+        self._ending = cause
         self.aaa.termination_cause = TerminationCause.DIAMETER_ADMINISTRATIVE
         self.last_error = (cause, why)
         text = f"{self._who} is detached: {why}."
@@ -336,12 +349,20 @@ class Session:
         emergency = self._policy.emergency
         refused = self.emergency and emergency is not None and not emergency.unauthenticated
         nameless = self.emergency and imei_of(self.nai) is not None and dea.result == _NOT_ADMITTED
+        overload = None if dea.overload is None else dea.overload.validity
+        facts: dict[str, JsonValue] = {
+            "result": dea.result.code,
+            "vendor": dea.result.vendor,
+            "said": dea.error_message,
+            "overload": overload,
+        }
         if nameless or (refused and dea.result in _UNAUTHENTICATED):
             text = f"no emergency session without authentication: result {dea.result.code}"
-            return self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text, eap_packet=dea.eap_payload)
-        validity = None if dea.overload is None else float(dea.overload.validity)
+            return self._refuse(GatewayCause.UNAUTHENTICATED_EMERGENCY, text, eap_packet=dea.eap_payload, facts=facts)
+        validity = None if overload is None else float(overload)
         verdict = self._policy.refusals.of_result(dea.result, dea.error_message, validity)
-        return self._refusal(verdict, eap_packet=dea.eap_payload)
+        known = {"apn": self.apn, **facts}
+        return self._refusal(verdict, eap_packet=dea.eap_payload, reason=AAA_RESULT, facts=known)
 
     def aaa_failed(self, why: str, cause: GatewayCause = GatewayCause.AAA_UNREACHABLE) -> list[Command]:
         """No answer came, or one that cannot be used (``cause``)."""
@@ -360,12 +381,14 @@ class Session:
         request, allowed = self._request, possible(network, self._pdn_type)
         if not set(request.versions) & set(allowed):
             text = f"the UE asks for {WORDS[request.versions]} and may have {WORDS[allowed]} in APN {self.apn}"
-            return self._refuse(GatewayCause.PDN_TYPE_NOT_ALLOWED, text, beside=only_possible(allowed))
+            facts: dict[str, JsonValue] = {"asked": WORDS[request.versions], "allowed": WORDS[allowed]}
+            return self._refuse(GatewayCause.PDN_TYPE_NOT_ALLOWED, text, beside=only_possible(allowed), facts=facts)
         if not addresses:
             text = f"no inner address is free in APN {self.apn}"
             if request.wanted:
                 text = f"the inner address that the UE asks for cannot be had in APN {self.apn}"
-            return self._refuse(GatewayCause.NO_ADDRESS_FREE, text)
+            wanted: list[JsonValue] = [str(address) for address in request.wanted]
+            return self._refuse(GatewayCause.NO_ADDRESS_FREE, text, facts={"wanted": wanted})
         self.inner_addresses, self._network = addresses, network
         self._holds_addresses = True
         local, remote = selectors(addresses)
@@ -380,7 +403,8 @@ class Session:
 
     def too_many_connections(self, limit: int) -> list[Command]:
         """The UE has as many PDN connections as it may have."""
-        return self._refuse(GatewayCause.TOO_MANY_CONNECTIONS, f"the UE has {limit} PDN connections already")
+        text = f"the UE has {limit} PDN connections already"
+        return self._refuse(GatewayCause.TOO_MANY_CONNECTIONS, text, facts={"limit": limit})
 
     def restore_p_cscf(self, servers: tuple[Address, ...]) -> list[Command]:
         """Tell the UE of other P-CSCFs, so that it registers with IMS anew (TS 23.380 §5.6.5, TS 24.302 §7.4).
@@ -527,9 +551,10 @@ class Session:
         self.paths.enter(PathUse(path=event.new, since=wall, why=why, validated=event.validated))
         return [telling.moved(event)]
 
-    def _move_begins(self, event: AddressUpdateStarted) -> list[Command]:
+    def _move_begins(self, event: AddressUpdateStarted, wall: float) -> list[Command]:
         """A newer one may come before the address of an older one was checked (RFC 4555 §3.5)."""
         former, self._moving_to = self._moving_to, event.new
+        self._moving_since = wall
         if former is None or former == event.new:
             return []
         return [telling.unchecked(former, "a newer move came before the check was answered")]
@@ -564,7 +589,10 @@ class Session:
             self.aaa.termination_cause = TerminationCause.DIAMETER_LINK_BROKEN
         if not event.resumed and not self.aaa.asked:
             commands += self.aaa.terminate(self.nai)
-        commands.append(telling.gone(event, self._who, was_attached=attached))
+        ending = self._ending or ("ue" if event.by_peer else "")
+        granted = self.session_timeout if ending == "session-timeout" else None
+        commands += telling.dropped(self.carried, self._who)
+        commands.append(telling.gone(event, self._who, was_attached=attached, ending=ending, granted=granted))
         return commands
 
     def _answer(self, answer: EapReply | ConfigurationReply | RedirectReply | Refusal) -> list[Command]:
@@ -573,17 +601,38 @@ class Session:
         return [AnswerIke(answer=answer)]
 
     def _refuse(
-        self, cause: GatewayCause, text: str, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
+        self,
+        cause: GatewayCause,
+        text: str,
+        *,
+        eap_packet: bytes | None = None,
+        beside: tuple[NotifyPayload, ...] = (),
+        facts: Mapping[str, JsonValue] | None = None,
     ) -> list[Command]:
         """Refuse for a reason of our own, as the policy file has it."""
-        return self._refusal(self._policy.refusals.of_cause(cause, text), eap_packet=eap_packet, beside=beside)
+        verdict = self._policy.refusals.of_cause(cause, text)
+        known: dict[str, JsonValue] = {"apn": self.apn, "what": text, **(facts or {})}
+        return self._refusal(verdict, eap_packet=eap_packet, beside=beside, reason=cause.value, facts=known)
 
     def _refusal(
-        self, verdict: Verdict, *, eap_packet: bytes | None = None, beside: tuple[NotifyPayload, ...] = ()
+        self,
+        verdict: Verdict,
+        *,
+        eap_packet: bytes | None = None,
+        beside: tuple[NotifyPayload, ...] = (),
+        reason: str = "",
+        facts: Mapping[str, JsonValue] | None = None,
     ) -> list[Command]:
         self._back_off = verdict.back_off
-        notifies = (*verdict.beside, *beside)
-        return self._answer(Refusal(notify=verdict.payload, text=verdict.text, eap_packet=eap_packet, beside=notifies))
+        refusal = Refusal(
+            notify=verdict.payload,
+            text=verdict.text,
+            eap_packet=eap_packet,
+            beside=(*verdict.beside, *beside),
+            reason=reason,
+            facts=facts or {},
+        )
+        return self._answer(refusal)
 
 
 def _decides_nothing(result: Result) -> bool:

@@ -170,6 +170,7 @@ class Sessions:
         """
         for former in self._subscribers.beside(newcomer):
             if former.session.established is not None:
+                former.session.supersede()
                 self._swu.endpoint.close(former.sa, "the UE started anew (INITIAL_CONTACT)", self._swu.now())
         while (found := self._swu.endpoint.poll_event()) is not None:
             self.handle(found)
@@ -248,7 +249,7 @@ class Sessions:
         now = self._swu.now()
         self._emptied.clear()
         for live in list(self.live.values()):
-            live.session.detach()
+            live.session.detach("gateway-stops")
             self._swu.endpoint.initiate(live.sa, DeleteIkeSa(why), now)
         self._swu.pump()
         if self.live:

@@ -177,17 +177,18 @@ class SwmClient:
             overload_features=OLR_DEFAULT_ALGO,
             state=command.state,
         )
+        asked = asyncio.get_running_loop().time()
         try:
             dea = Dea.from_message(await self._node.request(der.to_message(), self._section.request_interval))
         except BackendError as error:
-            self._recorder.event("aaa-unreachable", f"SWm: {error}.", {}, live.session.identifier)
+            self._unreachable(live, str(error), asyncio.get_running_loop().time() - asked)
             commands = live.session.aaa_failed(str(error))
         except RemoteError as error:
             commands = live.session.aaa_failed(
                 f"the answer of the AAA server cannot be used: {error}", GatewayCause.AAA_UNUSABLE
             )
         else:
-            self._remember_server(command.user_name, dea.origin_host)
+            self._remember_server(live, command.user_name, dea.origin_host)
             commands = live.session.aaa_answered(dea)
         self._carry_out(live, commands)
 
@@ -224,9 +225,22 @@ class SwmClient:
             await self._node.request(request.to_message(), self._section.request_interval)
         except BackendError as error:
             text = f"SWm: the AAA server was not told of the session's end: {error}."
-            self._recorder.event("str-failed", text, {}, live.session.identifier)
+            self._recorder.event("str-failed", text, {"why": str(error)}, live.session.identifier)
 
-    def _remember_server(self, user_name: str, host: str) -> None:
+    def _unreachable(self, live: Live, why: str, seconds: float) -> None:
+        """No answer, or nobody to ask: with the peers as they are, which records of no session tell."""
+        peers: list[JsonValue] = [
+            {"host": peer.host, "remote": str(peer.remote), "state": peer.state, "last_error": peer.last_error}
+            for peer in self._node.peers()
+        ]
+        data: dict[str, JsonValue] = {"why": why, "seconds": round(seconds, 3), "peers": peers}
+        self._recorder.event("aaa-unreachable", f"SWm: {why}.", data, live.session.identifier)
+
+    def _remember_server(self, live: Live, user_name: str, host: str) -> None:
+        former = self._servers.get(user_name, host)
+        if former != host and not self._is_up(former):
+            text = f"{host} answered for {user_name}: {former}, which had the user, is down."
+            self._recorder.event("aaa-failover", text, {"former": former, "host": host}, live.session.identifier)
         self._servers[user_name] = host
         self._servers.move_to_end(user_name)
         while len(self._servers) > SERVERS_KEPT:
@@ -237,8 +251,11 @@ class SwmClient:
         server = self._servers.get(command.user_name)
         if not command.first or server is None:
             return None
-        states = [peer.state for peer in self._node.peers() if peer.host == server]
-        return FAILURE_INDICATED if states and "Open" not in states else None
+        known = any(peer.host == server for peer in self._node.peers())
+        return FAILURE_INDICATED if known and not self._is_up(server) else None
+
+    def _is_up(self, host: str) -> bool:
+        return any(peer.host == host and peer.state == "Open" for peer in self._node.peers())
 
     # --- requests of the AAA server's
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from epdg.addresses import GatewayAddresses
 from epdg.config import EpdgConfiguration
 from epdg.profile import responder_config
+from epdg.telling import turned_away
 from protocols.dataplane.carrier import Carrier
 from protocols.ikev2.endpoint import IkeEndpoint, installs_child_sa
 from protocols.ikev2.events import Event
@@ -64,6 +65,7 @@ class Swu:
             extension=self._extension,
             inbound_packets=inbound_packets,
         )
+        self._recorder = recorder
         unseen = recorder.enabled and not carrier.sees_packets
         self.esp_tap = EspTap(recorder) if unseen else None
         self.ports = SwuPorts(
@@ -145,4 +147,7 @@ class Swu:
 
     def _received(self, datagram: Datagram) -> None:
         self.endpoint.receive(datagram, self.now())
+        while (turned := self.endpoint.poll_turned_away()) is not None:
+            told = turned_away(turned)  # there is no session: the UE's SPI names the attempt
+            self._recorder.event(told.name, told.text, told.data, turned.spi_i.hex())
         self.pump()

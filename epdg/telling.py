@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 from epdg.commands import Tell
 from epdg.refusals import WITHOUT_END
+from protocols.ikev2.admission import TurnedAway
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
@@ -20,6 +22,15 @@ from protocols.ikev2.events import (
 from protocols.path import Address, Path
 from protocols.threegpp.backoff import DEACTIVATED
 
+DROPS = {
+    "bad_icv": "with a wrong ICV",
+    "replayed": "which had come before",
+    "bad_selector": "outside the traffic selectors",
+    "malformed": "which were malformed",
+    "too_big": "too big for the tunnel",
+}
+"""Counters of ``ChildSaCounters``, in words."""
+
 
 def attach_requested(event: IdentityReceived, nai: str, apn: str | None, *, emergency: bool) -> Tell:
     """A UE presents itself."""
@@ -33,6 +44,21 @@ def attach_requested(event: IdentityReceived, nai: str, apn: str | None, *, emer
             "remote": str(event.path.remote),
             "authentication": event.authentication.value,
             "emergency": emergency,
+        },
+    )
+
+
+def turned_away(request: TurnedAway) -> Tell:
+    """An IKE_SA_INIT request made no SA."""
+    return Tell(
+        name="turned-away",
+        text=f"IKE_SA_INIT from {request.path.remote} made no IKE SA: {request.text}.",
+        data={
+            "remote": str(request.path.remote),
+            "spi_i": request.spi_i.hex(),
+            "reason": request.reason,
+            "text": request.text,
+            "facts": dict(request.facts),
         },
     )
 
@@ -78,12 +104,17 @@ def moved(event: AddressesUpdated) -> Tell:
     )
 
 
-def not_moved(event: AddressUpdateFailed) -> Tell:
-    """It stays where it was."""
+def not_moved(event: AddressUpdateFailed, seconds: float) -> Tell:
+    """It stays where it was; ``seconds`` since it began to move."""
     return Tell(
         name="address-update-failed",
         text=f"The UE stays at {event.old.remote}; {event.new.remote} was not adopted: {event.why}.",
-        data={"old": str(event.old.remote), "new": str(event.new.remote), "why": event.why},
+        data={
+            "old": str(event.old.remote),
+            "new": str(event.new.remote),
+            "why": event.why,
+            "seconds": round(seconds, 3),
+        },
     )
 
 
@@ -112,7 +143,18 @@ def restored(event: ConfigurationExchanged, who: str) -> Tell:
 def rekey_refused(event: CreateChildSaRefused, who: str) -> Tell:
     """A CREATE_CHILD_SA came to nothing."""
     cause, end = event.notify.type.name, "the UE" if event.by_peer else "the gateway"
-    return Tell(name="rekey-refused", text=f"For {event.what} of {who} {end} said {cause}.", data={"cause": cause})
+    return Tell(
+        name="rekey-refused",
+        text=f"For {event.what} of {who} {end} said {cause}.",
+        data={
+            "cause": cause,
+            "what": event.what,
+            "by_peer": event.by_peer,
+            "again": event.again_at is not None,
+            "reason": event.reason,
+            "facts": dict(event.facts),
+        },
+    )
 
 
 def refused(event: Refused, who: str, cause: str, back_off: float | None) -> Tell:
@@ -126,14 +168,35 @@ def refused(event: Refused, who: str, cause: str, back_off: float | None) -> Tel
             "text": event.text,
             "by_peer": event.by_peer,
             "back_off": WITHOUT_END if back_off == DEACTIVATED else back_off,
+            "reason": event.reason,
+            "facts": dict(event.facts),
         },
     )
 
 
-def gone(event: Closed, who: str, *, was_attached: bool) -> Tell:
-    """It is over."""
+def dropped(carried: Mapping[str, int], who: str) -> list[Tell]:
+    """What the gateway took from the UE and dropped; ``carried``: the counters of all child SAs of the session."""
+    told: list[Tell] = []
+    for reason, words in DROPS.items():
+        count = carried.get(reason, 0)
+        if count:
+            text = f"ESP packets of {who} that were dropped: {count}, {words}."
+            taken = carried.get("inbound_packets", 0)
+            told.append(
+                Tell(name="esp-dropped", text=text, data={"reason": reason, "count": count, "inbound_packets": taken})
+            )
+    return told
+
+
+def gone(event: Closed, who: str, *, was_attached: bool, ending: str, granted: int | None) -> Tell:
+    """It is over. ``ending``: who or what ended it, empty where the IKE SA did; ``granted``: seconds that are over."""
     return Tell(
         name="detached" if was_attached else "attach-ended",
         text=f"{who or 'An unknown UE'} is gone: {event.why}.",
-        data={"why": event.why, "by_peer": event.by_peer},
+        data={
+            "why": event.why,
+            "by_peer": event.by_peer,
+            "ending": ending,
+            "granted": granted,
+        },
     )

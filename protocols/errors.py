@@ -7,6 +7,10 @@ configuration or command is wrong. A peer's octets raise ``RemoteError`` or noth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+Fact = str | int | float | bool | None | list["Fact"] | dict[str, "Fact"]  # JSON-ready
+
 
 class StackError(Exception):
     """Root of every error this project raises on purpose."""
@@ -17,12 +21,25 @@ class LocalError(StackError):
 
 
 class RemoteError(StackError):
-    """The peer broke a rule; ``notify_type`` is the IKEv2 Notify that answers it, if one does."""
+    """The peer broke a rule; ``notify_type`` is the IKEv2 Notify that answers it, if one does.
 
-    def __init__(self, message: str, notify_type: int | None = None, notify_data: bytes = b"") -> None:
+    ``reason`` is a slug for programs where there is one, ``facts`` the values behind it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        notify_type: int | None = None,
+        notify_data: bytes = b"",
+        *,
+        reason: str = "",
+        facts: Mapping[str, Fact] | None = None,
+    ) -> None:
         super().__init__(message)
         self.notify_type = notify_type
         self.notify_data = notify_data
+        self.reason = reason
+        self.facts: Mapping[str, Fact] = facts or {}
 
 
 class DecodeError(RemoteError):

@@ -22,6 +22,7 @@ from ue.sentences import attached, not_handed_over
 
 NAT_REFUSALS_MAXIMUM = 3  # RFC 4555 §3.9: "several times"
 IKE_PORT = 500  # RFC 7296 §2.23
+EAP_FAILED = "eap-failed"
 
 
 class Attaching:
@@ -156,7 +157,9 @@ class Attaching:
         """What the exchange asks for, and the end of the attach where it goes no further."""
         problem = connection.authentication.problem
         return (
-            commands if problem is None else commands + self._context.give_up(connection, problem.cause, problem.text)
+            commands
+            if problem is None
+            else commands + self._context.give_up(connection, problem.cause, problem.text, EAP_FAILED)
         )
 
     def established(self, connection: Connection, event: Established, now: float) -> list[Command]:
@@ -227,7 +230,11 @@ class Attaching:
             commands = self._stay_away(connection, cause, now) if event.by_peer else []
             if self._turned_away(connection, number if event.by_peer else None, text):
                 return commands
-            commands += self._context.fail_attach(connection, cause, text, by_peer=event.by_peer)
+            found = connection.authentication.found
+            reason, facts = (event.reason, event.facts) if found is None else (EAP_FAILED, {"failure": found})
+            commands += self._context.fail_attach(
+                connection, cause, text, by_peer=event.by_peer, reason=reason, facts=facts
+            )
             self._context.state = DeviceState.CLOSING
             return commands
         connection.last_error = (cause, event.text)

@@ -133,6 +133,11 @@ class Authentication:
         return None if found is None or found.cause is aka.AkaFailure.NOTIFICATION else found.why
 
     @property
+    def found(self) -> str | None:
+        """Its kind in a word, or that of what the server has notified."""
+        return None if self._peer.refusal is None else self._peer.refusal.cause.value
+
+    @property
     def notified(self) -> str | None:
         """The failure that the EAP server has notified (RFC 4187 §6.1), while EAP-Failure has not come."""
         found = self._peer.refusal

@@ -37,6 +37,7 @@ from protocols.io.configuration import (
     FilePath,
     Interval,
     IpAddress,
+    IpNetwork,
     SharedKey,
     unfit,
     validate,
@@ -147,10 +148,14 @@ class RedirectSection(ConfigurationModel):
 
 
 class ChildSaSection(ConfigurationModel):
-    """The ESP SA that the attach asks for; BEET mode is for one host on the other side."""
+    """The ESP SA that the attach asks for; BEET mode is for one host on the other side.
+
+    ``local_networks`` are TSi in the place of all addresses, as no UE should have it (TS 24.302 §7.2.2.1).
+    """
 
     mode: EspMode = EspMode.TUNNEL
     remote_host: IpAddress | None = None
+    local_networks: tuple[IpNetwork, ...] = ()
 
     @model_validator(mode="after")
     def _one_host(self) -> ChildSaSection:

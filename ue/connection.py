@@ -104,6 +104,7 @@ class Connection:
     ``nat_refusals``: how often it was begun anew because of a NAT (RFC 4555 §3.9).
     ``resumes``: it presents a ticket, so IDi is not EAP's. ``back_off``: seconds that a refusal asks to wait.
     ``reactivation``: the gateway ends it to have it set up again; ``reactivations``: how often that was done in a row.
+    ``silence``: for how long nothing had been heard when the path was suspected.
     ``deleting``: this end has sent DELETE, by command or because the IKE SA must not go on. ``previous``: addresses
     that it is to keep (handover).
     """
@@ -145,6 +146,7 @@ class Connection:
         self.path: Path | None = None
         self.gateway_addresses: tuple[Address, ...] = ()
         self.testing: set[str] = set()
+        self.silence: float | None = None
         self.suspended = False
         self.previous: tuple[Address, ...] = ()
         self.addresses: tuple[Address, ...] = ()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from protocols.errors import LocalError
 from protocols.ikev2.events import EapReply
 from protocols.ikev2.ticket import ResumableSession
 from protocols.threegpp.identity import Imsi
+from protocols.trace.records import JsonValue
 from ue.authentication import Authenticator, EmergencyAuthenticator
 from ue.backoff import BackOff
 from ue.commands import (
@@ -98,10 +100,20 @@ class PdnContext:
         attempt, self.reauthentication = self.reauthentication, None
         return [] if attempt is None else attempt.abandon(why)
 
-    def fail_attach(self, connection: Connection, cause: str, text: str, *, by_peer: bool = False) -> list[Command]:
-        """Nothing if the attach is over already."""
+    def fail_attach(
+        self,
+        connection: Connection,
+        cause: str,
+        text: str,
+        *,
+        by_peer: bool = False,
+        reason: str = "",
+        facts: Mapping[str, JsonValue] | None = None,
+    ) -> list[Command]:
+        """Nothing if the attach is over already. ``reason`` and ``facts`` say it to programs."""
         ticket, connection.attach_ticket = connection.attach_ticket, None
-        if ticket is None and connection.trail is None and not connection.reactivations:
+        goes_on = connection.established is None and (connection.trail is not None or connection.reactivations > 0)
+        if ticket is None and not goes_on:
             return []
         followed = connection.last_error is not None  # told already
         if ticket is None and followed:
@@ -111,14 +123,14 @@ class PdnContext:
             Tell(
                 name="refused",
                 text=f"The attach to {self.apn} on {connection.access} failed: {text}.",
-                data={"cause": cause, "text": text, "by_peer": by_peer},
+                data={"cause": cause, "text": text, "by_peer": by_peer, "reason": reason, "facts": dict(facts or {})},
             ),
             *(() if ticket is None else (Finished(procedure=Procedure.ATTACH, ticket=ticket, failure=text),)),
         ]
 
-    def give_up(self, connection: Connection, cause: str, text: str) -> list[Command]:
+    def give_up(self, connection: Connection, cause: str, text: str, reason: str = "") -> list[Command]:
         """This end finds something wrong during the attach."""
-        commands = self.fail_attach(connection, cause, text, by_peer=False)
+        commands = self.fail_attach(connection, cause, text, by_peer=False, reason=reason or cause)
         self.state = DeviceState.CLOSING
         return [*commands, DeleteSa(why=text)]
 

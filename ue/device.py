@@ -79,7 +79,7 @@ from ue.reauthentication import Reauthentication
 from ue.redirects import Redirects
 from ue.retry import RetryPolicy
 from ue.selection import Barred, Selection
-from ue.sentences import rekey_refused, unfinished
+from ue.sentences import rekey_refused, silence_facts, unfinished
 
 REACTIVATIONS_MAXIMUM = 5  # in a row; TS 24.302 §7.2.4.2 sets no bound
 REACTIVATION_INTERVAL = 60.0  # a connection that lasted so long begins a new row
@@ -414,7 +414,8 @@ class Device:
             return self._redirects.received(connection, event)
         if isinstance(event, RedirectIgnored):
             text = f"A redirect to {event.gateway or 'an unknown kind of gateway'} was not obeyed: {event.why}."
-            return [Tell(name="redirect-ignored", text=text, data={"why": event.why})]
+            gateway = None if event.gateway is None else str(event.gateway)
+            return [Tell(name="redirect-ignored", text=text, data={"gateway": gateway, "why": event.why})]
         if isinstance(event, TicketReceived):
             self._context.session = event.session
             return []
@@ -513,7 +514,14 @@ class Device:
             if selection is not None and selection.candidate is not None:
                 return commands + self._attaching.elsewhere(connection, selection, text, now)
             connection.unanswered = not event.by_peer
-            commands += self._context.fail_attach(connection, "no response", text, by_peer=event.by_peer)
+            commands += self._context.fail_attach(
+                connection,
+                "no response",
+                text,
+                by_peer=event.by_peer,
+                reason="ended-by-gateway" if event.by_peer else "no-response",
+                facts=silence_facts(connection, self._attaching.where(connection), event),
+            )
         if connection.established is not None:
             name = "detached" if connection.detach_requested or event.by_peer else "connection-lost"
             commands.append(

@@ -163,12 +163,12 @@ class Moves:
             return []
         if move is not None:
             text = f"Nothing is heard on {move.target}; {move.origin} is being tried as well."
-            tell = Tell(name="path-suspected", text=text, data={"access": move.target})
+            tell = Tell(name="path-suspected", text=text, data=_suspicion(connection, move.target))
             return [tell, self._use_open(connection)]
         others = [access for access in self._accesses if access not in self._context.open]
         connection.testing |= set(others)
         text = f"Nothing is heard on {connection.access}; other paths are being tried."
-        tell = Tell(name="path-suspected", text=text, data={"access": connection.access})
+        tell = Tell(name="path-suspected", text=text, data=_suspicion(connection, connection.access))
         return [tell, self._use_open(connection), *(OpenAccess(access=access) for access in others)]
 
     def _use_open(self, connection: Connection) -> Command:
@@ -288,3 +288,8 @@ class Moves:
                 failure = f"the move from {move.origin} to {move.target} failed: {why}"
             commands.append(Finished(procedure=Procedure.MOVE, ticket=move.ticket, failure=failure))
         return commands
+
+
+def _suspicion(connection: Connection, access: str) -> dict[str, JsonValue]:
+    silence = connection.silence
+    return {"access": access, "silence": None if silence is None else round(silence, 3)}

@@ -26,6 +26,7 @@ class PathWatch:
         self._poll_interval = interval / 2
         self._polling = False
         self._seen: tuple[int, int] | None = None
+        self.heard_at: float | None = None  # the last look that found something heard
         self._counters = counters
         self._hint = hint
         self._now = now
@@ -70,6 +71,8 @@ class PathWatch:
             hint = self._watch.look(*counters, now)
         elif counters != self._seen:
             self._watch.stirred(now)
+        if self._seen is None or counters[1] != self._seen[1]:
+            self.heard_at = now
         self._seen = counters
         self._arm()
         if hint:

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
+from math import isfinite
 
 from protocols.dataplane.observation import counters_view
 from protocols.dataplane.userspace.clients import StreamKind
@@ -24,6 +25,7 @@ from protocols.ikev2.events import (
     EapRequestReceived,
     Event,
     IkeSaRekeyed,
+    PathSuspected,
     SaState,
     SuccessorCreated,
 )
@@ -189,14 +191,29 @@ class Pdn:
                 each.version not in versions for each in previous
             ):
                 raise ControlError("bad-params", "handover: at most one address of each IP version of pdn_type")
+        self._tell_of_back_off(force)
         await self._tickets.wait_for(
             "refused",
             lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again, previous=previous),
         )
 
+    def _tell_of_back_off(self, force: bool) -> None:
+        """That the network is not even asked stands in the trace, too."""
+        back_off, now = self.device.back_off, self._now()
+        why = None if force or back_off is None else back_off.refusal(now)
+        if why is None or back_off is None or self.device.state not in (DeviceState.IDLE, DeviceState.CLOSED):
+            return
+        left = round(back_off.until - now, 3) if isfinite(back_off.until) else None
+        data: dict[str, JsonValue] = {"cause": back_off.cause, "seconds": left, "apn": self.device.apn}
+        session = self._ike.session or self.device.imsi.digits
+        self.recorder.event("attach-held-back", f"The UE does not attach: {why}.", data, session)
+
     async def move(self, to: str, *, keep_old: bool = False, again: bool = False) -> Move:
         """Move to an access; returns the measures when the gateway has agreed. ``again``: its address has changed."""
         connection = self.device.connection
+        if connection is not None and self.device.state is DeviceState.ESTABLISHED and not self.device.can_move:
+            text = f"The UE cannot move to {to}: the gateway does not support MOBIKE."
+            self.recorder.event("move-impossible", text, {"from": connection.access, "to": to}, self._ike.session)
         await self._tickets.wait_for(
             "move-failed",
             lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old, again=again),
@@ -294,6 +311,9 @@ class Pdn:
             self._ike.present = event.successor
         if isinstance(event, AddressesUpdated):
             self.tunnel.moved()
+        if isinstance(event, PathSuspected) and self.device.connection is not None:
+            heard_at = max(self._ike.required().mobility.heard_at, self.tunnel.heard_at or 0.0)
+            self.device.connection.silence = self._now() - heard_at
         self._carry_out(self.device.handle(event, self._now()))
         if isinstance(event, AddressesUpdated) and self.configuration.ike.rekey_after_move:
             self._rekey_after_move(event)

@@ -77,10 +77,12 @@ class PCscfAttributes(str, Enum):
 class RequestSection(ConfigurationModel):
     """What is asked for beside addresses and DNS servers (TS 24.302 §7.2.2.1).
 
+    ``inner_addresses: false``: no address is asked for, as no UE should do (RFC 7296 §2.19).
     ``pdu_session``: the PDU session identity that N1_MODE_CAPABILITY announces.
     ``previous_addresses``: the addresses the UE has on another access, which it wants to keep (handover).
     """
 
+    inner_addresses: bool = True
     p_cscf: tuple[PCscfAttributes, ...] = (PCscfAttributes.RFC7651,)
     p_cscf_reselection: bool = True
     application_version: bool = False

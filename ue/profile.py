@@ -71,6 +71,7 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
     versions = configuration.pdn_type.versions
     selectors = tuple(_FULL_RANGE[version] for version in versions)
     host = configuration.child_sa.remote_host
+    own = tuple(TrafficSelector.network(str(network)) for network in configuration.child_sa.local_networks)
     return InitiatorConfig(
         ike_policy=IkePolicy.of(configuration.algorithms.ike),
         esp_policy=EspPolicy.of(configuration.algorithms.esp),
@@ -105,7 +106,7 @@ def initiator_config(configuration: UeConfiguration, moment: Callable[[], dateti
         childless=configuration.childless,
         redirect=configuration.redirect.obey,
         resumption=configuration.resumption,
-        local_selectors=selectors,
+        local_selectors=own or selectors,
         remote_selectors=selectors if host is None else (TrafficSelector.host(host),),
         beet=configuration.child_sa.mode is EspMode.BEET,
     )
@@ -138,7 +139,8 @@ def configuration_request(configuration: UeConfiguration) -> tuple[Configuration
     wanted = configuration.request
     kinds: list[int] = []
     for version in configuration.pdn_type.versions:
-        kinds += [_ADDRESS[version], _DNS[version]]
+        kinds += [_ADDRESS[version]] if wanted.inner_addresses else []
+        kinds.append(_DNS[version])
         kinds += [P_CSCF_ATTRIBUTES[version][_P_CSCF_PLACE[each]] for each in wanted.p_cscf]
     if wanted.application_version:
         kinds.append(ConfigAttributeType.APPLICATION_VERSION)

@@ -63,11 +63,31 @@ def unfinished(connection: Connection, gateway: Endpoint | None, event: Closed) 
     return f"no response from the gateway {gateway}, asked {times} on {connection.access}"
 
 
+def silence_facts(connection: Connection, gateway: Endpoint | None, event: Closed) -> dict[str, JsonValue]:
+    """The same for programs; ``requests`` are those that had not been sent before."""
+    requests, retransmissions = connection.counts
+    return {
+        "gateway": None if gateway is None else str(gateway),
+        "access": connection.access,
+        "requests": requests,
+        "retransmissions": retransmissions,
+        "why": event.why,
+    }
+
+
 def rekey_refused(event: CreateChildSaRefused) -> Tell:
     """One end did not want a rekey or another child SA."""
     cause = notify_name(int(event.notify.type))
     who = "the gateway" if event.by_peer else "the UE"
-    return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data={"cause": cause})
+    data: dict[str, JsonValue] = {
+        "cause": cause,
+        "what": event.what,
+        "by_peer": event.by_peer,
+        "again": event.again_at is not None,
+        "reason": event.reason,
+        "facts": dict(event.facts),
+    }
+    return Tell(name="rekey-refused", text=f"For {event.what} {who} said {cause}.", data=data)
 
 
 def nat_changed(connection: Connection) -> Tell:

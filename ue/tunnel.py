@@ -146,6 +146,11 @@ class Tunnel:
         """ESP that was dropped, by reason."""
         return Counter({reason.value: number for reason, number in self._data_plane.drops.items()})
 
+    @property
+    def heard_at(self) -> float | None:
+        """When ESP was last heard where it should be, to half a ``silence_interval``; ``None``: not watched."""
+        return self._path_watch.heard_at if self._path_watch else None
+
     def evidence(self, spi: bytes) -> int:
         """How many packets of a child SA have shown that the gateway lives."""
         try:

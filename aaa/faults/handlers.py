@@ -133,6 +133,7 @@ def record(recorder: Recorder, fault: Fault, occasion: Occasion, point: Point) -
         {
             "rule": fault.rule,
             "action": done,
+            "result": None if fault.action.result is None or point is Point.VECTOR else str(fault.action.result),
             "command": occasion.commands[0],
             "imsi": occasion.imsi,
             "attempt": fault.attempt,

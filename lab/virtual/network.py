@@ -68,7 +68,8 @@ class VirtualLink:
 class VirtualNetwork:
     """``hosts`` are the addresses in the core; further addresses can be put behind an access at any time.
 
-    Each of ``losses`` is asked for every datagram that is sent over an access, whether it is lost there.
+    Each of ``losses`` is asked for every datagram that is sent over an access, whether it is lost there; each of
+    ``edits`` says what comes of it there (somebody on the way who changes it).
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class VirtualNetwork:
         self.down: set[Address] = set()
         self.dropped: Counter[str] = Counter()
         self.losses: list[Callable[[bytes, AccessNetwork], bool]] = []
+        self.edits: list[Callable[[bytes, AccessNetwork], bytes]] = []
         self.log: deque[LoggedDatagram] = deque(maxlen=log_length)
         self._loop = loop
         self._hosts = dict.fromkeys(hosts)
@@ -118,6 +120,9 @@ class VirtualNetwork:
         if crossed is not None and any(loses(octets, crossed) for loses in self.losses):
             self._drop("lost-on-purpose", source, destination, octets)
             return
+        if crossed is not None:
+            for edit in self.edits:
+                octets = edit(octets, crossed)
         if access is None:
             if source.address in self.down:
                 self._drop("source-down", source, destination, octets)

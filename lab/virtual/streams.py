@@ -157,6 +157,8 @@ class VirtualTransport(asyncio.Transport):
         if not self._is_closing and data:
             octets = bytes(data)
             self._network.note(self._local, self._remote, octets)
+            for edit in self._network.edits:
+                octets = edit(octets)
             self._later(lambda peer: peer._arrived(lambda: peer._data(octets)))
 
     def close(self) -> None:
@@ -213,7 +215,10 @@ class VirtualTransport(asyncio.Transport):
 
 
 class StreamNetwork:
-    """Who listens where, and the delay to each server's address in seconds, each way."""
+    """Who listens where, and the delay to each server's address in seconds, each way.
+
+    Each of ``edits`` says what comes of octets that are written (somebody on the way who changes them).
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -222,6 +227,7 @@ class StreamNetwork:
         self.silent: set[Address] = set()
         self.held: list[tuple[Address, Callable[[], None]]] = []
         self.open: list[VirtualTransport] = []
+        self.edits: list[Callable[[bytes], bytes]] = []
         self._next_port = FIRST_PORT
         self._digest = hashlib.sha256()
 

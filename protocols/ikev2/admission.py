@@ -7,16 +7,19 @@ once made ends only when things have been calm for a while. Left out: puzzles (R
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
+from protocols.errors import Fact
 from protocols.ikev2.rate import TokenBucket
 from protocols.ikev2.sa import IkeSa
-from protocols.path import Address, Endpoint
+from protocols.path import Address, Endpoint, Path
 
 PREFIX_LENGTH_IPV6: Final = 8  # octets: RFC 8019 §4.2, a /64; of an IPv4 address all four count
 EVIDENCE_PRIOR: Final = 8  # initiators of whom good is assumed before anything is known
+TOLD_RATE: Final = 20  # turned away requests that are told of, each second
 EVIDENCE_MAXIMUM: Final = 256  # above it what is known counts half: the past fades
 
 
@@ -53,6 +56,34 @@ class CookieDemand:
         if self._came_back + self._expired > EVIDENCE_MAXIMUM:
             self._came_back //= 2
             self._expired //= 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnedAway:
+    """An IKE_SA_INIT request that made no SA: ``reason`` is a slug, ``facts`` what is behind it."""
+
+    spi_i: bytes
+    path: Path
+    reason: str
+    text: str
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+class TurnedAwayRequests:
+    """Those to be told of: never more than a few each second, however many there are."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[TurnedAway] = deque(maxlen=TOLD_RATE)
+        self._rate = TokenBucket(TOLD_RATE, TOLD_RATE)
+
+    def add(self, request: TurnedAway, now: float) -> None:
+        """One more."""
+        if self._rate.take(now):
+            self._waiting.append(request)
+
+    def poll(self) -> TurnedAway | None:
+        """The next one."""
+        return self._waiting.popleft() if self._waiting else None
 
 
 @dataclass(kw_only=True)

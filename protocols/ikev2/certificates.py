@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 
-from protocols.errors import LocalError
+from protocols.errors import Fact, LocalError
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import AuthPayload, CertPayload, CertreqPayload, IdiPayload, IdrPayload
 from protocols.ikev2.registry import CertEncoding, HashAlgorithmId, IdType
@@ -225,7 +225,7 @@ class CertificateVerifier:
         them (whom we meant to reach). ``client``: the peer is a UE, whose extended key usage may say so.
         """
         if not chain:
-            raise refused("the peer sent no certificate")
+            raise refused("the peer sent no certificate", "certificate-missing")
         if len(chain) > CERTIFICATES_MAXIMUM:
             raise refused(f"the peer sent more than {CERTIFICATES_MAXIMUM} certificates")
         try:
@@ -249,7 +249,12 @@ class CertificateVerifier:
             if early or moment > certificate.not_valid_after_utc:
                 when = "is valid from" if early else "expired at"
                 limit = certificate.not_valid_before_utc if early else certificate.not_valid_after_utc
-                raise refused(f"certificate {certificate.subject.rfc4514_string()!r} {when} {limit}")
+                subject = certificate.subject.rfc4514_string()
+                raise refused(
+                    f"certificate {subject!r} {when} {limit}",
+                    "certificate-early" if early else "certificate-expired",
+                    {"subject": subject, "limit": str(limit), "now": str(moment)},
+                )
         verifier = (
             verification.PolicyBuilder()
             .store(self._store)
@@ -260,7 +265,13 @@ class CertificateVerifier:
         try:
             return verifier.verify(own, others).chain
         except verification.VerificationError as error:
-            raise refused(f"certificate {own.subject.rfc4514_string()!r} {self._why(own, others)}") from error
+            subject, why = own.subject.rfc4514_string(), self._why(own, others)
+            facts: dict[str, Fact] = {
+                "subject": subject,
+                "why": why,
+                "anchors": [anchor.subject.rfc4514_string() for anchor in self._anchors],
+            }
+            raise refused(f"certificate {subject!r} {why}", "certificate-untrusted", facts) from error
 
     def _why(self, own: x509.Certificate, others: list[x509.Certificate]) -> str:
         """A plain reason why no path was found; the library only says that there is none."""
@@ -324,6 +335,10 @@ class _Names:
             mailboxes=tuple(alternative.get_values_for_type(x509.RFC822Name)),
         )
 
+    def shown(self) -> list[Fact]:
+        """All but the subject."""
+        return [*self.hosts, *self.addresses, *self.mailboxes]
+
     def carry(self, identity: Identity) -> bool:
         """Whether an identity stands in the certificate (RFC 4945 §3.1.1 to §3.1.5)."""
         if identity.id_type == IdType.ID_FQDN:
@@ -344,10 +359,13 @@ def _check_names(certificate: x509.Certificate, identity: Identity | None, names
     """The subject alternative names against the peer's identity and the names that we accept."""
     found = _Names.of(certificate)
     if identity is not None and not found.carry(identity):
-        raise refused(f"the certificate is not for {_shown(identity)}, which the peer says it is")
+        facts: dict[str, Fact] = {"carried": found.shown(), "wanted": [_shown(identity)]}
+        text = f"the certificate is not for {_shown(identity)}, which the peer says it is"
+        raise refused(text, "certificate-names", facts)
     if names and not any(_host_matches(name, host) for name in names for host in found.hosts):
-        carried = ", ".join([*found.hosts, *found.addresses, *found.mailboxes]) or "no names"
-        raise refused(f"the certificate is for {carried}, not for {' or '.join(names)}")
+        carried = ", ".join(map(str, found.shown())) or "no names"
+        text = f"the certificate is for {carried}, not for {' or '.join(names)}"
+        raise refused(text, "certificate-names", {"carried": found.shown(), "wanted": [*names]})
 
 
 def _shown(identity: Identity) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from protocols.entropy import Entropy
-from protocols.errors import RemoteError
-from protocols.ikev2.admission import CookieDemand, HalfOpenSas
+from protocols.errors import Fact, RemoteError
+from protocols.ikev2.admission import CookieDemand, HalfOpenSas, TurnedAway, TurnedAwayRequests
 from protocols.ikev2.config import COOKIE_RATE, COOKIE_THRESHOLD, UNPROTECTED_RATE, InitiatorConfig, ResponderConfig
 from protocols.ikev2.cookie import Cookies, read_request
 from protocols.ikev2.events import (
@@ -105,6 +105,7 @@ class IkeEndpoint:
         )
         rate = responder.unprotected_rate if responder else UNPROTECTED_RATE
         self._unprotected = TokenBucket(rate, max(1.0, rate))
+        self._turned_away = TurnedAwayRequests()
 
     # --- outputs
 
@@ -115,6 +116,10 @@ class IkeEndpoint:
     def poll_event(self) -> tuple[IkeSa, Event] | None:
         """The next event and the SA it came from."""
         return self._events.popleft() if self._events else None
+
+    def poll_turned_away(self) -> TurnedAway | None:
+        """The next IKE_SA_INIT request that made no SA; of a flood not all are told."""
+        return self._turned_away.poll()
 
     def next_deadline(self) -> float | None:
         """When ``handle_timeout`` wants to be called."""
@@ -287,6 +292,9 @@ class IkeEndpoint:
         elsewhere = redirect.initial_answer(config, message, datagram.path, len(self.sas))
         if elsewhere is not None:
             self.dropped["redirected"] += 1
+            assert config.redirect is not None
+            to = str(config.redirect.gateway)
+            self._turn_away(header.spi_i, datagram.path, now, "redirected", f"redirected to {to}", {"gateway": to})
             self._refuse_initial(header, elsewhere, datagram.path)
             return
         sa = IkeSa(
@@ -311,7 +319,7 @@ class IkeEndpoint:
         The half of a source's share may be taken by whoever forges its address, the rest only with a cookie.
         """
         if self.half_open >= config.half_open_limit:
-            self.dropped["half-open-limit"] += 1
+            self._crowded(header, datagram.path, now, "half-open-limit", config.half_open_limit)
             return False
         source = datagram.path.remote.address
         of_source = self._half_open.from_source(source)
@@ -324,14 +332,31 @@ class IkeEndpoint:
                 return False
             spi_i = header.spi_i
             if returned is None or not self._cookies.verify(returned, spi_i, nonce, source, now):
-                self.dropped["cookie-demanded" if returned is None else "cookie-wrong"] += 1
+                why = "cookie-demanded" if returned is None else "cookie-wrong"
+                self.dropped[why] += 1
+                text = "a COOKIE is demanded" if returned is None else "the COOKIE is wrong"
+                facts: dict[str, Fact] = {"half_open": self.half_open, "of_source": of_source}
+                self._turn_away(spi_i, datagram.path, now, why, text, facts)
                 cookie = self._cookies.make(spi_i, nonce, source, now)
                 self._refuse_initial(header, NotifyPayload(NotifyType.COOKIE, cookie), datagram.path)
                 return False
         if of_source >= config.half_open_limit_per_source:
-            self.dropped["half-open-limit-per-source"] += 1
+            limit = config.half_open_limit_per_source
+            self._crowded(header, datagram.path, now, "half-open-limit-per-source", limit)
             return False
         return True
+
+    def _crowded(self, header: Header, path: Path, now: float, why: str, limit: int) -> None:
+        self.dropped[why] += 1
+        where = " of its address" if why.endswith("source") else ""
+        text = f"there are {limit} half-open IKE SAs{where}, and no more are allowed"
+        self._turn_away(header.spi_i, path, now, why, text, {"limit": limit})
+
+    def _turn_away(
+        self, spi_i: bytes, path: Path, now: float, reason: str, text: str, facts: Mapping[str, Fact] | None = None
+    ) -> None:
+        told = TurnedAway(spi_i=spi_i, path=path, reason=reason, text=text, facts=facts or {})
+        self._turned_away.add(told, now)
 
     # --- the rest
 
@@ -343,6 +368,9 @@ class IkeEndpoint:
         flags = octets[19]
         if flags & RESPONSE_FLAG:
             return  # never answered
+        if octets[8:16] == NO_SPI:
+            facts: dict[str, Fact] = {"version": octets[17] >> 4}
+            self._turn_away(octets[:8], datagram.path, now, "major-version", str(error), facts)
         # §1.5, §2.5: the answer to a higher major version names ours, with SPIs, exchange and Message ID as they came
         message = Message(
             spi_i=octets[:8],
@@ -358,6 +386,10 @@ class IkeEndpoint:
     def _reject_initial(self, header: Header, datagram: Datagram, error: RemoteError, now: float) -> None:
         """A request that does not parse makes no SA; its sender is told why (§2.5, §2.21.1)."""
         self.dropped["malformed"] += 1
+        critical = error.notify_type == NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
+        facts: dict[str, Fact] = {"payload_type": error.notify_data[0]} if critical and error.notify_data else {}
+        why = "critical-payload" if critical else "malformed"
+        self._turn_away(header.spi_i, datagram.path, now, why, str(error), facts)
         if error.notify_type is not None and self._unprotected.take(now):
             notify = NotifyPayload(NotifyType.of(error.notify_type), error.notify_data)
             self._refuse_initial(header, notify, datagram.path)

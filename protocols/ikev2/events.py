@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from protocols.errors import Fact
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.keymat import IkeKeys
 from protocols.ikev2.message import Message
@@ -197,12 +199,17 @@ class ReauthenticationDue:
 
 @dataclass(frozen=True, kw_only=True)
 class CreateChildSaRefused:
-    """A CREATE_CHILD_SA came to nothing and ended nothing; ``again_at``: when it is tried again."""
+    """A CREATE_CHILD_SA came to nothing and ended nothing; ``again_at``: when it is tried again.
+
+    ``reason`` and ``facts`` say to programs what this end found wrong.
+    """
 
     what: str
     notify: NotifyPayload
     again_at: float | None = None
     by_peer: bool = True
+    reason: str = ""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,11 +290,16 @@ class ConfigurationExchanged:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """The peer or we refused; ``notify`` says how on the wire, ``text`` says why in plain words."""
+    """The peer or we refused; ``notify`` says how on the wire, ``text`` says why in plain words.
+
+    ``reason`` and ``facts`` say it to programs, where it was this end that found it out.
+    """
 
     text: str
     notify: NotifyPayload | None = None
     by_peer: bool = True
+    reason: str = ""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,13 +459,15 @@ class RedirectReply:
 class Refusal:
     """Refuse the peer with this Notify (and EAP-Failure when there is one).
 
-    ``beside`` go along and say more of it (a profile's status types).
+    ``beside`` go along and say more of it (a profile's status types); ``reason`` and ``facts`` are for ``Refused``.
     """
 
     notify: NotifyPayload
     text: str
     eap_packet: bytes | None = None
     beside: tuple[NotifyPayload, ...] = ()
+    reason: str = ""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
 Event = (

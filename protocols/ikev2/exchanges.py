@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from protocols.errors import AuthenticationError, LocalError, RemoteError
+from protocols.errors import AuthenticationError, LocalError, NegotiationError, RemoteError
 from protocols.ikev2.events import Answer, MessageReceived, MessageSent, SaState
 from protocols.ikev2.fragment import PROBE_RETRANSMISSIONS
 from protocols.ikev2.message import Header, Message, decode_header, message_of
@@ -21,7 +21,7 @@ from protocols.ikev2.registry import INITIAL_EXCHANGES, ExchangeType, NotifyType
 from protocols.ikev2.spi import NO_SPI
 from protocols.ikev2.table import Procedure, procedure_for
 from protocols.ikev2.task import Response, Task
-from protocols.ikev2.tasks import auth, crash_detection, init, intermediate, mobike, redirect
+from protocols.ikev2.tasks import auth, crash_detection, create_child, init, intermediate, mobike, redirect
 from protocols.ikev2.timing import Timer
 from protocols.ikev2.window import PEER_SIZE_MAXIMUM, Disposition, OutstandingRequest, Received, Sent
 from protocols.path import Datagram, Path
@@ -163,6 +163,8 @@ class Exchanges:
         except RemoteError as error:
             sa.window.begin(received)
             response = self._refuse(error)
+            if response.close is None and isinstance(error, NegotiationError):
+                create_child.tell_refused(sa, message, error)
         if response is not None:
             self._respond(response, received, now)
         else:
@@ -288,7 +290,7 @@ class Exchanges:
         payload = NotifyPayload(type=notify, data=error.notify_data)
         fatal = self._sa.state not in (SaState.ESTABLISHED, SaState.DELETING) or notify == NotifyType.INVALID_SYNTAX
         if fatal:
-            auth.report_refusal(self._sa, str(error), payload)
+            auth.report_refusal(self._sa, str(error), payload, error.reason, error.facts)
         return Response(payloads=(payload,), close=str(error) if fatal else None)
 
     def _respond(self, response: Response, request: Received, now: float) -> None:

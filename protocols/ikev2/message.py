@@ -156,11 +156,12 @@ class Message:
 
         ``notify_names`` names notify types of private use.
         """
-        names = [self._payload_name(payload, notify_names or {}) for payload in self.payloads]
+        names = [self.payload_name(payload, notify_names or {}) for payload in self.payloads]
         inside = f"[ {', '.join(names)} ]" if names else "[ ]"
         return f"{self.name} {self.message_id} {inside}"
 
-    def _payload_name(self, payload: Payload, notify_names: Mapping[int, str]) -> str:
+    def payload_name(self, payload: Payload, notify_names: Mapping[int, str]) -> str:
+        """The notation of one of its payloads, e.g. ``SAi1`` or ``N(COOKIE2)``."""
         end = "r" if self.response else "i"
         if isinstance(payload, NotifyPayload):
             return f"N({notify_names.get(payload.type, payload.type.name)})"

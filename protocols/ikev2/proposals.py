@@ -16,6 +16,7 @@ from math import prod
 from typing import Final, TypeVar
 
 from protocols.errors import LocalError, NegotiationError
+from protocols.ikev2.disagreement import no_proposal
 from protocols.ikev2.key_exchange import KEY_EXCHANGES, WEAK_GROUPS
 from protocols.ikev2.payloads import Proposal, Transform
 from protocols.ikev2.registry import (
@@ -307,7 +308,7 @@ def select_ike(
             chosen = _choose(index, wanted)
             if chosen is not None:
                 return replace(proposal, spi=spi, transforms=chosen), suite
-    raise _refused("no IKE proposal of the initiator's fits our policy")
+    raise no_proposal(offered, [wanted for _, wanted in policy.wanted], ProtocolId.IKE)
 
 
 def select_esp(
@@ -344,7 +345,8 @@ def select_esp(
             chosen = _choose(index, _by_type(_esp_transforms(suite)))
             if chosen is not None:
                 return replace(proposal, spi=spi, transforms=chosen), suite
-    raise _refused("no ESP proposal of the initiator's fits our policy")
+    allowed = [_by_type(_esp_transforms(suite)) for suite in policy.suites]
+    raise no_proposal(offered, allowed, ProtocolId.ESP, with_group=with_group)
 
 
 def _granted(

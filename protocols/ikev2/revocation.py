@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from protocols.errors import LocalError
+from protocols.errors import Fact, LocalError
 from protocols.ikev2.signatures import PublicKey, check_public_key, refused
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
@@ -156,7 +156,9 @@ class Revocation:
         if single.certificate_status is ocsp.OCSPCertStatus.REVOKED:
             raise refused(
                 f"certificate {certificate.subject.rfc4514_string()!r} was revoked at {single.revocation_time_utc}"
-                " (OCSP)"
+                " (OCSP)",
+                "certificate-revoked",
+                _revoked(certificate, single.revocation_time_utc, "an OCSP response"),
             )
         _check_fresh(single.this_update_utc, single.next_update_utc, moment)
         if single.certificate_status is not ocsp.OCSPCertStatus.GOOD:
@@ -197,11 +199,18 @@ def _check_crl(
     if entry is not None:
         # Also on an old CRL: what is revoked stays so (RFC 5280 §3.3).
         raise refused(
-            f"certificate {certificate.subject.rfc4514_string()!r} was revoked at {entry.revocation_date_utc} (CRL)"
+            f"certificate {certificate.subject.rfc4514_string()!r} was revoked at {entry.revocation_date_utc} (CRL)",
+            "certificate-revoked",
+            _revoked(certificate, entry.revocation_date_utc, "a CRL"),
         )
     if crl.next_update_utc is None:
         raise _Unusable("does not say when the next one is due")  # RFC 5280 §5.1.2.5
     _check_fresh(crl.last_update_utc, crl.next_update_utc, moment)
+
+
+def _revoked(certificate: x509.Certificate, since: datetime | None, source: str) -> dict[str, Fact]:
+    """What is known of a revocation."""
+    return {"subject": certificate.subject.rfc4514_string(), "since": str(since), "source": source}
 
 
 def _check_fresh(this_update: datetime, next_update: datetime | None, moment: datetime) -> None:

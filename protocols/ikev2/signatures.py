@@ -6,7 +6,7 @@ NOT: RFC 8247 §3.1), Brainpool curves, PSS with other salts than one as long as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from protocols.buffer import Reader
-from protocols.errors import AuthenticationError, DecodeError, LocalError
+from protocols.errors import AuthenticationError, DecodeError, Fact, LocalError
 from protocols.ikev2.payloads import AuthPayload
 from protocols.ikev2.registry import AuthMethod, HashAlgorithmId, NotifyType
 
@@ -147,9 +147,9 @@ def decode_hash_algorithms(data: bytes) -> frozenset[HashAlgorithmId]:
     return frozenset(algorithms)
 
 
-def refused(why: str) -> AuthenticationError:
+def refused(why: str, reason: str = "", facts: Mapping[str, Fact] | None = None) -> AuthenticationError:
     """An ``AuthenticationError`` that the peer is told as AUTHENTICATION_FAILED."""
-    return AuthenticationError(why, NotifyType.AUTHENTICATION_FAILED)
+    return AuthenticationError(why, NotifyType.AUTHENTICATION_FAILED, reason=reason, facts=facts)
 
 
 # --- keys
@@ -246,7 +246,7 @@ def verify_auth(public_key: PublicKey, auth: AuthPayload, octets: bytes) -> None
         else:
             _verify_ecdsa(public_key, auth, octets)
     except (InvalidSignature, UnsupportedAlgorithm) as error:
-        raise refused("the signature in AUTH is wrong") from error
+        raise refused("the signature in AUTH is wrong", "signature-wrong") from error
 
 
 def _verify_digital(public_key: PublicKey, data: bytes, octets: bytes) -> None:

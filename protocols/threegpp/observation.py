@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from protocols.eap.observation import eap_body
 from protocols.esp.sa import ChildSaSpec
+from protocols.ikev2.description import describe
 from protocols.ikev2.events import Event, IkeKeysDerived, MessageReceived, MessageSent, StateChanged
 from protocols.ikev2.registry import EncryptionId, ExchangeType, IntegrityId
 from protocols.ikev2.tasks.beet import USE_BEET_MODE
 from protocols.path import Path
 from protocols.threegpp.causes import NOTIFY_NAMES
+from protocols.threegpp.description import ATTRIBUTE_NAMES, NOTIFY_DATA
 from protocols.trace.keys import EspKeysRecord, IkeKeysRecord
 from protocols.trace.recorder import Recorder
-from protocols.trace.records import Kind
+from protocols.trace.records import JsonValue, Kind
 
 # REACTIVATION_REQUESTED_CAUSE has the number of strongSwan's USE_BEET_MODE, and stands in INFORMATIONAL alone
 _NAMES_ELSEWHERE = {**NOTIFY_NAMES, int(USE_BEET_MODE): "USE_BEET_MODE"}
@@ -21,30 +24,7 @@ def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
     if not recorder.enabled:
         return
     if isinstance(event, (MessageSent, MessageReceived)):
-        message = event.message
-        names = NOTIFY_NAMES if message.exchange == ExchangeType.INFORMATIONAL else _NAMES_ELSEWHERE
-        fragments = {} if event.fragments == 1 else {"fragments": event.fragments}
-        recorder.record(
-            Kind.MESSAGE,
-            {
-                "protocol": "ikev2",
-                "direction": "out" if isinstance(event, MessageSent) else "in",
-                "interface": "SWu",
-                "peer": str(event.path.remote),
-                "name": message.name,
-                "summary": message.summary(names),
-                "detail": {
-                    "spi_i": message.spi_i.hex(),
-                    "spi_r": message.spi_r.hex(),
-                    "message_id": message.message_id,
-                    "local": str(event.path.local),
-                    "remote": str(event.path.remote),
-                    **fragments,
-                },
-                "retransmission": event.retransmission,
-            },
-            session,
-        )
+        recorder.record_later(Kind.MESSAGE, message_body, event, session=session)
     elif isinstance(event, StateChanged):
         recorder.record(
             Kind.STATE,
@@ -65,6 +45,38 @@ def record_ike_event(recorder: Recorder, event: Event, session: str) -> None:
             integrity=None if suite.integrity is None else IntegrityId(suite.integrity).name,
         )
         recorder.record(Kind.KEYS, record.to_body(), session)
+
+
+def message_body(event: MessageSent | MessageReceived) -> dict[str, JsonValue]:
+    """The body of a ``message`` record on SWu; ``detail.payloads`` has every payload, decoded and in octets."""
+    message = event.message
+    names = NOTIFY_NAMES if message.exchange == ExchangeType.INFORMATIONAL else _NAMES_ELSEWHERE
+    fragments = {} if event.fragments == 1 else {"fragments": event.fragments}
+    return {
+        "protocol": "ikev2",
+        "direction": "out" if isinstance(event, MessageSent) else "in",
+        "interface": "SWu",
+        "peer": str(event.path.remote),
+        "name": message.name,
+        "summary": message.summary(names),
+        "detail": {
+            "spi_i": message.spi_i.hex(),
+            "spi_r": message.spi_r.hex(),
+            "message_id": message.message_id,
+            "local": str(event.path.local),
+            "remote": str(event.path.remote),
+            **fragments,
+            "payloads": describe(
+                message, notify_names=names, notify_data=NOTIFY_DATA, attribute_names=ATTRIBUTE_NAMES, eap=_eap
+            ),
+        },
+        "retransmission": event.retransmission,
+    }
+
+
+def _eap(octets: bytes) -> JsonValue:
+    body = eap_body(octets, direction="", interface="SWu", peer="")
+    return {"name": body["name"], "detail": body["detail"]}
 
 
 def record_esp_keys(recorder: Recorder, spec: ChildSaSpec, path: Path, session: str) -> None:

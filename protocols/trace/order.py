@@ -127,9 +127,9 @@ def text_of(record: TraceRecord, key: str) -> str:
 
 
 def detail_of(record: TraceRecord) -> dict[str, JsonValue]:
-    """The ``detail`` of a message record, empty when absent."""
+    """The ``detail`` of a message record without its ``payloads``, which fill pages; empty when absent."""
     detail = record.body.get("detail")
-    return dict(detail) if isinstance(detail, dict) else {}
+    return {key: value for key, value in detail.items() if key != "payloads"} if isinstance(detail, dict) else {}
 
 
 def _likeness(record: TraceRecord) -> tuple[str, ...]:

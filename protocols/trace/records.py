@@ -9,7 +9,8 @@ octets are lower-case hex. Bodies by kind:
     inside, of "sctp" one message), ``protocol`` ("ikev2"/"esp"/"diameter"/"keepalive"/"unknown").
 ``message``  a decoded protocol message: ``protocol`` ("ikev2"/"diameter"/"eap"), ``direction``,
     ``interface`` ("SWu"/"SWm"/"SWx"/"S6b"), ``peer`` (address or Diameter identity), ``name`` (e.g. "IKE_AUTH
-    request", "DER"), ``summary`` (RFC notation), ``detail`` (dict), ``retransmission`` (bool).
+    request", "DER"), ``summary`` (RFC notation), ``detail`` (dict; of "ikev2" its ``payloads`` are a list of
+    every payload, decoded, and its octets: ``ikev2.description``), ``retransmission`` (bool).
 ``state``  ``machine``, ``old``, ``new``, ``why``.
 ``keys``  secret: ``table`` ("ikev2"/"esp") and the fields of ``trace.keys``; only with key export on.
 ``event``  something a person wants to know: ``name`` (e.g. "attached", "moved", "refused",
@@ -22,9 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from protocols.errors import DecodeError
+from protocols.errors import DecodeError, Fact
 
-JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+JsonValue = Fact
 
 STREAMS = frozenset({"tcp", "tls", "sctp"})  # transports with connections
 

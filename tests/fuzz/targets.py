@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,8 +27,9 @@ from protocols.entropy import SeededEntropy
 from protocols.errors import DecodeError, RemoteError
 from protocols.esp.packet import sealer_of
 from protocols.esp.sa import ChildSa
+from protocols.ikev2.description import describe
 from protocols.ikev2.events import SaState
-from protocols.ikev2.message import decode_header, decode_message
+from protocols.ikev2.message import Message, decode_header, decode_message
 from protocols.ikev2.message import encode_message as encode_ikev2
 from protocols.ikev2.payloads import ConfigurationPayload, decode_payloads, encode_payloads
 from protocols.ikev2.registry import ExchangeType, PayloadType
@@ -37,6 +39,7 @@ from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ip import IcmpEcho, IpPacket, UdpDatagram, flow_of
 from protocols.path import Datagram
 from protocols.threegpp.backoff import decode_backoff
+from protocols.threegpp.description import ATTRIBUTE_NAMES, NOTIFY_DATA
 from protocols.threegpp.identity import Apn, Imsi, Nai
 from protocols.threegpp.swu import decode_device_identity
 from tests.dataplane.pairs import SUITES, mirrored, ue_spec
@@ -68,6 +71,7 @@ def ikev2_message(octets: bytes) -> None:
         return
     assert decode_message(encode_ikev2(message)) == message
     message.summary()
+    _describe(message)
 
 
 def ikev2_payloads(octets: bytes) -> None:
@@ -80,6 +84,23 @@ def ikev2_payloads(octets: bytes) -> None:
         return
     first, body = encode_payloads(payloads)
     assert decode_payloads(PayloadType.of(first), body) == payloads
+    _describe(
+        Message(
+            spi_i=bytes(8),
+            spi_r=bytes(8),
+            exchange=ExchangeType.IKE_AUTH,
+            original_initiator=True,
+            response=False,
+            message_id=1,
+            payloads=payloads,
+        )
+    )
+
+
+def _describe(message: Message) -> None:
+    """Any message can be told about, one entry for each payload, in JSON."""
+    described = describe(message, notify_data=NOTIFY_DATA, attribute_names=ATTRIBUTE_NAMES)
+    assert len(json.loads(json.dumps(described))) == len(message.payloads)
 
 
 def eap(octets: bytes) -> None:

@@ -238,7 +238,7 @@ def test_a_challenge_without_network_name() -> None:
 
 def test_the_separation_bit_must_be_set_in_aka_prime_only() -> None:
     peer = FedPeer()
-    refused_as_autn(peer, prime().challenge(NAI, amf=b"\x7f\xff"), AkaFailure.AUTN_REJECTED)
+    refused_as_autn(peer, prime().challenge(NAI, amf=b"\x7f\xff"), AkaFailure.SEPARATION_BIT)
     assert peer.usim.sqn_ms == 0
     assert FedPeer().told(HandMadeServer().challenge(NAI, amf=bytes(2))).subtype == AkaSubtype.CHALLENGE
 

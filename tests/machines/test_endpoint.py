@@ -360,6 +360,20 @@ def test_a_flood_from_forged_addresses_leaves_little_behind_and_lets_a_genuine_u
     assert endpoint.half_open == 1
 
 
+def test_who_is_turned_away_is_told_and_of_a_flood_a_few_each_second() -> None:
+    endpoint = gateway(cookie_threshold=0)
+    flood(endpoint, 1000, spacing=0.0001, start=100.0)
+    told = list(iter(endpoint.poll_turned_away, None))
+    assert len(told) == 20
+    assert {each.reason for each in told} == {"cookie-demanded"}
+    number = int.from_bytes(told[0].spi_i, "big") - (0x5A << 56)
+    assert told[0].path.remote == Endpoint(IPv4Address(100 << 24 | number), 500)
+    flood(endpoint, 10_000, spacing=0.001, start=200.0, first=1000)  # nobody asks for ten seconds
+    assert len(list(iter(endpoint.poll_turned_away, None))) == 20
+    flood(endpoint, 1, start=300.0, first=20_000)
+    assert len(list(iter(endpoint.poll_turned_away, None))) == 1
+
+
 def test_the_threshold_falls_with_those_who_never_come_back() -> None:
     """RFC 8019 §4.2: forged requests so slow that no number alone is suspicious."""
     endpoint = gateway(cookie_threshold=40)

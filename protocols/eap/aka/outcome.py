@@ -16,6 +16,7 @@ class AkaFailure(Enum):
     AUTN_REJECTED = "network not authenticated"
     SYNCHRONISATION = "sequence number out of range"
     IDENTITY_WITHHELD = "permanent identity withheld"
+    SEPARATION_BIT = "AMF separation bit is 0"
     NETWORK_NAME = "wrong network name"
     KEY_DERIVATION_FUNCTION = "no key derivation function agreed"
     BIDDING_DOWN = "bidding down"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from protocols.errors import AuthenticationError, RemoteError
+from protocols.errors import AuthenticationError, Fact, RemoteError
 from protocols.ikev2.certificates import CertificateVerifier, Credential, Identity, Requested, choose, evidence_in
 from protocols.ikev2.events import (
     AuthenticationKind,
@@ -75,7 +76,8 @@ def fail(sa: IkeSa, error: RemoteError, now: float) -> None:
     up = (SaState.INTERMEDIATE, SaState.HALF_OPEN, SaState.AUTHENTICATING, SaState.ESTABLISHED)
     peer_is_up = sa.state in up and not isinstance(error, PeerRefusal)
     notify = error.notify if isinstance(error, PeerRefusal) else None
-    sa.emit(Refused(text=str(error), notify=notify, by_peer=isinstance(error, PeerRefusal)))
+    by_peer = isinstance(error, PeerRefusal)
+    sa.emit(Refused(text=str(error), notify=notify, by_peer=by_peer, reason=error.reason, facts=error.facts))
     if peer_is_up and sa.sealer is not None:
         complaint: tuple[NotifyPayload, ...] = ()
         if isinstance(error, AuthenticationError):
@@ -116,9 +118,11 @@ def raise_on_error(sa: IkeSa, message: Message, *, but: NotifyPayload | None = N
         raise PeerRefusal("the peer refused: EAP-Failure", NotifyPayload(type=NotifyType.AUTHENTICATION_FAILED))
 
 
-def report_refusal(sa: IkeSa, text: str, notify: NotifyPayload) -> None:
+def report_refusal(
+    sa: IkeSa, text: str, notify: NotifyPayload, reason: str = "", facts: Mapping[str, Fact] | None = None
+) -> None:
     """Tell the outside that we refuse the peer."""
-    sa.emit(Refused(text=text, notify=notify, by_peer=False))
+    sa.emit(Refused(text=text, notify=notify, by_peer=False, reason=reason, facts=facts or {}))
 
 
 def signed_octets(sa: IkeSa, identity: Identity, *, original_initiator: bool) -> bytes:
@@ -174,7 +178,11 @@ def verify_key(sa: IkeSa, payload: AuthPayload, secret: Secret, identity: Identi
     expected = _keyed(sa, secret, identity, original_initiator=not sa.original_initiator)
     wrong = payload.method != AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE
     if wrong or Secret(payload.data) != Secret(expected):
-        raise refused(f"the AUTH payload of the {_peer(sa)} does not verify with the {what}")
+        raise refused(
+            f"the AUTH payload of the {_peer(sa)} does not verify with the {what}",
+            "auth-wrong",
+            {"of": _peer(sa), "key": what},
+        )
 
 
 def verify_certificate(

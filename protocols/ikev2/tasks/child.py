@@ -248,7 +248,8 @@ def grant_or_refuse(sa: IkeSa, request: Request | None, reply: ConfigurationRepl
         granted = request.grant(sa, reply, now)
     except NegotiationError as error:
         notify = NotifyPayload(type=NotifyType(error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN))
-        sa.emit(Refused(text=f"no child SA: {error}", notify=notify, by_peer=False))
+        text = f"no child SA: {error}"
+        sa.emit(Refused(text=text, notify=notify, by_peer=False, reason=error.reason, facts=error.facts))
         return (notify,)
     return (*config.build_reply(reply), *granted)
 
@@ -297,6 +298,8 @@ def narrow(offered: Selectors, allowed: Selectors) -> Selectors:
         raise NegotiationError(
             f"selectors {', '.join(map(str, offered))} lie outside {', '.join(map(str, allowed))}",
             NotifyType.TS_UNACCEPTABLE,
+            reason="ts-unacceptable",
+            facts={"offered": [str(each) for each in offered], "allowed": [str(each) for each in allowed]},
         )
     return tuple(dict.fromkeys(common))[:SELECTORS_MAXIMUM]
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.ikev2.events import ChildSaInstalled, SaState
+from protocols.errors import NegotiationError
+from protocols.ikev2.events import ChildSaInstalled, CreateChildSaRefused, SaState
 from protocols.ikev2.message import Message
-from protocols.ikev2.payloads import NotifyPayload, Payload, SaPayload
-from protocols.ikev2.registry import NotifyType, ProtocolId
+from protocols.ikev2.payloads import NotifyPayload, Payload, SaPayload, TsiPayload
+from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import beet, child, child_exchange, followup_ke, lifetime, rekey_child, rekey_ike
 from protocols.path import Path
@@ -57,6 +58,18 @@ class CreateChild(child_exchange.ChildExchange):
             sa.initiate(self, now, urgent=True)
         else:
             lifetime.refused(sa, self, self.back_off, "an additional child SA", notify, now)
+
+
+def tell_refused(sa: IkeSa, message: Message, error: NegotiationError) -> None:
+    """This end has refused a request of the peer's; not that it asks for another group, which goes on."""
+    if error.notify_type == NotifyType.INVALID_KE_PAYLOAD or message.exchange != ExchangeType.CREATE_CHILD_SA:
+        return
+    rekey = message.notify(NotifyType.REKEY_SA)
+    what = "the rekey of the IKE SA" if message.first(TsiPayload) is None else "an additional child SA"
+    if rekey is not None:
+        what = f"the rekey of child SA {rekey.spi.hex()}"
+    notify = NotifyPayload(type=NotifyType(error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN))
+    sa.emit(CreateChildSaRefused(what=what, notify=notify, by_peer=False, reason=error.reason, facts=error.facts))
 
 
 def process_request(sa: IkeSa, message: Message, now: float) -> Response:

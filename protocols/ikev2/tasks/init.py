@@ -24,7 +24,7 @@ from protocols.ikev2.extension import Step
 from protocols.ikev2.habits import GroupObedience, arranged
 from protocols.ikev2.keymat import derive_ike_keys
 from protocols.ikev2.message import Message
-from protocols.ikev2.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
+from protocols.ikev2.payloads import KePayload, NoncePayload, NotifyPayload, Payload, Proposal, SaPayload
 from protocols.ikev2.proposals import IkePolicy, check_answer_ike, select_ike
 from protocols.ikev2.registry import ExchangeType, HashAlgorithmId, KeGroup, NotifyType, TransformType
 from protocols.ikev2.signatures import decode_hash_algorithms, encode_hash_algorithms
@@ -147,7 +147,7 @@ class Init:
     def _again(self, sa: IkeSa, why: str, now: float) -> None:
         self._attempts += 1
         if self._attempts > sa.initiator_config.init_retries:
-            raise RemoteError(why)
+            raise RemoteError(why, reason="init-again", facts={"why": why, "times": self._attempts})
         sa.window.restart_initial()
         sa.initiate(self, now, urgent=True)
 
@@ -171,8 +171,23 @@ class Init:
             raise NegotiationError(
                 f"INVALID_KE_PAYLOAD asks for group {group}, which was not offered",
                 NotifyType.NO_PROPOSAL_CHOSEN,
+                reason="ke-group",
+                facts={
+                    "asked": _group_text(group),
+                    "sent": _group_text(self._exchange().group),
+                    "obeys": obedience.value,
+                    "offered": [_group_text(each) for each in _groups(proposals)],
+                },
             )
         self._key_exchange = self._generate(KeGroup(group), sa.entropy)
+
+
+def _groups(proposals: tuple[Proposal, ...]) -> list[int]:
+    return list(dict.fromkeys(int(each.id) for one in proposals for each in one.of_type(TransformType.KE)))
+
+
+def _group_text(group: int) -> str:
+    return "no group" if group < 0 else f"group {group} ({KeGroup.of(group).name})"
 
 
 def try_elsewhere(sa: IkeSa, attempt: int) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.errors import AuthenticationError, LocalError, RemoteError
+from protocols.errors import AuthenticationError, Fact, LocalError, RemoteError
 from protocols.ikev2.events import PeerRedirected, Redirected, RedirectIgnored, SaState
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import AuthPayload, NoncePayload, NotifyPayload, Payload
@@ -155,7 +155,9 @@ def _wanted(sa: IkeSa, message: Message) -> Gateway | None:
 def _follow(sa: IkeSa, gateway: Gateway, stage: RedirectStage, now: float) -> None:
     trail = _trail(sa, now)
     if trail is None:
-        raise RemoteError(_too_often(sa))
+        limit = sa.initiator_config.redirect_limit
+        facts: dict[str, Fact] = {"gateway": str(gateway), "stage": stage.value, "limit": limit}
+        raise RemoteError(_too_often(sa), reason="redirect-loop", facts=facts)
     sa.emit(Redirected(gateway=gateway, stage=stage, trail=trail))
 
 

@@ -63,7 +63,7 @@ def check_separation_bit(autn: bytes) -> None:
     """The AMF separation bit must be 1 in EAP-AKA' (RFC 9048 §3.3, TS 33.402 §6.2)."""
     if not autn[SQN_LENGTH] & AMF_SEPARATION[0]:
         why = "the AMF separation bit in AUTN is 0, which EAP-AKA' forbids"
-        raise Refusal(AkaFailure.AUTN_REJECTED, why, as_autn=True)
+        raise Refusal(AkaFailure.SEPARATION_BIT, why, as_autn=True)
 
 
 def _listed(values: tuple[int, ...]) -> str:

@@ -121,7 +121,9 @@ class Challenge:
             why = "AT_MAC of the challenge response does not verify"
             raise ResponseRefused(AkaFailure.WRONG_MAC, why + (hint if right else ""))
         if not right:
-            raise ResponseRefused(AkaFailure.WRONG_RES, "RES is not the XRES of the vector")
+            lengths = f" ({res.bits} bits, XRES has {8 * len(self.vector.xres)})"
+            unequal = lengths if res.bits != 8 * len(self.vector.xres) else ""
+            raise ResponseRefused(AkaFailure.WRONG_RES, f"RES is not the XRES of the vector{unequal}")
         check_checkcode(message, self.checkcode)
         nested_attributes(message, self.keys.k_encr)
         pseudonym = self.next_pseudonym.decode() if self.next_pseudonym is not None else None

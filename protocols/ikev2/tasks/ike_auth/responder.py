@@ -108,7 +108,7 @@ class Authenticator:
     def answer(self, sa: IkeSa, answer: Answer, now: float) -> Response:
         """Complete the response that waits."""
         if isinstance(answer, Refusal):
-            auth.report_refusal(sa, answer.text, answer.notify)
+            auth.report_refusal(sa, answer.text, answer.notify, answer.reason, answer.facts)
             eap = () if answer.eap_packet is None else (EapPayload(packet=answer.eap_packet),)
             return Response(payloads=(*eap, answer.notify, *answer.beside), close=answer.text)
         if isinstance(answer, ConfigurationReply):
