@@ -423,9 +423,11 @@ class EpdgNode:
             self.data_plane.retire(event.inbound_spi)
         elif isinstance(event, ChildSaRemoved) and event.inbound_spi in self._by_spi:
             del self._by_spi[event.inbound_spi]
-            counters = self._counters(event.inbound_spi)
-            live.session.carried.update({} if counters is None else vars(counters))
-            self.data_plane.remove(event.inbound_spi)
+            try:
+                counters = self._counters(event.inbound_spi)
+                live.session.carried.update({} if counters is None else vars(counters))
+            finally:
+                self.data_plane.remove(event.inbound_spi)
 
     def _not_carried(self, live: Live, error: StackError) -> None:
         """What carries ESP refuses a child SA or its move, the kernel without an algorithm, say: the session ends."""
