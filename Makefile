@@ -15,6 +15,12 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 
+# Files in the order of the collection, the long ones first; xdist's own order is by the number of tests.
+SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
+
+# The tests start hundreds of nodes, each of which would compile all its modules anew. Empty is as good as unset.
+export PYTHONDONTWRITEBYTECODE :=
+
 FAST_SOURCES := $(wildcard protocols/dataplane/fast/native/*.[ch])
 
 .PHONY: demo test test-long fuzz sanitize fast wheel bench lint clean
@@ -24,10 +30,10 @@ demo: .venv/.installed
 	$(BIN)/lab demo $(DEMO_ARGS)
 
 test: .venv/.installed-test .venv/.peers .venv/.fast
-	$(BIN)/pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 test-long: .venv/.installed-test .venv/.peers .venv/.fast .venv/.debian-kernel
-	$(BIN)/pytest -n auto --dist loadfile --long $(PYTEST_ARGS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) --long $(PYTEST_ARGS)
 
 fuzz: .venv/.installed-test
 	$(BIN)/python -m tests.fuzz.guided --seconds $(FUZZ_SECONDS)

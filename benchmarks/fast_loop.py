@@ -1,6 +1,6 @@
 """Throughput of the fast path between two kernels, and the processor time a gateway takes for it.
 
-    python benchmarks/fast_loop.py [--seconds 4] [--rounds 3] [--suites aes128gcm16] [--output FILE]
+    python benchmarks/fast_loop.py [--seconds 4] [--rounds 3] [--suites aes128gcm16] [--sas N...] [--output FILE]
 
 Two ends with a static SA in network namespaces (tests/dataplane/fast_ends.py), AES-128-GCM in UDP, inner MTU 1400, one
 worker each; iperf3 is the traffic. Needs root. Both ends, both kernels and iperf3 share this machine's cores, so that a
@@ -29,6 +29,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import spread
 from tests.dataplane.fast_ends import HOST_INNER, MTU, UE_INNER, End, Pair, ends
 
 PORT = 5201
@@ -142,15 +143,7 @@ async def measure(suite: str, what: str, direction: str, seconds: float) -> dict
         return row
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--suites", nargs="+", default=["aes128gcm16"])
-    parser.add_argument("--output", type=Path, help="write the results there as JSON")
-    arguments = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("network namespaces and TUN devices need root")
+async def _flows(arguments: argparse.Namespace) -> list[dict[str, object]]:
     cases = [
         (suite, what, direction)
         for suite in arguments.suites
@@ -160,7 +153,7 @@ async def main() -> None:
     for _ in range(arguments.rounds):
         for case in cases:
             runs[case].append(await measure(*case, arguments.seconds))
-    results = []
+    results: list[dict[str, object]] = []
     print(f"{'suite':15} {'what':8} {'way':5} {'Gbit/s':>7} {'µs/packet':>9} {'per core':>9} {'per message':>11}")
     for (suite, what, direction), rows in runs.items():
         best = min(rows, key=lambda row: row["gateway_us_per_packet"])
@@ -171,6 +164,23 @@ async def main() -> None:
             f"{suite:15} {what:8} {direction:5} {fastest:7.2f} {best['gateway_us_per_packet']:9.2f}"
             f" {best.get('gateway_packets_per_second_and_core', 0):9.0f} {best['packets_per_message']:11.1f}"
         )
+    return results
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--suites", nargs="+", default=["aes128gcm16"])
+    parser.add_argument("--sas", type=int, nargs="+", default=[], help="instead: SAs that traffic is spread over")
+    parser.add_argument("--output", type=Path, help="write the results there as JSON")
+    arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("network namespaces and TUN devices need root")
+    if arguments.sas:
+        results: object = spread.measure(arguments.sas, arguments.seconds, arguments.rounds)
+    else:
+        results = await _flows(arguments)
     if arguments.output:
         about = {
             "python": platform.python_version(),

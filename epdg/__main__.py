@@ -16,7 +16,6 @@ from rich.table import Table
 
 from epdg.config import EpdgConfiguration
 from epdg.pki import KeyKind, issue, make_pki, write_crl, write_ocsp_response
-from epdg.runtime import EpdgNode
 from protocols.dataplane.choice import refusing
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
@@ -52,6 +51,8 @@ def serve(configuration: ConfigurationOption) -> None:
 
 
 async def _serve(settings: EpdgConfiguration, file: Path) -> None:
+    from epdg.runtime import EpdgNode  # here: the other commands start without it
+
     with refusing(file):
         node = EpdgNode(settings)
     loop = asyncio.get_running_loop()

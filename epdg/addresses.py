@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
-from protocols.io.control import ControlError, Params
+from protocols.io.control import ControlError
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 
@@ -26,13 +24,8 @@ class GatewayAddresses:
         there = [address for address in self.usable if address not in self.withdrawn]
         return sorted(there, key=lambda address: address != first)
 
-    def named(self, params: Params) -> Address:
-        """The configured address that ``address`` names."""
-        text = params.get("address")
-        try:
-            address = ip_address(text if isinstance(text, str) else "")
-        except ValueError:
-            raise ControlError("bad-params", "address is an IP address") from None
+    def configured(self, address: Address) -> Address:
+        """An address that is one of the gateway's, there or not; ``ControlError`` when it is none."""
         if address not in self.usable:
             raise ControlError("not-found", f"{address} is none of {', '.join(map(str, self.usable))}")
         return address

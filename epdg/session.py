@@ -534,6 +534,8 @@ class Session:
         ]
 
     def _establish(self, event: Established, wall: float) -> list[Command]:
+        if self.state is not SessionState.ATTACHING:
+            return []  # its child SA is not carried, and it is being deleted
         self.state = SessionState.ESTABLISHED
         self.established = wall
         self._path = event.path

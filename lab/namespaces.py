@@ -58,7 +58,7 @@ MS_PRIVATE = 1 << 18
 NF_DROP = 0  # <linux/netfilter.h>
 NF_ACCEPT = 1
 IFA_F_NODAD = 0x02  # <linux/if_addr.h>: without it the address is tentative until a work queue of the kernel's has run
-NAT_TABLE = "lab-nat"
+NAT_TABLES = ("lab-nat-a", "lab-nat-b")
 SOURCE_NAT_PRIORITY = 100  # NF_IP_PRI_NAT_SRC of <linux/netfilter_ipv4.h>
 TERMINATION_INTERVAL = 5.0  # a process that ignores SIGTERM that long is killed
 
@@ -96,6 +96,7 @@ class Namespace:
     def __init__(self, name: str, *, ipv6: bool = False) -> None:
         self.name = name
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._nat_table: str | None = None
         self._descriptor = _in_thread(self._create)
         if Path("/proc/sys/net/ipv6").exists():
             for scope in ("all", "default"):
@@ -333,16 +334,19 @@ class Namespace:
 
         ``random``: another port for each destination, as symmetric NATs have it, where the kernel else keeps one.
 
-        Once per namespace; to change it, ``stop_masquerading`` first.
+        In the place of the one before, which goes only then: without any the kernel would not apply the translations
+        there are for a moment, and an answer to what has left untranslated in it would keep the NAT from that flow.
         """
+        before = self._nat_table
+        table = next(name for name in NAT_TABLES if name != before)
         by_interface = _match(Meta.NFT_META_OIFNAME, _interface_name(interface))
         is_udp = _match(Meta.NFT_META_L4PROTO, bytes([socket.IPPROTO_UDP]))
 
         def change(nft: NFTables) -> None:
-            nft.table("add", name=NAT_TABLE)
+            nft.table("add", name=table)
             nft.chain(
                 "add",
-                table=NAT_TABLE,
+                table=table,
                 name="outgoing",
                 type="nat",
                 hook="postrouting",
@@ -351,14 +355,19 @@ class Namespace:
             )
             if ports is not None:
                 rule = (by_interface, is_udp, _masquerade_to(ports, random))
-                nft.rule("add", table=NAT_TABLE, chain="outgoing", expressions=rule)
-            nft.rule("add", table=NAT_TABLE, chain="outgoing", expressions=(by_interface, masq()))
+                nft.rule("add", table=table, chain="outgoing", expressions=rule)
+            nft.rule("add", table=table, chain="outgoing", expressions=(by_interface, masq()))
+            if before is not None:
+                nft.table("del", name=before)
 
         self._nftables(change)
+        self._nat_table = table
 
     def stop_masquerading(self) -> None:
-        """Remove the NAT; translations already made live on until ``forget_translations``."""
-        self._nftables(lambda nft: nft.table("del", name=NAT_TABLE))
+        """Remove the NAT; ``forget_translations`` too, for flows that it has translated; again is harmless."""
+        if self._nat_table is not None:
+            self._nftables(lambda nft: nft.table("del", name=self._nat_table))
+            self._nat_table = None
 
     def forget_translations(self) -> None:
         """Empty connection tracking, as a NAT does that restarts."""
@@ -518,7 +527,6 @@ class AccessTopology:
 
     def rebind(self, ports: range) -> None:
         """The NAT forgets its translations and gives UDP new source ports, out of ``ports``."""
-        self.router.stop_masquerading()
         self.router.masquerade(GATEWAY_ROUTER_INTERFACE, ports)
         self.router.forget_translations()
 

@@ -39,6 +39,7 @@ from lab.traffic import SystemPing, Traffic, UeFlows
 from protocols.errors import BackendError
 from protocols.io.control import ControlClient
 from protocols.io.nat import UdpNat
+from protocols.io.sockets import family_of
 from protocols.path import Endpoint
 from protocols.trace.records import JsonValue
 
@@ -277,8 +278,7 @@ def _add_home_router(topology: AccessTopology, home: Namespace) -> None:
 
 def check_free(endpoint: Endpoint, kind: socket.SocketKind, purpose: str) -> None:
     """``BackendError`` in one line when an end point cannot be used."""
-    family = socket.AF_INET6 if endpoint.address.version == 6 else socket.AF_INET
-    with socket.socket(family, kind) as probe:
+    with socket.socket(family_of(endpoint.address), kind) as probe:
         if kind is socket.SOCK_STREAM:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -189,6 +189,15 @@ class UpdateChildSa:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpectChildSa:
+    """Take a child SA's traffic on another path too, which may become the one to send on."""
+
+    inbound_spi: bytes
+    path: Path
+    encapsulation: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetireChildSa:
     """Send nothing by a child SA any more."""
 
@@ -246,6 +255,7 @@ Command = (
     | StartHost
     | StopHost
     | InstallChildSa
+    | ExpectChildSa
     | UpdateChildSa
     | RetireChildSa
     | RemoveChildSa

@@ -7,12 +7,21 @@ Times in parameters and answers are wall clock, seconds since 1970-01-01 UTC. ``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from protocols.errors import StackError
-from protocols.io.control import ControlError, Handler, Params
-from protocols.path import Address
+from protocols.io.control import Handler, Params
+from protocols.io.parameters import (
+    address,
+    addresses,
+    flag,
+    moment,
+    number,
+    required_text,
+    text,
+    unfit,
+    whole_number,
+)
 from protocols.trace.records import JsonValue
 from ue.connection import Move
 from ue.management import Hint
@@ -77,20 +86,13 @@ class _Methods:
         return None if header is None else {"name": header.name, "lax": list(header.lax)}
 
     async def attach(self, params: Params) -> JsonValue:
-        force = params.get("force", False)
-        if not isinstance(force, bool):
-            raise ControlError("bad-params", "force is true or false")
-        pdn, previous = self._pdn(params), _addresses(params, "handover")
-        await self._node.attach(_text(params, "access"), force=force, pdn=pdn.name, previous=previous)
+        force, pdn, previous = flag(params, "force"), self._pdn(params), addresses(params, "handover")
+        await self._node.attach(text(params, "access"), force=force, pdn=pdn.name, previous=previous)
         return pdn.session()
 
     async def move(self, params: Params) -> JsonValue:
-        to, keep_old = _text(params, "to"), params.get("keep_old")
-        if to is None:
-            raise ControlError("bad-params", "to is the name or address of an access")
-        if not isinstance(keep_old, bool | None):
-            raise ControlError("bad-params", "keep_old is true or false")
-        outcomes = await self._node.move_each(to, keep_old=keep_old or False, pdn=_text(params, "pdn"))
+        to = required_text(params, "to", "to is the name or address of an access")
+        outcomes = await self._node.move_each(to, keep_old=flag(params, "keep_old"), pdn=text(params, "pdn"))
         moved = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Move)}
         if not moved:
             raise next(outcome for outcome in outcomes.values() if isinstance(outcome, StackError))
@@ -105,11 +107,11 @@ class _Methods:
         }
 
     async def suspend(self, params: Params) -> JsonValue:
-        self._node.suspend(_text(params, "pdn"))
+        self._node.suspend(text(params, "pdn"))
         return self._pdn(params).session()
 
     async def detach(self, params: Params) -> JsonValue:
-        await self._node.detach(_text(params, "pdn"))
+        await self._node.detach(text(params, "pdn"))
         return self._pdn(params).session()
 
     async def rekey_ike(self, params: Params) -> JsonValue:
@@ -118,7 +120,7 @@ class _Methods:
         return pdn.session()
 
     async def rekey_child(self, params: Params) -> JsonValue:
-        spis: list[JsonValue] = [*self._pdn(params).rekey_child(_text(params, "inbound_spi"))]
+        spis: list[JsonValue] = [*self._pdn(params).rekey_child(text(params, "inbound_spi"))]
         return {"inbound_spis": spis}
 
     async def access_close(self, params: Params) -> JsonValue:
@@ -131,20 +133,17 @@ class _Methods:
         return self._node.steering.view()
 
     async def access_gained(self, params: Params) -> JsonValue:
-        name, text = self._access(params), _text(params, "address")
-        try:
-            address = None if text is None else ip_address(text)
-        except ValueError:
-            raise ControlError("bad-params", "address is an IP address") from None
-        if address is not None and (address.is_unspecified or address.is_multicast):
-            raise ControlError("bad-params", f"{address} is no address that an access can have")
-        self._node.steering.gained(name, address)
+        name = self._access(params)
+        gained = None if params.get("address") is None else address(params, "address")
+        if gained is not None and (gained.is_unspecified or gained.is_multicast):
+            raise unfit(f"{gained} is no address that an access can have")
+        self._node.steering.gained(name, gained)
         return self._node.steering.view()
 
     async def access_hint(self, params: Params) -> JsonValue:
-        name, hint = self._access(params), _text(params, "hint")
+        name, hint = self._access(params), text(params, "hint")
         if hint not in {each.value for each in Hint}:
-            raise ControlError("bad-params", f"hint is {', '.join(each.value for each in Hint)}")
+            raise unfit(f"hint is {', '.join(each.value for each in Hint)}")
         self._node.steering.hinted(name, Hint(hint))
         return self._node.steering.view()
 
@@ -154,22 +153,15 @@ class _Methods:
         return pdn.session()
 
     def _access(self, params: Params) -> str:
-        name = _text(params, "name")
-        if name is None:
-            raise ControlError("bad-params", "name is the name or address of an access")
-        return self._node.access_name(name)
+        return self._node.access_name(required_text(params, "name", "name is the name or address of an access"))
 
     async def traffic_start(self, params: Params) -> JsonValue:
-        kind, destination, rate = params.get("kind", "icmp"), params.get("destination"), params.get("rate")
+        kind = params.get("kind", "icmp")
         if not isinstance(kind, str) or kind not in KINDS:
-            raise ControlError("bad-params", f"kind is one of {', '.join(KINDS)}")
-        pace = _number(rate, "rate is a number of packets per second")
-        try:
-            address = ip_address(destination if isinstance(destination, str) else "")
-        except ValueError:
-            raise ControlError("bad-params", "destination is an IP address") from None
-        pdn = self._pdn(params)
-        return self._flow(pdn, pdn.start_traffic(KINDS[kind], address, DEFAULT_RATE if pace is None else pace))
+            raise unfit(f"kind is one of {', '.join(KINDS)}")
+        rate = number(params, "rate", "rate is a number of packets per second")
+        pdn, destination = self._pdn(params), address(params, "destination")
+        return self._flow(pdn, pdn.start_traffic(KINDS[kind], destination, DEFAULT_RATE if rate is None else rate))
 
     async def traffic_stop(self, params: Params) -> JsonValue:
         pdn, flow = self._found_flow(params)
@@ -186,20 +178,19 @@ class _Methods:
         return {"id": flow.number, **log}
 
     def _pdn(self, params: Params) -> Pdn:
-        return self._node.pdn(_text(params, "pdn"))
+        return self._node.pdn(text(params, "pdn"))
 
     def _found_flow(self, params: Params) -> tuple[Pdn, Flow]:
         """A flow by its number, which is its own among all connections; without one the latest of the connection."""
-        number = _whole_number(params, "id")
+        wanted = whole_number(params, "id")
         for pdn in self._node.pdns.values():
-            if number is not None and number in {flow.number for flow in pdn.flows.all()}:
-                return pdn, pdn.flows.find(number)
+            if wanted is not None and wanted in {flow.number for flow in pdn.flows.all()}:
+                return pdn, pdn.flows.find(wanted)
         pdn = self._pdn(params)
-        return pdn, pdn.flows.find(number)
+        return pdn, pdn.flows.find(wanted)
 
     def _moment(self, params: Params, name: str) -> float | None:
-        value = _number(params.get(name), f"{name} is seconds since 1970-01-01 UTC")
-        return None if value is None else value - self._node.wall_offset
+        return moment(params, name, self._node.wall_offset)
 
     def _flow(
         self, pdn: Pdn, flow: Flow, since: float | None = None, until: float | None = None
@@ -218,39 +209,3 @@ class _Methods:
             **score,
             "child_sas": pdn.child_counters(),
         }
-
-
-def _addresses(params: Params, name: str) -> tuple[Address, ...] | None:
-    value = params.get(name)
-    if value is None:
-        return None
-    try:
-        if isinstance(value, list):
-            return tuple(ip_address(each if isinstance(each, str) else "") for each in value)
-    except ValueError:
-        pass
-    raise ControlError("bad-params", f"{name} is a list of IP addresses")
-
-
-def _number(value: JsonValue, expected: str) -> float | None:
-    """JSON's integers have no bound, and a float has."""
-    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
-        raise ControlError("bad-params", expected)
-    try:
-        return None if value is None else float(value)
-    except OverflowError:
-        raise ControlError("bad-params", expected) from None
-
-
-def _text(params: Params, name: str) -> str | None:
-    value = params.get(name)
-    if value is not None and not isinstance(value, str):
-        raise ControlError("bad-params", f"{name} is text")
-    return value
-
-
-def _whole_number(params: Params, name: str) -> int | None:
-    value = params.get(name)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise ControlError("bad-params", f"{name} is a whole number")
-    return value

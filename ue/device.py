@@ -25,6 +25,7 @@ from protocols.errors import LocalError, RemoteError
 from protocols.ikev2.events import (
     AddressesUpdated,
     AddressUpdateFailed,
+    AddressUpdateStarted,
     ChildSaInstalled,
     ChildSaPathChanged,
     ChildSaRemoved,
@@ -62,6 +63,7 @@ from ue.commands import (
     AnswerIke,
     Command,
     DeleteSa,
+    ExpectChildSa,
     InstallChildSa,
     OpenAccess,
     RemoveChildSa,
@@ -365,6 +367,12 @@ class Device:
         if isinstance(event, ChildSaInstalled):
             connection.children[event.spec.inbound_spi] = event.spec
             return [InstallChildSa(spec=event.spec, replaces=event.replaces, send_at_once=event.send_at_once)]
+        if isinstance(event, AddressUpdateStarted):
+            # a gateway may send there as soon as it has the request (RFC 4555 §3.7), before its response is read here
+            return [
+                ExpectChildSa(inbound_spi=spi, path=event.new, encapsulation=event.nat.encapsulation)
+                for spi in connection.children
+            ]
         if isinstance(event, ChildSaPathChanged):
             return [UpdateChildSa(inbound_spi=event.inbound_spi, path=event.path, encapsulation=event.encapsulation)]
         if isinstance(event, ChildSaRetired):
@@ -435,6 +443,7 @@ class Device:
         if attempt.succeeded and isinstance(event, Established):
             self._context.session = None  # the ticket goes with the former SA; the new one brings its own
             connection.authentication = attempt.authentication
+            connection.children |= {spec.inbound_spi: spec for spec in attempt.children}
             connection.gateway_addresses = attempt.gateway_addresses
             connection.mobike, connection.nat, connection.path = event.mobike, event.nat, event.path
         return commands

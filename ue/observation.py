@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from math import isfinite
 
+from protocols.dataplane.observation import children_view, ike_view, path_view
 from protocols.dataplane.port import ChildSaCounters
 from protocols.eap.observation import eap_body
-from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
-from protocols.path import Path
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue, Kind
 from ue.connection import Connection, Move
@@ -45,10 +43,6 @@ def session_view(
     session: str,
 ) -> dict[str, JsonValue]:
     """The connection as the control interface shows it; nothing in it is secret. ``wall`` tells wall clock."""
-    children: list[JsonValue] = []
-    if sa is not None:
-        for child in sa.children.values():
-            children.append(_child_view(child.spec, counters(child.spec.inbound_spi)))
     return {
         "id": session or None,
         "state": device.state.value,
@@ -72,8 +66,8 @@ def session_view(
         "gateway": gateway,
         "selection": _selection_view(connection.selection),
         "eap": connection.authentication.view(),
-        "ike": None if sa is None else _ike_view(sa),
-        "child_sas": children,
+        "ike": None if sa is None else ike_view(sa),
+        "child_sas": [] if sa is None else children_view(sa, counters),
         "paths": [
             {
                 **path_view(use.path),
@@ -115,34 +109,6 @@ def _selection_view(selection: Selection | None) -> JsonValue:
     return {"gateway": None if candidate is None else candidate.view(), "rejected": rejected}
 
 
-def _ike_view(sa: IkeSa) -> dict[str, JsonValue]:
-    return {
-        "spi_i": sa.spi_i.hex(),
-        "spi_r": sa.spi_r.hex(),
-        "suite": None if sa.suite is None else sa.suite.name,
-        "nat": {"local": sa.nat.local, "remote": sa.nat.remote},
-        "mobike": sa.mobility.negotiated,
-        "path": path_view(sa.path),
-        "state": sa.state.value,
-        "requests_sent": sa.window.requests_sent,
-        "retransmissions_sent": sa.window.retransmissions_sent,
-    }
-
-
-def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str, JsonValue]:
-    return {
-        "inbound_spi": spec.inbound_spi.hex(),
-        "outbound_spi": spec.outbound_spi.hex(),
-        "suite": spec.suite.name,
-        "local_selectors": [str(selector) for selector in spec.local_selectors],
-        "remote_selectors": [str(selector) for selector in spec.remote_selectors],
-        "path": path_view(spec.path),
-        "encapsulation": spec.encapsulation,
-        "mode": spec.mode.value,
-        "counters": counters_view(counters),
-    }
-
-
 def move_view(move: Move, wall: Callable[[float], float]) -> dict[str, JsonValue]:
     """A move and its measures; ``started`` is wall clock, ``update_seconds`` until the gateway's answer."""
     return {
@@ -161,13 +127,3 @@ def move_view(move: Move, wall: Callable[[float], float]) -> dict[str, JsonValue
         "inner_address_unchanged": move.inner_address_unchanged,
         "spis_unchanged": move.spis_unchanged,
     }
-
-
-def path_view(path: Path) -> dict[str, JsonValue]:
-    """A path as two end points."""
-    return {"local": str(path.local), "remote": str(path.remote)}
-
-
-def counters_view(counters: ChildSaCounters | None) -> dict[str, JsonValue] | None:
-    """A child SA's counters by name."""
-    return None if counters is None else dict(asdict(counters))

@@ -1,27 +1,27 @@
-"""One PDN connection of a UE at work: its device, its IKE SA, its data plane, what goes through it.
+"""One PDN connection of a UE: what it is composed of, what a person asks of it, what it shows.
 
-It carries out what the device says and brings the answers back. Inner packets are ``ue.tunnel``'s.
+::
+
+    a person, IKE SAs, answers  ->  Device  ->  Execution  ->  IkeSas, Tunnel, Swu, USIM, files, trace
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from math import isfinite
 
+from protocols.dataplane.observation import counters_view
 from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.host import FlowKind
-from protocols.errors import BackendError, LocalError, StackError
+from protocols.errors import LocalError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import (
     AddressesUpdated,
-    Answer,
     ChildSaRemoved,
     Closed,
-    EapReply,
     EapRequestReceived,
     Event,
     IkeSaRekeyed,
@@ -30,50 +30,24 @@ from protocols.ikev2.events import (
     SuccessorCreated,
 )
 from protocols.ikev2.sa import IkeSa
-from protocols.ikev2.tasks.informational import DeleteIkeSa
-from protocols.ikev2.tasks.rekey_child import RekeyChild
-from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.control import ControlError
 from protocols.io.platform import Platform
 from protocols.path import Address, Endpoint, Path
-from protocols.threegpp.observation import record_esp_keys, record_ike_event
+from protocols.threegpp.observation import record_ike_event
 from protocols.threegpp.swu import DeviceSwu
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 from ue.authentication import Authenticator, EmergencyAuthenticator
 from ue.backoff import FileBackOff
-from ue.commands import (
-    AdoptSuccessor,
-    AnswerIke,
-    AnswerSuccessor,
-    AskUsim,
-    CloseAccess,
-    Command,
-    Connect,
-    ConnectSuccessor,
-    DeleteSa,
-    DropSuccessor,
-    Finished,
-    InstallChildSa,
-    KeepBackOff,
-    KeepTemporaryIdentities,
-    MoveSa,
-    OpenAccess,
-    RemoveChildSa,
-    Resolve,
-    RetireChildSa,
-    StartHost,
-    StopHost,
-    SuspendSa,
-    Tell,
-    UpdateChildSa,
-    UseAddresses,
-)
+from ue.commands import Command, Tell
 from ue.config import UeConfiguration
 from ue.connection import Move, MoveOutcome
 from ue.context import DeviceState
+from ue.execution import Execution
+from ue.ike_sas import IkeSas, Standing
 from ue.initiator import Initiator
-from ue.observation import counters_view, record_eap, session_view
+from ue.kept import Kept
+from ue.observation import record_eap, session_view
 from ue.profile import (
     authenticator,
     device,
@@ -82,6 +56,7 @@ from ue.profile import (
 )
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
+from ue.tickets import Tickets
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 from ue.tunnel import Tunnel
 from ue.usim import Usim
@@ -115,26 +90,20 @@ class Pdn:
         self.name = configuration.apn
         self.recorder = recorder
         self._swu = swu
-        self._endpoint = swu.endpoint
-        self._told = told
         self._preferred = preferred
         self.wall_offset = platform.clock.wall() - platform.clock.monotonic()
         self.ike_config = ike_config or initiator_config(configuration, platform.clock.moment)
-        self._temporary = temporary
-        self._initiator = Initiator(configuration, self.ike_config)
-        self._resolver = platform.resolver(configuration.dns.settings(), platform.clock.monotonic)
         self.dropped_notifies: Counter[str] = Counter()
-        kept = configuration.imsi if beside is None else f"{configuration.imsi}-{configuration.apn}"
-        self._back_off = FileBackOff(state_directory(configuration) / f"back-off-{kept}.json")
+        kept_as = configuration.imsi if beside is None else f"{configuration.imsi}-{configuration.apn}"
+        back_off = FileBackOff(state_directory(configuration) / f"back-off-{kept_as}.json")
+        kept = Kept(back_off, temporary, self.wall_offset, recorder)
         shared = None if beside is None else beside._authenticator
         self._authenticator: Authenticator | EmergencyAuthenticator = shared or authenticator(
             configuration, platform.entropy, temporary.load()
         )
-        back_off = self._back_off.read(self.wall_offset)
-        self.device = device(configuration, self.ike_config, platform.entropy, self._authenticator, back_off)
-        self._sa: IkeSa | None = None
-        self._successor: IkeSa | None = None  # authenticates anew
-        self._sessions: dict[bytes, str] = {}
+        self.device = device(configuration, self.ike_config, platform.entropy, self._authenticator, kept.back_off())
+        initiator = Initiator(configuration, self.ike_config)
+        self._ike = IkeSas(initiator, swu=swu, owner=self, extension=self._extension, recorder=recorder)
         self.tunnel = Tunnel(
             configuration,
             self.device,
@@ -142,29 +111,34 @@ class Pdn:
             recorder=recorder,
             numbers=count(1) if beside is None else beside.flows.numbers,
             has_default_route=beside is None,
-            sa=lambda: self._sa,
+            sa=lambda: self._ike.present,
             carry_out=self._carry_out,
-            suspect=self.suspect_path,
+            suspect=self._ike.suspect,
         )
-        self._usim: UsimQuestions | None = (
-            None
-            if usim is None
-            else UsimQuestions(
-                usim,
-                swu=swu,
-                asker=lambda: (self._sa, self._successor),
-                answered=lambda result: self._carry_out(self.device.usim_answered(result)),
-                failed=lambda why: self._carry_out(self.device.usim_failed(why)),
-            )
+        self._tickets = Tickets(self._carry_out)
+        self._execution = Execution(
+            self.device,
+            ike=self._ike,
+            tunnel=self.tunnel,
+            swu=swu,
+            owner=self,
+            usim=None if usim is None else self._questions(usim),
+            resolver=platform.resolver(configuration.dns.settings(), platform.clock.monotonic),
+            kept=kept,
+            tickets=self._tickets,
+            recorder=recorder,
+            told=lambda tell: told(self, tell),
         )
-        self._commands: deque[Command] = deque()
-        self._carrying_out = False
-        self._lookups: set[asyncio.Task[None]] = set()
-        self._tickets = count(1)
-        self._waiting: dict[int, asyncio.Future[str | None]] = {}
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.busy = asyncio.Event()
+        self.idle, self.busy = self._execution.idle, self._execution.busy
+
+    def _questions(self, usim: Usim) -> UsimQuestions:
+        return UsimQuestions(
+            usim,
+            swu=self._swu,
+            asker=lambda: (self._ike.present, self._ike.successor),
+            answered=lambda result: self._carry_out(self.device.usim_answered(result)),
+            failed=lambda why: self._carry_out(self.device.usim_failed(why)),
+        )
 
     def _extension(self) -> DeviceSwu:
         """The 3GPP part of an IKE SA of this connection's."""
@@ -183,22 +157,13 @@ class Pdn:
     def leave(self) -> None:
         """Begin to detach if there is anything to detach from."""
         if self.device.state in (DeviceState.ATTACHING, DeviceState.ESTABLISHED):
-            self._carry_out(self.device.detach(next(self._tickets), self._now()))
+            self._carry_out(self.device.detach(self._tickets.next(), self._now()))
 
     def close(self) -> None:
         """Let go of everything, without a word to the gateway where it has not answered."""
-        for lookup in self._lookups:
-            lookup.cancel()
+        self._execution.close()
         self.tunnel.close()
-        if self._sa is not None and self._sa.state is not SaState.CLOSED:
-            self._endpoint.close(self._sa, "the UE stops", self._now())
-            self._swu.pump()
-
-    def suspect_path(self) -> None:
-        """Find out now whether the path works (RFC 4555 §3.5)."""
-        if self._sa is not None:
-            self._endpoint.suspect(self._sa, self._now())
-            self._swu.pump()
+        self._ike.close("the UE stops")
 
     # --- what a person asks for
 
@@ -227,7 +192,7 @@ class Pdn:
             ):
                 raise ControlError("bad-params", "handover: at most one address of each IP version of pdn_type")
         self._tell_of_back_off(force)
-        await self._wait_for(
+        await self._tickets.wait_for(
             "refused",
             lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again, previous=previous),
         )
@@ -240,7 +205,7 @@ class Pdn:
             return
         left = round(back_off.until - now, 3) if isfinite(back_off.until) else None
         data: dict[str, JsonValue] = {"cause": back_off.cause, "seconds": left, "apn": self.device.apn}
-        session = self._session() or self.device.imsi.digits
+        session = self._ike.session or self.device.imsi.digits
         self.recorder.event("attach-held-back", f"The UE does not attach: {why}.", data, session)
 
     async def move(self, to: str, *, keep_old: bool = False, again: bool = False) -> Move:
@@ -248,8 +213,8 @@ class Pdn:
         connection = self.device.connection
         if connection is not None and self.device.state is DeviceState.ESTABLISHED and not self.device.can_move:
             text = f"The UE cannot move to {to}: the gateway does not support MOBIKE."
-            self.recorder.event("move-impossible", text, {"from": connection.access, "to": to}, self._session())
-        await self._wait_for(
+            self.recorder.event("move-impossible", text, {"from": connection.access, "to": to}, self._ike.session)
+        await self._tickets.wait_for(
             "move-failed",
             lambda ticket: self.device.move(to, ticket, self._now(), keep_old=keep_old, again=again),
         )
@@ -261,49 +226,37 @@ class Pdn:
 
         ``reachable``: the gateway can be told on the old one. ``ControlError`` when the attach fails: nothing is left.
         """
-        connection, sa = self.device.connection, self._attached_sa()
+        self._require_attached()
+        connection = self.device.connection
         assert connection is not None
         previous, old = connection.addresses, connection.access
         text = f"The gateway does not support MOBIKE: the UE leaves {old} and attaches on {to} with its addresses."
-        self.recorder.event("attaching-anew", text, {"from": old, "to": to}, self._session())
+        self.recorder.event("attaching-anew", text, {"from": old, "to": to}, self._ike.session)
         _log.info("%s", text)
         if reachable:
             await self.detach()
         else:
-            self._endpoint.close(sa, f"{old} is gone", self._now())
-            self._swu.pump()
+            self._ike.close(f"{old} is gone")
         await self.idle.wait()
         await self.attach(to, again=True, previous=previous)
 
     async def detach(self) -> None:
         """Detach; returns when the gateway has answered or is given up."""
-        await self._wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
-
-    def _rekey_after_move(self, event: AddressesUpdated) -> None:
-        """As a UE does whose data plane cannot send an ESP SA by another path (kernel-libipsec)."""
-        if event.new != event.old and self._sa is not None and self._sa.children:
-            self.rekey_child()
+        await self._tickets.wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
 
     def rekey_ike(self) -> None:
         """Begin to rekey the IKE SA (RFC 7296 §1.3.2)."""
-        self._endpoint.initiate(self._attached_sa(), RekeyIke(), self._now())
-        self._swu.pump()
+        self._require_attached()
+        self._ike.rekey_ike()
 
     def rekey_child(self, inbound_spi: str | None = None) -> list[str]:
         """Begin to rekey a child SA, without an SPI all of them (RFC 7296 §1.3.3); which ones it were."""
-        sa = self._attached_sa()
-        spis = [spi for spi, one in sa.children.items() if not one.replaced and inbound_spi in (None, spi.hex())]
-        if not spis:
-            raise ControlError("not-found", f"there is no child SA {inbound_spi}")
-        for spi in spis:
-            self._endpoint.initiate(sa, RekeyChild(spi), self._now())
-        self._swu.pump()
-        return [spi.hex() for spi in spis]
+        self._require_attached()
+        return self._ike.rekey_child(inbound_spi)
 
-    def _attached_sa(self) -> IkeSa:
+    def _require_attached(self) -> None:
         if self.device.state is not DeviceState.ESTABLISHED:
             raise LocalError("the UE is not attached")
-        return self._require_sa()
 
     def suspend(self) -> None:
         """Leave every access; the next move brings the UE back (RFC 4621 §5.4)."""
@@ -315,8 +268,8 @@ class Pdn:
 
     def check_liveness(self) -> None:
         """Find out now whether the gateway can be reached (RFC 7296 §2.4)."""
-        self._attached_sa()
-        self.suspect_path()
+        self._require_attached()
+        self._ike.suspect()
 
     def release(self, name: str) -> None:
         """Close an access that is open and not in use."""
@@ -327,19 +280,6 @@ class Pdn:
     def close_access(self, name: str) -> None:
         """Close an access that a move has kept open, or cut the one in use off."""
         self._carry_out(self.device.close_access(name))
-
-    async def _wait_for(self, code: str, begin: Callable[[int], list[Command]]) -> None:
-        ticket = next(self._tickets)
-        outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        commands = begin(ticket)  # LocalError: not possible now
-        self._waiting[ticket] = outcome
-        try:
-            self._carry_out(commands)
-            failure = await outcome
-        finally:
-            self._waiting.pop(ticket, None)
-        if failure is not None:
-            raise ControlError(code, failure)
 
     # --- IKE
 
@@ -352,220 +292,48 @@ class Pdn:
 
     def ike_event(self, sa: IkeSa, event: Event) -> None:
         """An IKE SA of this connection's says something."""
-        session = self._session_of(sa)
+        session = self._ike.session_of(sa)
         record_ike_event(self.recorder, event, session)
         if isinstance(event, EapRequestReceived):
             record_eap(self.recorder, event.packet, direction="in", peer=str(sa.path.remote), session=session)
         if isinstance(event, SuccessorCreated):
-            self._sessions[event.successor.local_spi] = session
-        if sa is self._successor:
+            self._ike.belongs_to(event.successor, session)
+        standing = self._ike.standing(sa)
+        if standing is Standing.SUCCESSOR:
             self._carry_out(self.device.handle_successor(event))
-            if isinstance(event, Closed):
-                self._successor = None
-                self._sessions.pop(sa.local_spi, None)
-            return
-        if sa is not self._sa and not isinstance(event, ChildSaRemoved):
-            if isinstance(event, Closed):
-                self._sessions.pop(sa.local_spi, None)
-            return
+        if standing is not Standing.PRESENT and isinstance(event, Closed):
+            self._ike.forget(sa)
+        if standing is Standing.PRESENT or (standing is Standing.FORMER and isinstance(event, ChildSaRemoved)):
+            self._device_event(event)
+
+    def _device_event(self, event: Event) -> None:
         if isinstance(event, IkeSaRekeyed):
-            self._sa = event.successor
+            self._ike.present = event.successor
         if isinstance(event, AddressesUpdated):
             self.tunnel.moved()
         if isinstance(event, PathSuspected) and self.device.connection is not None:
-            heard_at = max(sa.mobility.heard_at, self.tunnel.heard_at or 0.0)
+            heard_at = max(self._ike.required().mobility.heard_at, self.tunnel.heard_at or 0.0)
             self.device.connection.silence = self._now() - heard_at
         self._carry_out(self.device.handle(event, self._now()))
         if isinstance(event, AddressesUpdated) and self.configuration.ike.rekey_after_move:
             self._rekey_after_move(event)
 
+    def _rekey_after_move(self, event: AddressesUpdated) -> None:
+        """As a UE does whose data plane cannot send an ESP SA by another path (kernel-libipsec)."""
+        if event.new != event.old and self._ike.present is not None and self._ike.present.children:
+            self.rekey_child()
+
     def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
         """ICMP says that a request of an IKE SA of this connection's has not arrived."""
-        if sa is self._sa:
+        if sa is self._ike.present:
             self._carry_out(self.device.unreachable(remote, self._now()))
 
-    # --- what the device says
-
     def _carry_out(self, commands: list[Command]) -> None:
-        """In order; what a command brings forth comes before what stands behind it."""
-        self._commands.extendleft(reversed(commands))
-        if self._carrying_out:
-            return
-        self._carrying_out = True
-        try:
-            while self._commands:
-                self._carry_out_one(self._commands.popleft())
-        finally:
-            self._carrying_out = False
-            self._commands.clear()  # what stood behind a command that failed was meant for after it
-        if self.device.state in (DeviceState.IDLE, DeviceState.CLOSED):
-            self.idle.set()
-            self.busy.clear()
-        else:
-            self.idle.clear()
-            self.busy.set()
-        self._swu.pump()
-
-    def _carry_out_one(self, command: Command) -> None:
-        match command:
-            case OpenAccess():
-                self._open_access(command.access)
-            case CloseAccess():
-                self._swu.accesses.close(command.access, self)
-            case Connect():
-                self._connect(command)
-            case Resolve():
-                assert self._swu.tasks is not None
-                task = self._swu.tasks.create_task(self._resolve(command))
-                self._lookups.add(task)
-                task.add_done_callback(self._lookups.discard)
-            case ConnectSuccessor():
-                self._connect_successor(command)
-            case AnswerSuccessor():
-                if self._successor is not None:
-                    self._answer(self._successor, command.answer)
-            case AdoptSuccessor():
-                self._adopt_successor()
-            case DropSuccessor():
-                self._delete(command.why, self._successor)
-                self._successor = None
-            case MoveSa():
-                self._endpoint.move(self._require_sa(), command.path, self._now(), old_gone=command.old_gone)
-            case SuspendSa():
-                self._endpoint.suspend(self._require_sa(), self._now())
-            case UseAddresses():
-                self._endpoint.set_addresses(self._require_sa(), command.addresses, self._now(), tell=False)
-            case DeleteSa():
-                self._delete(command.why, self._sa)
-            case AskUsim():
-                assert self._usim is not None  # authentication by EAP needs one
-                self._usim.ask(command.rand, command.autn)
-            case KeepTemporaryIdentities():
-                self._keep_temporary_identities(command)
-            case AnswerIke():
-                self._answer(self._require_sa(), command.answer)
-            case InstallChildSa() | UpdateChildSa() | RetireChildSa() | RemoveChildSa():
-                try:
-                    self._child_sa(command)
-                except StackError as error:
-                    self._not_carried(error)
-            case StartHost():
-                self.tunnel.start_host(command.addresses)
-            case StopHost():
-                self.tunnel.stop_host()
-            case KeepBackOff():
-                self._keep_back_off(command)
-            case Tell():
-                _log.info("%s", command.text)
-                self.recorder.event(command.name, command.text, command.data, self._session() or None)
-                self._told(self, command)
-            case Finished():
-                waiting = self._waiting.get(command.ticket)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(command.failure)
-
-    def _child_sa(self, command: InstallChildSa | UpdateChildSa | RetireChildSa | RemoveChildSa) -> None:
-        """``StackError``: what carries ESP refuses."""
-        match command:
-            case InstallChildSa():
-                self.tunnel.install(command)
-                self._swu.adopt_child(command.spec.inbound_spi, self)
-                record_esp_keys(self.recorder, command.spec, command.spec.path, self._session())
-            case UpdateChildSa():
-                spec = self.tunnel.update(command)
-                if spec is not None:
-                    record_esp_keys(self.recorder, spec, command.path, self._session())
-            case RetireChildSa():
-                self.tunnel.retire(command.inbound_spi)
-            case RemoveChildSa():
-                self._swu.drop_child(command.inbound_spi)
-                self.tunnel.remove(command.inbound_spi)
-
-    def _not_carried(self, error: StackError) -> None:
-        """The kernel without an algorithm, say: the connection ends."""
-        self.recorder.event("esp-not-carried", f"ESP cannot be carried: {error}.", {"why": str(error)}, self._session())
-        _log.error("ESP cannot be carried: %s", error)
-        self._carry_out(self.device.esp_not_carried(str(error)))
-
-    def _keep_back_off(self, command: KeepBackOff) -> None:
-        try:
-            self._back_off.write(command.back_off, self.wall_offset)
-        except BackendError as error:
-            _log.error("%s", error)
-
-    def _session(self) -> str:
-        return "" if self._sa is None else self._session_of(self._sa)
-
-    def _session_of(self, sa: IkeSa) -> str:
-        """A session is named by its first IKE SA, whatever rekeying has made of that."""
-        return self._sessions.get(sa.local_spi, sa.local_spi.hex())
-
-    def _require_sa(self) -> IkeSa:
-        if self._sa is None:
-            raise LocalError("there is no IKE SA")
-        return self._sa
+        self._execution.carry_out(commands)
 
     def inbound_packets(self, spi: bytes) -> int:
         """How many packets of a child SA have shown that the gateway lives."""
         return self.tunnel.evidence(spi)
-
-    async def _resolve(self, command: Resolve) -> None:
-        resolution = await self._resolver.resolve(command.name, command.kinds)
-        self._carry_out(self.device.resolved(resolution, self._now()))
-
-    def _connect(self, command: Connect) -> None:
-        ports = self.device.ports(command.access)
-        config, path = self._initiator.first(command, ports, alone=self._swu.is_alone(self))
-        self._sa = None
-        self.tunnel.begin()
-        self._sa = self._swu.connect(self, config, path, self._extension())
-        self._carry_out(self.device.connected(self._sa.window))
-
-    def _connect_successor(self, command: ConnectSuccessor) -> None:
-        config, path = self._initiator.successor(command, self.device.ports(command.access))
-        self._successor = self._swu.connect(self, config, path, self._extension())
-        self._sessions[self._successor.local_spi] = self._session()
-
-    def _adopt_successor(self) -> None:
-        former, self._sa, self._successor = self._sa, self._successor, None
-        self._carry_out(self.device.adopted(self._require_sa().window))
-        self._delete("replaced by one that was authenticated anew", former)
-
-    def _delete(self, why: str, sa: IkeSa | None) -> None:
-        if sa is None or sa.state is SaState.CLOSED:
-            return
-        if sa.state in (SaState.INITIAL, SaState.INIT_SENT) or sa.mobility.suspended:
-            self._endpoint.close(sa, why, self._now())
-        elif sa.state is not SaState.DELETING:
-            self._endpoint.initiate(sa, DeleteIkeSa(why), self._now())
-
-    def _keep_temporary_identities(self, command: KeepTemporaryIdentities) -> None:
-        """A file that cannot be written costs a full authentication later, not this one."""
-        try:
-            self._temporary.save(command.held)
-        except StackError as error:
-            _log.error("%s", error)
-            text = f"The UE's temporary identities could not be kept: {error}."
-            self.recorder.event("temporary-identities-not-kept", text)
-
-    def _answer(self, sa: IkeSa, reply: Answer) -> None:
-        if isinstance(reply, EapReply) and reply.packet is not None:
-            peer, session = str(sa.path.remote), self._session()
-            record_eap(self.recorder, reply.packet, direction="out", peer=peer, session=session)
-        self._endpoint.answer(sa, reply, self._now())
-
-    # --- accesses
-
-    def _open_access(self, name: str) -> None:
-        if self.device.state is DeviceState.ATTACHING and self._sa is not None:
-            self._sessions.pop(self._sa.local_spi, None)
-            self._sa = None  # what is said from here on belongs to the new connection
-        try:
-            ports = self._swu.accesses.open(name, self)
-        except StackError as error:
-            self._carry_out(self.device.access_failed(name, str(error), self._now()))
-            return
-        self._carry_out(self.device.access_opened(name, ports, self._now()))
 
     # --- inner packets
 
@@ -584,14 +352,6 @@ class Pdn:
         """Begin a flow; ``LocalError`` when there is no inner address for it."""
         return self.tunnel.start_flow(kind, destination, rate, limit)
 
-    def stop_host(self) -> None:
-        """Nothing goes through the tunnel any more."""
-        self.tunnel.stop_host()
-
-    def restore_name_servers(self) -> None:
-        """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
-        self.tunnel.restore_name_servers()
-
     # --- views
 
     @property
@@ -609,18 +369,13 @@ class Pdn:
     @property
     def sa(self) -> IkeSa | None:
         """The present IKE SA."""
-        return self._sa
-
-    @property
-    def esp_drops(self) -> Counter[str]:
-        """ESP that was dropped, by reason."""
-        return self.tunnel.drops
+        return self._ike.present
 
     def dropped_ike(self) -> Counter[str]:
         """What was dropped of IKE and of its notifies, by reason."""
         dropped = Counter(self.dropped_notifies)
-        if self._sa is not None and self._sa.state is not SaState.CLOSED:
-            dropped.update(self._sa.dropped)
+        if self.sa is not None and self.sa.state is not SaState.CLOSED:
+            dropped.update(self.sa.dropped)
         return dropped
 
     def session(self) -> dict[str, JsonValue] | None:
@@ -631,26 +386,25 @@ class Pdn:
         return session_view(
             self.device,
             connection,
-            self._sa,
+            self.sa,
             self.tunnel.counters,
             self.wall,
-            gateway=None if self._initiator.gateway is None else str(self._initiator.gateway),
-            session=self._session(),
+            gateway=None if self._ike.initiator.gateway is None else str(self._ike.initiator.gateway),
+            session=self._ike.session,
         )
 
     def child_counters(self) -> list[JsonValue]:
         """What each child SA has carried."""
-        if self._sa is None:
+        if self.sa is None:
             return []
         return [
-            {"inbound_spi": spi.hex(), "counters": counters_view(self.tunnel.counters(spi))}
-            for spi in self._sa.children
+            {"inbound_spi": spi.hex(), "counters": counters_view(self.tunnel.counters(spi))} for spi in self.sa.children
         ]
 
     def holdings(self) -> tuple[str, ...]:
         """What is still there of a connection; nothing once it has ended."""
         found = [f"child SA {spi.hex()}" for spi in self.tunnel.installed]
-        for sa in (self._sa, self._successor):
+        for sa in (self._ike.present, self._ike.successor):
             if sa is not None and sa.state is not SaState.CLOSED:
                 found.append(f"IKE SA {sa.local_spi.hex()}")
         if self.tunnel.in_use:

@@ -3,7 +3,7 @@
 ::
 
     ReauthenticationDue -> ConnectSuccessor      EapRequestReceived -> AskUsim     usim_answered -> AnswerSuccessor
-    Established         -> AdoptSuccessor, Tell  Refused, Closed    -> Tell
+    Established         -> AdoptSuccessor, InstallChildSa, Tell     Refused, Closed -> Tell
 
 Fast re-authentication is used where an earlier exchange has left what that needs (RFC 4187 §5).
 
@@ -14,7 +14,9 @@ carries on until the new one is up and is deleted then. One that fails changes n
 from __future__ import annotations
 
 from protocols.algorithms.usim import UsimResult
+from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.events import (
+    ChildSaInstalled,
     Closed,
     EapRequestReceived,
     Established,
@@ -32,18 +34,20 @@ from ue.commands import (
     Command,
     ConnectSuccessor,
     DropSuccessor,
+    InstallChildSa,
     Tell,
 )
 
 
 class Reauthentication:
-    """One attempt; ``over`` when it has succeeded or failed."""
+    """One attempt; ``over`` when it has succeeded or failed. ``children``: what comes with the new IKE SA."""
 
     def __init__(self, authenticator: Authenticator | EmergencyAuthenticator, addresses: tuple[Address, ...]) -> None:
         self.authentication = authenticator.begin(lambda reply: AnswerSuccessor(answer=reply))
         self.over = False
         self.succeeded = False
         self.gateway_addresses: tuple[Address, ...] = ()
+        self.children: list[ChildSaSpec] = []
         self._addresses = addresses
 
     def begin(self, access: str, gateway: Address) -> list[Command]:
@@ -60,12 +64,16 @@ class Reauthentication:
         if isinstance(event, PeerAddressesChanged):
             self.gateway_addresses = event.addresses
             return []
+        if isinstance(event, ChildSaInstalled):
+            self.children.append(event.spec)
+            return []  # it carries nothing before the new IKE SA takes over
         if isinstance(event, Established):
             if set(addresses) != set(self._addresses):
                 return self.abandon("the gateway gives other inner addresses")
             self.over = self.succeeded = True
             text = "Authenticated anew; the old IKE SA goes."
-            return [AdoptSuccessor(), Tell(name="reauthenticated", text=text, data={"eap": self.authentication.view()})]
+            told = Tell(name="reauthenticated", text=text, data={"eap": self.authentication.view()})
+            return [AdoptSuccessor(), *(InstallChildSa(spec=spec, replaces=None) for spec in self.children), told]
         if isinstance(event, Refused):
             return self._fail(event.text)
         if isinstance(event, Closed):

@@ -130,7 +130,7 @@ class UeNode:
                         await self._interfaces.open(tasks)  # first: whoever gets an answer may attach at once
                     await self._control.start()
                     for pdn in self.pdns.values():
-                        pdn.restore_name_servers()  # of a process that was killed
+                        pdn.tunnel.restore_name_servers()  # of a process that was killed
                     self.recorder.event("started", f"The UE {self.configuration.imsi} is ready.")
                     self._warn_of_weak_algorithms()
                     for remark in (self.backend.remark, self._esp_transport.remark):
@@ -248,7 +248,7 @@ class UeNode:
 
     async def _close(self) -> None:
         for pdn in self.pdns.values():
-            pdn.stop_host()
+            pdn.tunnel.stop_host()
         self._swu.close()
         await self._control.close()
 
@@ -383,7 +383,7 @@ class UeNode:
                 "ike": dict(sum((pdn.dropped_ike() for pdn in self.pdns.values()), self._swu.endpoint.dropped)),
                 "swu": dict(self._swu.ports.dropped),
                 "esp": dict(
-                    sum((pdn.esp_drops for pdn in self.pdns.values()), self._swu.dropped + self._swu.carrier.dropped)
+                    sum((pdn.tunnel.drops for pdn in self.pdns.values()), self._swu.dropped + self._swu.carrier.dropped)
                 ),
                 "tun": {"refused": refused} if refused else {},
             },

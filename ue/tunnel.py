@@ -21,7 +21,7 @@ from protocols.ikev2.sa import IkeSa
 from protocols.io.aside import PacketPort
 from protocols.path import Address, Path
 from protocols.trace.recorder import Recorder
-from ue.commands import Command, InstallChildSa, UpdateChildSa
+from ue.commands import Command, ExpectChildSa, InstallChildSa, UpdateChildSa
 from ue.config import UeConfiguration
 from ue.connection import Connection
 from ue.context import DeviceState
@@ -111,6 +111,11 @@ class Tunnel:
         else:
             self._data_plane.replace(command.replaces, command.spec, send_at_once=command.send_at_once)
         self._specs[command.spec.inbound_spi] = command.spec
+
+    def expect(self, command: ExpectChildSa) -> None:
+        """What comes by a child SA may come another way."""
+        if command.inbound_spi in self._specs:
+            self._data_plane.expect(command.inbound_spi, command.path, command.encapsulation)
 
     def update(self, command: UpdateChildSa) -> ChildSaSpec | None:
         """A child SA goes another way; which one it is, ``None`` when it could not be installed."""

@@ -13,8 +13,9 @@ from dataclasses import replace
 from aaa.faults.rule import Action, AttachStep
 from protocols.algorithms.vector import AMF_LENGTH, SQN_LENGTH, AkaAlgorithm, AkaVector, xor
 from protocols.buffer import Reader
-from protocols.diameter.codec import HEADER_LENGTH, Avp, DiameterMessage, Result, answer_to
+from protocols.diameter.codec import Avp, DiameterMessage, Result, answer_to
 from protocols.diameter.dictionary import ResultCode
+from protocols.diameter.framing import HEADER_LENGTH
 from protocols.diameter.profile import OverloadReport, overload_avps
 from protocols.eap.aka.attributes import AttributeType
 from protocols.eap.aka.messages import AkaSubtype

@@ -22,6 +22,7 @@ from protocols.dataplane.userspace.tun import IFF_NO_PI, IFF_TUN, TUN_PATH, TUNS
 from protocols.errors import BackendError
 from protocols.esp.tunnel import DEFAULT_POLICY
 from protocols.ikev2.proposals import EspPolicy
+from protocols.io.sockets import family_of
 from protocols.io.sysctl import FORWARDING, ROOT, read_sysctl
 from protocols.path import Address, Endpoint
 
@@ -86,9 +87,8 @@ def ports(situation: Situation) -> Iterator[Finding]:
 
 
 def _port(endpoint: Endpoint, *, needed: bool) -> Finding:
-    family = socket.AF_INET if endpoint.address.version == 4 else socket.AF_INET6
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as opened:
+        with socket.socket(family_of(endpoint.address), socket.SOCK_DGRAM) as opened:
             opened.bind((str(endpoint.address), endpoint.port))
     except OSError as error:
         remedies = {

@@ -64,9 +64,9 @@ class FleetPdn(Pdn):
         _log.exception("UE %s failed at %s", self.configuration.imsi, what)
         sa = self.sa
         if sa is not None and sa.state is SaState.ESTABLISHED:
-            self._endpoint.initiate(sa, DeleteIkeSa("a defect of the UE"), self._now())
+            self._swu.endpoint.initiate(sa, DeleteIkeSa("a defect of the UE"), self._swu.now())
         elif sa is not None:
-            self._endpoint.close(sa, "a defect of the UE", self._now())
+            self._swu.endpoint.close(sa, "a defect of the UE", self._swu.now())
 
 
 class Member:
@@ -196,7 +196,7 @@ class Member:
         """The time is over: let go without a word."""
         self.end_talk()
         self.pdn.close()
-        self.pdn.stop_host()
+        self.pdn.tunnel.stop_host()
 
     def _resolve(self, to: str) -> str:
         if to == NEXT_ACCESS:

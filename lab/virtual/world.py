@@ -201,10 +201,10 @@ class VirtualWorld:
         outside = {Endpoint(address, port) for address in self.gateways for port in (IKE_PORT, NAT_TRAVERSAL_PORT)}
         found += [f"ue: port {port} is open" for port in self.network.open_ports if port not in outside]
         epdg = self.epdg_node
-        found += [f"epdg: session {live.session.identifier}" for live in epdg.live.values()]
-        found += [f"epdg: IKE SA {spi.hex()}" for spi in epdg.endpoint.sas]
-        found += [f"epdg: child SA {spi.hex()}" for spi in epdg.data_plane.installed]
-        found += [f"epdg: {pool.in_use} addresses of {name}" for name, pool in epdg.pools.items() if pool.in_use]
+        found += [f"epdg: session {live.session.identifier}" for live in epdg.sessions.live.values()]
+        found += [f"epdg: IKE SA {spi.hex()}" for spi in epdg.swu.endpoint.sas]
+        found += [f"epdg: child SA {spi.hex()}" for spi in epdg.child_sas.data_plane.installed]
+        found += [f"epdg: {pool.in_use} addresses of {name}" for name, pool in epdg.grants.pools.items() if pool.in_use]
         status = await self.aaa.call("node.status")
         assert isinstance(status, dict)
         hss = status["hss"]

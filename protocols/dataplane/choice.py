@@ -121,7 +121,10 @@ def _missing(backend: Backend, needs: Needs) -> str | None:
     from protocols.dataplane.fast import plane
 
     reason = plane.why_not()
-    return reason and f"it was not built ({reason})"
+    if reason is not None:
+        return f"it was not built ({reason})"
+    lacking = plane.lacking(needs.suites)
+    return f"this libcrypto lacks {', '.join(lacking)}" if lacking else None
 
 
 def carrier_of(choice: Choice, needs: Needs, platform: Platform) -> Carrier:

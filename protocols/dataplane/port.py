@@ -104,6 +104,9 @@ class DataPlane(Protocol):
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
         """Send on another path; keys, sequence numbers and the replay window stay (RFC 4555 §3.5)."""
 
+    def expect(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """Take packets on another path too, which may become the one to send on (RFC 4555 §3.5, §3.7)."""
+
     def retire(self, inbound_spi: bytes) -> None:
         """Send nothing by it any more; it receives until it is removed."""
 

@@ -36,6 +36,15 @@ class PathUpdated:
     encapsulation: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class PathExpected:
+    """``expect`` was called."""
+
+    inbound_spi: bytes
+    path: Path
+    encapsulation: bool
+
+
 @dataclass(frozen=True)
 class Retired:
     """``retire`` was called."""
@@ -50,7 +59,7 @@ class Removed:
     inbound_spi: bytes
 
 
-Call = Installed | Replaced | PathUpdated | Retired | Removed
+Call = Installed | Replaced | PathUpdated | PathExpected | Retired | Removed
 
 
 class RecordingDataPlane:
@@ -82,6 +91,11 @@ class RecordingDataPlane:
         self._require(inbound_spi)
         self.paths[inbound_spi] = (path, encapsulation)
         self.calls.append(PathUpdated(inbound_spi=inbound_spi, path=path, encapsulation=encapsulation))
+
+    def expect(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """Record; see ``DataPlane.expect``."""
+        self._require(inbound_spi)
+        self.calls.append(PathExpected(inbound_spi=inbound_spi, path=path, encapsulation=encapsulation))
 
     def retire(self, inbound_spi: bytes) -> None:
         """Record; see ``DataPlane.retire``."""

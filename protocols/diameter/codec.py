@@ -12,7 +12,6 @@ import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import NoReturn
@@ -31,12 +30,10 @@ from protocols.diameter.dictionary import (
     command_name,
 )
 from protocols.diameter.formats import GROUP_FORMATS, REQUEST_FORMATS, Occurrence
+from protocols.diameter.framing import HEADER_LENGTH, VERSION
 from protocols.errors import DecodeError, LocalError, RemoteError
 from protocols.trace.records import JsonValue
 
-HEADER_LENGTH = 20
-VERSION = 1
-MESSAGE_LENGTH_LIMIT = 65_536  # the length field allows 16 MiB (RFC 6733 §3); a peer has no need of it here
 DESCRIPTION_DEPTH = 5  # groups inside groups that a description opens
 
 _REQUEST, _PROXIABLE, _ERROR, _RETRANSMITTED = 0x80, 0x40, 0x20, 0x10
@@ -57,22 +54,6 @@ _ADDRESS_IPV6 = b"\x00\x02"
 
 Address = IPv4Address | IPv6Address
 AvpValue = int | float | str | bytes | IPv4Address | IPv6Address | tuple["Avp", ...]
-
-
-class FramingFault(Enum):
-    """Why a stream cannot be cut into messages."""
-
-    VERSION = "not Diameter version 1"
-    LENGTH = "impossible message length"
-    TOO_LONG = "message longer than allowed"
-
-
-class FramingError(DecodeError):
-    """A stream that is not Diameter; nothing after this can be read."""
-
-    def __init__(self, fault: FramingFault, message: str) -> None:
-        super().__init__(message)
-        self.fault = fault
 
 
 class RequestError(RemoteError):
@@ -494,47 +475,6 @@ def encode_message(message: DiameterMessage) -> bytes:
         )
         + body
     )
-
-
-class Framer:
-    """Cuts a stream into messages by their length field (RFC 6733 §3)."""
-
-    def __init__(self, limit: int = MESSAGE_LENGTH_LIMIT) -> None:
-        self._limit = limit
-        self._buffer = bytearray()
-
-    @property
-    def pending(self) -> int:
-        """Octets that wait for the rest of their message."""
-        return len(self._buffer)
-
-    def clear(self) -> bytes:
-        """Give up: what was waiting."""
-        octets = bytes(self._buffer)
-        self._buffer.clear()
-        return octets
-
-    def feed(self, octets: bytes) -> None:
-        """Append received octets."""
-        self._buffer += octets
-
-    def next(self) -> bytes | None:
-        """The next whole message; ``FramingError`` when the stream is not Diameter: it cannot be resumed."""
-        buffer = self._buffer
-        if buffer and buffer[0] != VERSION:
-            raise FramingError(FramingFault.VERSION, f"Diameter version {buffer[0]}")
-        if len(buffer) < 4:
-            return None
-        length = int.from_bytes(buffer[1:4], "big")
-        if length < HEADER_LENGTH or length % 4:
-            raise FramingError(FramingFault.LENGTH, f"message length {length}")
-        if length > self._limit:
-            raise FramingError(FramingFault.TOO_LONG, f"message of {length} octets, {self._limit} allowed")
-        if len(buffer) < length:
-            return None
-        message = bytes(buffer[:length])
-        del buffer[:length]
-        return message
 
 
 @dataclass(frozen=True, slots=True)

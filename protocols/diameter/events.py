@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from protocols.diameter.capabilities import Capabilities
-from protocols.diameter.codec import DiameterMessage, FramingFault
+from protocols.diameter.codec import DiameterMessage
+from protocols.diameter.framing import FramingFault
 from protocols.diameter.watchdog import WatchdogState
 
 

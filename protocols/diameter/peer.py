@@ -17,12 +17,9 @@ from enum import Enum
 
 from protocols.diameter.capabilities import Admission, Capabilities, admit_all, capability_avps
 from protocols.diameter.codec import (
-    MESSAGE_LENGTH_LIMIT,
     Address,
     Avp,
     DiameterMessage,
-    Framer,
-    FramingError,
     MalformedMessage,
     RequestError,
     check_request,
@@ -48,6 +45,7 @@ from protocols.diameter.events import (
     ServiceChanged,
     StateChanged,
 )
+from protocols.diameter.framing import MESSAGE_LENGTH_LIMIT, Framer, FramingError
 from protocols.diameter.handshake import Election, HandshakeFailure, answer_cer, take_cea
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.pending import PendingRequests

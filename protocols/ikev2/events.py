@@ -117,7 +117,7 @@ class IkeKeysDerived:
 
 @dataclass(frozen=True, kw_only=True)
 class Established:
-    """The IKE SA is up; what the peer was given or we were given."""
+    """The IKE SA is up, and its child SA, if it begins with one, was told of before; what either end was given."""
 
     identity: IdiPayload
     responder_identity: IdrPayload | None

@@ -14,10 +14,8 @@ they are not heard. Needs CAP_NET_RAW.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
-import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,30 +23,25 @@ from dataclasses import dataclass
 
 from protocols.errors import BackendError, DecodeError, LocalError
 from protocols.io import packet_filter
-from protocols.io.link import BUFFER_OCTETS, DRAIN_LIMIT
-from protocols.io.packet_filter import LOAD_HALF, LOAD_HALF_INDEXED, LOAD_OCTET, LOAD_OCTET_INDEXED, LOAD_WORD, Check
+from protocols.io.link import DRAIN_LIMIT
+from protocols.io.packet_filter import Check
+from protocols.io.packet_socket import (
+    ETH_P_IP,
+    ETH_P_IPV6,
+    PACKET_HOST,
+    TRANSPORTS,
+    checks_of,
+    open_packet_socket,
+    overflown,
+    read_packet,
+)
+from protocols.io.routed import RoutedPackets
+from protocols.io.sockets import BUFFER_OCTETS, family_of
 from protocols.io.super_packet import NO_OFFLOAD, whole_packets
 from protocols.ip import ICMP, ICMPV6, TCP, UDP
 from protocols.path import Address
 
-SOL_PACKET = 263  # <linux/socket.h>
-PACKET_STATISTICS = 6  # <linux/if_packet.h>
-PACKET_AUXDATA = 8
-PACKET_VNET_HDR = 15
-PACKET_IGNORE_OUTGOING = 23
-PACKET_HOST = 0
-ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # <linux/if_ether.h>
-IP_PKTINFO = 8  # <linux/in.h>
-IP_PROTOCOL = 52
 ECHO_REPLIES = {ICMP: 0, ICMPV6: 129}
-FRAGMENT_BITS = 0x3FFF
-
-RECEIVE_OCTETS = 65535 + 256  # a packet with what lies before it
-
-AUXILIARY = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata: status, two lengths, mac, net, VLAN
-AUXILIARY_OCTETS = socket.CMSG_SPACE(AUXILIARY.size)
-STATISTICS = struct.Struct("=II")  # struct tpacket_stats: packets, drops
-_NET = packet_filter.NETWORK_HEADER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,26 +157,14 @@ class _Sockets:
     def __init__(self, device: str | None, drain: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._device = device
-        self._raw: dict[int, socket.socket] = {}
-        self._names_protocol = True  # not before Linux 6.4
+        self._routed: RoutedPackets | None = None
         with ExitStack() as undo:
             try:
-                # of no protocol nothing comes before it is bound to a device
-                protocol = socket.htons(ETH_P_ALL) if device is None else 0
-                self._packets = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, protocol))
-                self._packets.setblocking(False)
-                self._packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
-                for option in (PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING):
-                    self._packets.setsockopt(SOL_PACKET, option, 1)
-                packet_filter.attach(self._packets, packet_filter.NOTHING)
-                if device is not None:
-                    self._packets.bind((device, ETH_P_ALL))
-                else:
-                    self._forget_what_came()
-                    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-                        raw = undo.enter_context(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
-                        raw.setblocking(False)
-                        self._raw[version] = raw
+                self._packets = undo.enter_context(
+                    open_packet_socket(device, buffer_octets=BUFFER_OCTETS, outgoing=False)
+                )
+                if device is None:
+                    self._routed = RoutedPackets(names_protocol=True)
             except PermissionError as error:
                 raise BackendError("traffic of the node's own beside the kernel's needs root or CAP_NET_RAW") from error
             except OSError as error:
@@ -192,60 +173,34 @@ class _Sockets:
             undo.pop_all()
         self._loop.add_reader(self._packets.fileno(), drain)
 
-    def _forget_what_came(self) -> None:
-        """Before there was a filter."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._packets.recv(1)
-
     def hear(self, reservations: Sequence[Reservation]) -> None:
         """Take the packets of these, instead of those so far."""
         packet_filter.attach(self._packets, packet_filter.any_of([_checks(each) for each in reservations]))
 
     def overflown(self) -> Counter[str]:
         """What found the buffer full since the last time."""
-        _, lost = STATISTICS.unpack(self._packets.getsockopt(SOL_PACKET, PACKET_STATISTICS, STATISTICS.size))
-        return Counter({"receive-buffer-full": lost} if lost else {})
+        return +Counter({"receive-buffer-full": overflown(self._packets)})
 
     def send(self, packet: bytes) -> None:
         """``OSError`` when it does not go."""
         if self._device is not None:
             protocol = ETH_P_IP if packet[0] >> 4 == 4 else ETH_P_IPV6
             self._packets.sendto(NO_OFFLOAD + packet, (self._device, protocol))
-            return
-        try:
-            self._send_by_routes(packet)
-        except OSError as error:
-            if error.errno != errno.EINVAL or not self._names_protocol:
-                raise
-            self._names_protocol = False
-            self._send_by_routes(packet)
-
-    def _send_by_routes(self, packet: bytes) -> None:
-        """Policies are looked up by addresses and protocol, which the kernel is told apart from the packet."""
-        if packet[0] >> 4 == 4:
-            told = [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + packet[12:16] + bytes(4))]
-            if self._names_protocol:
-                told.append((socket.IPPROTO_IP, IP_PROTOCOL, struct.pack("=i", packet[9])))
-            self._raw[4].sendmsg((packet,), told, 0, (socket.inet_ntoa(packet[16:20]), 0))
-            return
-        told = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packet[8:24] + bytes(4))]
-        protocol = packet[6] if self._names_protocol else 0
-        self._raw[6].sendmsg((packet,), told, 0, (socket.inet_ntop(socket.AF_INET6, packet[24:40]), protocol))
+        elif self._routed is not None:
+            self._routed.send(packet)
 
     def receive(self) -> tuple[bytes, ...]:
         """The IP packets of one that has arrived; ``BlockingIOError`` when none has."""
-        octets, ancillary, flags, _ = self._packets.recvmsg(RECEIVE_OCTETS, AUXILIARY_OCTETS)
-        if flags & socket.MSG_TRUNC or not ancillary:
+        packet = read_packet(self._packets)
+        if not packet.whole:
             raise DecodeError("a packet without its end")
-        network = AUXILIARY.unpack_from(ancillary[0][2])[4]
-        return tuple(whole_packets(octets, network))
+        return tuple(whole_packets(packet.octets, packet.network))
 
     def close(self) -> None:
         self._loop.remove_reader(self._packets.fileno())
         self._packets.close()
-        for raw in self._raw.values():
-            raw.close()
+        if self._routed is not None:
+            self._routed.close()
 
 
 def _hold(reservation: Reservation) -> socket.socket | None:
@@ -255,10 +210,9 @@ def _hold(reservation: Reservation) -> socket.socket | None:
     kind = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}.get(reservation.protocol)
     if kind is None:
         raise LocalError(f"protocol {reservation.protocol} has no ports that can be reserved")
-    family = socket.AF_INET if reservation.address.version == 4 else socket.AF_INET6
     with ExitStack() as undo:
         try:
-            held = undo.enter_context(socket.socket(family, kind))
+            held = undo.enter_context(socket.socket(family_of(reservation.address), kind))
             packet_filter.attach(held, packet_filter.NOTHING)
             held.bind((str(reservation.address), reservation.port))
             if kind is socket.SOCK_STREAM:
@@ -273,24 +227,12 @@ def _hold(reservation: Reservation) -> socket.socket | None:
 
 def _checks(reservation: Reservation) -> list[Check]:
     """What a packet for a reservation looks like."""
-    version, protocol = reservation.address.version, reservation.protocol
-    words = struct.unpack(f">{len(reservation.address.packed) // 4}I", reservation.address.packed)
-    fragment: list[Check] = [(LOAD_HALF, _NET + 6, FRAGMENT_BITS, 0)] if version == 4 else []
-    at = 16 if version == 4 else 24
-    half, octet, transport = (
-        (LOAD_HALF_INDEXED, LOAD_OCTET_INDEXED, _NET) if version == 4 else (LOAD_HALF, LOAD_OCTET, _NET + 40)
-    )
-    ports: list[Check] = [(half, transport + 2, 0xFFFF, reservation.port)]
+    protocol, port = reservation.protocol, reservation.port
+    octet, half, _, transport = TRANSPORTS[reservation.address.version]
+    ports: list[Check] = [(half, transport + 2, 0xFFFF, port)]
     if protocol in ECHO_REPLIES:
-        ports = [(octet, transport, 0xFF, ECHO_REPLIES[protocol]), (half, transport + 4, 0xFFFF, reservation.port)]
-    return [
-        (LOAD_WORD, packet_filter.PACKET_TYPE, 0xFFFFFFFF, PACKET_HOST),
-        (LOAD_WORD, packet_filter.PROTOCOL, 0xFFFF, ETH_P_IP if version == 4 else ETH_P_IPV6),
-        (LOAD_OCTET, _NET + (9 if version == 4 else 6), 0xFF, protocol),
-        *fragment,
-        *((LOAD_WORD, _NET + at + 4 * index, 0xFFFFFFFF, word) for index, word in enumerate(words)),
-        *ports,
-    ]
+        ports = [(octet, transport, 0xFF, ECHO_REPLIES[protocol]), (half, transport + 4, 0xFFFF, port)]
+    return checks_of(PACKET_HOST, reservation.address, protocol) + ports
 
 
 def _reason(what: str, error: OSError) -> str:

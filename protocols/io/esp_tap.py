@@ -17,37 +17,29 @@ more ports than a filter has room for (about 40), nothing is heard, and the log 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import math
 import socket
-import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from protocols.errors import DecodeError
 from protocols.io import packet_filter
-from protocols.io.aside import (
-    AUXILIARY,
-    AUXILIARY_OCTETS,
-    ETH_P_ALL,
-    ETH_P_IP,
-    ETH_P_IPV6,
-    FRAGMENT_BITS,
-    PACKET_AUXDATA,
-    PACKET_HOST,
-    PACKET_STATISTICS,
-    PACKET_VNET_HDR,
-    RECEIVE_OCTETS,
-    SOL_PACKET,
-    STATISTICS,
-)
 from protocols.io.link import DRAIN_LIMIT
-from protocols.io.packet_filter import LOAD_HALF, LOAD_HALF_INDEXED, LOAD_OCTET, LOAD_WORD, LOAD_WORD_INDEXED, Check
+from protocols.io.packet_filter import Check
+from protocols.io.packet_socket import (
+    PACKET_HOST,
+    PACKET_OUTGOING,
+    RECEIVE_OCTETS,
+    TRANSPORTS,
+    checks_of,
+    open_packet_socket,
+    overflown,
+    read_packet,
+)
 from protocols.io.raw import NO_PORT
 from protocols.io.super_packet import NO_OFFLOAD, coalesced_octets
 from protocols.io.tap import DatagramTap, Direction, classify_udp
@@ -62,11 +54,7 @@ BUFFER_OCTETS = 1024 * 1024  # a burst of several hundred packets
 SIGHTINGS_KEPT = 512
 ESP = 50
 ESP_HEADER_OCTETS = 8  # SPI and sequence number
-PACKET_OUTGOING = 4  # <linux/if_packet.h>
-SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
 PEEK_OCTETS = 256  # up to the length in an IP header
-
-_NET = packet_filter.NETWORK_HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -81,22 +69,9 @@ class _Heard(NamedTuple):
     payloads: list[bytes]
 
 
-def open_packet_socket() -> socket.socket:
+def open_tap_socket() -> socket.socket:
     """A packet socket of all interfaces that hears nothing yet; ``OSError``."""
-    with ExitStack() as undo:
-        opened = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)))
-        packet_filter.attach(opened, packet_filter.NOTHING)
-        opened.setblocking(False)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
-        with contextlib.suppress(PermissionError):  # beyond the system's maximum it takes CAP_NET_ADMIN
-            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_OCTETS)
-        for option in (PACKET_AUXDATA, PACKET_VNET_HDR):
-            opened.setsockopt(SOL_PACKET, option, 1)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                opened.recv(1)  # it came before there was a filter
-        undo.pop_all()
-    return opened
+    return open_packet_socket(buffer_octets=BUFFER_OCTETS)
 
 
 class EspTap:
@@ -107,7 +82,7 @@ class EspTap:
         recorder: Recorder,
         *,
         limit: int = LIMIT,
-        open_socket: Callable[[], socket.socket] = open_packet_socket,
+        open_socket: Callable[[], socket.socket] = open_tap_socket,
     ) -> None:
         """``limit``: packets in each interval."""
         self._recorder = recorder
@@ -200,9 +175,7 @@ class EspTap:
 
     def _look_for_overflow(self) -> None:
         if self._socket is not None:
-            _, lost = STATISTICS.unpack(self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, STATISTICS.size))
-            if lost:
-                self._left_out["buffer-full"] += lost
+            self._left_out["buffer-full"] += overflown(self._socket)
 
     def _drain(self) -> None:
         for _ in range(DRAIN_LIMIT):
@@ -215,18 +188,14 @@ class EspTap:
             return False
         paused = self._resumption is not None
         try:
-            octets, ancillary, flags, address = self._socket.recvmsg(
-                PEEK_OCTETS if paused else RECEIVE_OCTETS, AUXILIARY_OCTETS
-            )
-            if not ancillary:
-                raise DecodeError("a packet without its place")
-            network = len(NO_OFFLOAD) + AUXILIARY.unpack_from(ancillary[0][2])[4]
+            packet = read_packet(self._socket, PEEK_OCTETS if paused else RECEIVE_OCTETS)
+            network = len(NO_OFFLOAD) + packet.network
             if paused:
-                self._left_out["over-limit"] += _number_of(octets, network)
+                self._left_out["over-limit"] += _number_of(packet.octets, network)
                 return True
-            if flags & socket.MSG_TRUNC:
+            if not packet.whole:
                 raise DecodeError("a packet without its end")
-            heard = _decode(octets, network)
+            heard = _decode(packet.octets, network)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -238,7 +207,7 @@ class EspTap:
         else:
             allowed = self._may_take(len(heard.payloads))
             self._left_out["over-limit"] += len(heard.payloads) - allowed
-            self._record(heard, allowed, "out" if address[2] == PACKET_OUTGOING else "in", address[0])
+            self._record(heard, allowed, "out" if packet.way == PACKET_OUTGOING else "in", packet.interface)
         if not self._left:
             self._pause()
         return True
@@ -305,21 +274,11 @@ def _alternatives(opened: dict[Endpoint, bool]) -> list[list[Check]]:
 
 def _checks(way: int, address: Address, port: int | None) -> list[Check]:
     """``port``: of UDP; ``None``: protocol 50."""
-    incoming, four = way == PACKET_HOST, address.version == 4
-    words = struct.unpack(f">{len(address.packed) // 4}I", address.packed)
-    at = _NET + ((16 if incoming else 12) if four else (24 if incoming else 8))
-    half, word, transport = (LOAD_HALF_INDEXED, LOAD_WORD_INDEXED, _NET) if four else (LOAD_HALF, LOAD_WORD, _NET + 40)
-    checks: list[Check] = [
-        (LOAD_WORD, packet_filter.PACKET_TYPE, 0xFFFFFFFF, way),
-        (LOAD_WORD, packet_filter.PROTOCOL, 0xFFFF, ETH_P_IP if four else ETH_P_IPV6),
-        (LOAD_OCTET, _NET + (9 if four else 6), 0xFF, ESP if port is None else UDP),
-        *((LOAD_WORD, at + 4 * index, 0xFFFFFFFF, value) for index, value in enumerate(words)),
-    ]
-    if four:
-        checks.append((LOAD_HALF, _NET + 6, FRAGMENT_BITS, 0))
+    checks = checks_of(way, address, ESP if port is None else UDP)
     if port is not None:
+        _, half, word, transport = TRANSPORTS[address.version]
         checks += [
-            (half, transport + (2 if incoming else 0), 0xFFFF, port),
+            (half, transport + (2 if way == PACKET_HOST else 0), 0xFFFF, port),
             packet_filter.Above(half, transport + 4, 0xFFFF, UDP_HEADER_LENGTH + ESP_HEADER_OCTETS),
             packet_filter.Above(word, transport + UDP_HEADER_LENGTH, 0xFFFFFFFF, 0),  # no non-ESP marker
         ]

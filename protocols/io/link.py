@@ -14,34 +14,35 @@ import socket
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from protocols.errors import BackendError
+from protocols.io.sockets import (
+    BUFFER_OCTETS,
+    RECEIVE_ERRORS,
+    RECEIVED_TRAFFIC_CLASSES,
+    TRAFFIC_CLASS,
+    TRAFFIC_CLASS_OCTETS,
+    TRAFFIC_CLASSES,
+    bind_to_interface,
+    family_of,
+    path_mtu_between,
+    reason_of,
+    send_by,
+)
 from protocols.io.turn import turn_of
 from protocols.path import Address, Endpoint, Path
 
 RECEIVE_OCTETS = 65535
 DRAIN_LIMIT = 64  # datagrams a socket may deliver before the loop turns to others, but for the last train of them
 PATHS_KEPT = 4096
-UDP_SEGMENT, UDP_GRO = 103, 104  # <linux/udp.h>, of udp(7)
-SEGMENT_LENGTH = struct.Struct("=H")
+UDP_GRO = 104  # <linux/udp.h>, of udp(7)
 TRAIN_DATAGRAMS, TRAIN_OCTETS = 64, 65000  # UDP_MAX_SEGMENTS, and what fits into an IP packet
-BUFFER_OCTETS = 4 * 1024 * 1024
-
 UDP_ENCAP, UDP_ENCAP_ESPINUDP = 100, 2  # <linux/udp.h>: the socket option, and its value for RFC 3948
-RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
-"""IP_RECVERR and IPV6_RECVERR of Linux's ip(7), ipv6(7), which Python's module does not have."""
 EXTENDED_ERROR = struct.Struct("=IBBBxII")  # sock_extended_err: errno, origin, type, code, info, data
 ERROR_ANCILLARY_OCTETS = 512
-TRAFFIC_CLASS = struct.Struct("=i")
 ORIGINS_OF_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
-PATH_MTUS = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}
-"""IP_MTU and IPV6_MTU, which it does not have either."""
-TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_TOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
-RECEIVED_TRAFFIC_CLASSES = {4: (socket.IPPROTO_IP, socket.IP_RECVTOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS)}
-TRAFFIC_CLASS_OCTETS = socket.CMSG_SPACE(TRAFFIC_CLASS.size)
 TRAIN_ANCILLARY_OCTETS = TRAFFIC_CLASS_OCTETS + socket.CMSG_SPACE(TRAFFIC_CLASS.size)  # UDP_GRO says an int, too
 
 Receiver = Callable[[bytes, Path], None]
@@ -121,7 +122,42 @@ class PathsBySource(dict[tuple[Any, ...], Path]):
         return path
 
 
-class UdpLink:
+class BoundLink:
+    """What links of one bound socket on the running loop have in common; ``name`` is for errors."""
+
+    def __init__(self, opened: socket.socket, local: Endpoint, name: str, receive: Receiver) -> None:
+        self.local = local
+        self.dropped: Counter[str] = Counter()
+        self.traffic_class = 0
+        self._socket = opened
+        self._name = name
+        self._receive = receive
+        self._marked = 0
+        self._paths = PathsBySource(local)
+        self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
+
+    def mark(self, dscp: int) -> None:
+        """Send with this DSCP from now on (RFC 2474) what has no traffic class of its own."""
+        self._marked = dscp << 2
+        self._socket.setsockopt(*TRAFFIC_CLASSES[self.local.address.version], self._marked)
+
+    def bind_to(self, interface: str) -> None:
+        """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
+        try:
+            bind_to_interface(self._socket, interface, self._name)
+        except BackendError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the socket; again is harmless."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+
+class UdpLink(BoundLink):
     """A UDP socket on the running loop: a reader that drains the socket, no task per datagram.
 
     In the turn of a reader (``protocols.io.turn``) datagrams of one length to one end point wait for one another, and
@@ -131,37 +167,25 @@ class UdpLink:
 
     def __init__(self, local: Endpoint, receive: Receiver) -> None:
         """Bind; ``BackendError`` says in one line what is wrong with the address or port."""
-        self.dropped: Counter[str] = Counter()
-        self._receive = receive
-        family = socket.AF_INET6 if local.address.version == 6 else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            self._socket.setblocking(False)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_OCTETS)
-            self._socket.bind((str(local.address), local.port))
-        except OSError as error:
-            self._socket.close()
-            raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error
-        bound = self._socket.getsockname()
-        self.local = Endpoint(local.address, bound[1])
+        with contextlib.ExitStack() as undo:
+            try:
+                opened = undo.enter_context(socket.socket(family_of(local.address), socket.SOCK_DGRAM))
+                opened.setblocking(False)
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_OCTETS)
+                opened.bind((str(local.address), local.port))
+            except OSError as error:
+                raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error
+            bound = Endpoint(local.address, opened.getsockname()[1])
+            super().__init__(opened, bound, f"UDP {bound}", receive)
+            undo.pop_all()
         self._unreachable: UnreachableReceiver | None = None
-        self.traffic_class = 0
-        self._marked = 0
         self._interface: str | None = None
         self._esp_is_taken_out = False
-        self._paths = PathsBySource(self.local)
         self._train: list[bytes] = []
         self._train_octets = 0
         self._train_to: tuple[Endpoint, int] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._turn = turn_of(self._loop)
         self._loop.add_reader(self._socket.fileno(), self._drain)
-
-    def mark(self, dscp: int) -> None:
-        """Send with this DSCP from now on (RFC 2474) what has no traffic class of its own."""
-        self._marked = dscp << 2
-        self._socket.setsockopt(*TRAFFIC_CLASSES[self.local.address.version], self._marked)
 
     def report_traffic_class(self) -> None:
         """Ask for the traffic class of what arrives, and for trains, which come with it."""
@@ -191,11 +215,7 @@ class UdpLink:
 
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only, whichever the routes prefer; ``BackendError``."""
-        try:
-            bind_to_interface(self._socket, interface)
-        except OSError as error:
-            self.close()
-            raise BackendError(f"cannot use interface {interface} for UDP {self.local}: {reason_of(error)}") from error
+        super().bind_to(interface)
         self._interface = interface
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
@@ -250,8 +270,7 @@ class UdpLink:
         """Close the socket; what waits goes first."""
         if self._socket.fileno() >= 0:
             self._send_train()
-            self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
+        super().close()
 
     def _drain(self) -> None:
         self._turn.begin()
@@ -416,62 +435,3 @@ class LossyLink(_WrappingLink):
 
     def _lost(self, share: float) -> bool:
         return share > 0 and (share >= 1 or self._random.random() < share)
-
-
-@lru_cache(maxsize=PATHS_KEPT)
-def socket_address(remote: Endpoint) -> tuple[str, int]:
-    """An end point as sockets name it."""
-    return str(remote.address), remote.port
-
-
-def send_by(
-    opened: socket.socket, datagrams: Sequence[bytes], remote: Endpoint, traffic_class: int | None, usual: int
-) -> str | None:
-    """Send by a socket that marks with ``usual`` what has no traffic class of its own; the name of an error.
-
-    Several datagrams, of one length but for the last, go as a train (UDP_SEGMENT).
-    """
-    ancillary = []
-    if len(datagrams) > 1:
-        ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT_LENGTH.pack(len(datagrams[0]))))
-    if traffic_class is not None and traffic_class != usual:
-        ancillary.append((*TRAFFIC_CLASSES[remote.address.version], TRAFFIC_CLASS.pack(traffic_class)))
-    address = socket_address(remote)
-    try:
-        try:
-            opened.sendmsg(datagrams, ancillary, 0, address)
-        except ConnectionRefusedError:  # an ICMP error of an earlier datagram, whomever it was for
-            opened.sendmsg(datagrams, ancillary, 0, address)
-    except OSError as error:
-        return errno.errorcode.get(error.errno or 0, "error")
-    return None
-
-
-def bind_to_interface(opened: socket.socket, interface: str) -> None:
-    """Send and receive by this network interface only; ``OSError``."""
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-
-
-def path_mtu_between(local: Address, remote: Endpoint, interface: str | None) -> int | None:
-    """What the kernel takes the MTU of a path to be, by its routes and by ICMP; ``None``: it has no such path."""
-    family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            if interface is not None:
-                bind_to_interface(probe, interface)
-            probe.bind((str(local), 0))
-            probe.connect((str(remote.address), remote.port))
-            return probe.getsockopt(*PATH_MTUS[local.version])
-        except OSError:
-            return None
-
-
-def reason_of(error: OSError) -> str:
-    """Why a socket cannot be had, in words."""
-    if error.errno == errno.EADDRINUSE:
-        return "the port is in use"
-    if error.errno == errno.EACCES:
-        return "ports below 1024 need root (choose 15000 and 14500, say)"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine does not have the address"
-    return error.strerror or str(error)

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
+SO_ATTACH_REUSEPORT_CBPF = 51
 
 LOAD_WORD, LOAD_HALF, LOAD_OCTET = 0x20, 0x28, 0x30
 LOAD_WORD_INDEXED, LOAD_HALF_INDEXED, LOAD_OCTET_INDEXED = 0x40, 0x48, 0x50  # at X + the offset
 LOAD_IPV4_HEADER_LENGTH = 0xB1  # X = 4 * (octet & 15)
-AND = 0x54
+AND, MODULO = 0x54, 0x94
 JUMP_IF_EQUAL, JUMP_IF_GREATER = 0x15, 0x25
-RETURN = 0x06
+RETURN, RETURN_ACCUMULATOR = 0x06, 0x16
 
 NETWORK_HEADER = -0x100000  # SKF_NET_OFF: offsets from the network header, whatever lies before it
 PROTOCOL = -0x1000  # SKF_AD_OFF + SKF_AD_PROTOCOL: the EtherType
@@ -45,9 +46,21 @@ _PROGRAM = struct.Struct("@HP")  # struct sock_fprog
 
 def attach(opened: socket.socket, program: Sequence[Instruction]) -> None:
     """Give a socket a program, in the place of the one it has; ``OSError`` when the kernel refuses."""
+    _give(opened, SO_ATTACH_FILTER, program)
+
+
+def steer(opened: socket.socket, program: Sequence[Instruction]) -> None:
+    """Give the group of a socket (SO_REUSEPORT) a program that says whose a datagram is, by order of joining.
+
+    The program sees the payload of UDP. ``OSError`` when the kernel refuses.
+    """
+    _give(opened, SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+def _give(opened: socket.socket, option: int, program: Sequence[Instruction]) -> None:
     packed = b"".join(_INSTRUCTION.pack(code, yes, no, operand & 0xFFFFFFFF) for code, yes, no, operand in program)
     kept = ctypes.create_string_buffer(packed, len(packed))
-    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _PROGRAM.pack(len(program), ctypes.addressof(kept)))
+    opened.setsockopt(socket.SOL_SOCKET, option, _PROGRAM.pack(len(program), ctypes.addressof(kept)))
 
 
 def any_of(alternatives: Sequence[Sequence[Check]]) -> tuple[Instruction, ...]:

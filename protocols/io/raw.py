@@ -6,30 +6,27 @@ The kernel puts fragments together and makes the outer header; of IPv4 it hands 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
 from protocols.errors import BackendError
-from protocols.io.link import (
+from protocols.io.link import DRAIN_LIMIT, RECEIVE_OCTETS, BoundLink, Link, Receiver
+from protocols.io.sockets import (
     BUFFER_OCTETS,
-    DRAIN_LIMIT,
-    RECEIVE_OCTETS,
     RECEIVED_TRAFFIC_CLASSES,
     TRAFFIC_CLASS,
     TRAFFIC_CLASS_OCTETS,
     TRAFFIC_CLASSES,
-    Link,
-    PathsBySource,
-    Receiver,
+    family_of,
+    reason_of,
+    set_buffers,
     socket_address,
 )
-from protocols.io.turn import turn_of
-from protocols.path import Endpoint
+from protocols.path import Address, Endpoint
 
 NO_PORT = 0  # in the end points of a packet that has none
 ENCAPSULATION_PORT = 4500  # RFC 3948
@@ -37,53 +34,36 @@ Forcing = bool | Literal["auto"]
 RawOpener = Callable[[Endpoint, Receiver], Link]
 
 
-class RawEspLink:
+def open_esp(address: Address) -> socket.socket:
+    """A raw socket of ESP, bound; ``BackendError`` in one line."""
+    with ExitStack() as undo:
+        try:
+            opened = undo.enter_context(socket.socket(family_of(address), socket.SOCK_RAW, socket.IPPROTO_ESP))
+            opened.setblocking(False)
+            set_buffers(opened, BUFFER_OCTETS, BUFFER_OCTETS)
+            opened.bind((str(address), NO_PORT))
+        except OSError as error:
+            raise BackendError(f"cannot use ESP on {address}: {reason_of(error)}") from error
+        undo.pop_all()
+    return opened
+
+
+class RawEspLink(BoundLink):
     """Protocol 50 of one address, on the running loop; ports of end points mean nothing and are zero."""
 
     def __init__(self, local: Endpoint, receive: Receiver) -> None:
         """Bind; ``BackendError`` in one line."""
-        self.local = Endpoint(local.address, NO_PORT)
-        self.dropped: Counter[str] = Counter()
-        self._receive = receive
+        with ExitStack() as undo:
+            opened = undo.enter_context(open_esp(local.address))
+            super().__init__(opened, Endpoint(local.address, NO_PORT), f"ESP on {local.address}", receive)
+            undo.pop_all()
         self._with_header = local.address.version == 4
-        self.traffic_class = 0
-        self._marked = 0
-        family = socket.AF_INET if self._with_header else socket.AF_INET6
-        try:
-            self._socket = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_ESP)
-        except OSError as error:
-            raise BackendError(f"cannot use ESP on {local.address}: {error.strerror}") from error
-        try:
-            self._socket.setblocking(False)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_OCTETS)
-            self._socket.bind((str(local.address), NO_PORT))
-        except OSError as error:
-            self._socket.close()
-            raise BackendError(f"cannot use ESP on {local.address}: {error.strerror}") from error
-        self._paths = PathsBySource(self.local)
-        self._loop = asyncio.get_running_loop()
-        self._turn = turn_of(self._loop)
-        self._loop.add_reader(self._socket.fileno(), self._drain)
-
-    def mark(self, dscp: int) -> None:
-        """Send with this DSCP from now on (RFC 2474) what has no traffic class of its own."""
-        self._marked = dscp << 2
-        self._socket.setsockopt(*TRAFFIC_CLASSES[self.local.address.version], self._marked)
+        self._loop.add_reader(opened.fileno(), self._drain)
 
     def report_traffic_class(self) -> None:
         """Ask for the traffic class of what arrives; IPv4's comes with the header."""
         if not self._with_header:
             self._socket.setsockopt(*RECEIVED_TRAFFIC_CLASSES[6], 1)
-
-    def bind_to(self, interface: str) -> None:
-        """Send and receive by this network interface only; ``BackendError``."""
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-        except OSError as error:
-            self.close()
-            address = self.local.address
-            raise BackendError(f"cannot use interface {interface} for ESP on {address}: {error.strerror}") from error
 
     def send(self, octets: bytes, remote: Endpoint, traffic_class: int | None = None) -> None:
         """Send now or not at all."""
@@ -96,12 +76,6 @@ class RawEspLink:
                 self._socket.sendmsg((octets,), ((level, kind, TRAFFIC_CLASS.pack(traffic_class)),), 0, address)
         except OSError as error:
             self.dropped[f"send-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
-
-    def close(self) -> None:
-        """Close the socket; again is harmless."""
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
 
     def _drain(self) -> None:
         self._turn.begin()

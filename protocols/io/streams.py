@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
+from protocols.io.sockets import family_of
 from protocols.path import Address
 
 BACKLOG = 100
@@ -14,7 +15,11 @@ StreamBinder = Callable[[Address, int], socket.socket]
 
 def listening_socket(address: Address, port: int) -> socket.socket:
     """A TCP socket that listens, for a loop to accept from; port 0 asks for a free one. ``OSError``."""
-    made = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    return listening(socket.socket(family_of(address), socket.SOCK_STREAM), address, port)
+
+
+def listening(made: socket.socket, address: Address, port: int) -> socket.socket:
+    """A stream socket, from now on bound and listening without blocking; ``OSError``, and it is closed."""
     try:
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -17,9 +17,6 @@ from protocols.diameter.codec import (
     Avp,
     AvpValue,
     DiameterMessage,
-    Framer,
-    FramingError,
-    FramingFault,
     MalformedMessage,
     RequestError,
     Result,
@@ -40,6 +37,7 @@ from protocols.diameter.dictionary import (
     command_name,
 )
 from protocols.diameter.formats import GROUP_FORMATS, REQUEST_FORMATS
+from protocols.diameter.framing import Framer, FramingError, FramingFault
 from protocols.errors import DecodeError, LocalError
 from tests.harness.material import SHARED, shared
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from protocols.dataplane.fast.plane import FastDataPlane, without_room
+from protocols.dataplane.fast.plane import FastDataPlane, new_core, without_room
 from protocols.dataplane.port import DataPlaneEvent
 from protocols.dataplane.userspace.engine import PATH_MTU_INTERVAL, UserspaceDataPlane
 from protocols.entropy import SeededEntropy
@@ -26,7 +26,9 @@ Transmitted = tuple[bytes, Path, bool, int]  # as ``Transmit`` has it
 class Both:
     """Every call goes to both; whatever can be seen afterwards is the same, or the call fails its test."""
 
-    def __init__(self, seed: str | int = "both", *, policy: TunnelPolicy = DEFAULT_POLICY) -> None:
+    def __init__(
+        self, seed: str | int = "both", *, policy: TunnelPolicy = DEFAULT_POLICY, contexts: int | None = None
+    ) -> None:
         self.path_mtu: int | None = None  # of every path
         self.now = 1000.0
         self.delivered: tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]] = ([], [])
@@ -45,6 +47,7 @@ class Both:
             policy=policy,
             path_mtu=lambda path: self.path_mtu,
             now=lambda: self.now,
+            core=new_core(contexts),
         )
         self.specs: dict[bytes, ChildSaSpec] = {}
         self._by_outbound: dict[bytes, ChildSaSpec] = {}

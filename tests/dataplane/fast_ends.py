@@ -135,7 +135,7 @@ def assert_adds_up(counters: LoopCounters) -> None:
     assert counters.opened == counters.written + counters.tun_full + counters.tun_refused + counters.no_tun
 
 
-def _end(
+def end_in(
     namespace: Namespace, inner: tuple[Interface, ...], routes: tuple[IPv4Network | IPv6Network, ...], workers: int
 ) -> End:
     failures: list[BackendError] = []
@@ -188,9 +188,9 @@ async def ends(
     ue_outer, gateway_outer = UE_OUTER[at].ip, GATEWAY_OUTER[at].ip
     spec = replace(spec_between(ue_outer, gateway_outer, suite), encapsulation=encapsulation)
     with wired() as (ue_namespace, gateway_namespace), contextlib.ExitStack() as undo:
-        ue = _end(ue_namespace, UE_INNER, HOST_NETWORKS, workers)
+        ue = end_in(ue_namespace, UE_INNER, HOST_NETWORKS, workers)
         undo.callback(ue.close)
-        gateway = _end(gateway_namespace, HOST_INNER, UE_NETWORKS, workers)
+        gateway = end_in(gateway_namespace, HOST_INNER, UE_NETWORKS, workers)
         undo.callback(gateway.close)
         for end, outer in ((ue, ue_outer), (gateway, gateway_outer)):
             if encapsulation:

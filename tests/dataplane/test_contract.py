@@ -59,6 +59,8 @@ class TestDataPlaneContract:
         with pytest.raises(LocalError):
             plane.update_path(UNKNOWN, NEW_PATH, True)
         with pytest.raises(LocalError):
+            plane.expect(UNKNOWN, NEW_PATH, True)
+        with pytest.raises(LocalError):
             plane.replace(UNKNOWN, ue_spec(number=2))
         with pytest.raises(LocalError):
             plane.counters(ue_spec(number=2).inbound_spi)  # a refused replacement leaves nothing behind
@@ -98,6 +100,7 @@ class TestDataPlaneContract:
         spec = ue_spec()
         plane.install(spec)
         plane.update_path(spec.inbound_spi, NEW_PATH, False)
+        plane.expect(spec.inbound_spi, spec.path, True)
         plane.update_path(spec.inbound_spi, NEW_PATH, True)
         assert plane.counters(spec.inbound_spi) == ChildSaCounters()
 

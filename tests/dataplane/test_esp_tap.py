@@ -14,9 +14,9 @@ import pytest
 from lab.namespaces import Namespace
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.entropy import SeededEntropy
-from protocols.io.aside import ETH_P_ALL
-from protocols.io.esp_tap import EspTap, open_packet_socket
+from protocols.io.esp_tap import EspTap, open_tap_socket
 from protocols.io.link import UdpLink
+from protocols.io.packet_socket import ETH_P_ALL
 from protocols.io.platform import Platform
 from protocols.io.raw import RawEspLink
 from protocols.io.tap import NAT_KEEPALIVE, NON_ESP_MARKER, DatagramTap
@@ -76,7 +76,7 @@ class Node:
         *,
         bare: bool = False,
         limit: int = 1000,
-        open_socket: Callable[[], socket.socket] = open_packet_socket,
+        open_socket: Callable[[], socket.socket] = open_tap_socket,
     ) -> None:
         self.local = local
         self.recorder = recorder()
@@ -339,7 +339,7 @@ def test_a_bridge_and_its_port_show_a_packet_once_and_a_replayed_one_again() -> 
             here, there = Endpoint.of("198.51.100.7", 4500), Endpoint.of("198.51.100.1", 4500)
             near.add_address("bridge", f"{here.address}/24")
             far.add_address(WIRE, f"{there.address}/24")
-            node = Node(here, open_socket=lambda: near.call(open_packet_socket))
+            node = Node(here, open_socket=lambda: near.call(open_tap_socket))
             undo.callback(node.close)
             made = []
             for namespace, local in ((near, here), (far, there)):
@@ -372,7 +372,7 @@ def test_what_the_compiled_loop_carries_is_recorded_octet_by_octet(version: int,
                     Node(
                         spec.path.local,
                         bare=not encapsulation,
-                        open_socket=lambda end=end: end.namespace.call(open_packet_socket),  # type: ignore[misc]
+                        open_socket=lambda end=end: end.namespace.call(open_tap_socket),  # type: ignore[misc]
                     )
                 )
                 undo.callback(nodes[-1].close)

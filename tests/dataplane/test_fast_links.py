@@ -11,8 +11,9 @@ import pytest
 
 from protocols.dataplane.port import PeerEndpointObserved
 from protocols.errors import BackendError, LocalError
-from protocols.io.link import RECEIVED_TRAFFIC_CLASSES, KnowsPathMtu, Link, ReportsUnreachable, SocketLink
+from protocols.io.link import KnowsPathMtu, Link, ReportsUnreachable, SocketLink
 from protocols.io.raw import NO_PORT
+from protocols.io.sockets import RECEIVED_TRAFFIC_CLASSES
 from protocols.path import Endpoint, Path
 from tests.dataplane.fast_ends import GATEWAY_SECOND, PORT, WIRE, End, Pair, ends, inner_address, until
 from tests.dataplane.pairs import mirrored

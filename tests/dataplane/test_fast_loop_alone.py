@@ -23,7 +23,7 @@ from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, LocalError
 from protocols.esp.sa import ChildSa, DropReason
 from protocols.esp.tunnel import TunnelPolicy
-from protocols.io.link import RECEIVE_ERRORS
+from protocols.io.sockets import RECEIVE_ERRORS
 from protocols.ip import UDP as UDP_PROTOCOL
 from protocols.ip import IpPacket
 from protocols.path import Endpoint, Path

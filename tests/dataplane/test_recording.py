@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocols.dataplane.port import ChildSaCounters, PeerEndpointObserved
-from protocols.dataplane.recording import Installed, PathUpdated, RecordingDataPlane, Removed, Replaced
+from protocols.dataplane.recording import Installed, PathExpected, PathUpdated, RecordingDataPlane, Removed, Replaced
 from protocols.errors import LocalError
 from protocols.path import Path
 from tests.dataplane.pairs import GATEWAY_OUTER, UE_ELSEWHERE, ue_spec
@@ -18,11 +18,13 @@ def test_calls_in_order_and_the_present_state() -> None:
     old, new = ue_spec(), ue_spec(number=2)
     plane.install(old)
     plane.replace(old.inbound_spi, new)
+    plane.expect(new.inbound_spi, NEW_PATH, True)
     plane.update_path(new.inbound_spi, NEW_PATH, False)
     plane.remove(old.inbound_spi)
     assert plane.calls == [
         Installed(old),
         Replaced(old.inbound_spi, new),
+        PathExpected(inbound_spi=new.inbound_spi, path=NEW_PATH, encapsulation=True),
         PathUpdated(inbound_spi=new.inbound_spi, path=NEW_PATH, encapsulation=False),
         Removed(old.inbound_spi),
     ]

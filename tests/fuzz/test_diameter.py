@@ -18,7 +18,6 @@ from protocols.diameter.capabilities import Admission, Capabilities, Judgement, 
 from protocols.diameter.codec import (
     Avp,
     DiameterMessage,
-    Framer,
     RequestError,
     check_request,
     decode_message,
@@ -28,6 +27,7 @@ from protocols.diameter.codec import (
 from protocols.diameter.dictionary import BY_CODE, RELAY_APPLICATION, SWM_APPLICATION, DisconnectCause
 from protocols.diameter.events import PeerState
 from protocols.diameter.formats import REQUEST_FORMATS
+from protocols.diameter.framing import Framer
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.peer import PeerMachine
 from protocols.diameter.routing import Route, RoutingTable, is_redirect

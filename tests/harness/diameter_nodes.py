@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 from protocols.diameter.capabilities import capability_avps
-from protocols.diameter.codec import Avp, DiameterMessage, Framer, Result, decode_message, encode_message
+from protocols.diameter.codec import Avp, DiameterMessage, Result, decode_message, encode_message
 from protocols.diameter.dictionary import SWM_APPLICATION, CommandCode, ResultCode
+from protocols.diameter.framing import Framer
 from protocols.diameter.identity import DiameterIdentity
 from protocols.diameter.swm import Dea, Der
 from protocols.diameter.uri import Transport

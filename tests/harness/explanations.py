@@ -101,7 +101,7 @@ def selections(world: VirtualWorld) -> list[list[TraceRecord]]:
             trace.append(record)
         sources.append(Source(node, node, trace))
     names = dict.fromkeys(record.session for record in records(world, "epdg", "ue") if record.session)
-    gateway = world.epdg_node
+    gateway = world.epdg_node.sessions
     views = {**gateway.ended, **{live.session.identifier: gateway.view(live) for live in gateway.live.values()}}
     known = {name: Identifiers.of(name, views.get(name)) for name in names}
     return [[record for _, record in select(sources, each)] for each in known.values()]

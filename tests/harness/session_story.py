@@ -64,7 +64,7 @@ def explained(case: Case) -> tuple[tuple[str, str], ...]:
 
 async def of_gateway(world: VirtualWorld, method: str, **params: JsonValue) -> None:
     """A control method of the gateway for its only session."""
-    (live,) = world.epdg_node.live.values()
+    (live,) = world.epdg_node.sessions.live.values()
     await world.epdg.call(method, id=live.session.identifier, **params)
 
 

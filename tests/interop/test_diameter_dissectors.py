@@ -16,15 +16,8 @@ from pathlib import Path
 import pytest
 
 from protocols.diameter import s6b
-from protocols.diameter.codec import (
-    Avp,
-    AvpContainer,
-    AvpGroup,
-    DiameterMessage,
-    Framer,
-    decode_message,
-    encode_message,
-)
+from protocols.diameter.codec import Avp, AvpContainer, AvpGroup, DiameterMessage, decode_message, encode_message
+from protocols.diameter.framing import Framer
 from protocols.diameter.swx import Maa, Mar, Saa, Sar
 from tests.harness.diameter_capture import capture
 from tests.harness.diameter_messages import S6B, SWM, SWX, Answer, Request

@@ -14,5 +14,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.guest]
 RATE = 500.0  # packets a second each way, from programs on the one processor that UE, gateway and kernel have too
 
 
-def test_rekeys_and_moves_lose_nothing(tmp_path: Path) -> None:
-    nothing_is_lost(Backend.KERNEL, RATE, tmp_path)
+@pytest.mark.parametrize("return_routability", ["before-update", pytest.param("after-update", marks=pytest.mark.long)])
+def test_rekeys_and_moves_lose_nothing(tmp_path: Path, return_routability: str) -> None:
+    """The gateway sends to the new address once it is checked, or with the request: the UE has no response then yet."""
+    nothing_is_lost(Backend.KERNEL, RATE, tmp_path, return_routability)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -24,18 +27,19 @@ from tests.peers.namespaces import namespaces, ping
 pytestmark = pytest.mark.root
 
 
+def opened(namespace: Namespace, address: str) -> socket.socket:
+    def open_socket() -> socket.socket:
+        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        opened.bind((address, 4500))
+        opened.settimeout(5)
+        return opened
+
+    return namespace.call(open_socket)
+
+
 @contextlib.contextmanager
 def udp_pair(stage: AccessTopology) -> Iterator[Callable[[], tuple[str, int]]]:
     """A UDP socket of the UE and one of the gateway; the callable sends and tells whom the gateway saw."""
-
-    def opened(namespace: Namespace, address: str) -> socket.socket:
-        def open_socket() -> socket.socket:
-            opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            opened.bind((address, 4500))
-            opened.settimeout(5)
-            return opened
-
-        return namespace.call(open_socket)
 
     with opened(stage.ue, "0.0.0.0") as ue, opened(stage.gateway, str(GATEWAY.ip)) as gateway:
 
@@ -73,6 +77,33 @@ def test_nat_hides_the_ue_and_rebinding_changes_its_port(stage: AccessTopology) 
         address, port = send()
         assert address == str(GATEWAY_ROUTER.ip)
         assert port in range(30000, 30100)
+
+
+def test_nothing_passes_untranslated_while_a_nat_is_rebound(stage: AccessTopology) -> None:
+    """Else the gateway's answer to the UE's own address makes an entry that keeps the NAT from its work."""
+    stage.translate(range(20000, 20100))
+    rebound, sources = threading.Event(), set[str]()
+    with opened(stage.ue, "0.0.0.0") as ue, opened(stage.gateway, str(GATEWAY.ip)) as gateway:
+
+        def echo() -> None:
+            while not rebound.is_set() or select.select([gateway], [], [], 0)[0]:
+                octets, source = gateway.recvfrom(16)
+                sources.add(source[0])
+                gateway.sendto(octets, source)
+
+        def flow() -> None:
+            while not rebound.is_set():
+                ue.sendto(b"\xff", (str(GATEWAY.ip), 4500))
+            ue.sendto(b"\xff", (str(GATEWAY.ip), 4500))
+
+        with ThreadPoolExecutor(2) as threads:
+            running = [threads.submit(echo), threads.submit(flow)]
+            for first in range(30000, 31000, 100):
+                stage.rebind(range(first, first + 100))
+            rebound.set()
+            for each in running:
+                each.result()
+    assert sources == {str(GATEWAY_ROUTER.ip)}
 
 
 def test_silence_loses_packets_but_leaves_the_address(stage: AccessTopology) -> None:

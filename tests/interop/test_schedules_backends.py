@@ -18,7 +18,7 @@ SLACK = 1.0  # seconds
 
 
 @pytest.mark.parametrize("backend", [Backend.COMPILED, Backend.KERNEL], ids=lambda each: each.value)
-@pytest.mark.parametrize("name", ["walk-home", "move-during-rekey"])
+@pytest.mark.parametrize("name", [pytest.param("walk-home", marks=pytest.mark.long), "move-during-rekey"])
 def test_a_schedule(name: str, backend: Backend) -> None:
     require_namespaces()
     hold(name, backend, SLACK)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -16,15 +18,18 @@ from lab.namespaces import Namespace
 from protocols.dataplane.port import Backend, DataPlane, LifetimeReached, PeerEndpointObserved
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.xfrm.carrier import KernelCarrier, why_not
+from protocols.dataplane.xfrm.device import has_xfrm_interfaces
 from protocols.dataplane.xfrm.socket import XfrmSocket
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, LocalError
-from protocols.esp.sa import DropReason, UsageLimits
-from protocols.esp.tunnel import DEFAULT_POLICY
+from protocols.esp.packet import EspSealer, inner_mtu, sealer_of
+from protocols.esp.sa import ChildSaSpec, DropReason, UsageLimits
+from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.ikev2.suites import EspSuite
 from protocols.io.esp_tap import EspTap
 from protocols.io.netlink_requests import NetlinkRefusal
 from protocols.io.nftables import NfTables
+from protocols.ip import IPIP, NO_NEXT_HEADER
 from protocols.path import Endpoint, Path
 from protocols.trace.recorder import Recorder
 from tests.dataplane.pairs import SUITES, mirrored
@@ -33,6 +38,7 @@ from tests.peers.namespaces import ping
 from tests.peers.xfrm_carriers import (
     GATEWAY_INNER,
     GATEWAY_OUTER,
+    MTU,
     PORT,
     SERVER,
     UE_ELSEWHERE,
@@ -48,8 +54,10 @@ from tests.peers.xfrm_carriers import (
 
 pytestmark = [pytest.mark.peer, pytest.mark.guest("uml", "debian")]
 
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2  # <linux/in.h>
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO, IP_PMTUDISC_PROBE = 10, 0, 2, 3  # <linux/in.h>
 NON_ESP_MARKER = bytes(4)
+OUTER_MTU = 1450
+UDP_HEADERS = 28
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +181,17 @@ class TestTraffic:
         assert (after.refused, after.written) == (before.refused + 1, before.written)
 
     def test_as_if_out_of_the_tunnel(self, stage: Stage) -> None:
-        """Written at the UE for its own address, which its policies want to come by the SA: not asked by IPv4's lo."""
+        """Written at the UE for its own address: no policy is asked but, without an XFRM interface, by IPv6's lo."""
         stage.install(spec_of())
         mine, mine6 = (stage.socket(stage.ue.namespace, UE_INNER[version]) for version in (4, 6))
         for version in (6, 4):
             packet = datagram(SERVER[version], UE_INNER[version], b"written")
             assert stage.ue.call(lambda octets=packet: stage.ue_device.write(octets))  # type: ignore[misc]
         assert mine.recv(2000) == b"written"
-        assert stage.silent(mine6)
+        if stage.ue_device.comes_in_by_it:
+            assert mine6.recv(2000) == b"written"
+        else:
+            assert stage.silent(mine6)
 
     def test_ike_passes_and_esp_does_not(self, stage: Stage) -> None:
         before = stage.gateway.carrier.dropped
@@ -373,6 +384,101 @@ class TestLongPackets:
         assert mine.recv(2000) == bytes(1440)
 
 
+@pytest.fixture(scope="module")
+def shared_narrow() -> Iterator[Stage]:
+    with carriers(TunnelPolicy(outer_mtu=OUTER_MTU)) as made:
+        yield made
+
+
+@pytest.fixture
+def narrow(shared_narrow: Stage) -> Iterator[Stage]:
+    yield shared_narrow
+    for end in (shared_narrow.ue, shared_narrow.gateway):
+        end.call(end.plane.end)
+
+
+def test_an_outer_mtu_needs_xfrm_interfaces() -> None:
+    policy = TunnelPolicy(outer_mtu=OUTER_MTU)
+    with Namespace("alone") as namespace:
+        reason = namespace.call(lambda: why_not(policy))
+        if namespace.call(has_xfrm_interfaces):
+            assert reason is None
+            return
+        assert reason == "data_plane.outer_mtu: 1450: the kernel has no XFRM interfaces (module xfrm_interface)"
+        with pytest.raises(BackendError, match="no XFRM interfaces"):
+            namespace.call(KernelCarrier(policy=policy).start)
+
+
+@pytest.mark.guest("debian")
+class TestOuterMtu:
+    """``data_plane.outer_mtu`` (RFC 4301 §8.2.1): the links carry more, the device lets through what fits."""
+
+    def mtus(self, stage: Stage) -> list[int]:
+        """Of both devices."""
+
+        def mtu(name: str) -> int:
+            with IPRoute() as route:
+                return int(route.get_links(ifname=name)[0].get_attr("IFLA_MTU"))
+
+        return [stage.ue.namespace.call(lambda: mtu("pdn0")), stage.gateway.namespace.call(lambda: mtu("epdg0"))]
+
+    @pytest.mark.parametrize("encapsulation", [True, False])
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes256-sha512"])
+    def test_what_fits_goes_and_no_more(self, narrow: Stage, suite: str, encapsulation: bool) -> None:
+        stage = narrow
+        spec = stage.install(spec_of(suite, encapsulation=encapsulation))
+        longest = inner_mtu(spec.suite, OUTER_MTU, outer_version=4, encapsulation=encapsulation)
+        assert self.mtus(stage) == [longest] * 2
+        stage.network.set_sysctl("net/ipv4/route/flush", 1)  # what ICMP has told before
+        mine, server = stage.socket(stage.ue.namespace, UE_INNER[4]), stage.socket(stage.network, SERVER[4])
+        for sender, receiver, there in ((mine, server, SERVER[4]), (server, mine, UE_INNER[4])):
+            fits, room = bytes(longest - UDP_HEADERS), MTU - UDP_HEADERS
+            sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+            sender.sendto(fits, (there, PORT))
+            assert receiver.recv(2000) == fits
+            with pytest.raises(OSError, match="too long"):  # noqa: PT012 - ICMP tells the server by the next call
+                sender.sendto(fits + b"1", (there, PORT))
+                assert stage.silent(receiver)
+                sender.sendto(fits + b"1", (there, PORT))
+            sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+            sender.sendto(bytes(room), (there, PORT))
+            assert receiver.recv(2000) == bytes(room)
+        lengths = [len(each.octets) for each in stage.esp()]
+        assert len(lengths) > 4  # the server may have made the pieces of the last one itself
+        assert OUTER_MTU - max(lengths) < 16  # padding
+        assert max(lengths) <= OUTER_MTU
+        stage.remove(spec)
+        assert self.mtus(stage) == [MTU] * 2
+
+    def test_of_all_sas_the_least(self, narrow: Stage) -> None:
+        """At an install, a rekey, a move, the end of one, and by a device made anew."""
+        stage, plane = narrow, narrow.ue.plane
+        wide, tight = spec_of(encapsulation=False), spec_of("aes128-sha1", number=2)
+        lengths = {
+            (spec.inbound_spi, encapsulation): inner_mtu(
+                spec.suite, OUTER_MTU, outer_version=4, encapsulation=encapsulation
+            )
+            for spec in (wide, tight)
+            for encapsulation in (False, True)
+        }
+        assert len(set(lengths.values())) == len(lengths)
+        stage.ue.call(lambda: plane.install(wide))
+        assert self.mtus(stage)[0] == lengths[wide.inbound_spi, False]
+        stage.ue.call(lambda: plane.replace(wide.inbound_spi, tight))
+        assert self.mtus(stage)[0] == lengths[tight.inbound_spi, True]
+        stage.ue.call(lambda: plane.update_path(tight.inbound_spi, tight.path, False))
+        assert self.mtus(stage)[0] == lengths[tight.inbound_spi, False]
+        stage.ue.delete_device("pdn0")
+        stage.ue.until(lambda: bool(stage.ue.failures))
+        stage.ue.call(lambda: plane.update_path(tight.inbound_spi, tight.path, True))
+        stage.ue.device("pdn0", [f"{UE_INNER[4]}/32"], ["192.0.2.0/24"])
+        assert self.mtus(stage)[0] == lengths[tight.inbound_spi, True]
+        stage.ue.call(lambda: plane.remove(tight.inbound_spi))
+        assert self.mtus(stage)[0] == lengths[wide.inbound_spi, False]
+        stage.ue.call(plane.end)
+        assert self.mtus(stage)[0] == MTU
+
+
 class TestEvents:
     def test_planes_are_told_of_what_is_theirs(self, stage: Stage) -> None:
         other = stage.gateway.call(stage.gateway.new_plane)
@@ -428,6 +534,95 @@ class TestEvents:
         assert stage.gateway.call(lambda: stage.gateway.plane.drops)[DropReason.REPLAYED] == expected
         stage.remove(spec)
         assert stage.gateway.call(lambda: stage.gateway.plane.drops)[DropReason.REPLAYED] == expected
+
+
+class TestDropsOfNoSa:
+    """What the kernel counts for the network namespace alone, in the words of other data planes (``statistics``)."""
+
+    def sent(self, stage: Stage, encapsulation: bool, *packets: bytes) -> Counter[str]:
+        """What the gateway has dropped of ESP packets from the UE's address."""
+
+        def send() -> None:
+            made = (
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                if encapsulation
+                else socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP)
+            )
+            with made:
+                made.bind((str(UE_OUTER.address), 4501 if encapsulation else 0))
+                for packet in packets:
+                    made.sendto(packet, (str(GATEWAY_OUTER.address), GATEWAY_OUTER.port if encapsulation else 0))
+
+        before = self.dropped(stage.gateway)
+        stage.ue.namespace.call(send)
+        stage.there_and_back()  # it is behind
+        return self.dropped(stage.gateway) - before
+
+    def dropped(self, end: End) -> Counter[str]:
+        return end.call(lambda: end.carrier.dropped)
+
+    def sealer(self, spec: ChildSaSpec) -> EspSealer:
+        """The UE's, by its keys."""
+        keys = spec.outbound_encryption_key, spec.outbound_integrity_key
+        return sealer_of(spec.suite, spec.outbound_spi, *keys, SeededEntropy("sealer"))
+
+    def test_dummy_packets_beside_wrong_icvs(self, stage: Stage) -> None:
+        """Both are "protocol errors" to the kernel; an SA counts its wrong ICVs, and has counted them when it goes."""
+        spec = stage.install(spec_of())
+        seal = self.sealer(spec).seal
+        forged = seal(100, bytes(40), IPIP)
+        forged = forged[:-1] + bytes([forged[-1] ^ 1])
+        before = stage.gateway.call(lambda: stage.gateway.plane.drops)
+        dummies = [seal(number, bytes(40), NO_NEXT_HEADER) for number in (101, 102)]
+        assert self.sent(stage, True, forged, *dummies) == {"malformed_or_dummy": 2}
+        assert self.sent(stage, True, forged) == {}
+        for _ in range(2):
+            drops = stage.gateway.call(lambda: stage.gateway.plane.drops)
+            assert drops[DropReason.BAD_ICV] == before.get(DropReason.BAD_ICV, 0) + 2
+            counted = self.dropped(stage.gateway)
+            stage.remove(spec)
+            assert self.dropped(stage.gateway) == counted
+            spec = stage.install(spec_of(number=2))
+
+    @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
+    def test_number_zero_beside_a_replay(self, stage: Stage, suite: str) -> None:
+        stage.install(spec_of(suite))
+        stage.there_and_back()
+        packet = stage.esp()[0].octets[28:]
+        before = stage.gateway.call(lambda: stage.gateway.plane.drops)
+        assert self.sent(stage, True, packet[:4] + bytes(4) + packet[8:], packet) == {"replayed": 1}
+        drops = stage.gateway.call(lambda: stage.gateway.plane.drops)
+        assert drops[DropReason.REPLAYED] == before.get(DropReason.REPLAYED, 0) + 1
+
+    def test_what_has_no_inner_header(self, stage: Stage) -> None:
+        seal = self.sealer(stage.install(spec_of())).seal
+        assert self.sent(stage, True, seal(100, b"none", IPIP)) == {"malformed": 1}
+
+    @pytest.mark.parametrize("encapsulation", [True, False])
+    def test_the_other_encapsulation(self, stage: Stage, encapsulation: bool) -> None:
+        seal = self.sealer(stage.install(spec_of(encapsulation=encapsulation))).seal
+        packet = seal(100, datagram(UE_INNER[4], SERVER[4]), IPIP)
+        assert self.sent(stage, not encapsulation, packet) == {"encapsulation": 1}
+
+    def test_too_big_for_the_path(self, stage: Stage) -> None:
+        """A socket that goes by the MTU of the next device alone; an XFRM interface counts it, as refused."""
+        spec = stage.install(spec_of())
+        server = stage.socket(stage.network, SERVER[4])
+        length = 1450  # fits the link, not with ESP
+        if stage.ue.plane.if_id:
+            stage.outer_mtu(1300)
+            length = MTU - UDP_HEADERS
+        before, refused = self.dropped(stage.ue), stage.ue.call(lambda: stage.ue_device.counters.refused)
+        with stage.ue.namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probing:
+            probing.bind((UE_INNER[4], 0))
+            probing.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+            with suppress(OSError):
+                probing.sendto(bytes(length), (SERVER[4], PORT))
+        assert stage.silent(server)
+        by_device = stage.ue.call(lambda: stage.ue_device.counters.refused) - refused
+        assert by_device == bool(stage.ue.plane.if_id)
+        assert (self.dropped(stage.ue) - before)["too_big"] + by_device == 1
+        assert stage.ue.call(lambda: stage.ue.plane.counters(spec.inbound_spi)).outbound_packets == 0
 
 
 class TestDevices:

@@ -31,6 +31,7 @@ from ue.commands import (
     Connect,
     ConnectSuccessor,
     DropSuccessor,
+    InstallChildSa,
     RemoveChildSa,
     Tell,
 )
@@ -88,6 +89,17 @@ def test_a_second_sa_asks_for_the_addresses_and_takes_over() -> None:
     assert device.handle(DUE, 900.0) == [
         ConnectSuccessor(access="wifi", identity=NAI, gateway=GATEWAY.address, addresses=(INNER,))
     ]
+
+
+def test_its_child_sa_carries_once_it_has_taken_over() -> None:
+    device, pair = attached(), Pair().attach()
+    installed = pair.ue.take(ChildSaInstalled)
+    device.handle(DUE, 10.0)
+    assert device.handle_successor(installed) == []
+    commands = device.handle_successor(established())
+    assert commands[:2] == [AdoptSuccessor(), InstallChildSa(spec=installed.spec, replaces=None)]
+    assert device.connection is not None
+    assert installed.spec.inbound_spi in device.connection.children
 
 
 def test_failures_change_nothing_and_the_next_attempt_is_free() -> None:

@@ -286,13 +286,13 @@ class World:
     @property
     def session(self) -> dict[str, object]:
         """The one session at the gateway."""
-        (live,) = self.gateway.live.values()
-        return dict(self.gateway.view(live))
+        (live,) = self.gateway.sessions.live.values()
+        return dict(self.gateway.sessions.view(live))
 
     @property
     def last(self) -> dict[str, object]:
         """The session that ended last."""
-        return dict(next(reversed(self.gateway.ended.values())))
+        return dict(next(reversed(self.gateway.sessions.ended.values())))
 
     @property
     def at_ue(self) -> dict[str, object]:

@@ -9,11 +9,9 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from typer.main import get_command
 
 from aaa.__main__ import application as aaa
 from aaa.config import AaaConfiguration
@@ -25,31 +23,21 @@ from epdg.__main__ import app as epdg
 from epdg.config import EpdgConfiguration
 from epdg.refusals import SHIPPED, read_refusals
 from protocols.io.configuration import ConfigurationModel, load
+from tests.harness.guides import README, blocks, commands, example_with, guide, understood
 from ue.__main__ import application as ue
 from ue.config import UeConfiguration
 
-ROOT = Path(__file__).resolve().parents[2]
-GUIDE = (ROOT / "docs" / "aaa.md").read_text(encoding="utf-8")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = guide("aaa")
 MODELS: dict[str, type[ConfigurationModel]] = {
     "aaa": AaaConfiguration,
     "epdg": EpdgConfiguration,
     "ue": UeConfiguration,
 }
 APPLICATIONS = {"aaa": aaa, "epdg": epdg, "ue": ue}
-BLOCK = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [(language, of, text) for language, of, text in BLOCK.findall(GUIDE)]
-PIECES = [(of, text) for _, of, text in [*BLOCKS, *BLOCK.findall(README)] if of in MODELS]
-
-
-def lines(blocks: list[tuple[str, str, str]]) -> list[str]:
-    """The commands of the shell's blocks, without remarks."""
-    texts = [text.replace("\\\n", " ") for language, _, text in blocks if language == "sh"]
-    return [line.partition(" #")[0].rstrip(" &") for text in texts for line in text.splitlines() if line.strip()]
-
-
-SHELL = lines(BLOCKS)
-COMMANDS = [line for line in [*SHELL, *lines(BLOCK.findall(README))] if line.split()[0] in APPLICATIONS]
+BLOCKS = blocks(GUIDE)
+PIECES = [(block.of, block.text) for block in [*BLOCKS, *blocks(README)] if block.of in MODELS]
+SHELL = commands(BLOCKS)
+COMMANDS = [line for line in [*SHELL, *commands(blocks(README))] if line.split()[0] in APPLICATIONS]
 COMMANDS += re.findall(r"`(aaa fault add [^`]+)`", GUIDE)
 REQUESTS = [line for line in SHELL if line.startswith("curl ")]
 
@@ -62,16 +50,8 @@ def test_nothing_in_the_guide_is_left_unchecked() -> None:
 
 @pytest.mark.parametrize(("node", "text"), PIECES)
 def test_pieces_of_configuration_fit_into_the_example(node: str, text: str, tmp_path: Path) -> None:
-    piece = yaml.load(text, yaml.BaseLoader)
-    lines = (ROOT / node / "example.yaml").read_text("utf-8").splitlines(keepends=True)
-    kept, key = [], ""
-    for line in lines:  # the example without the sections that the piece has, so that each is there once
-        if line[0].isalpha():
-            key = line.partition(":")[0]
-        if key not in piece:
-            kept.append(line)
     file = tmp_path / f"{node}.yaml"
-    file.write_text("".join(kept) + text, encoding="utf-8")
+    file.write_text(example_with(node, text), encoding="utf-8")
     load(file, MODELS[node])
 
 
@@ -87,13 +67,7 @@ def test_the_subscribers_of_the_guide_can_be_imported() -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_exist_with_their_options(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    node, *words = shlex.split(line)
-    command: Any = get_command(APPLICATIONS[node])
-    name = node
-    while words and words[0] in getattr(command, "commands", {}):
-        name = words.pop(0)
-        command = command.commands[name]
-    assert command.make_context(name, words).info_name == name
+    understood(line, APPLICATIONS)
 
 
 @pytest.mark.parametrize("line", REQUESTS)

@@ -48,7 +48,7 @@ def serving(directory: Path, authentication: Values, **changes: object) -> Itera
         node.start(with_peer=False)
         yield node
     finally:
-        node.__exit__(None, None, None)
+        node.close()
 
 
 def ue(directory: Path, gateway: Values | None = None, **changes: object) -> Ue:

@@ -6,11 +6,13 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 import pytest
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from aaa.subscribers import SubscriberDatabase
 from aaa.subscribers.laboratory import provision
@@ -24,6 +26,7 @@ from lab.namespaces import (
     AccessTopology,
     Namespace,
 )
+from protocols.dataplane.userspace.tun import RTN_LOCAL
 from protocols.errors import BackendError
 from protocols.io.evidence import write_evidence
 from protocols.io.raw import RawEspLink, esp_transport
@@ -268,9 +271,17 @@ def test_raw_links_carry_esp_and_say_in_one_line_what_is_wrong() -> None:
 
     require_namespaces()
     with Namespace("raw", ipv6=True) as namespace:
-        for address in ("fd77::1/128", "fd77::2/128"):
-            namespace.add_address("lo", address)
+        for address in ("fd77::1", "fd77::2"):
+            namespace.add_address("lo", f"{address}/128")
+            wait_until(lambda to=address: namespace.call(lambda: is_local(to)), what=address, timeout=5)  # type: ignore[misc]
         namespace.call(lambda: asyncio.run(story()))
+
+
+def is_local(address: str) -> bool:
+    """Whether packets to it come to us: Linux routes an IPv6 address from a work queue, a little later."""
+    with IPRoute() as route, suppress(NetlinkError):  # no route at all so far
+        return all(found["type"] == RTN_LOCAL for found in route.route("get", dst=address))
+    return False
 
 
 def test_who_decides_whether_there_is_bare_esp() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from epdg.config import EpdgConfiguration
 from epdg.profile import data_plane_needs as gateways_needs
 from protocols.dataplane.choice import choose
+from protocols.dataplane.fast.plane import available
 from protocols.dataplane.port import Backend
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import parse
@@ -97,9 +99,9 @@ def test_a_backend_of_one_pdn_connection_alone() -> None:
 
 @pytest.mark.parametrize(("node", "command"), [("epdg", "serve"), ("ue", "run"), ("ue", "attach")])
 def test_a_backend_that_cannot_be_had_is_refused_at_the_start(node: str, command: str, tmp_path: Path) -> None:
-    """No kernel has ``outer_mtu`` against its own: one line, exit status 2, nothing left open."""
+    """No kernel has so small an ``outer_mtu``: one line, exit status 2, nothing left open."""
     file = tmp_path / f"{node}.yaml"
-    text = written(node, data_plane={"kind": "tun", "backend": "kernel", "outer_mtu": 1400})
+    text = written(node, data_plane={"kind": "tun", "backend": "kernel", "outer_mtu": 1300})
     file.write_text(text, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", node, command, "-c", str(file)], capture_output=True, text=True, timeout=60, check=False
@@ -108,6 +110,31 @@ def test_a_backend_that_cannot_be_had_is_refused_at_the_start(node: str, command
     assert done.returncode == 2
     assert line.startswith(f"{file}: data_plane.backend: got 'kernel', expected auto, or a backend that can be had (")
     assert "outer_mtu" in line
+
+
+@pytest.mark.skipif(not available(), reason="the fast data plane was not built")
+@pytest.mark.parametrize("backend", ["compiled", "auto"])
+def test_a_libcrypto_without_the_suites(backend: str, tmp_path: Path) -> None:
+    """One that is configured without algorithms: the compiled loop is refused with the names of what it lacks."""
+    without = tmp_path / "openssl.cnf"
+    without.write_text("openssl_conf=a\n[a]\nproviders=b\n[b]\nnull=c\n[c]\nactivate=1\n", encoding="utf-8")
+    script = (
+        "from protocols.dataplane.choice import Needs, why_not\n"
+        "from protocols.dataplane.port import Backend\n"
+        "from protocols.esp.tunnel import DEFAULT_POLICY\n"
+        "from protocols.ikev2.suites import EspSuite\n"
+        "suites = tuple(map(EspSuite.of, ('aes256gcm16-x25519', 'aes256gcm16', 'aes128-sha256', 'null-aesxcbc')))\n"
+        "print(why_not(Backend.COMPILED, Needs(suites=suites, policy=DEFAULT_POLICY)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "OPENSSL_CONF": str(without)},
+    )
+    assert done.stdout == "this libcrypto lacks aes128-sha256, aes256gcm16, null-aesxcbc\n"
 
 
 def test_status_says_what_carries_esp(tmp_path: Path) -> None:

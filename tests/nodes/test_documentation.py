@@ -35,7 +35,12 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
 SUITE = re.compile(rf"`((?:{'|'.join(ENCRYPTION_NAMES)})(?:-[a-z0-9_]+)+|aes[0-9]+[cg]cm[0-9]+|chacha20poly1305)`")
 METHOD = re.compile(r"[a-z-]+(?:\.[a-z-]+)+")
 BRACES = re.compile(r"\{([0-9,]+)\}")
-CONTROLLED = {"epdg": ROOT / "epdg", "aaa": ROOT / "aaa", "ue": ROOT / "ue", "fleet": ROOT / "lab" / "fleet"}
+CONTROLLED = {
+    "epdg": ROOT / "epdg" / "control",
+    "aaa": ROOT / "aaa",
+    "ue": ROOT / "ue",
+    "fleet": ROOT / "lab" / "fleet",
+}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -130,7 +135,7 @@ def control_methods(source: Path) -> set[str]:
     """The keys of the mappings that a control server is given: with ``node.status``, or of a module that has them."""
     mappings = [node for node in ast.walk(ast.parse(source.read_text("utf-8"))) if isinstance(node, ast.Dict)]
     names = [{str(key.value) for key in node.keys if isinstance(key, ast.Constant)} for node in mappings]
-    whole = source.stem.endswith("control")
+    whole = source.stem.endswith("control") or source.parent.name == "control"
     return {
         name
         for each in names

@@ -493,7 +493,7 @@ def test_sessions_that_come_to_nothing_are_forgotten(tmp_path: Path) -> None:
         node = EpdgNode(load(settings, EpdgConfiguration))
         serving = asyncio.create_task(node.run())
         try:
-            await eventually("the node's ports", lambda: len(node.ports.local_endpoints) == 2 or None)
+            await eventually("the node's ports", lambda: len(node.swu.ports.local_endpoints) == 2 or None)
             stranger = IkeEndpoint(entropy=SystemEntropy())
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for _ in range(20):
@@ -502,8 +502,8 @@ def test_sessions_that_come_to_nothing_are_forgotten(tmp_path: Path) -> None:
                     datagram = stranger.poll_transmit()
                     assert datagram is not None
                     sender.sendto(datagram.payload, ("127.0.31.7", 15000))
-            await eventually("the attempts", lambda: node.totals["sessions"] == 20 or None)
-            assert node.live == {}
+            await eventually("the attempts", lambda: node.tally.totals["sessions"] == 20 or None)
+            assert node.sessions.live == {}
             assert node.swm._sessions == {}
         finally:
             node.stop()

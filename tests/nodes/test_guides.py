@@ -6,14 +6,12 @@ Their YAML is configuration, their commands exist, their tables are complete and
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from typer.main import get_command
 
 from aaa.__main__ import application as aaa
 from dashboards.config import DashboardsConfig
@@ -34,20 +32,17 @@ from protocols.io.configuration import ConfigurationModel, load
 from protocols.io.documents import read_text
 from protocols.io.vectors import load_vectors
 from protocols.threegpp.causes import notify_named
+from tests.harness.guides import README, ROOT, blocks, commands, example_with, guide, understood
 from ue import personas
 from ue.__main__ import application as ue
 from ue.config import UeConfiguration
 from ue.retry import RULES, Bar
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
 NAMES = ("ue", "personas", "laboratory", "fleet", "sgi")
-GUIDES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = {name: guide(name) for name in NAMES}
 APPLICATIONS = {"aaa": aaa, "epdg": epdg, "lab": lab, "ue": ue}
-BLOCK = re.compile(r"^```(\w*)(?: ([\w-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [(guide, *found) for guide, text in GUIDES.items() for found in BLOCK.findall(text)]
-YAML = [(guide, of, text) for guide, language, of, text in BLOCKS if language == "yaml"]
+BLOCKS = [block for text in GUIDES.values() for block in blocks(text)]
+YAML = [(block.of, block.text) for block in BLOCKS if block.language == "yaml"]
 KINDS = {"ue", "vectors", "persona", "schedule", "fleet", "fleet-schedule", "dashboards", "epdg"}
 MODELS: dict[str, type[ConfigurationModel]] = {
     "ue": UeConfiguration,
@@ -59,18 +54,8 @@ MODELS: dict[str, type[ConfigurationModel]] = {
 _NAME = re.compile(r"`([^`]+)`")
 
 
-def lines(texts: list[str]) -> list[str]:
-    """The commands of shell blocks, without remarks."""
-    joined = [text.replace("\\\n", " ") for text in texts]
-    return [line.partition(" #")[0].strip() for text in joined for line in text.splitlines() if line.strip()]
-
-
-SHELL = lines([text for _, language, _, text in BLOCKS if language == "sh"])
-OF_README = [
-    line.removeprefix(".venv/bin/")
-    for line in lines([text for language, _, text in BLOCK.findall(README) if language == "sh"])
-    if line.startswith(".venv/bin/")
-]
+SHELL = commands(BLOCKS)
+OF_README = [line.removeprefix(".venv/bin/") for line in commands(blocks(README)) if line.startswith(".venv/bin/")]
 COMMANDS = [line for line in [*SHELL, *OF_README] if line.split()[0] in APPLICATIONS]
 
 
@@ -87,8 +72,8 @@ def table(guide: str, heading: str) -> dict[str, str]:
 
 
 def test_nothing_in_the_guides_is_left_unchecked() -> None:
-    assert {language for _, language, _, _ in BLOCKS} == {"sh", "yaml", ""}
-    assert {of for _, of, _ in YAML} == KINDS
+    assert {block.language for block in BLOCKS} == {"sh", "yaml", ""}
+    assert {of for of, _ in YAML} == KINDS
     others = {line.split()[0] for line in SHELL if line.split()[0] not in APPLICATIONS}
     assert others == {"pip"}
 
@@ -96,28 +81,14 @@ def test_nothing_in_the_guides_is_left_unchecked() -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_exist_with_their_options(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    node, *words = shlex.split(line)
-    command: Any = get_command(APPLICATIONS[node])
-    name = node
-    while words and words[0] in getattr(command, "commands", {}):
-        name = words.pop(0)
-        command = command.commands[name]
-    context = command.make_context(name, words)
-    assert context.info_name == name
+    context = understood(line, APPLICATIONS)
     for schedule in context.params.get("schedules", ()):
         assert schedule in shipped() or schedule.endswith(".yaml")
 
 
-@pytest.mark.parametrize(("of", "text"), [(of, text) for _, of, text in YAML if of in MODELS])
+@pytest.mark.parametrize(("of", "text"), [(of, text) for of, text in YAML if of in MODELS])
 def test_pieces_of_configuration_fit_into_the_example(of: str, text: str, tmp_path: Path) -> None:
-    piece = yaml.load(text, yaml.BaseLoader)
-    kept, key = [], ""
-    for line in (ROOT / of / "example.yaml").read_text("utf-8").splitlines(keepends=True):
-        if line[0].isalpha():
-            key = line.partition(":")[0]
-        if key not in piece:
-            kept.append(line)
-    load(_written(tmp_path / f"{of}.yaml", "".join(kept) + text), MODELS[of])
+    load(_written(tmp_path / f"{of}.yaml", example_with(of, text)), MODELS[of])
 
 
 def _written(file: Path, text: str) -> Path:
@@ -127,7 +98,7 @@ def _written(file: Path, text: str) -> Path:
 
 def block(of: str) -> str:
     """The text of the one block of a kind."""
-    (text,) = [text for _, kind, text in YAML if kind == of]
+    (text,) = [text for kind, text in YAML if kind == of]
     return text
 
 

@@ -122,8 +122,8 @@ def test_a_changed_subscription_reaches_the_session(home: Home) -> None:
         apns = tuple(replace(apn, ambr_uplink_bits=7000, ambr_downlink_bits=8000) for apn in USER.apns)
         home.hss.provision(replace(USER, apns=apns))
         assert (await world.event("authorisation-renewed", "epdg"))["changes"] == "ambr, session_timeout"
-        (live,) = world.gateway.live.values()
-        authorisation = world.gateway.view(live)["authorisation"]
+        (live,) = world.gateway.sessions.live.values()
+        authorisation = world.gateway.sessions.view(live)["authorisation"]
         assert isinstance(authorisation, dict)
         assert authorisation["ambr"] == {"uplink_bits": 7000, "downlink_bits": 8000}
         assert world.ue.pdn().device.state.value == "established"

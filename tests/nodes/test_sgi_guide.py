@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shlex
 import socket
 from ipaddress import IPv4Interface
@@ -21,35 +20,20 @@ from protocols.entropy import SeededEntropy
 from protocols.io.configuration import load
 from protocols.io.nftables import NfTables
 from protocols.io.sysctl import FORWARDING, read_sysctl
+from tests.harness.guides import blocks, commands, example_with, guide
 from tests.peers.namespaces import require_namespaces
 
-ROOT = Path(__file__).resolve().parents[2]
-GUIDE = (ROOT / "docs" / "sgi.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(\w*)(?: ([\w-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHELL = [text for language, _, text in BLOCK.findall(GUIDE) if language == "sh"]
-(CONFIGURATION,) = [text for language, of, text in BLOCK.findall(GUIDE) if (language, of) == ("yaml", "epdg")]
-
-
-def with_the_guides_keys(example: str) -> str:
-    """The example with the guide's sections in place of its own."""
-    ours = {line.partition(":")[0] for line in CONFIGURATION.splitlines() if line[0].isalpha()}
-    kept, key = [], ""
-    for line in example.splitlines(keepends=True):
-        if line[0].isalpha():
-            key = line.partition(":")[0]
-        if key not in ours:
-            kept.append(line)
-    return "".join(kept) + CONFIGURATION
+BLOCKS = blocks(guide("sgi"))
+COMMANDS = [shlex.split(line)[1:] for line in commands(BLOCKS[:1])]
+(CONFIGURATION,) = [block.text for block in BLOCKS if (block.language, block.of) == ("yaml", "epdg")]
 
 
 @pytest.mark.root
 def test_the_guide_leads_to_a_gateway_that_lacks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_namespaces()
     monkeypatch.chdir(tmp_path)
-    example = (ROOT / "epdg" / "example.yaml").read_text("utf-8")
-    (tmp_path / "epdg.yaml").write_text(with_the_guides_keys(example), encoding="utf-8")
-    commands = [shlex.split(line.partition(" #")[0]) for line in SHELL[0].splitlines()]
-    assert [command[1] for command in commands] == ["doctor", "pki", "doctor", "doctor"]
+    (tmp_path / "epdg.yaml").write_text(example_with("epdg", CONFIGURATION), encoding="utf-8")
+    assert [words[0] for words in COMMANDS] == ["doctor", "pki", "doctor", "doctor"]
     with Namespace("machine", ipv6=True) as machine, Namespace("ims") as ims:
         machine.connect("ims0", ims, "eth0")
         machine.add_address("ims0", IPv4Interface("192.0.2.1/24"))
@@ -58,8 +42,7 @@ def test_the_guide_leads_to_a_gateway_that_lacks_nothing(tmp_path: Path, monkeyp
             return socket.create_server(("127.0.0.1", 3868))
 
         with machine.call(listening):
-            for command in commands:
-                words = command[1:]
+            for words in COMMANDS:
                 done = machine.call(lambda words=words: CliRunner().invoke(app, words))  # type: ignore[misc]
                 assert done.exit_code == 0, done.output
                 assert "missing" not in done.stdout

@@ -84,7 +84,7 @@ def attached(story: Story) -> Story:
 
 
 def apns(world: World) -> list[str]:
-    return sorted(str(world.gateway.view(live)["apn"]) for live in world.gateway.live.values())
+    return sorted(str(world.gateway.sessions.view(live)["apn"]) for live in world.gateway.sessions.live.values())
 
 
 async def call(world: World, method: str, **params: Any) -> Any:
@@ -268,7 +268,10 @@ def test_the_next_gateway_hears_of_the_initial_contact_as_well(home: Home) -> No
 def test_one_that_the_network_ends_leaves_the_other_alone(home: Home) -> None:
     async def story(world: World) -> None:
         aaa = ControlClient(home.aaa.control)
-        views = {str(world.gateway.view(live)["apn"]): world.gateway.view(live) for live in world.gateway.live.values()}
+        views = {
+            str(world.gateway.sessions.view(live)["apn"]): world.gateway.sessions.view(live)
+            for live in world.gateway.sessions.live.values()
+        }
         answer = await aaa.call("sessions.abort", id=views["ims"]["diameter_session_id"], reason="a test")
         assert isinstance(answer, dict)
         assert answer["succeeded"]
@@ -289,8 +292,8 @@ def test_what_the_hss_changes_reaches_both(home: Home) -> None:
         home.hss.provision(replace(USER, apns=changed))
         for _ in range(2):
             await world.event("authorisation-renewed", "epdg")
-        for live in world.gateway.live.values():
-            authorisation = world.gateway.view(live)["authorisation"]
+        for live in world.gateway.sessions.live.values():
+            authorisation = world.gateway.sessions.view(live)["authorisation"]
             assert isinstance(authorisation, dict)
             assert authorisation["ambr"] == {"uplink_bits": 7000, "downlink_bits": 8000}
         home.hss.provision(replace(USER, apns=tuple(apn for apn in changed if str(apn.apn) != "ims")))

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import yaml
@@ -52,7 +51,7 @@ from protocols.threegpp.swu import DeviceSwu
 from protocols.trace.records import JsonValue
 from tests.harness.aka_user import AkaUser
 from tests.peers import aaa_node, evidence
-from tests.peers.processes import wait_until
+from tests.peers.processes import Peer, wait_until
 
 FQDN = "epdg.epc.mnc001.mcc001.pub.3gppnetwork.org"
 ADDRESS = "127.0.31.1"
@@ -64,7 +63,7 @@ E = TypeVar("E")
 
 
 @dataclass
-class EpdgProcess:
+class EpdgProcess(Peer):
     """``epdg serve`` in ``directory``; ``changes`` edit the configuration before it is written."""
 
     directory: Path
@@ -117,17 +116,8 @@ class EpdgProcess:
         self.configuration.write_text(yaml.safe_dump(values))
         return self.configuration
 
-    def __enter__(self) -> EpdgProcess:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End it; its evidence is kept."""
         if self.process is not None:
             evidence.keep(self.control)
             terminate(self.process)

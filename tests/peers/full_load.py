@@ -1,7 +1,8 @@
-"""Rekeys and a make-before-break move of a UE at our gateway while numbered packets run at full pace both ways.
+"""Rekeys and make-before-break moves of a UE at our gateway while numbered packets run at full pace both ways.
 
-UE and gateway are real nodes with TUN devices, or whatever the backend has in their place; the flow is between the UE's
-inner address and the core.
+Moves between versions of IP are among them: then the gateway's address is another one, too. UE and gateway are real
+nodes with TUN devices, or whatever the backend has in their place; the flow is between the UE's inner address and the
+core.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tests.peers.backends import require_backend
 from tests.peers.node_process import NodeProcess
 from tests.peers.numbered_flow import NumberedFlow, Outcome, numbered_flow
 from tests.peers.processes import wait_until
-from tests.peers.strongswan_scene import gateway_configuration
+from tests.peers.strongswan_scene import ACCESS_A_6, GATEWAY_6, gateway_configuration, join_ipv6, with_ipv6
 from tests.peers.ue_at_strongswan import inbound_spis, part, ue_configuration
 
 STEADY_INTERVAL = 0.7  # seconds of traffic before each event and after the last one
@@ -100,9 +101,19 @@ class Pair:
         self._rekey(self.ike, lambda: self.ue.call("ue.rekey-ike"))
         assert self.child() == before
 
-    def move(self) -> None:
+    def move_to_another_access(self) -> None:
         """RFC 4555 §3.5, make before break: both addresses are there, and answered once the gateway has followed."""
-        (to,) = {"wifi-a", "wifi-b"} - {str(self.session()["access"])}
+        self._move("wifi-b")
+
+    def move_to_ipv6(self) -> None:
+        """To another address of the gateway's as well."""
+        self._move("wifi-a-6")
+
+    def move_back(self) -> None:
+        """From IPv6 to IPv4."""
+        self._move("wifi-a")
+
+    def _move(self, to: str) -> None:
         self.ue.call("ue.move", to=to, keep_old=True)
         here = str(self.session()["access"])
         assert here == to
@@ -127,15 +138,21 @@ class Pair:
 
 
 @contextmanager
-def pair(backend: Backend, directory: Path) -> Iterator[Pair]:
-    """A gateway and a UE on its first access, another one beside it, ESP by a backend; skips without it."""
+def pair(backend: Backend, directory: Path, return_routability: str = "before-update") -> Iterator[Pair]:
+    """A gateway and a UE on its first access, others beside it, ESP by a backend; skips without it."""
     require_backend(backend)
     with access_topology() as stage:
+        with_ipv6(stage)
+        join_ipv6(stage)
         for name in ("epdg", "ue"):
             (directory / name).mkdir()
         plane = {"kind": "tun", "backend": backend.value}
-        serving = gateway_configuration({}, (GATEWAY.ip,), {"data_plane": plane})
+        serving = gateway_configuration(
+            {"return_routability": return_routability}, (GATEWAY.ip, GATEWAY_6.ip), {"data_plane": plane}
+        )
         attaching = {**ue_configuration(), "data_plane": {**plane, "routes": [str(CORE.network)]}}
+        part(attaching, "gateway")["other_address"] = str(GATEWAY_6.ip)
+        part(attaching, "accesses")["wifi-a-6"] = {"address": str(ACCESS_A_6.ip)}
         with (
             NodeProcess(stage.gateway, "epdg", directory / "epdg", serving, own_sysfs=True) as epdg,
             NodeProcess(stage.ue, "ue", directory / "ue", attaching, verb="run", own_sysfs=True) as ue,
@@ -148,13 +165,13 @@ def pair(backend: Backend, directory: Path) -> Iterator[Pair]:
             yield made
 
 
-def nothing_is_lost(backend: Backend, rate: float, directory: Path) -> None:
+def nothing_is_lost(backend: Backend, rate: float, directory: Path, return_routability: str = "before-update") -> None:
     """Let rekeys and moves happen under numbered packets: all come, each once.
 
     What full queues of the kernel have dropped is counted there to the packet: then the machine does not carry the
     pace, and half of it is tried. What else is lost has been lost by us.
     """
-    with pair(backend, directory) as made:
+    with pair(backend, directory, return_routability) as made:
         told = ""
         for _ in range(ATTEMPTS):
             outcome, overflowed, told = _under(made, rate)
@@ -173,9 +190,10 @@ def _under(made: Pair, rate: float) -> tuple[Outcome, int, str]:
         made.child_rekey_of_the_ue,
         made.child_rekey_of_the_gateway,
         made.ike_rekey,
-        made.move,
+        made.move_to_another_access,
         made.child_rekey_of_the_gateway,
-        made.move,
+        made.move_to_ipv6,
+        made.move_back,
     )
     before = made.overflows()
     began: list[str] = []

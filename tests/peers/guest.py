@@ -1,7 +1,7 @@
 """Tests under a kernel that has IPsec ESP, booted once for a file: those marked ``guest`` in user-mode-linux.
 
 ``guest("debian")`` are those for Debian's kernel in QEMU, which has XFRM interfaces and nftables where the other has
-not, and takes minutes: they are ``long``. ``guest("uml", "debian")`` run under both, once each (``-k @debian`` picks).
+not, and takes minutes: they are ``long``. ``guest("uml", "debian")`` run under both, once each (``-k debian`` picks).
 
 On the host such a test is a ``GuestTest``, whose outcome is that of the same test in the guest: none of its fixtures is
 set up here. ``guest(limit=SECONDS)`` gives a file another time than the usual one. In the guest, where
@@ -11,6 +11,7 @@ its end. Without what the kernel runs in the tests skip, and say so.
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import subprocess
@@ -24,8 +25,10 @@ import pytest
 from tests.peers.processes import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("protocols", "epdg", "aaa", "ue", "lab", "tests")
 IN_KERNEL = ROOT / "tests" / "peers" / "inkernel.sh"
 RESULTS = "INKERNEL_RESULTS"
+SECONDS = "seconds_in_the_guest"  # a property in a report of JUnit's kind: there, the first test has all the time
 PLUGINS = ("no:cacheprovider", "pytest_timeout", "tests.peers.guest")
 MODULES = (
     *("xfrm_user", "esp4", "esp6", "veth", "dummy"),
@@ -89,6 +92,7 @@ class GuestTest(pytest.Item):
         outcome = outcomes[boot].get(self.original.nodeid)
         if outcome is None:
             pytest.fail(f"the guest has not run it:\n{outcomes[boot]['']['text']}", pytrace=False)
+        self.user_properties.append((SECONDS, outcome["seconds"]))
         if outcome["outcome"] == "skipped":
             pytest.skip(f"in the guest: {outcome['text']}")
         if outcome["outcome"] == "failed":
@@ -107,6 +111,9 @@ def _boot(chosen: list[str], kernel: str, limit: int, config: pytest.Config) -> 
     plugins = [word for name in PLUGINS for word in ("-p", name)]
     words = [sys.executable, "-m", "pytest", "-q", "--noconftest", *plugins, f"@{directory / 'chosen'}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    if kernel == "debian":  # compiled here: emulated, each process of each test would take minutes for it
+        for package in PACKAGES:
+            compileall.compile_dir(ROOT / package, quiet=2)
     # All at once, and no more of them: for each algorithm the kernel would start modprobe twice.
     program = f'modprobe -a {" ".join(KERNELS[kernel].modules)} && echo >/proc/sys/kernel/modprobe && exec "$@"'
     done = subprocess.run(

@@ -22,7 +22,6 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from lab.namespaces import Namespace, terminate
 from protocols.algorithms.milenage import Milenage
@@ -31,7 +30,7 @@ from protocols.algorithms.vector import AkaVector, generate_vector, verify_auts
 from protocols.errors import RemoteError
 from protocols.path import Address
 from protocols.secret import Secret
-from tests.peers.processes import find_program, require_program, wait_until
+from tests.peers.processes import Peer, find_program, require_program, wait_until
 from tests.peers.strongswan import RadiusServer
 
 READY_TIMEOUT = 10.0
@@ -121,7 +120,7 @@ class AuthenticationCentre:
         return ""
 
 
-class Hostapd:
+class Hostapd(Peer):
     """One hostapd in ``namespace`` as a RADIUS EAP server: a context manager.
 
     ``subscribers`` maps IMSIs to what the AuC knows of them; ``eap_sim_id`` is hostapd's: 0 neither
@@ -154,19 +153,6 @@ class Hostapd:
         self._stack = contextlib.ExitStack()
         self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="hostapd-")))
         self.log_file = self.directory / "log"
-
-    def __enter__(self) -> Hostapd:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def radius_server(self, address: Address | str) -> RadiusServer:
         """This server as charon's eap-radius is told of it; ``address`` is one of its namespace."""

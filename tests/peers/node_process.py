@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import yaml
 
@@ -18,13 +17,13 @@ from protocols.errors import BackendError
 from protocols.io.control import ControlClient, call_sync
 from protocols.trace.records import JsonValue
 from tests.peers import evidence
-from tests.peers.processes import PeerError, wait_until
+from tests.peers.processes import Peer, PeerError, wait_until
 
 START_TIMEOUT = 60.0
 CALL_TIMEOUT = 20.0
 
 
-class NodeProcess:
+class NodeProcess(Peer):
     """``PREFIX python -m MODULE VERB -c CONFIGURATION`` in ``namespace``, its control socket in ``directory``.
 
     A context manager; its log is printed at the end for a failing test.
@@ -52,19 +51,6 @@ class NodeProcess:
         self._own_sysfs = own_sysfs
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> NodeProcess:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Write the configuration, start the node, wait until it answers on its control socket."""

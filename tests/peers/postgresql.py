@@ -16,13 +16,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.peers.aaa_node import free_port
-from tests.peers.processes import PeerError, find_program, tail, wait_until
+from tests.peers.processes import Peer, PeerError, find_program, tail, wait_until
 
 if TYPE_CHECKING:
     import psycopg
@@ -61,7 +60,7 @@ def require_postgresql() -> Path:
     return on_path.resolve().parent
 
 
-class PostgreSql:
+class PostgreSql(Peer):
     """One cluster; ``database()`` makes an empty database that belongs to ``ROLE``."""
 
     def __init__(self) -> None:
@@ -76,20 +75,11 @@ class PostgreSql:
             os.chown(self.directory, user.pw_uid, user.pw_gid)
             self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
-    def __enter__(self) -> PostgreSql:
-        try:
-            self._initialise()
-            self.start()
-            self._execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def begin(self) -> None:
+        """With a role of its own."""
+        self._initialise()
+        self.start()
+        self._execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
 
     def _initialise(self) -> None:
         password = self.directory / "password"

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 import pytest
 
@@ -21,6 +22,35 @@ LOG_TAIL_LINES = 60
 
 class PeerError(Exception):
     """A peer's program failed or did not get ready; the text carries the end of its log."""
+
+
+class Peer:
+    """A program for the time of a ``with``: it begins on entering, is closed on leaving and where it cannot begin."""
+
+    def begin(self) -> None:
+        """Start it for the first time."""
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End it and give back what it had."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            self.begin()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def require_root() -> None:

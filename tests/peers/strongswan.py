@@ -30,12 +30,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from types import TracebackType
 
 from lab.namespaces import Namespace, terminate
 from protocols.path import Address
 from tests.peers.certificates import Credentials
-from tests.peers.processes import PeerError, require_file, require_program, tail, wait_until
+from tests.peers.processes import Peer, PeerError, require_file, require_program, tail, wait_until
 from tests.peers.swanctl import IkeStatus, ike_statuses
 
 CHARON = Path("/usr/lib/ipsec/charon")
@@ -231,7 +230,7 @@ def _selectors(selectors: Sequence[IPv4Network | str]) -> str:
     return ", ".join(map(str, selectors))
 
 
-class Charon:
+class Charon(Peer):
     """One charon in ``namespace``: a context manager; its log is printed at the end for a failing test."""
 
     def __init__(self, namespace: Namespace, configuration: Configuration, *, name: str | None = None) -> None:
@@ -246,19 +245,10 @@ class Charon:
         self.log_file = self.directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Charon:
-        try:
-            self.start()
-            self.load()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def begin(self) -> None:
+        """With its connections loaded."""
+        self.start()
+        self.load()
 
     # ------------------------------------------------------------------ life
 

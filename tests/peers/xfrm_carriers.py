@@ -28,6 +28,7 @@ from protocols.dataplane.xfrm.carrier import KernelCarrier, KernelPlane
 from protocols.dataplane.xfrm.device import KernelDevice
 from protocols.errors import BackendError
 from protocols.esp.sa import ChildSaSpec
+from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.io.link import Link
 from protocols.ip import ICMPV6, UDP, IpPacket, UdpDatagram
 from protocols.path import Address, Endpoint, Path
@@ -77,9 +78,9 @@ def datagram(source: str | Address, destination: str | Address, payload: bytes =
 class End:
     """A carrier in a namespace, on the loop of a thread of its own."""
 
-    def __init__(self, namespace: Namespace, *outer: Endpoint) -> None:
+    def __init__(self, namespace: Namespace, *outer: Endpoint, policy: TunnelPolicy = DEFAULT_POLICY) -> None:
         self.namespace = namespace
-        self.carrier = KernelCarrier()
+        self.carrier = KernelCarrier(policy=policy)
         self.ike: list[tuple[bytes, Path]] = []
         self.told = 0
         self.failures: list[BackendError] = []
@@ -286,7 +287,7 @@ class Stage:
 
 
 @contextmanager
-def carriers() -> Iterator[Stage]:
+def carriers(policy: TunnelPolicy = DEFAULT_POLICY) -> Iterator[Stage]:
     """Everything, and gone at the end."""
     with ExitStack() as stack:
         ue, gateway, network = (
@@ -309,7 +310,7 @@ def carriers() -> Iterator[Stage]:
         network.add_route("2001:db8:45::/48", via="2001:db8:80::1")
         ends = []
         for namespace, outer in ((ue, (UE_OUTER, UE_ELSEWHERE)), (gateway, (GATEWAY_OUTER,))):
-            ends.append(End(namespace, *outer))
+            ends.append(End(namespace, *outer, policy=policy))
             stack.callback(ends[-1].close)
 
         def packets(interface: str) -> socket.socket:

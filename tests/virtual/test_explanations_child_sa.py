@@ -26,7 +26,7 @@ async def rekey_child(world: VirtualWorld) -> None:
 async def both_rekey(world: VirtualWorld) -> None:
     """The UE its IKE SA and the gateway the child SA, each before it hears of the other's (RFC 7296 §2.25.2)."""
     await world.ue.call("ue.attach", access="wifi-a")
-    (live,) = world.epdg_node.live.values()
+    (live,) = world.epdg_node.sessions.live.values()
     await asyncio.gather(
         world.epdg.call("sessions.rekey-child", id=live.session.identifier), world.ue.call("ue.rekey-ike")
     )
@@ -130,7 +130,7 @@ def inbound_spi(node: str) -> bytes:
         await attach(world)
         connection = world.ue_node.pdn().device.connection
         assert connection is not None
-        (sa,) = world.epdg_node.endpoint.sas.values()
+        (sa,) = world.epdg_node.swu.endpoint.sas.values()
         found.extend(sa.children if node == "epdg" else connection.children)
 
     played(Case(cause="none", says=(), deed=deed))
@@ -144,7 +144,7 @@ def taken(node: str, spi: bytes) -> Deed:
 
     async def deed(world: VirtualWorld) -> None:
         if node == "epdg":
-            world.epdg_node.data_plane.install(spec)
+            world.epdg_node.child_sas.data_plane.install(spec)
         else:
             world.ue_node.pdn().tunnel.install(InstallChildSa(spec=spec, replaces=None))
         await attach(world)

@@ -1,21 +1,15 @@
-"""Why it failed: IKE_SA_INIT, silence, redirects, the gateway's proof; each provoked through the nodes."""
+"""Why it failed: IKE_SA_INIT, silence, redirects, signatures; each provoked through the nodes."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from epdg.pki import make_pki
-from lab.virtual.world import GATEWAY, START, VirtualWorld
-from protocols.entropy import SeededEntropy
+from lab.virtual.world import GATEWAY, VirtualWorld
 from protocols.trace.explanation.catalogue import explain
 from protocols.trace.records import JsonValue
-from tests.harness.certificates import Authority
 from tests.harness.explanations import (
     IKE_AUTH,
     IKE_SA_INIT,
@@ -27,8 +21,8 @@ from tests.harness.explanations import (
     ike,
     is_message,
     losing,
+    played,
     records,
-    the_finding,
     with_payload,
 )
 
@@ -166,11 +160,6 @@ CASES = [
         says=("The UE gave up after 5 redirects, the last one to 203.0.113.2 (IKE_SA_INIT)",),
     ),
     Case(
-        cause="gateway-certificate-names",
-        changes={"ue": {"gateway": {"names": ["epdg.example.org"]}}},
-        says=(f"certificate is for {FQDN}, internet, ims, and the UE wants epdg.example.org.",),
-    ),
-    Case(
         cause="gateway-signature-wrong",
         deed=editing(lambda octets: with_payload(octets, VENDOR_ID, b"1234"), response=True),
         says=("the IKE_SA_INIT response that it covers is not the one that the gateway sent.",),
@@ -185,11 +174,6 @@ SILENT = "No response from the gateway 203.0.113.1:500: the IKE_SA_INIT request 
 PROVOKED = {
     *(case.cause for case in CASES),
     "redirected-in-ike-auth",
-    "gateway-certificate-untrusted",
-    "gateway-certificate-expired",
-    "gateway-certificate-early",
-    "gateway-certificate-revoked",
-    "gateway-not-accepted",
 }
 
 
@@ -227,6 +211,22 @@ def test_algorithms_that_are_allowed_one_by_one_and_not_together() -> None:
     }
     says = ("each algorithm that is offered is allowed, but not together as they are offered.",)
     check(Case(cause="no-ike-proposal", changes=changes, says=says))
+
+
+def test_a_group_that_is_never_changed_by_the_gateways_trace_alone() -> None:
+    (case,) = [case for case in CASES if case.cause == "ke-group-not-agreed"]
+    (finding,) = explain(records(check(case), "epdg", "aaa"))
+    assert finding.cause.name == "ke-group-not-agreed"
+    assert finding.sentence == (
+        "The gateway asked 3 times for group 20 for the key exchange, and the UE goes on sending MODP_2048."
+    )
+
+
+def test_a_group_that_the_ue_changes_to_is_nothing_to_speak_of() -> None:
+    changes: Changes = {"epdg": {"ike": {"suites": ["aes256-sha256-ecp256"]}}}
+    world = played(Case(cause="none", changes=changes, says=()))
+    assert [record for record in records(world, "ue") if "INVALID_KE_PAYLOAD" in str(record.body.get("summary"))]
+    assert explain(records(world)) == explain(records(world, "epdg", "aaa")) == ()
 
 
 def test_an_attempt_without_a_common_group_by_the_ues_trace_alone() -> None:
@@ -278,61 +278,3 @@ def test_an_altered_request_by_the_gateways_trace_alone() -> None:
     (case,) = [case for case in CASES if case.cause == "auth-from-msk-wrong"]
     (finding,) = explain(records(check(case), "epdg", "aaa"))
     assert finding.sentence.endswith("different values of the MSK, or IKE_SA_INIT was altered on the way.")
-
-
-def pki(directory: Path, moment: datetime) -> tuple[str, dict[str, JsonValue]]:
-    """The authority for the UE, and the gateway's certificate of another time or authority."""
-    files = make_pki(directory, (FQDN, "internet"), entropy=SeededEntropy(7), now=moment)
-    return str(files.authority), {"chain": str(files.chain), "key": str(files.key)}
-
-
-@pytest.mark.parametrize(
-    ("cause", "moment", "says"),
-    [
-        ("gateway-certificate-expired", START - timedelta(days=9000), "the UE's clock says 2026-01-01"),
-        ("gateway-certificate-early", START + timedelta(days=900), "is valid from 2028-"),
-    ],
-)
-def test_a_certificate_of_another_time(cause: str, moment: datetime, says: str, tmp_path: Path) -> None:
-    authority, certificate = pki(tmp_path, moment)
-    changes: dict[str, dict[str, JsonValue]] = {
-        "ue": {"gateway": {"ca": authority}},
-        "epdg": {"certificate": certificate},
-    }
-    check(Case(cause=cause, changes=changes, says=(f"The gateway's certificate CN={FQDN} ", says)))
-
-
-def test_a_certificate_of_an_authority_that_the_ue_does_not_know(tmp_path: Path) -> None:
-    authority, _ = pki(tmp_path, START)
-    case = Case(
-        cause="gateway-certificate-untrusted",
-        changes={"ue": {"gateway": {"ca": authority}}},
-        says=(f"certificate CN={FQDN}: it is not signed by the", f"the UE trusts CN={FQDN} test CA."),
-    )
-    world = check(case)
-    # a phone is not traced: the gateway hears that it is not accepted, and not why
-    finding = the_finding(explain(records(world, "epdg", "aaa")), "gateway-not-accepted")
-    assert f"its certificate CN={FQDN}" in finding.sentence
-
-
-def test_a_certificate_that_was_revoked(tmp_path: Path) -> None:
-    authority = Authority()
-    issued = authority.issue((FQDN, "internet"))
-    (tmp_path / "ca.pem").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
-    (tmp_path / "gateway.pem").write_bytes(issued.certificate.public_bytes(Encoding.PEM))
-    key = issued.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (tmp_path / "gateway.key").write_bytes(key)
-    (tmp_path / "gateway.key").chmod(0o600)
-    crl = authority.crl(issued.certificate)
-    (tmp_path / "revoked.crl").write_bytes(crl)
-    changes: dict[str, dict[str, JsonValue]] = {
-        "ue": {
-            "gateway": {
-                "ca": str(tmp_path / "ca.pem"),
-                "revocation": "if-present",
-                "crls": [str(tmp_path / "revoked.crl")],
-            }
-        },
-        "epdg": {"certificate": {"chain": str(tmp_path / "gateway.pem"), "key": str(tmp_path / "gateway.key")}},
-    }
-    check(Case(cause="gateway-certificate-revoked", changes=changes, says=("was revoked at 20", "says a CRL.")))

@@ -50,7 +50,7 @@ def attached_for(seconds: float) -> Deed:
 
 async def aborted(world: VirtualWorld) -> None:
     await attach(world)
-    (live,) = world.epdg_node.live.values()
+    (live,) = world.epdg_node.sessions.live.values()
     await world.aaa.call("sessions.abort", id=live.diameter_session_id, reason="credit used up")
 
 
@@ -58,7 +58,7 @@ async def aborted_while_attaching(world: VirtualWorld) -> None:
     """The ASR comes when the AAA server has granted the session and the UE's AUTH is not there yet."""
     first = asyncio.create_task(attach(world))
     await world.advance(0.065)
-    (live,) = world.epdg_node.live.values()
+    (live,) = world.epdg_node.sessions.live.values()
     await world.aaa.call("sessions.abort", id=live.diameter_session_id, reason="stolen")
     await first
     await world.advance(60)

@@ -93,7 +93,7 @@ async def wrong_cookie(world: VirtualWorld) -> None:
     """The UE's answer to the check is lost, and the one that comes has another COOKIE2."""
     await attach(world)
     await world.advance(5)
-    (live,) = world.epdg_node.live.values()
+    (live,) = world.epdg_node.sessions.live.values()
     world.network.losses.append(lambda octets, on: on.name == "wifi-b" and of_the_ue(octets))
     await world.ue.call("ue.move", to="wifi-b")
     (asked,) = [

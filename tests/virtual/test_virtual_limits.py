@@ -22,7 +22,7 @@ SEVEN_EIGHTHS = MAXIMUM_SEQUENCE - (MAXIMUM_SEQUENCE >> 3)
 
 def planes(world: VirtualWorld) -> dict[str, UserspaceDataPlane]:
     """The data planes of the nodes."""
-    return {"ue": world.ue_node.pdn().tunnel._data_plane, "epdg": world.epdg_node.data_plane}
+    return {"ue": world.ue_node.pdn().tunnel._data_plane, "epdg": world.epdg_node.child_sas.data_plane}
 
 
 async def section(call: Coroutine[Any, Any, JsonValue]) -> dict[str, JsonValue]:

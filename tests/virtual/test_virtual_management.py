@@ -111,7 +111,7 @@ def test_silence_makes_the_access_avoided_and_the_other_is_tried_at_once() -> No
 def test_a_connection_that_the_network_ends_comes_back_at_the_pace_configured() -> None:
     async def story(world: VirtualWorld) -> None:
         await world.advance(5)
-        (live,) = world.epdg_node.live.values()
+        (live,) = world.epdg_node.sessions.live.values()
         await world.epdg.call("sessions.detach", id=live.session.identifier)
         await world.advance(4)
         assert world.ue_node.status()["state"] == "closed"
@@ -139,7 +139,7 @@ def test_without_mobike_the_ue_attaches_anew_with_its_addresses(lost: bool) -> N
         assert (connection.access, connection.addresses) == ("wifi-b", before)
         assert connection.handed_over is True
         assert pdn.device.open_accesses == ("wifi-b",)
-        assert len(world.epdg_node.live) == 1  # nothing of the former is left
+        assert len(world.epdg_node.sessions.live) == 1  # nothing of the former is left
         view = world.ue_node.steering.view()
         assert (view["phase"], view["access"]) == ("attached", "wifi-b")
         assert len(attempts(world)) == 1
@@ -161,6 +161,6 @@ def test_without_mobike_and_without_any_access_the_ue_comes_back_later() -> None
         await world.advance(3)
         assert pdn.device.connection is not None
         assert (pdn.device.state.value, pdn.device.connection.access) == ("established", "wifi-b")
-        assert len(world.epdg_node.live) == 1
+        assert len(world.epdg_node.sessions.live) == 1
 
     tell(story, epdg={"ike": {"mobike": False}})

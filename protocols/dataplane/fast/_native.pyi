@@ -31,11 +31,13 @@ ANY_MSS: int
 MSS_OF_PATH: int
 OVERHEAD: int
 WINDOW_MAXIMUM: int
+CONTEXTS: int
 DEVICES: int
 
 Limits = tuple[int, int, int, int]
 
 class Core:
+    def __new__(cls, contexts: int = ...) -> Core: ...
     def install(
         self,
         inbound_spi: int,

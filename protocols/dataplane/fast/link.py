@@ -7,33 +7,26 @@ that are its own and keeps what is no ESP (RFC 3948 §2) in a socket apart, so t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import socket
-import struct
 from collections import Counter
 from typing import Protocol
 
 from protocols.errors import BackendError
-from protocols.io.link import (
+from protocols.io import packet_filter
+from protocols.io.link import Receiver, UnreachableReceiver
+from protocols.io.packet_filter import JUMP_IF_EQUAL, LOAD_WORD, MODULO, RETURN, RETURN_ACCUMULATOR
+from protocols.io.raw import NO_PORT, open_esp
+from protocols.io.sockets import (
+    BUFFER_OCTETS,
     RECEIVE_ERRORS,
-    Receiver,
-    UnreachableReceiver,
     bind_to_interface,
+    family_of,
     path_mtu_between,
     reason_of,
     send_by,
+    set_buffers,
 )
-from protocols.io.raw import NO_PORT
-from protocols.path import Address, Endpoint, Path
-
-SOCKET_OCTETS = 4 * 1024 * 1024
-SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
-SO_RCVBUFFORCE = 33
-SO_ATTACH_REUSEPORT_CBPF = 51
-LOAD_WORD, JUMP_IF_EQUAL, MODULO, RETURN_ACCUMULATOR, RETURN = 0x20, 0x15, 0x94, 0x16, 0x06  # <linux/filter.h>
-
-_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
-_PROGRAM = struct.Struct("@HP")  # struct sock_fprog
+from protocols.path import Endpoint, Path
 
 
 class Sockets(Protocol):
@@ -148,13 +141,7 @@ class FastRawLink(SocketsLink):
         """Bind; ``BackendError`` in one line."""
         address = beside.address
         with contextlib.ExitStack() as undo:
-            try:
-                opened = undo.enter_context(socket.socket(_family(address), socket.SOCK_RAW, socket.IPPROTO_ESP))
-                opened.setblocking(False)
-                set_buffers(opened, SOCKET_OCTETS, SOCKET_OCTETS)
-                opened.bind((str(address), NO_PORT))
-            except OSError as error:
-                raise BackendError(f"cannot use ESP on {address}: {reason_of(error)}") from error
+            opened = undo.enter_context(open_esp(address))
             super().__init__(loop, Endpoint(address, NO_PORT), (opened,), loop.add_raw(opened, beside))
             undo.pop_all()
 
@@ -165,28 +152,10 @@ class FastRawLink(SocketsLink):
     def bind_to(self, interface: str) -> None:
         """Send and receive by this network interface only; ``BackendError``."""
         try:
-            bind_to_interface(self._sockets[0], interface)
-        except OSError as error:
+            bind_to_interface(self._sockets[0], interface, f"ESP on {self.local.address}")
+        except BackendError:
             self.close()
-            address = self.local.address
-            raise BackendError(f"cannot use interface {interface} for ESP on {address}: {error.strerror}") from error
-
-
-def set_buffers(opened: socket.socket, receive: int, send: int) -> None:
-    """As asked for with CAP_NET_ADMIN, else as much as the system gives."""
-    for forced, usual, octets in (
-        (SO_RCVBUFFORCE, socket.SO_RCVBUF, receive),
-        (SO_SNDBUFFORCE, socket.SO_SNDBUF, send),
-    ):
-        if octets:
-            try:
-                opened.setsockopt(socket.SOL_SOCKET, forced, octets)
-            except PermissionError:
-                opened.setsockopt(socket.SOL_SOCKET, usual, octets)
-
-
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+            raise
 
 
 def _open_group(
@@ -200,11 +169,11 @@ def _open_group(
     bound = local
     try:
         for number in range(workers + 1):
-            opened = undo.enter_context(socket.socket(_family(local.address), socket.SOCK_DGRAM))
+            opened = undo.enter_context(socket.socket(family_of(local.address), socket.SOCK_DGRAM))
             opened.setblocking(False)
-            set_buffers(opened, SOCKET_OCTETS, SOCKET_OCTETS)
+            set_buffers(opened, BUFFER_OCTETS, BUFFER_OCTETS)
             if interface is not None:
-                _bind_to(opened, interface, local)
+                bind_to_interface(opened, interface, f"UDP {local}")
             if shared or number > 0:
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             opened.bind((str(bound.address), bound.port))
@@ -213,31 +182,21 @@ def _open_group(
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 bound = Endpoint(local.address, opened.getsockname()[1])
             sockets.append(opened)
-        _attach(sockets[0], workers)
+        _steer(sockets[0], workers)
     except OSError as error:
         raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error
     return tuple(sockets)
 
 
-def _bind_to(opened: socket.socket, interface: str, local: Endpoint) -> None:
-    try:
-        bind_to_interface(opened, interface)
-    except OSError as error:
-        raise BackendError(f"cannot use interface {interface} for UDP {local}: {error.strerror}") from error
-
-
-def _attach(opened: socket.socket, workers: int) -> None:
+def _steer(opened: socket.socket, workers: int) -> None:
     """Steer by the first word: an SPI to a worker, the non-ESP marker to the last; shorter is the first's."""
-    program = b"".join(
-        _INSTRUCTION.pack(*words)
-        for words in (
+    packet_filter.steer(
+        opened,
+        (
             (LOAD_WORD, 0, 0, 0),
             (JUMP_IF_EQUAL, 2, 0, 0),
             (MODULO, 0, 0, workers),
             (RETURN_ACCUMULATOR, 0, 0, 0),
             (RETURN, 0, 0, workers),
-        )
+        ),
     )
-    kept = ctypes.create_string_buffer(program, len(program))
-    packed = _PROGRAM.pack(len(program) // _INSTRUCTION.size, ctypes.addressof(kept))
-    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, packed)

@@ -23,11 +23,12 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from protocols.dataplane.fast import plane
-from protocols.dataplane.fast.link import FastLink, FastRawLink, SocketsLink, set_buffers
+from protocols.dataplane.fast.link import FastLink, FastRawLink, SocketsLink
 from protocols.dataplane.fast.tun import FastTun
 from protocols.dataplane.userspace.tun import TunCounters
 from protocols.errors import BackendError, LocalError
 from protocols.io.link import Receiver
+from protocols.io.sockets import set_buffers
 from protocols.ip import PACKET_MAXIMUM
 from protocols.path import Address, Endpoint
 

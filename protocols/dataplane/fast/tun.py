@@ -12,24 +12,19 @@ import os
 import struct
 from collections.abc import Sequence
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from protocols.dataplane.userspace.tun import (
-    IFF_NO_PI,
-    IFF_TUN,
-    NAME_MAXIMUM,
-    TUN_PATH,
-    TUNSETIFF,
+    IFF_VNET_HDR,
     Interface,
     Network,
+    check_name,
     configure,
+    open_queue,
+    opening,
 )
-from protocols.errors import BackendError, LocalError
 
 TUNSETOFFLOAD = 0x400454D0  # <linux/if_tun.h>
 TUNSETVNETHDRSZ = 0x400454D8
 IFF_MULTI_QUEUE = 0x0100
-IFF_VNET_HDR = 0x4000
 TUN_F_CSUM = 0x01
 TUN_F_TSO4 = 0x02
 TUN_F_TSO6 = 0x04
@@ -67,22 +62,12 @@ class FastTun:
 
         ``BackendError`` when the kernel refuses; nothing is left behind then.
         """
-        if not 0 < len(name.encode()) <= NAME_MAXIMUM:
-            raise LocalError(f"{name!r} is no name for a network device")
+        check_name(name)
         device = cls(name)
-        try:
+        with opening(f"TUN device {name}", device.close):
             for _ in range(queues):
                 device._open_queue()
             await configure(name, addresses, mtu, routes, metric)
-        except OSError as error:
-            device.close()
-            raise BackendError(f"TUN device {name}: {error.strerror}") from error
-        except NetlinkError as error:
-            device.close()
-            raise BackendError(f"TUN device {name}: {error.args[-1]}") from error
-        except BaseException:
-            device.close()
-            raise
         return device
 
     def write(self, packet: bytes) -> None:
@@ -96,10 +81,8 @@ class FastTun:
         self.queues = ()
 
     def _open_queue(self) -> None:
-        descriptor = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_queue(self.name, IFF_VNET_HDR | IFF_MULTI_QUEUE)
         self.queues += (descriptor,)
-        flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE
-        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", self.name.encode(), flags))
         fcntl.ioctl(descriptor, TUNSETVNETHDRSZ, struct.pack("i", VIRTIO_NET_HDR_LENGTH))
         fcntl.ioctl(descriptor, TUNSETOFFLOAD, TCP_OFFLOAD)
         with contextlib.suppress(OSError):  # an older kernel: EINVAL

@@ -113,6 +113,11 @@ class UserspaceDataPlane:
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
 
+    def expect(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """See ``DataPlane.expect``: packets are taken from everywhere, by their SPI."""
+        del path, encapsulation
+        self._require(inbound_spi)
+
     def retire(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.retire``."""
         sa = self._require(inbound_spi)

@@ -19,7 +19,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
@@ -90,28 +90,12 @@ class TunDevice:
 
         ``BackendError`` when the kernel refuses; nothing is left behind then.
         """
-        if not 0 < len(name.encode()) <= NAME_MAXIMUM:
-            raise LocalError(f"{name!r} is no name for a network device")
-        try:
-            descriptor = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise BackendError(f"{TUN_PATH}: {error.strerror}") from error
-        device = cls(name, descriptor)
-        try:
-            request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NAPI | IFF_NO_PI | IFF_VNET_HDR)
-            fcntl.ioctl(descriptor, TUNSETIFF, request)
-            fcntl.ioctl(descriptor, TUNSETSNDBUF, struct.pack("=i", QUEUE_OCTETS))
+        check_name(name)
+        device = cls(name, open_queue(name, IFF_NAPI | IFF_VNET_HDR))
+        with opening(f"TUN device {name}", device.close):
+            fcntl.ioctl(device._descriptor, TUNSETSNDBUF, struct.pack("=i", QUEUE_OCTETS))
             _take_in_by_thread(name)
             await configure(name, addresses, mtu, routes, metric)
-        except OSError as error:
-            device.close()
-            raise BackendError(f"TUN device {name}: {error.strerror}") from error
-        except NetlinkError as error:
-            device.close()
-            raise BackendError(f"TUN device {name}: {error.args[-1]}") from error
-        except BaseException:
-            device.close()
-            raise
         return device
 
     def start(
@@ -191,6 +175,42 @@ class TunDevice:
             turn.end()
 
 
+def check_name(name: str) -> None:
+    """``LocalError`` when a network device cannot be called so."""
+    if not 0 < len(name.encode()) <= NAME_MAXIMUM:
+        raise LocalError(f"{name!r} is no name for a network device")
+
+
+def open_queue(name: str, flags: int) -> int:
+    """A descriptor of a TUN device, which is made where it is not there, without packet information.
+
+    ``flags``: IFF_VNET_HDR, say. ``BackendError``.
+    """
+    try:
+        descriptor = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BackendError(f"{TUN_PATH}: {error.strerror}") from error
+    with opening(f"TUN device {name}", lambda: os.close(descriptor)):
+        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | flags))
+    return descriptor
+
+
+@contextlib.contextmanager
+def opening(what: str, close: Callable[[], None]) -> Iterator[None]:
+    """Close what does not open; ``BackendError`` with ``what`` it is where the kernel refuses."""
+    try:
+        yield
+    except OSError as error:
+        close()
+        raise BackendError(f"{what}: {error.strerror}") from error
+    except NetlinkError as error:
+        close()
+        raise BackendError(f"{what}: {error.args[-1]}") from error
+    except BaseException:
+        close()
+        raise
+
+
 def _take_in_by_thread(name: str) -> None:
     """A thread of the kernel's for what we write; none without sysfs of this namespace, or before Linux 5.12."""
     directory = SYSFS / name
@@ -206,7 +226,7 @@ async def configure(
     async with AsyncIPRoute() as netlink:
         indices = await netlink.link_lookup(ifname=name)
         if not indices:
-            raise BackendError(f"TUN device {name} is not in this network namespace")
+            raise BackendError(f"device {name} is not in this network namespace")
         index = indices[0]
         await netlink.link("set", index=index, mtu=mtu, state="up")
         for address in addresses:
@@ -233,4 +253,4 @@ async def _until_local(netlink: AsyncIPRoute, name: str, address: Interface) -> 
         if any(route.get("type") == RTN_LOCAL for route in found):
             return
         await asyncio.sleep(ADDRESS_INTERVAL)
-    raise BackendError(f"TUN device {name}: the kernel does not take {address.ip} into use")
+    raise BackendError(f"device {name}: the kernel does not take {address.ip} into use")

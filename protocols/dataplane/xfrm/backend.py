@@ -153,6 +153,12 @@ class XfrmDataPlane:
                 self._places[direction.place] = child, direction
             self._policies.point(child.pairs)
 
+    def expect(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """See ``DataPlane.expect``; for ``LINGER_MAXIMUM_INTERVAL``, and not where the kernel refuses."""
+        child = self._require(inbound_spi)
+        self._take_events()
+        self._moves.expect(child, path, encapsulation)
+
     def retire(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.retire``."""
         child = self._require(inbound_spi)
@@ -182,7 +188,7 @@ class XfrmDataPlane:
         header = child.omitted_header_length
         return ChildSaCounters(
             inbound_packets=inbound.packets,
-            strayed_packets=child.strayed,
+            strayed_packets=child.strayed + self._moves.ahead(child.inbound),
             inbound_octets=inbound.octets + inbound.packets * header,
             outbound_packets=outbound.packets,
             outbound_octets=outbound.octets + outbound.packets * header,

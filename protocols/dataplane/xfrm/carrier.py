@@ -1,8 +1,10 @@
 """ESP in the kernel for a node: one ``XfrmDataPlane``, a view of it for each plane, links that leave ESP to the kernel.
 
 Left out, and refused by name so that another backend is chosen: a DSCP of the outer header other than the inner one's
-or none, an MTU of the outer path against the kernel's, and lowering the MSS of others' SYNs. Packets too long for the
-path the kernel fragments or answers itself; no inner packet is longer than the device's MTU.
+or none, an outer MTU that leaves IPv6 inside less than its 1280 octets, and lowering the MSS of others' SYNs. Packets
+too long for the path the kernel fragments or answers itself. With an XFRM interface no inner packet is longer than its
+MTU, which is never more than what all SAs of its plane carry within ``outer_mtu``. Without, the kernel fragments outer
+packets alone, by the MTU that it knows: then there is no ``outer_mtu``.
 
 The kernel routes ESP packets by their addresses: the interface that a link is bound to does not count for them.
 """
@@ -24,18 +26,22 @@ from protocols.dataplane.xfrm.injection import Injector
 from protocols.dataplane.xfrm.probe import probe
 from protocols.dataplane.xfrm.statistics import Statistics
 from protocols.errors import BackendError, DecodeError, LocalError
+from protocols.esp.packet import inner_mtu
 from protocols.esp.sa import ChildSaSpec, DropReason, SelectorSet
 from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.ikev2.suites import EspSuite
 from protocols.io.link import Link, Receiver, UdpLink
 from protocols.io.raw import NO_PORT, RawOpener
-from protocols.ip import Flow, flow_of
+from protocols.ip import PACKET_MAXIMUM, Flow, flow_of
 from protocols.path import Endpoint, Path
 from protocols.selectors import PORT_MAXIMUM, TrafficSelector
 
 FIRST_IF_ID = REQIDS.start
 NOT_BY_THE_KERNEL = "not-by-the-kernel"  # ESP that came by a link which is no socket of the kernel's
 LOOK_INTERVAL = 0.5  # seconds between looks at the SAs of paths that were left
+OUTER_MTU_MINIMUM = (
+    1400  # with any suite, in UDP over IPv6, 1280 octets are left inside: a device with less has no IPv6
+)
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +50,8 @@ def unfit(policy: TunnelPolicy) -> str | None:
     """What of a policy the kernel cannot do, by its key in the configuration; ``None``: nothing."""
     if policy.dscp:
         return f"data_plane.dscp: {policy.dscp}: the kernel copies the inner DSCP or sends 0"
-    if policy.outer_mtu is not None:
-        return f"data_plane.outer_mtu: {policy.outer_mtu}: the kernel goes by the MTU that it knows itself"
+    if policy.outer_mtu is not None and policy.outer_mtu < OUTER_MTU_MINIMUM:
+        return f"data_plane.outer_mtu: {policy.outer_mtu}: the kernel's device takes {OUTER_MTU_MINIMUM} or more"
     if policy.mss is not None:
         return f"data_plane.clamp_mss: {policy.mss}: the kernel's ESP leaves SYNs alone"
     return None
@@ -63,7 +69,14 @@ def why_not(policy: TunnelPolicy, suites: Iterable[EspSuite] = (), interfaces: C
         return f"accesses by {', '.join(sorted(set(interfaces)))}: the kernel routes ESP by its tables alone"
     finding = probe(suites)
     lacks = (*finding.missing, *finding.lacking)
-    return "it lacks " + "; ".join(lacks) if lacks else in_use() or why_no_device()
+    return "it lacks " + "; ".join(lacks) if lacks else in_use() or why_no_device() or _without_interfaces(policy)
+
+
+def _without_interfaces(policy: TunnelPolicy) -> str | None:
+    """What of a policy the kernel cannot do without XFRM interfaces, where it has none."""
+    if policy.outer_mtu is None or has_xfrm_interfaces():
+        return None
+    return f"data_plane.outer_mtu: {policy.outer_mtu}: the kernel has no XFRM interfaces (module xfrm_interface)"
 
 
 class KernelCarrier:
@@ -99,6 +112,9 @@ class KernelCarrier:
         finding = probe()
         if not finding.usable:
             raise BackendError(f"the kernel cannot carry ESP: it lacks {'; '.join(finding.missing)}")
+        reason = _without_interfaces(self._policy)
+        if reason is not None:
+            raise BackendError(reason)
         self._kernel = XfrmDataPlane(reqids=self._reqids, copies_dscp=self._policy.dscp is None)
         try:
             for name in remove_leftovers():
@@ -108,7 +124,7 @@ class KernelCarrier:
         except BackendError:
             self.close()
             raise
-        self._statistics = Statistics()
+        self._statistics = Statistics(self._by_sas)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._kernel.fileno(), self._tell)
 
@@ -156,11 +172,12 @@ class KernelCarrier:
             name, addresses, mtu, routes, metric=metric, if_id=plane.if_id, inject=self._inject
         )
         self._devices = [each for each in self._devices if not each.closed] + [device]
+        plane.fit(device)
         return device
 
     @property
     def dropped(self) -> Counter[str]:
-        """By all of the network namespace's XFRM since the start, as far as the kernel tells (``statistics``)."""
+        """By all of the network namespace's XFRM since the start, less what planes count (``statistics``)."""
         found = Counter() if self._statistics is None else Counter(self._statistics.dropped())
         if self.not_by_the_kernel:
             found[NOT_BY_THE_KERNEL] = self.not_by_the_kernel
@@ -201,6 +218,11 @@ class KernelCarrier:
         """Whether the kernel has XFRM interfaces; known after ``start``."""
         return self._interfaces
 
+    @property
+    def outer_mtu(self) -> int | None:
+        """Octets of the longest outer packet, ``None``: what the kernel knows of the path."""
+        return self._policy.outer_mtu
+
     def send(self, packet: bytes) -> bool:
         """A packet of the node's own, into the kernel's stack; whether it took it."""
         return self._inject(packet)
@@ -225,6 +247,9 @@ class KernelCarrier:
             _log.error("%s", error)
         if self._kernel.lingering:
             self._looking = self._loop.call_later(LOOK_INTERVAL, self._expire)
+
+    def _by_sas(self) -> Counter[DropReason]:
+        return sum((Counter(plane.drops) for plane in self._planes), Counter())
 
     def _inject(self, packet: bytes) -> bool:
         return self._injector is not None and self._injector.send(packet)
@@ -251,6 +276,8 @@ class KernelPlane:
         self._if_id = if_id
         self._specs: dict[bytes, ChildSaSpec] = {}
         self._gone: Counter[DropReason] = Counter()
+        self._device: KernelDevice | None = None
+        self._inner_mtus: dict[bytes, int] = {}
 
     @property
     def if_id(self) -> int:
@@ -271,12 +298,14 @@ class KernelPlane:
         """See ``XfrmDataPlane.install``."""
         self._carrier.kernel.install(spec, if_id=self.if_id)
         self._specs[spec.inbound_spi] = spec
+        self._measure(spec, spec.path, spec.encapsulation)
 
     def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
         """See ``XfrmDataPlane.replace``."""
         self._require(old_inbound_spi)
         self._carrier.kernel.replace(old_inbound_spi, spec, send_at_once=send_at_once)
         self._specs[spec.inbound_spi] = spec
+        self._measure(spec, spec.path, spec.encapsulation)
         self._carrier.look()
 
     def update_path(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
@@ -286,6 +315,14 @@ class KernelPlane:
             self._carrier.kernel.update_path(inbound_spi, path, encapsulation)
         finally:
             self._carrier.moved()
+        self._measure(self._specs[inbound_spi], path, encapsulation)
+        self._carrier.look()
+
+    def expect(self, inbound_spi: bytes, path: Path, encapsulation: bool) -> None:
+        """See ``XfrmDataPlane.expect``."""
+        self._require(inbound_spi)
+        self._carrier.kernel.expect(inbound_spi, path, encapsulation)
+        self._carrier.moved()
         self._carrier.look()
 
     def retire(self, inbound_spi: bytes) -> None:
@@ -300,6 +337,8 @@ class KernelPlane:
         self._gone += self._drops_of(inbound_spi)
         self._carrier.kernel.remove(inbound_spi)
         del self._specs[inbound_spi]
+        if self._inner_mtus.pop(inbound_spi, None) is not None:
+            self.fit()
         self._carrier.look()
 
     def counters(self, inbound_spi: bytes) -> ChildSaCounters:
@@ -313,6 +352,21 @@ class KernelPlane:
         """Remove all that is installed."""
         for spi in self.installed:
             self.remove(spi)
+
+    def fit(self, device: KernelDevice | None = None) -> None:
+        """Let its device, or another one from now on, have an MTU that all SAs carry (RFC 4301 §8.2)."""
+        self._device = device or self._device
+        if self._device is not None:
+            self._device.limit(min(self._inner_mtus.values(), default=PACKET_MAXIMUM))
+
+    def _measure(self, spec: ChildSaSpec, path: Path, encapsulation: bool) -> None:
+        outer_mtu = self._carrier.outer_mtu
+        if outer_mtu is None:
+            return
+        self._inner_mtus[spec.inbound_spi] = inner_mtu(
+            spec.suite, outer_mtu, outer_version=path.remote.address.version, encapsulation=encapsulation
+        )
+        self.fit()
 
     def poll_event(self) -> DataPlaneEvent | None:
         """The next event about an SA of this plane's."""

@@ -26,14 +26,11 @@ from pyroute2.netlink import (
     SOL_NETLINK,
 )
 
-from protocols.dataplane.xfrm.messages import (
-    XFRM_MSG_GETSA,
-    XFRM_MSG_NEWSA,
-    MarshalXfrm,
+from protocols.dataplane.xfrm.messages import XFRM_MSG_GETSA, XFRM_MSG_NEWSA, MarshalXfrm, xfrm_request
+from protocols.dataplane.xfrm.structures import (
     xfrm_id,
     xfrm_lifetime_cfg,
     xfrm_lifetime_cur,
-    xfrm_request,
     xfrm_selector,
     xfrm_stats,
     xfrm_usersa_id,

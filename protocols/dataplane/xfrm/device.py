@@ -23,10 +23,9 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from protocols.dataplane.userspace.tun import NAME_MAXIMUM, Interface, Network, TunCounters, configure
+from protocols.dataplane.userspace.tun import Interface, Network, TunCounters, check_name, configure, opening
 from protocols.errors import BackendError, LocalError
 from protocols.io.netlink_requests import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NetlinkRefusal, NetlinkRequests, Request
 from protocols.io.sysctl import write_sysctl
@@ -45,11 +44,12 @@ _UNKNOWN_KIND = errno.EOPNOTSUPP
 class KernelDevice:
     """An open device; ``comes_in_by_it``: whether decapsulated packets do, else they have come out of IPsec."""
 
-    def __init__(self, name: str, index: int, if_id: int, inject: Callable[[bytes], bool]) -> None:
+    def __init__(self, name: str, index: int, mtu: int, if_id: int, inject: Callable[[bytes], bool]) -> None:
         self.name = name
         self.if_id = if_id
         self.comes_in_by_it = bool(if_id)
         self._index = index
+        self._most = self._mtu = mtu
         self._inject = inject
         self._counters = TunCounters()
         self._watch: socket.socket | None = None
@@ -74,19 +74,12 @@ class KernelDevice:
         ``inject`` gives a packet to the kernel's IP, for ``write``. ``BackendError`` when the kernel refuses; nothing
         is left behind then.
         """
-        if not 0 < len(name.encode()) <= NAME_MAXIMUM:
-            raise LocalError(f"{name!r} is no name for a network device")
-        device = cls(name, _make(name, if_id), if_id, inject)
-        try:
+        check_name(name)
+        device = cls(name, _make(name, if_id), mtu, if_id, inject)
+        with opening(f"device {name}", device.close):
             with contextlib.suppress(BackendError):  # no IPv6, or a /proc/sys that is not ours to write
                 write_sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", "1")
             await configure(name, addresses, mtu, routes, metric)
-        except NetlinkError as error:
-            device.close()
-            raise BackendError(f"device {name}: {error.args[-1]}") from error
-        except BaseException:
-            device.close()
-            raise
         return device
 
     def start(self, receive: Callable[[bytes], object], failed: Callable[[BackendError], object]) -> None:
@@ -122,10 +115,26 @@ class KernelDevice:
         lost = sum(max(stats.get(f"{way}_errors", 0), stats.get(f"{way}_dropped", 0)) for way in ("tx", "rx"))
         return TunCounters(read=sent, written=received + self._written, refused=lost + self._refused)
 
+    def limit(self, mtu: int) -> None:
+        """Have this MTU, or the one that it was opened with if that is less; one that is gone is left alone."""
+        mtu = min(mtu, self._most)
+        if self._closed or mtu == self._mtu:
+            return
+        link = ifinfmsg()
+        link["index"] = self._index
+        link["attrs"] = [["IFLA_MTU", mtu]]
+        try:
+            _change(link, RTM_NEWLINK, f"device {self.name}: an MTU of {mtu}")
+        except NetlinkRefusal as error:
+            if error.number not in _NOT_THERE:
+                raise
+        else:
+            self._mtu = mtu
+
     def write(self, packet: bytes) -> bool:
         """Give an IP packet to the kernel; ``False`` when it does not take it (counted).
 
-        With IPv6 the kernel wants even those for addresses of its own to come by their SA, and drops them.
+        Without XFRM interfaces it wants even IPv6 for addresses of its own to come by their SA, and drops it.
         """
         if self._closed:
             raise LocalError(f"device {self.name} is closed")

@@ -18,17 +18,21 @@ delivers late across the move.
 Towards us, at another address of ours, the new SA stands beside the old one, too, with what that has seen in its
 replay window; the old one goes ``LINGER_INTERVAL`` after the first packet by the new one, or becomes the present one
 again when the path comes back. Until then a packet that came to one address and is replayed to the other passes, once.
+One at an address where the peer is expected stands beside the present one in the same way, and becomes it by the move:
+a gateway's, when its peer goes to another address of it, to one of another version of IP say.
 
 At the same address an SA towards us without UDP encapsulation takes packets from everywhere, and is left as it is, its
 source included. Else it is moved by XFRM_MSG_MIGRATE, through a policy that nothing matches and that exists for that
-moment; nothing is lost but what another processor is taking in just then, which may go uncounted, too. Where MIGRATE
-cannot do it, out of UDP encapsulation or with an older SA beside, one takes the other's place in one system call.
+moment; nothing is lost but what another processor is taking in just then, which may go uncounted, too, and pass again
+when it is replayed: the kernel has copied counters and window already. Where MIGRATE cannot do it, out of UDP
+encapsulation or with an older SA beside, one takes the other's place in one system call.
 MIGRATE is not for the SA towards the peer: it copies the sequence number before it stops the old SA, and what is sent
 in between repeats sequence numbers, which with AES-GCM repeats nonces.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Callable, Sequence
@@ -73,7 +77,7 @@ class SaLost(BackendError):
 
 @dataclass(kw_only=True)
 class _Lingering:
-    """An SA on a path that was left.
+    """An SA on a path that was left, or on one where packets are expected, which had ``ahead`` of them before.
 
     ``since``: when it was first looked at; ``had``: the packets of the new one then; ``used``: when more were seen.
     """
@@ -81,6 +85,7 @@ class _Lingering:
     child: Child
     direction: Direction
     left: Direction
+    ahead: int | None = None
     since: float | None = None
     had: int = 0
     used: float | None = None
@@ -125,6 +130,11 @@ class Moves:
         """What they have counted."""
         return sum((self._counted(each) for each in direction.earlier), Tally())
 
+    def ahead(self, direction: Direction) -> int:
+        """How many packets those on expected paths have taken."""
+        expecting = (self._lingering[each.place] for each in direction.earlier)
+        return sum(self._counted(each.left).packets - each.ahead for each in expecting if each.ahead is not None)
+
     def expired(self, place: tuple[Address, int], counted: Tally) -> None:
         """The kernel has removed one at its limit."""
         found = self._lingering.get(place)
@@ -143,7 +153,11 @@ class Moves:
         packets = 0 if info is None else info["curlft"]["packets"]
         if lingering.since is None:
             lingering.since, lingering.had = now, packets
-        if lingering.used is None and (not lingering.left.inbound or packets > lingering.had):
+        if (
+            lingering.used is None
+            and lingering.ahead is None
+            and (not lingering.left.inbound or packets > lingering.had)
+        ):
             lingering.used = now
         if lingering.used is not None and now - lingering.used >= LINGER_INTERVAL:
             return True
@@ -181,6 +195,8 @@ class Moves:
         self._lingering.pop(left.place, None)
         direction.earlier.remove(left)
         direction.kept += left.kept
+        if lingering.ahead is not None:
+            lingering.child.strayed += left.kept.packets - lingering.ahead
 
     def _counted(self, direction: Direction) -> Tally:
         info = None if direction.gone else self.info(direction)
@@ -386,6 +402,31 @@ class Moves:
             self._kernel.request("ae", "update", sa_id=direction.identity, replay_esn_val=window)
         else:
             self._add(left, {**values, "replay_esn_val": window})
+
+    def expect(self, child: Child, path: Path, encapsulation: bool) -> None:
+        """Receive at another address, too, where the kernel lets us: a move there will say if not."""
+        direction = child.inbound
+        info = None if direction.gone else self.info(direction)
+        target = replace(direction, path=path, encapsulation=encapsulation, kept=Tally(), earlier=[])
+        if info is None or target.place == direction.place:
+            return
+        target.former_source = None
+        target.elsewhere = direction.kept + self.earlier(direction) + Tally.of(info)
+        former = self._lingering.get(target.place)
+        if former is not None:
+            if self._is_as(former.left, target):
+                former.since = former.used = None
+                if former.ahead is None:
+                    former.ahead = self._counted(former.left).packets
+                return
+            self._end_left(former)
+        windows = self._windows(direction)
+        if not windows:
+            return
+        with contextlib.suppress(XfrmRefused):
+            self._kernel.request("sa", "add", **{**child.request(target), "replay_esn_val": reduce(united, windows)})
+            direction.earlier.append(target)
+            self._lingering[target.place] = _Lingering(child=child, direction=direction, left=target, ahead=0)
 
     def _is_as(self, left: Direction, target: Direction) -> bool:
         """Whether one that stayed behind can be the one on this path again."""

@@ -1,12 +1,16 @@
 """What the kernel's XFRM has dropped in this network namespace, whosever SAs it was (/proc/net/xfrm_stat).
 
-See <kernel>/Documentation/networking/xfrm_proc.rst. Left out is what the kernel counts for each SA as well: replayed
-packets (XfrmInStateSeqError) and wrong ICVs (XfrmInStateProtoError).
+See <kernel>/Documentation/networking/xfrm_proc.rst. Two counts are told less what SAs have counted themselves:
+XfrmInStateSeqError (replayed packets, and number 0, which no SA counts) and XfrmInStateProtoError (wrong ICVs;
+impossible padding and dummy packets, which the kernel does not tell apart and no SA counts).
+
+A policy that is blocked counts what it drops as ``no_sa``, whatever has become of its SA.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from protocols.esp.sa import DropReason
@@ -14,7 +18,6 @@ from protocols.esp.sa import DropReason
 PATH = "/proc/thread-self/net/xfrm_stat"
 REASONS = {
     "XfrmInNoStates": DropReason.UNKNOWN_SPI,
-    "XfrmInStateMismatch": DropReason.BAD_SELECTOR,
     "XfrmInTmplMismatch": DropReason.BAD_SELECTOR,
     "XfrmInNoPols": DropReason.BAD_SELECTOR,
     "XfrmInPolBlock": DropReason.BAD_SELECTOR,
@@ -26,19 +29,31 @@ REASONS = {
     "XfrmOutStateExpired": DropReason.LIFETIME_EXPIRED,
     "XfrmOutStateInvalid": DropReason.LIFETIME_EXPIRED,
     "XfrmOutStateSeqError": DropReason.SEQUENCE_EXHAUSTED,
+    "XfrmOutStateModeError": DropReason.TOO_BIG,  # the only error that a tunnel's outer header meets
     "XfrmOutNoStates": DropReason.NO_SA,
     "XfrmOutPolBlock": DropReason.NO_SA,
 }
-PER_SA = frozenset(("XfrmInStateSeqError", "XfrmInStateProtoError"))
+ENCAPSULATION = "encapsulation"  # XfrmInStateMismatch: ESP in UDP to an SA without, or the other way round
+MALFORMED_OR_DUMMY = "malformed_or_dummy"
 OTHER = "kernel_error"
+WORDS = {**{name: reason.value for name, reason in REASONS.items()}, "XfrmInStateMismatch": ENCAPSULATION}
+OF_SAS = {  # what SAs count of it, and what the rest is
+    "XfrmInStateSeqError": (DropReason.REPLAYED, DropReason.REPLAYED.value),
+    "XfrmInStateProtoError": (DropReason.BAD_ICV, MALFORMED_OR_DUMMY),
+}
 
 
 class Statistics:
-    """Drops since it was made, of the namespace of the thread that made it; none where the kernel does not count."""
+    """Drops since it was made, of the namespace of the thread that made it; none where the kernel does not count.
 
-    def __init__(self) -> None:
+    ``by_sas``: what SAs have counted since then, those that are gone included.
+    """
+
+    def __init__(self, by_sas: Callable[[], Mapping[DropReason, int]]) -> None:
+        self._by_sas = by_sas
         self._file: TextIO | None = None
         self._last: Counter[str] = Counter()
+        self._rest: Counter[str] = Counter()
         try:
             self._file = open(PATH, encoding="ascii")  # noqa: SIM115 - read again and again until ``close``
         except OSError:  # CONFIG_XFRM_STATISTICS is off
@@ -46,16 +61,21 @@ class Statistics:
         self._before = self._read()
 
     def dropped(self) -> Counter[str]:
-        """By words of ``DropReason``, and ``kernel_error``."""
+        """By words of ``DropReason``, and ``encapsulation``, ``malformed_or_dummy``, ``kernel_error``."""
         if self._file is None:
             return self._last
         found: Counter[str] = Counter()
-        for name, count in (self._read() - self._before).items():
-            if name not in PER_SA:
-                reason = REASONS.get(name)
-                found[OTHER if reason is None else reason.value] += count
-        self._last = found
-        return found
+        counted = self._read() - self._before
+        for name, count in counted.items():
+            if name not in OF_SAS:
+                found[WORDS.get(name, OTHER)] += count
+        if not counted.keys().isdisjoint(OF_SAS):
+            by_sas = self._by_sas()
+            for name, (reason, word) in OF_SAS.items():
+                # SAs are asked later, and may have counted more by then.
+                self._rest[word] = max(self._rest[word], counted[name] - by_sas.get(reason, 0))
+        self._last = found + self._rest
+        return self._last
 
     def close(self) -> None:
         """Count no more."""

@@ -45,7 +45,10 @@ def establish(
     configuration: tuple[ConfigurationAttribute, ...],
     now: float,
 ) -> None:
-    """The SA is up: both AUTH payloads verified."""
+    """The SA is up: both AUTH payloads verified.
+
+    Its child SA is told of first: who is told ``Established`` knows whether the data plane has taken it.
+    """
     sa.authenticator = None
     sa.enter(SaState.ESTABLISHED, "both ends are authenticated")
     config.obey(sa, configuration)
@@ -53,6 +56,7 @@ def establish(
     sa.timers.arm_liveness(now)
     lifetime.arm_ike(sa, now)
     sa.timers.arm_keepalive(now, behind_nat=sa.nat.local)
+    child.announce_installed(sa)
     sa.emit(
         Established(
             identity=identity,
@@ -64,7 +68,6 @@ def establish(
             requests=sa.window.requests_sent,
         )
     )
-    child.announce_installed(sa)
     set_window_size.announce(sa)
 
 

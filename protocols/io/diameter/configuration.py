@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from protocols.diameter.codec import HEADER_LENGTH, MESSAGE_LENGTH_LIMIT
 from protocols.diameter.dictionary import S6B_APPLICATION, SWM_APPLICATION, SWX_APPLICATION
+from protocols.diameter.framing import HEADER_LENGTH, MESSAGE_LENGTH_LIMIT
 from protocols.diameter.uri import PORT, Transport
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL, WATCHDOG_INTERVAL_MINIMUM
 from protocols.io.configuration import AnyPort, ConfigurationModel, Count, FilePath, Interval, IpAddress, Port, unfit

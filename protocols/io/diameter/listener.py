@@ -14,7 +14,7 @@ from protocols.errors import BackendError
 from protocols.io.diameter.connection import Connection
 from protocols.io.diameter.sctp import SctpTransport, sctp_socket
 from protocols.io.diameter.tls import HANDSHAKE_INTERVAL, SHUTDOWN_INTERVAL, failure_of
-from protocols.io.streams import BACKLOG, StreamBinder, listening_socket
+from protocols.io.streams import StreamBinder, listening, listening_socket
 from protocols.path import Address, Endpoint
 
 HANDSHAKES_LIMIT = 256  # TLS handshakes at a time
@@ -49,7 +49,10 @@ class Listener:
         self._context = context
         self._tasks: set[asyncio.Task[None]] = set()
         try:
-            self._socket = _bound_sctp(address, port) if transport is Transport.SCTP else bind(address, port)
+            if transport is Transport.SCTP:
+                self._socket = listening(sctp_socket(address), address, port)
+            else:
+                self._socket = bind(address, port)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
             kind = "" if transport is Transport.TCP else f" ({transport.value})"
@@ -118,17 +121,3 @@ def _remote(accepted: socket.socket, otherwise: Endpoint) -> Endpoint:
     except OSError:
         return otherwise
     return Endpoint.of(name[0], name[1])
-
-
-def _bound_sctp(address: Address, port: int) -> socket.socket:
-    made = sctp_socket(address)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if address.version == 6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind((str(address), port))
-        made.listen(BACKLOG)
-    except OSError:
-        made.close()
-        raise
-    return made

@@ -17,9 +17,10 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from protocols.diameter.capabilities import Capabilities, Judgement, wins_election
-from protocols.diameter.codec import MESSAGE_LENGTH_LIMIT, DiameterMessage, RequestError
+from protocols.diameter.codec import DiameterMessage, RequestError
 from protocols.diameter.dictionary import DisconnectCause, ResultCode
 from protocols.diameter.events import PeerState, RequestFailure
+from protocols.diameter.framing import MESSAGE_LENGTH_LIMIT
 from protocols.diameter.identity import DiameterIdentity, IdentifierSource
 from protocols.diameter.peer import REQUEST_INTERVAL, PeerMachine
 from protocols.diameter.routing import Route, RoutingTable, is_redirect

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocols.diameter.codec import VERSION, DiameterMessage, redact
+from protocols.diameter.codec import DiameterMessage, redact
 from protocols.diameter.events import Direction, DropReason
+from protocols.diameter.framing import VERSION
 from protocols.diameter.uri import Transport
 from protocols.path import Endpoint
 from protocols.trace.records import JsonValue, Kind

@@ -13,7 +13,8 @@ import socket
 import struct
 from collections import deque
 
-from protocols.diameter.codec import Framer
+from protocols.diameter.framing import Framer
+from protocols.io.sockets import family_of
 from protocols.path import Address
 
 IPPROTO_SCTP = 132
@@ -38,8 +39,7 @@ def has_sctp() -> bool:
 
 def sctp_socket(address: Address) -> socket.socket:
     """A socket for ``address``'s IP version that does not block and sends at once; ``OSError`` without SCTP."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    made = socket.socket(family, socket.SOCK_STREAM, IPPROTO_SCTP)
+    made = socket.socket(family_of(address), socket.SOCK_STREAM, IPPROTO_SCTP)
     try:
         made.setblocking(False)
         made.setsockopt(IPPROTO_SCTP, _SCTP_NODELAY, 1)

@@ -7,15 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "beet.h"
 #include "headers.h"
 #include "index.h"
 
+#ifndef MADV_COLLAPSE /* a C library's headers may be older than the kernel */
+#define MADV_COLLAPSE 25
+#endif
+
 enum { SPI_LENGTH = 4, IPIP = 4, IPV6 = 41, NO_NEXT_HEADER = 59, FIRST_BUCKETS = 64 };
 enum { SHORT_LENGTH = 500 }; /* no path carries less of a packet */
-enum { KEPT_CONTEXTS = 512 };  /* of AEAD suites, which stay in the cache; those of later transforms are borrowed */
+enum { HUGE_PAGE = 2 << 20, DENSE = 64 }; /* so many SAs in a huge page are worth one */
 
 struct fast_core {
     pthread_rwlock_t lock; /* workers read, control calls write */
@@ -24,7 +29,10 @@ struct fast_core {
     struct outbound_index outbound;
     struct suite *suites;
     fast_worker *workers;
+    unsigned most_contexts; /* of AEAD suites that are kept; those of later transforms are borrowed */
     atomic_uint kept_contexts;
+    uintptr_t filled; /* the huge page that SAs were last put in, and how many */
+    size_t filled_by;
     fast_policy policy;
     atomic_uint_fast64_t drops[FAST_DEVICES + 1][FAST_REASONS]; /* by device, the last of none */
 
@@ -33,18 +41,35 @@ struct fast_core {
     int eventfd; /* readable while first_event stands */
 };
 
+/* A packet to come, and how far what its SA keeps is found. */
+struct awaited {
+    fast_octets packet;
+    flow_address prefix;
+    uint32_t spi;
+    struct place **place_bucket;
+    struct sa **sa_bucket;
+    const struct place *place;
+    const struct sa *sa;
+    const struct transform *transform;
+};
+
 struct fast_worker {
     fast_core *core;
     fast_worker *next;
     struct means means;
+    size_t awaited, steps; /* 0: none */
+    bool inner;
+    unsigned device;
+    struct awaited to_come[FAST_EXPECTED];
     struct shelves shelves;
 };
 
-fast_core *fast_core_new(void) {
+fast_core *fast_core_new(unsigned contexts) {
     fast_core *core = calloc(1, sizeof *core);
     if (!core)
         return NULL;
     core->policy = (fast_policy){.dscp = FAST_INNER_DSCP, .mss = FAST_ANY_MSS};
+    core->most_contexts = contexts;
     core->mask = FIRST_BUCKETS - 1;
     core->by_spi = calloc(FIRST_BUCKETS, sizeof *core->by_spi);
     core->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -129,6 +154,7 @@ void fast_begin(fast_worker *worker) {
 }
 
 void fast_end(fast_worker *worker) {
+    worker->awaited = 0;
     pthread_rwlock_unlock(&worker->core->lock);
 }
 
@@ -237,6 +263,31 @@ static const struct suite *suite_of(fast_core *core, const fast_spec *spec, size
     return suite;
 }
 
+/* Make the contexts of a transform that nobody uses, or whose lock is held; false: no memory. */
+static bool key(fast_core *core, struct transform *transform, bool sealing) {
+    if (transform->suite->kind > KIND_CHACHA)
+        return transform_key(transform, sealing, false);
+    bool borrows = atomic_fetch_add(&core->kept_contexts, 1) >= core->most_contexts;
+    bool keyed = transform_key(transform, sealing, borrows);
+    if (borrows || !keyed)
+        core->kept_contexts--;
+    return keyed;
+}
+
+/* SAs and contexts are spread over very many pages, which takes longer to look up than to fetch them: ask the kernel to
+ * make one of the last 512 once they are full (Linux 6.1; elsewhere nothing comes of it). */
+static void gather(fast_core *core, const struct sa *sa) {
+    uintptr_t page = (uintptr_t)sa & ~(uintptr_t)(HUGE_PAGE - 1);
+    if (page == core->filled) {
+        core->filled_by++;
+        return;
+    }
+    if (core->filled_by >= DENSE)
+        madvise((void *)core->filled, HUGE_PAGE, MADV_COLLAPSE);
+    core->filled = page;
+    core->filled_by = 1;
+}
+
 static enum fast_outcome install(fast_core *core, const fast_spec *spec, struct sa **installed) {
     if (find(core, spec->inbound_spi))
         return FAST_TAKEN;
@@ -260,6 +311,10 @@ static enum fast_outcome install(fast_core *core, const fast_spec *spec, struct 
     sa->next = *bucket;
     *bucket = sa;
     *installed = sa;
+    /* Its contexts beside it; what there is no memory for, the first packet asks for again. */
+    key(core, &sa->outbound, true);
+    key(core, &sa->inbound, false);
+    gather(core, sa);
     return FAST_DONE;
 }
 
@@ -455,70 +510,114 @@ size_t fast_installed(fast_core *core) {
 /* Hints */
 
 enum { CACHED = 256 }; /* so many SAs stay in the cache by themselves */
+enum { APART = 2 };    /* packets between the steps, each of which needs what the one before has fetched */
+/* Of libcrypto 3 with AES-GCM, and with AES-CBC and HMAC: one piece of memory behind the other, as they were made. */
+enum { AEAD_OCTETS = 1160, CIPHER_AND_MAC_OCTETS = 1600 };
 
 static void fetch(const void *from, size_t octets) {
     const char *end = (const char *)from + octets;
     for (const char *line = (const char *)((uintptr_t)from & ~(uintptr_t)(LINE - 1)); line < end; line += LINE)
-        __builtin_prefetch(line);
+        __builtin_prefetch(line, 0, 1); /* too many for the first-level cache */
 }
 
-void fast_expect_inner(const fast_worker *worker, unsigned device, const fast_octets *packets, size_t count) {
-    const struct outbound_index *index = &worker->core->outbound;
-    struct place **bucket[FAST_EXPECTED];
-    const struct place *place[FAST_EXPECTED];
-    flow_address prefix[FAST_EXPECTED];
-    size_t found = 0;
-    if (worker->core->installed < CACHED)
-        return;
-    for (size_t at = 0; at < count && at < FAST_EXPECTED; at++) {
+static void find_bucket(const fast_worker *worker, struct awaited *it, const struct awaited *before) {
+    it->place_bucket = NULL;
+    it->sa_bucket = NULL;
+    it->prefix = 0;
+    it->spi = 0;
+    if (worker->inner) {
         struct flow flow;
-        if (!flow_read(&flow, packets[at].octets, packets[at].length) || !index->tables[flow.version == 6])
-            continue;
-        const struct table *table = index->tables[flow.version == 6];
-        prefix[found] = index_prefix(table, &flow);
-        bucket[found] = index_bucket(table, prefix[found]);
-        __builtin_prefetch(bucket[found++]);
-    }
-    for (size_t at = 0; at < found; at++)
-        __builtin_prefetch(place[at] = *bucket[at]);
-    for (size_t at = 0; at < found; at++) {
-        while (place[at] && !index_is_at(place[at], prefix[at], device))
-            place[at] = place[at]->next;
-        if (place[at]) {
-            const struct sa *sa = place[at]->sa;
-            __builtin_prefetch(&sa->path);
-            __builtin_prefetch(&sa->sequence, 1);
-            __builtin_prefetch(&sa->outbound, 1);
-            if (!place[at]->whole)
-                fetch(sa->remote_selectors, (sa->local_count + sa->remote_count) * sizeof *sa->local_selectors);
-        }
+        if (!flow_read(&flow, it->packet.octets, it->packet.length))
+            return;
+        const struct table *table = worker->core->outbound.tables[flow.version == 6];
+        if (!table)
+            return;
+        it->prefix = index_prefix(table, &flow);
+        if (!before || before->prefix != it->prefix)
+            __builtin_prefetch(it->place_bucket = index_bucket(table, it->prefix));
+    } else if (it->packet.length >= SPI_LENGTH) {
+        it->spi = get32(it->packet.octets);
+        if (!before || before->spi != it->spi)
+            __builtin_prefetch(it->sa_bucket = bucket_of(worker->core, it->spi));
     }
 }
 
-void fast_expect_esp(const fast_worker *worker, const fast_octets *packets, size_t count) {
-    struct sa **bucket[FAST_EXPECTED], *sa[FAST_EXPECTED];
-    uint32_t spi[FAST_EXPECTED];
-    size_t found = 0;
+static void find_first(struct awaited *it) {
+    __builtin_prefetch(it->place = it->place_bucket ? *it->place_bucket : NULL);
+    __builtin_prefetch(it->sa = it->sa_bucket ? *it->sa_bucket : NULL);
+}
+
+/* Another SA may stand first in the bucket. */
+static void find_second(const fast_worker *worker, struct awaited *it) {
+    if (it->place && !index_is_at(it->place, it->prefix, worker->device))
+        __builtin_prefetch(it->place = it->place->next);
+    else if (it->sa && it->sa->inbound_spi != it->spi)
+        __builtin_prefetch(it->sa = it->sa->next);
+}
+
+static void find_lines(const fast_worker *worker, struct awaited *it) {
+    it->transform = NULL;
+    while (it->place && !index_is_at(it->place, it->prefix, worker->device))
+        it->place = it->place->next;
+    while (it->sa && it->sa->inbound_spi != it->spi)
+        it->sa = it->sa->next;
+    if (it->place) {
+        const struct sa *sa = it->place->sa;
+        __builtin_prefetch(&sa->path);
+        __builtin_prefetch(&sa->sequence, 1);
+        it->transform = &sa->outbound;
+        if (!it->place->whole)
+            fetch(sa->remote_selectors, (sa->local_count + sa->remote_count) * sizeof *sa->local_selectors);
+    } else if (it->sa) {
+        __builtin_prefetch(&it->sa->path);
+        __builtin_prefetch(&it->sa->window, 1);
+        it->transform = &it->sa->inbound;
+    }
+    if (it->transform) {
+        __builtin_prefetch(it->transform, 1);
+        __builtin_prefetch(&it->transform->mac);
+    }
+}
+
+static void find_context(const struct awaited *it) {
+    if (it->transform && it->transform->cipher)
+        fetch(it->transform->cipher, it->transform->suite->mac ? CIPHER_AND_MAC_OCTETS : AEAD_OCTETS);
+}
+
+/* Before each packet: one step for some of those behind it. What is not there yet wraps around, and is none of them. */
+static void step(fast_worker *worker) {
+    size_t at = worker->steps++;
+    if (at < worker->awaited)
+        find_bucket(worker, &worker->to_come[at], at ? &worker->to_come[at - 1] : NULL);
+    if ((at -= APART) < worker->awaited)
+        find_first(&worker->to_come[at]);
+    if ((at -= APART) < worker->awaited)
+        find_second(worker, &worker->to_come[at]);
+    if ((at -= APART) < worker->awaited)
+        find_lines(worker, &worker->to_come[at]);
+    if ((at -= APART) < worker->awaited)
+        find_context(&worker->to_come[at]);
+}
+
+static void expect(fast_worker *worker, const fast_octets *packets, size_t count) {
+    worker->awaited = worker->steps = 0;
     if (worker->core->installed < CACHED)
         return;
-    for (size_t at = 0; at < count && at < FAST_EXPECTED; at++) {
-        if (packets[at].length < SPI_LENGTH)
-            continue;
-        spi[found] = get32(packets[at].octets);
-        bucket[found] = bucket_of(worker->core, spi[found]);
-        __builtin_prefetch(bucket[found++]);
-    }
-    for (size_t at = 0; at < found; at++)
-        __builtin_prefetch(sa[at] = *bucket[at]);
-    for (size_t at = 0; at < found; at++) {
-        while (sa[at] && sa[at]->inbound_spi != spi[at])
-            sa[at] = sa[at]->next;
-        if (sa[at]) {
-            __builtin_prefetch(&sa[at]->path);
-            __builtin_prefetch(&sa[at]->window, 1);
-            __builtin_prefetch(&sa[at]->inbound, 1);
-        }
-    }
+    for (; worker->awaited < count && worker->awaited < FAST_EXPECTED; worker->awaited++)
+        worker->to_come[worker->awaited].packet = packets[worker->awaited];
+    while (worker->steps < 5 * APART)
+        step(worker);
+}
+
+void fast_expect_inner(fast_worker *worker, unsigned device, const fast_octets *packets, size_t count) {
+    worker->inner = true;
+    worker->device = device;
+    expect(worker, packets, count);
+}
+
+void fast_expect_esp(fast_worker *worker, const fast_octets *packets, size_t count) {
+    worker->inner = false;
+    expect(worker, packets, count);
 }
 
 /* Packets */
@@ -579,17 +678,6 @@ static void clamp(const fast_core *core, struct sa *sa, uint8_t *packet, const s
         shared_add(&sa->mss_clamped);
 }
 
-/* The first packet of a transform, whose lock is held; false: no memory. */
-static bool key(fast_core *core, struct transform *transform, bool sealing) {
-    if (transform->suite->kind > KIND_CHACHA)
-        return transform_key(transform, sealing, false);
-    bool borrows = atomic_fetch_add(&core->kept_contexts, 1) >= KEPT_CONTEXTS;
-    bool keyed = transform_key(transform, sealing, borrows);
-    if (borrows || !keyed)
-        core->kept_contexts--;
-    return keyed;
-}
-
 /* Seal by an SA whose outbound lock is held: octets, or -reason. */
 static int seal(fast_worker *worker, struct sa *sa, const struct flow *flow, const uint8_t *inner, uint8_t *out,
                 size_t room) {
@@ -641,6 +729,8 @@ int fast_seal(fast_worker *worker, unsigned device, const uint8_t *inner, size_t
               fast_where *where) {
     fast_core *core = worker->core;
     struct flow flow;
+    if (worker->awaited)
+        step(worker);
     if (!flow_read(&flow, inner, length))
         return count_drop(core, device, FAST_NOT_IP);
     struct sa *sa = index_find(&core->outbound, device, &flow);
@@ -794,7 +884,9 @@ static int open_esp(fast_worker *worker, struct sa *sa, uint8_t *esp, size_t len
 }
 
 /* RFC 7296 §2.8: a successor that has received sends. Between two packets the worker lets control calls in. */
-static void take_over_now(fast_core *core, uint32_t inbound_spi) {
+static void take_over_now(fast_worker *worker, uint32_t inbound_spi) {
+    fast_core *core = worker->core;
+    worker->awaited = 0; /* whose SAs may go */
     pthread_rwlock_unlock(&core->lock);
     pthread_rwlock_wrlock(&core->lock);
     struct sa *sa = find(core, inbound_spi);
@@ -829,6 +921,8 @@ static bool is_verified(int result) {
 int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path *path, uint8_t traffic_class,
               uint8_t **inner, unsigned *device) {
     fast_core *core = worker->core;
+    if (worker->awaited)
+        step(worker);
     struct sa *sa = length < SPI_LENGTH ? NULL : find(core, get32(esp));
     if (!sa)
         return drop(core, FAST_UNKNOWN_SPI);
@@ -847,7 +941,7 @@ int fast_open(fast_worker *worker, uint8_t *esp, size_t length, const fast_path 
     if (result < 0)
         drop_of(core, sa, -result);
     if (sa->waits_for && is_verified(result))
-        take_over_now(core, get32(esp));
+        take_over_now(worker, get32(esp));
     return result;
 }
 

@@ -125,8 +125,12 @@ typedef struct {
     fast_path path; /* of FAST_PEER_ENDPOINT_OBSERVED */
 } fast_event;
 
+/* So many directions of SAs with AEAD suites keep a context of libcrypto's, 1.2 kB each, which stay in the cache; later
+ * ones share their worker's. */
+#define FAST_CONTEXTS 512
+
 /* NULL: errno says why. Free the workers before their core. */
-fast_core *fast_core_new(void);
+fast_core *fast_core_new(unsigned contexts);
 void fast_core_free(fast_core *);
 fast_worker *fast_worker_new(fast_core *);
 void fast_worker_free(fast_worker *);
@@ -162,10 +166,11 @@ int fast_open(fast_worker *, uint8_t *esp, size_t length, const fast_path *path,
 void fast_release(fast_worker *);
 
 /* A hint, after fast_begin: the packets of a device that will be sealed or those that will be opened next, of which the
- * first FAST_EXPECTED count. What their SAs keep is brought into the cache for all at once, which counts when each has another SA of very many. */
+ * first FAST_EXPECTED count. Until fast_end or the next hint each packet sealed or opened brings what the SAs of some of
+ * those behind it keep into the cache, which counts when each has another SA of very many. Packets stay where they are. */
 #define FAST_EXPECTED 16
-void fast_expect_inner(const fast_worker *, unsigned device, const fast_octets *packets, size_t count);
-void fast_expect_esp(const fast_worker *, const fast_octets *packets, size_t count);
+void fast_expect_inner(fast_worker *, unsigned device, const fast_octets *packets, size_t count);
+void fast_expect_esp(fast_worker *, const fast_octets *packets, size_t count);
 
 /* For all SAs; at first the inner DSCP is copied, and MSS are left alone. */
 void fast_set_policy(fast_core *, const fast_policy *);

@@ -102,11 +102,12 @@ static void give_back(CoreObject *self, fast_worker *worker) {
 }
 
 static PyObject *core_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    static char *names[] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "", names))
+    static char *names[] = {"contexts", NULL};
+    unsigned contexts = FAST_CONTEXTS;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "|I", names, &contexts))
         return NULL;
     CoreObject *self = (CoreObject *)type->tp_alloc(type, 0);
-    if (self && !(self->core = fast_core_new())) {
+    if (self && !(self->core = fast_core_new(contexts))) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
         return NULL;
@@ -586,6 +587,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         {"MSS_OF_PATH", FAST_MSS_OF_PATH},
         {"OVERHEAD", FAST_OVERHEAD},
         {"WINDOW_MAXIMUM", FAST_WINDOW_MAXIMUM},
+        {"CONTEXTS", FAST_CONTEXTS},
         {"DEVICES", FAST_DEVICES},
     };
     if (PyType_Ready(&CoreType) < 0)

@@ -2,8 +2,8 @@
  *
  * AES-CBC (RFC 3602), 3DES (RFC 2451), AES-CTR (RFC 3686) and NULL (RFC 2410) with a separate MAC; AES-GCM (RFC 4106),
  * AES-CCM (RFC 4309) and ChaCha20-Poly1305 (RFC 7634). A transform is one direction of an SA; whoever uses it holds its
- * lock. Its contexts are made by the first packet and kept, but for AEAD suites once there are very many: a context is 19
- * lines of the cache, and to fetch them takes longer than to key one of the worker's for each packet anew.
+ * lock. Its contexts are kept, but for AEAD suites once there are very many: a context is 19 lines of the cache, and beside
+ * the kernel's work to fetch them takes longer than to key one of the worker's for each packet anew.
  */
 #ifndef FAST_TRANSFORM_H
 #define FAST_TRANSFORM_H

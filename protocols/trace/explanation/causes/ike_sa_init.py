@@ -60,6 +60,26 @@ def _wrong_group(story: Story) -> Iterator[Found]:
             evidence=found,
         )
 
+    if not story.saw("ue"):
+        yield from _group_never_changed(story)
+
+
+def _group_never_changed(story: Story) -> Iterator[Found]:
+    """The gateway's view: it asked more than once, and the UE never came with the group."""
+    asked = tuple(
+        message for message in story.messages(RESPONSE, direction="out") if payloads(message, "N(INVALID_KE_PAYLOAD)")
+    )
+    if len(asked) < 2 or any(payloads(message, "SAr1") for message in story.messages(RESPONSE, after=asked[-1])):
+        return
+    request = story.last_before(asked[-1], REQUEST, direction="in", of="epdg")
+    sent = [] if request is None else [str(each.get("group")) for each in payloads(request, "KEi")]
+    group = payloads(asked[-1], "N(INVALID_KE_PAYLOAD)")[0].get("data")
+    yield Found(
+        sentence=f"The gateway asked {_times(len(asked))} for group {group} for the key exchange, and the UE goes on"
+        f" sending {', '.join(sent) or 'another one'}.",
+        evidence=asked,
+    )
+
 
 def _cookie_not_returned(story: Story) -> Iterator[Found]:
     for found in _turned_away(story, "cookie-demanded"):

@@ -1,0 +1,56 @@
+"""An IKE SA and its child SAs as the control interfaces of both ends show them; nothing in it is secret."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from protocols.dataplane.port import ChildSaCounters
+from protocols.esp.sa import ChildSaSpec
+from protocols.ikev2.sa import IkeSa
+from protocols.path import Path
+from protocols.trace.records import JsonValue
+
+
+def ike_view(sa: IkeSa) -> dict[str, JsonValue]:
+    """The IKE SA without its child SAs."""
+    return {
+        "spi_i": sa.spi_i.hex(),
+        "spi_r": sa.spi_r.hex(),
+        "suite": None if sa.suite is None else sa.suite.name,
+        "nat": {"local": sa.nat.local, "remote": sa.nat.remote},
+        "mobike": sa.mobility.negotiated,
+        "path": path_view(sa.path),
+        "state": sa.state.value,
+        "requests_sent": sa.window.requests_sent,
+        "retransmissions_sent": sa.window.retransmissions_sent,
+    }
+
+
+def children_view(sa: IkeSa, counters: Callable[[bytes], ChildSaCounters | None]) -> list[JsonValue]:
+    """Its child SAs, each with what ``counters`` tells of its inbound SPI."""
+    return [_child_view(child.spec, counters(child.spec.inbound_spi)) for child in sa.children.values()]
+
+
+def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str, JsonValue]:
+    return {
+        "inbound_spi": spec.inbound_spi.hex(),
+        "outbound_spi": spec.outbound_spi.hex(),
+        "suite": spec.suite.name,
+        "local_selectors": [str(selector) for selector in spec.local_selectors],
+        "remote_selectors": [str(selector) for selector in spec.remote_selectors],
+        "path": path_view(spec.path),
+        "encapsulation": spec.encapsulation,
+        "mode": spec.mode.value,
+        "counters": counters_view(counters),
+    }
+
+
+def counters_view(counters: ChildSaCounters | None) -> dict[str, JsonValue] | None:
+    """A child SA's counters by name."""
+    return None if counters is None else dict(asdict(counters))
+
+
+def path_view(path: Path) -> dict[str, JsonValue]:
+    """A path as two end points."""
+    return {"local": str(path.local), "remote": str(path.remote)}
