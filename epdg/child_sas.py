@@ -89,9 +89,11 @@ class ChildSas:
             self.data_plane.retire(event.inbound_spi)
         elif isinstance(event, ChildSaRemoved) and event.inbound_spi in self._by_spi:
             del self._by_spi[event.inbound_spi]
-            counters = self.counters(event.inbound_spi)
-            live.session.carried.update({} if counters is None else vars(counters))
-            self.data_plane.remove(event.inbound_spi)
+            try:
+                counters = self.counters(event.inbound_spi)
+                live.session.carried.update({} if counters is None else vars(counters))
+            finally:
+                self.data_plane.remove(event.inbound_spi)
 
     def counters(self, spi: bytes) -> ChildSaCounters | None:
         """What a child SA has carried; ``None`` when it is not installed."""

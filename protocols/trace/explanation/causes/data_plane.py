@@ -42,7 +42,7 @@ DATA_PLANE: tuple[Cause, ...] = (
     Cause(
         name="esp-wrong-icv",
         title="ESP with a wrong ICV",
-        clause="RFC 4303 §3.4.4.1 (integrity check)",
+        clause="RFC 4303 §3.4.4 (integrity check value)",
         advice="Compare keys and algorithms of both ends; else the packets were changed on the way, or are forged.",
         find=_dropped("bad_icv", "their ICV is wrong"),
         remark=True,

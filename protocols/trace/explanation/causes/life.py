@@ -159,7 +159,7 @@ LIFE: tuple[Cause, ...] = (
         name="detached-by-operator",
         title="Detached by the operator",
         clause="TS 24.302 §7.4.3, RFC 7296 §1.4.1",
-        advice="Nothing: somebody wanted it, and the audit log has who.",
+        advice="Nothing: somebody wanted it; the dashboard's audit log has who, where it was asked for there.",
         find=_ended_by(
             "operator", lambda story, event: f"The operator of the gateway ended the session{_lasted(story, event)}."
         ),

@@ -160,7 +160,7 @@ MOBILITY: tuple[Cause, ...] = (
     Cause(
         name="unacceptable-addresses",
         title="Address refused by the gateway",
-        clause="RFC 4555 §3.5, §4.1.2 (UNACCEPTABLE_ADDRESSES)",
+        clause="RFC 4555 §3.5, §4.1.1 (UNACCEPTABLE_ADDRESSES)",
         advice="Add the network of the UE's address to ike.acceptable_addresses of the gateway.",
         find=_move_failed(
             "UNACCEPTABLE_ADDRESSES",
@@ -172,7 +172,7 @@ MOBILITY: tuple[Cause, ...] = (
     Cause(
         name="mobike-not-negotiated",
         title="No MOBIKE",
-        clause="RFC 4555 §3.3 (MOBIKE_SUPPORTED), TS 24.302 §7.2.2.1",
+        clause="RFC 4555 §3.2 (MOBIKE_SUPPORTED), TS 24.302 §7.2.2.1",
         advice="Enable mobike at both ends; a UE without it can only attach again where it is.",
         find=_no_mobike,
     ),
