@@ -35,7 +35,7 @@ class Timeline:
             own.sort(key=lambda record: record.sequence)
         self.senders: dict[Place, Place] = {}  # arrival of a message → its sending
         self.receivers: dict[Place, Place] = {}  # sending of a message → its arrival
-        self._datagram_senders: dict[Place, Place] = {}
+        self.datagram_senders: dict[Place, Place] = {}  # the same of datagrams
         self._pair_messages()
         self._pair_datagrams()
 
@@ -60,7 +60,7 @@ class Timeline:
                 done.add(cause)
                 heapq.heappush(ready, waiting.pop(cause))
             wall, place = heapq.heappop(ready)
-            sending = self.senders.get(place) or self._datagram_senders.get(place)
+            sending = self.senders.get(place) or self.datagram_senders.get(place)
             if sending is not None and sending not in done:
                 waiting[sending] = (wall, place)
                 continue
@@ -117,7 +117,7 @@ class Timeline:
         for place in received:
             alike = unpaired.get(_unique_payload(self.record(place)))
             if alike and alike[0][0] != place[0]:
-                self._datagram_senders[place] = alike.popleft()
+                self.datagram_senders[place] = alike.popleft()
 
 
 def text_of(record: TraceRecord, key: str) -> str:
