@@ -42,7 +42,7 @@ text{font-family:"DejaVu Sans","Segoe UI",Helvetica,Arial,sans-serif;font-size:1
 .title{font-size:15px;font-weight:bold}.sub{font-size:11px;fill:#4b5563}
 .head{font-size:12px;font-weight:bold;text-anchor:middle}.node{font-size:9px;fill:#5b6472;text-anchor:middle}
 .time{font-size:9px;fill:#5b6472;text-anchor:end}
-.name{font-weight:bold}.label{text-anchor:middle;paint-order:stroke;stroke:#fff;stroke-width:3px}
+.name{font-weight:bold}.mark{font-style:italic}.label{text-anchor:middle;paint-order:stroke;stroke:#fff;stroke-width:3px}
 """
 
 
@@ -137,26 +137,25 @@ class _Drawing:
     def _arrow(self, entry: Entry, destination: str) -> None:
         lost, colour = self._ladder.is_unreported(entry), _COLOURS.get(entry.protocol, _UNKNOWN)
         start, end = self._lanes[entry.source], self._lanes[destination]
-        marks = [
-            mark
-            for mark, on in (("retransmission", entry.retransmission), (f"no record of it at {destination}", lost))
-            if on
-        ]
         name, _, rest = _visible(entry.summary).partition(" [")
-        label = name + (f" ({', '.join(marks)})" if marks else "")
-        room = max(abs(end - start), _LANE) - 30
-        lines, cut = _lines(f"[{rest}", int(room / _CHARACTER)) if rest else ([], False)
+        room = int((max(abs(end - start), _LANE) - 30) / _CHARACTER)
+        notation, cut = _lines(f"[{rest}", room) if rest else ([], False)
         middle = (start + end) / 2 if start != end else start + _LANE / 2
         self._y += _GAP
-        heading = _short(label, int(room / _CHARACTER))
-        for number, line in enumerate([heading, *lines]):
-            self._y += _LINE
-            style = f' style="fill:{_LOST if lost else colour}"' if number == 0 else ""
-            css = "label name" if number == 0 else "label"
-            self._text(middle, self._y, css, line, whole=entry.summary if cut or number == 0 else "", style=style)
-        self._y += 6
+        coloured = f' style="fill:{_LOST if lost else colour}"'
+        self._label(middle, "label name", _short(name, room), whole=entry.summary, style=coloured)
+        for mark, stands in (("retransmission", entry.retransmission), (f"no record of it at {destination}", lost)):
+            if stands:
+                self._label(middle, "label mark", mark, style=coloured)
+        for line in notation:
+            self._label(middle, "label", line, whole=entry.summary if cut else "")
+        self._y += 8
         self._time(entry, self._y + 3)
         self._stroke(entry, start, end, _LOST if lost else colour, lost=lost)
+
+    def _label(self, x: float, css: str, text: str, *, whole: str = "", style: str = "") -> None:
+        self._y += _LINE
+        self._text(x, self._y, css, text, whole=whole, style=style)
 
     def _stroke(self, entry: Entry, start: float, end: float, colour: str, *, lost: bool) -> None:
         y, right = self._y, 1 if end >= start else -1
@@ -165,7 +164,7 @@ class _Drawing:
         if lost:
             x = start + (end - start) * _CROSS
             head = (
-                f'<path d="M{x - 5:g} {y - 5:g}L{x + 5:g} {y + 5:g}M{x - 5:g} {y + 5:g}L{x + 5:g} {y - 5:g}" '
+                f'<path d="M{x - 4:g} {y - 4:g}L{x + 4:g} {y + 4:g}M{x - 4:g} {y + 4:g}L{x + 4:g} {y - 4:g}" '
                 f'stroke="{colour}" stroke-width="2.2" fill="none"/>'
             )
         else:
