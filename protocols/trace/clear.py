@@ -5,7 +5,7 @@ addresses, then the message); the inner packets of ESP, opened with the keys tha
 message has the header that was on the wire (RFC 7296 §3.1) and, in place of SK, the payloads that were in it.
 
 Left out: what no key record opens, dummy packets (RFC 4303 §2.6), inner packets without an IP header (BEET,
-transport mode), IKE retransmissions, arrivals of what its sender's record shows.
+transport mode), IKE retransmissions, messages of over 200,000 octets, arrivals of what its sender's record shows.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _TAG_ADDRESSES = {4: (20, 21), 6: (22, 23)}
 _PORT_TYPES = {"sctp": 1, "tcp": 2, "tls": 2, "udp": 3}
 _IP_NEXT_HEADERS = (4, 41)
 _GENERIC_HEADER_LENGTH = 4
+_LONGEST_PAYLOAD = 0xFFFF - _GENERIC_HEADER_LENGTH
+_LONGEST_PDU = 200_000  # octets of a message shown; Wireshark refuses a whole file for a packet of over 262144
 
 
 def exported_pdu(dissector: str, source: Endpoint, destination: Endpoint, transport: str, message: bytes) -> bytes:
@@ -106,6 +108,8 @@ class _View:
         return self._pdu("diameter", carrier, seen, seen.payload)
 
     def _pdu(self, dissector: str, carrier: TraceRecord, seen: ObservedDatagram, message: bytes) -> bytes:
+        if len(message) > _LONGEST_PDU:
+            return b""
         pdu = exported_pdu(dissector, seen.source, seen.destination, seen.transport, message)
         return self._section.packet(
             f"{carrier.node}: {dissector}",
@@ -132,7 +136,9 @@ def _in_clear(header: bytes, detail: JsonValue) -> bytes:
             chain.append((int(unknown) if number is None else int(number), bytes.fromhex(octets)))
         except ValueError:
             return b""
-    if not isinstance(payloads, list) or any(not 0 < number < 256 for number, _ in chain):
+    if not isinstance(payloads, list):
+        return b""
+    if any(not 0 < number < 256 or len(octets) > _LONGEST_PAYLOAD for number, octets in chain):
         return b""
     numbers = [*(number for number, _ in chain), 0]  # after the last comes none
     body = b"".join(

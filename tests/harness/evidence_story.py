@@ -1,4 +1,4 @@
-"""One session on virtual time, as its evidence is made of it: attach, ping, a rough move, detach; what was secret."""
+"""One session on virtual time, as its evidence is made of it: attach, ping, rekeys, a rough move; what was secret."""
 
 from __future__ import annotations
 
@@ -74,6 +74,10 @@ def told(*, export_keys: bool) -> Told:
         ue, epdg = world.ue, world.epdg
         await ue.call("ue.attach", access="wifi-a")
         await ue.call("ue.traffic.start", kind="icmp", destination=str(CORE_HOST), rate=5)
+        await world.advance(1)
+        await ue.call("ue.rekey-ike")
+        await world.advance(1)
+        await ue.call("ue.rekey-child")
         await world.advance(1)
         await ue.call("ue.move", to="rough")
         await world.advance(2)

@@ -40,6 +40,11 @@ def test_the_profile_in_the_bundle_opens_ike_and_esp(bundle: Path, tmp_path: Pat
     assert {row["ip.src"][0] for row in echoes} >= {"10.1.0.2", "10.2.0.2"}  # on both paths of the SA
     assert all(row["esp.icv_good"] == ["1"] for row in echoes)
     assert tshark.fields(capture, ("frame.number",), display_filter="esp && !icmp") == []
+    spis = {row["esp.spi"][0] for row in tshark.fields(capture, ("esp.spi",), display_filter="icmp")}
+    assert len(spis) == 4  # two of each end: one was rekeyed
+    assert (
+        len({row["isakmp.ispi"][0] for row in tshark.fields(capture, ("isakmp.ispi",), display_filter="isakmp")}) == 2
+    )
     assert tshark.complaints(capture) == []
 
 
