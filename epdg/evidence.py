@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from protocols.errors import BackendError
+from protocols.errors import BackendError, DecodeError
 from protocols.io.control import ControlClient, ControlError
 from protocols.trace.bundle import bundle, zipped
 from protocols.trace.explanation.catalogue import explain
@@ -51,9 +51,8 @@ def write_evidence(session: str, gateway: Path, others: Sequence[Path], output: 
 
 async def _collect(session: str, gateway: Path, others: Sequence[Path]) -> tuple[dict[str, bytes], float]:
     async with asyncio.timeout(ANSWER_INTERVAL):
-        described = await ControlClient(gateway).call("sessions.get", id=session)
+        described = _object(gateway, await ControlClient(gateway).call("sessions.get", id=session))
         told = [await _ask(path) for path in (gateway, *others)]
-    assert isinstance(described, dict)
     nodes = _apart(told)
     kinds = {node.name: node.kind for node in nodes}
     records = records_of(in_order(record for node in nodes for record in node.records), described)
@@ -70,8 +69,7 @@ async def _collect(session: str, gateway: Path, others: Sequence[Path]) -> tuple
 
 async def _ask(path: Path) -> Told:
     client = ControlClient(path)
-    status = await client.call("node.status")
-    assert isinstance(status, dict)
+    status = _object(path, await client.call("node.status"))
     configuration: JsonValue = None
     try:
         configuration = await client.call("node.configuration")
@@ -79,7 +77,15 @@ async def _ask(path: Path) -> Told:
         if error.code != "unknown-method":
             raise
     records = tuple(await client.kept())
-    return Told(name=str(status["node"]), kind=str(status["kind"]), records=records, configuration=configuration)
+    return Told(
+        name=str(status.get("node")), kind=str(status.get("kind")), records=records, configuration=configuration
+    )
+
+
+def _object(path: Path, answer: JsonValue) -> dict[str, JsonValue]:
+    if not isinstance(answer, dict):
+        raise DecodeError(f"{path}: what listens there is no node")
+    return answer
 
 
 def _apart(told: Sequence[Told]) -> list[Told]:

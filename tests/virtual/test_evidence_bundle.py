@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
+from lab.virtual.world import VirtualWorld, run
+from protocols.io.control import ControlError
 from protocols.trace.bundle import NOTHING_FOUND, bundle, zipped
+from protocols.trace.explanation.catalogue import explain
 from protocols.trace.jsonl import decode_lines
 from protocols.trace.ladder import build_ladder
-from protocols.trace.records import Kind
+from protocols.trace.records import JsonValue, Kind, TraceRecord
 from protocols.trace.selection import records_of
 from tests.harness.evidence_story import told
 
@@ -128,3 +133,32 @@ def test_a_session_of_which_nothing_is_kept_has_a_bundle_all_the_same() -> None:
     files = bundle([], session={"id": "0123456789abcdef", "last_error": {"cause": "peer", "text": "It was refused."}})
     assert json.loads(files["result.json"])["sentence"] == "It was refused."
     assert ElementTree.fromstring(files["ladder.svg"]) is not None
+
+
+def test_the_result_of_a_refused_attach_says_why() -> None:
+    """A UE with another OPc than its subscription: the sentence, its clause and what to try, wherever one looks."""
+
+    async def story(world: VirtualWorld) -> tuple[list[TraceRecord], dict[str, JsonValue]]:
+        with pytest.raises(ControlError):
+            await world.ue.call("ue.attach")
+        await world.advance(2)
+        listed = await world.epdg.call("sessions.list")
+        assert isinstance(listed, dict)
+        assert isinstance(listed["sessions"], list)
+        (session,) = listed["sessions"]
+        assert isinstance(session, dict)
+        return [record for node in (world.ue, world.epdg, world.aaa) for record in node.trace], session
+
+    records, session = run(story, changes={"ue": {"usim": {"opc": "00" * 16}}})
+    own = records_of(records, session)
+    (finding, *_) = found = explain(own)
+    files = bundle(own, session=session, findings=found)
+    result = json.loads(files["result.json"])
+    assert result["sentence"] == found[-1].sentence
+    assert (result["clause"], result["advice"]) == (found[-1].cause.clause, found[-1].cause.advice)
+    assert result["findings"][0]["cause"] == finding.cause.name
+    readme = files["README.txt"].decode()
+    assert readme.startswith(found[-1].sentence)
+    assert found[-1].cause.advice in readme
+    title = ElementTree.fromstring(files["ladder.svg"]).findtext("{http://www.w3.org/2000/svg}title")
+    assert title == found[-1].sentence
