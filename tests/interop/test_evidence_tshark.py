@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from lab.network.access import AccessNetwork
+from lab.network.impairments import Impairments
+from lab.network.nat import Nat, NatKind
+from lab.virtual.world import CORE_HOST, VirtualWorld, run
+from protocols.trace.bundle import bundle as bundle_of
+from protocols.trace.records import JsonValue, TraceRecord
+from protocols.trace.selection import records_of
 from tests.harness.evidence_story import told
 from tests.peers.tshark import Tshark
 
@@ -106,3 +114,46 @@ def test_without_keys_the_capture_opens_and_tells_no_secret(tmp_path: Path) -> N
     rows = tshark.fields(capture, ("diameter.EAP-Master-Session-Key",), display_filter="diameter.avp.code == 464")
     assert rows
     assert all(set(row["diameter.EAP-Master-Session-Key"][0].replace(":", "")) == {"0"} for row in rows)
+
+
+def test_a_session_behind_a_nat_and_in_fragments_is_as_readable(tmp_path: Path) -> None:
+    """Datagrams in both their forms, keepalives, RFC 7383's fragments, a mapping that changed."""
+
+    async def story(world: VirtualWorld) -> tuple[list[TraceRecord], dict[str, JsonValue]]:
+        await world.ue.call("ue.attach")
+        await world.ue.call("ue.traffic.start", kind="icmp", destination=str(CORE_HOST), rate=2)
+        await world.advance(1)
+        nat = world.accesses["home"].nat
+        assert nat is not None
+        nat.rebind()
+        await world.advance(3)
+        listed = await world.epdg.call("sessions.list")
+        assert isinstance(listed, dict)
+        assert isinstance(listed["sessions"], list)
+        (session,) = listed["sessions"]
+        assert isinstance(session, dict)
+        return [record for node in (world.ue, world.epdg, world.aaa) for record in node.trace], session
+
+    path = Impairments(delay=0.01)
+    nat = Nat(NatKind.PORT_RESTRICTED, ip_address("198.51.100.1"), lifetime=30.0)
+    home = AccessNetwork("home", ip_address("10.1.0.2"), uplink=path, downlink=path, nat=nat)
+    changes = {"epdg": {"ike": {"fragment_size": 576}}}
+    records, session = run(story, accesses=[home], export_keys=True, changes=changes)
+    for name, content in bundle_of(records_of(records, session), session=session, with_keys=True).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    tshark, capture = judge(tmp_path, tmp_path), tmp_path / "capture.pcapng"
+    assert tshark.complaints(capture) == []
+    echoes = tshark.fields(capture, ("ip.src", "udp.srcport"), display_filter="esp && icmp.type == 8")
+    assert {row["ip.src"][0] for row in echoes} == {"10.1.0.2", "198.51.100.1"}
+    assert len({row["udp.srcport"][0] for row in echoes if row["ip.src"][0] == "198.51.100.1"}) == 2
+    assert tshark.fields(capture, ("frame.number",), display_filter="esp && !icmp") == []
+    fragments = tshark.fields(capture, ("frame.comment",), display_filter="isakmp.typepayload == 53")
+    assert all(", fragment " in " ".join(row["frame.comment"]) for row in fragments)
+    assert fragments
+    clear = Tshark(tmp_path).fields(
+        tmp_path / "decrypted.pcapng",
+        ("isakmp.messageid", "eap.type"),
+        display_filter="isakmp.typepayload == 37 && eap",
+    )
+    assert clear == [{"isakmp.messageid": ["0x00000001"], "eap.type": ["23"]}]  # CERT and EAP, whole again
