@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -58,7 +58,12 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     return url.render_as_string(hide_password=False)
 
 
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+def _shown_database_url(value: str) -> str:
+    """Without its password, and without the query, where drivers take passwords as well."""
+    return make_url(value).set(query={}).render_as_string(hide_password=True)
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_database_url), PlainSerializer(_shown_database_url)]
 
 
 def _apn_name(value: str) -> str:

@@ -20,7 +20,7 @@ from aaa.subscribers.database import SubscriberDatabase
 from protocols.diameter.codec import Result
 from protocols.diameter.dictionary import ResultCode
 from protocols.errors import BackendError
-from protocols.io.configuration import validate
+from protocols.io.configuration import shown, validate
 from protocols.io.control import ControlError, Handler, Params
 from protocols.io.documents import Document
 from protocols.threegpp.identity import Imsi
@@ -68,6 +68,7 @@ class AaaControl:
         """What ``ControlServer`` is given: what the role has."""
         methods: dict[str, Handler] = {
             "node.status": self._status,
+            "node.configuration": self._shown_configuration,
             "peers.list": self._list_peers,
             "eap.roll-key": self._roll_key,
             "sessions.list": self._list_sessions,
@@ -114,6 +115,9 @@ class AaaControl:
             "faults": len(self._faults.table),
             "dropped": {"diameter": dropped},
         }
+
+    async def _shown_configuration(self, params: Params) -> JsonValue:
+        return shown(self._configuration)
 
     async def _list_peers(self, params: Params) -> JsonValue:
         return {"peers": [peer for part in (self._aaa, self._hss) if part is not None for peer in part.peers()]}

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from protocols.trace.order import Timeline, detail_of
+from protocols.trace.order import EAP, Timeline, detail_of, end_to_end
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
-EAP = "EAP"  # not an interface: carried inside SWu and SWm, and the gateway passes it through
 COLUMN = {"ue": "UE", "epdg": "ePDG", "aaa": "AAA", "hss": "HSS"}
 ENDS = {"SWu": ("UE", "ePDG"), "SWm": ("ePDG", "AAA"), "SWx": ("AAA", "HSS"), EAP: ("UE", "AAA")}
 SAME_EVENT_INTERVAL = 2.0  # seconds within which two nodes tell of the same thing
@@ -204,7 +203,7 @@ def build(
     selected = selected[left_out:]
     by_name = {source.name: source for source, _ in selected}
     traced = {COLUMN[source.kind] for source in by_name.values()}
-    timeline = Timeline(_end_to_end(record) for _, record in selected)
+    timeline = Timeline(end_to_end(record) for _, record in selected)
     entries: list[Entry] = []
     for place in timeline.places():
         record = timeline.record(place)
@@ -237,13 +236,6 @@ def _texts(value: JsonValue) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
-
-
-def _end_to_end(record: TraceRecord) -> TraceRecord:
-    """An EAP packet is the same at both its ends (RFC 3748), whatever carries it there."""
-    if record.kind is not Kind.MESSAGE or record.body.get("protocol") != "eap":
-        return record
-    return replace(record, body={**record.body, "interface": EAP})
 
 
 def _arrow(source: Source, record: TraceRecord, received: TraceRecord | None, traced: set[str], now: float) -> Entry:

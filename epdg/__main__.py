@@ -160,6 +160,23 @@ def detach(
     call_sync(settings.control, "sessions.detach", id=session)
 
 
+@app.command()
+@exit_on_error
+def evidence(
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    configuration: ConfigurationOption,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write (ZIP).")],
+    others: Annotated[
+        list[Path] | None, typer.Option("--with", help="The control socket of another node; may be repeated.")
+    ] = None,
+) -> None:
+    """Write all that is known of one session: capture, keys where exported, ladder, trace, configurations, result."""
+    from epdg.evidence import write_evidence  # the ladder's drawing and the catalogue of causes take a while
+
+    names = write_evidence(session, load(configuration, EpdgConfiguration).control, others or [], output)
+    typer.echo(f"{output}: {', '.join(names)}")
+
+
 @app.command("restore-pcscf")
 @exit_on_error
 def restore_p_cscf(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from protocols.errors import StackError
+from protocols.io.configuration import shown
 from protocols.io.control import Handler, Params
 from protocols.io.parameters import (
     address,
@@ -38,6 +39,7 @@ def control_methods(node: UeNode) -> Mapping[str, Handler]:
     methods = _Methods(node)
     return {
         "node.status": methods.node_status,
+        "node.configuration": methods.configuration,
         "ue.status": methods.status,
         "ue.attach": methods.attach,
         "ue.move": methods.move,
@@ -66,6 +68,10 @@ class _Methods:
     async def node_status(self, params: Params) -> JsonValue:
         del params
         return self._node.status()
+
+    async def configuration(self, params: Params) -> JsonValue:
+        del params
+        return shown(self._node.configuration)
 
     async def status(self, params: Params) -> JsonValue:
         del params

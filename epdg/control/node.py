@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from protocols.io.configuration import shown
 from protocols.io.control import ControlError, Handler, Params
 from protocols.io.parameters import moment, required_whole_number
 from protocols.trace.records import JsonValue
@@ -28,6 +29,7 @@ class NodeMethods:
         """By name."""
         return {
             "node.status": self.status,
+            "node.configuration": self.configuration,
             "peers.list": self.list_peers,
             "epdg.host.log": self.host_log,
         }
@@ -61,6 +63,11 @@ class NodeMethods:
             "trace": {"esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
             "addresses_in_use": {name: pool.in_use for name, pool in node.grants.pools.items()},
         }
+
+    async def configuration(self, params: Params) -> JsonValue:
+        """What it was started with, without secrets."""
+        del params
+        return shown(self._node.configuration)
 
     def _dropped_ike(self) -> Counter[str]:
         dropped = self._node.swu.endpoint.dropped + self._node.swu.dropped_notifies

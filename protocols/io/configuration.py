@@ -32,6 +32,7 @@ from protocols.io.documents import Document, Location, Words, read_file, read_te
 from protocols.io.logging import printable
 from protocols.path import Endpoint as PathEndpoint
 from protocols.secret import Secret
+from protocols.trace.records import JsonValue
 
 SECRET_KEYS = frozenset(
     {
@@ -393,6 +394,12 @@ def validate(document: Document, model: type[ModelT], *, directory: Path | None 
         return model.model_validate(document.data, context={"directory": directory})
     except ValidationError as problem:
         _refuse(problem, model, document)
+
+
+def shown(configuration: ConfigurationModel) -> dict[str, JsonValue]:
+    """A validated configuration as JSON, defaults and all, its secrets blanked by their types."""
+    values: dict[str, JsonValue] = configuration.model_dump(mode="json")
+    return values
 
 
 # --- Console scripts --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from protocols.errors import (
@@ -409,6 +409,26 @@ class ControlClient:
                     yield TraceRecord.from_json(message["event"])
         finally:
             await _hang_up(writer)
+
+    async def kept(self, kinds: Iterable[Kind | str] | None = None) -> list[TraceRecord]:
+        """The records that the node has at present, in order, with a notice in place of what left its memory."""
+        standing = await self.call("trace.subscribe")
+        last = standing.get("sequence") if isinstance(standing, dict) else None
+        if not isinstance(last, int):
+            raise DecodeError(f"{self.path}: what listens there does not speak the control protocol")
+        wanted = None if kinds is None else frozenset(Kind(kind) for kind in kinds)
+        found: list[TraceRecord] = []
+        if last == 0:
+            return found
+        records = self.subscribe(0)  # of all kinds: the last one tells that this is all
+        assert isinstance(records, AsyncGenerator)
+        async with contextlib.aclosing(records):
+            async for record in records:
+                if wanted is None or record.kind in wanted:
+                    found.append(record)
+                if record.sequence >= last:
+                    break
+        return found
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:

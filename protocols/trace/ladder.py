@@ -2,20 +2,21 @@
 
 Columns are the nodes (UE left, gateway, AAA right) and, where a peer is not traced, its role. Entries
 are in the order of ``order.Timeline``: ``message`` records as arrows, one for a message that both ends
-saw; ``event`` records as notes; ESP and keepalive datagrams counted in runs; datagrams nobody could parse.
+saw (of EAP these are the UE and the AAA server); ``event`` records as notes; ESP and keepalive datagrams counted in
+runs; datagrams nobody could parse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from protocols.trace.order import Place, Timeline, detail_of, text_of
+from protocols.trace.order import EAP, Place, Timeline, detail_of, end_to_end, text_of
 from protocols.trace.records import STREAMS, JsonValue, Kind, TraceRecord
 
 _RUN_PROTOCOLS = ("esp", "keepalive", "unknown")
 _KIND_ORDER = {"ue": 0, "": 1, "epdg": 2, "aaa": 3, "hss": 4}
-_INTERFACE_ENDS = {"SWu": ("ue", "epdg"), "SWm": ("epdg", "aaa"), "SWx": ("aaa", "hss")}
+_INTERFACE_ENDS = {"SWu": ("ue", "epdg"), "SWm": ("epdg", "aaa"), "SWx": ("aaa", "hss"), EAP: ("ue", "aaa")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,16 @@ class Ladder:
     columns: tuple[Column, ...]
     entries: tuple[Entry, ...]
 
+    def is_unreported(self, entry: Entry) -> bool:
+        """Whether a message's receiver is traced and has no record of it: it was lost, or its record was."""
+        return (
+            entry.destination is not None
+            and entry.destination not in entry.seen_by
+            and entry.protocol not in _RUN_PROTOCOLS
+            and entry.interface != EAP
+            and any(column.traced and column.name == entry.destination for column in self.columns)
+        )
+
     def to_json(self) -> dict[str, JsonValue]:
         """As a JSON object."""
         return {
@@ -99,17 +110,18 @@ def node_kind(node: str) -> str:
     return ""
 
 
-def build_ladder(records: Iterable[TraceRecord]) -> Ladder:
-    """The merged ladder of all nodes whose records these are."""
-    return _Builder(records).build()
+def build_ladder(records: Iterable[TraceRecord], kinds: Mapping[str, str] | None = None) -> Ladder:
+    """The merged ladder of all nodes whose records these are; ``kinds``: node name → kind, else told from names."""
+    return _Builder(records, kinds or {}).build()
 
 
 # --- Building ---------------------------------------------------------------------------------------
 
 
 class _Builder:
-    def __init__(self, records: Iterable[TraceRecord]) -> None:
-        self._timeline = Timeline(records)
+    def __init__(self, records: Iterable[TraceRecord], kinds: Mapping[str, str]) -> None:
+        self._kinds = kinds
+        self._timeline = Timeline(end_to_end(record) for record in records)
         self._started = self._timeline.started
         self._nodes = tuple(self._timeline.by_node)
         self._nodes_by_address: dict[str, set[str]] = {}
@@ -130,7 +142,7 @@ class _Builder:
                 self._note(record)
             elif record.kind is Kind.DATAGRAM:
                 self._datagram(record)
-        columns = [Column(name=node, kind=node_kind(node), traced=True) for node in self._nodes]
+        columns = [Column(name=node, kind=self._kind(node), traced=True) for node in self._nodes]
         columns += self._untraced.values()
         columns.sort(key=lambda column: (_KIND_ORDER[column.kind], not column.traced, column.name))
         return Ladder(started=self._started, columns=tuple(columns), entries=tuple(self._entries))
@@ -147,8 +159,12 @@ class _Builder:
                 if record.body.get("direction") == "out":
                     self._senders.setdefault(text_of(record, "payload"), set()).add(node)
         for place, other in (*self._timeline.senders.items(), *self._timeline.receivers.items()):
-            peer = text_of(self._timeline.record(place), "peer")
-            self._nodes_by_peer[place[0], peer] = other[0]
+            record = self._timeline.record(place)
+            if text_of(record, "interface") != EAP:  # its peer is the next node, not the other end
+                self._nodes_by_peer[place[0], text_of(record, "peer")] = other[0]
+
+    def _kind(self, node: str) -> str:
+        return self._kinds.get(node) or node_kind(node)
 
     def _message(self, place: Place, record: TraceRecord) -> None:
         incoming = record.body.get("direction") != "out"
@@ -249,15 +265,15 @@ class _Builder:
 
     def _peer(self, node: str, interface: str, peer: str) -> str:
         """The column at the other end: a traced node where the records tell, else a role or name."""
-        known = self._nodes_by_peer.get((node, peer))
+        known = None if interface == EAP else self._nodes_by_peer.get((node, peer))
         if known is not None:
             return known
-        for name in (peer, _host(peer)):
+        for name in (peer, _host(peer)) if interface != EAP else ():
             found = self._nodes_by_address.get(name, set()) - {node}
             if len(found) == 1:
                 return next(iter(found))
-        role = _other_end(node_kind(node), interface)
-        traced = [name for name in self._nodes if role and node_kind(name) == role]
+        role = _other_end(self._kind(node), interface)
+        traced = [name for name in self._nodes if role and self._kind(name) == role]
         if len(traced) == 1:
             return traced[0]
         name = role if role and not traced else peer or "?"
@@ -290,7 +306,6 @@ def render_text(ladder: Ladder, *, details: bool = False) -> str:
     if not ladder.columns:
         return ""
     width = max(14, *(len(column.name) + 4 for column in ladder.columns))
-    columns = {column.name: column for column in ladder.columns}
     lanes = {column.name: place * width for place, column in enumerate(ladder.columns)}
     total = max(lanes.values()) + 2
     heading = "".join(f"{column.name:<{width}}" for column in ladder.columns)
@@ -306,8 +321,7 @@ def render_text(ladder: Ladder, *, details: bool = False) -> str:
             _draw_arrow(drawing, lanes[entry.source], lanes[entry.destination], entry.retransmission)
             if entry.retransmission:
                 label += "  (retransmission)"
-            expected = columns[entry.destination].traced and entry.protocol not in _RUN_PROTOCOLS
-            if expected and entry.destination not in entry.seen_by:
+            if ladder.is_unreported(entry):
                 label += f"  (not reported by {entry.destination})"
         lines.append(f"{entry.at:>+{_TIME_WIDTH}.3f}  {''.join(drawing)} {label}".rstrip())
         if details:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from protocols.trace.jsonl import in_order
 from protocols.trace.records import STREAMS, JsonValue, Kind, TraceRecord
@@ -19,6 +20,7 @@ from protocols.trace.records import STREAMS, JsonValue, Kind, TraceRecord
 # IKE header fields, Session-Id AVP, End-to-End Identifier (a relay changes Hop-by-Hop), EAP Identifier
 IDENTIFYING_DETAILS = ("spi_i", "spi_r", "message_id", "Session-Id", "end_to_end", "identifier")
 CLOCK_SKEW = 0.05  # how much earlier than its sending a message may seem to arrive, seconds
+EAP = "EAP"  # not an interface: carried inside SWu and SWm, and the gateway passes it through
 MATCH_INTERVAL = 30.0  # how long a sent message may be under way, seconds
 
 Place = tuple[str, int]  # a node, and the index of a record among its records
@@ -35,7 +37,7 @@ class Timeline:
             own.sort(key=lambda record: record.sequence)
         self.senders: dict[Place, Place] = {}  # arrival of a message → its sending
         self.receivers: dict[Place, Place] = {}  # sending of a message → its arrival
-        self._datagram_senders: dict[Place, Place] = {}
+        self.datagram_senders: dict[Place, Place] = {}  # the same of datagrams
         self._pair_messages()
         self._pair_datagrams()
 
@@ -60,7 +62,7 @@ class Timeline:
                 done.add(cause)
                 heapq.heappush(ready, waiting.pop(cause))
             wall, place = heapq.heappop(ready)
-            sending = self.senders.get(place) or self._datagram_senders.get(place)
+            sending = self.senders.get(place) or self.datagram_senders.get(place)
             if sending is not None and sending not in done:
                 waiting[sending] = (wall, place)
                 continue
@@ -117,7 +119,7 @@ class Timeline:
         for place in received:
             alike = unpaired.get(_unique_payload(self.record(place)))
             if alike and alike[0][0] != place[0]:
-                self._datagram_senders[place] = alike.popleft()
+                self.datagram_senders[place] = alike.popleft()
 
 
 def text_of(record: TraceRecord, key: str) -> str:
@@ -130,6 +132,13 @@ def detail_of(record: TraceRecord) -> dict[str, JsonValue]:
     """The ``detail`` of a message record without its ``payloads``, which fill pages; empty when absent."""
     detail = record.body.get("detail")
     return {key: value for key, value in detail.items() if key != "payloads"} if isinstance(detail, dict) else {}
+
+
+def end_to_end(record: TraceRecord) -> TraceRecord:
+    """An EAP packet is the same at both its ends (RFC 3748 §2.3), whatever carries it there."""
+    if record.kind is not Kind.MESSAGE or record.body.get("protocol") != "eap":
+        return record
+    return replace(record, body={**record.body, "interface": EAP})
 
 
 def _likeness(record: TraceRecord) -> tuple[str, ...]:

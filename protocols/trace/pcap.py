@@ -8,8 +8,8 @@ is raw IP, one interface per node.
 A datagram seen by its sender and again by its receiver stands once, as its sender saw it; one that a NAT
 changed on the way stands in both its forms. A connection is shown as one of its ends saw it.
 
-Left out: IP fragments, TCP losses and resets (streams are what the sockets handed over), name
-resolution and decryption secrets blocks (``keys`` writes a profile for that).
+Left out: IP fragments, TCP losses and resets (streams are what the sockets handed over). Keys stand in a profile
+beside the capture (``keys``).
 """
 
 from __future__ import annotations
@@ -17,27 +17,21 @@ from __future__ import annotations
 import re
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from protocols.errors import DecodeError
 from protocols.path import Address, Endpoint
 from protocols.trace.order import Timeline
+from protocols.trace.pcapng import APPLICATION, Section
 from protocols.trace.records import STREAMS, JsonValue, Kind, TraceRecord
 
-LINKTYPE_RAW = 101  # raw IPv4 or IPv6, told apart by the version nibble
 PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ESP, PROTOCOL_SCTP = 6, 17, 50, 132
-APPLICATION = "epdg-emulator"
 PENDING_DATAGRAMS = 4096  # how many sent datagrams wait for their receiver's record
 SEGMENT_OCTETS = 60_000  # longest payload of one synthesised segment or chunk
 PAYLOAD_DIAMETER = 46  # SCTP payload protocol identifier (RFC 6733 §11.5: Diameter in the clear)
 
-_BLOCK_SECTION, _BLOCK_INTERFACE, _BLOCK_PACKET = 0x0A0D0D0A, 1, 6
-_OPTION_COMMENT = 1
-_OPTION_SECTION_APPLICATION = 4
-_OPTION_INTERFACE_NAME = 2
-_OPTION_PACKET_FLAGS = 2
 _SYN, _PSH, _ACK = 0x02, 0x08, 0x10
 _CHUNK_DATA, _BEGINNING, _ENDING = 0, 0x02, 0x01  # SCTP
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
@@ -245,35 +239,30 @@ class _Association:
         return packets
 
 
-# --- pcapng -----------------------------------------------------------------------------------------
+# --- The capture ----------------------------------------------------------------------------------
+
+Comment = Callable[[TraceRecord], str]
 
 
-def _option(code: int, value: bytes) -> bytes:
-    return struct.pack("<HH", code, len(value)) + value + b"\0" * (-len(value) % 4)
-
-
-def _block(kind: int, body: bytes, options: bytes = b"") -> bytes:
-    if options:
-        options += struct.pack("<HH", 0, 0)
-    length = 12 + len(body) + len(options)
-    return struct.pack("<II", kind, length) + body + options + struct.pack("<I", length)
+def _session_comment(record: TraceRecord) -> str:
+    return "" if record.session is None else f"{record.node}: session {record.session}"
 
 
 class CaptureEncoder:
     """Writes a capture piece by piece: ``start()`` once, then ``encode()`` of every record."""
 
-    def __init__(self, application: str = APPLICATION) -> None:
-        self._application = application
-        self._interfaces: dict[str, int] = {}
+    def __init__(self, application: str = APPLICATION, *, comment: Comment = _session_comment) -> None:
+        """``comment``: what stands beside the packets of a record, empty for nothing."""
+        self._section = Section(application)
+        self._comment = comment
         self._connections: dict[frozenset[Endpoint], _Connection] = {}
         self._associations: dict[frozenset[Endpoint], _Association] = {}
         # what was sent and not yet seen to arrive, oldest first: (addresses, payload) → senders
         self._under_way: OrderedDict[tuple[str, Endpoint, Endpoint, bytes], list[str]] = OrderedDict()
 
-    def start(self) -> bytes:
-        """The Section Header Block (draft-ietf-opsawg-pcapng §4.1)."""
-        body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)
-        return _block(_BLOCK_SECTION, body, _option(_OPTION_SECTION_APPLICATION, self._application.encode()))
+    def start(self, names: Mapping[Address, str] | None = None) -> bytes:
+        """What stands before the first packet; ``names`` of addresses for who has Wireshark resolve them."""
+        return self._section.start(names)
 
     def encode(self, record: TraceRecord) -> bytes:
         """The blocks of one record; none for other kinds and for what another node has shown already.
@@ -293,19 +282,11 @@ class CaptureEncoder:
             packets = [udp_packet(seen.source, seen.destination, seen.payload)]
         else:
             packets = [ip_packet(seen.source.address, seen.destination.address, PROTOCOL_ESP, seen.payload)]
-        if not packets:
-            return b""
-        blocks = b""
-        if record.node not in self._interfaces:
-            self._interfaces[record.node] = len(self._interfaces)
-            blocks = self._interface(record.node)
-        interface = self._interfaces[record.node]
-        return blocks + b"".join(_packet(interface, record, seen.outgoing, octets) for octets in packets)
-
-    def _interface(self, node: str) -> bytes:
-        """Interface Description Block (§4.2); the default resolution is microseconds."""
-        body = struct.pack("<HHI", LINKTYPE_RAW, 0, 0)
-        return _block(_BLOCK_INTERFACE, body, _option(_OPTION_INTERFACE_NAME, node.encode()))
+        comment = self._comment(record) if packets else ""
+        return b"".join(
+            self._section.packet(record.node, octets, wall=record.wall, outgoing=seen.outgoing, comment=comment)
+            for octets in packets
+        )
 
     def _arrived(self, seen: ObservedDatagram) -> bool:
         """Whether this is the arrival of a datagram that its sender's record has shown."""
@@ -342,20 +323,15 @@ class CaptureEncoder:
         return association.data(seen.source, seen.destination, seen.payload) if association.node == seen.node else []
 
 
-def _packet(interface: int, record: TraceRecord, outgoing: bool, octets: bytes) -> bytes:
-    """Enhanced Packet Block (draft-ietf-opsawg-pcapng §4.3)."""
-    microseconds = round(record.wall * 1e6)
-    body = struct.pack("<IIIII", interface, microseconds >> 32, microseconds & 0xFFFFFFFF, len(octets), len(octets))
-    body += octets + b"\0" * (-len(octets) % 4)
-    options = _option(_OPTION_PACKET_FLAGS, struct.pack("<I", 2 if outgoing else 1))
-    if record.session is not None:
-        options += _option(_OPTION_COMMENT, f"{record.node}: session {record.session}".encode())
-    return _block(_BLOCK_PACKET, body, options)
-
-
-def encode_capture(records: Iterable[TraceRecord], application: str = APPLICATION) -> bytes:
+def encode_capture(
+    records: Iterable[TraceRecord],
+    application: str = APPLICATION,
+    *,
+    comment: Comment = _session_comment,
+    names: Mapping[Address, str] | None = None,
+) -> bytes:
     """A whole capture from the records of one or several nodes, put in one order."""
-    encoder = CaptureEncoder(application)
+    encoder = CaptureEncoder(application, comment=comment)
     timeline = Timeline(records)
     blocks = [encoder.encode(timeline.record(place)) for place in timeline.places()]
-    return encoder.start() + b"".join(blocks)
+    return encoder.start(names) + b"".join(blocks)

@@ -230,3 +230,38 @@ def test_json_and_nothing() -> None:
     assert json.loads(json.dumps(value)) == value
     empty = build_ladder([])
     assert (empty.columns, empty.entries, render_text(empty)) == ((), (), "")
+
+
+def test_eap_goes_from_end_to_end_past_a_gateway_that_has_no_record_of_it() -> None:
+    """RFC 3748 §2.3: what the UE and the AAA server saw is one arrow; nobody is missing it."""
+    world = World()
+    for name, direction, interface, peer in (
+        ("aaa", "out", "SWm", "epdg.example"),
+        ("ue", "in", "SWu", "198.51.100.1:4500"),
+    ):
+        body: dict[str, JsonValue] = {
+            "protocol": "eap",
+            "direction": direction,
+            "interface": interface,
+            "peer": peer,
+            "name": "EAP-Success",
+            "summary": "EAP-Success",
+            "detail": {"identifier": 1},
+            "retransmission": False,
+        }
+        world.node(name).record(Kind.MESSAGE, body)
+    world.message("epdg", "out", "DER", interface="SWm", peer="aaa.example")
+    world.message("aaa", "in", "DER", interface="SWm", peer="epdg.example")
+    ladder = world.ladder()
+    assert drawn(ladder.entries[0]) == ("aaa", "ue", "EAP-Success")
+    assert drawn(ladder.entries[1]) == ("epdg", "aaa", "DER")
+    assert len(ladder.entries) == 2
+    assert not any(ladder.is_unreported(entry) for entry in ladder.entries)
+
+
+def test_kinds_put_nodes_of_any_name_into_their_places() -> None:
+    world = World()
+    world.message("oslo", "in", SA_INIT, peer="192.0.2.1:500")
+    world.message("bergen", "out", SA_INIT, peer="198.51.100.1:500")
+    ladder = build_ladder(world.records, {"oslo": "epdg", "bergen": "ue"})
+    assert [(column.name, column.kind) for column in ladder.columns] == [("bergen", "ue"), ("oslo", "epdg")]

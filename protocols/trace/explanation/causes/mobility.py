@@ -118,7 +118,10 @@ def _followed(story: Story) -> Iterator[Found]:
 
 
 def _not_followed(story: Story) -> Iterator[Found]:
+    moves = list(story.events("moved", "address-update-failed", "address-update-unchecked", of="epdg"))
     for event in story.events("esp-from-elsewhere", of="epdg"):
+        if any(said(move, "new") == said(event, "remote") and move.wall >= event.wall for move in moves):
+            continue  # it was sent ahead of a move, which has an outcome of its own
         sentence = (
             f"The UE's ESP comes from {said(event, 'remote')}, and the gateway sends to the old address all the same: "
             "what goes to the UE is lost until it moves."
