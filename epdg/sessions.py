@@ -137,6 +137,7 @@ class Sessions:
         elif isinstance(event, Closed) and sa is not live.sa:
             self._by_successor.pop(sa.local_spi, None)
             return  # rekeyed: the session goes on under another SA
+        live.tell(event)
         try:
             self._child_sas.handle(live, event)
         except StackError as error:
@@ -196,7 +197,7 @@ class Sessions:
         )
         live = Live(session, sa, self._swm.new_session_id())
         self.live[sa.local_spi] = live
-        self._swu.tell_if_fewer(sa)
+        self._swu.tell_if_others(sa)
         self._swm.register(live)
         self._tally.totals["sessions"] += 1
         return live

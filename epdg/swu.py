@@ -134,15 +134,20 @@ class Swu:
         self.endpoint.initiate(sa, task, self.now())
         self.pump()
 
+    def check_path(self, sa: IkeSa) -> None:
+        """Begin a return-routability check of the path in use (RFC 4555 §3.7); ``LocalError``."""
+        self.endpoint.check_path(sa, self.now())
+        self.pump()
+
     def tell_addresses(self, sa: IkeSa, prefer: Address | None = None) -> None:
         """Tell a UE which addresses the gateway has, and that it is to use one of them (RFC 4555 §3.6)."""
         port = self._listen.nat_traversal_port
         endpoints = [Endpoint(address, port) for address in self._addresses.present(prefer)]
         self.endpoint.set_addresses(sa, endpoints, self.now(), prefer=prefer is not None)
 
-    def tell_if_fewer(self, sa: IkeSa) -> None:
-        """Tell a UE that comes which addresses there are, if some of those configured are not."""
-        if self._addresses.withdrawn:
+    def tell_if_others(self, sa: IkeSa) -> None:
+        """Tell a UE that comes which addresses there are, if they are not those configured."""
+        if self._addresses.changed:
             self.tell_addresses(sa)
 
     def _received(self, datagram: Datagram) -> None:

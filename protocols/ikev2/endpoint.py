@@ -186,6 +186,11 @@ class IkeEndpoint:
         sa.suspect(now)
         self._drain(sa)
 
+    def check_path(self, sa: IkeSa, now: float) -> None:
+        """A return-routability check of an SA's path on demand (RFC 4555 §3.7)."""
+        sa.check_path(now)
+        self._drain(sa)
+
     def esp_heard_from(self, sa: IkeSa, inbound_spi: bytes, path: Path, now: float) -> bool:
         """Authentic ESP of an SA came on another path; whether ours follows it (RFC 4555 §3.8)."""
         followed = sa.esp_heard_from(inbound_spi, path, now)
