@@ -7,6 +7,7 @@ import logging
 
 from epdg.config import EpdgConfiguration
 from epdg.core import Core
+from epdg.figures import Carried
 from epdg.live import Live
 from epdg.swu import Swu
 from epdg.tally import Tally
@@ -49,6 +50,7 @@ class ChildSas:
         self._recorder = recorder
         self._tally = tally
         self._by_spi: dict[bytes, Live] = {}
+        self._carried = Carried()
         self.data_plane = carrier.plane(
             deliver=self._delivered,
             transmit=swu.ports.send_esp,
@@ -89,6 +91,7 @@ class ChildSas:
             self.data_plane.retire(event.inbound_spi)
         elif isinstance(event, ChildSaRemoved) and event.inbound_spi in self._by_spi:
             del self._by_spi[event.inbound_spi]
+            self._carried.ended(self.counters(event.inbound_spi))
             self.data_plane.remove(event.inbound_spi)
 
     def counters(self, spi: bytes) -> ChildSaCounters | None:
@@ -97,6 +100,10 @@ class ChildSas:
             return self.data_plane.counters(spi)
         except LocalError:
             return None
+
+    def carried(self) -> dict[str, int]:
+        """What all child SAs have carried since the start, those that are gone too."""
+        return self._carried.total(map(self.counters, self._by_spi))
 
     def evidence(self, spi: bytes) -> int:
         """How many packets of a child SA have shown that the UE lives (RFC 4555 §3.12)."""

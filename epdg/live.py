@@ -18,6 +18,7 @@ class Live:
         self.first_spi = sa.local_spi
         self.diameter_session_id = diameter_session_id
         self.expiry: asyncio.TimerHandle | None = None
+        self.moving_since: float | None = None
         self.questions: set[asyncio.Task[None]] = set()
         self._awaited: dict[asyncio.Future[Event | None], type[Event]] = {}
 

@@ -24,6 +24,7 @@ from epdg.commands import (
     Tell,
 )
 from epdg.config import EpdgConfiguration, RedirectPoint
+from epdg.figures import Durations
 from epdg.live import Live, SubscriberSessions
 from epdg.observation import session_view
 from epdg.pdn.grants import Grants
@@ -101,6 +102,7 @@ class Sessions:
         self._recorder = recorder
         self._tally = tally
         self._service = service_policy(configuration)
+        self.durations = Durations()
         self.live: dict[bytes, Live] = {}
         self.ended: dict[str, dict[str, JsonValue]] = {}
         self._by_successor: dict[bytes, Live] = {}
@@ -138,6 +140,7 @@ class Sessions:
             self._by_successor.pop(sa.local_spi, None)
             return  # rekeyed: the session goes on under another SA
         live.tell(event)
+        self.durations.follow(live, event, self._swu.now())
         try:
             self._child_sas.handle(live, event)
         except StackError as error:
@@ -291,6 +294,8 @@ class Sessions:
 
     def _tell(self, live: Live, told: Tell) -> None:
         self._tally.count(told)
+        if told.name == "attached":
+            self.durations.attached(live, self._swu.now())
         if told.name in LOGGED:
             _log.info("%s", told.text)
         self._recorder.event(told.name, told.text, told.data, live.session.identifier)

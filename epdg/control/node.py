@@ -58,9 +58,20 @@ class NodeMethods:
                 "tun": node.child_sas.core.dropped,
                 "diameter": {str(k): v for k, v in node.swm.dropped.items()},
             },
+            "figures": self._figures(),
             "trace": {"esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
             "addresses_in_use": {name: pool.in_use for name, pool in node.grants.pools.items()},
         }
+
+    def _figures(self) -> JsonValue:
+        durations = self._node.sessions.durations
+        figures: dict[str, JsonValue] = {
+            "attach": durations.attach.view(),
+            "move": durations.move.view(),
+            "diameter": self._node.swm.figures(),
+            "carried": dict(self._node.child_sas.carried()),
+        }
+        return figures
 
     def _dropped_ike(self) -> Counter[str]:
         dropped = self._node.swu.endpoint.dropped + self._node.swu.dropped_notifies
