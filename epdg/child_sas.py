@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 
+from epdg.carried import Carried
 from epdg.config import EpdgConfiguration
 from epdg.core import Core
-from epdg.figures import Carried
 from epdg.live import Live
 from epdg.swu import Swu
 from epdg.tally import Tally
@@ -90,8 +90,9 @@ class ChildSas:
         elif isinstance(event, ChildSaRetired) and event.inbound_spi in self._by_spi:
             self.data_plane.retire(event.inbound_spi)
         elif isinstance(event, ChildSaRemoved) and event.inbound_spi in self._by_spi:
-            del self._by_spi[event.inbound_spi]
-            self._carried.ended(self.counters(event.inbound_spi))
+            counters = self.counters(event.inbound_spi)
+            self._by_spi.pop(event.inbound_spi).carried.ended(counters)
+            self._carried.ended(counters)
             self.data_plane.remove(event.inbound_spi)
 
     def counters(self, spi: bytes) -> ChildSaCounters | None:

@@ -376,6 +376,14 @@ class DataPlaneSection(TunnelSection):
     mtu: Annotated[int, Field(ge=576, le=9000)] = 1400
 
 
+class AccountingSection(ConfigurationModel):
+    """A line of CSV for each session that ends; at ``rotate_octets`` the file makes room, so many old ones are kept."""
+
+    file: FilePath
+    rotate_octets: Annotated[int, Field(ge=4096)] = 10_000_000
+    kept_files: Annotated[Count, Field(le=1000)] = 9
+
+
 class TraceSection(ConfigurationModel):
     """How much is kept, and whether keys may leave the process."""
 
@@ -404,6 +412,7 @@ class EpdgConfiguration(ConfigurationModel):
     data_plane: DataPlaneSection = DataPlaneSection()
     control: FilePath
     trace: TraceSection = TraceSection()
+    accounting: AccountingSection | None = None
 
     @field_validator("apns")
     @classmethod

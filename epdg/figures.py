@@ -1,16 +1,10 @@
-"""How long attaches and moves take at the gateway, and all that its child SAs have carried."""
+"""How long attaches and moves take at the gateway."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
 from epdg.live import Live
-from protocols.dataplane.port import ChildSaCounters
 from protocols.histogram import Histogram
 from protocols.ikev2.events import AddressesUpdated, AddressUpdateFailed, AddressUpdateStarted, Event
-
-CARRIED = ("inbound_packets", "inbound_octets", "outbound_packets", "outbound_octets")
 
 
 class Durations:
@@ -32,30 +26,9 @@ class Durations:
         if isinstance(event, AddressUpdateStarted):
             live.moving_since = now if live.moving_since is None else live.moving_since
         elif isinstance(event, AddressesUpdated):
+            live.moves += event.old != event.new
             if live.moving_since is not None:
                 self.move.add(now - live.moving_since)
             live.moving_since = None
         elif isinstance(event, AddressUpdateFailed):
             live.moving_since = None
-
-
-class Carried:
-    """Packets and octets of inner IP by direction; what ended SAs have carried stays in the sum."""
-
-    def __init__(self) -> None:
-        self._gone: Counter[str] = Counter()
-
-    def ended(self, counters: ChildSaCounters | None) -> None:
-        """A child SA is removed; these are the last it has counted."""
-        self._add(self._gone, counters)
-
-    def total(self, present: Iterable[ChildSaCounters | None]) -> dict[str, int]:
-        """With those that are installed now."""
-        found = Counter(self._gone)
-        for counters in present:
-            self._add(found, counters)
-        return {name: found[name] for name in CARRIED}
-
-    def _add(self, to: Counter[str], counters: ChildSaCounters | None) -> None:
-        if counters is not None:
-            to.update({name: getattr(counters, name) for name in CARRIED})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from epdg.carried import Carried
 from epdg.session import Session
 from protocols.ikev2.events import Closed, Event
 from protocols.ikev2.sa import IkeSa
@@ -19,6 +20,8 @@ class Live:
         self.diameter_session_id = diameter_session_id
         self.expiry: asyncio.TimerHandle | None = None
         self.moving_since: float | None = None
+        self.moves = 0
+        self.carried = Carried()  # of its child SAs that are gone
         self.questions: set[asyncio.Task[None]] = set()
         self._awaited: dict[asyncio.Future[Event | None], type[Event]] = {}
 

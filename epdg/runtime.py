@@ -26,6 +26,7 @@ from epdg.sessions import Sessions
 from epdg.swm import SwmClient
 from epdg.swu import Swu
 from epdg.tally import Tally
+from epdg.usage import UsageRecords
 from protocols.dataplane.choice import carrier_of, choose
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.io.algorithms import weakness
@@ -81,6 +82,7 @@ class EpdgNode:
             recorder=self.recorder,
             tally=self.tally,
         )
+        self.usage = UsageRecords(configuration.accounting)
         subscribers = SubscriberSessions()
         self.grants = Grants(configuration, self.child_sas.core, subscribers)
         self.swm = SwmClient(
@@ -102,6 +104,7 @@ class EpdgNode:
             clock=clock,
             recorder=self.recorder,
             tally=self.tally,
+            usage=self.usage,
         )
         self._stopping = asyncio.Event()
         self._control = platform.control(configuration.control, control_methods(self), self.recorder)
@@ -114,6 +117,7 @@ class EpdgNode:
 
     async def run(self) -> None:
         """Open everything, serve until ``stop``, then let go of UEs, AAA server and sockets."""
+        self.usage.open()
         self.swu.open(self.sessions.handle)
         try:
             self.carrier.start()
@@ -137,6 +141,7 @@ class EpdgNode:
 
     async def _close(self) -> None:
         self.swu.stop()
+        self.usage.write()
         await self.swm.close()
         await self._control.close()
         self.swu.close()

@@ -33,6 +33,7 @@ from epdg.session import Session, SessionState
 from epdg.swm import SwmClient
 from epdg.swu import Swu
 from epdg.tally import Tally
+from epdg.usage import UsageRecords
 from protocols.errors import StackError
 from protocols.ikev2.events import (
     Closed,
@@ -90,6 +91,7 @@ class Sessions:
         clock: Clock,
         recorder: Recorder,
         tally: Tally,
+        usage: UsageRecords,
     ) -> None:
         self._configuration = configuration
         self._fqdn = fqdn
@@ -101,6 +103,7 @@ class Sessions:
         self._clock = clock
         self._recorder = recorder
         self._tally = tally
+        self._usage = usage
         self._service = service_policy(configuration)
         self.durations = Durations()
         self.live: dict[bytes, Live] = {}
@@ -155,6 +158,7 @@ class Sessions:
         self.carry_out(live, live.session.handle(event, self._clock.wall()))
         if isinstance(event, Closed):
             self._superseded = live if event.resumed else None
+            self._usage.ended(live, why=event.why, by_peer=event.by_peer, wall=self._clock.wall())
             self._end(live)
 
     def _not_carried(self, live: Live, error: StackError) -> None:
