@@ -21,7 +21,6 @@ from protocols.dataplane.choice import refusing
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
-from protocols.io.logging import start_logging
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.trace.records import JsonValue
 
@@ -47,7 +46,7 @@ ConfigurationOption = Annotated[Path, typer.Option("--config", "-c", help="The g
 def serve(configuration: ConfigurationOption) -> None:
     """Serve UEs until SIGTERM or Ctrl-C, then let go of them (DELETE), of the AAA server (STR, DPR)."""
     settings = load(configuration, EpdgConfiguration)
-    start_logging(settings.node)
+    settings.logging.start(settings.node)
     asyncio.run(_serve(settings, configuration))
 
 

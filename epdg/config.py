@@ -42,6 +42,7 @@ from protocols.io.configuration import (
     Interval,
     IpAddress,
     IpNetwork,
+    LoggingSection,
     Port,
     SharedKey,
     unfit,
@@ -412,6 +413,7 @@ class EpdgConfiguration(ConfigurationModel):
     data_plane: DataPlaneSection = DataPlaneSection()
     control: FilePath
     trace: TraceSection = TraceSection()
+    logging: LoggingSection = LoggingSection()
     accounting: AccountingSection | None = None
 
     @field_validator("apns")

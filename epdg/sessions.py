@@ -49,6 +49,7 @@ from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
+from protocols.io.logging import SESSION
 from protocols.io.platform import Clock
 from protocols.threegpp.observation import record_ike_event
 from protocols.threegpp.swu import GatewaySwu
@@ -166,7 +167,7 @@ class Sessions:
         text = f"ESP of {live.session.imsi or live.session.nai} cannot be carried: {error}."
         self._tally.totals["esp-not-carried"] += 1
         self._recorder.event("esp-not-carried", text, {"why": str(error)}, live.session.identifier)
-        _log.error("%s", text)
+        _log.error("%s", text, extra={SESSION: live.session.identifier})
         if live.sa.state is not SaState.CLOSED:
             self.carry_out(live, live.session.not_carried(str(error)))
 
@@ -301,5 +302,5 @@ class Sessions:
         if told.name == "attached":
             self.durations.attached(live, self._swu.now())
         if told.name in LOGGED:
-            _log.info("%s", told.text)
+            _log.info("%s", told.text, extra={SESSION: live.session.identifier})
         self._recorder.event(told.name, told.text, told.data, live.session.identifier)
