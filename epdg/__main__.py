@@ -44,7 +44,10 @@ ConfigurationOption = Annotated[Path, typer.Option("--config", "-c", help="The g
 @app.command()
 @exit_on_error
 def serve(configuration: ConfigurationOption) -> None:
-    """Serve UEs until SIGTERM or Ctrl-C, then let go of them (DELETE), of the AAA server (STR, DPR)."""
+    """Serve UEs until SIGTERM or Ctrl-C, then let go of them (DELETE), of the AAA server (STR, DPR).
+
+    SIGHUP: read the configuration again; sessions stay.
+    """
     settings = load(configuration, EpdgConfiguration)
     settings.logging.start(settings.node)
     asyncio.run(_serve(settings, configuration))
@@ -54,10 +57,11 @@ async def _serve(settings: EpdgConfiguration, file: Path) -> None:
     from epdg.runtime import EpdgNode  # here: the other commands start without it
 
     with refusing(file):
-        node = EpdgNode(settings)
+        node = EpdgNode(settings, file=file)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
+    loop.add_signal_handler(signal.SIGHUP, node.reloading.hang_up)
     await node.run()
 
 

@@ -432,6 +432,11 @@ class EpdgConfiguration(ConfigurationModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> EpdgConfiguration:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Whether the sections go together; ``PydanticCustomError`` when they do not."""
         if self.data_plane.kind is DataPlaneKind.IN_PROCESS:
             if self.data_plane.backend not in ("auto", Backend.PYTHON):
                 raise unfit("auto or python where data_plane.kind is in-process", "data_plane", "backend")
@@ -450,4 +455,3 @@ class EpdgConfiguration(ConfigurationModel):
             raise unfit("a certificate, which the gateway has to show", "certificate")
         if eap and not self.diameter.peers:
             raise unfit("an AAA server, or authentication without eap", "diameter", "peers")
-        return self

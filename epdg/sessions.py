@@ -28,6 +28,7 @@ from epdg.figures import Durations
 from epdg.live import Live, SubscriberSessions
 from epdg.observation import session_view
 from epdg.pdn.grants import Grants
+from epdg.policy import ServicePolicy
 from epdg.profile import service_policy
 from epdg.session import Session, SessionState
 from epdg.swm import SwmClient
@@ -105,13 +106,17 @@ class Sessions:
         self._recorder = recorder
         self._tally = tally
         self._usage = usage
-        self._service = service_policy(configuration)
+        self.policy = service_policy(configuration)
         self.durations = Durations()
         self.live: dict[bytes, Live] = {}
         self.ended: dict[str, dict[str, JsonValue]] = {}
         self._by_successor: dict[bytes, Live] = {}
         self._superseded: Live | None = None
         self._emptied = asyncio.Event()
+
+    def use(self, configuration: EpdgConfiguration, policy: ServicePolicy) -> None:
+        """Treat sessions that begin from now on so."""
+        self._configuration, self.policy = configuration, policy
 
     def find(self, identifier: JsonValue) -> Live | None:
         """A live session by its id."""
@@ -199,7 +204,7 @@ class Sessions:
             default_apn=self._configuration.default_apn,
             own_names=frozenset({self._fqdn}),
             created=self._clock.wall(),
-            policy=self._service,
+            policy=self.policy,
             elsewhere=self._elsewhere(),
             congested=self._congested,
         )

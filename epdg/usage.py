@@ -42,11 +42,7 @@ class UsageRecords:
     """``None`` for a section: nothing is written."""
 
     def __init__(self, section: AccountingSection | None) -> None:
-        self._file: LineFile | None = None
-        if section is not None:
-            self._file = LineFile(
-                section.file, ",".join(COLUMNS), octets_limit=section.rotate_octets, kept=section.kept_files
-            )
+        self._file = _file(section)
         self._pending: deque[str] = deque(maxlen=PENDING_KEPT)
         self._is_due = self._is_failing = False
 
@@ -54,6 +50,14 @@ class UsageRecords:
         """Make the file, or go on with it; ``BackendError``."""
         if self._file is not None:
             self._file.open()
+
+    def change(self, section: AccountingSection | None) -> None:
+        """Write elsewhere from now on, or nothing; ``BackendError``: not there, and nothing has changed."""
+        file = _file(section)
+        if file is not None:
+            file.open()
+        self.write()
+        self._file = file
 
     def ended(self, live: Live, *, why: str, by_peer: bool, wall: float) -> None:
         """A session is over; one that was never up has used nothing."""
@@ -100,6 +104,12 @@ class UsageRecords:
                 _log.warning("usage records are written again")
             self._is_failing = False
             self._pending.clear()
+
+
+def _file(section: AccountingSection | None) -> LineFile | None:
+    if section is None:
+        return None
+    return LineFile(section.file, ",".join(COLUMNS), octets_limit=section.rotate_octets, kept=section.kept_files)
 
 
 def _moment(wall: float) -> str:

@@ -28,6 +28,7 @@ class NodeMethods:
         """By name."""
         return {
             "node.status": self.status,
+            "node.reload": self.reload,
             "peers.list": self.list_peers,
             "epdg.host.log": self.host_log,
         }
@@ -62,6 +63,12 @@ class NodeMethods:
             "trace": {"esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
             "addresses_in_use": {name: pool.in_use for name, pool in node.grants.pools.items()},
         }
+
+    async def reload(self, params: Params) -> JsonValue:
+        """Read the configuration again; ``ConfigurationError``: nothing has changed."""
+        del params
+        plan = self._node.reloading.reload()
+        return {"changed": [*plan.changed], "needs_restart": [*plan.needs_restart]}
 
     def _figures(self) -> JsonValue:
         durations = self._node.sessions.durations

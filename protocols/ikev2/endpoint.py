@@ -159,6 +159,10 @@ class IkeEndpoint:
         self._drain(sa)
         return sa
 
+    def use(self, responder: ResponderConfig) -> None:
+        """IKE SAs of initiators that come from now on are so; COOKIE and what is unprotected stay as they were."""
+        self._responder = responder
+
     def initiate(self, sa: IkeSa, task: Task, now: float) -> None:
         """Start a task on an SA."""
         sa.initiate(task, now)

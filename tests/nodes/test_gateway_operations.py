@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.nodes.test_ue_node import GATEWAY, IKE_PORT, NATT_PORT, Ue
 from tests.nodes.test_ue_node import aaa as aaa
 from tests.peers.aaa_node import AaaProcess
 from tests.peers.epdg_node import EpdgProcess
+from tests.peers.processes import wait_until
 
 
 def configured(values: dict[str, object]) -> None:
@@ -39,3 +42,30 @@ def test_every_line_is_an_object_and_has_the_session_it_is_about(epdg: EpdgProce
     assert {line["node"] for line in lines} == {"epdg"}
     about = [str(line["text"]) for line in lines if line.get("session") == one["id"]]
     assert any("is attached to internet" in text for text in about)
+
+
+def test_sighup_reads_the_configuration_again_and_the_ue_stays(epdg: EpdgProcess, tmp_path: Path) -> None:
+    def hang_up(text: str) -> None:
+        epdg.configuration.write_text(text)
+        assert epdg.process is not None
+        epdg.process.send_signal(signal.SIGHUP)
+
+    def said(words: str) -> None:
+        wait_until(lambda: words in epdg.log(), what=words, timeout=10, log=epdg.log)
+
+    with Ue(tmp_path, epdg.authority).node("attach", state="established"):
+        (one,) = epdg.sessions(state="established")
+        values = yaml.safe_load(epdg.configuration.read_text())
+        values["apns"]["internet"]["dns"] = ["10.45.0.9"]
+        values["data_plane"]["mtu"] = 1300
+        values["logging"] = {"format": "text"}
+        hang_up(yaml.safe_dump(values))
+        said("changed: apns.internet.dns, logging")
+        said("data_plane.mtu: the change needs a restart")
+        values["apns"]["internet"]["dns"] = ["nowhere"]
+        hang_up(yaml.safe_dump(values))
+        said("the configuration is as it was: ")
+        assert epdg.log().splitlines()[-1].count("apns.internet.dns") == 1
+        assert [each["id"] for each in epdg.sessions(state="established")] == [one["id"]]
+        assert epdg.call("sessions.liveness", id=one["id"])["answered"] is True
+    assert "Traceback" not in epdg.log()
