@@ -154,6 +154,18 @@ def _row(session: dict[str, JsonValue]) -> tuple[str, ...]:
     )
 
 
+@app.command("reload")
+@exit_on_error
+def reload_configuration(configuration: ConfigurationOption) -> None:
+    """Have the running gateway read its configuration again, as SIGHUP does, and say what has come of it."""
+    answer = call_sync(load(configuration, EpdgConfiguration).control, "node.reload")
+    assert isinstance(answer, dict)
+    for name, words in (("changed", "changed"), ("needs_restart", "needs a restart")):
+        keys = answer[name]
+        for key in keys if isinstance(keys, list) else []:
+            typer.echo(f"{key}: {words}")
+
+
 class DetachCause(str, Enum):
     """Why a session is ended, as ``sessions.detach`` has it."""
 

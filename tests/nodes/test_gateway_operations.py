@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +64,11 @@ def test_sighup_reads_the_configuration_again_and_the_ue_stays(epdg: EpdgProcess
         hang_up(yaml.safe_dump(values))
         said("changed: apns.internet.dns, logging")
         said("data_plane.mtu: the change needs a restart")
+        values["limits"] = {"connections_per_ue": 2}
+        epdg.configuration.write_text(yaml.safe_dump(values))
+        command = [sys.executable, "-m", "epdg", "reload", "-c", str(epdg.configuration)]
+        done = subprocess.run(command, check=True, timeout=30, capture_output=True, text=True)
+        assert done.stdout == "limits: changed\ndata_plane.mtu: needs a restart\n"
         values["apns"]["internet"]["dns"] = ["nowhere"]
         hang_up(yaml.safe_dump(values))
         said("the configuration is as it was: ")
