@@ -28,6 +28,8 @@ from protocols.threegpp.observation import record_esp_keys
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 
+COUNT_INTERVAL = 2.0  # seconds between two sums over all child SAs: the kernel is asked for each of them
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,6 +53,8 @@ class ChildSas:
         self._tally = tally
         self._by_spi: dict[bytes, Live] = {}
         self._carried = Carried()
+        self._counted: dict[str, int] = {}
+        self._count_again_at = 0.0
         self.data_plane = carrier.plane(
             deliver=self._delivered,
             transmit=swu.ports.send_esp,
@@ -90,7 +94,7 @@ class ChildSas:
         elif isinstance(event, ChildSaRetired) and event.inbound_spi in self._by_spi:
             self.data_plane.retire(event.inbound_spi)
         elif isinstance(event, ChildSaRemoved) and event.inbound_spi in self._by_spi:
-            counters = self.counters(event.inbound_spi)
+            counters = self._last_counted(event.inbound_spi)
             self._by_spi.pop(event.inbound_spi).carried.ended(counters)
             self._carried.ended(counters)
             self.data_plane.remove(event.inbound_spi)
@@ -102,9 +106,20 @@ class ChildSas:
         except LocalError:
             return None
 
+    def _last_counted(self, spi: bytes) -> ChildSaCounters | None:
+        """What a child SA that is to be removed has carried; nothing where the kernel does not tell any more."""
+        try:
+            return self.counters(spi)
+        except BackendError:
+            return None
+
     def carried(self) -> dict[str, int]:
-        """What all child SAs have carried since the start, those that are gone too."""
-        return self._carried.total(map(self.counters, self._by_spi))
+        """What all child SAs have carried since the start, those that are gone too; not always the latest."""
+        now = self._swu.now()
+        if now >= self._count_again_at:
+            self._counted = self._carried.total(map(self.counters, self._by_spi))
+            self._count_again_at = now + COUNT_INTERVAL
+        return self._counted
 
     def evidence(self, spi: bytes) -> int:
         """How many packets of a child SA have shown that the UE lives (RFC 4555 §3.12)."""

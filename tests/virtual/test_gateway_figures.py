@@ -89,6 +89,8 @@ def test_what_was_carried_never_goes_back() -> None:
         await world.advance(2)
         await world.ue.call("ue.traffic.stop")
         await world.advance(1)
+        assert section(await figures(world), "carried")["inbound_packets"] != 0
+        await world.advance(2)
         before = section(await figures(world), "carried")
         assert before["inbound_packets"] == before["outbound_packets"]
         assert isinstance(before["inbound_packets"], int)
