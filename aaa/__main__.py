@@ -18,7 +18,6 @@ from aaa.runtime import serve
 from aaa.session_commands import sessions
 from protocols.io.configuration import exit_on_error, load
 from protocols.io.control import call_sync
-from protocols.io.logging import start_logging
 
 application = typer.Typer(
     name="aaa",
@@ -47,7 +46,7 @@ def serve_command(
     """Serve SWm and SWx until SIGTERM or SIGINT."""
     configuration = load(config, AaaConfiguration)
     configuration.check(role, str(config))
-    start_logging(node_name(role), level=logging.DEBUG if verbose else logging.INFO, machine_readable=log_json)
+    configuration.logging.start(node_name(role), as_json=log_json, verbose=verbose)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if role is Role.AAA and configuration.eap.temporary is None:
         asyncio.run(serve(configuration, None, role))

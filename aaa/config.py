@@ -21,7 +21,7 @@ from aaa.sessions import UNFINISHED_LIMIT
 from aaa.subscribers.subscriber import PdnType
 from protocols.diameter.uri import Transport
 from protocols.errors import ConfigurationError
-from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval, unfit
+from protocols.io.configuration import ConfigurationModel, Count, Digits, FilePath, Interval, LoggingSection, unfit
 from protocols.io.diameter.configuration import (
     DiameterIdentityText,
     DiameterNodeSection,
@@ -229,6 +229,7 @@ class AaaConfiguration(ConfigurationModel):
     listen: ListenSection = ListenSection()
     database: DatabaseUrl | None = None
     control: FilePath
+    logging: LoggingSection = LoggingSection()
     eap: EapSection = EapSection()
     sessions: SessionsSection = SessionsSection()
     hss: HssSection = HssSection()

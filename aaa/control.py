@@ -97,6 +97,10 @@ class AaaControl:
         identity = self._configuration.identity if aaa is not None else self._configuration.hss_identity
         listening = aaa.listening if aaa is not None else hss.listening if hss is not None else ()
         dropped: dict[str, JsonValue] = {}
+        figures: dict[str, JsonValue] = {}
+        for name, part in (("aaa", aaa), ("hss", hss)):
+            if part is not None:
+                figures[name] = part.figures()
         for part in (aaa, hss):
             dropped |= {} if part is None else part.dropped()
         database = self._database if hss is not None else None
@@ -114,6 +118,7 @@ class AaaControl:
             "hss": None if hss is None else await hss.status(),
             "faults": len(self._faults.table),
             "dropped": {"diameter": dropped},
+            "figures": figures,
         }
 
     async def _shown_configuration(self, params: Params) -> JsonValue:

@@ -187,6 +187,10 @@ class AaaServer:
         """Octets and messages that were dropped, by reason."""
         return {str(why): count for why, count in self._diameter.dropped.items()}
 
+    def figures(self) -> dict[str, JsonValue]:
+        """How long answers to its requests took, by command."""
+        return self._diameter.figures()
+
     def peers(self) -> list[JsonValue]:
         """The Diameter peers, each with its interface."""
         return [

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import signal
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,6 @@ from protocols.dataplane.choice import refusing
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
-from protocols.io.logging import start_logging
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.trace.records import JsonValue
 
@@ -44,9 +44,12 @@ ConfigurationOption = Annotated[Path, typer.Option("--config", "-c", help="The g
 @app.command()
 @exit_on_error
 def serve(configuration: ConfigurationOption) -> None:
-    """Serve UEs until SIGTERM or Ctrl-C, then let go of them (DELETE), of the AAA server (STR, DPR)."""
+    """Serve UEs until SIGTERM or Ctrl-C, then let go of them (DELETE), of the AAA server (STR, DPR).
+
+    SIGHUP: read the configuration again; sessions stay.
+    """
     settings = load(configuration, EpdgConfiguration)
-    start_logging(settings.node)
+    settings.logging.start(settings.node)
     asyncio.run(_serve(settings, configuration))
 
 
@@ -54,10 +57,11 @@ async def _serve(settings: EpdgConfiguration, file: Path) -> None:
     from epdg.runtime import EpdgNode  # here: the other commands start without it
 
     with refusing(file):
-        node = EpdgNode(settings)
+        node = EpdgNode(settings, file=file)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
+    loop.add_signal_handler(signal.SIGHUP, node.reloading.hang_up)
     await node.run()
 
 
@@ -150,14 +154,65 @@ def _row(session: dict[str, JsonValue]) -> tuple[str, ...]:
     )
 
 
+@app.command("reload")
+@exit_on_error
+def reload_configuration(configuration: ConfigurationOption) -> None:
+    """Have the running gateway read its configuration again, as SIGHUP does, and say what has come of it."""
+    answer = call_sync(load(configuration, EpdgConfiguration).control, "node.reload")
+    assert isinstance(answer, dict)
+    for name, words in (("changed", "changed"), ("needs_restart", "needs a restart")):
+        keys = answer[name]
+        for key in keys if isinstance(keys, list) else []:
+            typer.echo(f"{key}: {words}")
+
+
+class DetachCause(str, Enum):
+    """Why a session is ended, as ``sessions.detach`` has it."""
+
+    OPERATOR = "operator"
+    REACTIVATE = "reactivate"
+
+
 @app.command()
 @exit_on_error
 def detach(
-    session: Annotated[str, typer.Argument(help="The session's id.")], configuration: ConfigurationOption
+    session: Annotated[str, typer.Argument(help="The session's id.")],
+    configuration: ConfigurationOption,
+    cause: Annotated[
+        DetachCause, typer.Option(help="reactivate: the UE is told to come again.")
+    ] = DetachCause.OPERATOR,
 ) -> None:
     """End one session of the running gateway."""
     settings = load(configuration, EpdgConfiguration)
-    call_sync(settings.control, "sessions.detach", id=session)
+    call_sync(settings.control, "sessions.detach", id=session, cause=cause.value)
+
+
+@app.command()
+@exit_on_error
+def liveness(
+    session: Annotated[str, typer.Argument(help="The session's id.")], configuration: ConfigurationOption
+) -> None:
+    """Ask one UE of the running gateway whether it lives; exit status 1 when it does not answer."""
+    _ask(configuration, "sessions.liveness", session)
+
+
+@app.command("check-path")
+@exit_on_error
+def check_path(
+    session: Annotated[str, typer.Argument(help="The session's id.")], configuration: ConfigurationOption
+) -> None:
+    """Have one UE prove that it is where it says (RFC 4555 §3.7); exit status 1 when it does not answer."""
+    _ask(configuration, "sessions.check-path", session)
+
+
+def _ask(configuration: Path, method: str, session: str) -> None:
+    answer = call_sync(load(configuration, EpdgConfiguration).control, method, id=session)
+    assert isinstance(answer, dict)
+    path = answer["path"]
+    where = path["remote"] if isinstance(path, dict) else ""
+    typer.echo(f"{where} {'answered after' if answer['answered'] else 'has not answered for'} {answer['seconds']} s")
+    if not answer["answered"]:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command()
@@ -229,6 +284,8 @@ def reauthenticate(
 @exit_on_error
 def addresses(
     configuration: ConfigurationOption,
+    add: Annotated[str | None, typer.Option(help="Have this address, which is not configured, too.")] = None,
+    remove: Annotated[str | None, typer.Option(help="Give up an address that was added.")] = None,
     withdraw: Annotated[str | None, typer.Option(help="Lose this address.")] = None,
     silently: Annotated[bool, typer.Option("--silently", help="Lose it without telling the UEs.")] = False,
     restore: Annotated[str | None, typer.Option(help="Have this address again.")] = None,
@@ -237,6 +294,10 @@ def addresses(
 ) -> None:
     """Show or change the addresses of the running gateway (RFC 4555 §3.6)."""
     control = load(configuration, EpdgConfiguration).control
+    if add is not None:
+        call_sync(control, "addresses.add", address=add)
+    if remove is not None:
+        call_sync(control, "addresses.remove", address=remove)
     if withdraw is not None:
         call_sync(control, "addresses.withdraw", address=withdraw, silently=silently)
     if restore is not None:
@@ -247,7 +308,8 @@ def addresses(
     listed = answer["addresses"] if isinstance(answer, dict) else []
     for each in listed if isinstance(listed, list) else []:
         if isinstance(each, dict):
-            typer.echo(f"{each['address']}{'' if each['present'] else '  (withdrawn)'}")
+            remark = f"{'' if each['present'] else '  (withdrawn)'}{'' if each['configured'] else '  (added)'}"
+            typer.echo(f"{each['address']}{remark}")
 
 
 @app.command()

@@ -42,6 +42,7 @@ from protocols.io.configuration import (
     Interval,
     IpAddress,
     IpNetwork,
+    LoggingSection,
     Port,
     SharedKey,
     unfit,
@@ -376,6 +377,14 @@ class DataPlaneSection(TunnelSection):
     mtu: Annotated[int, Field(ge=576, le=9000)] = 1400
 
 
+class AccountingSection(ConfigurationModel):
+    """A line of CSV for each session that ends; at ``rotate_octets`` the file makes room, so many old ones are kept."""
+
+    file: FilePath
+    rotate_octets: Annotated[int, Field(ge=4096)] = 10_000_000
+    kept_files: Annotated[Count, Field(le=1000)] = 9
+
+
 class TraceSection(ConfigurationModel):
     """How much is kept, and whether keys may leave the process."""
 
@@ -404,6 +413,8 @@ class EpdgConfiguration(ConfigurationModel):
     data_plane: DataPlaneSection = DataPlaneSection()
     control: FilePath
     trace: TraceSection = TraceSection()
+    logging: LoggingSection = LoggingSection()
+    accounting: AccountingSection | None = None
 
     @field_validator("apns")
     @classmethod
@@ -421,6 +432,11 @@ class EpdgConfiguration(ConfigurationModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> EpdgConfiguration:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Whether the sections go together; ``PydanticCustomError`` when they do not."""
         if self.data_plane.kind is DataPlaneKind.IN_PROCESS:
             if self.data_plane.backend not in ("auto", Backend.PYTHON):
                 raise unfit("auto or python where data_plane.kind is in-process", "data_plane", "backend")
@@ -439,4 +455,3 @@ class EpdgConfiguration(ConfigurationModel):
             raise unfit("a certificate, which the gateway has to show", "certificate")
         if eap and not self.diameter.peers:
             raise unfit("an AAA server, or authentication without eap", "diameter", "peers")
-        return self

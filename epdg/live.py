@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from epdg.carried import Carried
 from epdg.session import Session
+from protocols.ikev2.events import Closed, Event
 from protocols.ikev2.sa import IkeSa
 
 
@@ -17,7 +19,29 @@ class Live:
         self.first_spi = sa.local_spi
         self.diameter_session_id = diameter_session_id
         self.expiry: asyncio.TimerHandle | None = None
+        self.moving_since: float | None = None
+        self.moves = 0
+        self.carried = Carried()  # of its child SAs that are gone
         self.questions: set[asyncio.Task[None]] = set()
+        self._awaited: dict[asyncio.Future[Event | None], type[Event]] = {}
+
+    async def told(self, kind: type[Event], interval: float) -> Event | None:
+        """The next event of a kind that the IKE SA tells; ``None``: it has ended, or so many seconds are over."""
+        waiting: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
+        self._awaited[waiting] = kind
+        try:
+            async with asyncio.timeout(interval):
+                return await waiting
+        except TimeoutError:
+            return None
+        finally:
+            del self._awaited[waiting]
+
+    def tell(self, event: Event) -> None:
+        """The IKE SA tells something, and somebody may wait for it."""
+        for waiting, kind in self._awaited.items():
+            if not waiting.done() and isinstance(event, (kind, Closed)):
+                waiting.set_result(event if isinstance(event, kind) else None)
 
 
 class SubscriberSessions:

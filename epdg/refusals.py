@@ -148,6 +148,7 @@ class RefusalPolicy:
     """A policy file, read: what to tell a UE of a result or a cause."""
 
     def __init__(self, file: RefusalFile) -> None:
+        self.file = file
         self._default = file.default
         self._results = {
             **{(_BASE, code): entry for code, entry in _numbered(ResultCode, file.results).items()},

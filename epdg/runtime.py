@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from pathlib import Path
 
 from epdg.addresses import GatewayAddresses
 from epdg.child_sas import ChildSas
@@ -22,15 +23,17 @@ from epdg.control import control_methods
 from epdg.live import Live, SubscriberSessions
 from epdg.pdn.grants import Grants
 from epdg.profile import data_plane_needs
+from epdg.reload import Reloading
 from epdg.sessions import Sessions
 from epdg.swm import SwmClient
 from epdg.swu import Swu
 from epdg.tally import Tally
+from epdg.usage import UsageRecords
 from protocols.dataplane.choice import carrier_of, choose
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.io.algorithms import weakness
 from protocols.io.platform import Platform
-from protocols.path import Path
+from protocols.path import Path as NetworkPath
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.trace.recorder import Recorder
 
@@ -42,7 +45,10 @@ _log = logging.getLogger(__name__)
 class EpdgNode:
     """One gateway; ``run`` serves until ``stop``."""
 
-    def __init__(self, configuration: EpdgConfiguration, platform: Platform | None = None) -> None:
+    def __init__(
+        self, configuration: EpdgConfiguration, platform: Platform | None = None, *, file: Path | None = None
+    ) -> None:
+        """``file``: where the configuration came from, and is read again from."""
         platform = platform or Platform()
         clock, entropy = platform.clock, platform.entropy
         self.configuration = configuration
@@ -81,6 +87,7 @@ class EpdgNode:
             recorder=self.recorder,
             tally=self.tally,
         )
+        self.usage = UsageRecords(configuration.accounting)
         subscribers = SubscriberSessions()
         self.grants = Grants(configuration, self.child_sas.core, subscribers)
         self.swm = SwmClient(
@@ -102,11 +109,13 @@ class EpdgNode:
             clock=clock,
             recorder=self.recorder,
             tally=self.tally,
+            usage=self.usage,
         )
+        self.reloading = Reloading(self, file)
         self._stopping = asyncio.Event()
         self._control = platform.control(configuration.control, control_methods(self), self.recorder)
 
-    def _received_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
+    def _received_esp(self, octets: bytes, path: NetworkPath, traffic_class: int = 0) -> None:
         self.child_sas.receive_esp(octets, path, traffic_class)
 
     def _carry_out(self, live: Live, commands: list[Command]) -> None:
@@ -114,6 +123,7 @@ class EpdgNode:
 
     async def run(self) -> None:
         """Open everything, serve until ``stop``, then let go of UEs, AAA server and sockets."""
+        self.usage.open()
         self.swu.open(self.sessions.handle)
         try:
             self.carrier.start()
@@ -137,6 +147,7 @@ class EpdgNode:
 
     async def _close(self) -> None:
         self.swu.stop()
+        self.usage.write()
         await self.swm.close()
         await self._control.close()
         self.swu.close()

@@ -24,14 +24,17 @@ from epdg.commands import (
     Tell,
 )
 from epdg.config import EpdgConfiguration, RedirectPoint
+from epdg.figures import Durations
 from epdg.live import Live, SubscriberSessions
 from epdg.observation import session_view
 from epdg.pdn.grants import Grants
+from epdg.policy import ServicePolicy
 from epdg.profile import service_policy
 from epdg.session import Session, SessionState
 from epdg.swm import SwmClient
 from epdg.swu import Swu
 from epdg.tally import Tally
+from epdg.usage import UsageRecords
 from protocols.errors import StackError
 from protocols.ikev2.events import (
     Closed,
@@ -47,6 +50,7 @@ from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.tasks.config import ExchangeConfiguration
 from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.reauthentication import AuthenticationLifetime
+from protocols.io.logging import SESSION
 from protocols.io.platform import Clock
 from protocols.threegpp.observation import record_ike_event
 from protocols.threegpp.swu import GatewaySwu
@@ -89,6 +93,7 @@ class Sessions:
         clock: Clock,
         recorder: Recorder,
         tally: Tally,
+        usage: UsageRecords,
     ) -> None:
         self._configuration = configuration
         self._fqdn = fqdn
@@ -100,12 +105,18 @@ class Sessions:
         self._clock = clock
         self._recorder = recorder
         self._tally = tally
-        self._service = service_policy(configuration)
+        self._usage = usage
+        self.policy = service_policy(configuration)
+        self.durations = Durations()
         self.live: dict[bytes, Live] = {}
         self.ended: dict[str, dict[str, JsonValue]] = {}
         self._by_successor: dict[bytes, Live] = {}
         self._superseded: Live | None = None
         self._emptied = asyncio.Event()
+
+    def use(self, configuration: EpdgConfiguration, policy: ServicePolicy) -> None:
+        """Treat sessions that begin from now on so."""
+        self._configuration, self.policy = configuration, policy
 
     def find(self, identifier: JsonValue) -> Live | None:
         """A live session by its id."""
@@ -137,6 +148,8 @@ class Sessions:
         elif isinstance(event, Closed) and sa is not live.sa:
             self._by_successor.pop(sa.local_spi, None)
             return  # rekeyed: the session goes on under another SA
+        live.tell(event)
+        self.durations.follow(live, event, self._swu.now())
         try:
             self._child_sas.handle(live, event)
         except StackError as error:
@@ -151,6 +164,7 @@ class Sessions:
         self.carry_out(live, live.session.handle(event, self._clock.wall()))
         if isinstance(event, Closed):
             self._superseded = live if event.resumed else None
+            self._usage.ended(live, why=event.why, by_peer=event.by_peer, wall=self._clock.wall())
             self._end(live)
 
     def _not_carried(self, live: Live, error: StackError) -> None:
@@ -158,7 +172,7 @@ class Sessions:
         text = f"ESP of {live.session.imsi or live.session.nai} cannot be carried: {error}."
         self._tally.totals["esp-not-carried"] += 1
         self._recorder.event("esp-not-carried", text, {"why": str(error)}, live.session.identifier)
-        _log.error("%s", text)
+        _log.error("%s", text, extra={SESSION: live.session.identifier})
         if live.sa.state is not SaState.CLOSED:
             self.carry_out(live, live.session.not_carried(str(error)))
 
@@ -191,13 +205,13 @@ class Sessions:
             default_apn=self._configuration.default_apn,
             own_names=frozenset({self._fqdn}),
             created=self._clock.wall(),
-            policy=self._service,
+            policy=self.policy,
             elsewhere=self._elsewhere(),
             congested=self._congested,
         )
         live = Live(session, sa, self._swm.new_session_id())
         self.live[sa.local_spi] = live
-        self._swu.tell_if_fewer(sa)
+        self._swu.tell_if_others(sa)
         self._swm.register(live)
         self._tally.totals["sessions"] += 1
         return live
@@ -291,6 +305,8 @@ class Sessions:
 
     def _tell(self, live: Live, told: Tell) -> None:
         self._tally.count(told)
+        if told.name == "attached":
+            self.durations.attached(live, self._swu.now())
         if told.name in LOGGED:
-            _log.info("%s", told.text)
+            _log.info("%s", told.text, extra={SESSION: live.session.identifier})
         self._recorder.event(told.name, told.text, told.data, live.session.identifier)

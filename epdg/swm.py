@@ -106,6 +106,10 @@ class SwmClient:
         """What the node did not take, by reason."""
         return self._node.dropped
 
+    def figures(self) -> dict[str, JsonValue]:
+        """How long the AAA server's answers took, by command."""
+        return self._node.figures()
+
     def peers(self) -> list[JsonValue]:
         """The peers as the control interface shows them."""
         return [peer.to_json() for peer in self._node.peers()]

@@ -6,12 +6,14 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from epdg.addresses import GatewayAddresses
 from epdg.config import EpdgConfiguration
 from epdg.profile import responder_config
 from epdg.telling import turned_away
 from protocols.dataplane.carrier import Carrier
+from protocols.ikev2.config import ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint, installs_child_sa
 from protocols.ikev2.events import Event
 from protocols.ikev2.sa import IkeSa
@@ -52,16 +54,18 @@ class Swu:
         self._esp_transport = esp_transport(
             self._ike.force_encapsulation, carrier.open_raw, (self._listen.nat_traversal_port,)
         )
+        self._responder_config = functools.partial(
+            responder_config,
+            fqdn=fqdn,
+            addresses=addresses.usable,
+            force_encapsulation=self._esp_transport.forced,
+            clock=platform.clock,
+            entropy=platform.entropy,
+        )
+        self._responder = self._responder_config(configuration)
         self.endpoint = IkeEndpoint(
             entropy=platform.entropy,
-            responder=responder_config(
-                configuration,
-                fqdn=fqdn,
-                addresses=addresses.usable,
-                force_encapsulation=self._esp_transport.forced,
-                clock=platform.clock,
-                entropy=platform.entropy,
-            ),
+            responder=self._responder,
             extension=self._extension,
             inbound_packets=inbound_packets,
         )
@@ -84,6 +88,19 @@ class Swu:
             emergency_support=self._emergency,
             dropped=self.dropped_notifies,
         )
+
+    # --- another configuration
+
+    def responder(self, configuration: EpdgConfiguration) -> ResponderConfig:
+        """What another configuration makes of the gateway; its secrets stay. ``ConfigurationError``."""
+        ike = configuration.ike.model_copy(update={"qcd_secret": None, "resumption": None})
+        made = self._responder_config(configuration.model_copy(update={"ike": ike}))
+        return replace(made, crash_secrets=self._responder.crash_secrets, tickets=self._responder.tickets)
+
+    def use(self, configuration: EpdgConfiguration, responder: ResponderConfig) -> None:
+        """Have IKE SAs that begin from now on so."""
+        self._ike, self._responder = configuration.ike, responder
+        self.endpoint.use(responder)
 
     # --- life
 
@@ -134,15 +151,20 @@ class Swu:
         self.endpoint.initiate(sa, task, self.now())
         self.pump()
 
+    def check_path(self, sa: IkeSa) -> None:
+        """Begin a return-routability check of the path in use (RFC 4555 §3.7); ``LocalError``."""
+        self.endpoint.check_path(sa, self.now())
+        self.pump()
+
     def tell_addresses(self, sa: IkeSa, prefer: Address | None = None) -> None:
         """Tell a UE which addresses the gateway has, and that it is to use one of them (RFC 4555 §3.6)."""
         port = self._listen.nat_traversal_port
         endpoints = [Endpoint(address, port) for address in self._addresses.present(prefer)]
         self.endpoint.set_addresses(sa, endpoints, self.now(), prefer=prefer is not None)
 
-    def tell_if_fewer(self, sa: IkeSa) -> None:
-        """Tell a UE that comes which addresses there are, if some of those configured are not."""
-        if self._addresses.withdrawn:
+    def tell_if_others(self, sa: IkeSa) -> None:
+        """Tell a UE that comes which addresses there are, if they are not those configured."""
+        if self._addresses.changed:
             self.tell_addresses(sa)
 
     def _received(self, datagram: Datagram) -> None:

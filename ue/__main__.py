@@ -22,7 +22,6 @@ from protocols.io.clock import SystemClock
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
 from protocols.io.dns import DnsResolver
-from protocols.io.logging import start_logging
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.config import UeConfiguration, effective_configuration
@@ -369,8 +368,7 @@ def personas(
 
 def _node(config: Path, log_json: bool, verbose: bool, *, attach_at_start: bool) -> None:
     configuration = load(config, UeConfiguration)
-    level = logging.DEBUG if verbose else logging.INFO
-    start_logging(configuration.node, level=level, machine_readable=log_json)
+    configuration.logging.start(configuration.node, as_json=log_json, verbose=verbose)
 
     async def run() -> None:
         with refusing(config):

@@ -38,6 +38,7 @@ from protocols.io.configuration import (
     Interval,
     IpAddress,
     IpNetwork,
+    LoggingSection,
     SharedKey,
     unfit,
     validate,
@@ -184,6 +185,7 @@ class UeConfiguration(ConfigurationModel):
 
     persona: PersonaHeader | None = None
     node: str = Field(default="ue", min_length=1)
+    logging: LoggingSection = LoggingSection()
     imsi: ImsiText = ""
     plmn: PlmnSection
     usim: UsimSection | None = None

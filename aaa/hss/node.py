@@ -157,6 +157,10 @@ class HssNode:
         """Octets and messages that were dropped, by reason."""
         return {} if self._diameter is None else {str(why): n for why, n in self._diameter.dropped.items()}
 
+    def figures(self) -> dict[str, JsonValue]:
+        """How long answers to its requests took, by command; nothing without Diameter."""
+        return {} if self._diameter is None else self._diameter.figures()
+
     def peers(self) -> list[JsonValue]:
         """The Diameter peers, each with its interface."""
         if self._diameter is None:

@@ -1,4 +1,4 @@
-"""Control methods about the gateway's own addresses: lost, had again, preferred (RFC 4555 §3.6)."""
+"""Control methods about the gateway's own addresses: more, lost, had again, preferred (RFC 4555 §3.6)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from epdg.addresses import GatewayAddresses
 from epdg.control.which import live_session
 from epdg.sessions import Sessions
 from epdg.swu import Swu
+from protocols.errors import BackendError
 from protocols.io.control import ControlError, Handler, Params
 from protocols.io.parameters import address as address_of
 from protocols.io.parameters import flag
@@ -29,14 +30,40 @@ class AddressMethods:
         """By name."""
         return {
             "addresses.list": self.list,
+            "addresses.add": self.add,
+            "addresses.remove": self.remove,
             "addresses.withdraw": self.withdraw,
             "addresses.restore": self.restore,
             "addresses.prefer": self.prefer,
         }
 
     async def list(self, params: Params) -> JsonValue:
-        """Those configured, and whether they are there."""
+        """Those configured and those added since, and whether they are there."""
         del params
+        return self._addresses.view()
+
+    async def add(self, params: Params) -> JsonValue:
+        """Serve UEs at another address of this machine's; UEs are told. ``BackendError``: it is not this machine's."""
+        address = self._addresses.addable(address_of(params, "address"))
+        try:
+            self._swu.open_ports(address)
+        except BackendError:
+            self._swu.close_ports(address)
+            raise
+        self._addresses.add(address)
+        text = f"The gateway has {address} too."
+        self._recorder.event("address-added", text, {"address": str(address)})
+        self._tell_everybody()
+        return self._addresses.view()
+
+    async def remove(self, params: Params) -> JsonValue:
+        """Serve UEs no more at an address that was added; UEs are told."""
+        address = self._addresses.removable(address_of(params, "address"))
+        self._addresses.remove(address)
+        self._swu.close_ports(address)
+        text = f"The gateway has {address} no more."
+        self._recorder.event("address-removed", text, {"address": str(address)})
+        self._tell_everybody()
         return self._addresses.view()
 
     async def withdraw(self, params: Params) -> JsonValue:
@@ -74,7 +101,7 @@ class AddressMethods:
         return self._addresses.view()
 
     def _named(self, params: Params) -> Address:
-        return self._addresses.configured(address_of(params, "address"))
+        return self._addresses.known(address_of(params, "address"))
 
     def _tell_everybody(self) -> None:
         for live in [*self._sessions.live.values()]:

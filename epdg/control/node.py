@@ -30,6 +30,7 @@ class NodeMethods:
         return {
             "node.status": self.status,
             "node.configuration": self.configuration,
+            "node.reload": self.reload,
             "peers.list": self.list_peers,
             "epdg.host.log": self.host_log,
         }
@@ -60,6 +61,7 @@ class NodeMethods:
                 "tun": node.child_sas.core.dropped,
                 "diameter": {str(k): v for k, v in node.swm.dropped.items()},
             },
+            "figures": self._figures(),
             "trace": {"esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
             "addresses_in_use": {name: pool.in_use for name, pool in node.grants.pools.items()},
         }
@@ -68,6 +70,22 @@ class NodeMethods:
         """What it was started with, without secrets."""
         del params
         return shown(self._node.configuration)
+
+    async def reload(self, params: Params) -> JsonValue:
+        """Read the configuration again; ``ConfigurationError``: nothing has changed."""
+        del params
+        plan = self._node.reloading.reload()
+        return {"changed": [*plan.changed], "needs_restart": [*plan.needs_restart]}
+
+    def _figures(self) -> JsonValue:
+        durations = self._node.sessions.durations
+        figures: dict[str, JsonValue] = {
+            "attach": durations.attach.view(),
+            "move": durations.move.view(),
+            "diameter": self._node.swm.figures(),
+            "carried": dict(self._node.child_sas.carried()),
+        }
+        return figures
 
     def _dropped_ike(self) -> Counter[str]:
         dropped = self._node.swu.endpoint.dropped + self._node.swu.dropped_notifies

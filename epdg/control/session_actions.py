@@ -1,4 +1,7 @@
-"""Control methods that do something to one session, named by ``id``; each answers once it has begun."""
+"""Control methods that do something to one session, named by ``id``; each answers once it has begun.
+
+Those of ``questions`` answer once the UE has.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,11 @@ from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
 from protocols.io.control import ControlError, Handler, Params
 from protocols.io.parameters import addresses, number, text, unfit
-from protocols.threegpp.swu import GatewaySwu
+from protocols.threegpp.swu import GatewaySwu, reactivation_notify
 from protocols.trace.records import JsonValue
+
+REACTIVATE = "reactivate"
+DETACH_CAUSES = ("operator", REACTIVATE)
 
 
 class SessionActions:
@@ -40,11 +46,16 @@ class SessionActions:
         }
 
     async def detach(self, params: Params) -> JsonValue:
-        """DELETE to the UE, STR to the AAA server."""
+        """DELETE to the UE, STR to the AAA server; ``reactivate``: the UE is to come again (TS 24.302 §8.1.2.3)."""
         live = live_session(self._sessions, params)
+        cause = text(params, "cause") or DETACH_CAUSES[0]
+        if cause not in DETACH_CAUSES:
+            raise unfit(f"cause is {' or '.join(DETACH_CAUSES)}")
+        notifies = (reactivation_notify(),) if cause == REACTIVATE else ()
         if live.session.state is not SessionState.CLOSING:
             live.session.detach()
-            self._swu.initiate(live.sa, DeleteIkeSa("detached by the operator"))
+            why = "detached by the operator, to come again" if notifies else "detached by the operator"
+            self._swu.initiate(live.sa, DeleteIkeSa(why, notifies))
         return {"id": live.session.identifier, "state": live.session.state.value}
 
     async def rekey_ike(self, params: Params) -> JsonValue:

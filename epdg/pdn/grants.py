@@ -28,6 +28,10 @@ class Grants:
         self._subscribers = subscribers
         self.pools: Mapping[str, AddressPools] = _pools(configuration)
 
+    def use(self, configuration: EpdgConfiguration) -> None:
+        """Grant by another configuration from now on; the pools stay."""
+        self._configuration = configuration
+
     def grant(self, live: Live, command: AllocateAddress) -> list[Command]:
         """Find addresses; what the session says to them, or to being one too many."""
         limit = self._configuration.limits.connections_per_ue

@@ -127,7 +127,7 @@ class VirtualWorld:
     async def __aenter__(self) -> VirtualWorld:
         """Make the configurations and start the nodes; back when the gateway has its AAA server."""
         try:
-            files = RunFiles(directory=Path(self._directory.name))
+            files = self.files = RunFiles(directory=Path(self._directory.name))
             self._prepare(files)
             self._start(files)
             for control, (task, _, _) in zip((self.aaa, self.epdg, self.ue), self._running, strict=True):
@@ -255,7 +255,7 @@ class VirtualWorld:
         aaa.check(Role.BOTH, str(files.configuration("aaa")))
         epdg = load(files.configuration("epdg"), EpdgConfiguration)
         ue = load(files.configuration("ue"), UeConfiguration)
-        self.epdg_node = EpdgNode(epdg, self._platform(self.epdg))
+        self.epdg_node = EpdgNode(epdg, self._platform(self.epdg), file=files.configuration("epdg"))
         self.ue_node = UeNode(ue, self._platform(self.ue))
         database = SubscriberDatabase(f"sqlite:///{files.directory / 'aaa.db'}")
         self.aaa_node = AaaNode(aaa, database, Role.BOTH, self._platform(self.aaa))

@@ -159,6 +159,10 @@ class IkeEndpoint:
         self._drain(sa)
         return sa
 
+    def use(self, responder: ResponderConfig) -> None:
+        """IKE SAs of initiators that come from now on are so; COOKIE and what is unprotected stay as they were."""
+        self._responder = responder
+
     def initiate(self, sa: IkeSa, task: Task, now: float) -> None:
         """Start a task on an SA."""
         sa.initiate(task, now)
@@ -184,6 +188,11 @@ class IkeEndpoint:
     def suspect(self, sa: IkeSa, now: float) -> None:
         """A hint that the path of an SA is bad (RFC 4555 §3.5)."""
         sa.suspect(now)
+        self._drain(sa)
+
+    def check_path(self, sa: IkeSa, now: float) -> None:
+        """A return-routability check of an SA's path on demand (RFC 4555 §3.7)."""
+        sa.check_path(now)
         self._drain(sa)
 
     def esp_heard_from(self, sa: IkeSa, inbound_spi: bytes, path: Path, now: float) -> bool:

@@ -251,6 +251,13 @@ class PathValidated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LivenessAnswered:
+    """The peer answered a liveness check that somebody asked for (RFC 7296 §2.4), and from where."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class PeerAddressesChanged:
     """The peer's complete list of addresses (RFC 4555 §3.6), the one it told this from first; nothing has moved."""
 
@@ -489,6 +496,7 @@ Event = (
     | AddressesUpdated
     | AddressUpdateFailed
     | PathValidated
+    | LivenessAnswered
     | PeerAddressesChanged
     | PathSuspected
     | EspFollowed

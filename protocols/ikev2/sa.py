@@ -192,6 +192,11 @@ class IkeSa:
         mobike.suspect(self, now)
         self._pump(now)
 
+    def check_path(self, now: float) -> None:
+        """A return-routability check of the path in use, on demand (RFC 4555 §3.7); ``LocalError``: not now."""
+        mobike.demand_check(self)
+        self._pump(now)
+
     def esp_heard_from(self, inbound_spi: bytes, path: Path, now: float) -> bool:
         """Authentic, replay-fresh ESP came on another path; whether ours follows it (RFC 4555 §3.8)."""
         return mobike.esp_heard_from(self, inbound_spi, path, now)

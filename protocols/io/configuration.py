@@ -11,7 +11,9 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Mapping
+from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from logging import getLevelNamesMapping
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, ParamSpec, TypeVar
 
@@ -29,7 +31,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from protocols.errors import ConfigurationError, StackError
 from protocols.io.documents import Document, Location, Words, read_file, read_text
-from protocols.io.logging import printable
+from protocols.io.logging import printable, start_logging
 from protocols.path import Endpoint as PathEndpoint
 from protocols.secret import Secret
 from protocols.trace.records import JsonValue
@@ -371,6 +373,39 @@ def _refuse(problem: ValidationError, model: type[BaseModel], document: Document
         value=value,
         expected=_expected(error, _known_keys(model, error["loc"])).replace("\n", " "),
     ) from None
+
+
+# --- Sections that all nodes have --------------------------------------------------------------------
+
+
+class LogFormat(str, Enum):
+    """Log lines for people, or one JSON object each."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(str, Enum):
+    """What is logged at least."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LoggingSection(ConfigurationModel):
+    """How a node logs."""
+
+    format: LogFormat = LogFormat.TEXT
+    level: LogLevel = LogLevel.INFO
+
+    def start(self, node: str, *, as_json: bool = False, verbose: bool = False) -> None:
+        """Log so from now on; ``as_json`` and ``verbose`` (of a command line) go before what is configured."""
+        level = "DEBUG" if verbose else self.level.name
+        start_logging(
+            node, level=getLevelNamesMapping()[level], machine_readable=as_json or self.format is LogFormat.JSON
+        )
 
 
 # --- Loading ----------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Log lines of a node: one line each on standard error, as text for people or JSON for machines.
 
-What a user wants to know of a session is in the trace; the log is for what concerns the process.
+What a user wants to know of a session is in the trace; the log is for what concerns the process. A JSON line has
+``time`` (ISO 8601, UTC), ``level``, ``node``, ``logger``, ``session`` where there is one, ``text``, and ``traceback``
+of a defect.
 """
 
 from __future__ import annotations
@@ -8,7 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import TextIO
+
+SESSION = "session"  # in ``extra`` of a log call: the id of the session that the line is about
 
 
 class _JsonLines(logging.Formatter):
@@ -18,11 +23,12 @@ class _JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
-            "wall": round(record.created, 6),
-            "node": self._node,
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
+            "node": self._node,
             "logger": record.name,
-            "message": record.getMessage(),
+            **({"session": session} if (session := getattr(record, SESSION, None)) else {}),
+            "text": record.getMessage(),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

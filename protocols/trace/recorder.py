@@ -58,6 +58,11 @@ class Recorder:
         """The number of the oldest record still kept; one past ``sequence`` when there is none."""
         return self._sequence - len(self._ring) + 1
 
+    def keep(self, ring: int) -> None:
+        """Keep so many records from now on, the latest."""
+        if ring != self._ring.maxlen:
+            self._ring = deque(self._ring, maxlen=ring)
+
     def record(self, kind: Kind | str, body: Mapping[str, JsonValue], session: str | None = None) -> TraceRecord | None:
         """Number, keep and fan out one observation; ``None`` for keys while key export is off, or when not enabled."""
         kind = Kind(kind)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -81,7 +83,12 @@ def test_announced_loss_return_and_preference(epdg: EpdgProcess, ue: Ue) -> None
     until_at(ue, a, SECOND)
     flows_on(ue)
     listed: JsonValue = call_sync(epdg.control, "addresses.restore", address=FIRST)
-    assert listed == {"addresses": [{"address": FIRST, "present": True}, {"address": SECOND, "present": True}]}
+    assert listed == {
+        "addresses": [
+            {"address": FIRST, "present": True, "configured": True},
+            {"address": SECOND, "present": True, "configured": True},
+        ]
+    }
     (one,) = epdg.sessions(state="established")
     call_sync(epdg.control, "addresses.prefer", address=FIRST, id=one["id"])
     until_at(ue, a, FIRST)
@@ -152,3 +159,26 @@ def test_the_last_address_stays(epdg: EpdgProcess) -> None:
             refused = stack.enter_context(pytest.raises(ControlError))
             call_sync(epdg.control, method, **params)
         assert words in str(refused.value)
+
+
+def commanded(epdg: EpdgProcess, *words: str) -> str:
+    """What a command of the operator's prints."""
+    command = [sys.executable, "-m", "epdg", *words, "-c", str(epdg.configuration)]
+    return subprocess.run(command, check=True, timeout=30, capture_output=True, text=True).stdout
+
+
+def test_the_operators_commands(epdg: EpdgProcess, ue: Ue) -> None:
+    third = "127.0.41.3"
+    (one,) = epdg.sessions(state="established")
+    for command in ("liveness", "check-path"):
+        assert f"{ADDRESSES['wifi-a']}:{NATT_PORT} answered after 0." in commanded(epdg, command, str(one["id"]))
+    assert commanded(epdg, "addresses", "--add", third) == f"{FIRST}\n{SECOND}\n{third}  (added)\n"
+    with pytest.raises(ControlError, match=r"192\.0\.2\.9"):
+        call_sync(epdg.control, "addresses.add", address="192.0.2.9")
+    assert commanded(epdg, "addresses", "--remove", third) == f"{FIRST}\n{SECOND}\n"
+    commanded(epdg, "detach", str(one["id"]), "--cause", "reactivate")
+
+    def back() -> bool:
+        return [each["id"] for each in epdg.sessions(state="established")] not in ([], [one["id"]])
+
+    wait_until(back, timeout=10, what="another session of the UE")

@@ -6,12 +6,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import pytest
 
 from protocols.io.clock import SystemClock
 from protocols.io.entropy import SystemEntropy
-from protocols.io.logging import start_logging
+from protocols.io.logging import SESSION, start_logging
 
 
 @pytest.fixture
@@ -36,8 +37,18 @@ def test_machines_read_one_object_a_line(stream: io.StringIO) -> None:
     (line,) = stream.getvalue().splitlines()
     value = json.loads(line)
     assert (value["node"], value["level"], value["logger"]) == ("epdg", "error", "a.room")
-    assert value["message"] == "two\nlines of text"
+    assert value["text"] == "two\nlines of text"
+    assert "session" not in value
+    moment = datetime.fromisoformat(value["time"])
+    assert moment.utcoffset() == timedelta(0)
     assert value["traceback"].endswith("ZeroDivisionError: of ours")
+
+
+def test_a_line_about_a_session_has_its_id(stream: io.StringIO) -> None:
+    start_logging("epdg", machine_readable=True, stream=stream)
+    logging.getLogger("a.room").info("it moved", extra={SESSION: "12ab"})
+    assert list(json.loads(stream.getvalue())) == ["time", "level", "node", "logger", "session", "text"]
+    assert json.loads(stream.getvalue())["session"] == "12ab"
 
 
 def test_what_a_peer_wrote_makes_no_line_of_its_own(stream: io.StringIO) -> None:

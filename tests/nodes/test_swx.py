@@ -337,6 +337,34 @@ def test_a_subscription_that_is_bound_to_a_device_is_used_in_no_other(home: Home
     assert asyncio.run(run()) == [illegal, illegal, SUCCESS, illegal]
 
 
+def test_how_long_the_hss_takes_is_counted_by_command(home: Home) -> None:
+    def counts() -> list[object]:
+        status = call_sync(home.aaa.control, "node.status")
+        assert isinstance(status, dict)
+        figures = status["figures"]
+        assert isinstance(figures, dict)
+        assert set(figures) == {"aaa"}
+        assert isinstance(figures["aaa"], dict)
+        taken = figures["aaa"]["round_trips"]
+        assert isinstance(taken, dict)
+        found = [taken.get(name, {"count": 0, "sum": 0}) for name in ("MAR", "SAR")]
+        assert all(isinstance(each, dict) and 0 <= each["sum"] < TIMEOUT for each in found)
+        return [each["count"] for each in found if isinstance(each, dict)]
+
+    async def run() -> None:
+        user = aka_user(USER)
+        async with Gateway.connected(home.aaa.port) as gateway:
+            session = gateway.session_id()
+            await gateway.attach(user, session_id=session)
+            await gateway.terminate(session, user.nai)
+
+    before = counts()
+    asyncio.run(run())
+    wait_until(lambda: home.registration(USER) is None, what="deregistration", timeout=TIMEOUT)
+    after = counts()
+    assert [0 if one == other else 1 for one, other in zip(before, after, strict=True)] == [1, 1]
+
+
 def test_a_ladder_has_the_hss_as_a_column_of_its_own(home: Home) -> None:
     subscriber = laboratory_subscriber(27)
     home.hss.provision(subscriber)

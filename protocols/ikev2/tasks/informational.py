@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.ikev2.events import Refused, SaState
+from protocols.ikev2.events import LivenessAnswered, Refused, SaState
 from protocols.ikev2.extension import Step
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 class Liveness(Concurrent):
     """The peer's response proves that it lives (§2.4); with NAT detection where MOBIKE wants it (RFC 4555 §3.8).
 
-    ``suspicious``: a NAT may have come in between since the last update, and is looked for too.
+    ``suspicious``: a NAT may have come in between since the last update, and is looked for too. ``asked``: somebody
+    wants to know, and is told by ``LivenessAnswered``.
     """
 
     exchange = ExchangeType.INFORMATIONAL
 
-    def __init__(self, *, suspicious: bool = False) -> None:
+    def __init__(self, *, suspicious: bool = False, asked: bool = False) -> None:
         self._suspicious = suspicious
+        self._asked = asked
 
     def build_request(self, sa: IkeSa, now: float) -> tuple[Payload, ...]:
         """Nothing inside, or how we see the path."""
@@ -37,6 +39,8 @@ class Liveness(Concurrent):
 
     def process_response(self, sa: IkeSa, message: Message, path: Path, now: float) -> None:
         """That it came is all, unless it says that a NAT on the way has changed."""
+        if self._asked:
+            sa.emit(LivenessAnswered(path=path))
         mobike.compare_mapping(sa, message, now)
 
 

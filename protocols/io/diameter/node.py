@@ -27,7 +27,8 @@ from protocols.diameter.routing import Route, RoutingTable, is_redirect
 from protocols.diameter.uri import PORT, Transport
 from protocols.diameter.watchdog import WATCHDOG_INTERVAL
 from protocols.entropy import Entropy
-from protocols.errors import BackendError, LocalError, StackError
+from protocols.errors import BackendError, Fact, LocalError, StackError
+from protocols.histogram import Histogram
 from protocols.io.diameter.answers import ANSWERS_LIMIT, Answer, AnswerCache, Handler
 from protocols.io.diameter.connection import Connection, Intended
 from protocols.io.diameter.link import RECONNECT_INTERVAL_FIRST, Link, PeerAddress
@@ -83,6 +84,8 @@ class DiameterNode:
         self.ended: Counter[str] = Counter()
         self.failovers: Counter[str] = Counter()
         self.redirected = 0
+        self.round_trips: dict[str, Histogram] = {}
+        self.unanswered: Counter[str] = Counter()
         self._known_peers = None if known_peers is None else {host.lower() for host in known_peers}
         self._reconnect_interval = reconnect_interval
         self._handlers: dict[tuple[int, int], Handler] = {}
@@ -185,8 +188,27 @@ class DiameterNode:
         except TimeoutError:
             raise BackendError(f"no open Diameter connection{f' to {host}' if host else ''}") from None
 
+    def figures(self) -> dict[str, Fact]:
+        """Of requests that were sent: how long answers took, and how many there were none to, by command."""
+        return {
+            "round_trips": {name: taken.view() for name, taken in self.round_trips.items()},
+            "unanswered": dict(self.unanswered),
+        }
+
     async def request(self, message: DiameterMessage, timeout: float = REQUEST_INTERVAL) -> DiameterMessage:
-        """Send a request and return its answer; ``BackendError`` without a peer or an answer in time,
+        """Send a request and return its answer, as ``_answered`` does; how long that took is kept by command."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        try:
+            answer = await self._answered(message, timeout)
+        except BackendError:
+            self.unanswered[message.name] += 1
+            raise
+        self.round_trips.setdefault(message.name, Histogram()).add(loop.time() - start)
+        return answer
+
+    async def _answered(self, message: DiameterMessage, timeout: float) -> DiameterMessage:
+        """The answer to a request; ``BackendError`` without a peer or an answer in time,
         or when the answer is of another session (RFC 6733 §8.8).
 
         When the peer goes down, cannot deliver or is too busy, the request goes to the next one of the routing

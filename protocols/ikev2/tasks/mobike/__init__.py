@@ -5,7 +5,7 @@ mobility      where an SA is, which addresses both ends have; how child SAs foll
 negotiation   MOBIKE_SUPPORTED (§3.2), addresses in IKE_AUTH (§3.4)
 prohibition   NO_NATS_ALLOWED (§3.9)
 update        UPDATE_SA_ADDRESSES, both ends (§3.5): pending, newest wins, refusals
-check         COOKIE2 to a new address (§3.7), roll-back, the second chance of a path that was given up
+check         COOKIE2 to a new address or on demand (§3.7), roll-back, the second chance of a path given up
 addresses     ADDITIONAL_IP4/IP6_ADDRESS and NO_ADDITIONAL_ADDRESSES, both ends (§3.4, §3.6)
 scouting      an empty request from a new address before the update of addresses, as strongSwan has it (§3.10)
 probe         path testing (§3.10), changed NAT mappings (§3.8), hints
@@ -40,7 +40,7 @@ from protocols.ikev2.payloads import DeletePayload, NotifyPayload, Payload
 from protocols.ikev2.registry import NotifyType
 from protocols.ikev2.tasks import natd
 from protocols.ikev2.tasks.mobike.addresses import AnnounceAddresses, set_addresses, take_list
-from protocols.ikev2.tasks.mobike.check import check_again, check_expired, heard_again
+from protocols.ikev2.tasks.mobike.check import check_again, check_expired, demand_check, heard_again
 from protocols.ikev2.tasks.mobike.following import esp_heard_from, heard_from, rekeyed_from
 from protocols.ikev2.tasks.mobike.mobility import Mobility
 from protocols.ikev2.tasks.mobike.negotiation import announce, announced, take_announcement, wanted
@@ -72,6 +72,7 @@ __all__ = [
     "check_again",
     "check_expired",
     "compare_mapping",
+    "demand_check",
     "esp_heard_from",
     "heard_again",
     "heard_from",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.errors import RemoteError
+from protocols.errors import LocalError, RemoteError
 from protocols.ikev2.events import AddressUpdateFailed, AddressUpdateStarted, PathValidated, SaState
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import NotifyPayload, Payload
@@ -29,8 +29,8 @@ COOKIE2_LENGTH = 16  # §4.2.5: 8 to 64 octets
 class ReturnRoutabilityCheck:
     """N(COOKIE2) to the new address as a request of its own (§3.7); the answer must carry the same octets.
 
-    ``back``: after a roll-back, of the path returned to. There is nowhere to go from there, so that only
-    the retransmission limit ends it.
+    ``back``: of a path that is the last resort: the one that a roll-back returned to, or that is asked on demand.
+    There is nowhere to go from there, so that only the retransmission limit ends it.
     """
 
     exchange = ExchangeType.INFORMATIONAL
@@ -103,6 +103,24 @@ def start_check(sa: IkeSa, *, back: bool = False) -> None:
         return
     sa.mobility.check = ReturnRoutabilityCheck(sa.mobility.validated, sa.path, back=back)
     sa.enqueue(sa.mobility.check)
+
+
+def demand_check(sa: IkeSa) -> None:
+    """Check the path in use once more, "continuously during the connection" (§3.7); ``PathValidated`` when answered.
+
+    There is nowhere to go from a path that was validated before: only the retransmission limit ends the check.
+    ``LocalError``: without MOBIKE, or while a check or a move is under way.
+    """
+    mobility = sa.mobility
+    if sa.state is not SaState.ESTABLISHED:
+        raise LocalError(f"no check in state {sa.state.value}")
+    if not mobility.negotiated:
+        raise LocalError("the peer does not support MOBIKE")
+    if mobility.check is not None:
+        raise LocalError("a check is under way")
+    if mobility.update is not None or mobility.suspended or sa.path != mobility.validated:
+        raise LocalError("a change of addresses is under way")
+    start_check(sa, back=True)
 
 
 def supersede_check(sa: IkeSa) -> None:
