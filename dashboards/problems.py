@@ -36,6 +36,12 @@ class Problem(Exception):
         self.headers = headers or {}
         self.members = members
 
+    def response(self, instance: str) -> JSONResponse:
+        """The answer to the request for ``instance``."""
+        return problem_response(
+            self.status, self.code, self.detail, instance=instance, headers=self.headers, members=dict(self.members)
+        )
+
 
 def problem_response(
     status: int,
@@ -74,14 +80,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> JSONResponse:
-        return problem_response(
-            error.status,
-            error.code,
-            error.detail,
-            instance=request.url.path,
-            headers=error.headers,
-            members=dict(error.members),
-        )
+        return error.response(request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:

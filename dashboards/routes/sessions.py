@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from dashboards import ladder
 from dashboards.calls import ask
+from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Operator, Reader, Services, ServicesDep
 from dashboards.links import NodeLink
 from dashboards.problems import Problem, documented
@@ -34,7 +35,7 @@ from protocols.trace.records import JsonValue, Kind
 PAGE = 50
 PAGE_LIMIT = 500
 
-router = APIRouter(prefix="/sessions", tags=["sessions"])
+router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=ConditionalRoute)
 
 Identifier = Annotated[str, Path(min_length=1, max_length=256, description="session identifier")]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="entries on a page")]

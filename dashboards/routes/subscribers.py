@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from dashboards.calls import NodeName, ask, server, shown
+from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Operator, Reader, ServicesDep
 from dashboards.problems import Problem, documented
 from dashboards.subscriber_schemas import (
@@ -38,7 +39,7 @@ YAML_EXAMPLE = (
     "    opc: cd63cb71954a9f4e48a5994e37a02baf\n    apns: [{apn: internet, type: ipv4v6}]\n"
 )
 
-router = APIRouter(prefix="/subscribers", tags=["subscribers"])
+router = APIRouter(prefix="/subscribers", tags=["subscribers"], route_class=ConditionalRoute)
 
 ImsiPath = Annotated[str, Path(pattern=IMSI_PATTERN)]
 _PROBLEMS = (

@@ -273,7 +273,8 @@ def test_sign_in_link_exchanges_the_token_for_a_strict_cookie(running: Site, cli
     assert "HttpOnly" in cookie
     assert "samesite=strict" in cookie.lower()
     assert TOKEN not in cookie
-    assert client.get(f"{API}/me").json() == {"signed_in": True, "open_to_read": True}
+    standing = {"signed_in": True, "open_to_read": True, "name": "operator", "role": "operator"}
+    assert client.get(f"{API}/me").json() == standing
     stolen = dict(client.cookies)
     signed_out = client.post(f"{API}/sign-out", headers={"Origin": running.url})
     assert signed_out.json()["signed_in"] is False
