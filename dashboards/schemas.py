@@ -6,13 +6,14 @@ Times are seconds since 1970-01-01 UTC, SPIs and other octets lower-case hexadec
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dashboards.tokens import Role
 
 SessionState = Literal["attaching", "established", "closing", "closed"]
+Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, examples=[1800000000.0])]
 SessionOrder = Literal["created", "-created", "imsi", "apn", "state"]
 
 
