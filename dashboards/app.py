@@ -74,6 +74,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
     app.state.services = Services(
         config=config, hub=hub, fleet=fleet, security=security, runs=Runs(config.results), audit=log
     )
+    app.state.routers = [*((API, module.router) for module in MODULES), ("", health.router)]
     # the last one added is the first one asked
     app.add_middleware(Audit, log=log, security=security)
     if config.cors_origins:
@@ -94,8 +95,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            routers = [(API, module.router) for module in MODULES]
-            app.openapi_schema = describe(app, [*routers, ("", health.router)])
+            app.openapi_schema = describe(app, app.state.routers)
         return app.openapi_schema
 
     setattr(app, "openapi", openapi)  # noqa: B010 - FastAPI's documented way to extend the description

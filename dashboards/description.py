@@ -14,7 +14,7 @@ from dashboards.deps import Operator, SignedIn
 from dashboards.problems import PROBLEM_SCHEMA, documented
 
 _ANYWHERE = (HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.MISDIRECTED_REQUEST)
-_WITH_BODY = (HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+_WITH_BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _GUARDED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
@@ -31,7 +31,7 @@ def describe(app: FastAPI, routers: Iterable[tuple[str, APIRouter]]) -> dict[str
         for route in router.routes:
             if isinstance(route, APIRoute) and route.include_in_schema:
                 for method in route.methods or ():
-                    _complete(schema["paths"][prefix + route.path][method.lower()], route)
+                    _complete(schema["paths"][prefix + route.path_format][method.lower()], route)
     return schema
 
 

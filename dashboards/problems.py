@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 PROBLEM_JSON = "application/problem+json"
@@ -105,6 +106,8 @@ def install(app: FastAPI) -> None:
         else:
             detail = str(error.detail)
         headers = dict(error.headers) if error.headers else None
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _allowed(request)):
+            headers = {"Allow": ", ".join(sorted(methods))}
         return problem_response(error.status_code, None, detail, instance=request.url.path, headers=headers)
 
     @app.exception_handler(Exception)
@@ -116,6 +119,16 @@ def install(app: FastAPI) -> None:
             "The dashboard made a mistake; its log says more.",
             instance=request.url.path,
         )
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of all routes of a path (RFC 9110 §10.2.1); Starlette tells those of the first one only."""
+    methods: set[str] = set()
+    for prefix, router in request.app.state.routers:
+        for route in router.routes if request.url.path.startswith(prefix) else ():
+            if isinstance(route, APIRoute) and route.path_regex.match(request.url.path.removeprefix(prefix)):
+                methods |= route.methods
+    return methods
 
 
 PROBLEM_SCHEMA: dict[str, Any] = {

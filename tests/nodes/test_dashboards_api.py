@@ -281,6 +281,20 @@ def test_unreachable_gateway_is_503_and_shown(running: Site, client: httpx.Clien
     assert client.get(f"{API}/sessions").json()["total"] == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("OPTIONS", f"{API}/faults", "DELETE, GET, POST"),
+        ("PUT", f"{API}/sessions/none", "DELETE, GET"),
+        ("PATCH", f"{API}/subscribers/import", "POST"),
+    ],
+)
+def test_a_method_that_is_not_there_says_which_are(quiet: httpx.Client, method: str, path: str, allowed: str) -> None:
+    refused = quiet.request(method, path)
+    assert_problem(refused, 405)
+    assert refused.headers["allow"] == allowed
+
+
 # --- who may do what --------------------------------------------------------------------------------
 
 OWN = "own"
