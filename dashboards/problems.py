@@ -127,7 +127,7 @@ def _allowed(request: Request) -> set[str]:
     for prefix, router in request.app.state.routers:
         for route in router.routes if request.url.path.startswith(prefix) else ():
             if isinstance(route, APIRoute) and route.path_regex.match(request.url.path.removeprefix(prefix)):
-                methods |= route.methods
+                methods |= route.methods or set()
     return methods
 
 
