@@ -1,14 +1,16 @@
-"""The ``dashboards`` command: serve the web application, or print the link that signs a browser in."""
+"""The ``dashboards`` command: serve the web application, print the link that signs a browser in, keep tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import signal
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -17,14 +19,16 @@ from urllib.parse import quote
 import typer
 import uvicorn
 
+from dashboards import tls
 from dashboards.app import create_app
 from dashboards.config import DashboardsConfig
 from dashboards.deps import Services
+from dashboards.tokens import NAME_PATTERN, RESERVED, TOKEN_OCTETS, Role, Tokens
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.configuration import exit_on_error, load
 from protocols.io.logging import start_logging
 
-TOKEN_OCTETS = 24
+SOCKET_MESSAGE_OCTETS = 4096  # of what the reader of a WebSocket says, which nobody takes up
 BACKLOG = 128
 STOPPED_BY = (signal.SIGINT, signal.SIGTERM)
 SHUTDOWN_INTERVAL = 3  # seconds that open requests get when the server stops
@@ -35,6 +39,12 @@ application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+token_commands = typer.Typer(help="Tokens of people and programs.", no_args_is_help=True)
+application.add_typer(token_commands, name="token")
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
 
 
 @application.callback()
@@ -77,13 +87,14 @@ def sign_in_link(config: DashboardsConfig, token: str, port: int | None = None) 
     if address.is_unspecified:
         address = ip_address("127.0.0.1" if address.version == 4 else "::1")
     host = f"[{address}]" if address.version == 6 else str(address)
-    return f"http://{host}:{port or config.listen.port}/sign-in?token={quote(token, safe='')}"
+    scheme = "http" if config.tls is None else "https"
+    return f"{scheme}://{host}:{port or config.listen.port}/sign-in?token={quote(token, safe='')}"
 
 
 @application.command()
 @exit_on_error
 def serve(
-    config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")],
+    config: ConfigOption,
     print_link: Annotated[
         bool, typer.Option("--print-link", help="Print the sign-in link of the configured token and stop.")
     ] = False,
@@ -100,11 +111,58 @@ def serve(
             )
         typer.echo(sign_in_link(settings, settings.token.reveal().decode()))
         return
+    if settings.tls is not None:
+        tls.check(str(config), settings.tls)
+    Tokens(settings.tokens).all()
     token = settings.token.reveal().decode() if settings.token else secrets.token_urlsafe(TOKEN_OCTETS)
     start_logging("dashboards")
+    server = build_server(settings, token)
     listening = listen(settings)
     typer.echo(f"Sign in at {sign_in_link(settings, token, listening.getsockname()[1])}")
-    asyncio.run(build_server(settings, token).serve(sockets=[listening]))
+    asyncio.run(server.serve(sockets=[listening]))
+
+
+@token_commands.command("add")
+@exit_on_error
+def add_token(
+    name: Annotated[str, typer.Argument(help="Whose it is, for the page and the audit log.")],
+    role: Annotated[Role, typer.Option("--role", help="What it is good for.")],
+    config: ConfigOption,
+) -> None:
+    """Make a token and print it: it is not kept and cannot be shown again."""
+    if not re.fullmatch(NAME_PATTERN, name) or name in RESERVED:
+        raise ConfigurationError(
+            file="dashboards token add",
+            key="NAME",
+            value=name,
+            expected=f"up to 64 letters, digits and . _ @ -, none of {', '.join(sorted(RESERVED))}",
+        )
+    typer.echo(_tokens(config).add(name, role))
+
+
+@token_commands.command("list")
+@exit_on_error
+def list_tokens(config: ConfigOption) -> None:
+    """Names, roles and when each was made."""
+    for token in _tokens(config).all():
+        made = datetime.fromtimestamp(token.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        typer.echo(f"{token.name}\t{token.role.value}\t{made}")
+
+
+@token_commands.command("remove")
+@exit_on_error
+def remove_token(name: Annotated[str, typer.Argument(help="As listed.")], config: ConfigOption) -> None:
+    """Forget a token: it stops counting at once, and whoever signed in by it is signed out."""
+    _tokens(config).remove(name)
+
+
+def _tokens(config: Path) -> Tokens:
+    settings = load(config, DashboardsConfig)
+    if settings.tokens is None:
+        raise ConfigurationError(
+            file=str(config), key="tokens", value=None, expected="the file that keeps tokens, such as tokens.json"
+        )
+    return Tokens(settings.tokens)
 
 
 def listen(settings: DashboardsConfig) -> socket.socket:
@@ -123,14 +181,19 @@ def listen(settings: DashboardsConfig) -> socket.socket:
 
 def build_server(settings: DashboardsConfig, token: str) -> Server:
     """The server; requests are not logged, since the sign-in link carries the token."""
+    app = create_app(settings, token)
+    app.state.services.audit.check()
     return Server(
         uvicorn.Config(
-            create_app(settings, token),
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=SHUTDOWN_INTERVAL,
-            ws="none",
+            ws="wsproto",
+            ws_max_size=SOCKET_MESSAGE_OCTETS,
+            ssl_certfile=settings.tls.certificate if settings.tls else None,
+            ssl_keyfile=settings.tls.key if settings.tls else None,
         )
     )
 

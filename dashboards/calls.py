@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from fastapi import Query
 from pydantic import BaseModel, ValidationError
 
+from dashboards.audit import asked
 from dashboards.deps import Services
 from dashboards.links import NodeLink
 from dashboards.problems import Problem
@@ -34,7 +35,8 @@ _STATUS = {
 
 
 async def ask(link: NodeLink, method: str, **params: JsonValue) -> JsonValue:
-    """Call a node; its refusals become problems."""
+    """Call a node; its refusals become problems, and the audit log names it."""
+    asked(link.name)
     try:
         return await link.call(method, **params)
     except ControlError as error:

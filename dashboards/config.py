@@ -1,7 +1,8 @@
-"""Configuration of the dashboard: where it listens, which nodes it shows, and the operator's token."""
+"""Configuration of the dashboard: where it listens, which nodes it shows, and who may come in."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -26,6 +27,24 @@ def _long_enough(value: TextSecret | None) -> TextSecret | None:
     return value
 
 
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    """RFC 6454 §6.1: as browsers write them. Every origin at once ("*") would open the nodes to any page."""
+    for origin in value:
+        if not _ORIGIN.fullmatch(origin):
+            raise PydanticCustomError("origin", "origins such as https://bench.example.net:8443, in lower case")
+    return value
+
+
+class TlsConfig(ConfigurationModel):
+    """The server's certificate chain and its private key, PEM files."""
+
+    certificate: FilePath
+    key: FilePath
+
+
 class NodeConfig(ConfigurationModel):
     """One node: the name people see, what it is, and its control socket."""
 
@@ -47,6 +66,12 @@ class DashboardsConfig(ConfigurationModel):
     listen: Endpoint = Field(default="127.0.0.1:8080", validate_default=True)
     nodes: Annotated[tuple[NodeConfig, ...], Field(min_length=1), AfterValidator(_names_differ)]
     token: Annotated[TextSecret | None, AfterValidator(_long_enough)] = None
+    tokens: FilePath | None = None
+    require_sign_in: bool = False
+    audit_log: FilePath | None = None
+    audit_octets: Annotated[Count, Field(ge=4096, le=1 << 28)] = 4 << 20
+    tls: TlsConfig | None = None
+    cors_origins: Annotated[tuple[str, ...], AfterValidator(_origins)] = ()
     hosts: tuple[str, ...] = ()
     poll_interval: Interval = 2.0
     call_timeout: Interval = 5.0
@@ -58,5 +83,5 @@ class DashboardsConfig(ConfigurationModel):
 
     @property
     def open_to_read(self) -> bool:
-        """Whether anybody may read: only while none but this machine can connect."""
-        return self.listen.address.is_loopback
+        """Whether anybody may read: only while none but this machine can connect, and unless that is not wanted."""
+        return self.listen.address.is_loopback and not self.require_sign_in

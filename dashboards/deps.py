@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.requests import HTTPConnection
 
+from dashboards.audit import AuditLog
 from dashboards.config import DashboardsConfig
 from dashboards.links import Fleet
 from dashboards.runs import Runs
@@ -23,9 +25,10 @@ class Services:
     fleet: Fleet
     security: Security
     runs: Runs
+    audit: AuditLog
 
 
-def services(request: Request) -> Services:
+def services(request: HTTPConnection) -> Services:
     """The application's services."""
     found = request.app.state.services
     assert isinstance(found, Services)
@@ -45,5 +48,11 @@ def operator(request: Request, given: ServicesDep) -> None:
     given.security.check_operator(request)
 
 
+def signed_in(request: Request, given: ServicesDep) -> None:
+    """Refuse who has not signed in."""
+    given.security.check_signed_in(request)
+
+
 Reader = Depends(reader)
+SignedIn = Depends(signed_in)
 Operator = Depends(operator)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 PROBLEM_JSON = "application/problem+json"
@@ -35,6 +36,12 @@ class Problem(Exception):
         self.detail = detail
         self.headers = headers or {}
         self.members = members
+
+    def response(self, instance: str) -> JSONResponse:
+        """The answer to the request for ``instance``."""
+        return problem_response(
+            self.status, self.code, self.detail, instance=instance, headers=self.headers, members=dict(self.members)
+        )
 
 
 def problem_response(
@@ -74,14 +81,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> JSONResponse:
-        return problem_response(
-            error.status,
-            error.code,
-            error.detail,
-            instance=request.url.path,
-            headers=error.headers,
-            members=dict(error.members),
-        )
+        return error.response(request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -106,6 +106,8 @@ def install(app: FastAPI) -> None:
         else:
             detail = str(error.detail)
         headers = dict(error.headers) if error.headers else None
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _allowed(request)):
+            headers = {"Allow": ", ".join(sorted(methods))}
         return problem_response(error.status_code, None, detail, instance=request.url.path, headers=headers)
 
     @app.exception_handler(Exception)
@@ -117,6 +119,16 @@ def install(app: FastAPI) -> None:
             "The dashboard made a mistake; its log says more.",
             instance=request.url.path,
         )
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of all routes of a path (RFC 9110 §10.2.1); Starlette tells those of the first one only."""
+    methods: set[str] = set()
+    for prefix, router in request.app.state.routers:
+        for route in router.routes if request.url.path.startswith(prefix) else ():
+            if isinstance(route, APIRoute) and route.path_regex.match(request.url.path.removeprefix(prefix)):
+                methods |= route.methods or set()
+    return methods
 
 
 PROBLEM_SCHEMA: dict[str, Any] = {

@@ -6,11 +6,15 @@ Times are seconds since 1970-01-01 UTC, SPIs and other octets lower-case hexadec
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dashboards.tokens import Role
+
 SessionState = Literal["attaching", "established", "closing", "closed"]
+Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, examples=[1800000000.0])]
+SessionOrder = Literal["created", "-created", "imsi", "apn", "state"]
 
 
 class Answer(BaseModel):
@@ -213,18 +217,68 @@ class MessagePage(Answer):
 
 
 class SignIn(BaseModel):
-    """The operator's token."""
+    """A token."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"token": "what the command printed"}]})
 
     token: str = Field(min_length=1, max_length=512)
 
 
 class Standing(Answer):
-    """Who is asking, and what the server allows."""
+    """Who is asking, and what the server allows; without a token ``name`` and ``role`` are null."""
 
     signed_in: bool
     open_to_read: bool
+    name: str | None = Field(default=None, description="of the token", examples=["bench"])
+    role: Role | None = None
+
+
+class AuditEntry(Answer):
+    """An action, done or refused."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {
+                    "sequence": 4711,
+                    "wall": 1800000000.0,
+                    "who": "bench",
+                    "role": "operator",
+                    "remote": "127.0.0.1",
+                    "method": "DELETE",
+                    "path": "/api/v1/sessions/18f7e6d5c4b3a291",
+                    "node": "epdg",
+                    "about": {"identifier": "18f7e6d5c4b3a291"},
+                    "status": 202,
+                }
+            ]
+        },
+    )
+
+    sequence: int = Field(description="counts up; never starts anew while the files are there")
+    wall: float
+    who: str = Field(description="the token's name; without one loopback, or nobody from elsewhere")
+    role: Role | None
+    remote: str = Field(description="address of the client")
+    method: str
+    path: str = Field(description="without its query, where secrets would be")
+    node: str | None = Field(description="the node that was asked")
+    about: dict[str, str] = Field(description="the session, subscriber or rule that the path names")
+    status: int = Field(description="of the answer")
+
+
+class AuditPage(Answer):
+    """One page, the last action first; ``next`` is the cursor of older ones, null on the last page."""
+
+    entries: list[AuditEntry]
+    next: str | None
+
+
+class Health(Answer):
+    """How the server does."""
+
+    status: Literal["alive", "ready"]
 
 
 class Detached(Answer):

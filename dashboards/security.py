@@ -1,9 +1,9 @@
-"""Who may do what: the operator's token, the cookie it is exchanged for, and the guards against other sites.
+"""Who may do what: tokens with roles, the cookie they are exchanged for, and the guards against other sites.
 
-Reading is open while the server listens on loopback. Whatever changes state needs the bearer token, or
-the cookie together with proof that the request comes from our own page (RFC 6265bis §8.8: SameSite alone
-does not separate the ports of one host). A ``Host`` that is a foreign name is refused, so that a page of
-another site cannot read through a name it points at this machine.
+Reading is open while the server listens on loopback and signing in is not required. Whatever changes state needs an
+operator's bearer token, or the cookie together with proof that the request comes from our own page (RFC 6265bis
+§8.8: SameSite alone does not separate the ports of one host). A ``Host`` that is a foreign name is refused, so that a
+page of another site cannot read through a name it points at this machine.
 """
 
 from __future__ import annotations
@@ -12,16 +12,35 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
 from ipaddress import ip_address
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from dashboards.config import DashboardsConfig
-from dashboards.problems import unauthorized
+from dashboards.problems import Problem, unauthorized
+from dashboards.tokens import CONFIGURED, Role, Tokens, digest
 
 COOKIE_LIFETIME = 12 * 3600  # seconds; a working day
 COOKIES_KEPT = 256  # signed-in browsers; the oldest is signed out
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking: the name of the token, and its role."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A signed-in browser: until when, and by which token."""
+
+    until: float
+    sha256: str
 
 
 class Security:
@@ -31,49 +50,81 @@ class Security:
         self, config: DashboardsConfig, token: str, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._monotonic = monotonic
-        self._token = token.encode()
+        self._configured = digest(token)
+        self._tokens = Tokens(config.tokens)
         self._open = config.open_to_read
+        self._secure = config.tls is not None
         self._hosts = frozenset({"localhost", *(host.lower() for host in config.hosts)})
-        self._signed_in: dict[str, float] = {}  # cookie -> when it stops counting
+        self._origins = frozenset(config.cors_origins)
+        self._visits: dict[str, _Visit] = {}  # by cookie
         self.cookie_name = f"epdg-dashboard-{config.listen.port}"
 
-    def token_is_right(self, token: str) -> bool:
-        """Compare in constant time."""
-        return hmac.compare_digest(token.encode(), self._token)
+    # --- who it is
 
-    def sign_in(self, response: Response) -> None:
-        """Give the browser a cookie of its own; the token itself never goes into one."""
+    def holder(self, token: str) -> Principal | None:
+        """Whose token it is; digests are compared in constant time."""
+        return self._of(digest(token))
+
+    def principal(self, request: HTTPConnection) -> Principal | None:
+        """Who asks, by bearer token or cookie; a wrong bearer token is nobody's."""
+        if "authorization" in request.headers:
+            return self._bearer(request)
+        return self._visitor(request)
+
+    def sign_in(self, response: Response, token: str) -> None:
+        """Give the browser a cookie of the token's role; the token itself never goes into one."""
         value = secrets.token_urlsafe(32)
-        self._signed_in[value] = self._monotonic() + COOKIE_LIFETIME
-        while len(self._signed_in) > COOKIES_KEPT:
-            del self._signed_in[next(iter(self._signed_in))]
+        self._visits[value] = _Visit(self._monotonic() + COOKIE_LIFETIME, digest(token))
+        while len(self._visits) > COOKIES_KEPT:
+            del self._visits[next(iter(self._visits))]
         response.set_cookie(
-            self.cookie_name, value, max_age=COOKIE_LIFETIME, path="/", httponly=True, samesite="strict"
+            self.cookie_name,
+            value,
+            max_age=COOKIE_LIFETIME,
+            path="/",
+            httponly=True,
+            samesite="strict",
+            secure=self._secure,
         )
 
-    def sign_out(self, request: Request, response: Response) -> None:
+    def sign_out(self, request: HTTPConnection, response: Response) -> None:
         """Forget the browser's cookie."""
-        self._signed_in.pop(request.cookies.get(self.cookie_name, ""), None)
-        response.delete_cookie(self.cookie_name, path="/", httponly=True, samesite="strict")
+        self._visits.pop(request.cookies.get(self.cookie_name, ""), None)
+        response.delete_cookie(self.cookie_name, path="/", httponly=True, samesite="strict", secure=self._secure)
 
-    def is_signed_in(self, request: Request) -> bool:
-        """Whether the request carries the cookie of a signed-in browser."""
-        return self._signed_in.get(request.cookies.get(self.cookie_name, ""), 0.0) > self._monotonic()
+    # --- what they may
 
-    def check_reader(self, request: Request) -> None:
-        """Reading: anybody on loopback, else the token or the cookie."""
-        if self._open or self._bearer(request) or self.is_signed_in(request):
+    def check_reader(self, request: HTTPConnection) -> None:
+        """Reading: anybody while it is open, else any token or cookie; a wrong bearer token never (RFC 6750 §3.1)."""
+        if self.principal(request) is not None:
             return
-        raise unauthorized("This server can be reached from other machines: sign in to read.")
+        if "authorization" in request.headers:
+            raise unauthorized("The bearer token is not right.")
+        if not self._open:
+            raise unauthorized("Reading needs a token on this server: sign in to read.")
 
-    def check_operator(self, request: Request) -> None:
-        """Changing state: the token, or the cookie on a request of our own page."""
-        if self._bearer(request):
-            return
-        if not self.is_signed_in(request):
+    def check_signed_in(self, request: HTTPConnection) -> Principal:
+        """Somebody of whichever role: by token, or by the cookie on a request of our own page."""
+        found = self.principal(request)
+        if found is None and "authorization" in request.headers:
+            raise unauthorized("The bearer token is not right.")
+        if found is None:
             raise unauthorized("Only somebody who has signed in may change anything.")
-        if not self._is_own_page(request):
+        if "authorization" not in request.headers and not self._is_own_page(request):
             raise unauthorized("The cookie counts only for requests of this server's own page.")
+        return found
+
+    def check_operator(self, request: HTTPConnection) -> None:
+        """Changing state, and reading secrets: operators only; 403 for others."""
+        found = self.check_signed_in(request)
+        if found.role is not Role.OPERATOR:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                "role-needed",
+                f"This needs the role {Role.OPERATOR.value}; {found.name} is a {found.role.value}.",
+                needed=Role.OPERATOR.value,
+                role=found.role.value,
+            )
 
     def accepts_host(self, host: str) -> bool:
         """Whether a ``Host`` field names this server: an address, localhost or a configured name."""
@@ -90,22 +141,36 @@ class Security:
             return False
         return True
 
-    def _bearer(self, request: Request) -> bool:
-        """A bearer token, when there is one, must be right (RFC 6750 §3.1)."""
-        value = request.headers.get("authorization")
-        if value is None:
-            return False
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() != "bearer" or not self.token_is_right(token.strip()):
-            raise unauthorized("The bearer token is not right.")
-        return True
+    def accepts_origin(self, request: HTTPConnection) -> bool:
+        """Whether a WebSocket may be opened from there: browsers let every page try (RFC 6455 §10.2)."""
+        origin = request.headers.get("origin")
+        return origin is None or origin in self._origins or origin == self._own_origin(request)
 
-    def _is_own_page(self, request: Request) -> bool:
+    def _of(self, sha256: str) -> Principal | None:
+        if hmac.compare_digest(sha256, self._configured):
+            return Principal(CONFIGURED, Role.OPERATOR)
+        token = self._tokens.find(sha256)
+        return None if token is None else Principal(token.name, token.role)
+
+    def _bearer(self, request: HTTPConnection) -> Principal | None:
+        scheme, _, token = request.headers["authorization"].partition(" ")
+        return self.holder(token.strip()) if scheme.lower() == "bearer" else None
+
+    def _visitor(self, request: HTTPConnection) -> Principal | None:
+        visit = self._visits.get(request.cookies.get(self.cookie_name, ""))
+        return None if visit is None or visit.until <= self._monotonic() else self._of(visit.sha256)
+
+    def _is_own_page(self, request: HTTPConnection) -> bool:
         """``Sec-Fetch-Site`` or ``Origin`` must say so; a browser always sends one on an unsafe method."""
         site = request.headers.get("sec-fetch-site")
         origin = request.headers.get("origin")
         if site is not None and site != "same-origin":
             return False
         if origin is not None:
-            return origin == f"{request.url.scheme}://{request.headers.get('host', '')}"
+            return origin == self._own_origin(request)
         return site is not None
+
+    @staticmethod
+    def _own_origin(request: HTTPConnection) -> str:
+        scheme = {"ws": "http", "wss": "https"}.get(request.url.scheme, request.url.scheme)
+        return f"{scheme}://{request.headers.get('host', '')}"

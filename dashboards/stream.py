@@ -1,4 +1,6 @@
-"""Server-sent events (WHATWG HTML §9.2): one bounded ring that every reader follows at its own pace.
+"""Events for those who follow them: one bounded ring that every reader follows at its own pace.
+
+Read as server-sent events (WHATWG HTML §9.2) or over a WebSocket (RFC 6455), each event one JSON text there.
 
 A reader is a cursor into the ring, never a queue of its own: one that is too slow finds that its place
 has gone and is told to read everything anew (``reset``). Identifiers are ``<epoch>-<sequence>``, the
@@ -11,16 +13,18 @@ import asyncio
 import json
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 RETRY_INTERVAL_MS = 1500  # what a browser waits before it comes back
 SEND_TIMEOUT = 30.0  # a reader that takes nothing for so long is let go
 BATCH = 128  # events written at once
+GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013  # RFC 6455 §7.4.1 and IANA's registry of close codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,33 @@ class EventHub:
         last = min(first + BATCH, len(self._events))
         return [self._events[index] for index in range(first, last)], True
 
+    async def follow(
+        self, last_event_id: str | None, wanted: Filter, heartbeat_interval: float
+    ) -> AsyncIterator[list[Event]]:
+        """Batches of events, ``hello`` or ``reset`` first; an empty one after each silent ``heartbeat_interval``.
+
+        ``reset``: events were lost to this reader, who has to read everything anew. Ends when the hub is closed.
+        """
+        cursor, whole = self.resume(last_event_id)
+        yield [self._control(cursor, "hello" if whole else "reset")]
+        while not self.closed:
+            if not await self.wait(cursor, heartbeat_interval):
+                yield []
+                continue
+            events, whole = self.after(cursor)
+            if not whole:
+                cursor = self._sequence
+                yield [self._control(cursor, "reset")]
+            elif events:
+                cursor = events[-1].sequence
+                chosen = [event for event in events if wanted(event)]
+                if chosen:
+                    yield chosen
+
+    def identifier(self, event: Event) -> str:
+        """What a reader comes back with."""
+        return f"{self.epoch}-{event.sequence}"
+
     async def wait(self, cursor: int, timeout: float) -> bool:
         """Wait for an event after the cursor; False when ``timeout`` seconds passed without one."""
         while self._sequence <= cursor and not self.closed:
@@ -104,6 +135,9 @@ class EventHub:
             yield
         finally:
             self.readers -= 1
+
+    def _control(self, cursor: int, name: str) -> Event:
+        return Event(cursor, name, f'{{"epoch":"{self.epoch}"}}', None)
 
     def _oldest(self) -> int:
         return self._events[0].sequence if self._events else self._sequence + 1
@@ -151,31 +185,13 @@ class EventStream(Response):
 
     async def _pump(self, send: Send) -> None:
         await self._send(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        cursor, whole = self._hub.resume(self._last_event_id)
-        opening = f"retry: {RETRY_INTERVAL_MS}\n\n"
-        opening += self._control(cursor, "hello" if whole else "reset")
-        await self._write(send, opening)
-        while not self._hub.closed:
-            if not await self._hub.wait(cursor, self._heartbeat_interval):
-                await self._write(send, ": heartbeat\n\n")
-                continue
-            events, whole = self._hub.after(cursor)
-            if not whole:
-                cursor = self._hub.sequence
-                await self._write(send, self._control(cursor, "reset"))
-                continue
-            if events:
-                cursor = events[-1].sequence
-                text = "".join(self._format(event) for event in events if self._wanted(event))
-                if text:
-                    await self._write(send, text)
+        await self._write(send, f"retry: {RETRY_INTERVAL_MS}\n\n")
+        async for events in self._hub.follow(self._last_event_id, self._wanted, self._heartbeat_interval):
+            await self._write(send, "".join(map(self._format, events)) or ": heartbeat\n\n")
         await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _control(self, cursor: int, name: str) -> str:
-        return f'id: {self._hub.epoch}-{cursor}\nevent: {name}\ndata: {{"epoch":"{self._hub.epoch}"}}\n\n'
-
     def _format(self, event: Event) -> str:
-        return f"id: {self._hub.epoch}-{event.sequence}\nevent: {event.name}\ndata: {event.data}\n\n"
+        return f"id: {self._hub.identifier(event)}\nevent: {event.name}\ndata: {event.data}\n\n"
 
     async def _write(self, send: Send, text: str) -> None:
         await self._send(send, {"type": "http.response.body", "body": text.encode(), "more_body": True})
@@ -188,3 +204,49 @@ class EventStream(Response):
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def follow_socket(
+    hub: EventHub,
+    socket: WebSocket,
+    *,
+    last_event_id: str | None,
+    wanted: Filter,
+    heartbeat_interval: float,
+    send_timeout: float = SEND_TIMEOUT,
+) -> None:
+    """Write events to an accepted WebSocket until reader or hub is gone; what the reader says is passed over.
+
+    One that takes nothing for ``send_timeout`` seconds is let go with code 1013 and a reason.
+    """
+
+    async def pump() -> tuple[int, str]:
+        async for events in hub.follow(last_event_id, wanted, heartbeat_interval):
+            for event in events:
+                text = f'{{"id":"{hub.identifier(event)}","event":"{event.name}","data":{event.data}}}'
+                try:
+                    async with asyncio.timeout(send_timeout):
+                        await socket.send_text(text)
+                except TimeoutError:
+                    return TRY_AGAIN_LATER, "too slow: come back with the last id"
+        return GOING_AWAY, "the server stops"
+
+    async def gone() -> None:
+        while (await socket.receive())["type"] != "websocket.disconnect":
+            pass
+
+    with hub.reader():
+        pumping, leaving = asyncio.create_task(pump()), asyncio.create_task(gone())
+        try:
+            await asyncio.wait({pumping, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done():
+                return
+            code, reason = await pumping
+            async with asyncio.timeout(send_timeout):
+                await socket.close(code, reason)
+        except (TimeoutError, OSError, WebSocketDisconnect):
+            pass  # the reader is gone
+        finally:
+            for task in (pumping, leaving):
+                task.cancel()
+            await asyncio.gather(pumping, leaving, return_exceptions=True)

@@ -120,7 +120,11 @@ class Sessions:
 
     def find(self, identifier: JsonValue) -> Live | None:
         """A live session by its id."""
-        return next((live for live in self.live.values() if live.session.identifier == identifier), None)
+        try:
+            live = self.live.get(bytes.fromhex(identifier)) if isinstance(identifier, str) else None
+        except ValueError:
+            return None
+        return live if live is not None and live.session.identifier == identifier else None
 
     def view(self, live: Live) -> dict[str, JsonValue]:
         """A session as the control interface shows it."""

@@ -1,19 +1,25 @@
-"""The live feed: server-sent events of nodes, sessions and trace records."""
+"""The live feed of nodes, sessions and trace records: server-sent events, or a WebSocket."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response, WebSocket
 
-from dashboards.deps import Reader, ServicesDep
+from dashboards.deps import Reader, Services, ServicesDep, services
 from dashboards.problems import Problem, documented
-from dashboards.stream import Event, EventStream
+from dashboards.stream import EventStream, Filter, follow_socket
 
 router = APIRouter(prefix="/events", tags=["events"])
 
 NAMES = ("node", "restarted", "session", "session-gone", "record")
+
+After = Annotated[str | None, Query(max_length=64, description="as Last-Event-ID, for a page that was loaded anew")]
+Names = Annotated[
+    str | None, Query(max_length=128, description="names, separated by commas", examples=["session,session-gone"])
+]
+OfSession = Annotated[str | None, Query(max_length=256, description="of session events and records: only this one's")]
 
 
 @router.get(
@@ -32,15 +38,50 @@ NAMES = ("node", "restarted", "session", "session-gone", "record")
 async def follow_events(
     given: ServicesDep,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
-    after: Annotated[
-        str | None, Query(max_length=64, description="as Last-Event-ID, for a page that was loaded anew")
-    ] = None,
-    events: Annotated[str | None, Query(max_length=128, description="names, separated by commas")] = None,
-    session: Annotated[
-        str | None, Query(max_length=256, description="of session events and records: only this one's")
-    ] = None,
+    after: After = None,
+    events: Names = None,
+    session: OfSession = None,
 ) -> Response:
     """Follow what happens, from now on or from after the last event seen."""
+    wanted = _filter(events, session)
+    _check_room(given)
+    return EventStream(
+        given.hub,
+        last_event_id=last_event_id or after,
+        wanted=wanted,
+        heartbeat_interval=given.config.heartbeat_interval,
+    )
+
+
+@router.websocket("/ws")
+async def follow_events_by_socket(
+    socket: WebSocket,
+    after: After = None,
+    events: Names = None,
+    session: OfSession = None,
+) -> None:
+    """The same as JSON texts ``{"id": …, "event": …, "data": …}``; refusals are problems before the handshake."""
+    given = services(socket)
+    try:
+        if not given.security.accepts_origin(socket):
+            raise Problem(HTTPStatus.FORBIDDEN, "foreign-origin", "Pages of other sites may not follow the events.")
+        given.security.check_reader(socket)
+        wanted = _filter(events, session)
+        _check_room(given)
+    except Problem as problem:
+        await socket.send_denial_response(problem.response(socket.url.path))
+        return
+    await socket.accept()
+    await follow_socket(
+        given.hub,
+        socket,
+        last_event_id=after,
+        wanted=wanted,
+        heartbeat_interval=given.config.heartbeat_interval,
+    )
+
+
+def _check_room(given: Services) -> None:
     if given.hub.readers >= given.config.event_readers:
         raise Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -48,6 +89,9 @@ async def follow_events(
             f"{given.hub.readers} event streams are open, which is the limit.",
             headers={"Retry-After": "5"},
         )
+
+
+def _filter(events: str | None, session: str | None) -> Filter:
     names = frozenset(events.split(",") if events else NAMES)
     if not names <= frozenset(NAMES):
         raise Problem(
@@ -56,13 +100,4 @@ async def follow_events(
             f"events: names are {', '.join(NAMES)}",
             errors=[{"in": "query", "name": "events", "detail": f"names are {', '.join(NAMES)}"}],
         )
-
-    def wanted(event: Event) -> bool:
-        return event.name in names and (session is None or event.session in (None, session))
-
-    return EventStream(
-        given.hub,
-        last_event_id=last_event_id or after,
-        wanted=wanted,
-        heartbeat_interval=given.config.heartbeat_interval,
-    )
+    return lambda event: event.name in names and (session is None or event.session in (None, session))

@@ -6,11 +6,12 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
+from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Reader, ServicesDep
 from dashboards.problems import documented
 from dashboards.schemas import NodeList, NodeView
 
-router = APIRouter(prefix="/nodes", tags=["nodes"])
+router = APIRouter(prefix="/nodes", tags=["nodes"], route_class=ConditionalRoute)
 
 
 @router.get("", dependencies=[Reader], responses=documented(HTTPStatus.UNAUTHORIZED))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from dashboards.conditional import conditional
 from dashboards.deps import ServicesDep
 from dashboards.problems import unauthorized
 
@@ -29,9 +30,11 @@ async def sign_in_link(
     request: Request, given: ServicesDep, token: Annotated[str, Query(max_length=512)] = ""
 ) -> Response:
     """The link that `dashboards serve` prints: the token becomes a cookie and leaves the address bar."""
-    if given.security.token_is_right(token):
+    found = given.security.holder(token)
+    if found is not None:
+        request.state.signed_in_as = found
         response: Response = RedirectResponse("/", status_code=HTTPStatus.SEE_OTHER)
-        given.security.sign_in(response)
+        given.security.sign_in(response, token)
         return response
     if "text/html" in request.headers.get("accept", ""):  # a person: the page says what is wrong
         return FileResponse(
@@ -41,6 +44,13 @@ async def sign_in_link(
             headers={"WWW-Authenticate": 'Bearer realm="epdg-dashboard"'},
         )
     raise unauthorized("The sign-in link is not right. Use the one that `dashboards serve` printed last.")
+
+
+@router.get("/openapi.json")
+async def description(request: Request) -> Response:
+    """The OpenAPI description."""
+    response = JSONResponse(request.app.openapi(), headers={"Cache-Control": "no-cache"})
+    return conditional(request, response)
 
 
 @router.get("/docs")

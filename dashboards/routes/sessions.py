@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import time
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from pydantic import ValidationError
 
-from dashboards import ladder
+from dashboards import ladder, session_pages
 from dashboards.calls import ask
+from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Operator, Reader, Services, ServicesDep
 from dashboards.links import NodeLink
 from dashboards.problems import Problem, documented
-from dashboards.redaction import redacted
 from dashboards.schemas import (
     Detached,
     Ladder,
     LadderEntry,
     MessagePage,
     MessageView,
+    Moment,
+    SessionOrder,
     SessionPage,
     SessionState,
     SessionView,
@@ -34,7 +32,7 @@ from protocols.trace.records import JsonValue, Kind
 PAGE = 50
 PAGE_LIMIT = 500
 
-router = APIRouter(prefix="/sessions", tags=["sessions"])
+router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=ConditionalRoute)
 
 Identifier = Annotated[str, Path(min_length=1, max_length=256, description="session identifier")]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="entries on a page")]
@@ -48,44 +46,39 @@ Cursor = Annotated[str | None, Query(max_length=1024, description="`next` of the
 )
 async def list_sessions(
     given: ServicesDep,
-    imsi: Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$")] = None,
-    apn: Annotated[str | None, Query(min_length=1, max_length=100)] = None,
+    imsi: Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$", examples=["001010000000001"])] = None,
+    apn: Annotated[str | None, Query(min_length=1, max_length=100, examples=["internet"])] = None,
     state: SessionState | None = None,
-    address: Annotated[str | None, Query(min_length=2, max_length=64, description="inner or outer address")] = None,
+    address: Annotated[
+        str | None, Query(min_length=2, max_length=64, description="inner or outer address", examples=["10.45.0.3"])
+    ] = None,
+    q: Annotated[
+        str | None,
+        Query(min_length=1, max_length=100, description="in IMSI, NAI, APN or an address", examples=["00101"]),
+    ] = None,
+    since: Annotated[Moment | None, Query(description="created then or later")] = None,
+    until: Annotated[Moment | None, Query(description="created then or before")] = None,
+    sort: Annotated[
+        SessionOrder | None,
+        Query(description="over all gateways; without it gateway by gateway, live ones first"),
+    ] = None,
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> SessionPage:
-    """The sessions of all gateways, gateway by gateway, filtered and paged."""
-    filters: dict[str, JsonValue] = {"imsi": imsi, "apn": apn, "state": state, "address": address}
+    """The sessions of all gateways, filtered, sorted and paged."""
+    filters: dict[str, JsonValue] = {
+        "imsi": imsi,
+        "apn": apn,
+        "state": state,
+        "address": address,
+        "q": q,
+        "since": since,
+        "until": until,
+    }
     filters = {key: value for key, value in filters.items() if value is not None}
-    start, inner = _decode_cursor(cursor, given)
-    page = SessionPage(sessions=[], next=None, total=0, unreachable=[])
-    problem: Problem | None = None
-    for index, link in enumerate(given.fleet.gateways):
-        room = limit - len(page.sessions)
-        wanted = index >= start and room > 0
-        params: dict[str, JsonValue] = {**filters, "limit": room if wanted else 1}
-        if wanted and index == start and inner is not None:
-            params["cursor"] = inner
-        try:
-            answer = await ask(link, "sessions.list", **params)
-        except Problem as refused:
-            if refused.status is not HTTPStatus.SERVICE_UNAVAILABLE:
-                raise
-            page.unreachable.append(link.name)
-            problem = refused
-            continue
-        sessions, following, total = _list_answer(link, answer)
-        page.total += total
-        if wanted:
-            page.sessions += [_view(link, session) for session in sessions]
-            if following is not None:
-                page.next = _encode_cursor(link, following)
-        elif index >= start and total and page.next is None:
-            page.next = _encode_cursor(link, None)
-    if problem is not None and len(page.unreachable) == len(given.fleet.gateways):
-        raise problem
-    return page
+    if sort is not None:
+        return await session_pages.merged(given, filters, sort, limit=limit, cursor=cursor)
+    return await session_pages.one_after_the_other(given, filters, limit=limit, cursor=cursor)
 
 
 @router.get(
@@ -101,7 +94,7 @@ async def list_sessions(
 async def get_session(given: ServicesDep, identifier: Identifier) -> SessionView:
     """One session: identity, addresses, SAs with counters, and every path it has been on."""
     link, session = await _find(given, identifier)
-    return _view(link, session)
+    return session_pages.view(link, session)
 
 
 @router.delete(
@@ -195,7 +188,7 @@ async def get_messages(
             )
             for wall, name, record in shown
         ],
-        next=_encode([shown[-1][0], shown[-1][1], shown[-1][2].sequence]) if len(rest) > limit else None,
+        next=session_pages.encode([shown[-1][0], shown[-1][1], shown[-1][2].sequence]) if len(rest) > limit else None,
         total=len(found),
     )
 
@@ -228,81 +221,14 @@ async def _find(given: Services, identifier: str) -> tuple[NodeLink, dict[str, J
             continue
         if isinstance(session, dict):
             return link, session
-        raise _unexpected(link)
+        raise session_pages.unexpected(link)
     raise problem or Problem(HTTPStatus.NOT_FOUND, "not-found", f"There is no session {identifier}.")
-
-
-def _view(link: NodeLink, session: JsonValue) -> SessionView:
-    try:
-        view = SessionView.model_validate(redacted(session))
-    except ValidationError:
-        raise _unexpected(link) from None
-    if not view.gateway:
-        view.gateway = link.name
-    return view
-
-
-def _unexpected(link: NodeLink) -> Problem:
-    return Problem(
-        HTTPStatus.BAD_GATEWAY,
-        "node-failed",
-        f"{link.name} described a session in a way this dashboard does not understand.",
-        node=link.name,
-    )
-
-
-def _list_answer(link: NodeLink, answer: JsonValue) -> tuple[list[JsonValue], JsonValue, int]:
-    if isinstance(answer, dict):
-        sessions, total = answer.get("sessions"), answer.get("total")
-        if isinstance(sessions, list) and isinstance(total, int):
-            return sessions, answer.get("next"), total
-    raise _unexpected(link)
-
-
-def _encode(value: list[JsonValue]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).decode().rstrip("=")
-
-
-def _decode(cursor: str) -> list[JsonValue]:
-    try:
-        octets = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        value = json.loads(octets)
-    except (ValueError, binascii.Error):
-        raise _bad_cursor() from None
-    if not isinstance(value, list):
-        raise _bad_cursor()
-    return value
-
-
-def _encode_cursor(link: NodeLink, inner: JsonValue) -> str:
-    return _encode([link.name, inner])
-
-
-def _decode_cursor(cursor: str | None, given: Services) -> tuple[int, JsonValue]:
-    """Which gateway to go on with, and its own cursor."""
-    if cursor is None:
-        return 0, None
-    match _decode(cursor):
-        case [str(name), (str() | int() | None) as inner]:
-            for index, link in enumerate(given.fleet.gateways):
-                if link.name == name:
-                    return index, inner
-    raise _bad_cursor()
 
 
 def _decode_place(cursor: str | None) -> tuple[float, str, int] | None:
     if cursor is None:
         return None
-    match _decode(cursor):
+    match session_pages.decode(cursor):
         case [float() | int() as wall, str(name), int(sequence)]:
             return float(wall), name, sequence
-    raise _bad_cursor()
-
-
-def _bad_cursor() -> Problem:
-    return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "invalid-request",
-        "cursor: not one that this server gave out",
-        errors=[{"in": "query", "name": "cursor", "detail": "not one that this server gave out"}],
-    )
+    raise session_pages.bad_cursor()

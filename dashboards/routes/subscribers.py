@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from dashboards.calls import NodeName, ask, server, shown
+from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Operator, Reader, ServicesDep
 from dashboards.problems import Problem, documented
 from dashboards.subscriber_schemas import (
@@ -38,7 +40,15 @@ YAML_EXAMPLE = (
     "    opc: cd63cb71954a9f4e48a5994e37a02baf\n    apns: [{apn: internet, type: ipv4v6}]\n"
 )
 
-router = APIRouter(prefix="/subscribers", tags=["subscribers"])
+
+class _SubscriberConvertor(StringConvertor):
+    """Anything but what is a resource of its own."""
+
+    regex = r"(?!(?:import|import-file|export)$)[^/]+"
+
+
+register_url_convertor("subscriber", _SubscriberConvertor())
+router = APIRouter(prefix="/subscribers", tags=["subscribers"], route_class=ConditionalRoute)
 
 ImsiPath = Annotated[str, Path(pattern=IMSI_PATTERN)]
 _PROBLEMS = (
@@ -172,7 +182,7 @@ async def export_subscribers(
     return StreamingResponse(parts(), media_type=kind)
 
 
-@router.get("/{imsi}", dependencies=[Reader], responses=documented(*_PROBLEMS))
+@router.get("/{imsi:subscriber}", dependencies=[Reader], responses=documented(*_PROBLEMS))
 async def get_subscriber(
     request: Request,
     given: ServicesDep,
@@ -187,7 +197,7 @@ async def get_subscriber(
     return shown(link, SubscriberView, await ask(link, "subscribers.get", imsi=imsi, secrets=secrets))
 
 
-@router.patch("/{imsi}", dependencies=[Operator], responses=documented(*_PROBLEMS, HTTPStatus.CONFLICT))
+@router.patch("/{imsi:subscriber}", dependencies=[Operator], responses=documented(*_PROBLEMS, HTTPStatus.CONFLICT))
 async def update_subscriber(
     given: ServicesDep, imsi: ImsiPath, changes: SubscriberChanges, node: NodeName = None
 ) -> SubscriberChanged:
@@ -197,7 +207,7 @@ async def update_subscriber(
     return shown(link, SubscriberChanged, await ask(link, "subscribers.update", imsi=imsi, changes=document))
 
 
-@router.delete("/{imsi}", dependencies=[Operator], responses=documented(*_PROBLEMS))
+@router.delete("/{imsi:subscriber}", dependencies=[Operator], responses=documented(*_PROBLEMS))
 async def remove_subscriber(given: ServicesDep, imsi: ImsiPath, node: NodeName = None) -> SubscriberRemoved:
     """Forget one; where the user is attached, its sessions end."""
     link = server(given, node)
@@ -207,14 +217,14 @@ async def remove_subscriber(given: ServicesDep, imsi: ImsiPath, node: NodeName =
 # --- where a subscriber is registered -----------------------------------------------------------------
 
 
-@router.get("/{imsi}/registration", dependencies=[Reader], responses=documented(*_PROBLEMS))
+@router.get("/{imsi:subscriber}/registration", dependencies=[Reader], responses=documented(*_PROBLEMS))
 async def get_registration(given: ServicesDep, imsi: ImsiPath, node: NodeName = None) -> RegistrationView:
     """Which AAA server serves the user, and the PDN gateways that it reported."""
     link = server(given, node)
     return shown(link, RegistrationView, await ask(link, "registrations.get", imsi=imsi))
 
 
-@router.delete("/{imsi}/registration", dependencies=[Operator], responses=documented(*_PROBLEMS))
+@router.delete("/{imsi:subscriber}/registration", dependencies=[Operator], responses=documented(*_PROBLEMS))
 async def terminate_registration(
     given: ServicesDep,
     imsi: ImsiPath,
@@ -226,7 +236,7 @@ async def terminate_registration(
     return shown(link, HssTold, await ask(link, "registrations.terminate", imsi=imsi, reason=reason))
 
 
-@router.post("/{imsi}/push-profile", dependencies=[Operator], responses=documented(*_PROBLEMS))
+@router.post("/{imsi:subscriber}/push-profile", dependencies=[Operator], responses=documented(*_PROBLEMS))
 async def push_profile(given: ServicesDep, imsi: ImsiPath, node: NodeName = None) -> HssTold:
     """Tell the AAA server the profile as it is: PPR, and the gateways are asked to re-authorise."""
     link = server(given, node)

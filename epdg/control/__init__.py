@@ -1,8 +1,9 @@
 """The gateway's control methods: what the command line, the dashboards and the laboratory ask of a node.
 
-``node`` what it is and how it does; ``session_queries``, ``session_actions`` and ``questions``; ``gateway_addresses``.
-A method takes its parameters by ``protocols.io.parameters``, says no by ``ControlError`` (codes in
-docs/architecture.md), and stands in the table that its class's ``methods`` gives, under the name by which it is called.
+``node`` what it is and how it does; ``session_queries``, ``session_selection``, ``session_actions`` and ``questions``;
+``gateway_addresses``. A method takes its parameters by ``protocols.io.parameters``, says no by ``ControlError`` (codes
+in docs/architecture.md), and stands in the table that its class's ``methods`` gives, under the name by which it is
+called.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dashboards.tokens import Role, Tokens
 from tests.nodes.dashboards_world import ACCESS_B, NAT_OUTSIDE, TOKEN, Site, site
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
@@ -191,6 +192,22 @@ def test_detach_is_refused_without_signing_in_and_works_with_it(page: Page) -> N
     page.see(".ladder .event[data-name=detached]")
     assert page.site.world.detached == ["s000001"]
     assert not page.see("h1").find_elements(By.XPATH, "//*[@id='detach' and not(@hidden)]")
+
+
+def test_a_viewer_sees_who_is_signed_in_and_is_offered_no_action(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.json"
+    token = Tokens(tokens).add("wall", Role.VIEWER)
+    with site(tmp_path, f"tokens: {tokens}\nrequire_sign_in: true") as running:
+        browser.delete_all_cookies()
+        page = Page(browser, running)
+        running.do(running.world.attach, 1)
+        page.open(f"/sign-in?token={token}")
+        page.see("#who", "wall (viewer)")
+        page.see("tr[data-session=s000001]")
+        page.open("/#/sessions/s000001")
+        page.see("#detach[title='Needs the role operator']:disabled")
+        assert page.console() == []
+        browser.get("about:blank")
 
 
 def test_wrong_sign_in_link_says_so(page: Page) -> None:

@@ -18,6 +18,7 @@ import uvicorn
 
 from dashboards.__main__ import build_server, listen
 from dashboards.config import DashboardsConfig
+from epdg.control.session_selection import EndedSubject, page
 from protocols.io.configuration import parse
 from protocols.io.control import ControlError, ControlServer
 from protocols.trace.recorder import Recorder
@@ -104,15 +105,7 @@ class World:
         return {"peers": [{"host": "aaa.epc.mnc001.mcc001.3gppnetwork.org", "state": "I-Open", "requests": 4}]}
 
     async def _list(self, params: dict[str, Any]) -> dict[str, Any]:
-        found = [
-            session
-            for session in self.sessions.values()
-            if all(session[key] == params[key] for key in ("imsi", "apn", "state") if key in params)
-            and ("address" not in params or params["address"] in _addresses(session))
-        ]
-        start, limit = int(params.get("cursor", "0")), params.get("limit", 100)
-        following = str(start + limit) if start + limit < len(found) else None
-        return {"sessions": found[start : start + limit], "next": following, "total": len(found)}
+        return page(map(EndedSubject, self.sessions.values()), params)
 
     async def _get(self, params: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -397,11 +390,6 @@ class World:
         self.say("aaa", "epdg", "STA", "DIAMETER_SUCCESS", session=s)
         s["state"] = "closed"
         self.event("epdg", "detached", f"{s['imsi']} detached by the operator.", s)
-
-
-def _addresses(session: dict[str, Any]) -> set[str]:
-    path = session["ike"]["path"]
-    return {*session["inner_addresses"], path["remote"], path["remote"].rpartition(":")[0]}
 
 
 class Site:

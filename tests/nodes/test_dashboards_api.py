@@ -123,6 +123,17 @@ def test_session_shows_identity_sas_paths_and_counters(running: Site, client: ht
         ({"address": "127.0.6.1"}, [4]),
         ({"apn": "ims", "state": "established"}, [2]),
         ({"apn": "none"}, []),
+        ({"q": "0000002"}, [2]),
+        ({"q": "IMS"}, [2, 3]),
+        ({"q": "127.0.6.1"}, [4]),
+        ({"q": "0001010000000003@nai"}, [3]),
+        ({"sort": "created"}, [1, 2, 3, 4]),
+        ({"sort": "-created", "apn": "internet"}, [4, 1]),
+        ({"sort": "apn"}, [2, 3, 1, 4]),
+        ({"sort": "state", "limit": "9"}, [3, 1, 2, 4]),
+        ({"since": "0", "until": "1"}, []),
+        ({"since": "1000", "sort": "imsi"}, [1, 2, 3, 4]),
+        ({"until": "99999999999", "q": "ims"}, [2, 3]),
     ],
 )
 def test_list_filters(quiet: httpx.Client, query: dict[str, str], numbers: list[int]) -> None:
@@ -149,6 +160,50 @@ def test_paging_visits_every_session_once(running: Site, client: httpx.Client) -
             break
     assert seen == [f"s{number:06x}" for number in range(1, 8)]
     assert pages == 3
+
+
+def test_time_filters_take_both_ends(running: Site, client: httpx.Client) -> None:
+    first = running.do(running.world.attach, 1)
+    second = running.do(running.world.attach, 2)
+    moments = {"since": repr(second["created"]), "until": repr(second["created"])}
+    page = client.get(f"{API}/sessions", params=moments).json()
+    assert [session["id"] for session in page["sessions"]] == [second["id"]]
+    page = client.get(f"{API}/sessions", params={"until": repr(first["created"])}).json()
+    assert [session["id"] for session in page["sessions"]] == [first["id"]]
+
+
+def test_sorted_pages_merge_the_gateways(tmp_path: Path) -> None:
+    socket = tmp_path / "other" / "epdg.sock"
+    with site(tmp_path / "main", nodes=f"  - {{ name: other, kind: epdg, control: {socket} }}") as running:
+        other = running.do(running.other_world, tmp_path / "other")
+        for number in range(1, 10):
+            world = (running.world, other)[number % 3 == 0]
+            world.now = 1000.0 + number
+            running.do(world.new_session, number)
+        with httpx.Client(base_url=running.url) as client:
+            for order, wanted in (("-created", range(9, 0, -1)), ("imsi", range(1, 10))):
+                seen: list[str] = []
+                cursor: str | None = None
+                pages = 0
+                while pages == 0 or cursor is not None:
+                    query = {"limit": "2", "sort": order} | ({"cursor": cursor} if cursor else {})
+                    page = client.get(f"{API}/sessions", params=query).json()
+                    assert page["total"] == 9
+                    seen += [session["id"] for session in page["sessions"]]
+                    cursor = page["next"]
+                    pages += 1
+                assert seen == [f"s{number:06x}" for number in wanted]
+                assert pages == 5
+            running.do(other.stop, "epdg")
+            page = client.get(f"{API}/sessions", params={"sort": "imsi"}).json()
+            assert (page["total"], page["unreachable"]) == (6, ["other"])
+
+
+@pytest.mark.parametrize(
+    "cursor", ["W3siZXBkZyI6LTF9XQ", "W3siZWxzZSI6MX1d", "WyJlcGRnIiwiMSJd", "W3siZXBkZyI6dHJ1ZX1d"]
+)
+def test_foreign_cursor_of_a_sorted_page_is_refused(quiet: httpx.Client, cursor: str) -> None:
+    assert_problem(quiet.get(f"{API}/sessions", params={"cursor": cursor, "sort": "imsi"}), 422)
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "W10", "WyJlbHNld2hlcmUiLCIxIl0", "%00", "é"])
@@ -190,6 +245,9 @@ def test_two_gateways_are_paged_one_after_the_other_and_one_may_be_away(tmp_path
         ("GET", f"{API}/sessions?limit=0", 422),
         ("GET", f"{API}/sessions?state=sleeping", 422),
         ("GET", f"{API}/sessions?imsi=abc", 422),
+        ("GET", f"{API}/sessions?sort=age", 422),
+        ("GET", f"{API}/sessions?since=NaN", 422),
+        ("GET", f"{API}/sessions?until=-1", 422),
         ("GET", f"{API}/events?events=keys", 422),
         ("POST", f"{API}/sign-in", 422),
         ("PUT", f"{API}/sessions", 405),
@@ -221,6 +279,20 @@ def test_unreachable_gateway_is_503_and_shown(running: Site, client: httpx.Clien
         lambda name, data: name == "node" and data["name"] == "epdg" and data["reachable"] and data["since"] > since,
     )
     assert client.get(f"{API}/sessions").json()["total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("OPTIONS", f"{API}/faults", "DELETE, GET, POST"),
+        ("PUT", f"{API}/sessions/none", "DELETE, GET"),
+        ("PATCH", f"{API}/subscribers/import", "POST"),
+    ],
+)
+def test_a_method_that_is_not_there_says_which_are(quiet: httpx.Client, method: str, path: str, allowed: str) -> None:
+    refused = quiet.request(method, path)
+    assert_problem(refused, 405)
+    assert refused.headers["allow"] == allowed
 
 
 # --- who may do what --------------------------------------------------------------------------------
@@ -273,7 +345,8 @@ def test_sign_in_link_exchanges_the_token_for_a_strict_cookie(running: Site, cli
     assert "HttpOnly" in cookie
     assert "samesite=strict" in cookie.lower()
     assert TOKEN not in cookie
-    assert client.get(f"{API}/me").json() == {"signed_in": True, "open_to_read": True}
+    standing = {"signed_in": True, "open_to_read": True, "name": "operator", "role": "operator"}
+    assert client.get(f"{API}/me").json() == standing
     stolen = dict(client.cookies)
     signed_out = client.post(f"{API}/sign-out", headers={"Origin": running.url})
     assert signed_out.json()["signed_in"] is False

@@ -19,8 +19,9 @@ from dashboards.app import create_app
 from dashboards.config import DashboardsConfig
 from dashboards.ladder import Identifiers, Source, Trace, build
 from dashboards.redaction import REDACTED, redacted
-from dashboards.security import COOKIE_LIFETIME, Security
+from dashboards.security import COOKIE_LIFETIME, Principal, Security
 from dashboards.stream import BATCH, EventHub, EventStream
+from dashboards.tokens import Role
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.configuration import load, parse
 from protocols.trace.records import Kind, TraceRecord
@@ -57,6 +58,10 @@ def test_example_configuration_is_valid() -> None:
         ("token: short\n" + NODES, "token"),
         ("event_ring: 1\n" + NODES, "event_ring"),
         ("colour: green\n" + NODES, "colour"),
+        ("cors_origins: ['*']\n" + NODES, "cors_origins"),
+        ("cors_origins: [https://a.example/path]\n" + NODES, "cors_origins"),
+        ("tls: {certificate: a.pem}\n" + NODES, "tls.key"),
+        ("audit_octets: 1\n" + NODES, "audit_octets"),
     ],
 )
 def test_mistakes_are_named(text: str, key: str) -> None:
@@ -110,7 +115,9 @@ def test_beyond_loopback_reading_needs_the_token(headers: Mapping[str, str], sta
     answer = asyncio.run(ask())
     assert answer.status_code == (200 if path.endswith("/me") else status)
     if path.endswith("/me"):
-        assert answer.json() == {"signed_in": False, "open_to_read": False}
+        known = status == 200
+        name, role = ("operator", "operator") if known else (None, None)
+        assert answer.json() == {"signed_in": known, "open_to_read": False, "name": name, "role": role}
 
 
 def test_cookies_end_after_their_lifetime() -> None:
@@ -120,12 +127,12 @@ def test_cookies_end_after_their_lifetime() -> None:
     now = 1000.0
     security = Security(configuration(), TOKEN, monotonic=lambda: now)
     response = Response()
-    security.sign_in(response)
+    security.sign_in(response, TOKEN)
     cookie = response.headers["set-cookie"].partition(";")[0]
     request = Request({"type": "http", "headers": [(b"cookie", cookie.encode())]})
-    assert security.is_signed_in(request)
+    assert security.principal(request) == Principal("operator", Role.OPERATOR)
     now += COOKIE_LIFETIME
-    assert not security.is_signed_in(request)
+    assert security.principal(request) is None
 
 
 # --- event stream -----------------------------------------------------------------------------------

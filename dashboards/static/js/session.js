@@ -100,6 +100,10 @@ export function mountSession(main, id) {
       setTrouble("Not detached: only somebody who has signed in may detach a session.");
       return;
     }
+    if (!state.mayAct) {
+      setTrouble(`Not detached: this needs the role operator; ${state.name} is a ${state.role}.`);
+      return;
+    }
     setTrouble("");
     const sure = await confirmAction({
       title: `Detach ${imsi(session?.imsi)}?`,
@@ -120,7 +124,8 @@ export function mountSession(main, id) {
 
   function show() {
     detach.hidden = !session || gone || session.state === "closed";
-    detach.disabled = !state.gatewayReachable;
+    detach.disabled = !state.gatewayReachable || !state.mayAct;
+    detach.title = state.mayAct ? "" : "Needs the role operator";
     main.classList.toggle("stale", !state.gatewayReachable || gone);
     if (!session) return;
     document.title = `${session.imsi ?? session.id} · ePDG dashboard`;

@@ -7,6 +7,8 @@ class State extends EventTarget {
   nodes = [];
   signedIn = false;
   openToRead = true;
+  name = null;
+  role = null;
   feed = new Feed();
 
   get gatewayReachable() {
@@ -16,6 +18,11 @@ class State extends EventTarget {
 
   get mayRead() {
     return this.openToRead || this.signedIn;
+  }
+
+  /** Whether actions are offered: to operators, and to whoever has not signed in yet and is then asked to. */
+  get mayAct() {
+    return !this.signedIn || this.role === "operator";
   }
 
   async start() {
@@ -56,6 +63,8 @@ class State extends EventTarget {
   #takeStanding(standing) {
     this.signedIn = standing.signed_in;
     this.openToRead = standing.open_to_read;
+    this.name = standing.name;
+    this.role = standing.role;
   }
 
   #takeNode(node) {

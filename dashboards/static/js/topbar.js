@@ -20,13 +20,15 @@ export function mountTopbar(bar, notices) {
   account.addEventListener("click", () =>
     state.signedIn ? state.signOut().catch(() => state.refresh()) : askToSignIn("The token lets you change things: detach sessions."),
   );
+  const who = h("span", { class: "muted", id: "who", hidden: true });
+  const whoIs = () => (state.name === state.role ? state.role : `${state.name} (${state.role})`) ?? "";
   const theme = h("button", { class: "button ghost square", type: "button", id: "theme", onclick: switchTheme });
   replace(
     bar,
     h("a", { class: "brand", href: "#/" }, h("img", { src: "/static/icon.svg", alt: "", width: "28", height: "28" }), h("span", {}, "ePDG")),
     nodes,
     h("dl", { class: "figures", "aria-label": "Live counters" }, Object.values(figures).map((item) => item.element)),
-    h("div", { class: "bar-actions" }, h("a", { class: "button ghost", href: "#/runs" }, "Laboratory"), h("a", { class: "button ghost api", href: "/docs" }, "API"), theme, account),
+    h("div", { class: "bar-actions" }, h("a", { class: "button ghost", href: "#/runs" }, "Laboratory"), h("a", { class: "button ghost api", href: "/docs" }, "API"), theme, who, account),
   );
   showTheme(theme);
 
@@ -36,6 +38,9 @@ export function mountTopbar(bar, notices) {
     for (const [name, item] of Object.entries(figures)) item.set(totals[name]);
     figures.refusals.element.classList.toggle("bad", totals.refusals > 0);
     replace(account, icon(state.signedIn ? "out" : "key"), h("span", {}, state.signedIn ? "Sign out" : "Sign in"));
+    account.title = state.signedIn ? `Signed in as ${whoIs()}` : "";
+    who.hidden = !state.signedIn;
+    setText(who, whoIs());
     showNotices(notices);
   };
   state.addEventListener("changed", show);
@@ -92,7 +97,7 @@ function showNotices(place) {
   if (!state.mayRead) {
     shown.push(
       notice(
-        "info", "key", "sign-in-needed", "This server can be reached from other machines.", "Sign in to see its sessions.",
+        "info", "key", "sign-in-needed", "Reading needs a token here.", "Sign in to see the sessions.",
         h("button", { class: "button", type: "button", onclick: () => askToSignIn("Reading needs the token here.") }, "Sign in"),
       ),
     );
