@@ -24,7 +24,7 @@ BUDGETS = {  # seconds of two workers side by side; all of them together are sev
     "media": 20.0,
     "nodes": 760.0,
     "vectors": 20.0,
-    "virtual": 60.0,
+    "virtual": 80.0,
 }
 DEFAULT_BUDGET = 20.0
 
