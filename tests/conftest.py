@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,18 @@ from tests.peers.namespaces import namespaces
 from tests.peers.processes import find_program
 
 pytest_plugins = ["tests.budgets", "tests.peers.guest", "tests.side_by_side", "tests.second_attempt"]
+
+
+@pytest.fixture(autouse=True)
+def _the_log_is_given_back() -> Iterator[None]:
+    """A command that serves has the process's log, and writes to a stream that ends with its test."""
+    root = logging.getLogger()
+    before, level = tuple(root.handlers), root.level
+    yield
+    for handler in tuple(root.handlers):
+        if type(handler) is logging.StreamHandler and handler not in before:  # not pytest's own, which derive from it
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture

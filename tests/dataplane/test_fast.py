@@ -532,7 +532,9 @@ def test_threads_and_control_at_once(others: int, contexts: int | None) -> None:
     """
     plane, gateway = fast(contexts), fast()
     for number in range(others):
-        plane.install(numbered(ue_spec("aes128gcm16", ue_address=f"10.46.{number >> 8}.{number & 255}"), 1000 + number))
+        plane.install(
+            numbered(ue_spec("aes128gcm16", ue_address=f"10.46.{number >> 8}.{number & 255}"), 50_000 + number)
+        )
         assert plane.send_inner(udp(f"10.46.{number >> 8}.{number & 255}"))
     specs = [
         numbered(ue_spec("aes128gcm16", number=number, ue_address=f"10.45.0.{number}"), number)
