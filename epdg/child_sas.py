@@ -97,7 +97,6 @@ class ChildSas:
             live = self._by_spi.pop(event.inbound_spi)
             counters = self._last_counted(event.inbound_spi)
             live.session.carried.update({} if counters is None else vars(counters))
-            live.carried.ended(counters)
             self._carried.ended(counters)
             self.data_plane.remove(event.inbound_spi)
 

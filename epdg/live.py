@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from epdg.carried import Carried
 from epdg.session import Session
 from protocols.ikev2.events import Closed, Event
 from protocols.ikev2.sa import IkeSa
@@ -21,7 +20,6 @@ class Live:
         self.expiry: asyncio.TimerHandle | None = None
         self.moving_since: float | None = None
         self.moves = 0
-        self.carried = Carried()  # of its child SAs that are gone
         self.questions: set[asyncio.Task[None]] = set()
         self._awaited: dict[asyncio.Future[Event | None], type[Event]] = {}
 

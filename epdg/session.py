@@ -160,7 +160,7 @@ class Session:
         self._aborted = False
         self._back_off: float | None = None
         self._ending = ""
-        self.carried: Counter[str] = Counter()
+        self.carried: Counter[str] = Counter()  # by its child SAs that are gone
         self._resumed_addresses: tuple[Address, ...] = ()
         self._path: Path | None = None
         self._moving_to: Path | None = None

@@ -64,7 +64,7 @@ class UsageRecords:
         session = live.session
         if self._file is None or session.established is None:
             return
-        carried = live.carried.total(())
+        carried = session.carried
         line = io.StringIO()
         csv.writer(line, lineterminator="").writerow(
             (
