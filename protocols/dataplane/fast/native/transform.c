@@ -1,3 +1,5 @@
+#define OPENSSL_SUPPRESS_DEPRECATED /* EVP_CIPHER_meth_dup */
+
 #include "transform.h"
 
 #include <openssl/core_names.h>
@@ -46,6 +48,18 @@ static const struct integrity_row INTEGRITY[] = {
 
 enum { ALIGNMENT = 4 }; /* RFC 4303 §2.4: pad length and next header end on a 32-bit word */
 
+/* OpenSSL 3.0 looks for its providers' parameters by comparing names, for each packet as long as it takes to encrypt 500
+ * octets. A copy of the method that its own libcrypto has had since before providers does without. Later releases search
+ * less, and their providers are the faster ones. NULL: the provider's does. */
+static EVP_CIPHER *without_parameters(const char *name) {
+#ifndef OPENSSL_NO_DEPRECATED_3_0
+    const EVP_CIPHER *method = EVP_get_cipherbyname(name);
+    if (method && OPENSSL_version_major() == 3 && OPENSSL_version_minor() == 0)
+        return EVP_CIPHER_meth_dup(method);
+#endif
+    return NULL;
+}
+
 static bool resolve_encryption(struct suite *suite, size_t key_length) {
     for (size_t at = 0; at < sizeof ENCRYPTION / sizeof *ENCRYPTION; at++) {
         const struct encryption_row *row = &ENCRYPTION[at];
@@ -63,6 +77,8 @@ static bool resolve_encryption(struct suite *suite, size_t key_length) {
         if (key_length > KEY_MAXIMUM || (bare != 16 && bare != 24 && bare != 32) || !row->names[bare / 8 - 2])
             return false;
         suite->cipher = EVP_CIPHER_fetch(NULL, row->names[bare / 8 - 2], NULL);
+        if (suite->cipher && row->kind <= KIND_CHACHA)
+            suite->method = without_parameters(row->names[bare / 8 - 2]);
         return suite->cipher != NULL;
     }
     return false;
@@ -99,6 +115,9 @@ struct suite *suite_new(uint16_t encryption, uint16_t integrity, size_t key_leng
 }
 
 void suite_free(struct suite *suite) {
+#ifndef OPENSSL_NO_DEPRECATED_3_0
+    EVP_CIPHER_meth_free(suite->method);
+#endif
     EVP_CIPHER_free(suite->cipher);
     EVP_CIPHER_free(suite->block);
     EVP_MAC_free(suite->mac);
@@ -126,7 +145,8 @@ static EVP_CIPHER_CTX *new_cipher(const EVP_CIPHER *cipher, const uint8_t *key, 
 /* Without a key. */
 static EVP_CIPHER_CTX *new_aead(const struct suite *suite, bool sealing) {
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-    if (context && EVP_CipherInit_ex2(context, suite->cipher, NULL, NULL, sealing, NULL) &&
+    const EVP_CIPHER *cipher = suite->method ? suite->method : suite->cipher;
+    if (context && EVP_CipherInit_ex2(context, cipher, NULL, NULL, sealing, NULL) &&
         EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, suite->salt_length + suite->iv_length, NULL) > 0 &&
         (suite->kind != KIND_CCM || EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, suite->icv_length, NULL) > 0))
         return context;
@@ -321,14 +341,8 @@ static EVP_CIPHER_CTX *begin_aead(const struct transform *transform, struct mean
             take_back(lent_to(means, transform, sealing));
         return NULL;
     }
-    if (tag) {
-        OSSL_PARAM parameters[] = {
-            OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, (void *)tag, suite->icv_length),
-            OSSL_PARAM_END,
-        };
-        if (!EVP_CIPHER_CTX_set_params(context, parameters))
-            return NULL;
-    }
+    if (tag && EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, suite->icv_length, (void *)tag) <= 0)
+        return NULL;
     if (suite->kind == KIND_CCM && !EVP_CipherUpdate(context, NULL, &written, NULL, length))
         return NULL;
     return EVP_CipherUpdate(context, NULL, &written, data, data_length) ? context : NULL;
@@ -340,13 +354,10 @@ static bool seal_aead(const struct transform *transform, struct means *means, ui
     uint8_t *iv = out + HEADER_LENGTH, *text = iv + suite->iv_length;
     int written;
     put64(iv, sequence); /* RFC 4106 §3.1: never repeated */
-    OSSL_PARAM parameters[] = {
-        OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, text + length, suite->icv_length),
-        OSSL_PARAM_END,
-    };
     EVP_CIPHER_CTX *context = begin_aead(transform, means, true, sequence, iv, length, NULL);
     return context && EVP_CipherUpdate(context, text, &written, text, length) &&
-           EVP_CipherFinal_ex(context, text + length, &written) && EVP_CIPHER_CTX_get_params(context, parameters);
+           EVP_CipherFinal_ex(context, text + length, &written) &&
+           EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, suite->icv_length, text + length) > 0;
 }
 
 static bool seal_mac(const struct transform *transform, struct random_pool *pool, uint64_t sequence, uint8_t *out,

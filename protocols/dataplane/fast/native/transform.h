@@ -20,6 +20,7 @@ enum transform_kind { KIND_GCM, KIND_CCM, KIND_CHACHA, KIND_CBC, KIND_CTR, KIND_
 /* An algorithm that libcrypto has, resolved for one key length. */
 struct suite {
     EVP_CIPHER *cipher; /* NULL with NULL */
+    EVP_CIPHER *method; /* of AEAD, in its place, where that is faster; else NULL */
     EVP_MAC *mac;       /* NULL with AEAD and AES-XCBC */
     const char *digest; /* of HMAC */
     EVP_CIPHER *block;  /* AES-128-CBC of AES-XCBC */
