@@ -27,6 +27,7 @@ from dashboards.routes import (
     identity,
     metrics,
     nodes,
+    overview,
     pages,
     runs,
     sessions,
@@ -37,7 +38,7 @@ from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (sessions, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
+MODULES = (overview, sessions, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
 
 
 def create_app(config: DashboardsConfig, token: str) -> FastAPI:
