@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from protocols.io.configuration import shown
 from protocols.io.control import ControlError, Handler, Params
 from protocols.io.parameters import moment, required_whole_number
+from protocols.io.process import process_view
 from protocols.trace.records import JsonValue
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class NodeMethods:
                 "diameter": {str(k): v for k, v in node.swm.dropped.items()},
             },
             "figures": self._figures(),
+            "process": process_view(),
             "trace": {"esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
             "addresses_in_use": {name: pool.in_use for name, pool in node.grants.pools.items()},
         }
