@@ -16,6 +16,7 @@ from dashboards.audit import Audit, AuditLog
 from dashboards.config import DashboardsConfig
 from dashboards.deps import Services
 from dashboards.description import describe
+from dashboards.evidence import Evidence
 from dashboards.explaining import Explanations
 from dashboards.guard import Guard
 from dashboards.links import Fleet
@@ -23,6 +24,7 @@ from dashboards.routes import (
     aaa_sessions,
     audit,
     events,
+    evidence,
     explanations,
     faults,
     health,
@@ -43,6 +45,7 @@ API = "/api/v1"
 MODULES = (
     sessions,
     session_trace,
+    evidence,
     explanations,
     subscribers,
     aaa_sessions,
@@ -94,6 +97,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
         runs=Runs(config.results),
         audit=log,
         explanations=Explanations(),
+        evidence=Evidence(),
     )
     app.state.routers = [*((API, module.router) for module in MODULES), ("", health.router)]
     # the last one added is the first one asked
