@@ -31,6 +31,7 @@ from dashboards.routes import (
     identity,
     metrics,
     nodes,
+    overview,
     pages,
     runs,
     session_trace,
@@ -43,6 +44,7 @@ from dashboards.stream import EventHub
 
 API = "/api/v1"
 MODULES = (
+    overview,
     sessions,
     session_trace,
     evidence,

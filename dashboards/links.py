@@ -18,10 +18,12 @@ from pydantic import ValidationError
 
 from dashboards.config import DashboardsConfig, NodeConfig
 from dashboards.problems import Problem
+from dashboards.rates import Rates
 from dashboards.redaction import redacted
 from dashboards.ring import Selection, Source, Trace, select, without_payloads
 from dashboards.schemas import SessionView
 from dashboards.stream import EventHub
+from dashboards.told import counts, table
 from protocols.errors import BackendError, DecodeError
 from protocols.io.control import ControlClient, ControlError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
@@ -30,6 +32,8 @@ FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
 TRACED = ("ue", "epdg", "aaa", "hss")  # kinds of node that a session goes through
 REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
+WITH_PEERS = ("epdg", "aaa", "hss")  # kinds of nodes that speak Diameter
+SERIES = ("attaches", "moves", "failures", "uplink_octets", "downlink_octets")
 
 logger = logging.getLogger("dashboards")
 
@@ -42,6 +46,7 @@ class NodeLink:
         config: NodeConfig,
         settings: DashboardsConfig,
         hub: EventHub,
+        rates: Rates,
         *,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -59,6 +64,7 @@ class NodeLink:
         self._client = ControlClient(config.control, answer_interval=settings.call_timeout)
         self._poll_interval = settings.poll_interval
         self._hub = hub
+        self._rates = rates
         self._wall = wall
         self._started: JsonValue = None
         self._last_sequence = 0
@@ -116,6 +122,7 @@ class NodeLink:
                 for state in ("attaching", "established"):
                     page = await self.call("sessions.list", state=state, limit=1)
                     self.sessions[state] = _total(page)
+            if self.kind in WITH_PEERS:
                 self.peers = await self._ask_peers()
         except Problem as problem:
             self._set_reachable(False, str(problem.members["why"]))
@@ -125,6 +132,8 @@ class NodeLink:
             self.status = status if isinstance(status, dict) else {}
             self._notice_restart(self.status.get("started"))
             self._set_reachable(True, None)
+            if self.kind == "epdg":
+                self._rates.take(self.name, _number(self.status.get("started")), _counters(self.status))
 
     async def _ask_peers(self) -> list[JsonValue]:
         try:
@@ -138,6 +147,8 @@ class NodeLink:
         if reachable != self.reachable:
             self.reachable = reachable
             self.since = self._wall()
+            if not reachable:
+                self._rates.lost(self.name)
             logger.info("node %s is %s", self.name, "reachable" if reachable else f"unreachable: {why}")
         self.why = why
 
@@ -233,7 +244,8 @@ class Fleet:
     """All links, in the order of the configuration."""
 
     def __init__(self, config: DashboardsConfig, hub: EventHub) -> None:
-        self.links = tuple(NodeLink(node, config, hub) for node in config.nodes)
+        self.rates = Rates(SERIES)
+        self.links = tuple(NodeLink(node, config, hub, self.rates) for node in config.nodes)
 
     @property
     def gateways(self) -> tuple[NodeLink, ...]:
@@ -272,6 +284,19 @@ def _is_move(record: TraceRecord) -> bool:
         return False
     where = record.body.get("data")
     return not isinstance(where, dict) or where.get("old") is None or where.get("old") != where.get("new")
+
+
+def _counters(status: dict[str, JsonValue]) -> dict[str, float]:
+    """What the series of a gateway's rates are made of."""
+    totals = dict(counts(status.get("totals")))
+    carried = dict(counts(table(status, "figures").get("carried")))
+    return {
+        "attaches": totals.get("attached", 0.0),
+        "moves": totals.get("moved", 0.0),
+        "failures": totals.get("attach-ended", 0.0) + totals.get("address-update-failed", 0.0),
+        "uplink_octets": carried.get("inbound_octets", 0.0),
+        "downlink_octets": carried.get("outbound_octets", 0.0),
+    }
 
 
 def _text(value: JsonValue) -> str | None:
