@@ -31,13 +31,14 @@ from dashboards.routes import (
     runs,
     sessions,
     subscribers,
+    ues,
 )
 from dashboards.runs import Runs
 from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (sessions, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
+MODULES = (sessions, ues, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
 
 
 def create_app(config: DashboardsConfig, token: str) -> FastAPI:
