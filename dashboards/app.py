@@ -37,6 +37,7 @@ from dashboards.routes import (
     session_trace,
     sessions,
     subscribers,
+    ues,
 )
 from dashboards.runs import Runs
 from dashboards.security import Security
@@ -44,6 +45,7 @@ from dashboards.stream import EventHub
 
 API = "/api/v1"
 MODULES = (
+    ues,
     overview,
     sessions,
     session_trace,
