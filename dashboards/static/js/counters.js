@@ -28,7 +28,7 @@ export function mountCounters(place) {
   watcher.observe(place);
 
   function plot(name, label, unit) {
-    const picture = s("svg", { class: "plot", role: "img", tabindex: "0" });
+    const picture = s("svg", { class: "counter-plot", role: "img", tabindex: "0" });
     const most = h("span", { class: "muted number" });
     picture.addEventListener("pointermove", (event) => pointAt(Math.round(((event.offsetX - MARGIN.left) / Math.max(1, picture.clientWidth - MARGIN.left - MARGIN.right)) * (samples.length - 1))));
     picture.addEventListener("pointerleave", () => pointAt(null));

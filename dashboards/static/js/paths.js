@@ -3,7 +3,7 @@
 import { h, icon, replace, s } from "./dom.js";
 import { clock, duration, plural, reason } from "./format.js";
 
-const LANE = 40;
+const LANE = 48;
 const TOP = 12;
 const AXIS = 26;
 const BAR = 10;
@@ -37,7 +37,7 @@ export function mountPaths(place, reveal) {
   let last = null;
   const asked = h("p", { class: "asked-from", hidden: true });
   const picture = s("svg", { class: "paths", role: "group", "aria-label": "Addresses of the UE over time" });
-  const told = h("p", { class: "told", role: "status" });
+  const told = h("p", { class: "told" });
   const list = h("ol", { class: "path-steps" });
   const more = h("button", { type: "button", class: "button ghost", onclick: () => {
     all = !all;
@@ -58,6 +58,7 @@ export function mountPaths(place, reveal) {
     const changed = signature !== drawn;
     drawn = signature;
     picture.toggleAttribute("hidden", spans.length === 0);
+    told.hidden = spans.length === 0;
     if (spans.length && place.clientWidth) drawTimeline(picture, told, place.clientWidth, spans, moves, session, reveal);
     if (!changed) return;
     asked.hidden = !origin;
@@ -122,7 +123,7 @@ function drawTimeline(picture, told, width, spans, moves, session, reveal) {
       const from = x(span.since);
       const to = x(span.until ?? end);
       const text = `${span.remote} for ${duration((span.until ?? end) - span.since)}, from ${clock(span.since)}: ${span.path ? reason(span.path) : span.why}`;
-      return s("rect", { class: `bar ${toneOf(span.remote)} ${span.kept ? "" : "unproved"}`, x: from, y: y(span.remote), width: Math.max(to - from, 2), height: BAR, rx: 4, role: "img", tabindex: "0", "aria-label": text, dataset: { mark: `bar-${index}` }, ...tell(text) });
+      return s("rect", { class: `stay ${toneOf(span.remote)} ${span.kept ? "" : "unproved"}`, x: from, y: y(span.remote), width: Math.max(to - from, 2), height: BAR, rx: 4, role: "img", tabindex: "0", "aria-label": text, dataset: { mark: `bar-${index}` }, ...tell(text) });
     }),
     ...moves.filter((move) => lanes.includes(move.remote)).map((move) => drawMove(move, x, y, width, tell, reveal)),
     ...axis(moments, x, height, width),
@@ -141,7 +142,7 @@ function drawMove(move, x, y, width, tell, reveal) {
   return s(
     "g",
     {
-      class: `move ${move.adopted ? "adopted" : "failed"}`, role: "button", tabindex: "0", "aria-label": `${clock(move.wall)}: ${text} Shows it on the ladder.`, dataset: { mark: move.id }, ...tell(text), onclick: open,
+      class: `move-mark ${move.adopted ? "adopted" : "failed"}`, role: "button", tabindex: "0", "aria-label": `${clock(move.wall)}: ${text} Shows it on the ladder.`, dataset: { mark: move.id }, ...tell(text), onclick: open,
       onkeydown: (event) => {
         if (event.key !== "Enter" && event.key !== " ") return;
         event.preventDefault();

@@ -49,7 +49,7 @@ export function mountSession(main, id) {
       h("div", { class: "page-head" }, h("div", {}, h("div", { class: "title-line" }, title, pills), subtitle), h("div", { class: "tools" }, evidencePlace, detach)),
       trouble,
       why,
-      h("div", { class: "overview" }, cards.paths.element, cards.traffic.element),
+      h("div", { class: "session-overview" }, cards.paths.element, cards.traffic.element),
       h("div", { class: "columns" }, h("div", { class: "side" }, drawer, ...["identity", "actions", "sas", "profile"].map((name) => cards[name].element)), ladderPlace)),
   );
   const ladder = mountLadder(ladderPlace, drawer, id);
