@@ -16,6 +16,7 @@ from dashboards.audit import Audit, AuditLog
 from dashboards.config import DashboardsConfig
 from dashboards.deps import Services
 from dashboards.description import describe
+from dashboards.evidence import Evidence
 from dashboards.explaining import Explanations
 from dashboards.guard import Guard
 from dashboards.links import Fleet
@@ -23,17 +24,20 @@ from dashboards.routes import (
     aaa_sessions,
     audit,
     events,
+    evidence,
     explanations,
     faults,
     health,
     identity,
     metrics,
     nodes,
+    overview,
     pages,
     runs,
     session_trace,
     sessions,
     subscribers,
+    ues,
 )
 from dashboards.runs import Runs
 from dashboards.security import Security
@@ -41,8 +45,11 @@ from dashboards.stream import EventHub
 
 API = "/api/v1"
 MODULES = (
+    ues,
+    overview,
     sessions,
     session_trace,
+    evidence,
     explanations,
     subscribers,
     aaa_sessions,
@@ -94,6 +101,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
         runs=Runs(config.results),
         audit=log,
         explanations=Explanations(),
+        evidence=Evidence(),
     )
     app.state.routers = [*((API, module.router) for module in MODULES), ("", health.router)]
     # the last one added is the first one asked
