@@ -32,13 +32,14 @@ from dashboards.routes import (
     runs,
     sessions,
     subscribers,
+    ues,
 )
 from dashboards.runs import Runs
 from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (overview, sessions, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
+MODULES = (overview, sessions, ues, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
 
 
 def create_app(config: DashboardsConfig, token: str) -> FastAPI:

@@ -30,6 +30,7 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
 REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
+PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
 WITH_PEERS = ("epdg", "aaa", "hss")  # kinds of nodes that speak Diameter
 SERIES = ("attaches", "moves", "failures", "uplink_octets", "downlink_octets")
@@ -60,6 +61,7 @@ class NodeLink:
         self.tally = {"messages": 0, "retransmissions": 0, "moves": 0, "refusals": 0}
         self.trace = Trace(ring=settings.trace_ring)
         self._client = ControlClient(config.control, answer_interval=settings.call_timeout)
+        self._patient = ControlClient(config.control, answer_interval=PROCEDURE_INTERVAL)
         self._poll_interval = settings.poll_interval
         self._hub = hub
         self._rates = rates
@@ -71,8 +73,15 @@ class NodeLink:
 
     async def call(self, method: str, **params: JsonValue) -> JsonValue:
         """Ask the node; ``Problem`` 503 when it cannot be reached, ``ControlError`` as the node says."""
+        return await self._ask(self._client, method, params)
+
+    async def carry_out(self, method: str, **params: JsonValue) -> JsonValue:
+        """The same of a procedure, which may take ``PROCEDURE_INTERVAL`` before it is answered."""
+        return await self._ask(self._patient, method, params)
+
+    async def _ask(self, client: ControlClient, method: str, params: dict[str, JsonValue]) -> JsonValue:
         try:
-            return await self._client.call(method, **params)
+            return await client.call(method, **params)
         except (BackendError, DecodeError) as error:
             raise self._unreachable(str(error)) from None
 
@@ -254,6 +263,11 @@ class Fleet:
     def servers(self) -> tuple[NodeLink, ...]:
         """The links to AAA servers and HSSs: they own subscribers, fault rules and SWm sessions."""
         return tuple(link for link in self.links if link.kind in ("aaa", "hss"))
+
+    @property
+    def ues(self) -> tuple[NodeLink, ...]:
+        """The links to UEs of the emulator."""
+        return tuple(link for link in self.links if link.kind == "ue")
 
     async def run(self) -> None:
         """Watch all nodes until cancelled."""
