@@ -108,7 +108,7 @@ def page(browser: webdriver.Chrome, tmp_path: Path) -> Iterator[Page]:
 
 
 def test_sessions_appear_and_change_by_themselves(page: Page) -> None:
-    page.open()
+    page.open("/#/sessions")
     page.see(".empty", "No sessions")
     page.see(".node.up[data-node=epdg]")
     session = page.site.do(page.site.world.new_session, 1)
@@ -140,7 +140,7 @@ def test_sessions_appear_and_change_by_themselves(page: Page) -> None:
 
 def test_session_page_shows_paths_and_a_live_ladder(page: Page) -> None:
     page.site.do(page.site.world.attach, 1, retransmit=True)
-    page.open()
+    page.open("/#/sessions")
     page.see("tr[data-session=s000001] .row-link").click()
     page.see("h1", "001 01 0000000001")
     page.see("[data-card=identity]", "10.45.0.3")
@@ -203,6 +203,7 @@ def test_a_viewer_sees_who_is_signed_in_and_is_offered_no_action(browser: webdri
         running.do(running.world.attach, 1)
         page.open(f"/sign-in?token={token}")
         page.see("#who", "wall (viewer)")
+        page.open("/#/sessions")
         page.see("tr[data-session=s000001]")
         page.open("/#/sessions/s000001")
         page.see("#detach[title='Needs the role operator']:disabled")
@@ -220,7 +221,7 @@ def test_wrong_sign_in_link_says_so(page: Page) -> None:
 
 def test_gateway_that_goes_away_is_named_and_comes_back(page: Page) -> None:
     page.site.do(page.site.world.attach, 1)
-    page.open()
+    page.open("/#/sessions")
     page.see("tr[data-session=s000001]")
     page.site.do(page.site.world.stop, "epdg")
     page.see("[data-notice=away-epdg]", "cannot be reached")
@@ -235,7 +236,7 @@ def test_gateway_that_goes_away_is_named_and_comes_back(page: Page) -> None:
     assert all("/api/v1/" in complaint and "503" in complaint for complaint in page.console())
 
 
-@pytest.mark.parametrize("path", ["/", "/#/sessions/s000001"])
+@pytest.mark.parametrize("path", ["/#/sessions", "/#/sessions/s000001"])
 def test_phone_width_needs_no_sideways_scrolling(page: Page, path: str) -> None:
     page.site.do(page.site.world.attach, 1)
     page.driver.execute_cdp_cmd(
@@ -244,7 +245,7 @@ def test_phone_width_needs_no_sideways_scrolling(page: Page, path: str) -> None:
     )
     try:
         page.open(path)
-        page.see(".item.message" if "sessions" in path else "tr[data-session=s000001]")
+        page.see(".item.message" if path.endswith("s000001") else "tr[data-session=s000001]")
         width = page.driver.execute_script("return document.documentElement.scrollWidth")
         assert width == 360
     finally:
@@ -259,7 +260,7 @@ def test_phone_width_keeps_what_a_row_says_in_order(page: Page) -> None:
         {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
     )
     try:
-        page.open()
+        page.open("/#/sessions")
         badge = page.see("tr[data-session=s000002] .badge.bad", "USER_UNKNOWN")
         assert page.driver.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", badge)
     finally:
@@ -322,7 +323,7 @@ def test_runs_of_the_laboratory_are_listed_and_one_is_shown_with_its_timeline(
             page.wait(lambda: page.driver.execute_script("return arguments[0].naturalWidth", picture) > 0)
             assert picture.size["width"] > 600
             assert picture.size["height"] > 300
-            page.see("a.button", "All runs").click()
+            page.see("a.button", "All results").click()
             page.see("tr[data-run=strict-virtual-1] a").click()
             page.see("#checks .outcome.bad", "failed")
         finally:
