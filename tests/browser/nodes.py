@@ -1,0 +1,154 @@
+"""AAA server with its HSS, gateway, UE and dashboard as processes on loopback, for a browser to look at."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from aaa.subscribers.laboratory import laboratory_subscriber
+from dashboards.tokens import Role, Tokens
+from lab.namespaces import terminate
+from protocols.io.control import ControlError
+from protocols.trace.records import JsonValue
+from tests.browser.chromium import aside
+from tests.nodes.test_ue_node import GATEWAY, Ue
+from tests.peers.aaa_node import AaaProcess
+from tests.peers.epdg_node import EpdgProcess
+from tests.peers.processes import wait_until
+
+USER, BARRED = laboratory_subscriber(1), replace(laboratory_subscriber(2), non_3gpp_allowed=False)
+START_INTERVAL = 20.0
+SIGN_IN = "Sign in at "
+
+
+@dataclass
+class DashboardsProcess:
+    """``dashboards serve`` for nodes by name, kind and control socket; ``extra`` goes into its configuration."""
+
+    directory: Path
+    nodes: list[tuple[str, str, Path]]
+    extra: dict[str, JsonValue] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    sign_in: str = field(default="", init=False)
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return self.sign_in.partition("/sign-in")[0]
+
+    def token(self, name: str, role: Role) -> str:
+        """A new token."""
+        return Tokens(self.directory / "tokens.json").add(name, role)
+
+    def __enter__(self) -> DashboardsProcess:
+        listed = [{"name": name, "kind": kind, "control": str(control)} for name, kind, control in self.nodes]
+        values = {
+            "listen": "127.0.0.1:0",
+            "tokens": "tokens.json",
+            "poll_interval": 0.25,
+            "nodes": listed,
+            **self.extra,
+        }
+        configuration, log = self.directory / "dashboards.yaml", self.directory / "dashboards.log"
+        configuration.write_text(yaml.safe_dump(values))
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dashboards", "serve", "-c", str(configuration)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+        def said() -> str | None:
+            lines = log.read_text().splitlines(keepends=True)
+            return next((line for line in lines if line.startswith(SIGN_IN) and line.endswith("\n")), None)
+
+        line = wait_until(said, what="dashboards", timeout=START_INTERVAL, process=self.process, log=log.read_text)
+        self.sign_in = line.removeprefix(SIGN_IN).strip()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None:
+            terminate(self.process)
+
+
+@dataclass
+class Nodes:
+    """All of them; what is asked of them is asked beside Playwright's event loop."""
+
+    directory: Path
+    aaa: AaaProcess
+    epdg: EpdgProcess
+    ue: Ue
+    dashboards: DashboardsProcess
+
+    def of_ue(self, method: str, **params: JsonValue) -> dict[str, JsonValue]:
+        """A control method of the UE."""
+        return aside(self.ue.call, method, **params)
+
+    def attach(self) -> str:
+        """The UE attaches from wifi-a; its session's name at the gateway."""
+        self.of_ue("ue.attach", access="wifi-a", force=True)
+        (session,) = aside(self.epdg.sessions, state="established")
+        assert isinstance(session, dict)
+        return str(session["id"])
+
+    def leave(self) -> None:
+        """The UE detaches, if the gateway has not ended its session."""
+        with contextlib.suppress(ControlError):
+            self.of_ue("ue.detach")
+
+    def refused(self, change: Callable[[dict[str, object]], None] | None = None) -> str:
+        """A subscriber who may not comes from wifi-b and is turned away; the session's name at the gateway."""
+        before = {session["id"] for session in aside(self.epdg.sessions)}
+
+        def elsewhere(values: dict[str, object]) -> None:
+            accesses = values["accesses"]
+            assert isinstance(accesses, dict)
+            values["accesses"] = {"wifi-b": accesses["wifi-b"]}
+            if change is not None:
+                change(values)
+
+        directory = self.directory / f"refused-{len(before)}"
+        directory.mkdir()
+        done = Ue(directory, self.epdg.authority, BARRED, elsewhere).command("attach")
+        assert done.returncode == 1, done.stdout + done.stderr
+        (session,) = [session for session in aside(self.epdg.sessions) if session["id"] not in before]
+        return str(session["id"])
+
+
+@contextlib.contextmanager
+def nodes(directory: Path, **extra: JsonValue) -> Iterator[Nodes]:
+    """Started in order, ended in the other; ``extra`` is of the dashboard's configuration."""
+    started = _started(directory, extra)
+    try:
+        yield aside(started.__enter__)
+    finally:
+        aside(started.__exit__, None, None, None)
+
+
+@contextlib.contextmanager
+def _started(directory: Path, extra: dict[str, JsonValue]) -> Iterator[Nodes]:
+    for name in ("aaa", "epdg", "ue", "dashboards"):
+        (directory / name).mkdir()
+    aaa = AaaProcess(directory / "aaa")
+    aaa.provision(USER, BARRED)
+    with (
+        aaa,
+        EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY) as epdg,
+        Ue(directory / "ue", epdg.authority).node("run") as ue,
+        DashboardsProcess(
+            directory / "dashboards",
+            [("epdg", "epdg", epdg.control), ("aaa", "aaa", aaa.control), ("ue", "ue", ue.control)],
+            extra,
+        ) as dashboards,
+    ):
+        yield Nodes(directory, aaa, epdg, ue, dashboards)
