@@ -16,12 +16,14 @@ from dashboards.audit import Audit, AuditLog
 from dashboards.config import DashboardsConfig
 from dashboards.deps import Services
 from dashboards.description import describe
+from dashboards.explaining import Explanations
 from dashboards.guard import Guard
 from dashboards.links import Fleet
 from dashboards.routes import (
     aaa_sessions,
     audit,
     events,
+    explanations,
     faults,
     health,
     identity,
@@ -29,6 +31,7 @@ from dashboards.routes import (
     nodes,
     pages,
     runs,
+    session_trace,
     sessions,
     subscribers,
 )
@@ -37,7 +40,19 @@ from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (sessions, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
+MODULES = (
+    sessions,
+    session_trace,
+    explanations,
+    subscribers,
+    aaa_sessions,
+    faults,
+    nodes,
+    events,
+    runs,
+    identity,
+    audit,
+)
 
 
 def create_app(config: DashboardsConfig, token: str) -> FastAPI:
@@ -72,7 +87,13 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
     )
     log = AuditLog(config.audit_log, octets=config.audit_octets)
     app.state.services = Services(
-        config=config, hub=hub, fleet=fleet, security=security, runs=Runs(config.results), audit=log
+        config=config,
+        hub=hub,
+        fleet=fleet,
+        security=security,
+        runs=Runs(config.results),
+        audit=log,
+        explanations=Explanations(),
     )
     app.state.routers = [*((API, module.router) for module in MODULES), ("", health.router)]
     # the last one added is the first one asked

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from http import HTTPStatus
@@ -17,9 +17,9 @@ from http import HTTPStatus
 from pydantic import ValidationError
 
 from dashboards.config import DashboardsConfig, NodeConfig
-from dashboards.ladder import Trace
 from dashboards.problems import Problem
 from dashboards.redaction import redacted
+from dashboards.ring import Selection, Source, Trace, select, without_payloads
 from dashboards.schemas import SessionView
 from dashboards.stream import EventHub
 from protocols.errors import BackendError, DecodeError
@@ -27,6 +27,7 @@ from protocols.io.control import ControlClient, ControlError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
+TRACED = ("ue", "epdg", "aaa", "hss")  # kinds of node that a session goes through
 REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
 
@@ -53,7 +54,7 @@ class NodeLink:
         self.peers: list[JsonValue] = []
         self.sessions: dict[str, int] = {}
         self.tally = {"messages": 0, "retransmissions": 0, "moves": 0, "refusals": 0}
-        self.trace = Trace(ring=settings.trace_ring)
+        self.trace = Trace(config.name, ring=settings.trace_ring)
         self._client = ControlClient(config.control, answer_interval=settings.call_timeout)
         self._poll_interval = settings.poll_interval
         self._hub = hub
@@ -172,7 +173,7 @@ class NodeLink:
         record = replace(record, node=self.name, body=body)  # by the name people know it by
         self.trace.append(record)
         self._count(record)
-        self._hub.publish("record", record.to_json(), record.session)
+        self._hub.publish("record", without_payloads(record).to_json(), record.session)
         if self.kind == "epdg" and record.session is not None and record.kind is not Kind.MESSAGE:
             self._changed_sessions.add(record.session)
             self._changed.set()
@@ -242,6 +243,20 @@ class Fleet:
     def servers(self) -> tuple[NodeLink, ...]:
         """The links to AAA servers and HSSs: they own subscribers, fault rules and SWm sessions."""
         return tuple(link for link in self.links if link.kind in ("aaa", "hss"))
+
+    @property
+    def silent(self) -> list[str]:
+        """The names of nodes that cannot be reached."""
+        return [link.name for link in self.links if not link.reachable]
+
+    @property
+    def sources(self) -> list[Source]:
+        """The traces of those nodes that a session goes through."""
+        return [Source(link.name, link.kind, link.trace) for link in self.links if link.kind in TRACED]
+
+    def select(self, identifier: str, session: Mapping[str, JsonValue] | None) -> Selection:
+        """What they recorded of a session; ``session``: as its gateway describes it, ``None`` when it does not."""
+        return select(self.sources, identifier, session)
 
     async def run(self) -> None:
         """Watch all nodes until cancelled."""

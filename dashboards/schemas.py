@@ -123,6 +123,12 @@ class SessionView(Answer):
     last_error: LastError | None = None
 
 
+class SessionDetail(SessionView):
+    """A session with what the trace explains of it."""
+
+    failure: str | None = Field(default=None, description="why it failed, one sentence; null when nothing did")
+
+
 class SessionPage(Answer):
     """One page of sessions; ``next`` is the cursor of the next one, null on the last."""
 
@@ -167,6 +173,9 @@ class LadderEntry(Answer):
     text: str = Field(description="RFC notation for messages, one sentence for events")
     detail: Any = None
     seen_by: list[str]
+    records: list[str] = Field(
+        description="node:sequence of all that tell of it; messages/{node}:{sequence}", examples=[["ue:17", "epdg:21"]]
+    )
     source: str | None = Field(default=None, alias="from")
     target: str | None = Field(default=None, alias="to")
     interface: str | None = None

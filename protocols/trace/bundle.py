@@ -18,7 +18,7 @@ from protocols.diameter.codec import redact
 from protocols.trace import jsonl
 from protocols.trace.clear import encode_clear
 from protocols.trace.drawing import render_svg
-from protocols.trace.explanation.cause import Finding
+from protocols.trace.explanation.cause import Finding, main_finding
 from protocols.trace.keys import WiresharkProfile
 from protocols.trace.ladder import build_ladder, render_text
 from protocols.trace.mermaid import render_mermaid
@@ -84,8 +84,8 @@ def bundle(
 
 
 def result_of(session: Mapping[str, JsonValue], findings: Sequence[Finding]) -> dict[str, JsonValue]:
-    """The result sentence with its clause and advice: what was found last, else what the gateway says, else nothing."""
-    last = findings[-1] if findings else None
+    """The result sentence with its clause and advice: why it failed, else the last remark, what the gateway says."""
+    last = main_finding(findings) or (findings[-1] if findings else None)
     error = session.get("last_error")
     told = error.get("text") if isinstance(error, dict) else None
     return {

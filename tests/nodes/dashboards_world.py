@@ -142,7 +142,7 @@ class World:
             "interface": "SWu" if swu else "SWm",
             "name": name,
             "summary": f"{name} [ {content} ]" if swu else f"{name} {{ {content} }}",
-            "detail": (detail or {}) | ({"session_id": session["diameter_session_id"]} if not swu else {}),
+            "detail": (detail or {}) | ({"Session-Id": session["diameter_session_id"]} if not swu else {}),
             "retransmission": retransmission,
         }
         if swu:
