@@ -29,11 +29,13 @@ from dashboards.routes import (
     identity,
     metrics,
     nodes,
+    overview,
     pages,
     runs,
     session_trace,
     sessions,
     subscribers,
+    ues,
 )
 from dashboards.runs import Runs
 from dashboards.security import Security
@@ -41,9 +43,11 @@ from dashboards.stream import EventHub
 
 API = "/api/v1"
 MODULES = (
+    overview,
     sessions,
     session_trace,
     explanations,
+    ues,
     subscribers,
     aaa_sessions,
     faults,

@@ -18,10 +18,12 @@ from pydantic import ValidationError
 
 from dashboards.config import DashboardsConfig, NodeConfig
 from dashboards.problems import Problem
+from dashboards.rates import Rates
 from dashboards.redaction import redacted
 from dashboards.ring import Selection, Source, Trace, select, without_payloads
 from dashboards.schemas import SessionView
 from dashboards.stream import EventHub
+from dashboards.told import counts, table
 from protocols.errors import BackendError, DecodeError
 from protocols.io.control import ControlClient, ControlError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
@@ -29,7 +31,10 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
 TRACED = ("ue", "epdg", "aaa", "hss")  # kinds of node that a session goes through
 REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
+PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
+WITH_PEERS = ("epdg", "aaa", "hss")  # kinds of nodes that speak Diameter
+SERIES = ("attaches", "moves", "failures", "uplink_octets", "downlink_octets")
 
 logger = logging.getLogger("dashboards")
 
@@ -42,6 +47,7 @@ class NodeLink:
         config: NodeConfig,
         settings: DashboardsConfig,
         hub: EventHub,
+        rates: Rates,
         *,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -56,8 +62,10 @@ class NodeLink:
         self.tally = {"messages": 0, "retransmissions": 0, "moves": 0, "refusals": 0}
         self.trace = Trace(config.name, ring=settings.trace_ring)
         self._client = ControlClient(config.control, answer_interval=settings.call_timeout)
+        self._patient = ControlClient(config.control, answer_interval=PROCEDURE_INTERVAL)
         self._poll_interval = settings.poll_interval
         self._hub = hub
+        self._rates = rates
         self._wall = wall
         self._started: JsonValue = None
         self._last_sequence = 0
@@ -66,8 +74,15 @@ class NodeLink:
 
     async def call(self, method: str, **params: JsonValue) -> JsonValue:
         """Ask the node; ``Problem`` 503 when it cannot be reached, ``ControlError`` as the node says."""
+        return await self._ask(self._client, method, params)
+
+    async def carry_out(self, method: str, **params: JsonValue) -> JsonValue:
+        """The same of a procedure, which may take ``PROCEDURE_INTERVAL`` before it is answered."""
+        return await self._ask(self._patient, method, params)
+
+    async def _ask(self, client: ControlClient, method: str, params: dict[str, JsonValue]) -> JsonValue:
         try:
-            return await self._client.call(method, **params)
+            return await client.call(method, **params)
         except (BackendError, DecodeError) as error:
             raise self._unreachable(str(error)) from None
 
@@ -115,6 +130,7 @@ class NodeLink:
                 for state in ("attaching", "established"):
                     page = await self.call("sessions.list", state=state, limit=1)
                     self.sessions[state] = _total(page)
+            if self.kind in WITH_PEERS:
                 self.peers = await self._ask_peers()
         except Problem as problem:
             self._set_reachable(False, str(problem.members["why"]))
@@ -124,6 +140,8 @@ class NodeLink:
             self.status = status if isinstance(status, dict) else {}
             self._notice_restart(self.status.get("started"))
             self._set_reachable(True, None)
+            if self.kind == "epdg":
+                self._rates.take(self.name, _number(self.status.get("started")), _counters(self.status))
 
     async def _ask_peers(self) -> list[JsonValue]:
         try:
@@ -137,6 +155,8 @@ class NodeLink:
         if reachable != self.reachable:
             self.reachable = reachable
             self.since = self._wall()
+            if not reachable:
+                self._rates.lost(self.name)
             logger.info("node %s is %s", self.name, "reachable" if reachable else f"unreachable: {why}")
         self.why = why
 
@@ -232,7 +252,8 @@ class Fleet:
     """All links, in the order of the configuration."""
 
     def __init__(self, config: DashboardsConfig, hub: EventHub) -> None:
-        self.links = tuple(NodeLink(node, config, hub) for node in config.nodes)
+        self.rates = Rates(SERIES)
+        self.links = tuple(NodeLink(node, config, hub, self.rates) for node in config.nodes)
 
     @property
     def gateways(self) -> tuple[NodeLink, ...]:
@@ -258,6 +279,11 @@ class Fleet:
         """What they recorded of a session; ``session``: as its gateway describes it, ``None`` when it does not."""
         return select(self.sources, identifier, session)
 
+    @property
+    def ues(self) -> tuple[NodeLink, ...]:
+        """The links to UEs of the emulator."""
+        return tuple(link for link in self.links if link.kind == "ue")
+
     async def run(self) -> None:
         """Watch all nodes until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -271,6 +297,19 @@ def _is_move(record: TraceRecord) -> bool:
         return False
     where = record.body.get("data")
     return not isinstance(where, dict) or where.get("old") is None or where.get("old") != where.get("new")
+
+
+def _counters(status: dict[str, JsonValue]) -> dict[str, float]:
+    """What the series of a gateway's rates are made of."""
+    totals = dict(counts(status.get("totals")))
+    carried = dict(counts(table(status, "figures").get("carried")))
+    return {
+        "attaches": totals.get("attached", 0.0),
+        "moves": totals.get("moved", 0.0),
+        "failures": totals.get("attach-ended", 0.0) + totals.get("address-update-failed", 0.0),
+        "uplink_octets": carried.get("inbound_octets", 0.0),
+        "downlink_octets": carried.get("outbound_octets", 0.0),
+    }
 
 
 def _text(value: JsonValue) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+from dataclasses import asdict
 
-from epdg.carried import Carried
 from epdg.config import EpdgConfiguration
 from epdg.core import Core
 from epdg.live import Live
@@ -27,8 +27,6 @@ from protocols.path import Path
 from protocols.threegpp.observation import record_esp_keys
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
-
-COUNT_INTERVAL = 2.0  # seconds between two sums over all child SAs: the kernel is asked for each of them
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +50,6 @@ class ChildSas:
         self._recorder = recorder
         self._tally = tally
         self._by_spi: dict[bytes, Live] = {}
-        self._carried = Carried()
-        self._counted: dict[str, int] = {}
-        self._count_again_at = 0.0
         self.data_plane = carrier.plane(
             deliver=self._delivered,
             transmit=swu.ports.send_esp,
@@ -97,7 +92,6 @@ class ChildSas:
             live = self._by_spi.pop(event.inbound_spi)
             counters = self._last_counted(event.inbound_spi)
             live.session.carried.update({} if counters is None else vars(counters))
-            self._carried.ended(counters)
             self.data_plane.remove(event.inbound_spi)
 
     def counters(self, spi: bytes) -> ChildSaCounters | None:
@@ -115,12 +109,8 @@ class ChildSas:
             return None
 
     def carried(self) -> dict[str, int]:
-        """What all child SAs have carried since the start, those that are gone too; not always the latest."""
-        now = self._swu.now()
-        if now >= self._count_again_at:
-            self._counted = self._carried.total(map(self.counters, self._by_spi))
-            self._count_again_at = now + COUNT_INTERVAL
-        return self._counted
+        """What all child SAs have carried since the start, those that are gone too."""
+        return asdict(self.data_plane.carried)
 
     def evidence(self, spi: bytes) -> int:
         """How many packets of a child SA have shown that the UE lives (RFC 4555 §3.12)."""

@@ -83,7 +83,7 @@ class NodeMethods:
             "attach": durations.attach.view(),
             "move": durations.move.view(),
             "diameter": self._node.swm.figures(),
-            "carried": dict(self._node.child_sas.carried()),
+            "carried": {**self._node.child_sas.carried()},
         }
         return figures
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from protocols.dataplane.port import Backend, DataPlane
+from protocols.dataplane.port import Backend, Carried, DataPlane
 from protocols.dataplane.userspace.engine import Deliver, PathMtu, Transmit, UserspaceDataPlane
 from protocols.entropy import Entropy
 from protocols.errors import BackendError
@@ -78,6 +78,10 @@ class CarriedPlane(DataPlane, Protocol):
     @property
     def drops(self) -> dict[DropReason, int]:
         """Packets dropped by reason, as far as they are known to be this plane's."""
+
+    @property
+    def carried(self) -> Carried:
+        """By all its SAs together; it never goes back."""
 
     def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         """An ESP packet that came by a link of the node's."""

@@ -7,6 +7,7 @@ violation, a lifetime, a NAT rebinding) is reported by ``poll_event``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -21,6 +22,26 @@ class Backend(str, Enum):
     PYTHON = "python"
     COMPILED = "compiled"
     KERNEL = "kernel"
+
+
+class Carries(Protocol):
+    """Whatever counts what it carries: an SA, its counters, a sum of several."""
+
+    @property
+    def inbound_packets(self) -> int:
+        """From the peer."""
+
+    @property
+    def inbound_octets(self) -> int:
+        """Of inner IP."""
+
+    @property
+    def outbound_packets(self) -> int:
+        """To the peer."""
+
+    @property
+    def outbound_octets(self) -> int:
+        """Of inner IP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +79,32 @@ class ChildSaCounters:
     def evidence(self) -> int:
         """Packets that show that the peer lives and is where we think it is (RFC 4555 §3.12)."""
         return self.inbound_packets - self.strayed_packets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What all child SAs of a plane have carried since it was made, removed ones included: inner IP."""
+
+    inbound_packets: int = 0
+    inbound_octets: int = 0
+    outbound_packets: int = 0
+    outbound_octets: int = 0
+
+    @classmethod
+    def sum(cls, each: Iterable[Carries]) -> Carried:
+        """Of several, each with these attributes."""
+        inbound_packets = inbound_octets = outbound_packets = outbound_octets = 0
+        for one in each:
+            inbound_packets += one.inbound_packets
+            inbound_octets += one.inbound_octets
+            outbound_packets += one.outbound_packets
+            outbound_octets += one.outbound_octets
+        return cls(
+            inbound_packets=inbound_packets,
+            inbound_octets=inbound_octets,
+            outbound_packets=outbound_packets,
+            outbound_octets=outbound_octets,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

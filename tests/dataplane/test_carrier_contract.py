@@ -17,7 +17,7 @@ import pytest
 from protocols.dataplane.carrier import CarriedPlane, Carrier, PythonCarrier
 from protocols.dataplane.fast import plane as fast
 from protocols.dataplane.fast.carrier import CompiledCarrier
-from protocols.dataplane.port import DataPlane, DataPlaneEvent, LifetimeReached, PeerEndpointObserved
+from protocols.dataplane.port import Carried, DataPlane, DataPlaneEvent, LifetimeReached, PeerEndpointObserved
 from protocols.entropy import SeededEntropy
 from protocols.errors import LocalError
 from protocols.esp.sa import DropReason, UsageLimits
@@ -156,6 +156,31 @@ class TestCarriedPlanes:
             assert (counters.inbound_packets, counters.outbound_packets) == numbers
             assert end.plane.poll_event() is None
         assert total(ends, ue, gateway) == {}
+
+    def test_what_all_sas_have_carried_is_one_sum(self, ends: Ends) -> None:
+        """Of one plane, with what has been removed; nothing of another one."""
+        ue, gateway, stranger = ends.end(), ends.end(), ends.end()
+        first, second = ue_spec(SUITE), ue_spec(SUITE, number=2)
+        stranger.plane.install(ue_spec(SUITE, number=3))
+        sent = received = 0
+        assert gateway.plane.carried == Carried()
+        for spec in (first, second):
+            ue.plane.install(spec)
+            gateway.plane.install(mirrored(spec))
+            for length in (0, 100, 400):
+                carry(ue, gateway, packet(bytes(length)))
+                sent += len(packet(bytes(length)))
+            carry(gateway, ue, packet(b"back", back=True))
+            received += len(packet(b"back", back=True))
+        whole = Carried(inbound_packets=6, inbound_octets=sent, outbound_packets=2, outbound_octets=received)
+        assert gateway.plane.carried == whole
+        gateway.plane.remove(first.outbound_spi)
+        assert gateway.plane.carried == whole
+        gateway.plane.remove(second.outbound_spi)
+        assert gateway.plane.carried == whole
+        turned = Carried(inbound_packets=2, inbound_octets=received, outbound_packets=6, outbound_octets=sent)
+        assert ue.plane.carried == turned
+        assert stranger.plane.carried == Carried()
 
     def test_lifetimes_are_told_of(self, ends: Ends) -> None:
         ue, spec = ends.end(), replace(ue_spec(SUITE), limits=UsageLimits(soft_packets=2, hard_packets=4))

@@ -15,9 +15,9 @@ from pyroute2 import IPRoute
 from epdg.config import ApnSection
 from epdg.pdn.egress import Egress
 from lab.namespaces import Namespace
-from protocols.dataplane.port import Backend, DataPlane, LifetimeReached, PeerEndpointObserved
+from protocols.dataplane.port import Backend, Carried, DataPlane, LifetimeReached, PeerEndpointObserved
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
-from protocols.dataplane.xfrm.carrier import KernelCarrier, why_not
+from protocols.dataplane.xfrm.carrier import ASKED_AT_ONCE, KernelCarrier, why_not
 from protocols.dataplane.xfrm.device import has_xfrm_interfaces
 from protocols.dataplane.xfrm.socket import XfrmSocket
 from protocols.entropy import SeededEntropy
@@ -119,6 +119,32 @@ class TestTraffic:
         assert [each.encapsulated for each in seen] == [encapsulation] * 2
         counters = stage.gateway.call(lambda: stage.gateway.plane.counters(spec.outbound_spi))
         assert (counters.inbound_packets, counters.outbound_packets) == (1, 1)
+
+    def test_what_all_sas_have_carried_is_one_sum(self, stage: Stage) -> None:
+        """Of more SAs than are asked at once, it is known after as many questions as it takes."""
+
+        def carried() -> Carried:
+            return stage.gateway.call(lambda: stage.gateway.plane.carried)
+
+        before = carried()
+        spec = stage.install(spec_of())
+        for version in (4, 6):
+            stage.there_and_back(version)
+        counters = stage.gateway.call(lambda: stage.gateway.plane.counters(spec.outbound_spi))
+        assert (counters.inbound_packets, counters.outbound_packets) == (2, 2)
+        whole = Carried.sum((before, counters))
+        assert carried() == whole
+
+        for number in range(2, ASKED_AT_ONCE + 2):
+            other = replace(spec_of(number=number), local_selectors=selectors(f"10.46.0.{number}/32"))
+            stage.gateway.call(lambda made=other: stage.gateway.plane.install(mirrored(made)))  # type: ignore[misc]
+        stage.there_and_back(4)
+        counters = stage.gateway.call(lambda: stage.gateway.plane.counters(spec.outbound_spi))
+        assert carried() in (whole, Carried.sum((before, counters)))
+        whole = Carried.sum((before, counters))
+        assert carried() == whole
+        stage.remove(spec)
+        assert carried() == whole
 
     @pytest.mark.parametrize("version", [4, 6])
     def test_the_gateways_own_address(self, stage: Stage, version: int) -> None:

@@ -48,6 +48,7 @@ class World:
         self.sessions: dict[str, dict[str, Any]] = {}
         self.detached: list[str] = []
         self.started = dict.fromkeys(self.recorders, self.now)
+        self.told: dict[str, dict[str, Any]] = {name: {} for name in self.recorders}
         self._servers: dict[str, ControlServer] = {}
 
     # --- nodes ---
@@ -99,6 +100,7 @@ class World:
             "totals": {"attached": 7},
             "dropped": {"esp": {"replayed": 3}, "ike": {}, "odd": "not a table"},
             "secret": "must-not-be-seen",
+            **self.told[name],
         }
 
     async def _peers(self, _: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocols.dataplane.port import (
+    Carried,
     ChildSaCounters,
     DataPlaneEvent,
     LifetimeReached,
@@ -263,6 +264,14 @@ class FastDataPlane:
     def drops(self) -> dict[DropReason, int]:
         """Every packet dropped since the start by reason, those of removed SAs and of no SA included."""
         return by_reason(self._core.drops())
+
+    @property
+    def carried(self) -> Carried:
+        """By all SAs of its device together, removed ones included."""
+        found = self._core.carried(self._device)
+        return Carried(
+            inbound_packets=found[0], inbound_octets=found[1], outbound_packets=found[2], outbound_octets=found[3]
+        )
 
     @property
     def installed(self) -> tuple[bytes, ...]:

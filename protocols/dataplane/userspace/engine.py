@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 
 from protocols.dataplane.port import (
+    Carried,
     ChildSaCounters,
     DataPlaneEvent,
     LifetimeReached,
@@ -78,6 +79,7 @@ class UserspaceDataPlane:
         self._outbound = _OutboundIndex()
         self._senders: dict[bytes, ChildSa] = {}  # by ``flow_key``, until any SA begins or ceases to send
         self._drops: dict[DropReason, int] = {}
+        self._gone = Carried()
         # Keyed by event and SPI: one of a kind waits per SA, however fast packets come.
         self._events: dict[tuple[type[DataPlaneEvent], bytes], DataPlaneEvent] = {}
         self._observed: dict[bytes, Path] = {}
@@ -129,7 +131,7 @@ class UserspaceDataPlane:
     def remove(self, inbound_spi: bytes) -> None:
         """See ``DataPlane.remove``."""
         self.retire(inbound_spi)
-        del self._sas[inbound_spi]
+        self._gone = Carried.sum((self._gone, self._sas.pop(inbound_spi)))
         self._observed.pop(inbound_spi, None)
         self._events.pop((PeerEndpointObserved, inbound_spi), None)
         self._events.pop((SequenceNumbersRunningOut, inbound_spi), None)
@@ -170,6 +172,11 @@ class UserspaceDataPlane:
     def drops(self) -> dict[DropReason, int]:
         """Every packet dropped since the start by reason, those of removed SAs and of no SA included."""
         return dict(self._drops)
+
+    @property
+    def carried(self) -> Carried:
+        """By all SAs together, those of removed SAs included."""
+        return Carried.sum((self._gone, *self._sas.values()))
 
     @property
     def installed(self) -> tuple[bytes, ...]:

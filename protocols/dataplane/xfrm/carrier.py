@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from protocols.dataplane.carrier import CarriedPlane
-from protocols.dataplane.port import Backend, ChildSaCounters, DataPlaneEvent
+from protocols.dataplane.port import Backend, Carried, ChildSaCounters, DataPlaneEvent
 from protocols.dataplane.userspace.engine import Deliver, PathMtu, Transmit
 from protocols.dataplane.userspace.tun import Interface, Network
 from protocols.dataplane.xfrm.backend import REQIDS, XfrmDataPlane, in_use
@@ -38,6 +38,7 @@ from protocols.selectors import PORT_MAXIMUM, TrafficSelector
 
 FIRST_IF_ID = REQIDS.start
 NOT_BY_THE_KERNEL = "not-by-the-kernel"  # ESP that came by a link which is no socket of the kernel's
+ASKED_AT_ONCE = 128  # SAs, for sums over all of them
 LOOK_INTERVAL = 0.5  # seconds between looks at the SAs of paths that were left
 OUTER_MTU_MINIMUM = (
     1400  # with any suite, in UDP over IPv6, 1280 octets are left inside: a device with less has no IPv6
@@ -249,7 +250,7 @@ class KernelCarrier:
             self._looking = self._loop.call_later(LOOK_INTERVAL, self._expire)
 
     def _by_sas(self) -> Counter[DropReason]:
-        return sum((Counter(plane.drops) for plane in self._planes), Counter())
+        return sum((Counter(plane.drops_now()) for plane in self._planes), Counter())
 
     def _inject(self, packet: bytes) -> bool:
         return self._injector is not None and self._injector.send(packet)
@@ -276,6 +277,9 @@ class KernelPlane:
         self._if_id = if_id
         self._specs: dict[bytes, ChildSaSpec] = {}
         self._gone: Counter[DropReason] = Counter()
+        self._carried_before = Carried()
+        self._known: dict[bytes, ChildSaCounters] = {}
+        self._in_turn: deque[bytes] = deque()
         self._device: KernelDevice | None = None
         self._inner_mtus: dict[bytes, int] = {}
 
@@ -291,20 +295,36 @@ class KernelPlane:
 
     @property
     def drops(self) -> dict[DropReason, int]:
-        """Those that the kernel counts for each SA, replayed packets and wrong ICVs, and of ``send_inner``."""
-        return dict(sum((self._drops_of(spi) for spi in self._specs), self._gone))
+        """Those that the kernel counts for each SA, replayed packets and wrong ICVs, and of ``send_inner``.
+
+        Of more than ``ASKED_AT_ONCE`` SAs so many are asked anew each time, as for ``carried``.
+        """
+        self._ask_some()
+        return self._drops()
+
+    def drops_now(self) -> dict[DropReason, int]:
+        """The same, all SAs asked anew."""
+        for spi in self._specs:
+            self._known[spi] = self._carrier.kernel.counters(spi)
+        return self._drops()
+
+    @property
+    def carried(self) -> Carried:
+        """By all SAs, removed ones included: the kernel has no sum, and thousands would take it long."""
+        self._ask_some()
+        return Carried.sum((self._carried_before, *self._known.values()))
 
     def install(self, spec: ChildSaSpec) -> None:
         """See ``XfrmDataPlane.install``."""
         self._carrier.kernel.install(spec, if_id=self.if_id)
-        self._specs[spec.inbound_spi] = spec
+        self._begin(spec)
         self._measure(spec, spec.path, spec.encapsulation)
 
     def replace(self, old_inbound_spi: bytes, spec: ChildSaSpec, *, send_at_once: bool = True) -> None:
         """See ``XfrmDataPlane.replace``."""
         self._require(old_inbound_spi)
         self._carrier.kernel.replace(old_inbound_spi, spec, send_at_once=send_at_once)
-        self._specs[spec.inbound_spi] = spec
+        self._begin(spec)
         self._measure(spec, spec.path, spec.encapsulation)
         self._carrier.look()
 
@@ -334,9 +354,12 @@ class KernelPlane:
     def remove(self, inbound_spi: bytes) -> None:
         """See ``XfrmDataPlane.remove``."""
         self._require(inbound_spi)
-        self._gone += self._drops_of(inbound_spi)
+        last = self._carrier.kernel.counters(inbound_spi)
         self._carrier.kernel.remove(inbound_spi)
         del self._specs[inbound_spi]
+        del self._known[inbound_spi]
+        self._gone += Counter({DropReason.REPLAYED: last.replayed, DropReason.BAD_ICV: last.bad_icv})
+        self._carried_before = Carried.sum((self._carried_before, last))
         if self._inner_mtus.pop(inbound_spi, None) is not None:
             self.fit()
         self._carrier.look()
@@ -401,10 +424,23 @@ class KernelPlane:
             flow.version, flow.source, flow.protocol, flow.source_port
         )
 
-    def _drops_of(self, inbound_spi: bytes) -> Counter[DropReason]:
-        counted = self._carrier.kernel.counters(inbound_spi)
-        found = Counter({DropReason.REPLAYED: counted.replayed, DropReason.BAD_ICV: counted.bad_icv})
-        return +found
+    def _begin(self, spec: ChildSaSpec) -> None:
+        self._specs[spec.inbound_spi] = spec
+        self._known[spec.inbound_spi] = ChildSaCounters()
+        self._in_turn.append(spec.inbound_spi)
+
+    def _ask_some(self) -> None:
+        """Ask the kernel for the counters of some SAs, those that it was longest ago."""
+        for _ in range(min(ASKED_AT_ONCE, len(self._in_turn))):
+            spi = self._in_turn.popleft()
+            if spi in self._specs:
+                self._known[spi] = self._carrier.kernel.counters(spi)
+                self._in_turn.append(spi)
+
+    def _drops(self) -> dict[DropReason, int]:
+        replayed = sum(counted.replayed for counted in self._known.values())
+        bad_icv = sum(counted.bad_icv for counted in self._known.values())
+        return dict(self._gone + Counter({DropReason.REPLAYED: replayed, DropReason.BAD_ICV: bad_icv}))
 
     def _require(self, inbound_spi: bytes) -> None:
         if inbound_spi not in self._specs:

@@ -54,6 +54,7 @@ class Statistics:
         self._file: TextIO | None = None
         self._last: Counter[str] = Counter()
         self._rest: Counter[str] = Counter()
+        self._compared: dict[str, int] = {}
         try:
             self._file = open(PATH, encoding="ascii")  # noqa: SIM115 - read again and again until ``close``
         except OSError:  # CONFIG_XFRM_STATISTICS is off
@@ -69,7 +70,9 @@ class Statistics:
         for name, count in counted.items():
             if name not in OF_SAS:
                 found[WORDS.get(name, OTHER)] += count
-        if not counted.keys().isdisjoint(OF_SAS):
+        of_sas = {name: counted[name] for name in OF_SAS if counted[name]}
+        if of_sas != self._compared:  # SAs are asked one by one
+            self._compared = of_sas
             by_sas = self._by_sas()
             for name, (reason, word) in OF_SAS.items():
                 # SAs are asked later, and may have counted more by then.

@@ -35,6 +35,7 @@ struct fast_core {
     size_t filled_by;
     fast_policy policy;
     atomic_uint_fast64_t drops[FAST_DEVICES + 1][FAST_REASONS]; /* by device, the last of none */
+    fast_carried gone[FAST_DEVICES];                            /* by SAs that are removed */
 
     pthread_mutex_t event_lock;
     struct waiting_event *first_event, *last_event;
@@ -94,6 +95,13 @@ fast_core *fast_core_new(unsigned contexts) {
 
 static bool keeps_context(const struct transform *transform) {
     return transform->cipher && transform->suite->kind <= KIND_CHACHA;
+}
+
+static void add_carried(fast_carried *sum, const struct sa *sa) {
+    sum->inbound_packets += counter_read(&sa->inbound_packets);
+    sum->inbound_octets += counter_read(&sa->inbound_octets);
+    sum->outbound_packets += counter_read(&sa->outbound_packets);
+    sum->outbound_octets += counter_read(&sa->outbound_octets);
 }
 
 static void forget(fast_core *core, struct sa *sa) {
@@ -428,6 +436,7 @@ enum fast_outcome fast_remove(fast_core *core, uint32_t inbound_spi) {
         core->installed--;
         for (int kind = 0; kind < FAST_EVENT_KINDS; kind++)
             withdraw(core, sa, kind);
+        add_carried(&core->gone[sa->device], sa);
         forget(core, sa);
     }
     pthread_rwlock_unlock(&core->lock);
@@ -460,6 +469,16 @@ enum fast_outcome fast_read_counters(fast_core *core, uint32_t inbound_spi, fast
         };
     pthread_rwlock_unlock(&core->lock);
     return sa ? FAST_DONE : FAST_NOT_THERE;
+}
+
+void fast_read_carried(fast_core *core, unsigned device, fast_carried *carried) {
+    pthread_rwlock_rdlock(&core->lock);
+    *carried = core->gone[device];
+    for (size_t at = 0; at <= core->mask; at++)
+        for (const struct sa *sa = core->by_spi[at]; sa; sa = sa->next)
+            if (sa->device == device)
+                add_carried(carried, sa);
+    pthread_rwlock_unlock(&core->lock);
 }
 
 enum fast_outcome fast_read_sequences(fast_core *core, uint32_t inbound_spi, uint64_t *sent, uint64_t *accepted) {

@@ -116,6 +116,11 @@ typedef struct {
     uint64_t fragmented, mss_clamped, congestion_marked, ecn_unused, overhead_saved_octets;
 } fast_counters;
 
+/* protocols.dataplane.port.Carried */
+typedef struct {
+    uint64_t inbound_packets, inbound_octets, outbound_packets, outbound_octets;
+} fast_carried;
+
 enum fast_event_kind { FAST_PEER_ENDPOINT_OBSERVED = 0, FAST_SEQUENCE_NUMBERS_RUNNING_OUT, FAST_LIFETIME_REACHED, FAST_EVENT_KINDS };
 
 typedef struct {
@@ -184,6 +189,9 @@ enum fast_outcome fast_set_inner_mtu(fast_core *, uint32_t inbound_spi, uint32_t
 enum fast_outcome fast_retire(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_remove(fast_core *, uint32_t inbound_spi);
 enum fast_outcome fast_read_counters(fast_core *, uint32_t inbound_spi, fast_counters *);
+
+/* What all SAs of a device, less than FAST_DEVICES, have carried since the start, removed ones included. */
+void fast_read_carried(fast_core *, unsigned device, fast_carried *);
 
 /* The last sequence number sent and the highest accepted. fast_skip_sequence goes on from a later one. */
 enum fast_outcome fast_read_sequences(fast_core *, uint32_t inbound_spi, uint64_t *sent, uint64_t *accepted);

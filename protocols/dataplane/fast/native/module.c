@@ -247,6 +247,18 @@ static PyObject *core_counters(PyObject *object, PyObject *arguments) {
                          (unsigned long long)found.overhead_saved_octets);
 }
 
+static PyObject *core_carried(PyObject *object, PyObject *arguments) {
+    unsigned device;
+    fast_carried found;
+    if (!PyArg_ParseTuple(arguments, "I", &device))
+        return NULL;
+    if (device >= FAST_DEVICES)
+        return PyErr_Format(PyExc_ValueError, "no device %u", device);
+    fast_read_carried(self_of(object)->core, device, &found);
+    return Py_BuildValue("KKKK", (unsigned long long)found.inbound_packets, (unsigned long long)found.inbound_octets,
+                         (unsigned long long)found.outbound_packets, (unsigned long long)found.outbound_octets);
+}
+
 static PyObject *core_sequences(PyObject *object, PyObject *arguments) {
     unsigned spi;
     uint64_t sent, accepted;
@@ -519,6 +531,7 @@ static PyMethodDef CORE_METHODS[] = {
     {"remove", core_remove, METH_VARARGS, "Forget an SA: an outcome."},
     {"set_policy", core_set_policy, METH_VARARGS, "DSCP of outer headers, or INNER_DSCP; MSS, ANY_MSS or MSS_OF_PATH."},
     {"counters", core_counters, METH_VARARGS, "The counters of an SA in ChildSaCounters' order, or None."},
+    {"carried", core_carried, METH_VARARGS, "What all SAs of a device have carried, in Carried's order."},
     {"sequences", core_sequences, METH_VARARGS, "The last sequence number sent and the highest accepted, or None."},
     {"skip_sequence", core_skip_sequence, METH_VARARGS, "Go on from a later sequence number: an outcome."},
     {"drops", core_drops, METH_VARARGS, "Packets dropped, by reason: all, or those of the SAs of a device."},
