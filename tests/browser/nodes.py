@@ -3,81 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-
-import yaml
 
 from aaa.subscribers.laboratory import laboratory_subscriber
 from dashboards.tokens import Role, Tokens
-from lab.namespaces import terminate
 from protocols.io.control import ControlError
 from protocols.trace.records import JsonValue
 from tests.browser.chromium import aside
 from tests.nodes.test_ue_node import GATEWAY, Ue
 from tests.peers.aaa_node import AaaProcess
+from tests.peers.dashboards_node import DashboardsProcess
 from tests.peers.epdg_node import EpdgProcess
-from tests.peers.processes import wait_until
 
 USER, BARRED = laboratory_subscriber(1), replace(laboratory_subscriber(2), non_3gpp_allowed=False)
-START_INTERVAL = 20.0
-SIGN_IN = "Sign in at "
-
-
-@dataclass
-class DashboardsProcess:
-    """``dashboards serve`` for nodes by name, kind and control socket; ``extra`` goes into its configuration."""
-
-    directory: Path
-    nodes: list[tuple[str, str, Path]]
-    extra: dict[str, JsonValue] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    sign_in: str = field(default="", init=False)
-
-    @property
-    def url(self) -> str:
-        """Where it serves."""
-        return self.sign_in.partition("/sign-in")[0]
-
-    def token(self, name: str, role: Role) -> str:
-        """A new token."""
-        return Tokens(self.directory / "tokens.json").add(name, role)
-
-    def __enter__(self) -> DashboardsProcess:
-        listed = [{"name": name, "kind": kind, "control": str(control)} for name, kind, control in self.nodes]
-        values = {
-            "listen": "127.0.0.1:0",
-            "tokens": "tokens.json",
-            "poll_interval": 0.25,
-            "nodes": listed,
-            **self.extra,
-        }
-        configuration, log = self.directory / "dashboards.yaml", self.directory / "dashboards.log"
-        configuration.write_text(yaml.safe_dump(values))
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dashboards", "serve", "-c", str(configuration)],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-        def said() -> str | None:
-            lines = log.read_text().splitlines(keepends=True)
-            return next((line for line in lines if line.startswith(SIGN_IN) and line.endswith("\n")), None)
-
-        line = wait_until(said, what="dashboards", timeout=START_INTERVAL, process=self.process, log=log.read_text)
-        self.sign_in = line.removeprefix(SIGN_IN).strip()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.process is not None:
-            terminate(self.process)
 
 
 @dataclass
@@ -89,6 +29,10 @@ class Nodes:
     epdg: EpdgProcess
     ue: Ue
     dashboards: DashboardsProcess
+
+    def token(self, name: str, role: Role) -> str:
+        """A new token of the dashboard's."""
+        return Tokens(self.dashboards.directory / "tokens.json").add(name, role)
 
     def of_ue(self, method: str, **params: JsonValue) -> dict[str, JsonValue]:
         """A control method of the UE."""
@@ -126,7 +70,7 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(directory: Path, **extra: JsonValue) -> Iterator[Nodes]:
+def nodes(directory: Path, extra: str = "") -> Iterator[Nodes]:
     """Started in order, ended in the other; ``extra`` is of the dashboard's configuration."""
     started = _started(directory, extra)
     try:
@@ -136,7 +80,7 @@ def nodes(directory: Path, **extra: JsonValue) -> Iterator[Nodes]:
 
 
 @contextlib.contextmanager
-def _started(directory: Path, extra: dict[str, JsonValue]) -> Iterator[Nodes]:
+def _started(directory: Path, extra: str) -> Iterator[Nodes]:
     for name in ("aaa", "epdg", "ue", "dashboards"):
         (directory / name).mkdir()
     aaa = AaaProcess(directory / "aaa")
@@ -147,8 +91,8 @@ def _started(directory: Path, extra: dict[str, JsonValue]) -> Iterator[Nodes]:
         Ue(directory / "ue", epdg.authority).node("run") as ue,
         DashboardsProcess(
             directory / "dashboards",
-            [("epdg", "epdg", epdg.control), ("aaa", "aaa", aaa.control), ("ue", "ue", ue.control)],
-            extra,
+            {"epdg": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "ue": ("ue", ue.control)},
+            f"tokens: tokens.json\n{extra}",
         ) as dashboards,
     ):
         yield Nodes(directory, aaa, epdg, ue, dashboards)

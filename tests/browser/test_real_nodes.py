@@ -109,7 +109,7 @@ def test_a_viewer_is_refused_an_action_and_an_operator_is_not(
     world: Nodes, attached: str, sit: Callable[..., Sitting]
 ) -> None:
     viewer = sit()
-    page = viewer.open(f"/sign-in?token={world.dashboards.token('wall', Role.VIEWER)}")
+    page = viewer.open(f"/sign-in?token={world.token('wall', Role.VIEWER)}")
     expect(page.get_by_text("wall (viewer)")).to_be_visible()
     viewer.open(f"/#/sessions/{attached}")
     expect(page.get_by_role("button", name="Detach")).to_be_disabled()
@@ -118,7 +118,7 @@ def test_a_viewer_is_refused_an_action_and_an_operator_is_not(
     assert (refused.status, refused.json()["needed"], refused.json()["role"]) == (403, "operator", "viewer")
     assert [session["id"] for session in aside(world.epdg.sessions, state="established")] == [attached]
     operator = sit()
-    page = operator.open(f"/sign-in?token={world.dashboards.token('bench', Role.OPERATOR)}")
+    page = operator.open(f"/sign-in?token={world.token('bench', Role.OPERATOR)}")
     expect(page.get_by_text("bench (operator)")).to_be_visible()
     operator.open(f"/#/sessions/{attached}")
     page.get_by_role("button", name="Detach").click()
@@ -137,7 +137,7 @@ def test_a_refused_attach_is_marked_in_the_list(world: Nodes, sit: Callable[...,
 def test_axe_finds_nothing(world: Nodes, attached: str, sit: Callable[..., Sitting]) -> None:
     require_axe()
     sitting = sit(bypass_csp=True)
-    page = sitting.open(f"/sign-in?token={world.dashboards.token('axe', Role.OPERATOR)}")
+    page = sitting.open(f"/sign-in?token={world.token('axe', Role.OPERATOR)}")
     found: list[str] = []
     for address, sign in (("/#/sessions", "table"),):
         sitting.open(address)
