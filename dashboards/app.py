@@ -45,12 +45,12 @@ from dashboards.stream import EventHub
 
 API = "/api/v1"
 MODULES = (
-    ues,
     overview,
     sessions,
     session_trace,
     evidence,
     explanations,
+    ues,
     subscribers,
     aaa_sessions,
     faults,
