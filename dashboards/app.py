@@ -16,12 +16,16 @@ from dashboards.audit import Audit, AuditLog
 from dashboards.config import DashboardsConfig
 from dashboards.deps import Services
 from dashboards.description import describe
+from dashboards.evidence import Evidence
+from dashboards.explaining import Explanations
 from dashboards.guard import Guard
 from dashboards.links import Fleet
 from dashboards.routes import (
     aaa_sessions,
     audit,
     events,
+    evidence,
+    explanations,
     faults,
     health,
     identity,
@@ -30,15 +34,32 @@ from dashboards.routes import (
     overview,
     pages,
     runs,
+    session_trace,
     sessions,
     subscribers,
+    ues,
 )
 from dashboards.runs import Runs
 from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (overview, sessions, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
+MODULES = (
+    overview,
+    sessions,
+    session_trace,
+    evidence,
+    explanations,
+    ues,
+    subscribers,
+    aaa_sessions,
+    faults,
+    nodes,
+    events,
+    runs,
+    identity,
+    audit,
+)
 
 
 def create_app(config: DashboardsConfig, token: str) -> FastAPI:
@@ -73,7 +94,14 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
     )
     log = AuditLog(config.audit_log, octets=config.audit_octets)
     app.state.services = Services(
-        config=config, hub=hub, fleet=fleet, security=security, runs=Runs(config.results), audit=log
+        config=config,
+        hub=hub,
+        fleet=fleet,
+        security=security,
+        runs=Runs(config.results),
+        audit=log,
+        explanations=Explanations(),
+        evidence=Evidence(),
     )
     app.state.routers = [*((API, module.router) for module in MODULES), ("", health.router)]
     # the last one added is the first one asked

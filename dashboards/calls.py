@@ -31,6 +31,8 @@ _STATUS = {
     "exists": HTTPStatus.CONFLICT,
     "not-now": HTTPStatus.CONFLICT,
     "not-possible": HTTPStatus.CONFLICT,
+    "move-failed": HTTPStatus.CONFLICT,
+    "detach-failed": HTTPStatus.CONFLICT,
 }
 
 
@@ -40,9 +42,22 @@ async def ask(link: NodeLink, method: str, **params: JsonValue) -> JsonValue:
     try:
         return await link.call(method, **params)
     except ControlError as error:
-        status = _STATUS.get(error.code, HTTPStatus.BAD_GATEWAY)
-        code = error.code if error.code in _STATUS else "node-failed"
-        raise Problem(status, code, f"{link.name}: {error.message}", node=link.name) from None
+        raise _refusal(link, error) from None
+
+
+async def carry_out(link: NodeLink, method: str, **params: JsonValue) -> JsonValue:
+    """As ``ask``, of a procedure that is answered when its outcome is known."""
+    asked(link.name)
+    try:
+        return await link.carry_out(method, **params)
+    except ControlError as error:
+        raise _refusal(link, error) from None
+
+
+def _refusal(link: NodeLink, error: ControlError) -> Problem:
+    status = _STATUS.get(error.code, HTTPStatus.BAD_GATEWAY)
+    code = error.code if error.code in _STATUS else "node-failed"
+    return Problem(status, code, f"{link.name}: {error.message}", node=link.name)
 
 
 def server(given: Services, name: str | None) -> NodeLink:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from http import HTTPStatus
@@ -17,10 +17,10 @@ from http import HTTPStatus
 from pydantic import ValidationError
 
 from dashboards.config import DashboardsConfig, NodeConfig
-from dashboards.ladder import Trace
 from dashboards.problems import Problem
 from dashboards.rates import Rates
 from dashboards.redaction import redacted
+from dashboards.ring import Selection, Source, Trace, select, without_payloads
 from dashboards.schemas import SessionView
 from dashboards.stream import EventHub
 from dashboards.told import counts, table
@@ -29,7 +29,10 @@ from protocols.io.control import ControlClient, ControlError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
+TRACED = ("ue", "epdg", "aaa", "hss")  # kinds of node that a session goes through
+SEVERAL = 200  # sessions that are asked for at once: other questions get their turn in between
 REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
+PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
 WITH_PEERS = ("epdg", "aaa", "hss")  # kinds of nodes that speak Diameter
 SERIES = ("attaches", "moves", "failures", "uplink_octets", "downlink_octets")
@@ -51,6 +54,7 @@ class NodeLink:
     ) -> None:
         self.name = config.name
         self.kind = config.kind
+        self.control = config.control
         self.reachable = False
         self.since = wall()
         self.why: str | None = "not asked yet"
@@ -58,8 +62,9 @@ class NodeLink:
         self.peers: list[JsonValue] = []
         self.sessions: dict[str, int] = {}
         self.tally = {"messages": 0, "retransmissions": 0, "moves": 0, "refusals": 0}
-        self.trace = Trace(ring=settings.trace_ring)
+        self.trace = Trace(config.name, ring=settings.trace_ring)
         self._client = ControlClient(config.control, answer_interval=settings.call_timeout)
+        self._patient = ControlClient(config.control, answer_interval=PROCEDURE_INTERVAL)
         self._poll_interval = settings.poll_interval
         self._hub = hub
         self._rates = rates
@@ -71,8 +76,15 @@ class NodeLink:
 
     async def call(self, method: str, **params: JsonValue) -> JsonValue:
         """Ask the node; ``Problem`` 503 when it cannot be reached, ``ControlError`` as the node says."""
+        return await self._ask(self._client, method, params)
+
+    async def carry_out(self, method: str, **params: JsonValue) -> JsonValue:
+        """The same of a procedure, which may take ``PROCEDURE_INTERVAL`` before it is answered."""
+        return await self._ask(self._patient, method, params)
+
+    async def _ask(self, client: ControlClient, method: str, params: dict[str, JsonValue]) -> JsonValue:
         try:
-            return await self._client.call(method, **params)
+            return await client.call(method, **params)
         except (BackendError, DecodeError) as error:
             raise self._unreachable(str(error)) from None
 
@@ -183,7 +195,7 @@ class NodeLink:
         record = replace(record, node=self.name, body=body)  # by the name people know it by
         self.trace.append(record)
         self._count(record)
-        self._hub.publish("record", record.to_json(), record.session)
+        self._hub.publish("record", without_payloads(record).to_json(), record.session)
         if self.kind == "epdg" and record.session is not None and record.kind is not Kind.MESSAGE:
             self._changed_sessions.add(record.session)
             self._changed.set()
@@ -206,26 +218,29 @@ class NodeLink:
             await asyncio.sleep(REFRESH_INTERVAL)
             self._changed.clear()
             changed, self._changed_sessions = self._changed_sessions, set()
-            for session in changed:
+            for names in _batched(sorted(changed), SEVERAL):
                 try:
-                    value = await self.call("sessions.get", id=session)
+                    answer = await self.call("sessions.several", ids=[*names])
                 except ControlError as error:
-                    if error.code == "not-found":
-                        self._hub.publish("session-gone", {"id": session}, session)
+                    logger.warning("%s does not tell what has changed: %s", self.name, error)
                 except Problem:
                     break  # away: the page asks for everything when it is back
                 else:
-                    self._publish_session(session, value)
+                    for value in _list(answer, "sessions"):
+                        self._publish_session(value)
+                    for name in _list(answer, "unknown"):
+                        self._hub.publish("session-gone", {"id": name}, _text(name))
 
-    def _publish_session(self, session: str, value: JsonValue) -> None:
+    def _publish_session(self, value: JsonValue) -> None:
         try:
             view = SessionView.model_validate(value)
         except ValidationError as error:
             members = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+            session = value.get("id") if isinstance(value, dict) else None
             logger.warning("%s describes session %s in an unknown way: %s", self.name, session, members)
             return
         view.gateway = view.gateway or self.name
-        self._hub.publish("session", view.model_dump(mode="json"), session)
+        self._hub.publish("session", view.model_dump(mode="json"), view.id)
 
     def _unreachable(self, why: str) -> Problem:
         return Problem(
@@ -255,6 +270,25 @@ class Fleet:
         """The links to AAA servers and HSSs: they own subscribers, fault rules and SWm sessions."""
         return tuple(link for link in self.links if link.kind in ("aaa", "hss"))
 
+    @property
+    def silent(self) -> list[str]:
+        """The names of nodes that cannot be reached."""
+        return [link.name for link in self.links if not link.reachable]
+
+    @property
+    def sources(self) -> list[Source]:
+        """The traces of those nodes that a session goes through."""
+        return [Source(link.name, link.kind, link.trace) for link in self.links if link.kind in TRACED]
+
+    def select(self, identifier: str, session: Mapping[str, JsonValue] | None) -> Selection:
+        """What they recorded of a session; ``session``: as its gateway describes it, ``None`` when it does not."""
+        return select(self.sources, identifier, session)
+
+    @property
+    def ues(self) -> tuple[NodeLink, ...]:
+        """The links to UEs of the emulator."""
+        return tuple(link for link in self.links if link.kind == "ue")
+
     async def run(self) -> None:
         """Watch all nodes until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -281,6 +315,12 @@ def _counters(status: dict[str, JsonValue]) -> dict[str, float]:
         "uplink_octets": carried.get("inbound_octets", 0.0),
         "downlink_octets": carried.get("outbound_octets", 0.0),
     }
+
+
+def _batched(names: list[str], size: int) -> Iterator[list[str]]:
+    """In pieces of up to ``size``."""
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
 def _text(value: JsonValue) -> str | None:
