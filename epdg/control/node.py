@@ -49,6 +49,7 @@ class NodeMethods:
             "data_plane": {**node.backend.view, **node.carrier.counted},
             "listen": [str(endpoint) for endpoint in node.swu.ports.local_endpoints],
             "sessions": len(node.sessions.live),
+            "states": dict(Counter(live.session.state.value for live in node.sessions.live.values())),
             "half_open": node.swu.endpoint.half_open,
             "totals": dict(node.tally.totals),
             "reasons": {name: dict(counted) for name, counted in node.tally.reasons.items()},
