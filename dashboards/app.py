@@ -25,6 +25,7 @@ from dashboards.routes import (
     faults,
     health,
     identity,
+    laboratory,
     metrics,
     nodes,
     pages,
@@ -38,7 +39,7 @@ from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (sessions, ues, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
+MODULES = (sessions, ues, subscribers, aaa_sessions, faults, nodes, events, runs, laboratory, identity, audit)
 
 
 def create_app(config: DashboardsConfig, token: str) -> FastAPI:
