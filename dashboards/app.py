@@ -25,6 +25,7 @@ from dashboards.routes import (
     faults,
     health,
     identity,
+    laboratory,
     metrics,
     nodes,
     overview,
@@ -39,7 +40,20 @@ from dashboards.security import Security
 from dashboards.stream import EventHub
 
 API = "/api/v1"
-MODULES = (overview, sessions, ues, subscribers, aaa_sessions, faults, nodes, events, runs, identity, audit)
+MODULES = (
+    overview,
+    sessions,
+    ues,
+    subscribers,
+    aaa_sessions,
+    faults,
+    nodes,
+    events,
+    runs,
+    laboratory,
+    identity,
+    audit,
+)
 
 
 def create_app(config: DashboardsConfig, token: str) -> FastAPI:
