@@ -27,6 +27,7 @@ from dashboards.routes import (
     faults,
     health,
     identity,
+    laboratory,
     metrics,
     nodes,
     overview,
@@ -54,6 +55,7 @@ MODULES = (
     nodes,
     events,
     runs,
+    laboratory,
     identity,
     audit,
 )
