@@ -16,6 +16,7 @@ from dashboards.audit import Audit, AuditLog
 from dashboards.config import DashboardsConfig
 from dashboards.deps import Services
 from dashboards.description import describe
+from dashboards.evidence import Evidence
 from dashboards.explaining import Explanations
 from dashboards.guard import Guard
 from dashboards.links import Fleet
@@ -23,8 +24,10 @@ from dashboards.routes import (
     aaa_sessions,
     audit,
     events,
+    evidence,
     explanations,
     faults,
+    gateways,
     health,
     identity,
     laboratory,
@@ -33,6 +36,7 @@ from dashboards.routes import (
     overview,
     pages,
     runs,
+    session_actions,
     session_trace,
     sessions,
     subscribers,
@@ -46,7 +50,10 @@ API = "/api/v1"
 MODULES = (
     overview,
     sessions,
+    session_actions,
     session_trace,
+    evidence,
+    gateways,
     explanations,
     ues,
     subscribers,
@@ -100,6 +107,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
         runs=Runs(config.results),
         audit=log,
         explanations=Explanations(),
+        evidence=Evidence(),
     )
     app.state.routers = [*((API, module.router) for module in MODULES), ("", health.router)]
     # the last one added is the first one asked

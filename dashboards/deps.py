@@ -10,6 +10,7 @@ from fastapi.requests import HTTPConnection
 
 from dashboards.audit import AuditLog
 from dashboards.config import DashboardsConfig
+from dashboards.evidence import Evidence
 from dashboards.explaining import Explanations
 from dashboards.links import Fleet
 from dashboards.runs import Runs
@@ -28,6 +29,7 @@ class Services:
     runs: Runs
     audit: AuditLog
     explanations: Explanations
+    evidence: Evidence
 
 
 def services(request: HTTPConnection) -> Services:

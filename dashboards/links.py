@@ -56,6 +56,7 @@ class NodeLink:
     ) -> None:
         self.name = config.name
         self.kind = config.kind
+        self.control = config.control
         self.reachable = False
         self.since = wall()
         self.why: str | None = "not asked yet"

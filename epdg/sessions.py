@@ -132,6 +132,7 @@ class Sessions:
             live.session,
             live.sa,
             self._child_sas.counters,
+            lambda moment: self._clock.wall() + moment - self._swu.now(),
             gateway=self._configuration.node,
             diameter_session_id=live.diameter_session_id,
         )

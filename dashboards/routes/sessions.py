@@ -1,4 +1,4 @@
-"""Sessions: list, detail, detach."""
+"""Sessions: list, detail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from dashboards import session_pages
-from dashboards.calls import ask
 from dashboards.conditional import ConditionalRoute
-from dashboards.deps import Operator, Reader, ServicesDep
+from dashboards.deps import Reader, ServicesDep
 from dashboards.problems import documented
-from dashboards.schemas import Detached, Moment, SessionDetail, SessionOrder, SessionPage, SessionState
+from dashboards.schemas import Moment, SessionDetail, SessionOrder, SessionPage, SessionState
 from dashboards.session_lookup import PAGE, Cursor, Identifier, Limit, find_session
 from protocols.trace.explanation.cause import main_finding
 from protocols.trace.records import JsonValue
@@ -37,6 +36,7 @@ async def list_sessions(
         str | None,
         Query(min_length=1, max_length=100, description="in IMSI, NAI, APN or an address", examples=["00101"]),
     ] = None,
+    gateway: Annotated[str | None, Query(max_length=64, description="only this one's, by its name under nodes")] = None,
     since: Annotated[Moment | None, Query(description="created then or later")] = None,
     until: Annotated[Moment | None, Query(description="created then or before")] = None,
     sort: Annotated[
@@ -57,9 +57,10 @@ async def list_sessions(
         "until": until,
     }
     filters = {key: value for key, value in filters.items() if value is not None}
+    gateways = session_pages.gateways(given, gateway)
     if sort is not None:
-        return await session_pages.merged(given, filters, sort, limit=limit, cursor=cursor)
-    return await session_pages.one_after_the_other(given, filters, limit=limit, cursor=cursor)
+        return await session_pages.merged(gateways, filters, sort, limit=limit, cursor=cursor)
+    return await session_pages.one_after_the_other(gateways, filters, limit=limit, cursor=cursor)
 
 
 @router.get(
@@ -78,22 +79,3 @@ async def get_session(given: ServicesDep, identifier: Identifier) -> SessionDeta
     main = main_finding(await given.explanations.of(given.fleet.select(identifier, session)))
     shown = session_pages.view(link, session)
     return SessionDetail(**shown.model_dump(), failure=None if main is None else main.sentence)
-
-
-@router.delete(
-    "/{identifier}",
-    status_code=HTTPStatus.ACCEPTED,
-    dependencies=[Operator],
-    responses=documented(
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.CONFLICT,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
-)
-async def detach_session(given: ServicesDep, identifier: Identifier) -> Detached:
-    """Detach: the gateway deletes the SAs towards the UE and ends the Diameter session."""
-    link, _ = await find_session(given, identifier)
-    await ask(link, "sessions.detach", id=identifier)
-    return Detached(id=identifier, gateway=link.name)

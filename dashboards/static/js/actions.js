@@ -55,7 +55,7 @@ export function obstacle(session, gone) {
 
 export function mountActions(place, id, { done }) {
   const why = h("p", { class: "hint", id: "actions-why" });
-  const told = h("ul", { class: "results", role: "log", "aria-label": "What came of it" });
+  const told = h("ul", { class: "told-results", role: "log", "aria-label": "What came of it" });
   const buttons = ACTIONS.map((action) => h("button", { type: "button", class: "button small", id: `act-${action.name}`, title: action.title, "aria-describedby": "actions-why", onclick: (event) => act(action, event.currentTarget) }, action.label));
   replace(place, h("div", { class: "action-grid" }, buttons), why, told);
   let blocked = "";

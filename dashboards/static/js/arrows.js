@@ -47,12 +47,13 @@ export function drawHead(head, where) {
   head.setAttribute("width", where.width);
   head.setAttribute("height", height);
   head.setAttribute("viewBox", `0 0 ${where.width} ${height}`);
+  const half = where.narrow ? 22 : 31;
+  const apart = (from, to) => where.at.get(to) - where.at.get(from) > 2 * half + 30;
   head.replaceChildren(
     s("text", { class: "axis", x: 10, y: 31 }, where.narrow ? "s" : "seconds"),
-    ...INTERFACES.filter(([from, to]) => where.at.has(from) && where.at.has(to)).map(([from, to, name]) =>
+    ...INTERFACES.filter(([from, to]) => where.at.has(from) && where.at.has(to) && apart(from, to)).map(([from, to, name]) =>
       s("text", { class: `interface ${name}`, x: (where.at.get(from) + where.at.get(to)) / 2, y: 31, "text-anchor": "middle" }, name)),
     ...where.columns.map((name) => {
-      const half = where.narrow ? 22 : 31;
       const x = Math.min(where.at.get(name), where.width - half - 2);
       return s("g", { class: `column column-${name}` }, s("rect", { x: x - half, y: 12, width: half * 2, height: 28, rx: 8 }), s("text", { x, y: 31, "text-anchor": "middle" }, name));
     }),

@@ -25,7 +25,7 @@ export function showIdentity(place, session) {
     facts(
       ["IMSI", session.imsi, "mono"],
       ["NAI", session.nai, "mono break"],
-      ["Device", device(session.device_identity), "mono"],
+      ["Device", session.device_identity, "mono"],
       ["APN", session.apn],
       ["Emergency", session.emergency ? "yes" : null],
       ["Inner address", session.inner_addresses.join(", "), "mono strong"],
@@ -36,8 +36,6 @@ export function showIdentity(place, session) {
     ),
   );
 }
-
-const device = (identity) => (identity && typeof identity === "object" ? Object.values(identity).filter(Boolean).join(" ") : identity);
 
 const bits = (number) => (number >= 1e6 ? `${count(number / 1e6)} Mbit/s` : `${count(number / 1e3)} kbit/s`);
 
@@ -57,7 +55,7 @@ export function showAuthorisation(place, session) {
       ["Pre-emption", qos && `${qos.pre_emption_capability ? "may" : "may not"} pre-empt, ${qos.pre_emption_vulnerability ? "may" : "may not"} be pre-empted`],
       ["Static address", (profile.static_addresses ?? []).join(", "), "mono"],
       ["Ends after", profile.session_timeout ? duration(profile.session_timeout) : null],
-      ["Renewed", profile.renewed ? `${count(profile.renewed)} times` : null],
+      ["Renewed", profile.renewed ? moment(profile.renewed) : null],
     ),
   );
   return true;
@@ -99,9 +97,9 @@ function childSa(child) {
   ));
 }
 
-/** Since when an SA is, and when it is to be replaced: `{ since, rekey_at, expires_at }`, seconds since 1970, each may be null. */
+/** When an SA is to be replaced, and when it ends at the latest: seconds since 1970, each may be null. */
 function lifetime(given) {
   if (!given) return null;
   const now = Date.now() / 1000;
-  return [given.rekey_at && `rekeyed in ${duration(given.rekey_at - now)}`, given.expires_at && `ends in ${duration(given.expires_at - now)}`].filter(Boolean).join(", ") || "not limited";
+  return [given.rekey_at && `rekeyed in ${duration(given.rekey_at - now)}`, given.expires_at && `ends in ${duration(given.expires_at - now)}`].filter(Boolean).join(", ") || "without limit";
 }

@@ -31,12 +31,12 @@ function entry({ name, label, hint, placeholder, pattern, required = false }) {
   const id = `ask-${name}`;
   return [
     h("label", { for: id }, label),
-    h("input", { class: "field", type: "text", id, name, placeholder, pattern, required, autocomplete: "off", spellcheck: "false", "aria-describedby": hint && `${id}-hint` }),
+    h("input", { class: "entry-field", type: "text", id, name, placeholder, pattern, required, autocomplete: "off", spellcheck: "false", "aria-describedby": hint && `${id}-hint` }),
     hint && h("p", { class: "hint", id: `${id}-hint` }, hint),
   ];
 }
 
 function choice({ name, label, options }) {
-  return h("fieldset", { class: "choice" }, h("legend", {}, label), options.map(([value, text], index) =>
+  return h("fieldset", { class: "causes" }, h("legend", {}, label), options.map(([value, text], index) =>
     h("label", {}, h("input", { type: "radio", name, value, checked: index === 0 }), h("span", {}, text))));
 }

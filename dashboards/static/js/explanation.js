@@ -15,14 +15,15 @@ export function mountExplanation(place, ladder) {
     const signature = JSON.stringify([findings, silent, ended, findings.flatMap((finding) => finding.evidence.map(entryOf)).map((entry) => entry?.id)]);
     if (signature === shown) return;
     shown = signature;
-    const main = failures[0] ? failure(failures[0], true) : ended && explanation && unexplained(session.last_error);
+    const lives = session?.state === "established";
+    const main = lives ? failures.length > 0 && failures.map(folded) : failures[0] ? failure(failures[0]) : ended && explanation && unexplained(session.last_error);
     place.hidden = !main && remarks.length === 0;
-    place.className = `why ${main ? (session && session.state === "established" ? "was" : "failed") : "calm"}`;
+    place.className = `why ${main ? (lives ? "was" : "failed") : "calm"}`;
     replace(
       place,
-      h("h2", { id: "why-title" }, icon(main ? "alert" : "search"), main ? (session?.state === "established" ? "What failed meanwhile" : "Why it failed") : "Out of the ordinary"),
+      h("h2", { id: "why-title" }, icon(main ? "alert" : "search"), main ? (lives ? "What failed, and the session went on" : "Why it failed") : "Out of the ordinary"),
       main,
-      failures.length > 1 && h("div", { class: "before" }, h("h3", {}, "Before that"), failures.slice(1).map((finding) => failure(finding, false))),
+      !lives && failures.length > 1 && h("div", { class: "before" }, h("h3", {}, "Before that"), failures.slice(1).map(folded)),
       remarks.length > 0 && remarksView(remarks, Boolean(main)),
       silent.length > 0 && (main || remarks.length > 0) && h("p", { class: "hint" }, `Without what ${silent.join(", ")} recorded: not reachable.`),
     );
@@ -34,14 +35,22 @@ export function mountExplanation(place, ladder) {
     return h("details", { class: "remarks-place", open: !below && remarks.length <= 2 }, h("summary", {}, plural(remarks.length, "remark")), list);
   }
 
-  function failure(finding, main) {
-    return h("article", { class: main ? "finding main" : "finding", dataset: { cause: finding.cause } },
-      h("p", { class: "sentence" }, finding.sentence),
+  function failure(finding) {
+    return h("article", { class: "finding main", dataset: { cause: finding.cause } }, h("p", { class: "sentence" }, finding.sentence), about(finding));
+  }
+
+  function folded(finding) {
+    return h("details", { class: "finding folded", dataset: { cause: finding.cause } }, h("summary", {}, finding.sentence), about(finding));
+  }
+
+  function about(finding) {
+    return [
       h("dl", { class: "facts" },
         h("dt", {}, "What to try"), h("dd", {}, finding.advice),
         h("dt", {}, "Clause"), h("dd", {}, finding.clause),
         h("dt", {}, "Cause"), h("dd", {}, finding.title, h("span", { class: "muted" }, ` · at ${clock(finding.wall)}`))),
-      evidence(finding));
+      evidence(finding),
+    ];
   }
 
   function evidence(finding) {
@@ -51,7 +60,7 @@ export function mountExplanation(place, ladder) {
     const ids = finding.evidence.map(({ node, sequence }) => `${node}:${sequence}`);
     return h("p", { class: "evidence-links" },
       h("span", { class: "muted" }, "On the ladder:"),
-      entries.map((entry) => h("button", { type: "button", class: "link", onclick: () => ladder.reveal(ids, entry.id) }, split(entry).name)));
+      entries.map((entry) => h("button", { type: "button", class: "to-ladder", onclick: () => ladder.reveal(ids, entry.id) }, split(entry).name)));
   }
 
   const entryOf = ({ node, sequence }) => ladder.entry(`${node}:${sequence}`);

@@ -9,7 +9,7 @@ import { mountDetail } from "./message.js";
 const TOP = 14;
 const BOTTOM = 18;
 const GAP = 2.0; // seconds of silence that are worth showing
-const OVERSCAN = 1200; // pixels above and below the view that are drawn, too
+const OVERSCAN = 900; // pixels above and below the view that are drawn, too
 const AT_END = 24;
 const INTERFACE_ORDER = ["SWu", "SWm", "SWx", "S6b", "EAP"];
 
@@ -31,7 +31,7 @@ export function mountLadder(place, drawer, session) {
   const drawn = new Map();
 
   const summary = h("p", { class: "muted", id: "ladder-summary" });
-  const filters = h("div", { class: "filters", role: "group", "aria-label": "What the ladder shows" });
+  const filters = h("div", { class: "ladder-filters", role: "group", "aria-label": "What the ladder shows" });
   const follow = h("input", { type: "checkbox", id: "follow", checked: true, onchange: () => {
     following = follow.checked;
     if (following) toEnd();
@@ -53,16 +53,23 @@ export function mountLadder(place, drawer, session) {
   const detail = mountDetail(drawer, session, () => choose(null));
 
   let frame = 0;
-  function soon(action) {
-    cancelAnimationFrame(frame);
-    frame = requestAnimationFrame(action);
+  let resized = false;
+  function soon() {
+    frame ||= requestAnimationFrame(() => {
+      frame = 0;
+      if (resized) draw();
+      else paint();
+    });
   }
-  const watcher = new ResizeObserver(() => soon(draw));
+  const watcher = new ResizeObserver(() => {
+    resized = true;
+    soon();
+  });
   watcher.observe(scroller);
   scroller.addEventListener("scroll", () => {
     const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < AT_END;
     if (following && !atEnd && !moving) follow.checked = following = false;
-    soon(paint);
+    soon();
   });
 
   function toEnd() {
@@ -83,6 +90,7 @@ export function mountLadder(place, drawer, session) {
   function draw() {
     const width = Math.floor(scroller.clientWidth);
     if (!value || width === 0) return;
+    resized = false;
     where = layout(width, value.columns);
     listed = [];
     places = new Map();

@@ -19,7 +19,12 @@ const ORDERS = [[NEWEST, "newest first"], ["created", "oldest first"], ["imsi", 
 const kept = { text: "", state: "", apn: "", gateway: "", sort: NEWEST, cursor: null, before: [] };
 const apns = new Set();
 
-export function mountSessions(main) {
+/** `asked` is the query of the address: `q`, `state`, `apn`, `gateway`, `sort`. */
+export function mountSessions(main, asked) {
+  if (asked?.size) {
+    const given = (name) => asked.get(name) ?? "";
+    Object.assign(kept, { text: given("q"), state: given("state"), apn: given("apn"), gateway: given("gateway"), sort: ORDERS.some(([name]) => name === given("sort")) ? given("sort") : NEWEST, cursor: null, before: [] });
+  }
   let page = null;
   let trouble = "";
   let left = false;
@@ -31,10 +36,10 @@ export function mountSessions(main) {
   const states = STATES.map(([value, label]) =>
     h("button", { type: "button", "aria-pressed": String(kept.state === value), dataset: { filter: value }, onclick: () => look({ state: value }) }, label));
   const apnList = h("datalist", { id: "apns" });
-  const apn = h("input", { class: "field", type: "text", id: "filter-apn", placeholder: "Any APN", "aria-label": "APN", list: "apns", autocomplete: "off", spellcheck: "false", onchange: () => look({ apn: apn.value.trim() }) });
+  const apn = h("input", { class: "entry-field", type: "text", id: "filter-apn", placeholder: "Any APN", "aria-label": "APN", list: "apns", autocomplete: "off", spellcheck: "false", onchange: () => look({ apn: apn.value.trim() }) });
   apn.value = kept.apn;
-  const gateway = h("select", { class: "field", id: "filter-gateway", "aria-label": "Gateway", onchange: () => look({ gateway: gateway.value }) });
-  const order = h("select", { class: "field order", id: "order", "aria-label": "Order", onchange: () => look({ sort: order.value }) }, ORDERS.map(([value, label]) => h("option", { value }, label)));
+  const gateway = h("select", { class: "entry-field", id: "filter-gateway", "aria-label": "Gateway", onchange: () => look({ gateway: gateway.value }) });
+  const order = h("select", { class: "entry-field order", id: "order", "aria-label": "Order", onchange: () => look({ sort: order.value }) }, ORDERS.map(([value, label]) => h("option", { value }, label)));
   const summary = h("p", { class: "muted", id: "summary", role: "status" });
   const body = h("tbody", { id: "sessions" });
   const heads = COLUMNS.map(([label, ...orders]) => h("th", { scope: "col" }, orders.length
@@ -52,13 +57,14 @@ export function mountSessions(main) {
       h("div", { class: "tools" }, h("div", { class: "segmented", role: "group", "aria-label": "State" }, states), gateway, apn, apnList, order, h("label", { class: "search" }, icon("search"), search))),
     h("div", { class: "card flush" }, table, empty),
     pages,
-    h("p", { class: "hint keys" }, h("kbd", {}, "/"), " searches, ", h("kbd", {}, "↑"), " ", h("kbd", {}, "↓"), " go from row to row, ", h("kbd", {}, "←"), " ", h("kbd", {}, "→"), " turn pages, ", h("kbd", {}, "Enter"), " opens."));
+    h("p", { class: "hint key-hint" }, h("kbd", {}, "/"), " searches, ", h("kbd", {}, "↑"), " ", h("kbd", {}, "↓"), " go from row to row, ", h("kbd", {}, "←"), " ", h("kbd", {}, "→"), " turn pages, ", h("kbd", {}, "Enter"), " opens."));
   replace(main, view);
 
   // --- asking
 
   let busy = false;
   let again = false;
+  let landing = false; // whether the keyboard goes to the first row of a page that was turned to
   let took = 0;
   let timer = 0;
   let due = Infinity;
@@ -97,6 +103,8 @@ export function mountSessions(main) {
     if (left) return;
     show();
     if (again) load();
+    else if (landing) focusRow(0);
+    landing = again && landing;
   }
 
   function loadSoon(pause = 0) {
@@ -118,7 +126,8 @@ export function mountSessions(main) {
     else if (direction < 0 && kept.before.length === 0) return;
     else if (direction > 0) return;
     kept.cursor = direction > 0 ? page.next : kept.before.pop();
-    load().then(() => focusRow(0));
+    landing = true;
+    load();
   }
 
   // --- showing
