@@ -30,6 +30,7 @@ from dashboards.routes import (
     gateways,
     health,
     identity,
+    laboratory,
     metrics,
     nodes,
     overview,
@@ -61,6 +62,7 @@ MODULES = (
     nodes,
     events,
     runs,
+    laboratory,
     identity,
     audit,
 )
