@@ -47,7 +47,6 @@ from dashboards.stream import EventHub
 
 API = "/api/v1"
 MODULES = (
-    ues,
     overview,
     sessions,
     session_actions,
@@ -55,6 +54,7 @@ MODULES = (
     evidence,
     gateways,
     explanations,
+    ues,
     subscribers,
     aaa_sessions,
     faults,

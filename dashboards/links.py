@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from http import HTTPStatus
@@ -30,6 +30,7 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
 TRACED = ("ue", "epdg", "aaa", "hss")  # kinds of node that a session goes through
+SEVERAL = 200  # sessions that are asked for at once: other questions get their turn in between
 REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
 PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
@@ -217,26 +218,29 @@ class NodeLink:
             await asyncio.sleep(REFRESH_INTERVAL)
             self._changed.clear()
             changed, self._changed_sessions = self._changed_sessions, set()
-            for session in changed:
+            for names in _batched(sorted(changed), SEVERAL):
                 try:
-                    value = await self.call("sessions.get", id=session)
+                    answer = await self.call("sessions.several", ids=[*names])
                 except ControlError as error:
-                    if error.code == "not-found":
-                        self._hub.publish("session-gone", {"id": session}, session)
+                    logger.warning("%s does not tell what has changed: %s", self.name, error)
                 except Problem:
                     break  # away: the page asks for everything when it is back
                 else:
-                    self._publish_session(session, value)
+                    for value in _list(answer, "sessions"):
+                        self._publish_session(value)
+                    for name in _list(answer, "unknown"):
+                        self._hub.publish("session-gone", {"id": name}, _text(name))
 
-    def _publish_session(self, session: str, value: JsonValue) -> None:
+    def _publish_session(self, value: JsonValue) -> None:
         try:
             view = SessionView.model_validate(value)
         except ValidationError as error:
             members = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+            session = value.get("id") if isinstance(value, dict) else None
             logger.warning("%s describes session %s in an unknown way: %s", self.name, session, members)
             return
         view.gateway = view.gateway or self.name
-        self._hub.publish("session", view.model_dump(mode="json"), session)
+        self._hub.publish("session", view.model_dump(mode="json"), view.id)
 
     def _unreachable(self, why: str) -> Problem:
         return Problem(
@@ -311,6 +315,12 @@ def _counters(status: dict[str, JsonValue]) -> dict[str, float]:
         "uplink_octets": carried.get("inbound_octets", 0.0),
         "downlink_octets": carried.get("outbound_octets", 0.0),
     }
+
+
+def _batched(names: list[str], size: int) -> Iterator[list[str]]:
+    """In pieces of up to ``size``."""
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
 def _text(value: JsonValue) -> str | None:

@@ -43,7 +43,7 @@ async def poll_until(
         raise BackendError(f"{what}: nothing after {interval:g} s") from None
 
 
-def _dies_with_parent() -> Callable[[], None] | None:
+def dies_with_parent() -> Callable[[], None] | None:
     """What a child does before it becomes the program, ``None`` where the kernel knows no such wish."""
     if not sys.platform.startswith("linux"):
         return None
@@ -79,7 +79,7 @@ class NodeProcess:
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 process_group=0,
-                preexec_fn=_dies_with_parent(),
+                preexec_fn=dies_with_parent(),
             )
         except OSError as error:
             raise BackendError(f"{self.name} cannot be started: {self.words[0]}: {error.strerror}") from error

@@ -6,6 +6,7 @@ export class Problem extends Error {
     this.status = body.status ?? 0;
     this.type = body.type ?? "about:blank";
     this.node = body.node;
+    this.errors = body.errors ?? []; // of an invalid request: {in, name, detail}
   }
 }
 
@@ -67,3 +68,5 @@ export const api = {
   run: (name) => request("GET", `/runs/${encodeURIComponent(name)}`),
   detach: (id, cause) => request("DELETE", `/sessions/${encodeURIComponent(id)}${query({ cause })}`),
 };
+
+export { query, request };
