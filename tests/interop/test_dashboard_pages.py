@@ -11,9 +11,11 @@ from aaa.subscribers.laboratory import laboratory_subscriber
 from dashboards.tokens import Role, Tokens
 from tests.interop.test_dashboard_browser import Page, browser, pytestmark  # noqa: F401 - a fixture, and its marks
 from tests.nodes.dashboards_world import ACCESS_B, TOKEN, Site, site
+from tests.nodes.test_lab_serve import SHORT
 from tests.nodes.test_ue_node import GATEWAY, USER, Ue
 from tests.peers.aaa_node import AaaProcess
 from tests.peers.epdg_node import EpdgProcess
+from tests.peers.lab_node import LabProcess
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
@@ -246,6 +248,38 @@ def test_a_ue_attaches_moves_carries_traffic_and_detaches(page: Page) -> None:
     page.see("[data-ue=phone] .connection-head", "closed")
 
 
+def test_a_schedule_is_run_watched_and_its_result_shown(browser: webdriver.Chrome, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "lab" / "own").mkdir(parents=True)
+    (tmp_path / "lab" / "own" / "short.yaml").write_text(SHORT, encoding="utf-8")
+    with LabProcess(tmp_path / "lab", "schedules: own\n") as lab:
+        bench = f"  - {{ name: bench, kind: lab, control: {lab.control} }}"
+        with site(tmp_path, f"results: {lab.results}", nodes=bench) as running:
+            browser.delete_all_cookies()
+            page = Page(browser, running)
+            page.open(f"/sign-in?token={TOKEN}")
+            page.open("/#/lab")
+            page.see("[data-schedule=short] h3", "There and back")
+            page.see("[data-schedule=walk-home]")
+            page.see("[data-schedule=short] [data-key=start-short]").click()
+            fill(page, "seed", "-1")
+            send(page)
+            page.see("[data-field=seed] .wrong", "greater than or equal to 0")
+            fill(page, "seed", "7")
+            send(page)
+            page.see("h1", "There and back")
+            page.see("#run-steps .script", "move b")
+            page.see("#run-steps [data-name=moved]", "Moved from a to b")
+            page.see(".run-head .mark.good", "held")
+            page.see(".run-result #moves", "a → b")
+            picture = page.see(".run-result img.timeline")
+            page.wait(lambda: page.driver.execute_script("return arguments[0].naturalWidth", picture) > 0)
+            page.see("[data-key=back]").click()
+            page.see("#lab-runs tr", "held")
+            page.see("#lab-runs [data-key^=result]").click()
+            page.see("h1", "Run short-virtual-7")
+            browser.get("about:blank")
+
+
 def test_a_viewer_is_offered_no_action_and_told_why(page: Page) -> None:
     tokens = page.site.config.tokens
     assert tokens is not None
@@ -277,17 +311,17 @@ def test_what_is_not_there_is_said(page: Page) -> None:
     page.see(".empty")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_no_page_scrolls_sideways_on_a_phone(page: Page, name: str) -> None:
+def test_no_page_scrolls_sideways_on_a_phone(page: Page) -> None:
     page.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     )
     try:
-        page.open(PAGES[name])
-        page.see("h1")
-        page.wait(lambda: page.all(".card"))
-        assert page.driver.execute_script("return document.documentElement.scrollWidth") == 360
-        assert page.see(".sections a[aria-current]").rect["y"] > 600  # a bar at the thumb
+        for name, path in PAGES.items():
+            page.open(path)
+            page.see("h1")
+            page.wait(lambda: page.all(".card"))
+            assert page.driver.execute_script("return document.documentElement.scrollWidth") == 360, name
+            assert page.see(".sections a[aria-current]").rect["y"] > 600  # a bar at the thumb
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
