@@ -23,6 +23,7 @@ from protocols.errors import BackendError
 from protocols.io.configuration import shown, validate
 from protocols.io.control import ControlError, Handler, Params
 from protocols.io.documents import Document
+from protocols.io.process import process_view
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -119,6 +120,7 @@ class AaaControl:
             "faults": len(self._faults.table),
             "dropped": {"diameter": dropped},
             "figures": figures,
+            "process": process_view(),
         }
 
     async def _shown_configuration(self, params: Params) -> JsonValue:

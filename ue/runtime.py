@@ -14,6 +14,7 @@ from protocols.io.algorithms import weakness
 from protocols.io.control import ControlError
 from protocols.io.netlink import Interface, InterfaceWatch
 from protocols.io.platform import Platform
+from protocols.io.process import process_view
 from protocols.path import Address
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -379,6 +380,7 @@ class UeNode:
                 for name, access in self.configuration.accesses.items()
             },
             "management": self.steering.view(),
+            "process": process_view(),
             "dropped": {
                 "ike": dict(sum((pdn.dropped_ike() for pdn in self.pdns.values()), self._swu.endpoint.dropped)),
                 "swu": dict(self._swu.ports.dropped),
