@@ -63,6 +63,7 @@ class NodeMethods:
             },
             "figures": self._figures(),
             "trace": {"esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
+            "telemetry": None if node.telemetry is None else node.telemetry.view(),
             "addresses_in_use": {name: pool.in_use for name, pool in node.grants.pools.items()},
         }
 
