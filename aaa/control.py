@@ -122,6 +122,7 @@ class AaaControl:
             "faults": len(self._faults.table),
             "dropped": {"diameter": dropped},
             "figures": figures,
+            "trace": self._recorder.view(),
             "telemetry": None if self._telemetry is None else self._telemetry.view(),
         }
 

@@ -394,7 +394,7 @@ class UeNode:
                 ),
                 "tun": {"refused": refused} if refused else {},
             },
-            "trace": {"esp": None if self._swu.esp_tap is None else self._swu.esp_tap.view},
+            "trace": {**self.recorder.view(), "esp": None if self._swu.esp_tap is None else self._swu.esp_tap.view},
         }
 
     def sessions(self) -> list[dict[str, JsonValue]]:
