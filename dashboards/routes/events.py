@@ -29,8 +29,8 @@ OfSession = Annotated[str | None, Query(max_length=256, description="of session 
     responses={
         200: {
             "description": "Events `node`, `restarted`, `session`, `session-gone`, `record` and `lab-run`, each with "
-            "an id and JSON data; `hello` first, or `reset` when what came after Last-Event-ID is lost; `dropped` last, "
-            "when the reader was too slow.",
+            "an id and JSON data; `hello` first, or `reset` when what came after Last-Event-ID is lost; `dropped` "
+            "last, when the reader was too slow.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
