@@ -27,13 +27,16 @@ from dashboards.routes import (
     evidence,
     explanations,
     faults,
+    gateways,
     health,
     identity,
+    laboratory,
     metrics,
     nodes,
     overview,
     pages,
     runs,
+    session_actions,
     session_trace,
     sessions,
     subscribers,
@@ -47,8 +50,10 @@ API = "/api/v1"
 MODULES = (
     overview,
     sessions,
+    session_actions,
     session_trace,
     evidence,
+    gateways,
     explanations,
     ues,
     subscribers,
@@ -57,6 +62,7 @@ MODULES = (
     nodes,
     events,
     runs,
+    laboratory,
     identity,
     audit,
 )
@@ -91,6 +97,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,  # the names that a generated client has
     )
     log = AuditLog(config.audit_log, octets=config.audit_octets)
     app.state.services = Services(

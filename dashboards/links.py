@@ -7,6 +7,7 @@ control socket went away. Keys and raw datagrams are never subscribed to: the pa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from http import HTTPStatus
 from pydantic import ValidationError
 
 from dashboards.config import DashboardsConfig, NodeConfig
+from dashboards.lab_schemas import LabRunEvent
 from dashboards.problems import Problem
 from dashboards.rates import Rates
 from dashboards.redaction import redacted
@@ -193,9 +195,12 @@ class NodeLink:
         body = redacted(record.body)
         assert isinstance(body, dict)
         record = replace(record, node=self.name, body=body)  # by the name people know it by
+        self._hub.publish("record", without_payloads(record).to_json(), record.session)
+        if self.kind == "lab":
+            self._publish_run(record)
+            return
         self.trace.append(record)
         self._count(record)
-        self._hub.publish("record", without_payloads(record).to_json(), record.session)
         if self.kind == "epdg" and record.session is not None and record.kind is not Kind.MESSAGE:
             self._changed_sessions.add(record.session)
             self._changed.set()
@@ -242,6 +247,14 @@ class NodeLink:
         view.gateway = view.gateway or self.name
         self._hub.publish("session", view.model_dump(mode="json"), view.id)
 
+    def _publish_run(self, record: TraceRecord) -> None:
+        """What a laboratory tells of a run; it has no sessions."""
+        data = record.body.get("data")
+        if record.kind is Kind.EVENT and isinstance(data, dict):
+            with contextlib.suppress(ValidationError):  # it tells of something else
+                run = LabRunEvent.model_validate({**data, "node": self.name, "text": record.body.get("text")})
+                self._hub.publish("lab-run", run.model_dump(mode="json"))
+
     def _unreachable(self, why: str) -> Problem:
         return Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -283,6 +296,11 @@ class Fleet:
     def select(self, identifier: str, session: Mapping[str, JsonValue] | None) -> Selection:
         """What they recorded of a session; ``session``: as its gateway describes it, ``None`` when it does not."""
         return select(self.sources, identifier, session)
+
+    @property
+    def laboratories(self) -> tuple[NodeLink, ...]:
+        """The links to laboratories: they play schedules."""
+        return tuple(link for link in self.links if link.kind == "lab")
 
     @property
     def ues(self) -> tuple[NodeLink, ...]:

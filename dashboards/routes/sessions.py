@@ -1,4 +1,4 @@
-"""Sessions: list, detail, detach."""
+"""Sessions: list, detail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from dashboards import session_pages
-from dashboards.calls import ask
 from dashboards.conditional import ConditionalRoute
-from dashboards.deps import Operator, Reader, ServicesDep
+from dashboards.deps import Reader, ServicesDep
 from dashboards.problems import documented
-from dashboards.schemas import Detached, Moment, SessionDetail, SessionOrder, SessionPage, SessionState
+from dashboards.schemas import Moment, SessionDetail, SessionOrder, SessionPage, SessionState
 from dashboards.session_lookup import PAGE, Cursor, Identifier, Limit, find_session
 from protocols.trace.explanation.cause import main_finding
 from protocols.trace.records import JsonValue
@@ -80,22 +79,3 @@ async def get_session(given: ServicesDep, identifier: Identifier) -> SessionDeta
     main = main_finding(await given.explanations.of(given.fleet.select(identifier, session)))
     shown = session_pages.view(link, session)
     return SessionDetail(**shown.model_dump(), failure=None if main is None else main.sentence)
-
-
-@router.delete(
-    "/{identifier}",
-    status_code=HTTPStatus.ACCEPTED,
-    dependencies=[Operator],
-    responses=documented(
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.CONFLICT,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
-)
-async def detach_session(given: ServicesDep, identifier: Identifier) -> Detached:
-    """Detach: the gateway deletes the SAs towards the UE and ends the Diameter session."""
-    link, _ = await find_session(given, identifier)
-    await ask(link, "sessions.detach", id=identifier)
-    return Detached(id=identifier, gateway=link.name)

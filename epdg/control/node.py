@@ -65,7 +65,8 @@ class NodeMethods:
             },
             "figures": self._figures(),
             "process": process_view(),
-            "trace": {"esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
+            "trace": {**node.recorder.view(), "esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
+            "telemetry": None if node.telemetry is None else node.telemetry.view(),
             "addresses_in_use": {name: pool.in_use for name, pool in node.grants.pools.items()},
         }
 

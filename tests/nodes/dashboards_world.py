@@ -24,6 +24,7 @@ from protocols.io.configuration import parse
 from protocols.io.control import ControlError, ControlServer
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import Kind
+from tests.nodes.dashboards_gateway import GatewayActions
 
 TOKEN = "correct-horse-battery-staple"
 GATEWAY = "127.0.1.1:14500"
@@ -48,6 +49,7 @@ class World:
         }
         self.sessions: dict[str, dict[str, Any]] = {}
         self.detached: list[str] = []
+        self.actions = GatewayActions(self._get)
         self.started = dict.fromkeys(self.recorders, self.now)
         self.told: dict[str, dict[str, Any]] = {name: {} for name in self.recorders}
         self._servers: dict[str, ControlServer] = {}
@@ -68,6 +70,7 @@ class World:
                 "sessions.several": self._several,
                 "sessions.detach": self._detach,
                 "peers.list": self._peers,
+                **self.actions.methods(),
             }
         server = ControlServer(self.socket(name), handlers, self.recorders[name])
         await server.start()
