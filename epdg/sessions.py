@@ -103,6 +103,7 @@ class Sessions:
         self._swm = swm
         self._subscribers = subscribers
         self._clock = clock
+        self._wall_offset = clock.wall() - clock.monotonic()
         self._recorder = recorder
         self._tally = tally
         self._usage = usage
@@ -132,6 +133,7 @@ class Sessions:
             live.session,
             live.sa,
             self._child_sas.counters,
+            lambda moment: moment + self._wall_offset,
             gateway=self._configuration.node,
             diameter_session_id=live.diameter_session_id,
         )

@@ -8,11 +8,14 @@ from dataclasses import asdict
 from protocols.dataplane.port import ChildSaCounters
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.timing import Timer
 from protocols.path import Path
 from protocols.trace.records import JsonValue
 
+Wall = Callable[[float], float]  # from the machine's clock to the wall clock
 
-def ike_view(sa: IkeSa) -> dict[str, JsonValue]:
+
+def ike_view(sa: IkeSa, wall: Wall) -> dict[str, JsonValue]:
     """The IKE SA without its child SAs."""
     return {
         "spi_i": sa.spi_i.hex(),
@@ -24,12 +27,25 @@ def ike_view(sa: IkeSa) -> dict[str, JsonValue]:
         "state": sa.state.value,
         "requests_sent": sa.window.requests_sent,
         "retransmissions_sent": sa.window.retransmissions_sent,
+        "lifetime": _lifetime_view(sa.timers.get(Timer.IKE_REKEY), sa.timers.get(Timer.IKE_EXPIRY), wall),
     }
 
 
-def children_view(sa: IkeSa, counters: Callable[[bytes], ChildSaCounters | None]) -> list[JsonValue]:
+def children_view(sa: IkeSa, counters: Callable[[bytes], ChildSaCounters | None], wall: Wall) -> list[JsonValue]:
     """Its child SAs, each with what ``counters`` tells of its inbound SPI."""
-    return [_child_view(child.spec, counters(child.spec.inbound_spi)) for child in sa.children.values()]
+    return [
+        {
+            **_child_view(child.spec, counters(child.spec.inbound_spi)),
+            "lifetime": _lifetime_view(child.rekey_at, child.expires_at, wall),
+        }
+        for child in sa.children.values()
+    ]
+
+
+def _lifetime_view(rekey_at: float | None, expires_at: float | None, wall: Wall) -> JsonValue:
+    """When an SA is rekeyed and when it ends without (RFC 7296 §2.8)."""
+    moments = {"rekey_at": rekey_at, "expires_at": expires_at}
+    return {name: None if moment is None else round(wall(moment), 3) for name, moment in moments.items()}
 
 
 def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str, JsonValue]:
