@@ -7,9 +7,10 @@ control socket went away. Keys and raw datagrams are never subscribed to: the pa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from http import HTTPStatus
 from pydantic import ValidationError
 
 from dashboards.config import DashboardsConfig, NodeConfig
+from dashboards.lab_schemas import LabRunEvent
 from dashboards.problems import Problem
 from dashboards.rates import Rates
 from dashboards.redaction import redacted
@@ -30,10 +32,13 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
 TRACED = ("ue", "epdg", "aaa", "hss")  # kinds of node that a session goes through
+SEVERAL = 200  # sessions that are asked for at once: other questions get their turn in between
 REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
 PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
 WITH_PEERS = ("epdg", "aaa", "hss")  # kinds of nodes that speak Diameter
+SHOWN_STATES = ("attaching", "established")
+ALWAYS_ANOTHER = ("process",)  # of a status: what no node is described by, or it would be another one each time
 SERIES = ("attaches", "moves", "failures", "uplink_octets", "downlink_octets")
 
 logger = logging.getLogger("dashboards")
@@ -100,7 +105,7 @@ class NodeLink:
             "sessions": dict(self.sessions) if self.kind == "epdg" else None,
             "tally": dict(self.tally),
             "peers": redacted(list(self.peers)),
-            "status": redacted(dict(self.status)),
+            "status": redacted({name: told for name, told in self.status.items() if name not in ALWAYS_ANOTHER}),
         }
 
     def view(self) -> NodeView:
@@ -132,10 +137,6 @@ class NodeLink:
     async def _poll(self) -> None:
         try:
             status = await self.call("node.status")
-            if self.kind == "epdg":
-                for state in ("attaching", "established"):
-                    page = await self.call("sessions.list", state=state, limit=1)
-                    self.sessions[state] = _total(page)
             if self.kind in WITH_PEERS:
                 self.peers = await self._ask_peers()
         except Problem as problem:
@@ -147,6 +148,8 @@ class NodeLink:
             self._notice_restart(self.status.get("started"))
             self._set_reachable(True, None)
             if self.kind == "epdg":
+                states = dict(counts(self.status.get("states")))
+                self.sessions = {state: int(states.get(state, 0)) for state in SHOWN_STATES}
                 self._rates.take(self.name, _number(self.status.get("started")), _counters(self.status))
 
     async def _ask_peers(self) -> list[JsonValue]:
@@ -197,9 +200,12 @@ class NodeLink:
         body = redacted(record.body)
         assert isinstance(body, dict)
         record = replace(record, node=self.name, body=body)  # by the name people know it by
+        self._hub.publish("record", without_payloads(record).to_json(), record.session)
+        if self.kind == "lab":
+            self._publish_run(record)
+            return
         self.trace.append(record)
         self._count(record)
-        self._hub.publish("record", without_payloads(record).to_json(), record.session)
         if self.kind == "epdg" and record.session is not None and record.kind is not Kind.MESSAGE:
             self._changed_sessions.add(record.session)
             self._changed.set()
@@ -222,26 +228,37 @@ class NodeLink:
             await asyncio.sleep(REFRESH_INTERVAL)
             self._changed.clear()
             changed, self._changed_sessions = self._changed_sessions, set()
-            for session in changed:
+            for names in _batched(sorted(changed), SEVERAL):
                 try:
-                    value = await self.call("sessions.get", id=session)
+                    answer = await self.call("sessions.several", ids=[*names])
                 except ControlError as error:
-                    if error.code == "not-found":
-                        self._hub.publish("session-gone", {"id": session}, session)
+                    logger.warning("%s does not tell what has changed: %s", self.name, error)
                 except Problem:
                     break  # away: the page asks for everything when it is back
                 else:
-                    self._publish_session(session, value)
+                    for value in _list(answer, "sessions"):
+                        self._publish_session(value)
+                    for name in _list(answer, "unknown"):
+                        self._hub.publish("session-gone", {"id": name}, _text(name))
 
-    def _publish_session(self, session: str, value: JsonValue) -> None:
+    def _publish_session(self, value: JsonValue) -> None:
         try:
             view = SessionView.model_validate(value)
         except ValidationError as error:
             members = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+            session = value.get("id") if isinstance(value, dict) else None
             logger.warning("%s describes session %s in an unknown way: %s", self.name, session, members)
             return
         view.gateway = view.gateway or self.name
-        self._hub.publish("session", view.model_dump(mode="json"), session)
+        self._hub.publish("session", view.model_dump(mode="json"), view.id)
+
+    def _publish_run(self, record: TraceRecord) -> None:
+        """What a laboratory tells of a run; it has no sessions."""
+        data = record.body.get("data")
+        if record.kind is Kind.EVENT and isinstance(data, dict):
+            with contextlib.suppress(ValidationError):  # it tells of something else
+                run = LabRunEvent.model_validate({**data, "node": self.name, "text": record.body.get("text")})
+                self._hub.publish("lab-run", run.model_dump(mode="json"))
 
     def _unreachable(self, why: str) -> Problem:
         return Problem(
@@ -286,6 +303,11 @@ class Fleet:
         return select(self.sources, identifier, session)
 
     @property
+    def laboratories(self) -> tuple[NodeLink, ...]:
+        """The links to laboratories: they play schedules."""
+        return tuple(link for link in self.links if link.kind == "lab")
+
+    @property
     def ues(self) -> tuple[NodeLink, ...]:
         """The links to UEs of the emulator."""
         return tuple(link for link in self.links if link.kind == "ue")
@@ -318,17 +340,18 @@ def _counters(status: dict[str, JsonValue]) -> dict[str, float]:
     }
 
 
+def _batched(names: list[str], size: int) -> Iterator[list[str]]:
+    """In pieces of up to ``size``."""
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
+
+
 def _text(value: JsonValue) -> str | None:
     return value if isinstance(value, str) else None
 
 
 def _number(value: JsonValue) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _total(page: JsonValue) -> int:
-    total = page.get("total") if isinstance(page, dict) else None
-    return total if isinstance(total, int) else 0
 
 
 def _list(value: JsonValue, member: str) -> list[JsonValue]:

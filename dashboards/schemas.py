@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dashboards.config import NodeKind
 from dashboards.tokens import Role
 
 SessionState = Literal["attaching", "established", "closing", "closed"]
@@ -47,7 +48,7 @@ class Nat(Answer):
 
 
 class Lifetime(Answer):
-    """When an SA is rekeyed, and when it ends unless it was (RFC 7296 §2.8); null: not by time."""
+    """When an SA is to be rekeyed, and when it ends (RFC 7296 §2.8); null: never by itself."""
 
     rekey_at: float | None = None
     expires_at: float | None = None
@@ -106,41 +107,41 @@ class ChildSaView(Answer):
     lifetime: Lifetime | None = None
 
 
-class LastError(Answer):
-    """Why the last thing that failed did."""
-
-    cause: str
-    text: str = ""
-
-
-class Ambr(Answer):
-    """APN-AMBR, bits per second."""
+class BitRates(Answer):
+    """APN-AMBR (TS 29.272 §7.3.41), bits per second."""
 
     uplink_bits: int
     downlink_bits: int
 
 
 class Qos(Answer):
-    """Default EPS bearer QoS (TS 29.272 §7.3.59): QCI and ARP."""
+    """EPS-Subscribed-QoS-Profile (TS 29.272 §7.3.37)."""
 
-    qci: int
+    qci: int | None = None
     priority_level: int | None = None
     pre_emption_capability: bool | None = None
     pre_emption_vulnerability: bool | None = None
 
 
 class AuthorisationView(Answer):
-    """What the AAA server grants (TS 29.273 §7.2.3.1); ``session_timeout`` in seconds."""
+    """What the AAA server granted for the APN (TS 29.273 §7.2.3.1)."""
 
-    server: str
+    server: str | None = None
     apn: str | None = None
     context_identifier: int | None = None
     pdn_type: str | None = None
-    ambr: Ambr | None = None
+    ambr: BitRates | None = None
     qos: Qos | None = None
     static_addresses: list[str] = []
-    session_timeout: float | None = None
-    renewed: float | None = Field(default=None, description="when it was asked for again last")
+    session_timeout: int | None = Field(default=None, description="seconds from the grant")
+    renewed: float | None = Field(default=None, description="when it was last granted anew")
+
+
+class LastError(Answer):
+    """Why the last thing that failed did."""
+
+    cause: str
+    text: str = ""
 
 
 class SessionView(Answer):
@@ -159,11 +160,10 @@ class SessionView(Answer):
     child_sas: list[ChildSaView] = []
     paths: list[PathSpan] = []
     diameter_session_id: str | None = None
-    last_error: LastError | None = None
-    session_timeout: float | None = Field(default=None, description="seconds that the AAA server grants")
-    authorisation: AuthorisationView | None = None
-    device_identity: str | None = Field(default=None, description="IMEI or IMEISV, once it is told")
+    authorisation: AuthorisationView | None = Field(default=None, description="null when nobody granted anything")
+    device_identity: str | None = Field(default=None, description="IMEI or IMEISV")
     emergency: bool = False
+    last_error: LastError | None = None
 
 
 class SessionDetail(SessionView):
@@ -193,7 +193,7 @@ class NodeView(Answer):
     """A node's health; ``since`` is when it became reachable or unreachable, ``why`` the trouble."""
 
     name: str
-    kind: Literal["epdg", "aaa", "hss", "ue"]
+    kind: NodeKind
     reachable: bool
     since: float
     why: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from epdg.session import Session
-from protocols.dataplane.observation import Wall, children_view, ike_view, path_view
+from protocols.dataplane.observation import children_view, ike_view, path_view
 from protocols.dataplane.port import ChildSaCounters
 from protocols.ikev2.sa import IkeSa
 from protocols.trace.records import JsonValue
@@ -15,7 +15,7 @@ def session_view(
     session: Session,
     sa: IkeSa,
     counters: Callable[[bytes], ChildSaCounters | None],
-    wall: Wall,
+    wall: Callable[[float], float],
     *,
     gateway: str,
     diameter_session_id: str | None,

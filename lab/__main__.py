@@ -106,6 +106,23 @@ def host(
     )
 
 
+@application.command()
+@exit_on_error
+def serve(
+    config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")],
+) -> None:
+    """Play schedules for whoever asks over the control socket, the dashboard say; until SIGTERM or Ctrl-C."""
+    import asyncio
+
+    from lab.serving.config import LaboratoryConfiguration
+    from lab.serving.node import serve as serve_laboratory
+    from protocols.io.configuration import load
+
+    settings = load(config, LaboratoryConfiguration)
+    settings.logging.start(settings.node)
+    asyncio.run(serve_laboratory(settings))
+
+
 application.command()(run)
 application.command(name="list")(list_schedules)
 

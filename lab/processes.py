@@ -43,7 +43,7 @@ async def poll_until(
         raise BackendError(f"{what}: nothing after {interval:g} s") from None
 
 
-def _dies_with_parent() -> Callable[[], None] | None:
+def dies_with_parent() -> Callable[[], None] | None:
     """What a child does before it becomes the program, ``None`` where the kernel knows no such wish."""
     if not sys.platform.startswith("linux"):
         return None
@@ -79,7 +79,7 @@ class NodeProcess:
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 process_group=0,
-                preexec_fn=_dies_with_parent(),
+                preexec_fn=dies_with_parent(),
             )
         except OSError as error:
             raise BackendError(f"{self.name} cannot be started: {self.words[0]}: {error.strerror}") from error
@@ -157,11 +157,11 @@ class NodeProcess:
         """SIGINT and a bounded wait, for a program that prints its result then."""
         await self._end(signal.SIGINT)
 
-    async def terminate(self) -> None:
-        """SIGTERM, after ``TERMINATION_INTERVAL`` SIGKILL; again is harmless."""
-        await self._end(signal.SIGTERM)
+    async def terminate(self, interval: float = TERMINATION_INTERVAL) -> None:
+        """SIGTERM, after ``interval`` SIGKILL; again is harmless."""
+        await self._end(signal.SIGTERM, interval)
 
-    async def _end(self, number: signal.Signals) -> None:
+    async def _end(self, number: signal.Signals, interval: float = TERMINATION_INTERVAL) -> None:
         self._ending = True
         process = self._process
         if process is None or process.returncode is not None:
@@ -169,7 +169,7 @@ class NodeProcess:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
         try:
-            async with asyncio.timeout(TERMINATION_INTERVAL):
+            async with asyncio.timeout(interval):
                 await process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):

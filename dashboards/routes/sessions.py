@@ -36,6 +36,7 @@ async def list_sessions(
         str | None,
         Query(min_length=1, max_length=100, description="in IMSI, NAI, APN or an address", examples=["00101"]),
     ] = None,
+    gateway: Annotated[str | None, Query(max_length=64, description="only this one's, by its name under nodes")] = None,
     since: Annotated[Moment | None, Query(description="created then or later")] = None,
     until: Annotated[Moment | None, Query(description="created then or before")] = None,
     sort: Annotated[
@@ -56,9 +57,10 @@ async def list_sessions(
         "until": until,
     }
     filters = {key: value for key, value in filters.items() if value is not None}
+    gateways = session_pages.gateways(given, gateway)
     if sort is not None:
-        return await session_pages.merged(given, filters, sort, limit=limit, cursor=cursor)
-    return await session_pages.one_after_the_other(given, filters, limit=limit, cursor=cursor)
+        return await session_pages.merged(gateways, filters, sort, limit=limit, cursor=cursor)
+    return await session_pages.one_after_the_other(gateways, filters, limit=limit, cursor=cursor)
 
 
 @router.get(

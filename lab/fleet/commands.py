@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from ipaddress import IPv4Network
@@ -16,6 +15,7 @@ from lab.fleet.arrivals import Arrivals
 from lab.fleet.distributed import run_locust
 from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
 from lab.fleet.serving import serve_command
+from lab.memory import memory_directory
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import exit_on_error
 from protocols.threegpp.identity import Imsi
@@ -143,7 +143,7 @@ def _nodes(count: int, network: str | None, directory: Path | None) -> Iterator[
     from lab.fleet.nodes import NodesPlan
     from lab.fleet.plan import DEFAULT_NETWORK
 
-    with tempfile.TemporaryDirectory(prefix="fleet-nodes-", dir=_memory()) as temporary:
+    with tempfile.TemporaryDirectory(prefix="fleet-nodes-", dir=memory_directory()) as temporary:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield NodesPlan(
@@ -174,12 +174,6 @@ def _checked(config: Path, plan: FleetPlan, processes: int) -> FleetFile:
                         expected="0, so that several processes can be on this access",
                     )
     return file
-
-
-def _memory() -> Path | None:
-    """A directory in memory: on a disk every new subscriber's sequence numbers wait for it, and it is for one run."""
-    found = Path("/dev/shm")
-    return found if os.access(found, os.W_OK | os.X_OK) else None
 
 
 def _network(text: str) -> IPv4Network:

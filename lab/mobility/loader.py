@@ -17,6 +17,7 @@ from protocols.io.documents import Document, Location, Words, read_file, read_te
 
 SHIPPED = Path(__file__).parent / "schedules"
 SUFFIX = ".yaml"
+NAME_CHARACTERS = 64
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _MISSING = object()
 _NOT_THERE = "leave namespaces out of stages"
@@ -34,6 +35,11 @@ class NamedSchedule:
 def shipped() -> list[str]:
     """The names of the schedules that come with the laboratory."""
     return sorted(path.stem for path in SHIPPED.glob(f"*{SUFFIX}"))
+
+
+def schedule_name(text: str) -> bool:
+    """Whether a schedule can be called so: small letters, digits and hyphens, at most ``NAME_CHARACTERS``."""
+    return len(text) <= NAME_CHARACTERS and _NAME.fullmatch(text) is not None
 
 
 def load_schedule(text: str) -> NamedSchedule:

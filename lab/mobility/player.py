@@ -40,12 +40,22 @@ Progress = Callable[[str, float, str], None]
 """Told of every event: the schedule's name, seconds since the beginning, words."""
 
 
-def play(named: NamedSchedule, stage: Stage, seed: int | None, progress: Progress) -> tuple[RunResult, PacketSeries]:
+Watch = Callable[[float, TraceRecord], None]
+"""Given every record of UE and gateway as it comes, with the seconds since the beginning."""
+
+
+def play(
+    named: NamedSchedule, stage: Stage, seed: int | None, progress: Progress, watch: Watch | None = None
+) -> tuple[RunResult, PacketSeries]:
     """Play a schedule on a stage and judge it; ``BackendError`` when the stage cannot be set."""
     chosen = named.schedule.seed if seed is None else seed
 
     async def work(scene: Scene) -> Recording:
-        return await Player(named, stage, chosen, scene, progress).play()
+        player = Player(named, stage, chosen, scene, progress)
+        if watch is not None:
+            began = scene.now()
+            scene.on_record(lambda record: watch(record.wall - began, record))
+        return await player.play()
 
     try:
         recording = stage.perform(named.schedule, chosen, work)

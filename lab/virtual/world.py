@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from aaa.subscribers import SubscriberDatabase
 from epdg.config import EpdgConfiguration
 from epdg.runtime import EpdgNode
 from lab.configurations import APNS, PLMN, AccessPlan, Changes, NetworkPlan, RunFiles, merged, prepare
+from lab.memory import memory_directory
 from lab.network.access import AccessNetwork
 from lab.network.impairments import Impairments
 from lab.virtual.loop import VirtualLoop
@@ -56,7 +56,6 @@ IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
 WATCHDOG_INTERVAL = 3600.0  # RFC 3539's 30 s would be most of what happens over a weekend; streams here do not rot
 
 CONNECT_INTERVAL, CONNECT_LOOK = 60.0, 0.1  # how long, and how often, the gateway's Diameter peer is waited for
-MEMORY = Path("/dev/shm")  # noqa: S108 - a fresh directory of our own in there
 
 _CHANGES: Mapping[str, Changes] = {
     "aaa": {
@@ -119,7 +118,7 @@ class VirtualWorld:
         self.ue, self.epdg, self.aaa = (VirtualControl(name) for name in ("ue", "epdg", "aaa"))
         self._changes = changes or {}
         self._export_keys = export_keys
-        self._directory = tempfile.TemporaryDirectory(prefix="virtual-", dir=_in_memory())
+        self._directory = tempfile.TemporaryDirectory(prefix="virtual-", dir=memory_directory())
         self._running: list[tuple[asyncio.Task[None], Callable[[], None], str]] = []
 
     # --- life
@@ -301,11 +300,6 @@ class VirtualWorld:
             if task.done():
                 error = None if task.cancelled() else task.exception()
                 raise BackendError(f"{name} ended by itself") from error
-
-
-def _in_memory() -> str | None:
-    """Where files lie that no disk has to keep: SQLite waits for it with every commit; ``None``: the usual place."""
-    return str(MEMORY) if os.access(MEMORY, os.W_OK) else None
 
 
 def run(story: Callable[[VirtualWorld], Awaitable[T]], **world: object) -> T:

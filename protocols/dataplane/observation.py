@@ -1,4 +1,7 @@
-"""An IKE SA and its child SAs as the control interfaces of both ends show them; nothing in it is secret."""
+"""An IKE SA and its child SAs as the control interfaces of both ends show them; nothing in it is secret.
+
+``wall`` makes wall clock of the machines' monotonic time, both in seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from protocols.dataplane.port import ChildSaCounters
-from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.tasks.child import ChildSa
 from protocols.ikev2.timing import Timer
 from protocols.path import Path
 from protocols.trace.records import JsonValue
 
-Wall = Callable[[float], float]  # from the machine's clock to the wall clock
+Wall = Callable[[float], float]
 
 
 def ike_view(sa: IkeSa, wall: Wall) -> dict[str, JsonValue]:
@@ -33,22 +36,11 @@ def ike_view(sa: IkeSa, wall: Wall) -> dict[str, JsonValue]:
 
 def children_view(sa: IkeSa, counters: Callable[[bytes], ChildSaCounters | None], wall: Wall) -> list[JsonValue]:
     """Its child SAs, each with what ``counters`` tells of its inbound SPI."""
-    return [
-        {
-            **_child_view(child.spec, counters(child.spec.inbound_spi)),
-            "lifetime": _lifetime_view(child.rekey_at, child.expires_at, wall),
-        }
-        for child in sa.children.values()
-    ]
+    return [_child_view(child, counters(child.spec.inbound_spi), wall) for child in sa.children.values()]
 
 
-def _lifetime_view(rekey_at: float | None, expires_at: float | None, wall: Wall) -> JsonValue:
-    """When an SA is rekeyed and when it ends without (RFC 7296 §2.8)."""
-    moments = {"rekey_at": rekey_at, "expires_at": expires_at}
-    return {name: None if moment is None else round(wall(moment), 3) for name, moment in moments.items()}
-
-
-def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str, JsonValue]:
+def _child_view(child: ChildSa, counters: ChildSaCounters | None, wall: Wall) -> dict[str, JsonValue]:
+    spec = child.spec
     return {
         "inbound_spi": spec.inbound_spi.hex(),
         "outbound_spi": spec.outbound_spi.hex(),
@@ -59,6 +51,15 @@ def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str
         "encapsulation": spec.encapsulation,
         "mode": spec.mode.value,
         "counters": counters_view(counters),
+        "lifetime": _lifetime_view(child.rekey_at, child.expires_at, wall),
+    }
+
+
+def _lifetime_view(rekey_at: float | None, expires_at: float | None, wall: Wall) -> dict[str, JsonValue]:
+    """When it is to be rekeyed and when it ends (RFC 7296 §2.8), to the second; ``None``: never by itself."""
+    return {
+        "rekey_at": None if rekey_at is None else float(round(wall(rekey_at))),
+        "expires_at": None if expires_at is None else float(round(wall(expires_at))),
     }
 
 

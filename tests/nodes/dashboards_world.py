@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import uvicorn
 
 from dashboards.__main__ import build_server, listen
 from dashboards.config import DashboardsConfig
-from epdg.control.session_selection import EndedSubject, page
+from epdg.control.session_selection import EndedSubject, page, several
 from protocols.io.configuration import parse
 from protocols.io.control import ControlError, ControlServer
 from protocols.trace.recorder import Recorder
@@ -66,6 +67,7 @@ class World:
             handlers |= {
                 "sessions.list": self._list,
                 "sessions.get": self._get,
+                "sessions.several": self._several,
                 "sessions.detach": self._detach,
                 "peers.list": self._peers,
                 **self.actions.methods(),
@@ -99,6 +101,7 @@ class World:
             "kind": name,
             "version": "0.1.0",
             "started": self.started[name],
+            "states": Counter(session["state"] for session in self.sessions.values()) if name == "epdg" else {},
             "half_open": 0,
             "totals": {"attached": 7},
             "dropped": {"esp": {"replayed": 3}, "ike": {}, "odd": "not a table"},
@@ -117,6 +120,9 @@ class World:
             return self.sessions[params["id"]]
         except KeyError:
             raise ControlError("not-found", f"no session {params['id']}") from None
+
+    async def _several(self, params: dict[str, Any]) -> dict[str, Any]:
+        return several(self.sessions.get, params)
 
     async def _detach(self, params: dict[str, Any]) -> dict[str, Any]:
         session = await self._get(params)

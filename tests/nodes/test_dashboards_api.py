@@ -228,6 +228,10 @@ def test_two_gateways_are_paged_one_after_the_other_and_one_may_be_away(tmp_path
             page = client.get(f"{API}/sessions", params={"limit": 3, "cursor": page["next"]}).json()
             assert [session["id"] for session in page["sessions"]] == ["s000009"]
             assert page["next"] is None
+            for order in ({}, {"sort": "imsi"}):
+                only = client.get(f"{API}/sessions", params={"gateway": "other", **order}).json()
+                assert [session["id"] for session in only["sessions"]] == ["s000009"]
+                assert (only["total"], only["next"]) == (1, None)
             assert client.get(f"{API}/sessions/s000009").json()["imsi"] == "001010000000009"
 
 
@@ -246,6 +250,7 @@ def test_two_gateways_are_paged_one_after_the_other_and_one_may_be_away(tmp_path
         ("GET", f"{API}/sessions?state=sleeping", 422),
         ("GET", f"{API}/sessions?imsi=abc", 422),
         ("GET", f"{API}/sessions?sort=age", 422),
+        ("GET", f"{API}/sessions?gateway=nobody", 422),
         ("GET", f"{API}/sessions?since=NaN", 422),
         ("GET", f"{API}/sessions?until=-1", 422),
         ("GET", f"{API}/events?events=keys", 422),
@@ -634,7 +639,7 @@ def test_metrics_of_every_node_that_answers(running: Site, client: httpx.Client)
         'epdg_sessions{node="epdg",state="established"} 1.0',
         'epdg_half_open_sas{node="epdg"} 0.0',
         'epdg_events_total{event="attached",node="epdg"} 7.0',
-        'epdg_dropped_total{node="epdg",reason="replayed",where="esp"} 3.0',
+        'epdg_dropped_total{layer="esp",node="epdg",reason="replayed"} 3.0',
     } <= set(found.text.splitlines())
     assert "001010000000001" not in found.text
     running.do(running.world.stop, "epdg")

@@ -6,13 +6,13 @@ export class Problem extends Error {
     this.status = body.status ?? 0;
     this.type = body.type ?? "about:blank";
     this.node = body.node;
+    this.errors = body.errors ?? []; // of an invalid request: {in, name, detail}
   }
 }
 
-async function request(method, path, body) {
-  let response;
+async function send(method, path, body) {
   try {
-    response = await fetch(`/api/v1${path}`, {
+    return await fetch(`/api/v1${path}`, {
       method,
       headers: body === undefined ? {} : { "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
@@ -21,6 +21,21 @@ async function request(method, path, body) {
   } catch {
     throw new Problem({ status: 0, detail: "The dashboard's server cannot be reached." });
   }
+}
+
+async function request(method, path, body) {
+  return read(await send(method, path, body));
+}
+
+/** A file and the name that the server gives it. */
+async function download(path) {
+  const response = await send("GET", path);
+  if (!response.ok) await read(response);
+  const name = /filename="?([^";]+)"?/.exec(response.headers.get("Content-Disposition") ?? "")?.[1];
+  return { content: await response.blob(), name };
+}
+
+async function read(response) {
   const text = await response.text();
   let value = {};
   try {
@@ -45,7 +60,13 @@ export const api = {
   sessions: (parameters) => request("GET", `/sessions${query(parameters)}`),
   session: (id) => request("GET", `/sessions/${encodeURIComponent(id)}`),
   ladder: (id) => request("GET", `/sessions/${encodeURIComponent(id)}/ladder`),
+  message: (id, record) => request("GET", `/sessions/${encodeURIComponent(id)}/messages/${encodeURIComponent(record)}`),
+  explanation: (id) => request("GET", `/sessions/${encodeURIComponent(id)}/explanation`),
+  evidence: (id, keys) => download(`/sessions/${encodeURIComponent(id)}/evidence${query({ keys: keys || undefined })}`),
+  act: (id, action, parameters) => request("POST", `/sessions/${encodeURIComponent(id)}/${action}`, parameters),
   runs: () => request("GET", "/runs"),
   run: (name) => request("GET", `/runs/${encodeURIComponent(name)}`),
-  detach: (id) => request("DELETE", `/sessions/${encodeURIComponent(id)}`),
+  detach: (id, cause) => request("DELETE", `/sessions/${encodeURIComponent(id)}${query({ cause })}`),
 };
+
+export { query, request };

@@ -52,3 +52,14 @@ export function reason(path) {
   if (path.why === "attach" || path.why === "attached") return "attached here";
   return path.why;
 }
+
+export function bitRate(bits) {
+  const units = ["bit/s", "kbit/s", "Mbit/s", "Gbit/s"];
+  let value = bits;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit && value < 10 ? Number(value.toFixed(1)) : Math.round(value)} ${units[unit]}`;
+}

@@ -3,6 +3,7 @@
 import { api } from "./api.js";
 import { h, icon, replace, setText } from "./dom.js";
 import { moment, plural } from "./format.js";
+import { tabs } from "./navigation.js";
 import { state } from "./state.js";
 
 const ms = (value) => (value === null || value === undefined ? "–" : `${Math.round(value)} ms`);
@@ -15,12 +16,12 @@ export function mountRuns(main, name) {
   const body = h("div", {});
   replace(
     main,
-    h("section", { class: "page" },
-      h("div", { class: "page-head" }, h("div", {}, h("h1", {}, name ? `Run ${name}` : "Laboratory"), summary),
-        name && h("div", { class: "tools" }, h("a", { class: "button ghost", href: "#/runs" }, icon("back"), "All runs"))),
+    h("section", { class: "page" }, tabs("lab", "#/runs"),
+      h("div", { class: "page-head" }, h("div", {}, h("h1", {}, name ? `Run ${name}` : "Results"), summary),
+        name && h("div", { class: "tools" }, h("a", { class: "button ghost", href: "#/runs" }, icon("back"), "All results"))),
       body),
   );
-  document.title = name ? `${name} · ePDG dashboard` : "Laboratory · ePDG dashboard";
+  document.title = name ? `${name} · ePDG dashboard` : "Results · ePDG dashboard";
   const load = name ? showOne(name, summary, body) : showAll(summary, body);
   if (state.mayRead) {
     load.catch((problem) => {
@@ -55,6 +56,11 @@ async function showAll(summary, body) {
 async function showOne(name, summary, body) {
   const run = await api.run(name);
   setText(summary, `${run.title}. On ${run.stage}, seed ${run.seed}; ${run.passed ? "every expectation held" : "an expectation did not hold"}.`);
+  replace(body, runParts(name, run));
+}
+
+/** The picture, the moves and the expectations of a run. */
+export function runParts(name, run) {
   const parts = [];
   if (run.timeline) {
     parts.push(h("div", { class: "card" }, h("img", { class: "timeline", src: `/api/v1/runs/${encodeURIComponent(name)}/timeline.svg`, alt: `Timeline of ${name}: delay and loss of both directions, moves marked` })));
@@ -67,10 +73,10 @@ async function showOne(name, summary, body) {
       move.uplink && move.downlink ? both(move, "outage_ms", ms) : "–", move.uplink && move.downlink ? both(move, "lost", String) : "–",
       kept(move.inner_address_unchanged), kept(move.spis_unchanged),
     ].map((text) => h("td", {}, String(text))))))));
-  parts.push(h("h2", {}, "Expectations"), h("div", { class: "card flush" }, table("checks", ["", "Of", "Expected", "Found"],
+  parts.push(h("h2", {}, "Expectations"), h("div", { class: "card flush" }, table("checks", ["Outcome", "Of", "Expected", "Found"],
     run.checks.map((check) => h("tr", {}, h("td", {}, outcome(check.passed, check.passed ? "held" : "failed")), ...[check.subject, check.expected, check.found].map((text) => h("td", {}, text)))))));
   for (const leak of run.leaks) parts.push(h("p", {}, `Left behind: ${leak}`));
-  replace(body, parts);
+  return parts;
 }
 
 const kept = (value) => (value === null || value === undefined ? "–" : value ? "kept" : "changed");
@@ -80,5 +86,5 @@ function outcome(good, text) {
 }
 
 function table(id, titles, rows) {
-  return h("div", { class: "scroll" }, h("table", { class: "runs", id }, h("thead", {}, h("tr", {}, titles.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
+  return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Table of ${id}` }, h("table", { class: "runs", id }, h("thead", {}, h("tr", {}, titles.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
 }

@@ -1,13 +1,22 @@
-// The bar on top: the nodes' health, what happens in numbers, theme, signing in; and the notices below it.
+// The bar on top with the sections; below it the nodes' health and what happens in numbers; and the notices.
 
 import { h, icon, replace, setText } from "./dom.js";
 import { clock, count, duration, plural } from "./format.js";
+import { navigation } from "./navigation.js";
+import { shortcut, showShortcuts } from "./shortcuts.js";
 import { askToSignIn } from "./signin.js";
 import { state } from "./state.js";
 
-const KINDS = { epdg: "gateway", aaa: "AAA", ue: "UE emulator" };
+const KINDS = { epdg: "gateway", aaa: "AAA", hss: "HSS", ue: "UE emulator", lab: "laboratory" };
+const AWAY = {
+  epdg: (since) => `Sessions are shown as they were at ${since}; this page goes on by itself when it is back.`,
+  aaa: () => "Subscribers and fault rules cannot be reached, and its part of the ladders is missing, until it is back.",
+  hss: () => "Subscribers cannot be reached, and its part of the ladders is missing, until it is back.",
+  ue: () => "Its part of the ladders is missing, and it cannot be told anything, until it is back.",
+  lab: () => "Schedules cannot be started until it is back.",
+};
 
-export function mountTopbar(bar, notices) {
+export function mountTopbar(bar, strip, notices) {
   const nodes = h("ul", { class: "nodes", "aria-label": "Nodes" });
   const figures = {
     established: figure("sessions"),
@@ -18,19 +27,21 @@ export function mountTopbar(bar, notices) {
   };
   const account = h("button", { class: "button ghost account", id: "account", type: "button" });
   account.addEventListener("click", () =>
-    state.signedIn ? state.signOut().catch(() => state.refresh()) : askToSignIn("The token lets you change things: detach sessions."),
+    state.signedIn ? state.signOut().catch(() => state.refresh()) : askToSignIn("The token lets you change things: detach sessions, run schedules, edit subscribers."),
   );
   const who = h("span", { class: "muted", id: "who", hidden: true });
   const whoIs = () => (state.name === state.role ? state.role : `${state.name} (${state.role})`) ?? "";
   const theme = h("button", { class: "button ghost square", type: "button", id: "theme", onclick: switchTheme });
+  const keys = h("button", { class: "button ghost square keys-button", type: "button", id: "keys", title: "Keys (?)", "aria-label": "Show the keys", onclick: showShortcuts }, icon("keyboard"));
   replace(
     bar,
-    h("a", { class: "brand", href: "#/" }, h("img", { src: "/static/icon.svg", alt: "", width: "28", height: "28" }), h("span", {}, "ePDG")),
-    nodes,
-    h("dl", { class: "figures", "aria-label": "Live counters" }, Object.values(figures).map((item) => item.element)),
-    h("div", { class: "bar-actions" }, h("a", { class: "button ghost", href: "#/runs" }, "Laboratory"), h("a", { class: "button ghost api", href: "/docs" }, "API"), theme, who, account),
+    h("a", { class: "brand", href: "#/", "aria-label": "ePDG dashboard" }, h("img", { src: "/static/icon.svg", alt: "", width: "28", height: "28" }), h("span", {}, "ePDG")),
+    navigation(),
+    h("div", { class: "bar-actions" }, h("a", { class: "button ghost api", href: "/docs" }, "API"), keys, theme, who, account),
   );
+  replace(strip, nodes, h("dl", { class: "figures", "aria-label": "Live counters" }, Object.values(figures).map((item) => item.element)));
   showTheme(theme);
+  shortcut("t", "Light or dark colours", () => theme.click());
 
   const show = () => {
     replace(nodes, state.nodes.map(nodeChip));
@@ -38,7 +49,9 @@ export function mountTopbar(bar, notices) {
     for (const [name, item] of Object.entries(figures)) item.set(totals[name]);
     figures.refusals.element.classList.toggle("bad", totals.refusals > 0);
     replace(account, icon(state.signedIn ? "out" : "key"), h("span", {}, state.signedIn ? "Sign out" : "Sign in"));
+    account.setAttribute("aria-label", state.signedIn ? "Sign out" : "Sign in"); // a narrow bar shows the icon alone
     account.title = state.signedIn ? `Signed in as ${whoIs()}` : "";
+    account.setAttribute("aria-label", state.signedIn ? `Sign out ${whoIs()}` : "Sign in");
     who.hidden = !state.signedIn;
     setText(who, whoIs());
     showNotices(notices);
@@ -75,7 +88,7 @@ function nodeChip(node) {
   const since = `${node.reachable ? "up" : "away"} since ${clock(node.since)}`;
   const version = node.version ? `, version ${node.version}` : "";
   const peers = node.peers.length ? `, ${plural(node.peers.length, "Diameter peer")}` : "";
-  const title = `${KINDS[node.kind]} ${node.name}: ${since}${version}${peers}${node.reachable ? "" : `. ${node.why}`}`;
+  const title = `${KINDS[node.kind] ?? node.kind} ${node.name}: ${since}${version}${peers}${node.reachable ? "" : `. ${node.why}`}`;
   return h(
     "li",
     { class: `node ${node.reachable ? "up" : "down"}`, title, dataset: { node: node.name } },
@@ -109,13 +122,8 @@ function showNotices(place) {
     );
   }
   for (const node of state.nodes.filter((each) => !each.reachable)) {
-    const gateway = node.kind === "epdg";
     shown.push(
-      notice(
-        gateway ? "bad" : "warn", "plug", `away-${node.name}`,
-        `The ${KINDS[node.kind]} ${node.name} cannot be reached.`,
-        gateway ? `Sessions are shown as they were at ${clock(node.since)}; this page goes on by itself when it is back.` : "Its part of the ladders is missing until it is back.",
-      ),
+      notice(node.kind === "epdg" ? "bad" : "warn", "plug", `away-${node.name}`, `The ${KINDS[node.kind] ?? node.kind} ${node.name} cannot be reached.`, AWAY[node.kind]?.(clock(node.since)) ?? ""),
     );
   }
   const signature = shown.map((element) => element.textContent).join("\n");
