@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lab.configurations import RunFiles, prepare
+from lab.configurations import LABORATORY, RunFiles, prepare
 from lab.narration import Narrator
 from lab.processes import NodeProcess, poll_until
 from lab.results import AttachFigures, DemoResult, MoveFigures
@@ -46,6 +46,7 @@ TRAFFIC_INTERVAL = 15.0
 DETACH_INTERVAL = 10.0
 TRAFFIC_POLL_INTERVAL = 0.05
 LAST_RECORDS_INTERVAL = 3.0
+LABORATORY_INTERVAL = 50.0  # for it to end: the nodes of a run that is played then take leave first
 REQUEST, RESPONSE, COOKIE2 = "INFORMATIONAL request", "INFORMATIONAL response", "N(COOKIE2)"
 LOGS_DIRECTORY = "logs"
 SIGN_IN = "Sign in at "
@@ -56,6 +57,7 @@ _SERVED = {
     "epdg": ("epdg", "serve"),
     "ue": ("ue", "run"),
     "dashboards": ("dashboards", "serve"),
+    LABORATORY: ("lab", "serve"),
 }
 CORE_NODES = ("ue", "epdg", "aaa")
 
@@ -241,6 +243,7 @@ class Demo:
             self._stage.plan,
             export_keys=self._options.output is not None,
             dashboard=self._dashboard,
+            laboratory=self._offers_laboratory,
             # the story of the deaf access needs a UE that insists; by itself it would go back after two seconds
             changes={"ue": {"path_test_after": None}},
         )
@@ -264,14 +267,25 @@ class Demo:
         kinds = None if name == "epdg" else ALL_BUT_DATAGRAMS
         self._followers.append(asyncio.get_running_loop().create_task(self._traces.follow(node.client, kinds)))
 
+    @property
+    def _offers_laboratory(self) -> bool:
+        """Whether there is a dashboard to start schedules from, and somebody who stays to do so."""
+        return self._dashboard is not None and not self._options.leave
+
+    async def _open_laboratory(self) -> None:
+        await self._nodes[LABORATORY].start()
+        await self._nodes[LABORATORY].ready()
+
     async def _stay(self) -> None:
         """Stay up until somebody has seen enough."""
         with contextlib.suppress(StackError):
             await self._start_traffic(IDLE_PACKETS_PER_SECOND)
-        if self._sign_in:
-            self._console.print(f"\nDashboard: {self._sign_in}", style="bold", soft_wrap=True)
-        self._console.print("Everything stays up until Ctrl-C.", soft_wrap=True)
         try:
+            if self._offers_laboratory:
+                await self._watched(self._open_laboratory())
+            if self._sign_in:
+                self._console.print(f"\nDashboard: {self._sign_in}", style="bold", soft_wrap=True)
+            self._console.print("Everything stays up until Ctrl-C.", soft_wrap=True)
             await self._watched(self._forever())
         except Stopped:
             self._console.print("Stopping.")
@@ -288,7 +302,11 @@ class Demo:
         if self._traffic_runs:
             with contextlib.suppress(StackError):
                 await self._traffic.stop()
-        await asyncio.gather(self._nodes["ue"].terminate(), self._nodes["dashboards"].terminate())
+        await asyncio.gather(
+            self._nodes["ue"].terminate(),
+            self._nodes["dashboards"].terminate(),
+            self._nodes[LABORATORY].terminate(LABORATORY_INTERVAL),
+        )
         await self._nodes["epdg"].terminate()
         await self._nodes["aaa"].terminate()
         if self._followers:
