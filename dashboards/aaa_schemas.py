@@ -9,7 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from dashboards.schemas import Answer
 
 AaaSessionState = Literal[
-    "identifying", "waiting-for-profile", "waiting-for-vector", "challenged", "authenticated", "refused"
+    "identifying",
+    "waiting-for-profile",
+    "waiting-for-vector",
+    "waiting-for-context",
+    "waiting-for-storage",
+    "challenged",
+    "authenticated",
+    "refused",
 ]
 
 

@@ -246,7 +246,7 @@ class Demo:
             self._stage.plan,
             export_keys=self._options.output is not None,
             dashboard=self._dashboard,
-            laboratory=LABORATORY in beside,
+            laboratory=self._offers_laboratory,
             # the story of the deaf access needs a UE that insists; by itself it would go back after two seconds
             changes={"ue": {"path_test_after": None}},
         )
@@ -270,14 +270,25 @@ class Demo:
         kinds = None if name == "epdg" else ALL_BUT_DATAGRAMS
         self._followers.append(asyncio.get_running_loop().create_task(self._traces.follow(node.client, kinds)))
 
+    @property
+    def _offers_laboratory(self) -> bool:
+        """Whether there is a dashboard to start schedules from, and somebody who stays to do so."""
+        return self._dashboard is not None and not self._options.leave
+
+    async def _open_laboratory(self) -> None:
+        await self._nodes[LABORATORY].start()
+        await self._nodes[LABORATORY].ready()
+
     async def _stay(self) -> None:
         """Stay up until somebody has seen enough."""
         with contextlib.suppress(StackError):
             await self._start_traffic(IDLE_PACKETS_PER_SECOND)
-        if self._sign_in:
-            self._console.print(f"\nDashboard: {self._sign_in}", style="bold", soft_wrap=True)
-        self._console.print("Everything stays up until Ctrl-C.", soft_wrap=True)
         try:
+            if self._offers_laboratory:
+                await self._watched(self._open_laboratory())
+            if self._sign_in:
+                self._console.print(f"\nDashboard: {self._sign_in}", style="bold", soft_wrap=True)
+            self._console.print("Everything stays up until Ctrl-C.", soft_wrap=True)
             await self._watched(self._forever())
         except Stopped:
             self._console.print("Stopping.")

@@ -15,15 +15,8 @@ from dashboards.deps import Operator, Reader, Services, ServicesDep
 from dashboards.links import NodeLink
 from dashboards.problems import Problem, documented
 from dashboards.ue_schemas import (
-    AccessGained,
-    AttachWanted,
-    FlowWanted,
-    HintWanted,
-    MoveWanted,
-    OfConnection,
     OpenAccesses,
     PdnMove,
-    RekeyChildWanted,
     UeFlow,
     UeFlows,
     UeList,
@@ -33,6 +26,15 @@ from dashboards.ue_schemas import (
     UeRekeyed,
     UeSession,
     UeView,
+)
+from dashboards.ue_wanted import (
+    AccessGained,
+    AttachWanted,
+    FlowWanted,
+    HintWanted,
+    MoveWanted,
+    OfConnection,
+    RekeyChildWanted,
 )
 from protocols.trace.records import JsonValue
 
