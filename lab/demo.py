@@ -237,10 +237,7 @@ class Demo:
 
     async def _begin(self) -> None:
         """Start the nodes; returns when they serve and know one another."""
-        beside: tuple[str, ...] = ()
-        if self._dashboard is not None:  # with --exit nobody stays to play anything
-            beside = ("dashboards",) if self._options.leave else ("dashboards", LABORATORY)
-        self._narrator.heading(", ".join(("Starting aaa", "epdg", "ue", *beside)))
+        self._narrator.heading("Starting aaa, epdg, ue" + ("" if self._dashboard is None else ", dashboards"))
         prepare(
             self._files,
             self._stage.plan,
@@ -250,7 +247,7 @@ class Demo:
             # the story of the deaf access needs a UE that insists; by itself it would go back after two seconds
             changes={"ue": {"path_test_after": None}},
         )
-        for name in ("aaa", "ue", *beside):
+        for name in ("aaa", "ue", *(() if self._dashboard is None else ("dashboards",))):
             await self._nodes[name].start()
         await self._ready("aaa")
         await self._nodes["epdg"].start()  # now its first connection is accepted
