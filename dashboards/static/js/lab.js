@@ -8,6 +8,7 @@ import { tabs } from "./navigation.js";
 import { action, listen, note, page, perform, renew, row, table, unableNote } from "./pieces.js";
 import { oneAtATime } from "./polling.js";
 import { rest, word } from "./rest.js";
+import { whenBack } from "./servers.js";
 import { state } from "./state.js";
 
 const TITLES = ["Schedule", "State", "Progress", "Stage", "Seed", "Asked for", ""];
@@ -83,7 +84,7 @@ export function mountLab(main) {
     await loadRuns();
   }
 
-  const silent = listen([state, "refreshed", load], [state.feed, "lab-run", loadRuns], [state.feed, "node", (event) => event.detail.kind === "lab" && load()]);
+  const silent = listen([state, "refreshed", load], [state.feed, "lab-run", loadRuns], whenBack(state.nodes.find((node) => node.kind === "lab").name, load));
   load();
   return silent;
 }

@@ -44,7 +44,7 @@ export function mountLabRun(main, id) {
     shown.complain(run.error ?? "");
     renew(buttons, h("a", { class: "button ghost", href: "#/lab", "data-key": "back" }, icon("back"), "Laboratory"),
       !OVER.has(run.state) && action("Stop", stop, { danger: true, mark: "stop", key: "stop", id: "stop-run", unable: run.stopping ? "It is being stopped" : "" }));
-    renew(headline, h("p", {}, runPill(run), " ", h("span", { class: "muted number" }, `${run.at.toFixed(1)} s of ${run.duration} s`)), progressOf(run));
+    renew(headline, h("p", {}, runPill(run), " ", h("span", { class: "muted number" }, run.at > run.duration && !OVER.has(run.state) ? "played; what came of it is being written" : `${Math.min(run.at, run.duration).toFixed(1)} s of ${run.duration} s`)), progressOf(run));
     steps(list, run);
     if (run.result && resultShown !== run.result) {
       resultShown = run.result;
@@ -70,6 +70,8 @@ export function mountLabRun(main, id) {
 const BAD = /fail|refus|lost|unreach|timed-out/;
 const GOOD = /^(moved|attached)$/;
 
+const tone = ({ node, name }) => (node === "schedule" ? "script" : BAD.test(name) ? "bad" : GOOD.test(name) ? "good" : "");
+
 /** New steps come below the others; who reads at the end stays there. */
 function steps(list, run) {
   const first = run.steps_left_out;
@@ -80,7 +82,7 @@ function steps(list, run) {
   const shown = list.querySelectorAll("[data-step]").length;
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
   list.append(...run.steps.slice(shown).map((step, index) => h(
-    "li", { class: `run-step ${step.node === "schedule" ? "script" : ""} ${BAD.test(step.name) ? "bad" : GOOD.test(step.name) ? "good" : ""}`, dataset: { step: shown + index, name: step.name } },
+    "li", { class: `run-step ${tone(step)}`, dataset: { step: shown + index, name: step.name } },
     h("span", { class: "at" }, `+${step.at.toFixed(2)}`), h("strong", {}, step.node), h("span", {}, step.text))));
   if (!run.steps.length && !list.childElementCount) list.append(h("li", { class: "run-step muted waiting" }, h("span", {}), h("span", {}, run.state === "queued" ? "It waits for its turn." : "Nothing has happened yet.")));
   if (run.steps.length) list.querySelector(".waiting")?.remove();
