@@ -18,7 +18,7 @@ from protocols.io.configuration import (
     TextSecret,
 )
 
-NodeKind = Literal["epdg", "aaa", "hss", "ue"]
+NodeKind = Literal["epdg", "aaa", "hss", "ue", "lab"]
 TOKEN_CHARACTERS = 16  # the fewest a configured token may have
 
 

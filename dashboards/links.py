@@ -7,6 +7,7 @@ control socket went away. Keys and raw datagrams are never subscribed to: the pa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from http import HTTPStatus
 from pydantic import ValidationError
 
 from dashboards.config import DashboardsConfig, NodeConfig
+from dashboards.lab_schemas import LabRunEvent
 from dashboards.problems import Problem
 from dashboards.rates import Rates
 from dashboards.redaction import redacted
@@ -35,6 +37,8 @@ REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one e
 PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
 WITH_PEERS = ("epdg", "aaa", "hss")  # kinds of nodes that speak Diameter
+SHOWN_STATES = ("attaching", "established")
+ALWAYS_ANOTHER = ("process",)  # of a status: what no node is described by, or it would be another one each time
 SERIES = ("attaches", "moves", "failures", "uplink_octets", "downlink_octets")
 
 logger = logging.getLogger("dashboards")
@@ -101,7 +105,7 @@ class NodeLink:
             "sessions": dict(self.sessions) if self.kind == "epdg" else None,
             "tally": dict(self.tally),
             "peers": redacted(list(self.peers)),
-            "status": redacted(dict(self.status)),
+            "status": redacted({name: told for name, told in self.status.items() if name not in ALWAYS_ANOTHER}),
         }
 
     async def run(self) -> None:
@@ -128,10 +132,6 @@ class NodeLink:
     async def _poll(self) -> None:
         try:
             status = await self.call("node.status")
-            if self.kind == "epdg":
-                for state in ("attaching", "established"):
-                    page = await self.call("sessions.list", state=state, limit=1)
-                    self.sessions[state] = _total(page)
             if self.kind in WITH_PEERS:
                 self.peers = await self._ask_peers()
         except Problem as problem:
@@ -143,6 +143,8 @@ class NodeLink:
             self._notice_restart(self.status.get("started"))
             self._set_reachable(True, None)
             if self.kind == "epdg":
+                states = dict(counts(self.status.get("states")))
+                self.sessions = {state: int(states.get(state, 0)) for state in SHOWN_STATES}
                 self._rates.take(self.name, _number(self.status.get("started")), _counters(self.status))
 
     async def _ask_peers(self) -> list[JsonValue]:
@@ -193,9 +195,12 @@ class NodeLink:
         body = redacted(record.body)
         assert isinstance(body, dict)
         record = replace(record, node=self.name, body=body)  # by the name people know it by
+        self._hub.publish("record", without_payloads(record).to_json(), record.session)
+        if self.kind == "lab":
+            self._publish_run(record)
+            return
         self.trace.append(record)
         self._count(record)
-        self._hub.publish("record", without_payloads(record).to_json(), record.session)
         if self.kind == "epdg" and record.session is not None and record.kind is not Kind.MESSAGE:
             self._changed_sessions.add(record.session)
             self._changed.set()
@@ -242,6 +247,14 @@ class NodeLink:
         view.gateway = view.gateway or self.name
         self._hub.publish("session", view.model_dump(mode="json"), view.id)
 
+    def _publish_run(self, record: TraceRecord) -> None:
+        """What a laboratory tells of a run; it has no sessions."""
+        data = record.body.get("data")
+        if record.kind is Kind.EVENT and isinstance(data, dict):
+            with contextlib.suppress(ValidationError):  # it tells of something else
+                run = LabRunEvent.model_validate({**data, "node": self.name, "text": record.body.get("text")})
+                self._hub.publish("lab-run", run.model_dump(mode="json"))
+
     def _unreachable(self, why: str) -> Problem:
         return Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -283,6 +296,11 @@ class Fleet:
     def select(self, identifier: str, session: Mapping[str, JsonValue] | None) -> Selection:
         """What they recorded of a session; ``session``: as its gateway describes it, ``None`` when it does not."""
         return select(self.sources, identifier, session)
+
+    @property
+    def laboratories(self) -> tuple[NodeLink, ...]:
+        """The links to laboratories: they play schedules."""
+        return tuple(link for link in self.links if link.kind == "lab")
 
     @property
     def ues(self) -> tuple[NodeLink, ...]:
@@ -329,11 +347,6 @@ def _text(value: JsonValue) -> str | None:
 
 def _number(value: JsonValue) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _total(page: JsonValue) -> int:
-    total = page.get("total") if isinstance(page, dict) else None
-    return total if isinstance(total, int) else 0
 
 
 def _list(value: JsonValue, member: str) -> list[JsonValue]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dashboards.config import NodeKind
 from dashboards.tokens import Role
 
 SessionState = Literal["attaching", "established", "closing", "closed"]
@@ -184,7 +185,7 @@ class NodeView(Answer):
     """A node's health; ``since`` is when it became reachable or unreachable, ``why`` the trouble."""
 
     name: str
-    kind: Literal["epdg", "aaa", "hss", "ue"]
+    kind: NodeKind
     reachable: bool
     since: float
     why: str | None

@@ -13,7 +13,7 @@ from dashboards.stream import EventStream, Filter, follow_socket
 
 router = APIRouter(prefix="/events", tags=["events"])
 
-NAMES = ("node", "restarted", "session", "session-gone", "record")
+NAMES = ("node", "restarted", "session", "session-gone", "record", "lab-run")
 
 After = Annotated[str | None, Query(max_length=64, description="as Last-Event-ID, for a page that was loaded anew")]
 Names = Annotated[
@@ -28,9 +28,9 @@ OfSession = Annotated[str | None, Query(max_length=256, description="of session 
     response_class=Response,
     responses={
         200: {
-            "description": "Events `node`, `restarted`, `session`, `session-gone` and `record`, each with an "
-            "id and JSON data; `hello` first, or `reset` when what came after Last-Event-ID is lost; `dropped` last, "
-            "when the reader was too slow.",
+            "description": "Events `node`, `restarted`, `session`, `session-gone`, `record` and `lab-run`, each with "
+            "an id and JSON data; `hello` first, or `reset` when what came after Last-Event-ID is lost; `dropped` "
+            "last, when the reader was too slow.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),

@@ -1,7 +1,7 @@
 """schemathesis finds nothing: requests made of the OpenAPI description, right ones and wrong ones, to real servers.
 
-Behind the dashboard are a real ``aaa serve`` and the control servers of a gateway and a UE. Left out: the event
-stream, which never ends, and the signing out of nobody.
+Behind the dashboard are a real ``aaa serve``, a real ``lab serve`` and the control servers of a gateway and a UE.
+Left out: the event stream, which never ends, and the signing out of nobody.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aaa.subscribers.laboratory import laboratory_subscriber
 from tests.nodes.dashboards_world import TOKEN, site
 from tests.nodes.test_dashboards_api import API
 from tests.peers.aaa_node import AaaProcess
+from tests.peers.lab_node import LabProcess
 
 pytestmark = pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is of the test extra")
 
@@ -28,10 +29,13 @@ RUN_INTERVAL = 15  # seconds; what has been tried then has been tried
 @pytest.mark.parametrize("authorised", [True, False], ids=["operator", "nobody"])
 def test_schemathesis_finds_nothing(tmp_path: Path, authorised: bool) -> None:
     (tmp_path / "aaa").mkdir()
+    (tmp_path / "lab").mkdir()
     node = AaaProcess(tmp_path / "aaa")
     node.provision(laboratory_subscriber(1))
     nodes = f"  - {{ name: core, kind: aaa, control: {node.control} }}"
-    with node, site(tmp_path, f"audit_log: {tmp_path / 'audit.jsonl'}", nodes=nodes) as running:
+    laboratory = LabProcess(tmp_path / "lab", "queue: 1\n")
+    nodes += f"\n  - {{ name: lab, kind: lab, control: {laboratory.control} }}"
+    with node, laboratory, site(tmp_path, f"audit_log: {tmp_path / 'audit.jsonl'}", nodes=nodes) as running:
         running.do(running.world.attach, 1)
         words = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)]
         words += ["run", f"{running.url}/openapi.json", "--exclude-path", f"{API}/events", "--seed", "1"]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from lab.namespaces import terminate
 from protocols.errors import BackendError
 from protocols.io.control import call_sync
 from protocols.trace.records import JsonValue
 from tests.peers.processes import wait_until
 
 START_TIMEOUT = 30.0
+STOP_TIMEOUT = 60.0  # with a run on real sockets, whose nodes take leave one after the other
 
 
 @dataclass
@@ -56,7 +56,13 @@ class LabProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.process is not None:
-            terminate(self.process)
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
 
     def _answers(self) -> bool:
         try:

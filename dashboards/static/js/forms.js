@@ -31,8 +31,8 @@ function control({ kind, options, placeholder, min, max, step, required, length 
   if (kind === "flag") return h("input", { ...shared, type: "checkbox", checked: Boolean(value) });
   if (kind === "choice") {
     return h("select", shared, options.map((option) => {
-      const [key, label] = Array.isArray(option) ? option : [option, option];
-      return h("option", { value: key, selected: (value ?? "") === key }, label);
+      const [key, label, barred] = Array.isArray(option) ? option : [option, option];
+      return h("option", { value: key, selected: (value ?? "") === key, disabled: barred }, label);
     }));
   }
   const text = Array.isArray(value) ? value.join(", ") : value;

@@ -1,47 +1,58 @@
 // One run of a schedule, as it happens: progress, steps, and what came of it.
 
 import { h, icon, replace } from "./dom.js";
-import { clock, duration } from "./format.js";
-import { action, fill, listen, page, perform, pill, renew } from "./pieces.js";
-import { whileVisible } from "./polling.js";
+import { clock } from "./format.js";
+import { tabs } from "./navigation.js";
+import { action, fill, listen, note, page, perform, pill, renew } from "./pieces.js";
+import { oneAtATime, whileVisible } from "./polling.js";
 import { rest, word } from "./rest.js";
 import { runParts } from "./runs.js";
 import { state } from "./state.js";
 
 const INTERVAL = 1000; // beside the events
-const TONES = { done: "good", running: "warn", failed: "bad", stopped: "bad" };
-const OVER = new Set(["done", "failed", "stopped"]);
+export const OVER = new Set(["done", "failed", "stopped"]);
 
-export const runPill = (run) => pill(TONES[run.state] ?? "", run.state, run.why);
-
-export function progressOf(run) {
-  const part = OVER.has(run.state) && run.state === "done" ? 1 : Math.min(1, run.progress ?? 0);
-  return h("progress", { class: "progress", max: 1, value: part, "aria-label": `${Math.round(100 * part)} % of ${run.schedule}` });
+/** Where a run is; one that is done says whether every expectation held. */
+export function runPill(run) {
+  if (run.state === "done") return run.passed ? pill("good", "held") : pill("bad", "expectation failed", run.failed_checks.join("; "));
+  if (run.stopping && !OVER.has(run.state)) return pill("warn", "stopping");
+  return pill({ running: "warn", failed: "bad" }[run.state] ?? "", run.state, run.error);
 }
+
+export const progressOf = (run) => h("progress", { class: "progress", max: 1, value: run.progress, "aria-label": `${Math.round(100 * run.progress)} % of ${run.schedule}` });
 
 export function mountLabRun(main, id) {
   const buttons = h("div", { class: "tools" });
-  const live = h("div", {});
-  const result = h("div", {});
-  const shown = page("Run", { tools: buttons }, live, result);
+  const headline = h("div", { class: "run-head" });
+  const list = h("ol", { class: "run-steps", id: "run-steps", "aria-label": "Steps", tabindex: "0" });
+  const live = h("div", {}, h("section", { class: "card", "aria-label": "Progress" }, h("div", { class: "card-body" }, headline, list)));
+  const result = h("div", { class: "run-result" });
+  const shown = page("Run", { nav: tabs("lab", "#/lab"), tools: buttons }, live, result);
   const title = shown.element.querySelector("h1");
   replace(main, shown.element);
   document.title = "Run · ePDG dashboard";
+  if (!state.mayRead) {
+    replace(live, h("div", { class: "card" }, note("key", "Sign in to see the run.")));
+    return () => {};
+  }
   let resultShown = null;
 
-  const load = () => fill(live, () => rest.get(word`/lab/runs/${id}`), async (run) => {
-    title.textContent = `Run of ${run.schedule}`;
+  const load = oneAtATime(() => fill(live, () => rest.get(word`/lab/runs/${id}`), async (run) => {
+    title.textContent = run.title;
     document.title = `${run.schedule} · ePDG dashboard`;
-    shown.say([`on ${run.stage}, seed ${run.seed}`, run.started && `since ${clock(run.started)}`, run.ended && `until ${clock(run.ended)}`].filter(Boolean).join(", "));
-    shown.complain(run.state === "failed" ? run.why ?? "The run failed." : "");
-    renew(buttons, h("a", { class: "button ghost", href: "#/lab", "data-key": "back" }, icon("back"), "Laboratory"), !OVER.has(run.state) && action("Stop", stop, { danger: true, mark: "stop", key: "stop", id: "stop-run" }));
-    renew(live, h("section", { class: "card", "aria-label": "Progress" }, h("h2", {}, "Progress ", runPill(run)), h("div", { class: "card-body" }, progressOf(run), steps(run.steps ?? []))));
+    shown.say([`${run.schedule} on ${run.stage}, seed ${run.seed}`, run.started && `began ${clock(run.started)}`, run.ended && `ended ${clock(run.ended)}`].filter(Boolean).join(", "));
+    shown.complain(run.error ?? "");
+    renew(buttons, h("a", { class: "button ghost", href: "#/lab", "data-key": "back" }, icon("back"), "Laboratory"),
+      !OVER.has(run.state) && action("Stop", stop, { danger: true, mark: "stop", key: "stop", id: "stop-run", unable: run.stopping ? "It is being stopped" : "" }));
+    renew(headline, h("p", {}, runPill(run), " ", h("span", { class: "muted number" }, run.at > run.duration && !OVER.has(run.state) ? "played; what came of it is being written" : `${Math.min(run.at, run.duration).toFixed(1)} s of ${run.duration} s`)), progressOf(run));
+    steps(list, run);
     if (run.result && resultShown !== run.result) {
       resultShown = run.result;
-      await fill(result, () => rest.get(word`/runs/${run.result}`), (found) => replace(result, runParts(run.result, found)));
+      await fill(result, () => rest.get(word`/runs/${run.result}`), (found) => replace(result, runParts(run.result, found)),
+        (problem) => (problem.status === 404 ? `The result ${run.result} is not in the directory that results names in the dashboard's configuration.` : problem.message));
     }
     if (OVER.has(run.state)) end();
-  });
+  }));
 
   async function stop() {
     await perform(() => rest.remove(word`/lab/runs/${id}`), shown.complain);
@@ -49,17 +60,31 @@ export function mountLabRun(main, id) {
   }
 
   const end = whileVisible(INTERVAL, load);
-  const silent = listen([state.feed, "lab-run", (event) => String(event.detail.id) === id && load()], [state, "refreshed", load]);
+  const silent = listen([state.feed, "lab-run", (event) => event.detail.id === id && load()], [state, "refreshed", load]);
   return () => {
     end();
     silent();
   };
 }
 
-function steps(list) {
-  if (!list.length) return h("p", { class: "muted lead" }, "Nothing has happened yet.");
-  return h("ol", { class: "run-steps", "aria-label": "Steps", id: "run-steps" }, list.map((step) => {
-    const name = step.do ?? step.name ?? step.step ?? "";
-    return h("li", { class: `run-step ${name} ${step.outcome === "failed" ? "bad" : ""}` }, h("span", { class: "at" }, `+${Number(step.at).toFixed(1)} s`), h("strong", {}, name), h("span", {}, step.text ?? ""));
-  }));
+const BAD = /fail|refus|lost|unreach|timed-out/;
+const GOOD = /^(moved|attached)$/;
+
+const tone = ({ node, name }) => (node === "schedule" ? "script" : BAD.test(name) ? "bad" : GOOD.test(name) ? "good" : "");
+
+/** New steps come below the others; who reads at the end stays there. */
+function steps(list, run) {
+  const first = run.steps_left_out;
+  if (Number(list.dataset.first ?? 0) !== first || list.childElementCount > run.steps.length) {
+    list.dataset.first = first;
+    replace(list, first && h("li", { class: "run-step muted" }, h("span", {}), h("span", {}, `${first} earlier steps are left out.`)));
+  }
+  const shown = list.querySelectorAll("[data-step]").length;
+  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+  list.append(...run.steps.slice(shown).map((step, index) => h(
+    "li", { class: `run-step ${tone(step)}`, dataset: { step: shown + index, name: step.name } },
+    h("span", { class: "at" }, `+${step.at.toFixed(2)}`), h("strong", {}, step.node), h("span", {}, step.text))));
+  if (!run.steps.length && !list.childElementCount) list.append(h("li", { class: "run-step muted waiting" }, h("span", {}), h("span", {}, run.state === "queued" ? "It waits for its turn." : "Nothing has happened yet.")));
+  if (run.steps.length) list.querySelector(".waiting")?.remove();
+  if (atEnd) list.scrollTop = list.scrollHeight;
 }

@@ -54,6 +54,7 @@ function route() {
   showPlace(section);
   document.title = "ePDG dashboard";
   leave = mount(main, named(pattern.exec(path)?.[1]), new URLSearchParams(query)) ?? (() => {});
+  main.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   if (state.mayRead) state.feed.follow(typeof events === "function" ? events() : events);
 }
 

@@ -21,8 +21,8 @@ export function mountOverview(main) {
     uplink: tile("uplink", "Uplink"),
     downlink: tile("downlink", "Downlink"),
   };
-  const rates = timePlot("Attaches, moves and failures per second", [{ name: "attaches", tone: 1 }, { name: "moves", tone: 0 }, { name: "failures", tone: "bad" }], perSecond, 40);
-  const carried = timePlot("Throughput of the data plane", [{ name: "uplink", tone: 3 }, { name: "downlink", tone: 2 }], bitRate, 70);
+  const rates = timePlot("Attaches, moves and failures per second", [{ name: "attaches", tone: 1 }, { name: "moves", tone: 0 }, { name: "failures", tone: "bad" }], perSecond, { left: 40, least: 1 });
+  const carried = timePlot("Throughput of the data plane", [{ name: "uplink", tone: 3 }, { name: "downlink", tone: 2 }], bitRate, { left: 70, least: 1000 });
   const places = Object.fromEntries(["gateways", "outcomes", "times", "peers", "drops"].map((name) => [name, h("div", {})]));
   const whole = h("div", { class: "overview" },
     h("dl", { class: "tiles" }, Object.values(tiles).map((each) => each.element)),

@@ -36,7 +36,7 @@ export function table(id, titles, rows, { compact } = {}) {
   return h(
     "div", { class: "scroll" },
     h("table", { class: `grid ${compact ? "compact" : ""}`, id },
-      h("thead", {}, h("tr", {}, titles.map((text) => h("th", { scope: "col" }, text)))),
+      h("thead", {}, h("tr", {}, titles.map((text) => (text ? h("th", { scope: "col" }, text) : h("td", {}))))),
       h("tbody", {}, rows)),
   );
 }

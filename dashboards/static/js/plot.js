@@ -7,7 +7,6 @@ const BELOW = { right: 10, top: 8, bottom: 22 };
 
 /** A number at or above the highest value from which two lines can be drawn: 1, 2 or 5 times a power of ten. */
 export function ceiling(value) {
-  if (value <= 1) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= value);
 }
@@ -18,8 +17,8 @@ const ago = (seconds) => {
   return whole < 60 ? `${whole} s ago` : `${Math.floor(whole / 60)} min${whole % 60 ? ` ${whole % 60} s` : ""} ago`;
 };
 
-/** Lines of values per interval, oldest first, the last one now; ``series`` is [{name, tone}], ``show`` a value in words, ``left`` pixels for it. */
-export function timePlot(label, series, show, left) {
+/** Lines of values per interval, oldest first, the last one now; ``series`` is [{name, tone}], ``show`` a value in words, ``left`` pixels for it, ``least`` the least upper end. */
+export function timePlot(label, series, show, { left, least }) {
   const margin = { left, ...BELOW };
   const picture = s("svg", { class: "plot", role: "img", height: HEIGHT });
   const values = series.map(() => h("span", { class: "value" }));
@@ -35,7 +34,7 @@ export function timePlot(label, series, show, left) {
     const width = Math.floor(element.clientWidth);
     if (width < 80) return;
     const points = count();
-    const top = ceiling(Math.max(0, ...data.flat()));
+    const top = ceiling(Math.max(least, ...data.flat()));
     const across = (index) => margin.left + ((width - margin.left - margin.right) * index) / (points - 1);
     const down = (value) => HEIGHT - margin.bottom - ((HEIGHT - margin.bottom - margin.top) * value) / top;
     const whole = points * interval;

@@ -27,3 +27,26 @@ export function whileVisible(interval, ask) {
     document.removeEventListener("visibilitychange", round);
   };
 }
+
+/** Never two at a time: what is asked for meanwhile is one more round when the present one is over, ``pause`` ms later. */
+export function oneAtATime(ask, pause = 150) {
+  let busy = false;
+  let again = false;
+  return async function round() {
+    if (busy) {
+      again = true;
+      return;
+    }
+    busy = true;
+    try {
+      await ask();
+    } finally {
+      if (again) await new Promise((resolve) => setTimeout(resolve, pause));
+      busy = false;
+      if (again) {
+        again = false;
+        round();
+      }
+    }
+  };
+}

@@ -24,3 +24,13 @@ export function servers(query, here) {
     },
   };
 }
+
+/** For ``listen``: call ``load`` when a node that was away is back. */
+export function whenBack(name, load) {
+  let away = state.nodes.some((node) => node.name === name && !node.reachable);
+  return [state.feed, "node", ({ detail: node }) => {
+    if (node.name !== name) return;
+    if (away && node.reachable) load();
+    away = !node.reachable;
+  }];
+}

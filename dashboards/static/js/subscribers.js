@@ -5,7 +5,7 @@ import { h, icon, replace } from "./dom.js";
 import { bitRate, count, imsi, plural } from "./format.js";
 import { tabs } from "./navigation.js";
 import { action, card, fill, listen, note, page, perform, pill, row, table, unableNote } from "./pieces.js";
-import { servers } from "./servers.js";
+import { servers, whenBack } from "./servers.js";
 import { state } from "./state.js";
 import { addSubscriber, changeSubscriber } from "./subscriber_form.js";
 import { importFile } from "./subscriber_import.js";
@@ -77,7 +77,7 @@ export function mountSubscribers(main, query) {
     clearTimeout(typing);
     typing = setTimeout(() => load(), 200);
   });
-  const silent = listen([state, "refreshed", () => load()]);
+  const silent = listen([state, "refreshed", () => load()], whenBack(chosen.name, () => load()));
   load();
   return () => {
     clearTimeout(typing);
@@ -123,7 +123,7 @@ export function mountSubscriber(main, name, query) {
     ];
   }
 
-  const silent = listen([state, "refreshed", load]);
+  const silent = listen([state, "refreshed", load], whenBack(chosen.name, load));
   load();
   return silent;
 }
