@@ -57,7 +57,7 @@ export function mountSession(main, id) {
   const paths = mountPaths(cards.paths.body, (ids) => ladder.reveal(ids));
   const counters = mountCounters(cards.traffic.body);
   const actions = mountActions(cards.actions.body, id, { done: loadSession });
-  const evidence = mountEvidence(evidencePlace, id, setTrouble);
+  const evidence = mountEvidence(evidencePlace, id, setRefused);
 
   async function loadSession() {
     if (!state.gatewayReachable || !state.mayRead || left) return;
@@ -128,21 +128,27 @@ export function mountSession(main, id) {
     gone = false;
   }
 
+  let loading = ""; // what hinders reading
+  let refused = ""; // what came of an action; it stays until the next one
   function setTrouble(text) {
+    loading = text;
+    showTrouble();
+  }
+  function setRefused(text) {
+    refused = text;
+    showTrouble();
+  }
+  function showTrouble() {
+    const text = [refused, loading].filter(Boolean).join(" ");
     trouble.hidden = !text;
     setText(trouble, text);
   }
 
   async function runDetach() {
-    setTrouble("");
-    let refused = "";
+    setRefused("");
     detach.disabled = true;
-    await askToDetach(session, id, (good, text) => {
-      if (good) actions.tell(good, text);
-      else refused = text;
-    });
-    await loadSession();
-    if (refused) setTrouble(refused);
+    await askToDetach(session, id, (good, text) => (good ? actions.tell(good, text) : setRefused(text)));
+    loadSession();
   }
 
   function show() {
