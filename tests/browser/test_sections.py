@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,9 @@ import pytest
 from aaa.subscribers.laboratory import laboratory_subscriber
 from dashboards.tokens import Role, Tokens
 from tests.browser.axe import complaints, require_axe
-from tests.browser.chromium import Sitting, require_chromium
+from tests.browser.chromium import require_chromium
 from tests.browser.nodes import core_and_phone
+from tests.browser.seat import Seat
 from tests.nodes.dashboards_world import ACCESS_B, TOKEN, Site, site
 from tests.nodes.test_ue_node import USER
 
@@ -22,7 +22,7 @@ require_chromium()
 from playwright.sync_api import expect  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 
@@ -39,28 +39,6 @@ PAGES = {
     "nodes": "/#/nodes",
     "audit log": "/#/audit",
 }
-
-
-class Seat(Sitting):
-    """Somebody at a browser who looks at a site."""
-
-    def see(self, selector: str, text: str | re.Pattern[str] = "") -> Locator:
-        """What is visible and has the text, as soon as it is there."""
-        found = self.page.locator(selector).filter(visible=True, has_text=text or None).first
-        expect(found).to_be_visible()
-        return found
-
-    def fill(self, field: str, text: str) -> None:
-        """Write into a field of the open form."""
-        self.page.locator(f"dialog [data-field='{field}'] input").fill(text)
-
-    def send(self) -> None:
-        """Press the open form's last button."""
-        self.see("dialog .dialog-actions .primary").click()
-
-    def focused(self, attribute: str) -> str | None:
-        """This attribute of what has the focus."""
-        return self.page.evaluate("(name) => document.activeElement.getAttribute(name)", attribute)
 
 
 @pytest.fixture(scope="module")
