@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 SETTLED = 2500.0  # milliseconds in which plots get points and animations end
-OVERVIEW_SETTLED = 25_000.0  # its plots have a point every two seconds
+OVERVIEW_SETTLED = 15_000.0  # its plots have a point every two seconds
 DARK = ("overview", "session", "refused")  # also shown in the dark
 NARROW = ("overview", "sessions", "session")  # also shown on a phone
 
