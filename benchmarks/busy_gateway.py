@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import copy
+import os
 import signal
 import sys
 import time
@@ -31,7 +32,7 @@ TICK_INTERVAL = 0.01  # seconds
 MOMENTS = 1 << 22  # milliseconds that an address of 100.64.0.0/10 can tell apart: over an hour
 PATHS_KEPT = 3
 SOCKET, READY = "epdg.sock", "ready"
-WATCHED = "s000001"  # moves once in WATCHED_INTERVAL besides
+WATCHED = f"s{SESSIONS:06x}"  # the newest, on top of the list; moves once in WATCHED_INTERVAL besides
 WATCHED_INTERVAL = 0.7  # seconds
 
 
@@ -146,7 +147,8 @@ class BusyGateway(World):
         """Let it happen, at these rates a second; a tick that is late makes up for it."""
         begun = time.monotonic()
         moved = exchanged = watched = 0
-        while True:
+        parent = os.getppid()
+        while os.getppid() == parent:  # nobody looks any more
             passed = time.monotonic() - begun
             while moved < passed * rate:
                 self.happen()
@@ -169,9 +171,11 @@ async def serve(arguments: argparse.Namespace) -> None:
         sys.stdout.write(READY + "\n")
         sys.stdout.flush()
         living = asyncio.create_task(gateway.live(arguments.rate, arguments.messages))
-        await stopped.wait()
-        living.cancel()
-        await asyncio.gather(living, return_exceptions=True)
+        stopping = asyncio.create_task(stopped.wait())
+        await asyncio.wait((living, stopping), return_when=asyncio.FIRST_COMPLETED)
+        for task in (living, stopping):
+            task.cancel()
+        await asyncio.gather(living, stopping, return_exceptions=True)
 
 
 def main() -> None:

@@ -80,6 +80,20 @@ def nodes(directory: Path, extra: str = "") -> Iterator[Nodes]:
 
 
 @contextlib.contextmanager
+def core_and_phone(directory: Path) -> Iterator[str]:
+    """The nodes without gateway and dashboard in their names: ``core`` and ``phone``, as a configuration lists them."""
+    started = _started(directory, "")
+    try:
+        running = aside(started.__enter__)
+        yield (
+            f"  - {{ name: core, kind: aaa, control: {running.aaa.control} }}\n"
+            f"  - {{ name: phone, kind: ue, control: {running.ue.control} }}"
+        )
+    finally:
+        aside(started.__exit__, None, None, None)
+
+
+@contextlib.contextmanager
 def _started(directory: Path, extra: str) -> Iterator[Nodes]:
     for name in ("aaa", "epdg", "ue", "dashboards"):
         (directory / name).mkdir()

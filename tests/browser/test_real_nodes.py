@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,8 @@ from dashboards.tokens import Role
 from tests.browser.axe import complaints, require_axe
 from tests.browser.chromium import Sitting, aside, require_chromium
 from tests.browser.nodes import BARRED, USER, Nodes, nodes
+from tests.peers.processes import require_program
+from tests.peers.tshark import Tshark
 
 require_chromium()
 
@@ -127,22 +131,67 @@ def test_a_viewer_is_refused_an_action_and_an_operator_is_not(
     assert aside(world.epdg.sessions, state="established") == []
 
 
-def test_a_refused_attach_is_marked_in_the_list(world: Nodes, sit: Callable[..., Sitting]) -> None:
+def test_a_refused_attach_says_its_sentence_its_clause_and_its_evidence(
+    world: Nodes, sit: Callable[..., Sitting]
+) -> None:
     page = sit().open("/#/sessions")
-    world.refused()
-    there = row(page, BARRED.imsi)
-    expect(there.first).to_contain_text("NON_3GPP_ACCESS_TO_EPC_NOT_ALLOWED")
+    session = world.refused()
+    there = row(page, BARRED.imsi).first
+    expect(there).to_contain_text("NON_3GPP_ACCESS_TO_EPC_NOT_ALLOWED")
+    there.get_by_role("link").first.click()
+    expect(page).to_have_url(re.compile(f"/sessions/{session}$"))
+    why = page.get_by_role("region", name=re.compile("^Why", re.IGNORECASE))
+    told = page.request.get(f"/api/v1/sessions/{session}/explanation").json()
+    finding = told["findings"][-1]
+    assert finding["evidence"]
+    assert told["sentence"] == f"Subscriber {BARRED.imsi} has no subscription to non-3GPP access."
+    expect(why).to_contain_text(told["sentence"])
+    expect(why).to_contain_text(finding["clause"])
+    expect(why).to_contain_text(finding["advice"])
+
+
+def test_the_bundle_of_evidence_is_downloaded_and_tshark_reads_it(
+    world: Nodes, attached: str, sit: Callable[..., Sitting], tmp_path: Path
+) -> None:
+    require_program("tshark")
+    world.of_ue("ue.move", to="wifi-b")
+    operator = sit()
+    operator.open(f"/sign-in?token={world.token('judge', Role.OPERATOR)}")
+    page = operator.open(f"/#/sessions/{attached}")
+    page.get_by_role("checkbox", name=re.compile("keys", re.IGNORECASE)).check()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=re.compile("evidence", re.IGNORECASE)).click()
+    archive = tmp_path / download.value.suggested_filename
+    download.value.save_as(archive)
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path)
+    (capture,) = tmp_path.glob("*/capture.pcapng")
+    tshark = Tshark(tmp_path, capture.parent / "wireshark-profile")
+    eap = tshark.fields(capture, ("isakmp.messageid",), display_filter="isakmp && eap")
+    assert len(eap) >= 2  # opened by the keys in the bundle
+    moved = tshark.fields(capture, ("ip.src",), display_filter="isakmp.notify.msgtype == 16400")
+    assert ["127.0.41.31"] in [packet["ip.src"] for packet in moved]  # UPDATE_SA_ADDRESSES
+    assert tshark.complaints(capture) == []
 
 
 def test_axe_finds_nothing(world: Nodes, attached: str, sit: Callable[..., Sitting]) -> None:
     require_axe()
+    refused = world.refused()
+    world.of_ue("ue.move", to="wifi-b")
     sitting = sit(bypass_csp=True)
     page = sitting.open(f"/sign-in?token={world.token('axe', Role.OPERATOR)}")
     found: list[str] = []
-    for address, sign in (("/#/sessions", "table"),):
+    for address, sign in (
+        ("/#/sessions", "table"),
+        (f"/#/sessions/{refused}", ".ladder .item"),
+        (f"/#/sessions/{attached}", ".ladder .item"),
+    ):
         sitting.open(address)
         page.locator(sign).first.wait_for()
         found += complaints(page)
+    page.get_by_role("button", name="IKE_AUTH request 1").first.press("Enter")
+    page.get_by_role("complementary", name="Details").wait_for()
+    found += complaints(page)
     assert found == []
 
 

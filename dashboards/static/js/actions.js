@@ -55,13 +55,13 @@ export function obstacle(session, gone) {
 
 export function mountActions(place, id, { done }) {
   const why = h("p", { class: "hint", id: "actions-why" });
-  const told = h("ul", { class: "told-results", role: "log", "aria-label": "What came of it" });
+  const told = h("div", { class: "told-results", role: "log", "aria-label": "What came of it" });
   const buttons = ACTIONS.map((action) => h("button", { type: "button", class: "button small", id: `act-${action.name}`, title: action.title, "aria-describedby": "actions-why", onclick: (event) => act(action, event.currentTarget) }, action.label));
   replace(place, h("div", { class: "action-grid" }, buttons), why, told);
   let blocked = "";
 
   function tell(good, text) {
-    told.prepend(h("li", { class: good ? "" : "bad-text" }, h("span", { class: "muted number" }, clock(Date.now() / 1000)), " ", text));
+    told.prepend(h("p", { class: good ? "" : "bad-text" }, h("span", { class: "muted number" }, clock(Date.now() / 1000)), " ", text));
     while (told.children.length > TOLD) told.lastChild.remove();
   }
 

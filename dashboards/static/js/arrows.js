@@ -67,9 +67,10 @@ export function drawRow(item, where, start) {
   const group = s("g", {
     class: `item ${item.kind}`,
     role: "button",
-    "aria-label": `${offset(item.wall - start)} seconds: ${describe(item)}`,
     dataset: { entry: item.id, name: item.name },
   });
+  // its name; where the text had to be cut, a pointer that rests shows all of it
+  group.append(s("title", {}, `${offset(item.wall - start)} seconds: ${describe(item)}`));
   group.append(s("rect", { class: "hit", x: 0, y: 0, width: where.width, height }));
   if (item.kind === "message") drawMessage(group, item, where, height, start);
   else if (item.kind === "event") drawEvent(group, item, where, height, start);

@@ -14,8 +14,8 @@ import { statePill } from "./session_row.js";
 import { state } from "./state.js";
 
 const REFRESH = 2000; // counters change without a trace record
-const LADDER_PAUSE = 300; // records of one procedure come together
-const LADDER_SHARE = 4; // a ladder that takes long to fetch is fetched less often
+const LADDER_PAUSE = 50; // records of one procedure come together
+const LADDER_SHARE = 2; // a ladder that takes long to fetch is fetched less often
 const ARRIVAL = 2; // seconds after which it is known whether a message arrived
 
 export function mountSession(main, id) {
@@ -57,7 +57,7 @@ export function mountSession(main, id) {
   const paths = mountPaths(cards.paths.body, (ids) => ladder.reveal(ids));
   const counters = mountCounters(cards.traffic.body);
   const actions = mountActions(cards.actions.body, id, { done: loadSession });
-  const evidence = mountEvidence(evidencePlace, id, setTrouble);
+  const evidence = mountEvidence(evidencePlace, id, setRefused);
 
   async function loadSession() {
     if (!state.gatewayReachable || !state.mayRead || left) return;
@@ -80,13 +80,17 @@ export function mountSession(main, id) {
   let ladderBusy = false;
   let ladderAgain = false;
   let ladderTook = 0;
+  let ladderDue = Infinity;
   async function loadLadder() {
     if (!state.mayRead || left) return;
+    clearTimeout(ladderTimer);
     if (ladderBusy) {
+      ladderDue = Infinity;
       ladderAgain = true;
       return;
     }
     ladderBusy = true;
+    ladderDue = Infinity;
     const began = performance.now();
     try {
       const explaining = api.explanation(id).catch(() => null);
@@ -110,7 +114,11 @@ export function mountSession(main, id) {
       ladderSoon();
     }
   }
+  /** Soon after the first record, not after the last: a session that is never quiet is shown, too. */
   function ladderSoon(pause = Math.max(LADDER_PAUSE, ladderTook * LADDER_SHARE)) {
+    const wanted = performance.now() + pause;
+    if (wanted >= ladderDue) return;
+    ladderDue = wanted;
     clearTimeout(ladderTimer);
     ladderTimer = setTimeout(loadLadder, pause);
   }
@@ -120,21 +128,27 @@ export function mountSession(main, id) {
     gone = false;
   }
 
+  let loading = ""; // what hinders reading
+  let refused = ""; // what came of an action; it stays until the next one
   function setTrouble(text) {
+    loading = text;
+    showTrouble();
+  }
+  function setRefused(text) {
+    refused = text;
+    showTrouble();
+  }
+  function showTrouble() {
+    const text = [refused, loading].filter(Boolean).join(" ");
     trouble.hidden = !text;
     setText(trouble, text);
   }
 
   async function runDetach() {
-    setTrouble("");
-    let refused = "";
+    setRefused("");
     detach.disabled = true;
-    await askToDetach(session, id, (good, text) => {
-      if (good) actions.tell(good, text);
-      else refused = text;
-    });
-    await loadSession();
-    if (refused) setTrouble(refused);
+    await askToDetach(session, id, (good, text) => (good ? actions.tell(good, text) : setRefused(text)));
+    loadSession();
   }
 
   function show() {
