@@ -31,7 +31,7 @@ export function mountSessions(main, asked) {
   const rows = new Map();
   const pending = new Map(); // id -> what the feed told last of it, until the next frame
 
-  const search = h("input", { type: "search", id: "search", placeholder: "IMSI, APN or address", "aria-label": "Search sessions", "aria-keyshortcuts": "/", autocomplete: "off", spellcheck: "false" });
+  const search = h("input", { type: "search", id: "search", placeholder: "IMSI, APN or address", "aria-label": "Search sessions", autocomplete: "off", spellcheck: "false" });
   search.value = kept.text;
   const states = STATES.map(([value, label]) =>
     h("button", { type: "button", "aria-pressed": String(kept.state === value), dataset: { filter: value }, onclick: () => look({ state: value }) }, label));
@@ -248,12 +248,6 @@ export function mountSessions(main, asked) {
   const onKey = (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
     const typing = event.target.closest?.("input, select, textarea");
-    if (event.key === "/" && !typing) {
-      event.preventDefault();
-      search.focus();
-      search.select();
-      return;
-    }
     if (event.target === search && event.key === "ArrowDown") {
       event.preventDefault();
       focusRow(0);

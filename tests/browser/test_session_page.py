@@ -1,0 +1,143 @@
+"""A session's page before real nodes: why it failed, its messages octet by octet, what an operator has done with it."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dashboards.tokens import Role
+from tests.browser.chromium import Sitting, require_chromium
+from tests.browser.nodes import Nodes, nodes
+
+require_chromium()
+
+from playwright.sync_api import expect  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+LIT = "CSS.highlights.has('octets') ? [...CSS.highlights.get('octets')].map(String).join(' ') : ''"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with nodes(tmp_path_factory.mktemp("nodes")) as running:
+        yield running
+
+
+@pytest.fixture
+def attached(world: Nodes) -> Iterator[str]:
+    yield world.attach()
+    world.leave()
+
+
+@pytest.fixture
+def sit(browser: Browser, world: Nodes) -> Iterator[Callable[[], Sitting]]:
+    sittings: list[Sitting] = []
+
+    def sitting() -> Sitting:
+        sittings.append(Sitting(browser, world.dashboards.url))
+        return sittings[-1]
+
+    yield sitting
+    for each in sittings:
+        each.close()
+    assert [complaint for each in sittings for complaint in each.complaints] == []
+
+
+def test_a_refused_attach_says_first_why_and_shows_it_on_the_ladder(world: Nodes, sit: Callable[[], Sitting]) -> None:
+    page = sit().open(f"/#/sessions/{world.refused()}")
+    why = page.get_by_role("region", name="Why it failed")
+    sentence = why.locator(".sentence")
+    expect(sentence).to_be_visible()
+    assert sentence.inner_text().endswith(".")
+    expect(why).to_contain_text("What to try")
+    expect(why).to_contain_text(re.compile("TS 24.302|TS 29.273"))
+    ladder = page.get_by_role("region", name="Message ladder")
+    above, below = why.bounding_box(), ladder.bounding_box()
+    assert above is not None
+    assert below is not None
+    assert above["y"] < below["y"]
+    why.get_by_role("button").first.click()
+    marked = ladder.locator(".item.evidence")
+    expect(marked.first).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("complementary", name="Details")).to_be_visible()
+
+
+def test_a_message_has_its_payloads_and_each_its_octets(attached: str, sit: Callable[[], Sitting]) -> None:
+    page = sit().open(f"/#/sessions/{attached}")
+    page.get_by_role("button", name=re.compile("UE to ePDG, IKE_SA_INIT request 0")).first.press("Enter")
+    source = page.locator("[data-payload='N(NAT_DETECTION_SOURCE_IP)']")
+    expect(source.locator(".dump")).to_contain_text("0000  00 00 40 04")  # protocol, SPI size, 16388
+    hashed = source.locator(".leaf.placed")
+    octets = hashed.inner_text()
+    hashed.hover()
+    page.wait_for_function(f"({LIT}).length > 0")
+    lit = re.findall(r"\b[0-9a-f]{2}\b", page.evaluate(LIT))
+    assert "".join(lit) == octets
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("complementary", name="Details")).to_have_count(0)
+
+
+def test_the_ladder_is_filtered_and_walked_through_by_keys(attached: str, sit: Callable[[], Sitting]) -> None:
+    page = sit().open(f"/#/sessions/{attached}")
+    ladder = page.get_by_role("region", name="Message ladder")
+    expect(ladder.locator(".message.SWm").first).to_be_visible()
+    page.get_by_role("checkbox", name="SWm").uncheck()
+    expect(ladder.locator(".message.SWm")).to_have_count(0)
+    page.get_by_role("checkbox", name="SWm").check()
+    expect(ladder.locator(".message.SWm").first).to_be_visible()
+    ladder.locator(".item").first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(ladder.locator(".item").nth(1)).to_be_focused()
+    page.keyboard.press("End")
+    expect(ladder.locator(".item").last).to_be_focused()
+
+
+def test_an_operator_acts_and_reads_what_came_of_it(world: Nodes, attached: str, sit: Callable[[], Sitting]) -> None:
+    sitting = sit()
+    sitting.open(f"/sign-in?token={world.token('bench', Role.OPERATOR)}")
+    page = sitting.open(f"/#/sessions/{attached}")
+    told = page.get_by_role("log", name="What came of it")
+    page.get_by_role("button", name="Is it alive?").click()
+    expect(told).to_contain_text(re.compile(r"Liveness: the UE answered after [\d.]+ m?s at 127\.0\.41\.21"))
+    page.get_by_role("button", name="Rekey child SAs").click()
+    expect(told).to_contain_text("Rekeying of the child SAs has begun")
+    expect(
+        page.locator(".ladder").get_by_role("button", name=re.compile("CREATE_CHILD_SA request")).first
+    ).to_be_visible()
+    page.get_by_role("button", name="Redirect").click()
+    page.get_by_role("dialog").get_by_label("Gateway").fill("not a gateway!")
+    page.get_by_role("dialog").get_by_role("button", name="Redirect").click()
+    expect(told).to_contain_text("Redirect:")
+    page.get_by_role("checkbox", name="with keys").check()
+    assert any(name.endswith("ikev2_decryption_table") for name in _evidence(page))
+    sitting.complaints[:] = [text for text in sitting.complaints if "422" not in text]
+
+
+def test_a_viewer_is_told_why_actions_are_not_offered(world: Nodes, attached: str, sit: Callable[[], Sitting]) -> None:
+    sitting = sit()
+    sitting.open(f"/sign-in?token={world.token('wall', Role.VIEWER)}")
+    page = sitting.open(f"/#/sessions/{attached}")
+    button = page.get_by_role("button", name="Is it alive?")
+    expect(button).to_be_disabled()
+    expect(button).to_have_accessible_description("Needs the role operator; wall is a viewer.")
+    expect(page.get_by_role("checkbox", name="with keys")).to_have_count(0)
+    names = _evidence(page)
+    assert f"evidence-{attached}/README.txt" in names
+    assert not any(name.endswith("ikev2_decryption_table") for name in names)
+
+
+def _evidence(page: Page) -> list[str]:
+    """The names of what one click brings."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Evidence").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        return archive.namelist()
