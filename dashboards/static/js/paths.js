@@ -180,12 +180,12 @@ function stepsOf(session, moves) {
   const remotes = [...new Set(spansOf(session, moves).map((span) => span.remote))];
   return session.paths.map((path) => {
     const current = path.until === null && session.state !== "closed";
-    const move = moves.find((each) => each.adopted && each.remote === path.remote && Math.abs(each.wall - path.since) < 0.5);
+    const move = !/^attach/.test(path.why) && moves.find((each) => each.adopted && each.remote === path.remote && Math.abs(each.wall - path.since) < 0.5);
     return h(
       "li",
       { class: `step tone-${remotes.indexOf(path.remote) % TONES} ${current ? "current" : ""} ${path.validated ? "" : "unproved"}` },
       h("div", { class: "step-head" }, h("span", { class: "mono address" }, path.remote), current && h("span", { class: "badge good" }, "now"), validity(path, current)),
-      h("p", { class: "step-why" }, reason(path), move?.seconds != null && h("span", { class: "muted" }, ` · followed after ${duration(move.seconds)}`)),
+      h("p", { class: "step-why" }, reason(path), move && move.seconds != null && h("span", { class: "muted" }, ` · followed after ${duration(move.seconds)}`)),
       h("p", { class: "step-when" }, current ? `since ${clock(path.since)}` : path.until === null ? `from ${clock(path.since)} to the end` : `${clock(path.since)} – ${clock(path.until)}`, path.until !== null && h("span", { class: "muted" }, ` · ${duration(path.until - path.since)}`)),
     );
   }).reverse();
