@@ -29,10 +29,10 @@ FAST_SOURCES := $(wildcard protocols/dataplane/fast/native/*.[ch])
 demo: .venv/.installed
 	$(BIN)/lab demo $(DEMO_ARGS)
 
-test: .venv/.installed-test .venv/.peers .venv/.fast
+test: .venv/.installed-test .venv/.peers .venv/.fast .venv/.axe
 	$(BIN)/pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
-test-long: .venv/.installed-test .venv/.peers .venv/.fast .venv/.debian-kernel
+test-long: .venv/.installed-test .venv/.peers .venv/.fast .venv/.axe .venv/.debian-kernel
 	$(BIN)/pytest $(SIDE_BY_SIDE) --long $(PYTEST_ARGS)
 
 fuzz: .venv/.installed-test
@@ -83,3 +83,7 @@ clean:
 # Without a compiler there is no stamp, so that a later run builds it. After the peers, which bring the compiler.
 .venv/.fast: pyproject.toml .ci/fast $(FAST_SOURCES)
 	@.ci/fast $@
+
+# Without npm or a registry there is no stamp, so that a later run installs it.
+.venv/.axe: tests/browser/package.json tests/browser/package-lock.json .ci/axe .venv/.installed-test
+	@.ci/axe $@

@@ -26,7 +26,6 @@ from dashboards.deps import Services
 from dashboards.tokens import NAME_PATTERN, RESERVED, TOKEN_OCTETS, Role, Tokens
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.configuration import exit_on_error, load
-from protocols.io.logging import start_logging
 
 SOCKET_MESSAGE_OCTETS = 4096  # of what the reader of a WebSocket says, which nobody takes up
 BACKLOG = 128
@@ -115,7 +114,7 @@ def serve(
         tls.check(str(config), settings.tls)
     Tokens(settings.tokens).all()
     token = settings.token.reveal().decode() if settings.token else secrets.token_urlsafe(TOKEN_OCTETS)
-    start_logging("dashboards")
+    settings.logging.start("dashboards")
     server = build_server(settings, token)
     listening = listen(settings)
     typer.echo(f"Sign in at {sign_in_link(settings, token, listening.getsockname()[1])}")

@@ -16,13 +16,18 @@ from dashboards.audit import Audit, AuditLog
 from dashboards.config import DashboardsConfig
 from dashboards.deps import Services
 from dashboards.description import describe
+from dashboards.evidence import Evidence
+from dashboards.explaining import Explanations
 from dashboards.guard import Guard
 from dashboards.links import Fleet
 from dashboards.routes import (
     aaa_sessions,
     audit,
     events,
+    evidence,
+    explanations,
     faults,
+    gateways,
     health,
     identity,
     laboratory,
@@ -31,6 +36,8 @@ from dashboards.routes import (
     overview,
     pages,
     runs,
+    session_actions,
+    session_trace,
     sessions,
     subscribers,
     ues,
@@ -43,6 +50,11 @@ API = "/api/v1"
 MODULES = (
     overview,
     sessions,
+    session_actions,
+    session_trace,
+    evidence,
+    gateways,
+    explanations,
     ues,
     subscribers,
     aaa_sessions,
@@ -88,7 +100,14 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
     )
     log = AuditLog(config.audit_log, octets=config.audit_octets)
     app.state.services = Services(
-        config=config, hub=hub, fleet=fleet, security=security, runs=Runs(config.results), audit=log
+        config=config,
+        hub=hub,
+        fleet=fleet,
+        security=security,
+        runs=Runs(config.results),
+        audit=log,
+        explanations=Explanations(),
+        evidence=Evidence(),
     )
     app.state.routers = [*((API, module.router) for module in MODULES), ("", health.router)]
     # the last one added is the first one asked

@@ -1,9 +1,9 @@
 """The audit log: one JSON line for every action, done or refused, in files that are rotated by size.
 
-An action is a request by an unsafe method (RFC 9110 §9.2.1), the sign-in link, or one that asks for keys. A line says
-when, who, in which role, from where, what was asked of which node, and how it was answered. Neither query, body nor
-header fields are written: there is where secrets would be. The newest file has the configured name, older ones
-``.1`` to ``.4`` behind it.
+An action is a request by an unsafe method (RFC 9110 §9.2.1), the sign-in link, or one that asks for evidence or keys. A
+line says when, who, in which role, from where, what was asked of which node, and how it was answered. Neither body nor
+header fields are written, nor the query but for its asking for keys: there is where secrets would be. The newest file
+has the configured name, older ones ``.1`` to ``.4`` behind it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from protocols.errors import BackendError
 from protocols.io.durable import OWNER_ONLY
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+ASKING = ("secrets", "keys")  # parameters by which keys are asked for
 FILES = 5  # the newest and four older ones
 PATH_CHARACTERS = 512  # of a path that are written
 
@@ -150,7 +151,8 @@ class Audit:
             "method": scope["method"],
             "path": scope["path"][:PATH_CHARACTERS],
             "node": nodes[-1] if nodes else None,
-            "about": {name: str(value)[:PATH_CHARACTERS] for name, value in scope.get("path_params", {}).items()},
+            "about": {name: str(value)[:PATH_CHARACTERS] for name, value in scope.get("path_params", {}).items()}
+            | dict.fromkeys(_asked_for(scope), "true"),
             "status": status,
         }
         try:
@@ -171,8 +173,15 @@ def _is_action(scope: Scope) -> bool:
     return (
         scope["method"] not in SAFE
         or scope["path"] == "/sign-in"
-        or Request(scope).query_params.get("secrets", "false") not in ("false", "0")
+        or scope["path"].endswith("/evidence")
+        or bool(_asked_for(scope))
     )
+
+
+def _asked_for(scope: Scope) -> list[str]:
+    """Those of ``ASKING`` that the query turns on."""
+    query = Request(scope).query_params
+    return [name for name in ASKING if query.get(name, "false").lower() not in ("false", "0", "off", "no", "f", "n")]
 
 
 def _stranger(remote: str) -> str:

@@ -14,6 +14,7 @@ from protocols.io.configuration import (
     Endpoint,
     FilePath,
     Interval,
+    LoggingSection,
     TextSecret,
 )
 
@@ -76,10 +77,12 @@ class DashboardsConfig(ConfigurationModel):
     poll_interval: Interval = 2.0
     call_timeout: Interval = 5.0
     heartbeat_interval: Interval = 15.0
+    reader_timeout: Interval = 30.0
     event_ring: Annotated[Count, Field(ge=16, le=1 << 18)] = 4096
     event_readers: Annotated[Count, Field(ge=1, le=4096)] = 64
     results: FilePath | None = None
     trace_ring: Annotated[Count, Field(ge=100, le=1 << 21)] = 50_000
+    logging: LoggingSection = LoggingSection()
 
     @property
     def open_to_read(self) -> bool:

@@ -10,6 +10,8 @@ from fastapi.requests import HTTPConnection
 
 from dashboards.audit import AuditLog
 from dashboards.config import DashboardsConfig
+from dashboards.evidence import Evidence
+from dashboards.explaining import Explanations
 from dashboards.links import Fleet
 from dashboards.runs import Runs
 from dashboards.security import Security
@@ -26,6 +28,8 @@ class Services:
     security: Security
     runs: Runs
     audit: AuditLog
+    explanations: Explanations
+    evidence: Evidence
 
 
 def services(request: HTTPConnection) -> Services:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from http import HTTPStatus
@@ -19,10 +19,10 @@ from pydantic import ValidationError
 
 from dashboards.config import DashboardsConfig, NodeConfig
 from dashboards.lab_schemas import LabRunEvent
-from dashboards.ladder import Trace
 from dashboards.problems import Problem
 from dashboards.rates import Rates
 from dashboards.redaction import redacted
+from dashboards.ring import Selection, Source, Trace, select, without_payloads
 from dashboards.schemas import SessionView
 from dashboards.stream import EventHub
 from dashboards.told import counts, table
@@ -31,6 +31,8 @@ from protocols.io.control import ControlClient, ControlError
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
+TRACED = ("ue", "epdg", "aaa", "hss")  # kinds of node that a session goes through
+SEVERAL = 200  # sessions that are asked for at once: other questions get their turn in between
 REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
 PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
@@ -54,6 +56,7 @@ class NodeLink:
     ) -> None:
         self.name = config.name
         self.kind = config.kind
+        self.control = config.control
         self.reachable = False
         self.since = wall()
         self.why: str | None = "not asked yet"
@@ -61,7 +64,7 @@ class NodeLink:
         self.peers: list[JsonValue] = []
         self.sessions: dict[str, int] = {}
         self.tally = {"messages": 0, "retransmissions": 0, "moves": 0, "refusals": 0}
-        self.trace = Trace(ring=settings.trace_ring)
+        self.trace = Trace(config.name, ring=settings.trace_ring)
         self._client = ControlClient(config.control, answer_interval=settings.call_timeout)
         self._patient = ControlClient(config.control, answer_interval=PROCEDURE_INTERVAL)
         self._poll_interval = settings.poll_interval
@@ -192,7 +195,7 @@ class NodeLink:
         body = redacted(record.body)
         assert isinstance(body, dict)
         record = replace(record, node=self.name, body=body)  # by the name people know it by
-        self._hub.publish("record", record.to_json(), record.session)
+        self._hub.publish("record", without_payloads(record).to_json(), record.session)
         if self.kind == "lab":
             self._publish_run(record)
             return
@@ -220,26 +223,29 @@ class NodeLink:
             await asyncio.sleep(REFRESH_INTERVAL)
             self._changed.clear()
             changed, self._changed_sessions = self._changed_sessions, set()
-            for session in changed:
+            for names in _batched(sorted(changed), SEVERAL):
                 try:
-                    value = await self.call("sessions.get", id=session)
+                    answer = await self.call("sessions.several", ids=[*names])
                 except ControlError as error:
-                    if error.code == "not-found":
-                        self._hub.publish("session-gone", {"id": session}, session)
+                    logger.warning("%s does not tell what has changed: %s", self.name, error)
                 except Problem:
                     break  # away: the page asks for everything when it is back
                 else:
-                    self._publish_session(session, value)
+                    for value in _list(answer, "sessions"):
+                        self._publish_session(value)
+                    for name in _list(answer, "unknown"):
+                        self._hub.publish("session-gone", {"id": name}, _text(name))
 
-    def _publish_session(self, session: str, value: JsonValue) -> None:
+    def _publish_session(self, value: JsonValue) -> None:
         try:
             view = SessionView.model_validate(value)
         except ValidationError as error:
             members = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+            session = value.get("id") if isinstance(value, dict) else None
             logger.warning("%s describes session %s in an unknown way: %s", self.name, session, members)
             return
         view.gateway = view.gateway or self.name
-        self._hub.publish("session", view.model_dump(mode="json"), session)
+        self._hub.publish("session", view.model_dump(mode="json"), view.id)
 
     def _publish_run(self, record: TraceRecord) -> None:
         """What a laboratory tells of a run; it has no sessions."""
@@ -278,6 +284,20 @@ class Fleet:
         return tuple(link for link in self.links if link.kind in ("aaa", "hss"))
 
     @property
+    def silent(self) -> list[str]:
+        """The names of nodes that cannot be reached."""
+        return [link.name for link in self.links if not link.reachable]
+
+    @property
+    def sources(self) -> list[Source]:
+        """The traces of those nodes that a session goes through."""
+        return [Source(link.name, link.kind, link.trace) for link in self.links if link.kind in TRACED]
+
+    def select(self, identifier: str, session: Mapping[str, JsonValue] | None) -> Selection:
+        """What they recorded of a session; ``session``: as its gateway describes it, ``None`` when it does not."""
+        return select(self.sources, identifier, session)
+
+    @property
     def laboratories(self) -> tuple[NodeLink, ...]:
         """The links to laboratories: they play schedules."""
         return tuple(link for link in self.links if link.kind == "lab")
@@ -313,6 +333,12 @@ def _counters(status: dict[str, JsonValue]) -> dict[str, float]:
         "uplink_octets": carried.get("inbound_octets", 0.0),
         "downlink_octets": carried.get("outbound_octets", 0.0),
     }
+
+
+def _batched(names: list[str], size: int) -> Iterator[list[str]]:
+    """In pieces of up to ``size``."""
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
 def _text(value: JsonValue) -> str | None:

@@ -16,8 +16,8 @@ from dashboards.overview_schemas import (
     Series,
     SessionCounts,
 )
+from dashboards.peers import peers_of
 from dashboards.rates import INTERVAL, Rates
-from dashboards.redaction import redacted
 from dashboards.schemas import NodeView
 from dashboards.told import counts, table
 from protocols.trace.records import JsonValue
@@ -57,7 +57,7 @@ def overview(links: Iterable[NodeLink], rates: Rates) -> Overview:
             Histogram.of(told) for each in figures for told in table(each, "diameter", "round_trips").values()
         ),
         drops=sorted(_drops(here), key=lambda drop: (-drop.count, drop.node, drop.layer, drop.reason)),
-        peers=[{"node": link.name, **table(redacted(peer))} for link in here for peer in link.peers],
+        peers=peers_of(here),
         nodes=[NodeView.model_validate(link.describe()) for link in links],
     )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
+from dashboards.action_schemas import PeerView
 from dashboards.schemas import Answer, NodeView
 
 
@@ -74,5 +73,5 @@ class Overview(Answer):
     attach: Percentiles = Field(description="from IKE_SA_INIT to the child SA, at gateways")
     aaa: Percentiles = Field(description="from a gateway's Diameter request to its answer")
     drops: list[Drop] = Field(description="since the nodes' start, the most frequent first")
-    peers: list[dict[str, Any]] = Field(description="Diameter peers as `node`, which has them, describes them")
+    peers: list[PeerView]
     nodes: list[NodeView]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from protocols.trace.records import JsonValue
 
 REDACTED = "[redacted]"
@@ -20,6 +22,7 @@ _SECRET = frozenset({
 # fmt: on
 
 
+@lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
     """Whether a field of this name holds a secret."""
     return "".join(character for character in name.lower() if character.isalnum()) in _SECRET

@@ -47,6 +47,13 @@ class Nat(Answer):
     remote: bool = False
 
 
+class Lifetime(Answer):
+    """When an SA is to be rekeyed, and when it ends (RFC 7296 §2.8); null: never by itself."""
+
+    rekey_at: float | None = None
+    expires_at: float | None = None
+
+
 class IkeSaView(Answer):
     """The IKE SA."""
 
@@ -61,6 +68,7 @@ class IkeSaView(Answer):
     rekeys: int | None = None
     requests_sent: int | None = None
     retransmissions_sent: int | None = None
+    lifetime: Lifetime | None = None
 
 
 class ChildCounters(Answer):
@@ -96,6 +104,37 @@ class ChildSaView(Answer):
     encapsulation: bool | str = False
     mode: str = "tunnel"
     counters: ChildCounters | None = Field(default=None, description="null when the data plane has none")
+    lifetime: Lifetime | None = None
+
+
+class BitRates(Answer):
+    """APN-AMBR (TS 29.272 §7.3.41), bits per second."""
+
+    uplink_bits: int
+    downlink_bits: int
+
+
+class Qos(Answer):
+    """EPS-Subscribed-QoS-Profile (TS 29.272 §7.3.37)."""
+
+    qci: int | None = None
+    priority_level: int | None = None
+    pre_emption_capability: bool | None = None
+    pre_emption_vulnerability: bool | None = None
+
+
+class AuthorisationView(Answer):
+    """What the AAA server granted for the APN (TS 29.273 §7.2.3.1)."""
+
+    server: str | None = None
+    apn: str | None = None
+    context_identifier: int | None = None
+    pdn_type: str | None = None
+    ambr: BitRates | None = None
+    qos: Qos | None = None
+    static_addresses: list[str] = []
+    session_timeout: int | None = Field(default=None, description="seconds from the grant")
+    renewed: float | None = Field(default=None, description="when it was last granted anew")
 
 
 class LastError(Answer):
@@ -121,7 +160,16 @@ class SessionView(Answer):
     child_sas: list[ChildSaView] = []
     paths: list[PathSpan] = []
     diameter_session_id: str | None = None
+    authorisation: AuthorisationView | None = Field(default=None, description="null when nobody granted anything")
+    device_identity: str | None = Field(default=None, description="IMEI or IMEISV")
+    emergency: bool = False
     last_error: LastError | None = None
+
+
+class SessionDetail(SessionView):
+    """A session with what the trace explains of it."""
+
+    failure: str | None = Field(default=None, description="why it failed, one sentence; null when nothing did")
 
 
 class SessionPage(Answer):
@@ -168,6 +216,9 @@ class LadderEntry(Answer):
     text: str = Field(description="RFC notation for messages, one sentence for events")
     detail: Any = None
     seen_by: list[str]
+    records: list[str] = Field(
+        description="node:sequence of all that tell of it; messages/{node}:{sequence}", examples=[["ue:17", "epdg:21"]]
+    )
     source: str | None = Field(default=None, alias="from")
     target: str | None = Field(default=None, alias="to")
     interface: str | None = None

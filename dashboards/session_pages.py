@@ -7,7 +7,7 @@ import binascii
 import heapq
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from dashboards.schemas import SessionOrder, SessionPage, SessionView
 from protocols.trace.records import JsonValue
 
 Filters = dict[str, JsonValue]
+Gateways = Sequence[NodeLink]
 SHOWN_MAXIMUM = 10**9  # what a gateway takes for a place
 
 _KEYS: dict[str, Callable[[SessionView], tuple[float | str, str]]] = {
@@ -31,12 +32,27 @@ _KEYS: dict[str, Callable[[SessionView], tuple[float | str, str]]] = {
 }
 
 
-async def one_after_the_other(given: Services, filters: Filters, *, limit: int, cursor: str | None) -> SessionPage:
+def gateways(given: Services, name: str | None) -> Gateways:
+    """The gateways to ask: all of them, or the one of this name; ``Problem`` 422 where there is none."""
+    found = [link for link in given.fleet.gateways if name in (None, link.name)]
+    if name is not None and not found:
+        known = ", ".join(link.name for link in given.fleet.gateways) or "none"
+        detail = f"there is no gateway {name}; configured under nodes: {known}"
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "invalid-request",
+            f"gateway: {detail}",
+            errors=[{"in": "query", "name": "gateway", "detail": detail}],
+        )
+    return found
+
+
+async def one_after_the_other(gateways: Gateways, filters: Filters, *, limit: int, cursor: str | None) -> SessionPage:
     """The gateways in the order of the configuration, each in its own order."""
-    start, inner = _placed(cursor, given)
+    start, inner = _placed(cursor, gateways)
     page = SessionPage(sessions=[], next=None, total=0, unreachable=[])
     problem: Problem | None = None
-    for index, link in enumerate(given.fleet.gateways):
+    for index, link in enumerate(gateways):
         room = limit - len(page.sessions)
         wanted = index >= start and room > 0
         params: dict[str, JsonValue] = {**filters, "limit": room if wanted else 1}
@@ -54,19 +70,19 @@ async def one_after_the_other(given: Services, filters: Filters, *, limit: int, 
                 page.next = _place(link, following)
         elif index >= start and total and page.next is None:
             page.next = _place(link, None)
-    return _unless_all_are_away(given, page, problem)
+    return _unless_all_are_away(gateways, page, problem)
 
 
 async def merged(
-    given: Services, filters: Filters, sort: SessionOrder, *, limit: int, cursor: str | None
+    gateways: Gateways, filters: Filters, sort: SessionOrder, *, limit: int, cursor: str | None
 ) -> SessionPage:
     """Sorted over all gateways; a cursor holds how many sessions of each gateway have been shown."""
-    shown = _shown(cursor, given)
+    shown = _shown(cursor, gateways)
     page = SessionPage(sessions=[], next=None, total=0, unreachable=[])
     problem: Problem | None = None
     found: list[list[tuple[SessionView, str]]] = []
     totals: dict[str, int] = {}
-    for link in given.fleet.gateways:
+    for link in gateways:
         params: dict[str, JsonValue] = {**filters, "sort": sort, "limit": limit, "cursor": str(shown[link.name])}
         try:
             sessions, _, total = await _asked(link, params)
@@ -83,7 +99,7 @@ async def merged(
         shown[name] += 1
     if page.sessions and any(shown[name] < total for name, total in totals.items()):
         page.next = encode([dict(shown)])
-    return _unless_all_are_away(given, page, problem)
+    return _unless_all_are_away(gateways, page, problem)
 
 
 def _away(refused: Problem, link: NodeLink, page: SessionPage) -> Problem:
@@ -94,8 +110,8 @@ def _away(refused: Problem, link: NodeLink, page: SessionPage) -> Problem:
     return refused
 
 
-def _unless_all_are_away(given: Services, page: SessionPage, problem: Problem | None) -> SessionPage:
-    if problem is not None and len(page.unreachable) == len(given.fleet.gateways):
+def _unless_all_are_away(gateways: Gateways, page: SessionPage, problem: Problem | None) -> SessionPage:
+    if problem is not None and len(page.unreachable) == len(gateways):
         raise problem
     return page
 
@@ -151,21 +167,21 @@ def _place(link: NodeLink, inner: JsonValue) -> str:
     return encode([link.name, inner])
 
 
-def _placed(cursor: str | None, given: Services) -> tuple[int, JsonValue]:
+def _placed(cursor: str | None, gateways: Gateways) -> tuple[int, JsonValue]:
     """Which gateway to go on with, and its own cursor."""
     if cursor is None:
         return 0, None
     match decode(cursor):
         case [str(name), (str() | int() | None) as inner]:
-            for index, link in enumerate(given.fleet.gateways):
+            for index, link in enumerate(gateways):
                 if link.name == name:
                     return index, inner
     raise bad_cursor()
 
 
-def _shown(cursor: str | None, given: Services) -> dict[str, int]:
+def _shown(cursor: str | None, gateways: Gateways) -> dict[str, int]:
     """How many sessions of each gateway have been shown."""
-    shown = dict.fromkeys((link.name for link in given.fleet.gateways), 0)
+    shown = dict.fromkeys((link.name for link in gateways), 0)
     if cursor is not None:
         match decode(cursor):
             case [dict(held)]:

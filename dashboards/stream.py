@@ -3,7 +3,8 @@
 Read as server-sent events (WHATWG HTML §9.2) or over a WebSocket (RFC 6455), each event one JSON text there.
 
 A reader is a cursor into the ring, never a queue of its own: one that is too slow finds that its place
-has gone and is told to read everything anew (``reset``). Identifiers are ``<epoch>-<sequence>``, the
+has gone and is told to read everything anew (``reset``). One that takes nothing at all is let go, and the last
+event says so (``dropped``). Identifiers are ``<epoch>-<sequence>``, the
 epoch drawn at start, so that a number from an earlier run is recognised and not mistaken for a place.
 """
 
@@ -23,6 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 RETRY_INTERVAL_MS = 1500  # what a browser waits before it comes back
 SEND_TIMEOUT = 30.0  # a reader that takes nothing for so long is let go
+NOTICE_INTERVAL = 30.0  # seconds in which it can still find out why, reading what was under way
 BATCH = 128  # events written at once
 GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013  # RFC 6455 §7.4.1 and IANA's registry of close codes
 
@@ -46,6 +48,7 @@ class EventHub:
     def __init__(self, *, ring: int) -> None:
         self.epoch = secrets.token_hex(4)
         self.readers = 0
+        self.dropped = 0
         self.closed = False
         self._events: deque[Event] = deque(maxlen=ring)
         self._sequence = 0
@@ -160,6 +163,7 @@ class EventStream(Response):
         wanted: Filter,
         heartbeat_interval: float,
         send_timeout: float = SEND_TIMEOUT,
+        notice_interval: float = NOTICE_INTERVAL,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -168,6 +172,7 @@ class EventStream(Response):
         self._wanted = wanted
         self._heartbeat_interval = heartbeat_interval
         self._send_timeout = send_timeout
+        self._notice_interval = notice_interval
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._hub.reader():
@@ -185,10 +190,22 @@ class EventStream(Response):
 
     async def _pump(self, send: Send) -> None:
         await self._send(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await self._write(send, f"retry: {RETRY_INTERVAL_MS}\n\n")
-        async for events in self._hub.follow(self._last_event_id, self._wanted, self._heartbeat_interval):
-            await self._write(send, "".join(map(self._format, events)) or ": heartbeat\n\n")
+        try:
+            await self._write(send, f"retry: {RETRY_INTERVAL_MS}\n\n")
+            async for events in self._hub.follow(self._last_event_id, self._wanted, self._heartbeat_interval):
+                await self._write(send, "".join(map(self._format, events)) or ": heartbeat\n\n")
+        except TimeoutError:
+            self._hub.dropped += 1
+            await self._say_dropped(send)
+            return
         await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _say_dropped(self, send: Send) -> None:
+        """Last words; without an id, so that the reader comes back with that of the last event it took."""
+        why = json.dumps({"why": f"Nothing was taken for {self._send_timeout:g} s."})
+        async with asyncio.timeout(self._notice_interval):
+            notice = f"event: dropped\ndata: {why}\n\n".encode()
+            await send({"type": "http.response.body", "body": notice, "more_body": False})
 
     def _format(self, event: Event) -> str:
         return f"id: {self._hub.identifier(event)}\nevent: {event.name}\ndata: {event.data}\n\n"
@@ -228,6 +245,7 @@ async def follow_socket(
                     async with asyncio.timeout(send_timeout):
                         await socket.send_text(text)
                 except TimeoutError:
+                    hub.dropped += 1
                     return TRY_AGAIN_LATER, "too slow: come back with the last id"
         return GOING_AWAY, "the server stops"
 

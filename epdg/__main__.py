@@ -17,6 +17,7 @@ from rich.table import Table
 
 from epdg.config import EpdgConfiguration
 from epdg.pki import KeyKind, issue, make_pki, write_crl, write_ocsp_response
+from epdg.tail import tail
 from protocols.dataplane.choice import refusing
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
@@ -37,6 +38,8 @@ LISTING_WIDTH = 200
 DNS_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*\Z")
 
 CERTIFIED_NAME = re.compile(r"[\x21-\x7e]{1,253}\Z")
+
+app.command("tail")(tail)
 
 ConfigurationOption = Annotated[Path, typer.Option("--config", "-c", help="The gateway's configuration (YAML).")]
 

@@ -18,6 +18,7 @@ from protocols.errors import BackendError, LocalError
 from protocols.ikev2.events import (
     AddressUpdateStarted,
     ChildSaInstalled,
+    ChildSaOffered,
     ChildSaPathChanged,
     ChildSaRemoved,
     ChildSaRetired,
@@ -70,7 +71,9 @@ class ChildSas:
     def handle(self, live: Live, event: Event) -> None:
         """Do in the data plane what an event of an IKE SA says of a child SA; ``StackError``: it refuses."""
         session = live.session.identifier
-        if isinstance(event, ChildSaInstalled):
+        if isinstance(event, ChildSaOffered | ChildSaInstalled):
+            if event.spec.inbound_spi in self._by_spi:
+                return  # since it was offered
             if event.replaces is None or event.replaces not in self._by_spi:
                 self.data_plane.install(event.spec)
             else:

@@ -15,11 +15,12 @@ def session_view(
     session: Session,
     sa: IkeSa,
     counters: Callable[[bytes], ChildSaCounters | None],
+    wall: Callable[[float], float],
     *,
     gateway: str,
     diameter_session_id: str | None,
 ) -> dict[str, JsonValue]:
-    """One session as the control interface shows it; nothing in it is secret."""
+    """One session as the control interface shows it; nothing in it is secret. ``wall`` tells wall clock."""
     return {
         "id": session.identifier,
         "state": session.state.value,
@@ -30,8 +31,8 @@ def session_view(
         "created": session.created,
         "established": session.established,
         "gateway": gateway,
-        "ike": ike_view(sa),
-        "child_sas": children_view(sa, counters),
+        "ike": ike_view(sa, wall),
+        "child_sas": children_view(sa, counters, wall),
         "paths": [
             {
                 **path_view(use.path),

@@ -77,6 +77,7 @@ def responder_config(
         window_size=ike.window_size,
         force_encapsulation=force_encapsulation,
         beet=ike.allow_beet,
+        offers_child_sas=True,
         nat_traversal_port=configuration.listen.nat_traversal_port,
         remote_nat_traversal_port=configuration.listen.nat_traversal_port,
         liveness_interval=ike.liveness_interval,

@@ -37,6 +37,8 @@ from epdg.tally import Tally
 from epdg.usage import UsageRecords
 from protocols.errors import StackError
 from protocols.ikev2.events import (
+    ChildSaAnswer,
+    ChildSaOffered,
     Closed,
     ConfigurationRequested,
     Event,
@@ -132,6 +134,7 @@ class Sessions:
             live.session,
             live.sa,
             self._child_sas.counters,
+            lambda moment: self._clock.wall() + moment - self._swu.now(),
             gateway=self._configuration.node,
             diameter_session_id=live.diameter_session_id,
         )
@@ -154,10 +157,15 @@ class Sessions:
             return  # rekeyed: the session goes on under another SA
         live.tell(event)
         self.durations.follow(live, event, self._swu.now())
+        refused: StackError | None = None
         try:
             self._child_sas.handle(live, event)
         except StackError as error:
-            self._not_carried(live, error)
+            refused = error
+        if isinstance(event, ChildSaOffered):
+            self._swu.endpoint.answer(sa, ChildSaAnswer(refused is None), self._swu.now())
+        if refused is not None:
+            self._not_carried(live, refused, ends=not isinstance(event, ChildSaOffered) or not live.session.established)
         if isinstance(event, ConfigurationRequested) and event.initial_contact:
             self._forget_former(live)
         if isinstance(event, Resumed):
@@ -171,13 +179,16 @@ class Sessions:
             self._usage.ended(live, why=event.why, by_peer=event.by_peer, wall=self._clock.wall())
             self._end(live)
 
-    def _not_carried(self, live: Live, error: StackError) -> None:
-        """What carries ESP refuses a child SA or its move, the kernel without an algorithm, say: the session ends."""
+    def _not_carried(self, live: Live, error: StackError, *, ends: bool) -> None:
+        """What carries ESP refuses a child SA or its move, the kernel without an algorithm, say.
+
+        The session ends by it, but not where a UE that has a child SA already is refused another one.
+        """
         text = f"ESP of {live.session.imsi or live.session.nai} cannot be carried: {error}."
         self._tally.totals["esp-not-carried"] += 1
         self._recorder.event("esp-not-carried", text, {"why": str(error)}, live.session.identifier)
         _log.error("%s", text, extra={SESSION: live.session.identifier})
-        if live.sa.state is not SaState.CLOSED:
+        if ends and live.sa.state is not SaState.CLOSED:
             self.carry_out(live, live.session.not_carried(str(error)))
 
     def _forget_former(self, newcomer: Live) -> None:

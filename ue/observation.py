@@ -66,8 +66,8 @@ def session_view(
         "gateway": gateway,
         "selection": _selection_view(connection.selection),
         "eap": connection.authentication.view(),
-        "ike": None if sa is None else ike_view(sa),
-        "child_sas": [] if sa is None else children_view(sa, counters),
+        "ike": None if sa is None else ike_view(sa, wall),
+        "child_sas": [] if sa is None else children_view(sa, counters, wall),
         "paths": [
             {
                 **path_view(use.path),

@@ -364,7 +364,7 @@ class UeNode:
             "version": importlib.metadata.version(DISTRIBUTION),
             "started": self.recorder.started,
             "imsi": self.configuration.imsi,
-            "data_plane": self.backend.view,
+            "data_plane": {**self.backend.view, **self._swu.carrier.counted},
             "state": self.pdn().device.state.value,
             "listen": [str(endpoint) for endpoint in self._swu.ports.local_endpoints],
             "sessions": sum(pdn.device.state is DeviceState.ESTABLISHED for pdn in self.pdns.values()),

@@ -29,7 +29,8 @@ OfSession = Annotated[str | None, Query(max_length=256, description="of session 
     responses={
         200: {
             "description": "Events `node`, `restarted`, `session`, `session-gone`, `record` and `lab-run`, each with "
-            "an id and JSON data; `hello` first, or `reset` when what came after Last-Event-ID is lost.",
+            "an id and JSON data; `hello` first, or `reset` when what came after Last-Event-ID is lost; `dropped` "
+            "last, when the reader was too slow.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -50,6 +51,7 @@ async def follow_events(
         last_event_id=last_event_id or after,
         wanted=wanted,
         heartbeat_interval=given.config.heartbeat_interval,
+        send_timeout=given.config.reader_timeout,
     )
 
 
@@ -78,6 +80,7 @@ async def follow_events_by_socket(
         last_event_id=after,
         wanted=wanted,
         heartbeat_interval=given.config.heartbeat_interval,
+        send_timeout=given.config.reader_timeout,
     )
 
 

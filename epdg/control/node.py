@@ -45,7 +45,7 @@ class NodeMethods:
             "version": importlib.metadata.version(DISTRIBUTION),
             "started": node.started,
             "fqdn": node.fqdn,
-            "data_plane": node.backend.view,
+            "data_plane": {**node.backend.view, **node.carrier.counted},
             "listen": [str(endpoint) for endpoint in node.swu.ports.local_endpoints],
             "sessions": len(node.sessions.live),
             "half_open": node.swu.endpoint.half_open,

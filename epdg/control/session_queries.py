@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from epdg.control.session_selection import EndedSubject, LiveSubject, Subject, page
+from epdg.control.session_selection import EndedSubject, LiveSubject, Subject, View, page, several
 from epdg.sessions import Sessions
 from protocols.io.control import ControlError, Handler, Params
 from protocols.trace.records import JsonValue
@@ -21,6 +21,7 @@ class SessionQueries:
         return {
             "sessions.list": self.list,
             "sessions.get": self.get,
+            "sessions.several": self.several,
         }
 
     async def list(self, params: Params) -> JsonValue:
@@ -30,12 +31,18 @@ class SessionQueries:
     async def get(self, params: Params) -> JsonValue:
         """One, live or ended."""
         identifier = params.get("id")
+        view = self._find(identifier) if isinstance(identifier, str) else None
+        if view is None:
+            raise ControlError("not-found", f"no session {identifier}")
+        return view
+
+    async def several(self, params: Params) -> JsonValue:
+        """Those that are named, live or ended."""
+        return several(self._find, params)
+
+    def _find(self, identifier: str) -> View | None:
         live = self._sessions.find(identifier)
-        if live is not None:
-            return self._sessions.view(live)
-        if isinstance(identifier, str) and identifier in self._sessions.ended:
-            return self._sessions.ended[identifier]
-        raise ControlError("not-found", f"no session {identifier}")
+        return self._sessions.ended.get(identifier) if live is None else self._sessions.view(live)
 
     def _subjects(self) -> Iterator[Subject]:
         for live in self._sessions.live.values():

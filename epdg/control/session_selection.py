@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Protocol
@@ -14,7 +15,11 @@ from protocols.trace.records import JsonValue
 
 LIST_LIMIT = 100
 LIST_LIMIT_MAXIMUM = 1000
+SEVERAL_MAXIMUM = 1000
 ORDERS = ("created", "-created", "imsi", "apn", "state")
+
+# No more digits in a row than an address has: with an IMSI in mind nobody's addresses need to be written out
+_MAY_BE_IN_ADDRESS = re.compile(r"[0-9a-f]{0,4}(?:[.:]{1,2}[0-9a-f]{0,4})*")
 
 View = dict[str, JsonValue]
 
@@ -147,8 +152,9 @@ def page(subjects: Iterable[Subject], params: Params) -> View:
     ``bad-params`` for a parameter that does not fit.
     """
     limit, start = _limit(params), _start(params)
-    tests = _tests(params)
-    found = [subject for subject in subjects if all(test(subject) for test in tests)]
+    found = list(subjects)
+    for test in _tests(params):
+        found = [subject for subject in found if test(subject)]
     order = text(params, "sort")
     if order is not None:
         if order not in ORDERS:
@@ -200,15 +206,38 @@ def _tests(params: Params) -> list[Test]:
     return tests
 
 
+def several(find: Callable[[str], View | None], params: Params) -> View:
+    """The answer to ``sessions.several``: those of the named sessions that there are, and the names of the others.
+
+    ``bad-params`` for what is no list of names.
+    """
+    names = params.get("ids")
+    expected = f"ids are up to {SEVERAL_MAXIMUM} identifiers of sessions"
+    if not isinstance(names, list) or len(names) > SEVERAL_MAXIMUM:
+        raise unfit(expected)
+    shown: list[JsonValue] = []
+    unknown: list[JsonValue] = []
+    for name in names:
+        if not isinstance(name, str):
+            raise unfit(expected)
+        view = find(name)
+        if view is None:
+            unknown.append(name)
+        else:
+            shown.append(view)
+    return {"sessions": shown, "unknown": unknown}
+
+
 def _holds(words: str) -> Test:
     """Whether a session's IMSI, NAI, APN or one of its addresses has these characters in it."""
+    in_addresses = _MAY_BE_IN_ADDRESS.fullmatch(words) is not None
 
     def test(subject: Subject) -> bool:
         return (
-            words in subject.nai.lower()
-            or words in subject.imsi
+            words in subject.imsi
+            or words in subject.nai.lower()
             or words in subject.apn.lower()
-            or any(words in str(address) for address in subject.addresses)
+            or (in_addresses and any(words in str(address) for address in subject.addresses))
         )
 
     return test

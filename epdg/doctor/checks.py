@@ -9,6 +9,7 @@ from epdg.doctor.finding import Check, Finding, Situation
 CHECKS: tuple[Check, ...] = (
     machine.data_plane,
     machine.ports,
+    machine.buffers,
     machine.tun,
     machine.raw_sockets,
     machine.nftables,

@@ -1,4 +1,4 @@
-"""Checks of the machine: ports, TUN, raw sockets, nftables, forwarding, clock."""
+"""Checks of the machine: ports, buffers, TUN, raw sockets, nftables, forwarding, clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from protocols.dataplane.userspace.tun import IFF_NO_PI, IFF_TUN, TUN_PATH, TUNS
 from protocols.errors import BackendError
 from protocols.esp.tunnel import DEFAULT_POLICY
 from protocols.ikev2.proposals import EspPolicy
-from protocols.io.sockets import family_of
+from protocols.io.sockets import BUFFER_OCTETS, family_of, set_buffers
 from protocols.io.sysctl import FORWARDING, ROOT, read_sysctl
 from protocols.path import Address, Endpoint
 
@@ -124,6 +124,25 @@ def tun(situation: Situation) -> Iterator[Finding]:
         yield Finding.good("tun", "TUN devices can be made")
     finally:
         os.close(descriptor)
+
+
+def buffers(situation: Situation) -> Iterator[Finding]:
+    """Whether sockets get the buffers that they ask for: without, a burst of ESP finds no room sooner."""
+    del situation
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        set_buffers(opened, BUFFER_OCTETS, BUFFER_OCTETS)
+        got = {
+            "net.core.rmem_max": opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2,  # socket(7): doubled
+            "net.core.wmem_max": opened.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2,
+        }
+    short = {key: octets for key, octets in got.items() if octets < BUFFER_OCTETS}
+    if not short:
+        yield Finding.good("buffers", f"sockets get buffers of {BUFFER_OCTETS} octets")
+    for key, octets in short.items():
+        way = "receive" if key == "net.core.rmem_max" else "send"
+        why = f"sockets get {octets} of {BUFFER_OCTETS} octets to {way}"
+        remedy = f"Give CAP_NET_ADMIN, or sysctl -w {key}={BUFFER_OCTETS}: a burst finds no room sooner"
+        yield Finding.bad("buffers", why, remedy, needed=False)
 
 
 def raw_sockets(situation: Situation) -> Iterator[Finding]:

@@ -136,6 +136,10 @@ class Carrier(Protocol):
     def dropped(self) -> Counter[str]:
         """Packets dropped that belong to no plane, by reason."""
 
+    @property
+    def counted(self) -> dict[str, int]:
+        """What it counts for all child SAs together that others count for each (``ChildSaCounters``)."""
+
     def close(self) -> None:
         """Let go of what is left; links and devices are closed by their owners before."""
 
@@ -208,6 +212,11 @@ class PythonCarrier:
     def dropped(self) -> Counter[str]:
         """Planes count what they drop."""
         return Counter()
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """Child SAs count."""
+        return {}
 
     def close(self) -> None:
         """Nothing is left."""

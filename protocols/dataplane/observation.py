@@ -1,4 +1,7 @@
-"""An IKE SA and its child SAs as the control interfaces of both ends show them; nothing in it is secret."""
+"""An IKE SA and its child SAs as the control interfaces of both ends show them; nothing in it is secret.
+
+``wall`` makes wall clock of the machines' monotonic time, both in seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from protocols.dataplane.port import ChildSaCounters
-from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
+from protocols.ikev2.tasks.child import ChildSa
+from protocols.ikev2.timing import Timer
 from protocols.path import Path
 from protocols.trace.records import JsonValue
 
+Wall = Callable[[float], float]
 
-def ike_view(sa: IkeSa) -> dict[str, JsonValue]:
+
+def ike_view(sa: IkeSa, wall: Wall) -> dict[str, JsonValue]:
     """The IKE SA without its child SAs."""
     return {
         "spi_i": sa.spi_i.hex(),
@@ -24,15 +30,17 @@ def ike_view(sa: IkeSa) -> dict[str, JsonValue]:
         "state": sa.state.value,
         "requests_sent": sa.window.requests_sent,
         "retransmissions_sent": sa.window.retransmissions_sent,
+        "lifetime": _lifetime_view(sa.timers.get(Timer.IKE_REKEY), sa.timers.get(Timer.IKE_EXPIRY), wall),
     }
 
 
-def children_view(sa: IkeSa, counters: Callable[[bytes], ChildSaCounters | None]) -> list[JsonValue]:
+def children_view(sa: IkeSa, counters: Callable[[bytes], ChildSaCounters | None], wall: Wall) -> list[JsonValue]:
     """Its child SAs, each with what ``counters`` tells of its inbound SPI."""
-    return [_child_view(child.spec, counters(child.spec.inbound_spi)) for child in sa.children.values()]
+    return [_child_view(child, counters(child.spec.inbound_spi), wall) for child in sa.children.values()]
 
 
-def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str, JsonValue]:
+def _child_view(child: ChildSa, counters: ChildSaCounters | None, wall: Wall) -> dict[str, JsonValue]:
+    spec = child.spec
     return {
         "inbound_spi": spec.inbound_spi.hex(),
         "outbound_spi": spec.outbound_spi.hex(),
@@ -43,6 +51,15 @@ def _child_view(spec: ChildSaSpec, counters: ChildSaCounters | None) -> dict[str
         "encapsulation": spec.encapsulation,
         "mode": spec.mode.value,
         "counters": counters_view(counters),
+        "lifetime": _lifetime_view(child.rekey_at, child.expires_at, wall),
+    }
+
+
+def _lifetime_view(rekey_at: float | None, expires_at: float | None, wall: Wall) -> dict[str, JsonValue]:
+    """When it is to be rekeyed and when it ends (RFC 7296 §2.8), to the second; ``None``: never by itself."""
+    return {
+        "rekey_at": None if rekey_at is None else float(round(wall(rekey_at))),
+        "expires_at": None if expires_at is None else float(round(wall(expires_at))),
     }
 
 

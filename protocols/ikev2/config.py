@@ -131,7 +131,8 @@ class IkeConfig:
     other address pairs (§3.10); ``None``: never. ``follow_esp``: send ESP to
     where that of a peer behind a NAT comes from (§3.8); without MOBIKE, IKE too (RFC 7296 §2.23).
     ``hold_lifetime``: silence of the peer shorter than that does not end the SA (§3.11). ``beet``: ask for BEET mode,
-    or agree to it. ``replay_window``: of child SAs, in packets.
+    or agree to it. ``replay_window``: of child SAs, in packets. ``offers_child_sas``: before a child SA is granted to
+    the peer the data plane is asked for it (``ChildSaOffered``).
     """
 
     ike_policy: IkePolicy
@@ -147,6 +148,7 @@ class IkeConfig:
     ike_lifetime: Lifetime | None = None
     additional_children: int = ADDITIONAL_CHILDREN
     replay_window: int = REPLAY_WINDOW
+    offers_child_sas: bool = False
     fragmentation: bool = True
     fragment_size: int = FRAGMENT_SIZE
     fragments_maximum: int = FRAGMENTS_MAXIMUM

@@ -142,6 +142,18 @@ class ChildSaInstalled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChildSaOffered:
+    """The peer asks for a child SA, which nothing but the data plane can refuse now; answer ``ChildSaAnswer``.
+
+    It is to receive from now on, as ``ChildSaInstalled`` has it, which follows unless it is refused.
+    """
+
+    spec: ChildSaSpec
+    replaces: bytes | None = None
+    send_at_once: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChildSaPathChanged:
     """Send this child SA's traffic on another path from now on."""
 
@@ -432,6 +444,13 @@ class ConfigurationAnswer:
     attributes: tuple[ConfigurationAttribute, ...] = ()
 
 
+@dataclass(frozen=True)
+class ChildSaAnswer:
+    """Whether the data plane has a child SA; without, the peer is refused it, and the IKE SA goes on."""
+
+    carried: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class EapReply:
     """An EAP packet for the peer; with EAP-Success comes the MSK. UE: ``msk`` once it is known."""
@@ -483,6 +502,7 @@ Event = (
     | StateChanged
     | IkeKeysDerived
     | Established
+    | ChildSaOffered
     | ChildSaInstalled
     | ChildSaPathChanged
     | ChildSaRetired
@@ -516,4 +536,4 @@ Event = (
     | ConfigurationRequested
     | ConfigurationReceived
 )
-Answer = EapReply | ConfigurationReply | ConfigurationAnswer | RedirectReply | Refusal
+Answer = EapReply | ConfigurationReply | ConfigurationAnswer | ChildSaAnswer | RedirectReply | Refusal

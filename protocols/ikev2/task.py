@@ -46,4 +46,4 @@ class Deferred(Protocol):
     """Whoever asked a question and waits for ``IkeSa.answer``."""
 
     def answer(self, sa: IkeSa, answer: Answer, now: float) -> Response | None:
-        """Go on; a ``Response`` answers the request in progress."""
+        """Go on; a ``Response`` answers the request in progress, ``None``: another question was asked."""

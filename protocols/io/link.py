@@ -30,6 +30,7 @@ from protocols.io.sockets import (
     path_mtu_between,
     reason_of,
     send_by,
+    set_buffers,
 )
 from protocols.io.turn import turn_of
 from protocols.path import Address, Endpoint, Path
@@ -171,8 +172,7 @@ class UdpLink(BoundLink):
             try:
                 opened = undo.enter_context(socket.socket(family_of(local.address), socket.SOCK_DGRAM))
                 opened.setblocking(False)
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_OCTETS)
+                set_buffers(opened, BUFFER_OCTETS, BUFFER_OCTETS)
                 opened.bind((str(local.address), local.port))
             except OSError as error:
                 raise BackendError(f"cannot use UDP {local}: {reason_of(error)}") from error

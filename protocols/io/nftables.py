@@ -1,7 +1,8 @@
 """nftables through netlink: tables, interval sets, base chains and rules, replaced as a whole in one transaction.
 
 What is here is what a gateway's rules are made of, in pyroute2's message classes: matches on interface, IPsec,
-addresses in a set and connection tracking; verdicts; masquerading. Left out: maps, named objects, flow tables.
+addresses in a set, connection tracking and TCP's MSS option; verdicts; masquerading; counters, which can be read.
+Left out: maps, named objects, flow tables.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from protocols.io.netlink_requests import (
     NetlinkRequests,
     Request,
 )
+from protocols.ip import TCP
 from protocols.path import Address
 
 SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES of <linux/netfilter/nfnetlink.h>
@@ -37,13 +39,15 @@ NFPROTO = {4: 2, 6: 10}
 NETLINK_NETFILTER = 12
 COMMENT_MAXIMUM = 253  # NFT_USERDATA_MAXLEN without type, length and the final zero
 INTERFACE_NAME_LENGTH = 16  # IFNAMSIZ of <linux/if.h>
-NETWORK_HEADER = 1  # NFT_PAYLOAD_NETWORK_HEADER
+NETWORK_HEADER, TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER
+TCP_OPTION = 1  # NFT_EXTHDR_OP_TCPOPT
 ESTABLISHED_OR_RELATED = (2 | 4).to_bytes(4, byteorder)  # NF_CT_STATE_BIT of <linux/netfilter/nf_conntrack_common.h>
 CT_STATE = 0  # NFT_CT_STATE
 
 _LENGTHS = {4: 4, 6: 16}
 _KEY_TYPES = {4: 7, 6: 8}  # TYPE_IPADDR and TYPE_IP6ADDR of nft(8)
 _OFFSETS = {(4, "source"): 12, (4, "destination"): 16, (6, "source"): 8, (6, "destination"): 24}
+_MSS_OPTION = {"type": 2, "offset": 2, "len": 2, "op": TCP_OPTION}  # RFC 9293 §3.2
 
 Expressions = list[Any]
 AddressRange = tuple[Address, Address]
@@ -141,6 +145,27 @@ def is_new() -> Expressions:
     ]
 
 
+def syn_with_mss_above(maximum: int) -> Expressions:
+    """``tcp flags & syn != 0 tcp option maxseg size > maximum``; one without the option is none."""
+    register = nft.Regs.NFT_REG_1
+    place = {"sreg": register, "dreg": register, "len": 1}
+    return [
+        *_meta(nft.Meta.NFT_META_L4PROTO, bytes([TCP]), nft.Cmp.NFT_CMP_EQ),
+        genex("payload", {"dreg": register, "base": TRANSPORT_HEADER, "offset": 13, "len": 1}),
+        genex("bitwise", {**place, "mask": _value(b"\2"), "xor": _value(b"\0")}),
+        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_NEQ, "data": _value(b"\0")}),
+        genex("exthdr", {"dreg": register, **_MSS_OPTION}),
+        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_GT, "data": _value(maximum.to_bytes(2, "big"))}),
+    ]
+
+
+def set_mss(mss: int) -> Expressions:
+    """``tcp option maxseg size set``; checksums follow, and the kernel never raises it."""
+    register = nft.Regs.NFT_REG_1
+    load = genex("immediate", {"dreg": register, "data": _value(mss.to_bytes(2, "big"))})
+    return [load, genex("exthdr", {"sreg": register, **_MSS_OPTION})]
+
+
 def counter() -> Expressions:
     """Count packets and octets that come so far."""
     return [genex("counter", {"bytes": 0, "packets": 0})]
@@ -168,19 +193,37 @@ class NfTables:
 
     def comment(self, table: str) -> str | None:
         """The comment of a table that is there; ``None`` without one of that name."""
+        return self.comments().get(table)
+
+    def comments(self) -> dict[str, str]:
+        """The comments of all tables, by name."""
+        found: dict[str, str] = {}
+        for each in self._listed(nft.nft_table_msg, nft.NFT_MSG_GETTABLE):
+            comment = each.get_attr("NFTA_TABLE_USERDATA")
+            words = "" if comment is None else str(comment["value"] if isinstance(comment, dict) else comment)
+            found[each.get_attr("NFTA_TABLE_NAME")] = words
+        return found
+
+    def counted(self, table: str) -> int:
+        """Packets that the counters of a table's rules have seen."""
+        return sum(
+            expression.get_attr("NFTA_EXPR_DATA").get_attr("NFTA_COUNTER_PACKETS")
+            for rule in self._listed(nft.nft_rule_msg, nft.NFT_MSG_GETRULE)
+            if rule.get_attr("NFTA_RULE_TABLE") == table
+            for expression in rule.get_attr("NFTA_RULE_EXPRESSIONS") or ()
+            if expression.get_attr("NFTA_EXPR_NAME") == "counter"
+        )
+
+    def _listed(self, message_class: Any, kind: int) -> list[Any]:
+        request = Request(message=_message(message_class), kind=SUBSYSTEM | kind)
         with self._open() as netlink:
-            request = Request(message=_message(nft.nft_table_msg), kind=SUBSYSTEM | nft.NFT_MSG_GETTABLE)
             try:
-                found = netlink.dump(request, nft.nft_table_msg)
+                found = netlink.dump(request, message_class)
             except NetlinkRefusal as error:
                 if error.number == errno.ENOENT:
-                    return None
+                    return []
                 raise
-        for each in found:
-            if each.get_attr("NFTA_TABLE_NAME") == table and each["nfgen_family"] == NFPROTO_INET:
-                comment = each.get_attr("NFTA_TABLE_USERDATA")
-                return "" if comment is None else str(comment["value"] if isinstance(comment, dict) else comment)
-        return None
+        return [each for each in found if each["nfgen_family"] == NFPROTO_INET]
 
     def replace(self, table: str, comment: str, sets: Iterable[AddressSet] = (), chains: Iterable[Chain] = ()) -> None:
         """Put a table in the place of the one there may be of that name, in one step."""

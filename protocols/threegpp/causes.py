@@ -58,7 +58,7 @@ NOTIFY_NAMES: dict[int, str] = {int(notify): notify.name for notify in PrivateNo
 """Names of the private types, for the notation of messages."""
 
 _WORDS: dict[int, str] = {
-    14: "no proposal chosen: gateway and UE have no IKE or ESP algorithms in common",
+    14: "no proposal chosen: gateway and UE have no IKE or ESP algorithms in common, or the gateway cannot carry ESP",
     AUTHENTICATION_FAILED: "authentication rejected by the network",
     36: "the gateway has no inner address for the UE (INTERNAL_ADDRESS_FAILURE)",
     38: "the gateway accepts none of the traffic selectors offered (TS_UNACCEPTABLE)",

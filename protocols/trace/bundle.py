@@ -18,7 +18,7 @@ from protocols.diameter.codec import redact
 from protocols.trace import jsonl
 from protocols.trace.clear import encode_clear
 from protocols.trace.drawing import render_svg
-from protocols.trace.explanation.cause import Finding
+from protocols.trace.explanation.cause import Finding, main_finding
 from protocols.trace.keys import WiresharkProfile
 from protocols.trace.ladder import build_ladder, render_text
 from protocols.trace.mermaid import render_mermaid
@@ -44,12 +44,14 @@ def bundle(
     findings: Sequence[Finding] = (),
     configurations: Mapping[str, JsonValue] | None = None,
     with_keys: bool = False,
+    absent: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """The files by name, from the records of one session (``selection.records_of``) of all nodes.
 
     ``kinds``: node name → ``ue``, ``epdg``, ``aaa`` or ``hss``; ``session``: as ``sessions.get`` of the gateway
     describes it; ``findings``: why it failed (``explanation``); ``configurations``: node name → what
-    ``node.configuration`` answers. ``with_keys``: the reader may have the keys that the records hold.
+    ``node.configuration`` answers. ``with_keys``: the reader may have the keys that the records hold. ``absent``: nodes
+    that could not be asked.
     """
     taken = [record if with_keys else _without_keys(record) for record in jsonl.in_order(records)]
     kept = [record for record in taken if with_keys or record.kind is not Kind.KEYS]
@@ -77,15 +79,16 @@ def bundle(
     }
     if has_keys:
         files[CLEAR] = encode_clear(kept, steps.comment)
-    notices = [text_of(record, "text") for record in kept if text_of(record, "name") == "records-dropped"]
+    notices = [f"{node} could not be asked: what it recorded is not here." for node in absent]
+    notices += [text_of(record, "text") for record in kept if text_of(record, "name") == "records-dropped"]
     nodes = sorted({record.node for record in kept})
     text = readme(files, result, nodes=nodes, has_keys=has_keys, left_out=profile.omitted, notices=notices)
     return {"README.txt": text.encode("utf-8", "replace"), **files}
 
 
 def result_of(session: Mapping[str, JsonValue], findings: Sequence[Finding]) -> dict[str, JsonValue]:
-    """The result sentence with its clause and advice: what was found last, else what the gateway says, else nothing."""
-    last = findings[-1] if findings else None
+    """The result sentence with its clause and advice: why it failed, else the last remark, what the gateway says."""
+    last = main_finding(findings) or (findings[-1] if findings else None)
     error = session.get("last_error")
     told = error.get("text") if isinstance(error, dict) else None
     return {

@@ -318,7 +318,7 @@ def render_text(ladder: Ladder, *, details: bool = False) -> str:
         if entry.destination is None:
             drawing[lanes[entry.source]] = "*"
         else:
-            _draw_arrow(drawing, lanes[entry.source], lanes[entry.destination], entry.retransmission)
+            draw_arrow(drawing, lanes[entry.source], lanes[entry.destination], entry.retransmission)
             if entry.retransmission:
                 label += "  (retransmission)"
             if ladder.is_unreported(entry):
@@ -330,7 +330,8 @@ def render_text(ladder: Ladder, *, details: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _draw_arrow(drawing: list[str], source: int, destination: int, dashed: bool) -> None:
+def draw_arrow(drawing: list[str], source: int, destination: int, dashed: bool) -> None:
+    """Draw from one lane to another into a line of characters."""
     left, right = sorted((source, destination))
     for place in range(left + 1, right):
         drawing[place] = " " if dashed and (place - left) % 3 == 0 else "-"

@@ -20,7 +20,82 @@ _IDENTIFYING = frozenset({"spi", "spi_i", "spi_r", "inbound_spi", "outbound_spi"
 _IKE_SPI, _ESP_SPI = 16, 8  # hexadecimal digits
 _NOTICE = "records-dropped"
 
+_IMSI_DIGITS = 15  # at most (TS 23.003 §2.2)
+
 Name = tuple[str, str]  # a node, and what it calls the session
+
+
+class Names:
+    """What one node calls its sessions, by the identifiers that stand in the records under each name.
+
+    An IMSI is the name of a subscriber: what is told under it may be of any session of that one, and is left out.
+    """
+
+    def __init__(self) -> None:
+        self._identifiers: dict[str, set[str]] = {}
+        self._names: dict[str, set[str]] = {}  # by identifier, of those that mean one session only
+
+    def add(self, name: str, body: Mapping[str, JsonValue]) -> None:
+        """Note the identifiers in a record's body."""
+        if _is_subscriber(name):
+            return
+        known = self._identifiers.setdefault(name, set())
+        for identifier in ({name} if not known else set()) | _identifiers([dict(body)]):
+            if identifier not in known:
+                known.add(identifier)
+                if _is_lasting(identifier):
+                    self._names.setdefault(identifier, set()).add(name)
+
+    def forget(self, name: str) -> None:
+        """There are no records under this name any more."""
+        for identifier in self._identifiers.pop(name, set()):
+            names = self._names.get(identifier, set())
+            names.discard(name)
+            if not names:
+                self._names.pop(identifier, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._identifiers.clear()
+        self._names.clear()
+
+    def identifiers(self, name: str) -> frozenset[str]:
+        """All that are known of a name, itself included."""
+        return frozenset(self._identifiers.get(name, ()))
+
+    def having(self, identifiers: Iterable[str]) -> set[str]:
+        """The names with one of these identifiers."""
+        return set().union(*(self._names.get(identifier, set()) for identifier in identifiers))
+
+
+def names_of(nodes: Mapping[str, Names], identifiers: Iterable[str]) -> tuple[set[Name], set[str]]:
+    """All names of the session that has one of these identifiers, at every node, and all its identifiers."""
+    known = set(identifiers)
+    wanted, names = set(known), set[Name]()
+    while wanted:
+        found = {(node, name) for node, held in nodes.items() for name in held.having(wanted)} - names
+        names |= found
+        wanted = {identifier for node, name in found for identifier in nodes[node].identifiers(name)} - known
+        known |= wanted
+    return names, known
+
+
+def life_of(session: Mapping[str, JsonValue], walls: Iterable[float]) -> tuple[float, float]:
+    """From when to when an IMSI, as a name, means this session; ``walls``: when something was told under its names."""
+    created = session.get("created")
+    begin = float(created) if isinstance(created, int | float) else 0.0
+    if session.get("state") != "closed":
+        return begin - WINDOW, float("inf")
+    paths = session.get("paths")
+    left = [path.get("until") for path in paths if isinstance(path, dict)] if isinstance(paths, list) else []
+    known = [*walls, *(float(until) for until in left if isinstance(until, int | float))]
+    return begin - WINDOW, max(known, default=float("inf")) + WINDOW
+
+
+def identifiers_of(session: Mapping[str, JsonValue]) -> set[str]:
+    """The identifiers of a session as ``sessions.get`` of the gateway describes it."""
+    name = session.get("id")
+    return _identifiers([dict(session)]) | ({name} if isinstance(name, str) else set())
 
 
 def records_of(records: Sequence[TraceRecord], session: Mapping[str, JsonValue]) -> list[TraceRecord]:
@@ -29,18 +104,13 @@ def records_of(records: Sequence[TraceRecord], session: Mapping[str, JsonValue])
     Notices that a node no longer had everything come along.
     """
     imsi = session.get("imsi")
-    by_name: dict[Name, list[TraceRecord]] = {}
+    nodes: dict[str, Names] = {}
     for record in records:
-        if record.session is not None and record.session != imsi:
-            by_name.setdefault((record.node, record.session), []).append(record)
-    held = {name: _identifiers([record.body for record in own]) | {name[1]} for name, own in by_name.items()}
-    identifiers = _identifiers([dict(session), {"spi": session.get("id")}])
-    identifiers |= {value for value in (session.get("id"),) if isinstance(value, str)}
-    names: set[Name] = set()
-    while found := {name for name, own in held.items() if name not in names and _lasting(own) & _lasting(identifiers)}:
-        names |= found
-        identifiers = identifiers.union(*(held[name] for name in found))
-    since, until = _life(session, [record.wall for name in names for record in by_name[name]])
+        if record.session is not None:
+            nodes.setdefault(record.node, Names()).add(record.session, record.body)
+    names, identifiers = names_of(nodes, identifiers_of(session))
+    walls = [record.wall for record in records if (record.node, record.session or "") in names]
+    since, until = life_of(session, walls)
     taken = _Datagrams(records, identifiers)
     return [
         record
@@ -51,9 +121,13 @@ def records_of(records: Sequence[TraceRecord], session: Mapping[str, JsonValue])
     ]
 
 
-def _lasting(identifiers: set[str]) -> set[str]:
-    """Those that mean one session only: an ESP SPI has 32 bits, and each receiver chooses its own."""
-    return {identifier for identifier in identifiers if len(identifier) != _ESP_SPI}
+def _is_lasting(identifier: str) -> bool:
+    """Whether it means one session only: an ESP SPI has 32 bits, and each receiver chooses its own."""
+    return len(identifier) != _ESP_SPI or not _is_spi(identifier)
+
+
+def _is_subscriber(name: str) -> bool:
+    return name.isdecimal() and len(name) <= _IMSI_DIGITS
 
 
 def _identifiers(values: Iterable[JsonValue]) -> set[str]:
@@ -79,13 +153,6 @@ def _texts(value: JsonValue, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item, key)
-
-
-def _life(session: Mapping[str, JsonValue], walls: Sequence[float]) -> tuple[float, float]:
-    created = session.get("created")
-    begin = float(created) if isinstance(created, int | float) else min(walls, default=0.0)
-    end = max(walls, default=begin) if session.get("state") == "closed" else float("inf")
-    return begin - WINDOW, end + WINDOW
 
 
 class _Datagrams:

@@ -234,8 +234,6 @@ class TestWhatTheKernelCannot:
         [
             (TunnelPolicy(dscp=46), "data_plane.dscp: 46"),
             (TunnelPolicy(outer_mtu=1399), "data_plane.outer_mtu: 1399"),
-            (TunnelPolicy(mss="auto"), "data_plane.clamp_mss: auto"),
-            (TunnelPolicy(mss=1200), "data_plane.clamp_mss: 1200"),
         ],
     )
     def test_a_policy_is_refused_by_its_key(self, policy: TunnelPolicy, key: str) -> None:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from dashboards.ladder import Identifiers, Source, Trace, select
+from dashboards.ring import Source, Trace, select
 from lab.network.access import AccessNetwork
 from lab.virtual.world import VirtualWorld, run
 from protocols.errors import StackError
@@ -96,15 +96,15 @@ def selections(world: VirtualWorld) -> list[list[TraceRecord]]:
     """The records that the dashboard selects for each session, by the names that UE and gateway have for it."""
     sources = []
     for node in NODES:
-        trace = Trace(ring=len(records(world)))
+        trace = Trace(node, ring=len(records(world)))
         for record in records(world, node):
             trace.append(record)
         sources.append(Source(node, node, trace))
     names = dict.fromkeys(record.session for record in records(world, "epdg", "ue") if record.session)
     gateway = world.epdg_node.sessions
     views = {**gateway.ended, **{live.session.identifier: gateway.view(live) for live in gateway.live.values()}}
-    known = {name: Identifiers.of(name, views.get(name)) for name in names}
-    return [[record for _, record in select(sources, each)] for each in known.values()]
+    chosen = [select(sources, name, views.get(name)) for name in names]
+    return [[record for _, record in each.records(whole=True)] for each in chosen]
 
 
 def nothing_in_a_healthy_session(cause: str) -> None:

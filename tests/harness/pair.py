@@ -18,6 +18,7 @@ from protocols.ikev2.certificates import CertificateVerifier, Credential
 from protocols.ikev2.config import InitiatorConfig, ResponderConfig
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import (
+    Answer,
     AuthenticationKind,
     ConfigurationAnswer,
     ConfigurationReceived,
@@ -32,7 +33,6 @@ from protocols.ikev2.events import (
     IkeSaRekeyed,
     MessageReceived,
     MessageSent,
-    RedirectReply,
     Refusal,
 )
 from protocols.ikev2.payloads import ConfigurationAttribute, IdiPayload, IdrPayload, NotifyPayload
@@ -217,7 +217,7 @@ class Pair:
                     self._narrate(node, event)
                     node.events.append(event)
                     reply = node.answers(event)
-                    if isinstance(reply, (EapReply, ConfigurationReply, ConfigurationAnswer, RedirectReply, Refusal)):
+                    if isinstance(reply, Answer):
                         node.endpoint.answer(sa, reply, self.now)
                 while (datagram := node.endpoint.poll_transmit()) is not None:
                     busy = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections import Counter
@@ -27,6 +28,7 @@ from protocols.esp.sa import ChildSaSpec, DropReason, UsageLimits
 from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.ikev2.suites import EspSuite
 from protocols.io.esp_tap import EspTap
+from protocols.io.link import UdpLink
 from protocols.io.netlink_requests import NetlinkRefusal
 from protocols.io.nftables import NfTables
 from protocols.ip import IPIP, NO_NEXT_HEADER
@@ -38,6 +40,7 @@ from tests.peers.namespaces import ping
 from tests.peers.xfrm_carriers import (
     GATEWAY_INNER,
     GATEWAY_OUTER,
+    LIMIT,
     MTU,
     PORT,
     SERVER,
@@ -410,6 +413,31 @@ class TestLongPackets:
         assert mine.recv(2000) == bytes(1440)
 
 
+def test_a_link_has_room_for_a_burst() -> None:
+    """More than an unprivileged socket gets by Linux's defaults (net.core.rmem_max 212992, which counts twice)."""
+    burst, payload = 600, bytes(1400)
+
+    async def run() -> int:
+        came = asyncio.Event()
+        octets: list[bytes] = []
+
+        def receive(datagram: bytes, path: Path) -> None:
+            octets.append(datagram)
+            if len(octets) == burst:
+                came.set()
+
+        link = UdpLink(Endpoint.of("127.0.0.1", 0), receive)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, suppress(TimeoutError):
+            for _ in range(burst):
+                sender.sendto(payload, ("127.0.0.1", link.local.port))
+            await asyncio.wait_for(came.wait(), LIMIT)
+        link.close()
+        return len(octets)
+
+    with Namespace("burst") as namespace:
+        assert namespace.call(lambda: asyncio.run(run())) == burst
+
+
 @pytest.fixture(scope="module")
 def shared_narrow() -> Iterator[Stage]:
     with carriers(TunnelPolicy(outer_mtu=OUTER_MTU)) as made:
@@ -423,14 +451,21 @@ def narrow(shared_narrow: Stage) -> Iterator[Stage]:
         end.call(end.plane.end)
 
 
-def test_an_outer_mtu_needs_xfrm_interfaces() -> None:
-    policy = TunnelPolicy(outer_mtu=OUTER_MTU)
+@pytest.mark.parametrize(
+    ("policy", "key"),
+    [
+        (TunnelPolicy(outer_mtu=OUTER_MTU), "outer_mtu: 1450"),
+        (TunnelPolicy(mss="auto"), "clamp_mss: auto"),
+        (TunnelPolicy(mss=1200), "clamp_mss: 1200"),
+    ],
+)
+def test_what_needs_xfrm_interfaces(policy: TunnelPolicy, key: str) -> None:
     with Namespace("alone") as namespace:
         reason = namespace.call(lambda: why_not(policy))
         if namespace.call(has_xfrm_interfaces):
             assert reason is None
             return
-        assert reason == "data_plane.outer_mtu: 1450: the kernel has no XFRM interfaces (module xfrm_interface)"
+        assert reason == f"data_plane.{key}: the kernel has no XFRM interfaces (module xfrm_interface)"
         with pytest.raises(BackendError, match="no XFRM interfaces"):
             namespace.call(KernelCarrier(policy=policy).start)
 

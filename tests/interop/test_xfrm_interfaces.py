@@ -18,6 +18,10 @@ from epdg.pdn.egress import Egress
 from lab.namespaces import Namespace
 from protocols.dataplane.xfrm.carrier import KernelCarrier
 from protocols.dataplane.xfrm.socket import XfrmSocket
+from protocols.esp.mss import mss_for
+from protocols.esp.packet import inner_mtu
+from protocols.esp.tunnel import TunnelPolicy
+from protocols.io.nftables import NfTables
 from protocols.path import Path
 from tests.dataplane.pairs import mirrored
 from tests.interop.test_xfrm_carrier import device_names, shared, stage
@@ -46,6 +50,7 @@ __all__ = ["shared", "stage"]
 pytestmark = [pytest.mark.peer, pytest.mark.guest("debian")]
 
 MOVES = 4
+OUTER_MTU = 1420
 BATCH = 16
 SINK_PORT, DEVICE_PORT = 5001, 5002
 POOL = {"pool": "10.45.0.0/16", "pool6": "2001:db8:45::/48"}
@@ -131,6 +136,38 @@ class TestInterfaces:
             for end, (_, plane), device in zip((stage.ue, stage.gateway), planes, devices, strict=True):
                 end.call(plane.end)
                 end.call(device.close)
+
+    @pytest.mark.parametrize("version", [4, 6])
+    def test_syns_say_what_the_path_carries(self, version: int) -> None:
+        """``data_plane.clamp_mss`` (RFC 9293 §3.7.1): the UE's SYN at the UE, the answer to it at the gateway."""
+        with carriers(TunnelPolicy(mss=1200)) as made:
+            made.install(spec_of())
+            for namespace in (made.ue.namespace, made.network):
+                namespace.set_sysctl("net/ipv4/tcp_timestamps", 0)  # 12 octets of the MSS that the kernel shows
+            address = (SERVER[version], SINK_PORT)
+            listening = made.network.call(lambda: socket.create_server(address, family=FAMILIES[version]))
+            with listening, made.ue.namespace.call(lambda: socket.create_connection(address, LIMIT)) as mine:
+                there, _ = listening.accept()
+                with there:
+                    agreed = [each.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) for each in (mine, there)]
+            assert agreed == [1200, 1200]
+            for end in (made.ue, made.gateway):
+                assert end.call(lambda end=end: end.carrier.counted) == {"mss_clamped": 1}  # type: ignore[misc]
+                assert len(end.namespace.call(NfTables().comments)) == 1
+                end.close()
+                assert end.namespace.call(NfTables().comments) == {}
+
+    def test_auto_follows_outer_mtu(self) -> None:
+        with carriers(TunnelPolicy(mss="auto", outer_mtu=OUTER_MTU)) as made:
+            made.install(spec_of())
+            made.network.set_sysctl("net/ipv4/tcp_timestamps", 0)
+            made.ue.namespace.set_sysctl("net/ipv4/tcp_timestamps", 0)
+            address = (SERVER[4], SINK_PORT)
+            listening = made.network.call(lambda: socket.create_server(address))
+            fits = inner_mtu(spec_of().suite, OUTER_MTU, outer_version=4, encapsulation=True)
+            with listening, made.ue.namespace.call(lambda: socket.create_connection(address, LIMIT)) as mine:
+                assert mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) == mss_for(fits, 4) < mss_for(MTU, 4)
+            assert made.gateway.call(lambda: made.gateway.carrier.counted) == {"mss_clamped": 1}
 
     def test_moves_under_load_keep_number_and_sequence(self, stage: Stage) -> None:
         """XFRM_MSG_MIGRATE with XFRMA_IF_ID: no packet passes another device, none repeats a sequence number."""
@@ -261,23 +298,26 @@ class TestLeftovers:
             with os.fdopen(ready, "rb") as pipe:
                 assert pipe.read(1) == b"!"
             assert device_names(namespace) == {"lo", "pdn0"}
+            assert set(namespace.call(NfTables().comments)) == {"esp-mss-pdn0"}
             os.kill(child, signal.SIGKILL)
             assert os.waitpid(child, 0)[1] == signal.SIGKILL
             assert device_names(namespace) == {"lo", "pdn0"}
             assert len(namespace.call(numbers)) == 1
+            assert set(namespace.call(NfTables().comments)) == {"esp-mss-pdn0"}
             end = End(namespace)
             assert device_names(namespace) == {"lo"}
             assert namespace.call(numbers) == set()
+            assert namespace.call(NfTables().comments) == {}
             end.device("pdn0", ["10.45.0.2/32"])
             end.close()
             assert device_names(namespace) == {"lo"}
 
 
 def carry(namespace: Namespace, told: int) -> None:
-    """In a child process: a device and an SA, word of it, and never an end."""
+    """In a child process: a device, SYNs clamped and an SA, word of it, and never an end."""
 
     async def run() -> None:
-        carrier = KernelCarrier()
+        carrier = KernelCarrier(policy=TunnelPolicy(mss=1200))
         plane = carrier.plane(
             deliver=lambda packet, spi: None,
             transmit=lambda octets, path, encapsulation, traffic_class: None,

@@ -92,11 +92,13 @@ def settled(plane: XfrmDataPlane) -> None:
     assert not plane.lingering
 
 
-def assert_taken_in(counted: int, came: int, sent: int, whole: bool) -> None:
-    """What was sent came and was counted; not ``whole``: save what another processor had in hand during moves."""
-    assert 0.9 * sent < counted <= came <= sent
-    if whole:
-        assert counted == sent
+def assert_taken_in(counted: int, came: int, sent: int, beside: int) -> None:
+    """What was sent came and was counted, save at most what another processor sent ``beside`` moves.
+
+    MIGRATE copies an SA's counters, sets up the copy's ciphers and puts it in the SA's place: what is taken in between
+    by the old one is counted there alone, or dropped with it. It was sent while the call lasted.
+    """
+    assert sent - beside <= counted <= came <= sent
 
 
 @pytest.fixture
@@ -260,10 +262,13 @@ class TestMoves:
         """Sequence numbers, counters and windows go on; what left arrived, and no number came twice."""
         spec = stage.install(ue_spec(suite))
         moves = (ELSEWHERE, PATHS[4]) * 2
+        beside: Counter[str] = Counter()
         for sender in ("ue", "gateway"):
             with stage.flood(sender) as flood:
                 for path in moves:
-                    stage.move(path, True)
+                    with flood.beside() as passed:
+                        stage.move(path, True)
+                    beside[sender] += passed()
                     flood.wait()
             assert flood.counted["refused"] == 0 or not ALONE
         seen = stage.seen()
@@ -277,7 +282,9 @@ class TestMoves:
         gateway = stage.gateway_plane.counters(spec.outbound_spi)
         assert (gateway.replayed, gateway.bad_icv, ue.replayed, ue.bad_icv) == (0, 0, 0, 0)
         # Whatever left came in: the gateway stays where it is, and MIGRATE leaves no gap.
-        assert_taken_in(gateway.inbound_packets, stage.arrived("gateway"), ue.outbound_packets, ALONE)
+        assert_taken_in(
+            gateway.inbound_packets, stage.arrived("gateway"), ue.outbound_packets, 0 if ALONE else beside["ue"]
+        )
         assert gateway.outbound_packets >= ue.inbound_packets == stage.arrived("ue") > 0
 
     @pytest.mark.parametrize("suite", ["aes128gcm16", "aes128-sha256-esn"])
@@ -316,6 +323,7 @@ class TestMoves:
         spec = stage.install(replace(ue_spec(suite, replay_window=4096), encapsulation=encapsulation))
         sent: Counter[str] = Counter()
         came: Counter[str] = Counter()
+        beside: Counter[str] = Counter()
         for path in (ELSEWHERE, PATHS[4], ELSEWHERE, PATHS[4]):
             for sender, receiver in (("gateway", "ue"), ("ue", "gateway")):
                 with stage.flood(sender) as flood:
@@ -324,18 +332,21 @@ class TestMoves:
                         "gateway": (stage.ue_plane, spec.inbound_spi, path),
                         "ue": (stage.gateway_plane, spec.outbound_spi, path.reversed()),
                     }[sender]
-                    plane.update_path(spi, ours, encapsulation)
+                    with flood.beside() as passed:
+                        plane.update_path(spi, ours, encapsulation)
+                    beside[sender] += passed()
                     flood.wait()
                 sent += flood.counted
                 sent[sender] += flood.counted["sent"]
                 came[receiver] += stage.arrived(receiver)  # at once: the socket has no room for all of them
         assert sent["refused"] == 0
         assert repeated(stage.seen()) == set()
+        uncounted = 0 if ALONE or not encapsulation else beside["ue"]  # without UDP the SA is left as it is
         for _ in range(2):  # with those that linger, and without
             ue, gateway = stage.ue_plane.counters(spec.inbound_spi), stage.gateway_plane.counters(spec.outbound_spi)
             assert (ue.outbound_packets, gateway.outbound_packets) == (sent["ue"], sent["gateway"])
-            assert_taken_in(gateway.inbound_packets, came["gateway"], sent["ue"], ALONE or not encapsulation)
-            assert_taken_in(ue.inbound_packets, came["ue"], sent["gateway"], True)
+            assert_taken_in(gateway.inbound_packets, came["gateway"], sent["ue"], uncounted)
+            assert_taken_in(ue.inbound_packets, came["ue"], sent["gateway"], 0)
             assert (ue.replayed, ue.bad_icv, gateway.replayed, gateway.bad_icv) == (0, 0, 0, 0)
             settled(stage.ue_plane)
             settled(stage.gateway_plane)

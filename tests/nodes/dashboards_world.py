@@ -18,11 +18,12 @@ import uvicorn
 
 from dashboards.__main__ import build_server, listen
 from dashboards.config import DashboardsConfig
-from epdg.control.session_selection import EndedSubject, page
+from epdg.control.session_selection import EndedSubject, page, several
 from protocols.io.configuration import parse
 from protocols.io.control import ControlError, ControlServer
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import Kind
+from tests.nodes.dashboards_gateway import GatewayActions
 
 TOKEN = "correct-horse-battery-staple"
 GATEWAY = "127.0.1.1:14500"
@@ -47,6 +48,7 @@ class World:
         }
         self.sessions: dict[str, dict[str, Any]] = {}
         self.detached: list[str] = []
+        self.actions = GatewayActions(self._get)
         self.started = dict.fromkeys(self.recorders, self.now)
         self.told: dict[str, dict[str, Any]] = {name: {} for name in self.recorders}
         self._servers: dict[str, ControlServer] = {}
@@ -64,8 +66,10 @@ class World:
             handlers |= {
                 "sessions.list": self._list,
                 "sessions.get": self._get,
+                "sessions.several": self._several,
                 "sessions.detach": self._detach,
                 "peers.list": self._peers,
+                **self.actions.methods(),
             }
         server = ControlServer(self.socket(name), handlers, self.recorders[name])
         await server.start()
@@ -115,6 +119,9 @@ class World:
         except KeyError:
             raise ControlError("not-found", f"no session {params['id']}") from None
 
+    async def _several(self, params: dict[str, Any]) -> dict[str, Any]:
+        return several(self.sessions.get, params)
+
     async def _detach(self, params: dict[str, Any]) -> dict[str, Any]:
         session = await self._get(params)
         self.detached.append(session["id"])
@@ -144,7 +151,7 @@ class World:
             "interface": "SWu" if swu else "SWm",
             "name": name,
             "summary": f"{name} [ {content} ]" if swu else f"{name} {{ {content} }}",
-            "detail": (detail or {}) | ({"session_id": session["diameter_session_id"]} if not swu else {}),
+            "detail": (detail or {}) | ({"Session-Id": session["diameter_session_id"]} if not swu else {}),
             "retransmission": retransmission,
         }
         if swu:

@@ -228,6 +228,10 @@ def test_two_gateways_are_paged_one_after_the_other_and_one_may_be_away(tmp_path
             page = client.get(f"{API}/sessions", params={"limit": 3, "cursor": page["next"]}).json()
             assert [session["id"] for session in page["sessions"]] == ["s000009"]
             assert page["next"] is None
+            for order in ({}, {"sort": "imsi"}):
+                only = client.get(f"{API}/sessions", params={"gateway": "other", **order}).json()
+                assert [session["id"] for session in only["sessions"]] == ["s000009"]
+                assert (only["total"], only["next"]) == (1, None)
             assert client.get(f"{API}/sessions/s000009").json()["imsi"] == "001010000000009"
 
 
@@ -246,6 +250,7 @@ def test_two_gateways_are_paged_one_after_the_other_and_one_may_be_away(tmp_path
         ("GET", f"{API}/sessions?state=sleeping", 422),
         ("GET", f"{API}/sessions?imsi=abc", 422),
         ("GET", f"{API}/sessions?sort=age", 422),
+        ("GET", f"{API}/sessions?gateway=nobody", 422),
         ("GET", f"{API}/sessions?since=NaN", 422),
         ("GET", f"{API}/sessions?until=-1", 422),
         ("GET", f"{API}/events?events=keys", 422),

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from dashboards.__main__ import application, listen, sign_in_link
 from dashboards.app import create_app
 from dashboards.config import DashboardsConfig
-from dashboards.ladder import Identifiers, Source, Trace, build
+from dashboards.ladder import build
 from dashboards.redaction import REDACTED, redacted
+from dashboards.ring import Source, Trace, select
 from dashboards.security import COOKIE_LIFETIME, Principal, Security
 from dashboards.stream import BATCH, EventHub, EventStream
 from dashboards.tokens import Role
@@ -233,21 +234,21 @@ def record(
 
 
 def test_trace_forgets_the_oldest_and_what_only_it_told() -> None:
-    trace = Trace(ring=3)
+    trace = Trace("epdg", ring=3)
     trace.append(record(1, "one", detail={"spi_i": SPI_I}))
     trace.append(record(2, None, detail={"spi_i": SPI_R}))  # of no session: not kept
     trace.append(record(3, "two"))
     trace.append(record(4, "two"))
-    assert trace.names([SPI_I]) == {"one"}
-    assert trace.names([SPI_R]) == set()
+    assert trace.names.having([SPI_I]) == {"one"}
+    assert trace.names.having([SPI_R]) == set()
     trace.append(record(5, "two"))
-    assert trace.names([SPI_I]) == set()
-    assert trace.records("one") == ()
+    assert trace.names.having([SPI_I]) == set()
+    assert list(trace.records("one")) == []
     assert [each.sequence for each in trace.records("two")] == [3, 4, 5]
 
 
 def test_imsi_identifies_a_session_only_while_it_lives() -> None:
-    trace = Trace(ring=100)
+    trace = Trace("ue", ring=100)
     imsi = "001010000000001"
     for second in (10, 99, 100, 150, 200, 300):
         trace.append(record(second, imsi, Kind.EVENT, name="attached", text=f"at {second}"))
@@ -258,38 +259,35 @@ def test_imsi_identifies_a_session_only_while_it_lives() -> None:
         "paths": [{"until": 200.0}],
         "ike": {"spi_i": SPI_I, "spi_r": "0" * 16},
     }
-    identifiers = Identifiers.of("s1", session)
-    assert identifiers.unique == {"s1", SPI_I}
-    entries, names, _ = build([Source("ue", "ue", trace)], identifiers, now=1000.0)
+    entries, names, _ = build(select([Source("ue", "ue", trace)], "s1", session), now=1000.0)
     assert [entry.text for entry in entries] == ["at 99", "at 100", "at 150", "at 200"]
     assert names == [("ue", imsi)]
 
 
 def test_eap_goes_from_end_to_end_and_is_never_called_lost() -> None:
     packet = {"protocol": "eap", "name": "EAP-Success", "summary": "EAP-Success", "detail": {"identifier": 1}}
-    ue, gateway, aaa = Trace(ring=10), Trace(ring=10), Trace(ring=10)
+    ue, gateway, aaa = (Trace(node, ring=10) for node in ("ue", "epdg", "aaa"))
     gateway.append(record(1, "s1", Kind.EVENT, node="epdg", name="attach-requested"))
     ue.append(record(1, "s1", Kind.EVENT, node="ue", name="attaching"))
     aaa.append(record(2, "s1", node="aaa", direction="in", interface="SWm", **packet))
     aaa.append(record(3, "s1", node="aaa", direction="out", interface="SWm", **packet))
     sources = [Source("ue", "ue", ue), Source("epdg", "epdg", gateway), Source("aaa", "aaa", aaa)]
-    *_, came, went = build(sources, Identifiers.of("s1", None), now=1000.0)[0]
+    *_, came, went = build(select(sources, "s1", None), now=1000.0)[0]
     assert (came.source, came.target, came.arrived) == ("UE", "AAA", True)
     assert (went.source, went.target, went.arrived) == ("AAA", "UE", None)
     ue.append(record(3, "s1", node="ue", direction="in", interface="SWu", **packet))
-    went = build(sources, Identifiers.of("s1", None), now=1000.0)[0][-1]
+    went = build(select(sources, "s1", None), now=1000.0)[0][-1]
     assert (went.arrived, went.seen_by) == (True, ["aaa", "ue"])
 
 
 def test_event_of_two_nodes_stands_where_the_gateway_told_it() -> None:
-    ue, gateway = Trace(ring=10), Trace(ring=10)
+    ue, gateway = Trace("ue", ring=10), Trace("epdg", ring=10)
     ue.append(record(1, "s1", Kind.EVENT, node="ue", name="moved", text="I moved."))
     gateway.append(record(2, "s1", node="epdg", direction="in", interface="SWu", name="INFORMATIONAL response 0"))
     gateway.append(record(3, "s1", Kind.EVENT, node="epdg", name="moved", text="The UE moved."))
     ue.append(record(4, "s1", Kind.EVENT, node="ue", name="detached", text="I left."))
-    entries, _, _ = build(
-        [Source("ue", "ue", ue), Source("epdg", "epdg", gateway)], Identifiers.of("s1", None), now=1000.0
-    )
+    sources = [Source("ue", "ue", ue), Source("epdg", "epdg", gateway)]
+    entries, _, _ = build(select(sources, "s1", None), now=1000.0)
     assert [(entry.text, entry.seen_by) for entry in entries] == [
         ("INFORMATIONAL response 0", ["epdg"]),
         ("The UE moved.", ["epdg", "ue"]),
@@ -298,9 +296,9 @@ def test_event_of_two_nodes_stands_where_the_gateway_told_it() -> None:
 
 
 def test_message_without_an_interface_stays_at_its_node() -> None:
-    trace = Trace(ring=10)
+    trace = Trace("aaa", ring=10)
     trace.append(record(1, "s1", node="aaa", direction="out", protocol="other", name="Hello"))
-    ((entry,), _, _) = build([Source("aaa", "aaa", trace)], Identifiers.of("s1", None), now=1000.0)
+    ((entry,), _, _) = build(select([Source("aaa", "aaa", trace)], "s1", None), now=1000.0)
     assert (entry.source, entry.target, entry.arrived) == ("AAA", None, None)
 
 

@@ -23,6 +23,7 @@ from epdg.pki import make_pki
 from lab.namespaces import Namespace
 from protocols.dataplane.xfrm.probe import probe
 from protocols.io.nftables import NfTables
+from protocols.io.sockets import BUFFER_OCTETS
 from tests.harness.certificates import Authority
 from tests.peers.namespaces import require_namespaces
 from tests.peers.processes import require_program
@@ -32,7 +33,7 @@ REALM = "epc.mnc001.mcc001.3gppnetwork.org"
 ADDRESS = "192.0.2.1"
 NOBODY = 65534
 COMMAND_TIMEOUT = 30.0
-CHECKS = {"data-plane", "ports", "tun", "raw-sockets", "nftables", "forwarding", "clock"}
+CHECKS = {"data-plane", "ports", "buffers", "tun", "raw-sockets", "nftables", "forwarding", "clock"}
 CONFIGURED = {"egress", "diameter", "certificate", "control"}
 
 Findings = list[dict[str, str]]
@@ -251,6 +252,17 @@ def test_without_root_and_without_a_configuration() -> None:
     absent = {each["check"] for each in answer["findings"] if each["status"] == "absent"}
     assert {"tun", "raw-sockets", "nftables"} <= absent
     assert all(each["remedy"] for each in answer["findings"] if each["status"] == "absent")
+
+
+@pytest.mark.parametrize("key", ["rmem_max", "wmem_max"])
+def test_buffers_are_as_large_as_the_machine_lets_them_be(key: str) -> None:
+    """Without CAP_NET_ADMIN this machine's limit holds."""
+    most = int(Path("/proc/sys/net/core", key).read_text())
+    found = [each for each in json.loads(unprivileged("--json").stdout)["findings"] if each["check"] == "buffers"]
+    short = [each for each in found if each["status"] == "absent" and f"net.core.{key}=" in each["remedy"]]
+    assert [f"sockets get {most} of {BUFFER_OCTETS} octets" in each["why"] for each in short] == [True] * (
+        most < BUFFER_OCTETS
+    )
 
 
 def test_without_root_in_plain_words() -> None:

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from aaa.subscribers.laboratory import laboratory_subscriber
+from dashboards.schemas import BitRates, SessionView
 from protocols.io.control import ControlClient
 from tests.nodes.dashboards_world import site
 from tests.nodes.scripted_aaa_world import EPDG_HOST, World
@@ -123,9 +124,9 @@ def test_a_changed_subscription_reaches_the_session(home: Home) -> None:
         home.hss.provision(replace(USER, apns=apns))
         assert (await world.event("authorisation-renewed", "epdg"))["changes"] == "ambr, session_timeout"
         (live,) = world.gateway.sessions.live.values()
-        authorisation = world.gateway.sessions.view(live)["authorisation"]
-        assert isinstance(authorisation, dict)
-        assert authorisation["ambr"] == {"uplink_bits": 7000, "downlink_bits": 8000}
+        shown = SessionView.model_validate(world.gateway.sessions.view(live))  # as the dashboard shows it
+        assert shown.authorisation is not None
+        assert shown.authorisation.ambr == BitRates(uplink_bits=7000, downlink_bits=8000)
         assert world.ue.pdn().device.state.value == "established"
 
     tell(home, story)

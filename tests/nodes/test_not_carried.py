@@ -1,4 +1,4 @@
-"""A child SA that the data plane refuses: its session ends in one sentence, that of another PDN connection goes on.
+"""A child SA that the data plane refuses: the UE hears so in the answer, and what was up goes on.
 
 The node's random source gives it an SPI that its data plane has already, as another program's SA in the kernel has.
 """
@@ -72,11 +72,12 @@ def test_the_session_ends_and_others_go_on(tmp_path: Path, caplog: pytest.LogCap
             world.aaa.profile = {"apn_configuration": replace(PROFILE, service_selection="ims")}
             entropy.spi = TAKEN.inbound_spi
             world.gateway.recorder.subscribe(entropy.heard)
-            await world.ue.attach_others()
+            with pytest.raises(ControlError, match="^no proposal chosen: .*, or the gateway cannot carry ESP"):
+                await ControlClient(world.ue.configuration.control).call("ue.attach", pdn="voice")
             assert await world.event("esp-not-carried", "epdg") == {"why": REFUSAL}
-            assert (await world.event("attach-ended", "epdg"))["why"] == f"ESP cannot be carried: {REFUSAL}"
+            assert told_of(world.ue.recorder) == ["attached", "refused"]
+            assert (await world.event("attach-ended", "epdg"))["why"] == "the peer deleted the IKE SA"
             assert told_of(world.gateway.recorder) == ["attached", "esp-not-carried"]
-            assert (await world.event("detached", "ue"))["why"] == "the peer deleted the IKE SA"
             (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
             assert told == f"ESP of {world.last['imsi']} cannot be carried: {REFUSAL}."
             assert (world.last["apn"], world.last["state"], world.last["child_sas"]) == ("ims", "closed", [])
@@ -120,6 +121,32 @@ def test_a_connection_of_the_ue_ends_and_another_goes_on(tmp_path: Path, caplog:
             assert told == [f"ESP cannot be carried: {REFUSAL}"]
             assert [live.session.apn for live in world.gateway.sessions.live.values()] == ["internet"]
             assert world.at_ue["state"] == "established"
+            assert await pings(world) == 2
+
+    asyncio.run(body())
+
+
+def test_a_rekey_that_is_not_carried_leaves_the_child_sa(tmp_path: Path) -> None:
+    async def body() -> None:
+        entropy = Repeating()
+        core = {"kind": "in-process", "hosts": [CORE]}
+        world = World(tmp_path, gateway={"apns": APNS, "data_plane": core}, platform=Platform(entropy=entropy))
+        async with world:
+            await world.ue.attach()
+            (live,) = world.gateway.sessions.live.values()
+            before = list(live.sa.children)
+            ((spi, _),) = world.ue.pdn("internet").device.connection.children.items()
+            world.gateway.child_sas.data_plane.install(TAKEN)
+            world.gateway.recorder.subscribe(entropy.heard)
+            entropy.spi = TAKEN.inbound_spi
+            await ControlClient(world.ue.configuration.control).call("ue.rekey-child", inbound_spi=spi.hex())
+            assert await world.event("esp-not-carried", "epdg") == {"why": REFUSAL}
+            for node in ("epdg", "ue"):
+                told = await world.event("rekey-refused", node)
+                assert (told["cause"], told["by_peer"]) == ("NO_PROPOSAL_CHOSEN", node == "ue")
+                assert told["what"] == f"the rekey of child SA {spi.hex()}"
+            assert list(live.sa.children) == before
+            assert (live.session.state.value, world.at_ue["state"]) == ("established", "established")
             assert await pings(world) == 2
 
     asyncio.run(body())

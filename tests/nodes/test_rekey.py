@@ -94,6 +94,7 @@ def test_a_session_survives_rekeys_and_reauthentication(world: World) -> None:
     ue.call("ue.attach")
     identity, at_the_gateway = session(ue)["id"], world.gateway_session()["id"]
     inner = session(ue)["inner_addresses"]
+    _lifetimes_are_shown(session(ue))
     flow = ue.call("ue.traffic.start", destination=CORE_HOST, rate=50)["id"]
     ike, child = world.ike(), world.child()
 
@@ -130,6 +131,22 @@ def test_a_session_survives_rekeys_and_reauthentication(world: World) -> None:
     status = call_sync(epdg.directory / "epdg.sock", "node.status")
     assert isinstance(status, dict)
     assert section(status, "addresses_in_use")["internet"] == 0
+
+
+def _lifetimes_are_shown(shown: dict[str, JsonValue]) -> None:
+    """Child SAs of 600 to 900 s, less the jitter of a rekey, and an IKE SA that is rekeyed after at most 7200 s."""
+    attached, children = shown["established"], shown["child_sas"]
+    assert isinstance(attached, float)
+    assert isinstance(children, list)
+    child, ike = section({"child": children[0]}, "child"), section(shown, "ike")
+    rekeyed, ended = (section(child, "lifetime")[key] for key in ("rekey_at", "expires_at"))
+    assert isinstance(rekeyed, float)
+    assert isinstance(ended, float)
+    assert 500 < rekeyed - attached < 602
+    assert abs(ended - attached - 900) < 2
+    soft = section(ike, "lifetime")["rekey_at"]
+    assert isinstance(soft, float)
+    assert 6000 < soft - attached < 7202
 
 
 @pytest.mark.parametrize("world", [{"soft_packets": 60, "hard_packets": 100_000}], indirect=True)

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from aaa.__main__ import application
 from aaa.subscribers import Subscriber
 from aaa.subscribers.laboratory import laboratory_subscriber
-from dashboards.ladder import Identifiers, Source, Trace, build
+from dashboards.ladder import build
+from dashboards.ring import Source, Trace, select
 from protocols.algorithms.vector import AMF_SEPARATION, generate_vector, xor
 from protocols.diameter.codec import DiameterMessage, Result
 from protocols.diameter.dictionary import (
@@ -159,12 +160,11 @@ def arrows_of_swx(
     """The subscriber's messages of SWx in the ladder: name, from, to, whether it arrived, who saw it."""
     sources = []
     for kind, node in nodes:
-        trace = Trace(ring=10_000)
+        trace = Trace(kind, ring=10_000)
         for record in records(node):
             trace.append(record)
         sources.append(Source(kind, kind, trace))
-    whose = Identifiers(frozenset(), str(subscriber.imsi), 0.0, float("inf"))
-    entries, _, _ = build(sources, whose, now=0.0)
+    entries, _, _ = build(select(sources, "none", {"imsi": str(subscriber.imsi)}), now=0.0)
     return [(e.name, e.source, e.target, e.arrived, e.seen_by) for e in entries if e.interface == "SWx"]
 
 

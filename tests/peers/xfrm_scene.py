@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +30,7 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
 PORT = 5000
 BATCH = 64  # far fewer than the thousand that a kernel queues for a device
+IN_HAND = 2  # sent and not counted as such yet, when it begins and when it ends
 UE_PORTS = (4500, UE_ELSEWHERE.port)
 PAYLOAD = b"a packet of a hundred octets, near enough".ljust(72, b".")
 INNER_LENGTH = 20 + 8 + len(PAYLOAD)
@@ -172,6 +173,14 @@ class Flood:
         for _ in range(2):  # the first may have begun before
             self._batch.clear()
             assert self._batch.wait(ANSWER_INTERVAL), "the flood has ended"
+
+    @contextmanager
+    def beside(self) -> Iterator[Callable[[], int]]:
+        """Around what is done meanwhile; afterwards, how many packets another processor can have sent beside it."""
+        before = self.counted["sent"]
+        after: list[int] = []
+        yield lambda: after[0] - before + IN_HAND
+        after.append(self.counted["sent"])
 
     def _run(self) -> None:
         there = (INNER[4][self._sender == "ue"], PORT)

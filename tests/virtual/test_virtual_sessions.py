@@ -42,6 +42,8 @@ def test_live_and_ended_sessions_are_found_alike() -> None:
             {"q": imsi[2:]},
             {"q": "@NAI.EPC"},
             {"q": "10.1.0.2"},
+            {"q": ".1.0"},
+            {"q": "0"},
             {"since": first["created"], "until": second["created"]},
         ):
             assert await states(world, **one) == ["established", "closed"], one
@@ -61,6 +63,14 @@ def test_live_and_ended_sessions_are_found_alike() -> None:
         assert isinstance(page, dict)
         assert (page["next"], page["total"]) == ("1", 2)
         assert await world.epdg.call("sessions.get", id=second["id"]) == second
+        several = await world.epdg.call("sessions.several", ids=[first["id"], "none", second["id"]])
+        assert several == {
+            "sessions": [await world.epdg.call("sessions.get", id=first["id"]), second],
+            "unknown": ["none"],
+        }
+        for wrong in ({}, {"ids": "none"}, {"ids": [1]}, {"ids": ["none"] * 1001}):
+            with pytest.raises(ControlError, match="ids are up to 1000 identifiers of sessions"):
+                await world.epdg.call("sessions.several", **wrong)
         for wrong in ({"sort": "age"}, {"q": 5}, {"since": "now"}, {"cursor": "9" * 10}, {"cursor": "x"}, {"limit": 0}):
             with pytest.raises(ControlError) as refused:
                 await world.epdg.call("sessions.list", **wrong)

@@ -10,18 +10,33 @@ export class Problem extends Error {
   }
 }
 
-async function request(method, path, body) {
-  let response;
+/** ``body`` goes as JSON, a file as it is under its own media type. */
+async function send(method, path, body, kind = "application/json") {
   try {
-    response = await fetch(`/api/v1${path}`, {
+    return await fetch(`/api/v1${path}`, {
       method,
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: body === undefined ? {} : { "Content-Type": kind },
+      body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
       cache: "no-store",
     });
   } catch {
     throw new Problem({ status: 0, detail: "The dashboard's server cannot be reached." });
   }
+}
+
+async function request(method, path, body, kind) {
+  return read(await send(method, path, body, kind));
+}
+
+/** A file and the name that the server gives it. */
+async function download(path) {
+  const response = await send("GET", path);
+  if (!response.ok) await read(response);
+  const name = /filename="?([^";]+)"?/.exec(response.headers.get("Content-Disposition") ?? "")?.[1];
+  return { content: await response.blob(), name };
+}
+
+async function read(response) {
   const text = await response.text();
   let value = {};
   try {
@@ -46,9 +61,13 @@ export const api = {
   sessions: (parameters) => request("GET", `/sessions${query(parameters)}`),
   session: (id) => request("GET", `/sessions/${encodeURIComponent(id)}`),
   ladder: (id) => request("GET", `/sessions/${encodeURIComponent(id)}/ladder`),
+  message: (id, record) => request("GET", `/sessions/${encodeURIComponent(id)}/messages/${encodeURIComponent(record)}`),
+  explanation: (id) => request("GET", `/sessions/${encodeURIComponent(id)}/explanation`),
+  evidence: (id, keys) => download(`/sessions/${encodeURIComponent(id)}/evidence${query({ keys: keys || undefined })}`),
+  act: (id, action, parameters) => request("POST", `/sessions/${encodeURIComponent(id)}/${action}`, parameters),
   runs: () => request("GET", "/runs"),
   run: (name) => request("GET", `/runs/${encodeURIComponent(name)}`),
-  detach: (id) => request("DELETE", `/sessions/${encodeURIComponent(id)}`),
+  detach: (id, cause) => request("DELETE", `/sessions/${encodeURIComponent(id)}${query({ cause })}`),
 };
 
 export { query, request };

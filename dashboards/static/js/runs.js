@@ -18,7 +18,7 @@ export function mountRuns(main, name) {
     main,
     h("section", { class: "page" }, tabs("lab", "#/runs"),
       h("div", { class: "page-head" }, h("div", {}, h("h1", {}, name ? `Run ${name}` : "Results"), summary),
-        name && h("div", { class: "tools" }, h("a", { class: "button ghost", href: "#/runs" }, icon("back"), "All results"))),
+        name && h("div", { class: "tools" }, h("a", { class: "button ghost", href: "#/runs" }, icon("back"), "All runs"))),
       body),
   );
   document.title = name ? `${name} · ePDG dashboard` : "Results · ePDG dashboard";
@@ -73,7 +73,7 @@ export function runParts(name, run) {
       move.uplink && move.downlink ? both(move, "outage_ms", ms) : "–", move.uplink && move.downlink ? both(move, "lost", String) : "–",
       kept(move.inner_address_unchanged), kept(move.spis_unchanged),
     ].map((text) => h("td", {}, String(text))))))));
-  parts.push(h("h2", {}, "Expectations"), h("div", { class: "card flush" }, table("checks", ["", "Of", "Expected", "Found"],
+  parts.push(h("h2", {}, "Expectations"), h("div", { class: "card flush" }, table("checks", ["Outcome", "Of", "Expected", "Found"],
     run.checks.map((check) => h("tr", {}, h("td", {}, outcome(check.passed, check.passed ? "held" : "failed")), ...[check.subject, check.expected, check.found].map((text) => h("td", {}, text)))))));
   for (const leak of run.leaks) parts.push(h("p", {}, `Left behind: ${leak}`));
   return parts;
@@ -86,5 +86,5 @@ function outcome(good, text) {
 }
 
 function table(id, titles, rows) {
-  return h("div", { class: "scroll" }, h("table", { class: "runs", id }, h("thead", {}, h("tr", {}, titles.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
+  return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Table of ${id}` }, h("table", { class: "runs", id }, h("thead", {}, h("tr", {}, titles.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
 }

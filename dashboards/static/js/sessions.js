@@ -1,159 +1,281 @@
-// The list of sessions: live, searched as one types.
+// The list of sessions: one page of it, live; the server searches, filters and sorts all of them.
 
 import { api } from "./api.js";
 import { h, icon, replace, setText } from "./dom.js";
-import { clock, duration, imsi, plural } from "./format.js";
+import { count, plural } from "./format.js";
+import { sessionRow } from "./session_row.js";
 import { state } from "./state.js";
 
-const LOADED = 200; // sessions kept on the page; beyond them the server searches
-const RANK = { attaching: 0, established: 1, closing: 2, closed: 3 };
-const FILTERS = [["", "All"], ["established", "Established"], ["attaching", "Attaching"], ["closed", "Closed"]];
+const PAGE = 50;
+const SHARE = 10; // of the time, at most one tenth is spent on asking anew what only might have changed
+const LEAST_PAUSE = 100;
+const ELSEWHERE_PAUSE = 2000; // for changes of sessions that are not on this page
+const STATES = [["", "All"], ["established", "Established"], ["attaching", "Attaching"], ["closed", "Closed"]];
+const NEWEST = "-created";
+const COLUMNS = [["State", "state"], ["IMSI", "imsi"], ["APN", "apn"], ["Inner address"], ["UE's outer address"], ["Moves"], ["For", NEWEST, "created"]];
+const ORDERS = [[NEWEST, "newest first"], ["created", "oldest first"], ["imsi", "by IMSI"], ["apn", "by APN"], ["state", "by state"]];
 
-let kept = { text: "", filter: "" }; // what was searched for, when one comes back from a session
+// What was looked for, when one comes back from a session; `before` has the cursors of the pages before this one.
+const kept = { text: "", state: "", apn: "", gateway: "", sort: NEWEST, cursor: null, before: [] };
+const apns = new Set();
 
-export function mountSessions(main) {
-  const sessions = new Map();
-  let total = 0;
-  let next = null;
-  let loaded = false;
+/** `asked` is the query of the address: `q`, `state`, `apn`, `gateway`, `sort`. */
+export function mountSessions(main, asked) {
+  if (asked?.size) {
+    const given = (name) => asked.get(name) ?? "";
+    Object.assign(kept, { text: given("q"), state: given("state"), apn: given("apn"), gateway: given("gateway"), sort: ORDERS.some(([name]) => name === given("sort")) ? given("sort") : NEWEST, cursor: null, before: [] });
+  }
+  let page = null;
   let trouble = "";
-  let round = 0;
-
-  const search = h("input", {
-    type: "search", id: "search", placeholder: "IMSI, APN or address", "aria-label": "Search sessions", autocomplete: "off", spellcheck: "false",
-  });
-  search.value = kept.text;
-  const filters = FILTERS.map(([value, label]) =>
-    h("button", { type: "button", "aria-pressed": String(kept.filter === value), dataset: { filter: value }, onclick: () => choose(value) }, label),
-  );
-  const summary = h("p", { class: "muted", id: "summary" });
-  const body = h("tbody", { id: "sessions" });
-  const table = h(
-    "table",
-    { class: "sessions" },
-    h("thead", {}, h("tr", {}, ["State", "IMSI", "APN", "Inner address", "UE's outer address", "Moves", "For"].map((text) => h("th", { scope: "col" }, text)))),
-    body,
-  );
-  const empty = h("div", { class: "empty" });
-  const more = h("button", { type: "button", class: "button", onclick: () => load(next) }, "More sessions");
-  replace(
-    main,
-    h(
-      "section",
-      { class: "page" },
-      h(
-        "div",
-        { class: "page-head" },
-        h("div", {}, h("h1", {}, "Sessions"), summary),
-        h("div", { class: "tools" }, h("div", { class: "segmented", role: "group", "aria-label": "State" }, filters), h("label", { class: "search" }, icon("search"), search)),
-      ),
-      h("div", { class: "card flush" }, table, empty),
-      h("div", { class: "more" }, more),
-    ),
-  );
-
+  let left = false;
   const rows = new Map();
+  const pending = new Map(); // id -> what the feed told last of it, until the next frame
 
-  function choose(value) {
-    kept.filter = value;
-    for (const button of filters) button.setAttribute("aria-pressed", String(button.dataset.filter === value));
-    if (total > sessions.size) load();
-    else show();
-  }
+  const search = h("input", { type: "search", id: "search", placeholder: "IMSI, APN or address", "aria-label": "Search sessions", "aria-keyshortcuts": "/", autocomplete: "off", spellcheck: "false" });
+  search.value = kept.text;
+  const states = STATES.map(([value, label]) =>
+    h("button", { type: "button", "aria-pressed": String(kept.state === value), dataset: { filter: value }, onclick: () => look({ state: value }) }, label));
+  const apnList = h("datalist", { id: "apns" });
+  const apn = h("input", { class: "entry-field", type: "text", id: "filter-apn", placeholder: "Any APN", "aria-label": "APN", list: "apns", autocomplete: "off", spellcheck: "false", onchange: () => look({ apn: apn.value.trim() }) });
+  apn.value = kept.apn;
+  const gateway = h("select", { class: "entry-field", id: "filter-gateway", "aria-label": "Gateway", onchange: () => look({ gateway: gateway.value }) });
+  const order = h("select", { class: "entry-field order", id: "order", "aria-label": "Order", onchange: () => look({ sort: order.value }) }, ORDERS.map(([value, label]) => h("option", { value }, label)));
+  const summary = h("p", { class: "muted", id: "summary", role: "status" });
+  const body = h("tbody", { id: "sessions" });
+  const heads = COLUMNS.map(([label, ...orders]) => h("th", { scope: "col" }, orders.length
+    ? h("button", { type: "button", class: "sort", onclick: () => look({ sort: orders[(orders.indexOf(kept.sort) + 1) % orders.length] }) }, label, h("span", { class: "sort-mark", "aria-hidden": "true" }))
+    : label));
+  const table = h("table", { class: "sessions" }, h("thead", {}, h("tr", {}, heads)), body);
+  const empty = h("div", { class: "empty" });
+  const previous = h("button", { type: "button", class: "button", id: "previous-page", onclick: () => turn(-1) }, "Previous");
+  const following = h("button", { type: "button", class: "button", id: "next-page", onclick: () => turn(1) }, "Next");
+  const place = h("span", { class: "muted number", id: "page-place" });
+  const pages = h("nav", { class: "more", "aria-label": "Pages of sessions" }, previous, place, following);
+  const view = h("section", { class: "page sessions-page" },
+    h("div", { class: "page-head" },
+      h("div", {}, h("h1", {}, "Sessions"), summary),
+      h("div", { class: "tools" }, h("div", { class: "segmented", role: "group", "aria-label": "State" }, states), gateway, apn, apnList, order, h("label", { class: "search" }, icon("search"), search))),
+    h("div", { class: "card flush" }, table, empty),
+    pages,
+    h("p", { class: "hint key-hint" }, h("kbd", {}, "/"), " searches, ", h("kbd", {}, "↑"), " ", h("kbd", {}, "↓"), " go from row to row, ", h("kbd", {}, "←"), " ", h("kbd", {}, "→"), " turn pages, ", h("kbd", {}, "Enter"), " opens."));
+  replace(main, view);
 
-  /** Server-side only when not everything is here: the kinds of text that the interface can look for. */
-  function serverFilter() {
-    const text = kept.text.trim();
-    const parameters = { state: kept.filter };
-    if (/^\d{6,15}$/.test(text)) parameters.imsi = text;
-    else if (/^[0-9a-f:.]+[.:][0-9a-f:.]*$/i.test(text)) parameters.address = text;
-    else if (text) parameters.apn = text;
-    return parameters;
-  }
+  // --- asking
 
-  async function load(cursor) {
-    if (!state.mayRead) return;
+  let busy = false;
+  let again = false;
+  let took = 0;
+  let timer = 0;
+  let due = Infinity;
+
+  /** One question at a time: what is typed meanwhile is asked when the answer is here. */
+  async function load() {
+    clearTimeout(timer);
+    due = Infinity;
+    if (!state.mayRead || left) return;
+    if (busy) {
+      again = true;
+      return;
+    }
     if (!state.gatewayReachable) {
-      trouble = loaded ? "" : "The gateway cannot be reached; its sessions appear when it is back.";
+      trouble = "The gateway cannot be reached; its sessions appear when it is back.";
       show();
       return;
     }
-    const mine = ++round;
-    const partial = next !== null || cursor;
+    busy = true;
+    again = false;
+    const began = performance.now();
     try {
-      const page = await api.sessions({ limit: LOADED, cursor, ...(partial ? serverFilter() : {}) });
-      if (mine !== round) return;
-      if (!cursor) sessions.clear();
-      for (const session of page.sessions) sessions.set(session.id, session);
-      ({ total, next } = page);
+      const found = await api.sessions({ limit: PAGE, cursor: kept.cursor, sort: kept.sort, q: kept.text.trim().replace(/(?<=\d)\s+(?=\d)/g, ""), state: kept.state, apn: kept.apn, gateway: kept.gateway });
+      if (left) return;
+      page = found;
       trouble = "";
-      loaded = true;
+      if (!page.sessions.length && kept.before.length) {
+        Object.assign(kept, { cursor: null, before: [] }); // the sessions of this page are gone
+        again = true;
+      }
     } catch (problem) {
-      if (mine !== round) return;
       trouble = problem.message;
     }
+    took = performance.now() - began;
+    busy = false;
+    if (left) return;
     show();
+    if (again) load();
   }
 
-  function matches(session) {
-    if (kept.filter && session.state !== kept.filter) return false;
-    const text = kept.text.trim().toLowerCase().replace(/\s+/g, "");
-    if (!text) return true;
-    const path = session.ike?.path;
-    return [session.imsi, session.apn, ...session.inner_addresses, path?.remote, session.id].some((value) => value?.toLowerCase().includes(text));
+  function loadSoon(pause = 0) {
+    const wanted = performance.now() + Math.max(pause, LEAST_PAUSE, took * SHARE);
+    if (wanted >= due) return;
+    due = wanted;
+    clearTimeout(timer);
+    timer = setTimeout(load, wanted - performance.now());
   }
+
+  function look(change) {
+    Object.assign(kept, change, { cursor: null, before: [] });
+    load();
+    showChoices();
+  }
+
+  function turn(direction) {
+    if (direction > 0 && page?.next) kept.before.push(kept.cursor);
+    else if (direction < 0 && kept.before.length === 0) return;
+    else if (direction > 0) return;
+    kept.cursor = direction > 0 ? page.next : kept.before.pop();
+    load().then(() => focusRow(0));
+  }
+
+  // --- showing
 
   function show() {
-    const wanted = [...sessions.values()].filter(matches).sort((a, b) => RANK[a.state] - RANK[b.state] || b.created - a.created);
-    const ids = new Set(wanted.map((session) => session.id));
+    const sessions = page?.sessions ?? [];
+    const ids = new Set(sessions.map((session) => session.id));
     for (const [id, row] of rows) {
-      if (!ids.has(id)) {
-        row.element.remove();
-        rows.delete(id);
-      }
+      if (ids.has(id)) continue;
+      row.element.remove();
+      rows.delete(id);
     }
-    wanted.forEach((session, index) => {
+    sessions.forEach((session, index) => {
       let row = rows.get(session.id);
       if (!row) {
         row = sessionRow(session);
         rows.set(session.id, row);
       }
       row.show(session);
+      if (session.apn && !apns.has(session.apn)) apns.add(session.apn);
       if (body.children[index] !== row.element) body.insertBefore(row.element, body.children[index] ?? null);
     });
-    table.hidden = wanted.length === 0;
-    more.hidden = next === null;
-    empty.hidden = wanted.length !== 0;
-    if (trouble && wanted.length === 0) replace(empty, icon("plug"), h("p", {}, trouble));
-    else if (!state.mayRead) replace(empty, icon("key"), h("p", {}, "Sign in to see the sessions."));
-    else if (!loaded) replace(empty, h("p", {}, "Loading…"));
-    else if (sessions.size === 0) replace(empty, icon("plug"), h("p", {}, "No sessions. They appear here as soon as a UE attaches."));
-    else replace(empty, icon("search"), h("p", {}, "No session matches."));
-    const established = [...sessions.values()].filter((session) => session.state === "established").length;
-    const text = next === null ? `${plural(sessions.size, "session")}, ${established} established` : `${sessions.size} of ${plural(total, "session")}`;
-    setText(summary, loaded ? (wanted.length === sessions.size ? text : `${wanted.length} shown of ${text}`) : "");
+    table.hidden = sessions.length === 0;
+    empty.hidden = sessions.length !== 0;
+    if (!sessions.length) replace(empty, nothing());
+    showChoices();
+    showPlace(sessions);
   }
 
-  let typing = 0;
-  search.addEventListener("input", () => {
-    kept.text = search.value;
-    show();
-    clearTimeout(typing);
-    if (next !== null) typing = setTimeout(() => load(), 250);
-  });
+  function nothing() {
+    const looked = kept.text || kept.state || kept.apn || kept.gateway;
+    if (!state.mayRead) return [icon("key"), h("p", {}, "Sign in to see the sessions.")];
+    if (trouble) return [icon("plug"), h("p", {}, trouble)];
+    if (!page) return h("p", {}, "Loading…");
+    if (!looked) return [icon("plug"), h("p", {}, "No sessions. They appear here as soon as a UE attaches.")];
+    return [icon("search"), h("p", {}, "No session matches."), h("button", { type: "button", class: "button", onclick: () => {
+      search.value = apn.value = "";
+      look({ text: "", state: "", apn: "", gateway: "" });
+    } }, "Show all")];
+  }
+
+  function showPlace(sessions) {
+    const first = kept.before.length * PAGE + 1;
+    const away = page?.unreachable?.length ? `; without ${page.unreachable.join(", ")}, not reachable` : "";
+    const looked = kept.text || kept.state || kept.apn || kept.gateway;
+    setText(summary, page ? `${plural(page.total, "session")}${looked ? (page.total === 1 ? " matches" : " match") : ""}${away}` : "");
+    pages.hidden = !page || (page.next === null && kept.before.length === 0);
+    setText(place, sessions.length ? `${count(first)} – ${count(first + sessions.length - 1)} of ${count(page.total)}` : "");
+    previous.disabled = kept.before.length === 0;
+    following.disabled = !page?.next;
+  }
+
+  function showChoices() {
+    for (const button of states) button.setAttribute("aria-pressed", String(button.dataset.filter === kept.state));
+    const names = state.nodes.filter((node) => node.kind === "epdg").map((node) => node.name);
+    if (gateway.options.length !== names.length + 1) replace(gateway, h("option", { value: "" }, "Any gateway"), names.map((name) => h("option", { value: name }, name)));
+    gateway.value = kept.gateway;
+    gateway.hidden = names.length < 2;
+    order.value = kept.sort;
+    if (apnList.children.length !== apns.size) replace(apnList, [...apns].sort().map((name) => h("option", { value: name })));
+    COLUMNS.forEach(([, ...orders], index) => {
+      if (!orders.length) return;
+      const sorted = orders.includes(kept.sort);
+      const rising = kept.sort !== "created";
+      if (sorted) heads[index].setAttribute("aria-sort", rising ? "ascending" : "descending");
+      else heads[index].removeAttribute("aria-sort");
+      setText(heads[index].querySelector(".sort-mark"), sorted ? (rising ? "▲" : "▼") : "");
+    });
+  }
+
+  // --- what happens meanwhile, drawn once a frame
+
+  let frame = 0;
+  function changed(id, session) {
+    pending.set(id, session);
+    if (!frame) frame = requestAnimationFrame(takePending);
+  }
+
+  function takePending() {
+    frame = 0;
+    if (!page) {
+      pending.clear();
+      return;
+    }
+    const plain = kept.sort === NEWEST && !kept.cursor && !kept.text && !kept.state && !kept.apn && !kept.gateway;
+    let added = false;
+    for (const [id, session] of pending) {
+      const row = rows.get(id);
+      if (session === null) {
+        loadSoon(row ? 0 : ELSEWHERE_PAUSE);
+      } else if (row) {
+        if (kept.state && session.state !== row.session.state) loadSoon();
+        row.show(session);
+        row.flash();
+        page.sessions[page.sessions.findIndex((each) => each.id === id)] = session;
+      } else if (plain && session.created >= (page.sessions[0]?.created ?? 0)) {
+        page.sessions.unshift(session);
+        page.total += 1;
+        added = true;
+        loadSoon(ELSEWHERE_PAUSE);
+      } else loadSoon(plain ? ELSEWHERE_PAUSE : LEAST_PAUSE);
+    }
+    if (added) {
+      page.sessions.sort((a, b) => b.created - a.created).splice(PAGE);
+      show();
+      for (const id of pending.keys()) rows.get(id)?.flash();
+    }
+    pending.clear();
+  }
+
+  // --- keys
+
+  function focusRow(index) {
+    const links = [...body.querySelectorAll(".row-link")];
+    links[Math.max(0, Math.min(links.length - 1, index))]?.focus();
+  }
+
+  const onKey = (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
+    const typing = event.target.closest?.("input, select, textarea");
+    if (event.key === "/" && !typing) {
+      event.preventDefault();
+      search.focus();
+      search.select();
+      return;
+    }
+    if (event.target === search && event.key === "ArrowDown") {
+      event.preventDefault();
+      focusRow(0);
+      return;
+    }
+    const row = event.target.closest?.("#sessions tr");
+    if (typing || (!row && event.target !== document.body)) return;
+    const at = row ? [...body.children].indexOf(row) : -1;
+    const moves = {
+      ArrowDown: () => focusRow(at + 1),
+      ArrowUp: () => (at > 0 ? focusRow(at - 1) : search.focus()),
+      Home: () => focusRow(0),
+      End: () => focusRow(Infinity),
+      ArrowRight: () => turn(1),
+      ArrowLeft: () => turn(-1),
+    };
+    if (!moves[event.key] || (!row && event.key !== "ArrowDown")) return;
+    event.preventDefault();
+    moves[event.key]();
+  };
+  document.addEventListener("keydown", onKey);
+  search.addEventListener("input", () => look({ text: search.value }));
 
   const listeners = [
-    [state.feed, "session", (event) => {
-      if (!sessions.has(event.detail.id)) total += 1;
-      sessions.set(event.detail.id, event.detail);
-      loaded = true;
-      show();
-      rows.get(event.detail.id)?.flash();
-    }],
-    [state.feed, "session-gone", (event) => {
-      if (sessions.delete(event.detail.id)) total -= 1;
-      show();
-    }],
+    [state.feed, "session", (event) => changed(event.detail.id, event.detail)],
+    [state.feed, "session-gone", (event) => changed(event.detail.id, null)],
     [state.feed, "restarted", () => load()],
     [state.feed, "reset", () => load()],
     [state, "refreshed", () => load()],
@@ -164,57 +286,11 @@ export function mountSessions(main) {
   show();
   load();
   return () => {
+    left = true;
     clearInterval(ticking);
-    clearTimeout(typing);
+    clearTimeout(timer);
+    cancelAnimationFrame(frame);
+    document.removeEventListener("keydown", onKey);
     for (const [target, name, listener] of listeners) target.removeEventListener(name, listener);
-  };
-}
-
-export function statePill(value) {
-  return h("span", { class: `pill ${value}` }, h("span", { class: "dot", "aria-hidden": "true" }), value);
-}
-
-function sessionRow(first) {
-  let session = first;
-  const href = `#/sessions/${encodeURIComponent(first.id)}`;
-  const link = h("a", { class: "row-link mono", href });
-  const cells = {
-    state: h("td", { class: "cell-state" }),
-    imsi: h("td", { class: "cell-imsi" }, link),
-    apn: h("td", { class: "cell-apn", "data-label": "APN" }),
-    inner: h("td", { class: "cell-inner mono", "data-label": "Inner" }),
-    outer: h("td", { class: "cell-outer", "data-label": "Outer" }),
-    moves: h("td", { class: "cell-moves number", "data-label": "Moves" }),
-    time: h("td", { class: "cell-time number", "data-label": "For" }),
-  };
-  const element = h("tr", { dataset: { session: first.id }, onclick: (event) => {
-    if (event.target.closest("a") || getSelection()?.toString()) return;
-    location.hash = href;
-  } }, Object.values(cells));
-
-  const tick = () => {
-    const since = session.established ?? session.created;
-    setText(cells.time, session.state === "closed" ? clock(session.created) : duration(Date.now() / 1000 - since).replace(/^(\d+)\.\d s$/, "$1 s").replace(/^\d+ ms$/, "0 s"));
-  };
-  return {
-    element,
-    tick,
-    show(value) {
-      if (JSON.stringify(value) === JSON.stringify(session) && link.textContent) return;
-      session = value;
-      replace(cells.state, statePill(value.state));
-      setText(link, imsi(value.imsi));
-      setText(cells.apn, value.apn ?? "–");
-      setText(cells.inner, value.inner_addresses.join(", ") || "–");
-      const remote = value.ike?.path?.remote ?? value.paths.at(-1)?.remote;
-      replace(cells.outer, h("span", { class: "mono" }, remote ?? "–"), value.ike?.nat?.remote && h("span", { class: "badge" }, "NAT"), value.last_error && h("span", { class: "badge bad", title: value.last_error.text }, value.last_error.cause));
-      setText(cells.moves, String(Math.max(0, value.paths.length - 1)));
-      tick();
-    },
-    flash() {
-      element.classList.remove("flash");
-      void element.offsetWidth;
-      element.classList.add("flash");
-    },
   };
 }

@@ -49,8 +49,8 @@ export function mountTopbar(bar, strip, notices) {
     for (const [name, item] of Object.entries(figures)) item.set(totals[name]);
     figures.refusals.element.classList.toggle("bad", totals.refusals > 0);
     replace(account, icon(state.signedIn ? "out" : "key"), h("span", {}, state.signedIn ? "Sign out" : "Sign in"));
+    account.setAttribute("aria-label", state.signedIn ? "Sign out" : "Sign in"); // a narrow bar shows the icon alone
     account.title = state.signedIn ? `Signed in as ${whoIs()}` : "";
-    account.setAttribute("aria-label", state.signedIn ? `Sign out ${whoIs()}` : "Sign in");
     who.hidden = !state.signedIn;
     setText(who, whoIs());
     showNotices(notices);

@@ -148,6 +148,11 @@ class CompiledCarrier:
             dropped.subtract({reason.value: count for reason, count in view.drops.items()})
         return +dropped
 
+    @property
+    def counted(self) -> dict[str, int]:
+        """Child SAs count."""
+        return {}
+
     def close(self) -> None:
         """End the threads; again is harmless."""
         if self._timer is not None:

@@ -1,10 +1,10 @@
 """ESP in the kernel for a node: one ``XfrmDataPlane``, a view of it for each plane, links that leave ESP to the kernel.
 
 Left out, and refused by name so that another backend is chosen: a DSCP of the outer header other than the inner one's
-or none, an outer MTU that leaves IPv6 inside less than its 1280 octets, and lowering the MSS of others' SYNs. Packets
-too long for the path the kernel fragments or answers itself. With an XFRM interface no inner packet is longer than its
-MTU, which is never more than what all SAs of its plane carry within ``outer_mtu``. Without, the kernel fragments outer
-packets alone, by the MTU that it knows: then there is no ``outer_mtu``.
+or none, and an outer MTU that leaves IPv6 inside less than its 1280 octets. Packets too long for the path the kernel
+fragments or answers itself. With an XFRM interface no inner packet is longer than its MTU, which is never more than
+what all SAs of its plane carry within ``outer_mtu``, and the MSS of SYNs that pass it can be lowered (``segments``).
+Without, the kernel fragments outer packets alone, by the MTU that it knows: then there is no ``outer_mtu``, nor that.
 
 The kernel routes ESP packets by their addresses: the interface that a link is bound to does not count for them.
 """
@@ -20,6 +20,7 @@ from protocols.dataplane.carrier import CarriedPlane
 from protocols.dataplane.port import Backend, Carried, ChildSaCounters, DataPlaneEvent
 from protocols.dataplane.userspace.engine import Deliver, PathMtu, Transmit
 from protocols.dataplane.userspace.tun import Interface, Network
+from protocols.dataplane.xfrm import segments
 from protocols.dataplane.xfrm.backend import REQIDS, XfrmDataPlane, in_use
 from protocols.dataplane.xfrm.device import KernelDevice, has_xfrm_interfaces, remove_leftovers, why_no_device
 from protocols.dataplane.xfrm.injection import Injector
@@ -53,8 +54,6 @@ def unfit(policy: TunnelPolicy) -> str | None:
         return f"data_plane.dscp: {policy.dscp}: the kernel copies the inner DSCP or sends 0"
     if policy.outer_mtu is not None and policy.outer_mtu < OUTER_MTU_MINIMUM:
         return f"data_plane.outer_mtu: {policy.outer_mtu}: the kernel's device takes {OUTER_MTU_MINIMUM} or more"
-    if policy.mss is not None:
-        return f"data_plane.clamp_mss: {policy.mss}: the kernel's ESP leaves SYNs alone"
     return None
 
 
@@ -70,14 +69,17 @@ def why_not(policy: TunnelPolicy, suites: Iterable[EspSuite] = (), interfaces: C
         return f"accesses by {', '.join(sorted(set(interfaces)))}: the kernel routes ESP by its tables alone"
     finding = probe(suites)
     lacks = (*finding.missing, *finding.lacking)
-    return "it lacks " + "; ".join(lacks) if lacks else in_use() or why_no_device() or _without_interfaces(policy)
+    return "it lacks " + "; ".join(lacks) if lacks else in_use() or why_no_device() or _not_by_this_kernel(policy)
 
 
-def _without_interfaces(policy: TunnelPolicy) -> str | None:
-    """What of a policy the kernel cannot do without XFRM interfaces, where it has none."""
-    if policy.outer_mtu is None or has_xfrm_interfaces():
-        return None
-    return f"data_plane.outer_mtu: {policy.outer_mtu}: the kernel has no XFRM interfaces (module xfrm_interface)"
+def _not_by_this_kernel(policy: TunnelPolicy) -> str | None:
+    """What of a policy takes XFRM interfaces or nftables that this kernel does not have."""
+    asked = {"outer_mtu": policy.outer_mtu, "clamp_mss": policy.mss}
+    needing = next((f"data_plane.{key}: {value}" for key, value in asked.items() if value is not None), None)
+    if needing is not None and not has_xfrm_interfaces():
+        return f"{needing}: the kernel has no XFRM interfaces (module xfrm_interface)"
+    reason = None if policy.mss is None else segments.why_not()
+    return None if reason is None else f"data_plane.clamp_mss: {policy.mss}: {reason}"
 
 
 class KernelCarrier:
@@ -94,6 +96,7 @@ class KernelCarrier:
         self._reqids = reqids
         self._planes: list[KernelPlane] = []
         self._devices: list[KernelDevice] = []
+        self._clamps: dict[str, segments.MssClamp] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._kernel: XfrmDataPlane | None = None
         self._injector: Injector | None = None
@@ -113,13 +116,15 @@ class KernelCarrier:
         finding = probe()
         if not finding.usable:
             raise BackendError(f"the kernel cannot carry ESP: it lacks {'; '.join(finding.missing)}")
-        reason = _without_interfaces(self._policy)
+        reason = _not_by_this_kernel(self._policy)
         if reason is not None:
             raise BackendError(reason)
         self._kernel = XfrmDataPlane(reqids=self._reqids, copies_dscp=self._policy.dscp is None)
         try:
             for name in remove_leftovers():
                 _log.warning("the device %s of a run that did not end is removed", name)
+            for table in segments.remove_leftovers():
+                _log.warning("the nftables table inet %s of a run that did not end is removed", table)
             self._interfaces = has_xfrm_interfaces()
             self._injector = Injector()
         except BackendError:
@@ -169,8 +174,17 @@ class KernelCarrier:
         """The plane's XFRM interface where the kernel has them, else a dummy; see ``KernelDevice``."""
         if not isinstance(plane, KernelPlane) or plane not in self._planes:
             raise LocalError("a device for another carrier's plane")
+        if self._policy.mss is not None and name not in self._clamps:
+            self._clamps[name] = segments.MssClamp(name, self._policy.mss)
         device = await KernelDevice.open(
-            name, addresses, mtu, routes, metric=metric, if_id=plane.if_id, inject=self._inject
+            name,
+            addresses,
+            mtu,
+            routes,
+            metric=metric,
+            if_id=plane.if_id,
+            inject=self._inject,
+            clamp=self._clamps.get(name),
         )
         self._devices = [each for each in self._devices if not each.closed] + [device]
         plane.fit(device)
@@ -183,6 +197,11 @@ class KernelCarrier:
         if self.not_by_the_kernel:
             found[NOT_BY_THE_KERNEL] = self.not_by_the_kernel
         return found
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """``mss_clamped``: SYNs of all its devices; nftables does not know of SAs."""
+        return {"mss_clamped": sum(clamp.clamped for clamp in self._clamps.values())} if self._clamps else {}
 
     def close(self) -> None:
         """Remove SAs, policies and devices; again is harmless."""

@@ -26,6 +26,7 @@ from typing import Any
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from protocols.dataplane.userspace.tun import Interface, Network, TunCounters, check_name, configure, opening
+from protocols.dataplane.xfrm.segments import MssClamp
 from protocols.errors import BackendError, LocalError
 from protocols.io.netlink_requests import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NetlinkRefusal, NetlinkRequests, Request
 from protocols.io.sysctl import write_sysctl
@@ -44,13 +45,22 @@ _UNKNOWN_KIND = errno.EOPNOTSUPP
 class KernelDevice:
     """An open device; ``comes_in_by_it``: whether decapsulated packets do, else they have come out of IPsec."""
 
-    def __init__(self, name: str, index: int, mtu: int, if_id: int, inject: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        mtu: int,
+        if_id: int,
+        inject: Callable[[bytes], bool],
+        clamp: MssClamp | None = None,
+    ) -> None:
         self.name = name
         self.if_id = if_id
         self.comes_in_by_it = bool(if_id)
         self._index = index
         self._most = self._mtu = mtu
         self._inject = inject
+        self._clamp = clamp
         self._counters = TunCounters()
         self._watch: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -68,17 +78,20 @@ class KernelDevice:
         metric: int = 0,
         if_id: int = 0,
         inject: Callable[[bytes], bool],
+        clamp: MssClamp | None = None,
     ) -> KernelDevice:
         """Make the device, give it addresses, set it up and route networks into it; as ``TunDevice.open``.
 
-        ``inject`` gives a packet to the kernel's IP, for ``write``. ``BackendError`` when the kernel refuses; nothing
-        is left behind then.
+        ``inject`` gives a packet to the kernel's IP, for ``write``; ``clamp`` is kept fit for the MTU. ``BackendError``
+        when the kernel refuses; nothing is left behind then.
         """
         check_name(name)
-        device = cls(name, _make(name, if_id), mtu, if_id, inject)
+        device = cls(name, _make(name, if_id), mtu, if_id, inject, clamp)
         with opening(f"device {name}", device.close):
             with contextlib.suppress(BackendError):  # no IPv6, or a /proc/sys that is not ours to write
                 write_sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", "1")
+            if clamp is not None:
+                clamp.fit(mtu)
             await configure(name, addresses, mtu, routes, metric)
         return device
 
@@ -130,6 +143,8 @@ class KernelDevice:
                 raise
         else:
             self._mtu = mtu
+            if self._clamp is not None:
+                self._clamp.fit(mtu)
 
     def write(self, packet: bytes) -> bool:
         """Give an IP packet to the kernel; ``False`` when it does not take it (counted).
@@ -150,7 +165,11 @@ class KernelDevice:
         self._counters = self.counters
         self._closed = True
         self._stop()
-        _delete(self._index)
+        try:
+            if self._clamp is not None:
+                self._clamp.close()
+        finally:
+            _delete(self._index)
 
     def _stop(self) -> None:
         if self._loop is not None and self._watch is not None:

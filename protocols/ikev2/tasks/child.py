@@ -151,15 +151,15 @@ class Request:
             local_selectors=tsr.selectors,
         )
 
-    def grant(self, sa: IkeSa, reply: ConfigurationReply, now: float) -> tuple[Payload, ...]:
-        """Choose, narrow to what the configuration allows, add the child SA and answer."""
+    def grant(self, sa: IkeSa, reply: ConfigurationReply, now: float) -> tuple[ChildSa, tuple[Payload, ...]]:
+        """Choose, narrow to what the configuration allows and add the child SA: it, and the answer."""
         answer, suite = select_esp(self.proposals, sa.config.esp_policy, with_group=False)
         remote = narrow(self.remote_selectors, reply.remote_selectors)
         local = narrow(self.local_selectors, reply.local_selectors)
         sa.granted = (reply.local_selectors, reply.remote_selectors)
         mode = beet.agree(sa, self.beet, local, remote)
         spi = sa.spis.child_spi()
-        add(
+        new = add(
             sa,
             suite,
             spi,
@@ -171,7 +171,7 @@ class Request:
             now,
             mode=mode,
         )
-        return (
+        return new, (
             *beet.ask(mode),
             SaPayload(proposals=(replace(answer, spi=spi),)),
             TsiPayload(selectors=remote),
@@ -239,19 +239,21 @@ def accept(sa: IkeSa, offer: Offer | None, message: Message, now: float) -> None
         sa.granted = (sa.initiator_config.local_selectors, sa.initiator_config.remote_selectors)
 
 
-def grant_or_refuse(sa: IkeSa, request: Request | None, reply: ConfigurationReply, now: float) -> tuple[Payload, ...]:
+def grant_or_refuse(
+    sa: IkeSa, request: Request | None, reply: ConfigurationReply, now: float
+) -> tuple[ChildSa | None, tuple[Payload, ...]]:
     """CP, SA, TSi, TSr; or an error Notify, which refuses the child SA and leaves the IKE SA (§1.2, §2.21.2)."""
     if request is None:
         sa.granted = (reply.local_selectors, reply.remote_selectors)  # for child SAs to come (RFC 6023)
-        return config.build_reply(reply)
+        return None, config.build_reply(reply)
     try:
-        granted = request.grant(sa, reply, now)
+        new, granted = request.grant(sa, reply, now)
     except NegotiationError as error:
         notify = NotifyPayload(type=NotifyType(error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN))
         text = f"no child SA: {error}"
         sa.emit(Refused(text=text, notify=notify, by_peer=False, reason=error.reason, facts=error.facts))
-        return (notify,)
-    return (*config.build_reply(reply), *granted)
+        return None, (notify,)
+    return new, (*config.build_reply(reply), *granted)
 
 
 def refused(message: Message) -> NotifyPayload | None:

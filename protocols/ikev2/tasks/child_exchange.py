@@ -30,7 +30,7 @@ from protocols.ikev2.proposals import select_esp
 from protocols.ikev2.registry import ExchangeType, KeGroup, NotifyType
 from protocols.ikev2.suites import EspSuite, KeyExchange
 from protocols.ikev2.task import Concurrent, Response
-from protocols.ikev2.tasks import beet, child, followup_ke, informational, intermediate, lifetime
+from protocols.ikev2.tasks import beet, child, followup_ke, informational, intermediate, lifetime, offered_child
 
 if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
@@ -212,11 +212,11 @@ def grant(
     now: float,
     subject: bytes | None = None,
     before: EspMode | None = None,
-) -> Response:
+) -> Response | None:
     """Choose, narrow to ``selectors`` (ours, the peer's), make the child SA; or the Notify that asks for another KE.
 
     ``made`` gets the child SA and the lower of the two nonces, after the additional key exchanges if there are any;
-    ``subject`` is our SPI of the child SA that it replaces, ``before`` its mode.
+    ``subject`` is our SPI of the child SA that it replaces, ``before`` its mode. ``None`` until the data plane has it.
     """
     offered, nonce, ke = message.first(SaPayload), message.first(NoncePayload), message.first(KePayload)
     tsi, tsr = message.first(TsiPayload), message.first(TsrPayload)
@@ -245,11 +245,28 @@ def grant(
         mode=beet.agree(sa, beet.asked_for(message), granted_local, granted_remote, before),
     )
 
-    def finish(additional: bytes, now: float) -> tuple[Payload, ...]:
-        made(agreed.make(sa, additional, now), agreed.lowest_nonce, now)
-        return ()
+    def finish(payloads: tuple[Payload, ...], additional: bytes, now: float) -> Response | None:
+        new = agreed.make(sa, additional, now)
+        replaces = subject if subject in sa.children else None
 
-    link: tuple[Payload, ...] = ()
+        def conclude(carried: bool, now: float) -> Response:
+            if carried:
+                made(new, agreed.lowest_nonce, now)
+                return Response(payloads=payloads)
+            sa.emit(CreateChildSaRefused(what=asked_for(message), notify=offered_child.REFUSED, by_peer=False))
+            return Response(payloads=(offered_child.REFUSED,))
+
+        # §2.8: the initiator of a rekey cannot know the new keys before our response is there
+        return offered_child.offer(sa, new, conclude, now, replaces=replaces, send_at_once=subject is None)
+
+    payloads: tuple[Payload, ...] = (
+        *beet.ask(agreed.mode),
+        SaPayload(proposals=(replace(answer, spi=spi),)),
+        NoncePayload(data=nonce_r),
+        *ke_answer,
+        TsiPayload(selectors=granted_remote),
+        TsrPayload(selectors=granted_local),
+    )
     if suite.additional:
         series = followup_ke.Unfinished(
             subject=subject or spi,
@@ -257,20 +274,16 @@ def grant(
             methods=intermediate.methods(suite),
             finish=finish,
         )
-        link = (sa.followups.expect(sa, series, now),)
-    else:
-        finish(b"", now)
-    return Response(
-        payloads=(
-            *beet.ask(agreed.mode),
-            SaPayload(proposals=(replace(answer, spi=spi),)),
-            NoncePayload(data=nonce_r),
-            *ke_answer,
-            TsiPayload(selectors=granted_remote),
-            TsrPayload(selectors=granted_local),
-            *link,
-        )
-    )
+        return Response(payloads=(*payloads, sa.followups.expect(sa, series, now)))
+    return finish(payloads, b"", now)
+
+
+def asked_for(message: Message) -> str:
+    """What a CREATE_CHILD_SA request asks for, in words."""
+    rekey = message.notify(NotifyType.REKEY_SA)
+    if rekey is not None:
+        return f"the rekey of child SA {rekey.spi.hex()}"
+    return "the rekey of the IKE SA" if message.first(TsiPayload) is None else "an additional child SA"
 
 
 def invalid_ke(group: KeGroup) -> NotifyPayload:

@@ -15,7 +15,18 @@ from protocols.ikev2.events import ConfigurationReply
 from protocols.ikev2.extension import Step
 from protocols.ikev2.message import Message
 from protocols.ikev2.payloads import IdiPayload, IdrPayload, Payload
-from protocols.ikev2.tasks import auth, child, config, crash_detection, mobike, reauthentication, redirect, tickets
+from protocols.ikev2.task import Response
+from protocols.ikev2.tasks import (
+    auth,
+    child,
+    config,
+    crash_detection,
+    mobike,
+    offered_child,
+    reauthentication,
+    redirect,
+    tickets,
+)
 
 if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
@@ -47,16 +58,23 @@ def grant(
     reply: ConfigurationReply,
     identity: IdiPayload,
     identity_r: IdrPayload,
+    proof: tuple[Payload, ...],
     now: float,
-) -> tuple[Payload, ...]:
-    """The responder: what follows AUTH; the SA is up."""
-    payloads: tuple[Payload, ...] = (
-        *crash_detection.announce(sa),
-        *child.grant_or_refuse(sa, request, reply, now),
-        *(mobike.announce(sa) if sa.mobility.negotiated else ()),
-        *reauthentication.announce(sa, now),
-        *tickets.grant(sa, identity, identity_r, reply.session, now),
-        *sa.extension.payloads(Step.FINAL_RESPONSE),
-    )
-    auth.establish(sa, identity, identity_r, reply.attributes, now)
-    return payloads
+) -> Response | None:
+    """The responder: ``proof`` and what follows it; the SA is up. ``None`` until the data plane has its child SA."""
+    new, granted = child.grant_or_refuse(sa, request, reply, now)
+
+    def conclude(carried: bool, now: float) -> Response:
+        payloads: tuple[Payload, ...] = (
+            *proof,
+            *crash_detection.announce(sa),
+            *(granted if carried else (offered_child.REFUSED,)),
+            *(mobike.announce(sa) if sa.mobility.negotiated else ()),
+            *reauthentication.announce(sa, now),
+            *tickets.grant(sa, identity, identity_r, reply.session, now),
+            *sa.extension.payloads(Step.FINAL_RESPONSE),
+        )
+        auth.establish(sa, identity, identity_r, reply.attributes, now)
+        return Response(payloads=payloads)
+
+    return conclude(True, now) if new is None else offered_child.offer(sa, new, conclude, now)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from protocols.errors import NegotiationError
 from protocols.ikev2.events import ChildSaInstalled, CreateChildSaRefused, SaState
 from protocols.ikev2.message import Message
-from protocols.ikev2.payloads import NotifyPayload, Payload, SaPayload, TsiPayload
+from protocols.ikev2.payloads import NotifyPayload, Payload, SaPayload
 from protocols.ikev2.registry import ExchangeType, NotifyType, ProtocolId
 from protocols.ikev2.task import Response
 from protocols.ikev2.tasks import beet, child, child_exchange, followup_ke, lifetime, rekey_child, rekey_ike
@@ -64,15 +64,12 @@ def tell_refused(sa: IkeSa, message: Message, error: NegotiationError) -> None:
     """This end has refused a request of the peer's; not that it asks for another group, which goes on."""
     if error.notify_type == NotifyType.INVALID_KE_PAYLOAD or message.exchange != ExchangeType.CREATE_CHILD_SA:
         return
-    rekey = message.notify(NotifyType.REKEY_SA)
-    what = "the rekey of the IKE SA" if message.first(TsiPayload) is None else "an additional child SA"
-    if rekey is not None:
-        what = f"the rekey of child SA {rekey.spi.hex()}"
+    what = child_exchange.asked_for(message)
     notify = NotifyPayload(type=NotifyType(error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN))
     sa.emit(CreateChildSaRefused(what=what, notify=notify, by_peer=False, reason=error.reason, facts=error.facts))
 
 
-def process_request(sa: IkeSa, message: Message, now: float) -> Response:
+def process_request(sa: IkeSa, message: Message, now: float) -> Response | None:
     """CREATE_CHILD_SA from the peer: one of the three uses, or an error that ends nothing."""
     if sa.state is not SaState.ESTABLISHED:
         return child_exchange.error(NotifyType.TEMPORARY_FAILURE)  # §2.25.2: the IKE SA is being closed, or is replaced

@@ -38,8 +38,11 @@ LINK_LENGTH: Final = 8  # opaque to the peer
 UNFINISHED_LIFETIME: Final = 30.0  # between two exchanges of a series; twice what an initiator retransmits by default
 THE_IKE_SA: Final = b""  # what a series is about when it is not about a child SA
 
-Finish = Callable[[bytes, float], tuple[Payload, ...]]
-"""Makes the SA with the secrets of the additional key exchanges; gives what else the last response carries."""
+Finish = Callable[[tuple[Payload, ...], bytes, float], Response | None]
+"""Makes the SA with the secrets of the additional key exchanges; gives the last response, which begins like that.
+
+``None`` until a question of its is answered.
+"""
 
 
 class Owner(Protocol):
@@ -168,7 +171,7 @@ class Followups:
                 sa.timers.set_earlier(Timer.FOLLOWUP_KE, one.deadline)
 
 
-def process_request(sa: IkeSa, message: Message, now: float) -> Response:
+def process_request(sa: IkeSa, message: Message, now: float) -> Response | None:
     """The next additional key exchange of a series, or STATE_NOT_FOUND, which ends nothing but the series."""
     link = message.notify(NotifyType.ADDITIONAL_KEY_EXCHANGE)
     one = None if link is None or sa.state is not SaState.ESTABLISHED else sa.followups.by_link(link.data)
@@ -182,7 +185,7 @@ def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     if one.methods:
         return Response(payloads=(answer, sa.followups.expect(sa, one, now)))
     sa.followups.forget(one.subject)
-    return Response(payloads=(answer, *one.finish(one.additional, now)))
+    return one.finish((answer,), one.additional, now)
 
 
 def postponed(sa: IkeSa, subject: bytes | None, now: float) -> float | None:

@@ -121,7 +121,7 @@ class RekeyChild(child_exchange.ChildExchange):
             lifetime.refused(sa, self, self.back_off, what, notify, now)
 
 
-def process_request(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Response:
+def process_request(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Response | None:
     """The peer rekeys a child SA, by the SPI it receives on."""
     old = next((c for c in sa.children.values() if c.spec.outbound_spi == rekey.spi), None)
     if old is None and any(isinstance(task, child_exchange.ChildExchange) for task in sa.requests_under_way):

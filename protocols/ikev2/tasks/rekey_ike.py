@@ -216,15 +216,20 @@ def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     role = OriginalRole.RESPONDER
     agreed = Agreed(role=role, spis=(spi, peer_spi), suite=suite, shared=shared, nonces=nonces)
 
-    def finish(additional: bytes, now: float) -> tuple[Payload, ...]:
+    def finish(payloads: tuple[Payload, ...], additional: bytes, now: float) -> Response:
         made = agreed.make(sa, additional, now)
         if sa.rekeying.own is not None:
             # §2.25.2: we are rekeying it too: answer as usual, compare the nonces when our response is there
             sa.rekeying.rival = made
         else:
             settle(sa, made.successor, now)
-        return crash_detection.announce(made.successor)
+        return Response(payloads=(*payloads, *crash_detection.announce(made.successor)))
 
+    payloads = (
+        SaPayload(proposals=(answer,)),
+        NoncePayload(data=nonces[1]),
+        KePayload(group=suite.group, data=public),
+    )
     if suite.additional:
         series = followup_ke.Unfinished(
             subject=followup_ke.THE_IKE_SA,
@@ -232,17 +237,8 @@ def process_request(sa: IkeSa, message: Message, now: float) -> Response:
             methods=intermediate.methods(suite),
             finish=finish,
         )
-        last: tuple[Payload, ...] = (sa.followups.expect(sa, series, now),)
-    else:
-        last = finish(b"", now)
-    return Response(
-        payloads=(
-            SaPayload(proposals=(answer,)),
-            NoncePayload(data=nonces[1]),
-            KePayload(group=suite.group, data=public),
-            *last,
-        )
-    )
+        return Response(payloads=(*payloads, sa.followups.expect(sa, series, now)))
+    return finish(payloads, b"", now)
 
 
 def succeed(sa: IkeSa, agreed: Agreed, additional: bytes, now: float) -> IkeSa:

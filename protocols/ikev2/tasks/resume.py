@@ -217,7 +217,7 @@ class ResumedAuthenticator:
         self._child = childless.request(sa, message)
         self._mobike = mobike.announced(message)
 
-    def answer(self, sa: IkeSa, answer: Answer, now: float) -> Response:
+    def answer(self, sa: IkeSa, answer: Answer, now: float) -> Response | None:
         """Complete the response."""
         if isinstance(answer, Refusal):
             auth.report_refusal(sa, answer.text, answer.notify)
@@ -231,8 +231,7 @@ class ResumedAuthenticator:
         if office is not None:
             office.use(contents)  # §4.3.1: used once an SA is established with it
         proof = _auth(sa, identity, original_initiator=False)
-        granted = conclusion.grant(sa, self._child, answer, contents.identity, identity, now)
-        return Response(payloads=(identity, proof, *granted))
+        return conclusion.grant(sa, self._child, answer, contents.identity, identity, (identity, proof), now)
 
 
 def process_auth(sa: IkeSa, message: Message, now: float) -> None:

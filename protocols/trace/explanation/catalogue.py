@@ -43,6 +43,6 @@ CATALOGUE: tuple[Cause, ...] = (
 def explain(records: Iterable[TraceRecord], kinds: Mapping[str, str] | None = None) -> tuple[Finding, ...]:
     """What went wrong, or was out of the ordinary, in a session; oldest first, empty when nothing did.
 
-    ``records``: of one session from every node that traced (``dashboards.ladder.select``), ``kinds``: node name → kind.
+    ``records``: of one session from every node that traced (``dashboards.ring.select``), ``kinds``: node name → kind.
     """
     return findings(Story(records, kinds), CATALOGUE)

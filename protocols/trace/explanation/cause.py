@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from protocols.trace.explanation.story import Story
@@ -73,3 +73,8 @@ def findings(story: Story, causes: Iterable[Cause]) -> tuple[Finding, ...]:
             taken.add(evidence[-1])
             found.append(Finding(cause=cause, sentence=each.sentence, wall=each.evidence[-1].wall, evidence=evidence))
     return tuple(sorted(found, key=lambda finding: finding.wall))
+
+
+def main_finding(found: Sequence[Finding]) -> Finding | None:
+    """Why the session failed: the last finding that is no remark; ``None`` when nothing failed."""
+    return next((finding for finding in reversed(found) if not finding.cause.remark), None)

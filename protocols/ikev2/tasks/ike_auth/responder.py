@@ -105,7 +105,7 @@ class Authenticator:
         if self._kind is not AuthenticationKind.EAP:
             self._ask_configuration(sa)
 
-    def answer(self, sa: IkeSa, answer: Answer, now: float) -> Response:
+    def answer(self, sa: IkeSa, answer: Answer, now: float) -> Response | None:
         """Complete the response that waits."""
         if isinstance(answer, Refusal):
             auth.report_refusal(sa, answer.text, answer.notify, answer.reason, answer.facts)
@@ -213,12 +213,11 @@ class Authenticator:
             raise RemoteError("no IDr asked for and none configured", NotifyType.AUTHENTICATION_FAILED)
         return self._identity_r
 
-    def _build_final(self, sa: IkeSa, reply: ConfigurationReply, now: float) -> Response:
+    def _build_final(self, sa: IkeSa, reply: ConfigurationReply, now: float) -> Response | None:
         identity = self._responder_identity()
-        proof = self._prove(sa, identity)
+        proof = tuple(self._prove(sa, identity))
         sa.mobility.negotiated = sa.config.mobike and self._mobike
-        granted = conclusion.grant(sa, self._child, reply, self._identity, identity, now)
-        return Response(payloads=(*proof, *granted))
+        return conclusion.grant(sa, self._child, reply, self._identity, identity, proof, now)
 
 
 def process_request(sa: IkeSa, procedure: Procedure, message: Message, now: float) -> None:

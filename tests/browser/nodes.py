@@ -1,0 +1,98 @@
+"""AAA server with its HSS, gateway, UE and dashboard as processes on loopback, for a browser to look at."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aaa.subscribers.laboratory import laboratory_subscriber
+from dashboards.tokens import Role, Tokens
+from protocols.io.control import ControlError
+from protocols.trace.records import JsonValue
+from tests.browser.chromium import aside
+from tests.nodes.test_ue_node import GATEWAY, Ue
+from tests.peers.aaa_node import AaaProcess
+from tests.peers.dashboards_node import DashboardsProcess
+from tests.peers.epdg_node import EpdgProcess
+
+USER, BARRED = laboratory_subscriber(1), replace(laboratory_subscriber(2), non_3gpp_allowed=False)
+
+
+@dataclass
+class Nodes:
+    """All of them; what is asked of them is asked beside Playwright's event loop."""
+
+    directory: Path
+    aaa: AaaProcess
+    epdg: EpdgProcess
+    ue: Ue
+    dashboards: DashboardsProcess
+
+    def token(self, name: str, role: Role) -> str:
+        """A new token of the dashboard's."""
+        return Tokens(self.dashboards.directory / "tokens.json").add(name, role)
+
+    def of_ue(self, method: str, **params: JsonValue) -> dict[str, JsonValue]:
+        """A control method of the UE."""
+        return aside(self.ue.call, method, **params)
+
+    def attach(self) -> str:
+        """The UE attaches from wifi-a; its session's name at the gateway."""
+        self.of_ue("ue.attach", access="wifi-a", force=True)
+        (session,) = aside(self.epdg.sessions, state="established")
+        assert isinstance(session, dict)
+        return str(session["id"])
+
+    def leave(self) -> None:
+        """The UE detaches, if the gateway has not ended its session."""
+        with contextlib.suppress(ControlError):
+            self.of_ue("ue.detach")
+
+    def refused(self, change: Callable[[dict[str, object]], None] | None = None) -> str:
+        """A subscriber who may not comes from wifi-b and is turned away; the session's name at the gateway."""
+        before = {session["id"] for session in aside(self.epdg.sessions)}
+
+        def elsewhere(values: dict[str, object]) -> None:
+            accesses = values["accesses"]
+            assert isinstance(accesses, dict)
+            values["accesses"] = {"wifi-b": accesses["wifi-b"]}
+            if change is not None:
+                change(values)
+
+        directory = self.directory / f"refused-{len(before)}"
+        directory.mkdir()
+        done = Ue(directory, self.epdg.authority, BARRED, elsewhere).command("attach")
+        assert done.returncode == 1, done.stdout + done.stderr
+        (session,) = [session for session in aside(self.epdg.sessions) if session["id"] not in before]
+        return str(session["id"])
+
+
+@contextlib.contextmanager
+def nodes(directory: Path, extra: str = "") -> Iterator[Nodes]:
+    """Started in order, ended in the other; ``extra`` is of the dashboard's configuration."""
+    started = _started(directory, extra)
+    try:
+        yield aside(started.__enter__)
+    finally:
+        aside(started.__exit__, None, None, None)
+
+
+@contextlib.contextmanager
+def _started(directory: Path, extra: str) -> Iterator[Nodes]:
+    for name in ("aaa", "epdg", "ue", "dashboards"):
+        (directory / name).mkdir()
+    aaa = AaaProcess(directory / "aaa")
+    aaa.provision(USER, BARRED)
+    with (
+        aaa,
+        EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY) as epdg,
+        Ue(directory / "ue", epdg.authority).node("run") as ue,
+        DashboardsProcess(
+            directory / "dashboards",
+            {"epdg": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "ue": ("ue", ue.control)},
+            f"tokens: tokens.json\n{extra}",
+        ) as dashboards,
+    ):
+        yield Nodes(directory, aaa, epdg, ue, dashboards)

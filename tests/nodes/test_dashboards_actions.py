@@ -1,0 +1,234 @@
+"""What an operator does through the dashboard before a gateway, an AAA server and a UE as processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from protocols.trace.records import JsonValue
+from tests.nodes.dashboards_world import site
+from tests.nodes.test_dashboards_api import API, assert_problem
+from tests.nodes.test_ue_node import IKE_PORT, NATT_PORT, USER, Ue, session
+from tests.peers.aaa_node import AaaProcess
+from tests.peers.dashboards_node import BEARER, DashboardsProcess
+from tests.peers.epdg_node import EpdgProcess
+from tests.peers.processes import wait_until
+
+GATEWAY, OTHER, PLACE = "127.0.48.1", "127.0.48.2", "127.0.48.21"
+PCSCF = "10.45.0.77"
+
+
+@dataclass
+class World:
+    """The nodes, their attached UE, and a client with the operator's token."""
+
+    epdg: EpdgProcess
+    ue: Ue
+    client: httpx.Client
+    audit: Path
+
+    def identifier(self) -> str:
+        """The gateway's session, attached anew where it has gone."""
+        listed = self.epdg.sessions(state="established")
+        if not listed:
+            self.ue.call("ue.attach")
+            listed = self.epdg.sessions(state="established")
+        return str(listed[0]["id"])
+
+    def session(self) -> dict[str, Any]:
+        """The same as the dashboard shows it."""
+        shown: dict[str, Any] = self.client.get(f"{API}/sessions/{self.identifier()}").json()
+        return shown
+
+    def act(self, action: str, body: JsonValue = None) -> httpx.Response:
+        """POST with or without a body."""
+        path = f"{API}/sessions/{self.identifier()}/{action}"
+        return self.client.post(path, json=body) if body is not None else self.client.post(path)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    directory = tmp_path_factory.mktemp("actions")
+    for name in ("aaa", "epdg", "ue", "dashboards"):
+        (directory / name).mkdir()
+    aaa = AaaProcess(directory / "aaa")
+    aaa.provision(USER)
+    ports: dict[str, object] = {"ike_port": IKE_PORT, "nat_traversal_port": NATT_PORT}
+
+    def change(values: dict[str, object]) -> None:
+        values["gateway"] = {**ports, "address": GATEWAY, "ca": str(directory / "epdg" / "pki" / "ca.pem")}
+        values["accesses"] = {"wifi": {"address": PLACE, **ports}}
+
+    with ExitStack() as running:
+        running.enter_context(aaa)
+        epdg = running.enter_context(EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY))
+        ue = running.enter_context(Ue(directory / "ue", epdg.authority, change=change).node("run"))
+        audit = directory / "audit.jsonl"
+        nodes = {"gw": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "ue": ("ue", ue.control)}
+        served = running.enter_context(DashboardsProcess(directory / "dashboards", nodes, f"audit_log: {audit}"))
+        yield World(epdg, ue, running.enter_context(served.client()), audit)
+
+
+@pytest.mark.parametrize("action", ["liveness", "check-path"])
+@pytest.mark.parametrize("body", [None, {"interval": 5}])
+def test_the_ue_is_asked_and_its_answer_told(world: World, action: str, body: JsonValue) -> None:
+    answer = world.act(action, body)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["answered"] is True
+    assert 0 < told["seconds"] < 5
+    assert told["path"]["remote"].startswith(f"{PLACE}:")
+
+
+def test_the_ike_sa_is_rekeyed(world: World) -> None:
+    before = world.session()["ike"]
+    answer = world.act("rekey-ike")
+    assert (answer.status_code, answer.json()) == (202, {"id": world.identifier()})
+    after = wait_until(
+        lambda: ike if (ike := world.session()["ike"])["spi_i"] != before["spi_i"] else None,
+        what="another IKE SA",
+        timeout=10,
+    )
+    assert after["spi_r"] != before["spi_r"]
+
+
+def test_child_sas_are_rekeyed(world: World) -> None:
+    (before,) = world.session()["child_sas"]
+    answer = world.act("rekey-child", {"inbound_spi": before["inbound_spi"]})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["inbound_spis"] == [before["inbound_spi"]]
+
+    def replaced() -> bool:
+        return before["inbound_spi"] not in {child["inbound_spi"] for child in world.session()["child_sas"]}
+
+    wait_until(replaced, what="another child SA", timeout=10)
+    assert_problem(world.act("rekey-child", {"inbound_spi": before["inbound_spi"]}), 404)
+
+
+def test_the_ue_is_told_of_other_p_cscfs(world: World) -> None:
+    answer = world.act("restore-pcscf", {"addresses": [PCSCF]})
+    assert (answer.status_code, answer.json()) == (202, {"id": world.identifier()})
+
+    wait_until(lambda: session(world.ue)["p_cscf"] == [PCSCF], what="the new address at the UE", timeout=10)
+
+
+def test_a_refusal_has_the_gateways_words(world: World) -> None:
+    refused = assert_problem(world.act("restore-pcscf", {"addresses": ["2001:db8::77"]}), 409)
+    assert "asked for no P-CSCF of these IP versions" in refused["detail"]
+    assert refused["type"].endswith("not-possible")
+    assert refused["node"] == "gw"
+
+
+@pytest.mark.parametrize(
+    ("action", "body"),
+    [
+        ("liveness", {"interval": 0}),
+        ("liveness", {"interval": 51}),
+        ("check-path", {"seconds": 1}),
+        ("rekey-child", {"inbound_spi": "C0A10001"}),
+        ("redirect", {}),
+        ("redirect", {"gateway": "not a name"}),
+        ("restore-pcscf", {"addresses": []}),
+        ("restore-pcscf", {"addresses": ["10.45.0"]}),
+        ("reauthenticate", {"lifetime": -1}),
+    ],
+)
+def test_a_wish_that_does_not_fit_is_a_problem(world: World, action: str, body: JsonValue) -> None:
+    assert_problem(world.act(action, body), 422)
+
+
+def test_a_session_of_nobody_is_not_found(world: World) -> None:
+    for action in ("rekey-ike", "liveness", "check-path", "reauthenticate"):
+        assert_problem(world.client.post(f"{API}/sessions/0123456789abcdef/{action}"), 404)
+
+
+def test_the_gateways_addresses_are_changed(world: World) -> None:
+    path = f"{API}/gateways/gw/addresses"
+    configured = {"address": GATEWAY, "present": True, "configured": True}
+    assert world.client.get(path).json()["addresses"] == [configured]
+    added = world.client.post(path, json={"address": OTHER})
+    assert added.status_code == 200, added.text
+    other = {"address": OTHER, "present": True, "configured": False}
+    assert added.json()["addresses"] == [configured, other]
+    assert assert_problem(world.client.post(path, json={"address": OTHER}), 409)["type"].endswith("exists")
+    identifier = world.identifier()
+    asked = world.client.post(f"{path}/{OTHER}/prefer", json={"id": identifier})
+    assert asked.status_code == 200, asked.text
+
+    def moved() -> bool:
+        return str(world.session()["ike"]["path"]["local"]).startswith(f"{OTHER}:")
+
+    wait_until(moved, what="the UE at the other address", timeout=10)
+    gone = world.client.delete(f"{path}/{GATEWAY}")
+    assert gone.json()["addresses"] == [{**configured, "present": False}, other]
+    refused = assert_problem(world.client.delete(f"{path}/{OTHER}"), 409)
+    assert "the last address" in refused["detail"]
+    assert world.client.post(path, json={"address": GATEWAY}).json()["addresses"] == [configured, other]
+    assert world.client.delete(f"{path}/{OTHER}").json()["addresses"] == [configured]
+    assert_problem(world.client.delete(f"{path}/{OTHER}"), 404)
+    assert_problem(world.client.get(f"{API}/gateways/aaa/addresses"), 404)
+    assert_problem(world.client.post(path, json={"address": "gateway.example"}), 422)
+
+
+def test_peers_of_both_ends_are_told(world: World) -> None:
+    def both() -> Any:
+        told = world.client.get(f"{API}/peers").json()
+        return told if {peer["node"] for peer in told["peers"]} == {"gw", "aaa"} else None
+
+    told = wait_until(both, what="peers of both", timeout=10)
+    assert told["unreachable"] == []
+    world.identifier()
+    of_gateway = next(peer for peer in told["peers"] if peer["node"] == "gw")
+    assert of_gateway["state"] == "Open"
+    assert of_gateway["in_service"] is True
+    of_server = next(peer for peer in told["peers"] if peer["node"] == "aaa")
+    assert (of_server["interface"], of_server["accepted"]) == ("SWm", True)
+
+
+def test_the_ue_is_told_to_come_again(world: World) -> None:
+    identifier = world.identifier()
+    assert_problem(world.client.delete(f"{API}/sessions/{identifier}", params={"cause": "boredom"}), 422)
+    answer = world.client.delete(f"{API}/sessions/{identifier}", params={"cause": "reactivate"})
+    assert (answer.status_code, answer.json()) == (202, {"id": identifier, "gateway": "gw"})
+
+    def told() -> bool:
+        page = world.client.get(f"{API}/sessions/{identifier}/messages", params={"node": "gw", "limit": 500}).json()
+        return any("REACTIVATION_REQUESTED_CAUSE" in message["body"]["summary"] for message in page["messages"])
+
+    wait_until(told, what="N(REACTIVATION_REQUESTED_CAUSE)", timeout=10)
+    entries = [json.loads(line) for line in world.audit.read_text().splitlines()]
+    done = [
+        (entry["method"], entry["status"], entry["node"])
+        for entry in entries
+        if entry["about"].get("identifier") == identifier
+    ]
+    assert done[-2:] == [("DELETE", 422, None), ("DELETE", 202, "gw")]
+    assert {entry["who"] for entry in entries} == {"operator"}
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "members"),
+    [
+        ("redirect", {"gateway": "epdg2.example.net"}, {"gateway": "epdg2.example.net"}),
+        ("restore-pcscf", {"addresses": [PCSCF]}, {}),
+        ("reauthenticate", {"lifetime": 60}, {}),
+        ("reauthenticate", None, {}),
+    ],
+)
+def test_what_has_begun_is_accepted(tmp_path: Path, action: str, body: JsonValue, members: dict[str, str]) -> None:
+    with site(tmp_path) as running, httpx.Client(base_url=running.url, headers=BEARER) as client:
+        identifier = running.do(running.world.attach, 1)["id"]
+        path = f"{API}/sessions/{identifier}/{action}"
+        answer = client.post(path, json=body) if body is not None else client.post(path)
+        assert (answer.status_code, answer.json()) == (202, {"id": identifier, **members})
+        assert running.world.actions.done == [(action, identifier)]
+        assert_problem(client.post(path, json=body, headers={"Authorization": "Bearer no"}), 401)
+        attaching = running.do(running.world.new_session, 2)["id"]
+        assert_problem(client.post(f"{API}/sessions/{attaching}/{action}", json=body), 409)
