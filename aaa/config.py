@@ -28,6 +28,7 @@ from protocols.io.diameter.configuration import (
     ListenSection,
     PeerSection,
 )
+from protocols.io.telemetry import TelemetrySection
 from protocols.threegpp.identity import Apn
 
 DEFAULT_SESSION_TIMEOUT = 86_400  # a day; TS 29.273 leaves Session-Timeout to the operator
@@ -234,6 +235,7 @@ class AaaConfiguration(ConfigurationModel):
     sessions: SessionsSection = SessionsSection()
     hss: HssSection = HssSection()
     trace: TraceSection = TraceSection()
+    telemetry: TelemetrySection | None = None
     diameter: DiameterNodeSection = DiameterNodeSection()
     faults: FaultRules = ()
     equipment: EquipmentSection = EquipmentSection()
@@ -242,6 +244,8 @@ class AaaConfiguration(ConfigurationModel):
 
     @model_validator(mode="after")
     def _secured(self) -> AaaConfiguration:
+        if self.telemetry is not None and not self.trace.enabled:
+            raise unfit("true, where there is telemetry: spans are made of the trace", "trace", "enabled")
         if self.diameter.tls is None:
             if self.listen.tls_port is not None:
                 raise unfit("certificates, which listen.tls_port needs", "diameter", "tls")

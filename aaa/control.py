@@ -23,6 +23,8 @@ from protocols.errors import BackendError
 from protocols.io.configuration import shown, validate
 from protocols.io.control import ControlError, Handler, Params
 from protocols.io.documents import Document
+from protocols.io.process import process_view
+from protocols.io.telemetry import Telemetry
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -51,6 +53,7 @@ class AaaControl:
         database: SubscriberDatabase | None,
         bridge: Bridge,
         faults: Faults,
+        telemetry: Telemetry | None,
     ) -> None:
         self._configuration = configuration
         self._role = role
@@ -60,6 +63,7 @@ class AaaControl:
         self._database = database
         self._bridge = bridge
         self._faults = faults
+        self._telemetry = telemetry
         self._subscribers: SubscriberControl | None = None
         if database is not None and hss is not None:
             self._subscribers = SubscriberControl(database, bridge, hss, recorder)
@@ -119,6 +123,9 @@ class AaaControl:
             "faults": len(self._faults.table),
             "dropped": {"diameter": dropped},
             "figures": figures,
+            "process": process_view(),
+            "trace": self._recorder.view(),
+            "telemetry": None if self._telemetry is None else self._telemetry.view(),
         }
 
     async def _shown_configuration(self, params: Params) -> JsonValue:

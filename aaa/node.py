@@ -148,6 +148,7 @@ class AaaServer:
                 timeout=self._configuration.hss.timeout,
                 wall=self._wall,
                 listener=self._server,
+                traced=self._configuration.telemetry is not None,
             )
         )
 

@@ -16,7 +16,7 @@ from aaa.events import (
     VectorRequested,
 )
 from aaa.hss.in_process import Bridge
-from aaa.hss.port import HomeSubscriberServer, HssRefusal, SubscriberProfile
+from aaa.hss.port import SERVED, HomeSubscriberServer, HssRefusal, SubscriberProfile
 from aaa.server import SwmServer
 from aaa.temporary import TemporaryIdentities
 from protocols.diameter.codec import Result
@@ -35,7 +35,8 @@ _NOT_HERE = frozenset(
 
 
 async def answer(question: Question, hss: HomeSubscriberServer, server: SwmServer) -> None:
-    """Ask the HSS; whatever it raises on purpose ends the attach, not the node."""
+    """Ask the HSS; whatever it raises on purpose ends the attach, not the node. Runs in a task of its own."""
+    SERVED.set(question.session_id)
     try:
         match question:
             case VectorRequested():

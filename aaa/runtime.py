@@ -22,6 +22,7 @@ from protocols.algorithms.vector import AkaAlgorithm
 from protocols.errors import BackendError
 from protocols.io.diameter.configuration import PeerSection
 from protocols.io.platform import Platform
+from protocols.io.telemetry import telemetry_of
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
 
@@ -53,6 +54,7 @@ class AaaNode:
             ring=configuration.trace.ring,
             enabled=configuration.trace.enabled,
         )
+        self._telemetry = telemetry_of(configuration.telemetry, self.recorder, node_name(role))
         self._bridge = Bridge()
         self._aaa: AaaServer | None = None
         self._hss: HssNode | None = None
@@ -99,6 +101,7 @@ class AaaNode:
             database=database,
             bridge=self._bridge,
             faults=faults,
+            telemetry=self._telemetry,
         )
         self._control = platform.control(configuration.control, control.methods(), self.recorder)
         self._stopping = asyncio.Event()
@@ -118,6 +121,8 @@ class AaaNode:
     async def run(self) -> None:
         """Migrate, listen, serve until ``stop``, then disconnect from every peer; ``BackendError``."""
         failure: BackendError | None = None
+        if self._telemetry is not None:
+            self._telemetry.start()
         try:
             revision = None if self._database is None else await self._bridge.run(self._database.migrate)
             async with asyncio.TaskGroup() as tasks:
@@ -136,6 +141,8 @@ class AaaNode:
         finally:
             await self._control.close()
             await self._close_diameter()
+            if self._telemetry is not None:
+                await self._telemetry.close()
             self._bridge.close()
             if self._database is not None:
                 self._database.close()

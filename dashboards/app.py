@@ -97,6 +97,7 @@ def create_app(config: DashboardsConfig, token: str) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,  # the names that a generated client has
     )
     log = AuditLog(config.audit_log, octets=config.audit_octets)
     app.state.services = Services(

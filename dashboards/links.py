@@ -37,6 +37,8 @@ REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one e
 PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
 WITH_PEERS = ("epdg", "aaa", "hss")  # kinds of nodes that speak Diameter
+SHOWN_STATES = ("attaching", "established")
+ALWAYS_ANOTHER = ("process",)  # of a status: what no node is described by, or it would be another one each time
 SERIES = ("attaches", "moves", "failures", "uplink_octets", "downlink_octets")
 
 logger = logging.getLogger("dashboards")
@@ -103,7 +105,7 @@ class NodeLink:
             "sessions": dict(self.sessions) if self.kind == "epdg" else None,
             "tally": dict(self.tally),
             "peers": redacted(list(self.peers)),
-            "status": redacted(dict(self.status)),
+            "status": redacted({name: told for name, told in self.status.items() if name not in ALWAYS_ANOTHER}),
         }
 
     async def run(self) -> None:
@@ -130,10 +132,6 @@ class NodeLink:
     async def _poll(self) -> None:
         try:
             status = await self.call("node.status")
-            if self.kind == "epdg":
-                for state in ("attaching", "established"):
-                    page = await self.call("sessions.list", state=state, limit=1)
-                    self.sessions[state] = _total(page)
             if self.kind in WITH_PEERS:
                 self.peers = await self._ask_peers()
         except Problem as problem:
@@ -145,6 +143,8 @@ class NodeLink:
             self._notice_restart(self.status.get("started"))
             self._set_reachable(True, None)
             if self.kind == "epdg":
+                states = dict(counts(self.status.get("states")))
+                self.sessions = {state: int(states.get(state, 0)) for state in SHOWN_STATES}
                 self._rates.take(self.name, _number(self.status.get("started")), _counters(self.status))
 
     async def _ask_peers(self) -> list[JsonValue]:
@@ -347,11 +347,6 @@ def _text(value: JsonValue) -> str | None:
 
 def _number(value: JsonValue) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _total(page: JsonValue) -> int:
-    total = page.get("total") if isinstance(page, dict) else None
-    return total if isinstance(total, int) else 0
 
 
 def _list(value: JsonValue, member: str) -> list[JsonValue]:

@@ -49,6 +49,7 @@ from protocols.io.configuration import (
 )
 from protocols.io.diameter.configuration import DiameterIdentityText, DiameterNodeSection
 from protocols.io.lifetime import ChildLifetime, ChildLifetimeSection, IkeLifetime, IkeLifetimeSection
+from protocols.io.telemetry import TelemetrySection
 from protocols.io.tunnel import TunnelSection
 
 DEFAULT_RING = 20_000
@@ -415,6 +416,7 @@ class EpdgConfiguration(ConfigurationModel):
     trace: TraceSection = TraceSection()
     logging: LoggingSection = LoggingSection()
     accounting: AccountingSection | None = None
+    telemetry: TelemetrySection | None = None
 
     @field_validator("apns")
     @classmethod
@@ -444,6 +446,8 @@ class EpdgConfiguration(ConfigurationModel):
             if special:
                 words = f"data_plane.kind: tun, which egress, egress_interface and ue_to_ue of {special[0]} need"
                 raise PydanticCustomError("egress", "{words}", {"words": words})
+        if self.telemetry is not None and not self.trace.enabled:
+            raise unfit("true, where there is telemetry: spans are made of the trace", "trace", "enabled")
         if self.default_apn is not None and self.default_apn not in self.apns:
             raise unfit("one of the APNs listed under apns", "default_apn")
         if self.emergency is not None and self.emergency.apn not in self.apns:

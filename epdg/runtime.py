@@ -33,6 +33,7 @@ from protocols.dataplane.choice import carrier_of, choose
 from protocols.ikev2.proposals import EspPolicy, IkePolicy
 from protocols.io.algorithms import weakness
 from protocols.io.platform import Platform
+from protocols.io.telemetry import telemetry_of
 from protocols.path import Path as NetworkPath
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.trace.recorder import Recorder
@@ -62,6 +63,7 @@ class EpdgNode:
             ring=configuration.trace.ring,
             enabled=configuration.trace.enabled,
         )
+        self.telemetry = telemetry_of(configuration.telemetry, self.recorder, "epdg")
         plmn = Plmn(configuration.plmn.mcc, configuration.plmn.mnc)
         self.fqdn = epdg_fqdn(plmn)
         self.tally = Tally()
@@ -124,6 +126,8 @@ class EpdgNode:
     async def run(self) -> None:
         """Open everything, serve until ``stop``, then let go of UEs, AAA server and sockets."""
         self.usage.open()
+        if self.telemetry is not None:
+            self.telemetry.start()
         self.swu.open(self.sessions.handle)
         try:
             self.carrier.start()
@@ -153,6 +157,8 @@ class EpdgNode:
         self.swu.close()
         self.child_sas.close()
         self.carrier.close()
+        if self.telemetry is not None:
+            await self.telemetry.close()
 
     def _say_what_it_is(self) -> None:
         ike = self.configuration.ike

@@ -119,13 +119,15 @@ def prepare(
     *,
     export_keys: bool,
     dashboard: Endpoint | None,
+    laboratory: bool = False,
     changes: Mapping[str, Changes] | None = None,
     entropy: Entropy | None = None,
     now: datetime | None = None,
 ) -> Subscriber:
     """Write everything the nodes need; the subscriber that the UE is.
 
-    ``changes`` are merged into the configurations, by node. With ``entropy`` and ``now`` the files depend on nothing
+    ``laboratory``: there is one beside the dashboard, which offers it. ``changes`` are merged into the configurations,
+    by node. With ``entropy`` and ``now`` the files depend on nothing
     else: a run on virtual time has the same keys and certificates every time.
     """
     changes = changes or {}
@@ -140,8 +142,11 @@ def prepare(
     for node, configuration in nodes.items():
         _write(files, node, merged({**configuration, "trace": trace}, changes.get(node, {})))
     if dashboard is not None:
-        listed: list[JsonValue] = [{"name": node, "kind": node, "control": f"{node}.sock"} for node in _NODES]
-        _write(files, "dashboards", {"listen": str(dashboard), "nodes": listed})
+        names = (*_NODES, LABORATORY) if laboratory else _NODES
+        listed: list[JsonValue] = [{"name": node, "kind": node, "control": f"{node}.sock"} for node in names]
+        _write(files, "dashboards", {"listen": str(dashboard), "nodes": listed, "results": "results"})
+    if laboratory:
+        _write(files, LABORATORY, {"results": "results", "control": f"{LABORATORY}.sock"})
     return subscribers[0]
 
 
@@ -163,6 +168,7 @@ def check(files: RunFiles) -> None:
 
 
 _NODES = ("epdg", "aaa", "ue")
+LABORATORY = "lab"
 
 
 def _aaa(plan: NetworkPlan) -> dict[str, JsonValue]:

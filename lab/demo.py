@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lab.configurations import RunFiles, prepare
+from lab.configurations import LABORATORY, RunFiles, prepare
 from lab.narration import Narrator
 from lab.processes import NodeProcess, poll_until
 from lab.results import AttachFigures, DemoResult, MoveFigures
@@ -46,6 +46,7 @@ TRAFFIC_INTERVAL = 15.0
 DETACH_INTERVAL = 10.0
 TRAFFIC_POLL_INTERVAL = 0.05
 LAST_RECORDS_INTERVAL = 3.0
+LABORATORY_INTERVAL = 50.0  # for it to end: the nodes of a run that is played then take leave first
 REQUEST, RESPONSE, COOKIE2 = "INFORMATIONAL request", "INFORMATIONAL response", "N(COOKIE2)"
 LOGS_DIRECTORY = "logs"
 SIGN_IN = "Sign in at "
@@ -56,6 +57,7 @@ _SERVED = {
     "epdg": ("epdg", "serve"),
     "ue": ("ue", "run"),
     "dashboards": ("dashboards", "serve"),
+    LABORATORY: ("lab", "serve"),
 }
 CORE_NODES = ("ue", "epdg", "aaa")
 
@@ -235,16 +237,20 @@ class Demo:
 
     async def _begin(self) -> None:
         """Start the nodes; returns when they serve and know one another."""
-        self._narrator.heading("Starting aaa, epdg, ue" + ("" if self._dashboard is None else ", dashboards"))
+        beside: tuple[str, ...] = ()
+        if self._dashboard is not None:  # with --exit nobody stays to play anything
+            beside = ("dashboards",) if self._options.leave else ("dashboards", LABORATORY)
+        self._narrator.heading(", ".join(("Starting aaa", "epdg", "ue", *beside)))
         prepare(
             self._files,
             self._stage.plan,
             export_keys=self._options.output is not None,
             dashboard=self._dashboard,
+            laboratory=LABORATORY in beside,
             # the story of the deaf access needs a UE that insists; by itself it would go back after two seconds
             changes={"ue": {"path_test_after": None}},
         )
-        for name in ("aaa", "ue", *(() if self._dashboard is None else ("dashboards",))):
+        for name in ("aaa", "ue", *beside):
             await self._nodes[name].start()
         await self._ready("aaa")
         await self._nodes["epdg"].start()  # now its first connection is accepted
@@ -288,7 +294,11 @@ class Demo:
         if self._traffic_runs:
             with contextlib.suppress(StackError):
                 await self._traffic.stop()
-        await asyncio.gather(self._nodes["ue"].terminate(), self._nodes["dashboards"].terminate())
+        await asyncio.gather(
+            self._nodes["ue"].terminate(),
+            self._nodes["dashboards"].terminate(),
+            self._nodes[LABORATORY].terminate(LABORATORY_INTERVAL),
+        )
         await self._nodes["epdg"].terminate()
         await self._nodes["aaa"].terminate()
         if self._followers:

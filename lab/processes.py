@@ -157,11 +157,11 @@ class NodeProcess:
         """SIGINT and a bounded wait, for a program that prints its result then."""
         await self._end(signal.SIGINT)
 
-    async def terminate(self) -> None:
-        """SIGTERM, after ``TERMINATION_INTERVAL`` SIGKILL; again is harmless."""
-        await self._end(signal.SIGTERM)
+    async def terminate(self, interval: float = TERMINATION_INTERVAL) -> None:
+        """SIGTERM, after ``interval`` SIGKILL; again is harmless."""
+        await self._end(signal.SIGTERM, interval)
 
-    async def _end(self, number: signal.Signals) -> None:
+    async def _end(self, number: signal.Signals, interval: float = TERMINATION_INTERVAL) -> None:
         self._ending = True
         process = self._process
         if process is None or process.returncode is not None:
@@ -169,7 +169,7 @@ class NodeProcess:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
         try:
-            async with asyncio.timeout(TERMINATION_INTERVAL):
+            async with asyncio.timeout(interval):
                 await process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):

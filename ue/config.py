@@ -45,6 +45,7 @@ from protocols.io.configuration import (
 )
 from protocols.io.documents import Document
 from protocols.io.lifetime import ChildLifetime, IkeLifetime
+from protocols.io.telemetry import TelemetrySection
 from protocols.threegpp.identity import Apn, Imsi, epdg_fqdn
 from ue.gateway_config import IKE_PORT, NAT_TRAVERSAL_PORT, DnsSection, GatewaySection, PlmnSection, RetrySection
 from ue.habits import IkeSection
@@ -231,6 +232,7 @@ class UeConfiguration(ConfigurationModel):
     control: FilePath
     state: FilePath | None = None
     trace: TraceSection = TraceSection()
+    telemetry: TelemetrySection | None = None
 
     @classmethod
     def completed(cls, document: Document, directory: Path | None) -> Document:
@@ -239,6 +241,8 @@ class UeConfiguration(ConfigurationModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> UeConfiguration:
+        if self.telemetry is not None and not self.trace.enabled:
+            raise unfit("true, where there is telemetry: spans are made of the trace", "trace", "enabled")
         self._can_authenticate()
         if not self.imsi and (self.usim is None or self.usim.card is None):
             raise unfit("an IMSI, which only a card can tell instead", "imsi")

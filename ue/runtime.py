@@ -14,6 +14,8 @@ from protocols.io.algorithms import weakness
 from protocols.io.control import ControlError
 from protocols.io.netlink import Interface, InterfaceWatch
 from protocols.io.platform import Platform
+from protocols.io.process import process_view
+from protocols.io.telemetry import telemetry_of
 from protocols.path import Address
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
@@ -68,6 +70,7 @@ class UeNode:
             ring=configuration.trace.ring,
             enabled=configuration.trace.enabled,
         )
+        self._telemetry = telemetry_of(configuration.telemetry, self.recorder, KIND)
         self._swu = Swu(
             configuration.accesses,
             platform=platform,
@@ -121,6 +124,8 @@ class UeNode:
     async def run(self, work: Callable[[], Awaitable[None]] | None = None) -> None:
         """Serve the control socket and do ``work``; without any until ``stop``. Detaches at the end."""
         failure: StackError | None = None
+        if self._telemetry is not None:
+            self._telemetry.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._swu.open(tasks)
@@ -251,6 +256,8 @@ class UeNode:
             pdn.tunnel.stop_host()
         self._swu.close()
         await self._control.close()
+        if self._telemetry is not None:
+            await self._telemetry.close()
 
     # --- what a person asks for
 
@@ -379,6 +386,8 @@ class UeNode:
                 for name, access in self.configuration.accesses.items()
             },
             "management": self.steering.view(),
+            "process": process_view(),
+            "telemetry": None if self._telemetry is None else self._telemetry.view(),
             "dropped": {
                 "ike": dict(sum((pdn.dropped_ike() for pdn in self.pdns.values()), self._swu.endpoint.dropped)),
                 "swu": dict(self._swu.ports.dropped),
@@ -387,7 +396,7 @@ class UeNode:
                 ),
                 "tun": {"refused": refused} if refused else {},
             },
-            "trace": {"esp": None if self._swu.esp_tap is None else self._swu.esp_tap.view},
+            "trace": {**self.recorder.view(), "esp": None if self._swu.esp_tap is None else self._swu.esp_tap.view},
         }
 
     def sessions(self) -> list[dict[str, JsonValue]]:

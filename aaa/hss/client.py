@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aaa.hss.in_process import known
-from aaa.hss.port import HssListener, HssRefusal, SubscriberProfile, VectorRequest
+from aaa.hss.port import SERVED, HssListener, HssRefusal, SubscriberProfile, VectorRequest
 from aaa.subscribers.subscriber import is_host
 from protocols.algorithms.vector import AkaVector
 from protocols.diameter.codec import DiameterMessage, RequestError, Result
@@ -31,6 +31,7 @@ from protocols.eap.packet import EapType
 from protocols.errors import AuthenticationError, BackendError, DecodeError
 from protocols.io.diameter import DiameterNode
 from protocols.threegpp.identity import Imsi
+from protocols.trace.spans.span import optional_part
 
 SERVING_LIMIT = 100_000  # users of whom it is remembered which HSS answered
 
@@ -42,16 +43,29 @@ class SwxClient:
     """The port over the AAA server's Diameter node; ``realm`` is the HSS's."""
 
     def __init__(
-        self, node: DiameterNode, *, realm: str, timeout: float, wall: Callable[[], float], listener: HssListener
+        self,
+        node: DiameterNode,
+        *,
+        realm: str,
+        timeout: float,
+        wall: Callable[[], float],
+        listener: HssListener,
+        traced: bool = False,
     ) -> None:
+        """``traced``: Session-Ids name the trace (``protocols.trace.spans``) of the SWm session they are for."""
         self._node = node
         self._realm = realm
         self._timeout = timeout
         self._listener = listener
+        self._traced = traced
         self._session_ids = SessionIdSource(node.identity.host, wall=wall())
         self._serving: OrderedDict[Imsi, str] = OrderedDict()
         node.on_request(SWX_APPLICATION, CommandCode.REGISTRATION_TERMINATION, self._registration_termination)
         node.on_request(SWX_APPLICATION, CommandCode.PUSH_PROFILE, self._push_profile)
+
+    def _session_id(self) -> str:
+        session = SERVED.get()
+        return self._session_ids.next(optional_part(session) if self._traced and session is not None else "")
 
     # --- what is asked ------------------------------------------------------------------------------
 
@@ -59,7 +73,7 @@ class SwxClient:
         """MAR --> ; <-- MAA"""
         resynchronisation = request.resynchronisation
         mar = Mar(
-            session_id=self._session_ids.next(),
+            session_id=self._session_id(),
             origin_host=self._node.identity.host,
             origin_realm=self._node.identity.realm,
             destination_realm=self._realm,
@@ -115,7 +129,7 @@ class SwxClient:
         imei: str | None = None,
     ) -> Saa:
         sar = Sar(
-            session_id=self._session_ids.next(),
+            session_id=self._session_id(),
             origin_host=self._node.identity.host,
             origin_realm=self._node.identity.realm,
             destination_realm=self._realm,

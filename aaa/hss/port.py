@@ -6,6 +6,7 @@ an HSS elsewhere, over Diameter. The results of the HSS are the same either way.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from protocols.eap.aka.server import Resynchronisation
 from protocols.eap.packet import EapType
 from protocols.errors import StackError
 from protocols.threegpp.identity import Imsi
+
+SERVED: ContextVar[str | None] = ContextVar("SERVED", default=None)  # the SWm session that a question is for
 
 
 class HssRefusal(StackError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from protocols.io.configuration import shown
 from protocols.io.control import ControlError, Handler, Params
 from protocols.io.parameters import moment, required_whole_number
+from protocols.io.process import process_view
 from protocols.trace.records import JsonValue
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class NodeMethods:
             "data_plane": {**node.backend.view, **node.carrier.counted},
             "listen": [str(endpoint) for endpoint in node.swu.ports.local_endpoints],
             "sessions": len(node.sessions.live),
+            "states": dict(Counter(live.session.state.value for live in node.sessions.live.values())),
             "half_open": node.swu.endpoint.half_open,
             "totals": dict(node.tally.totals),
             "reasons": {name: dict(counted) for name, counted in node.tally.reasons.items()},
@@ -62,7 +64,9 @@ class NodeMethods:
                 "diameter": {str(k): v for k, v in node.swm.dropped.items()},
             },
             "figures": self._figures(),
-            "trace": {"esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
+            "process": process_view(),
+            "trace": {**node.recorder.view(), "esp": None if node.swu.esp_tap is None else node.swu.esp_tap.view},
+            "telemetry": None if node.telemetry is None else node.telemetry.view(),
             "addresses_in_use": {name: pool.in_use for name, pool in node.grants.pools.items()},
         }
 

@@ -137,6 +137,7 @@ class _Methods:
             "kind": KIND,
             "version": importlib.metadata.version(DISTRIBUTION),
             "started": self._engine.recorder.started,
+            "trace": self._engine.recorder.view(),
             "state": self._engine.state.value,
             "ues": len(self._engine.members),
             "memory_octets": self._engine.memory_octets,

@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 
 from lab.fleet.figures import DIRECTIONS, FleetFigures, Histogram, Latency, Quality
 from protocols.errors import BackendError
+from protocols.histogram import BOUNDS
 
 ADDRESS = "127.0.0.1"
-BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 VOICE = {
     Quality.LOSS: (
         "epdg_fleet_voice_loss_ratio",

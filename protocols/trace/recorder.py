@@ -58,6 +58,12 @@ class Recorder:
         """The number of the oldest record still kept; one past ``sequence`` when there is none."""
         return self._sequence - len(self._ring) + 1
 
+    def view(self) -> dict[str, JsonValue]:
+        """How much is kept: ``records`` of at most ``ring``, back to ``oldest`` (wall clock; null without any)."""
+        first = self._ring[0] if self._ring else None
+        wall = first.wall if isinstance(first, TraceRecord) else None if first is None else first[2]
+        return {"enabled": self.enabled, "records": len(self._ring), "ring": self._ring.maxlen, "oldest": wall}
+
     def keep(self, ring: int) -> None:
         """Keep so many records from now on, the latest."""
         if ring != self._ring.maxlen:

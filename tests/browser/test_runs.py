@@ -67,7 +67,7 @@ def test_runs_of_the_laboratory_are_listed_and_one_is_shown_with_its_timeline(si
     box = picture.bounding_box()
     assert box is not None
     assert (box["width"] > 600, box["height"] > 300) == (True, True)
-    page.get_by_role("link", name="All runs").click()
+    page.get_by_role("link", name="All results").click()
     failed.get_by_role("link").first.click()
     expect(page.locator("#checks .outcome.bad").first).to_contain_text("failed")
 

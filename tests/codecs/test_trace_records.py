@@ -59,6 +59,18 @@ def test_a_body_is_copied_and_unknown_kinds_are_our_own_mistake() -> None:
         recorder(ring=0)
 
 
+def test_it_says_how_much_is_kept_and_how_far_back_that_goes() -> None:
+    walls = iter(range(100, 200))
+    kept = Recorder("ue", monotonic=lambda: 0.0, wall=lambda: float(next(walls)), ring=3)
+    assert kept.view() == {"enabled": True, "records": 0, "ring": 3, "oldest": None}
+    for number in range(2):
+        kept.record(Kind.EVENT, {"name": str(number)})
+    assert kept.view() == {"enabled": True, "records": 2, "ring": 3, "oldest": 101.0}
+    for _ in range(3):
+        kept.record_later(Kind.EVENT, lambda: {"name": "later"})
+    assert kept.view() == {"enabled": True, "records": 3, "ring": 3, "oldest": 103.0}
+
+
 def test_the_ring_keeps_the_latest_and_answers_any_resume() -> None:
     trace = recorder(ring=4)
     assert (trace.oldest, trace.since(0)) == (1, ())

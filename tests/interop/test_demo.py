@@ -453,15 +453,19 @@ def test_it_stays_up_with_the_dashboard_until_ctrl_c(demo: Run) -> None:
     base = link.partition("/sign-in")[0]
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/sign-in\?token=\S{20,}", link)
 
-    def sessions() -> dict[str, Any]:
-        with urllib.request.urlopen(f"{base}/api/v1/sessions", timeout=10) as answer:
-            page: dict[str, Any] = json.load(answer)
-            return page
+    def get(path: str) -> dict[str, Any]:
+        def read() -> dict[str, Any]:
+            with urllib.request.urlopen(f"{base}/api/v1{path}", timeout=10) as answer:
+                page: dict[str, Any] = json.load(answer)
+                return page
 
-    page = sessions() if demo.namespace is None else demo.namespace.call(sessions)
+        return read() if demo.namespace is None else demo.namespace.call(read)
+
+    page = get("/sessions")
     assert [(each["imsi"], each["state"]) for each in page["sessions"]] == [("001010000000001", "established")]
     # A, B, behind the NAT, A again; the deaf address was never adopted
     assert len(page["sessions"][0]["paths"]) == 4
+    assert "walk-home" in {each["name"] for each in get("/lab/schedules")["schedules"]}
     demo.process.send_signal(signal.SIGINT)
     assert demo.end() == 0, demo.out + demo.err
     assert "STA DIAMETER_SUCCESS" in demo.out

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ class World:
             "kind": name,
             "version": "0.1.0",
             "started": self.started[name],
+            "states": Counter(session["state"] for session in self.sessions.values()) if name == "epdg" else {},
             "half_open": 0,
             "totals": {"attached": 7},
             "dropped": {"esp": {"replayed": 3}, "ike": {}, "odd": "not a table"},

@@ -623,7 +623,7 @@ def test_metrics_of_every_node_that_answers(running: Site, client: httpx.Client)
         'epdg_sessions{node="epdg",state="established"} 1.0',
         'epdg_half_open_sas{node="epdg"} 0.0',
         'epdg_events_total{event="attached",node="epdg"} 7.0',
-        'epdg_dropped_total{node="epdg",reason="replayed",where="esp"} 3.0',
+        'epdg_dropped_total{layer="esp",node="epdg",reason="replayed"} 3.0',
     } <= set(found.text.splitlines())
     assert "001010000000001" not in found.text
     running.do(running.world.stop, "epdg")

@@ -91,6 +91,51 @@ def test_all_that_the_nodes_tell_at_a_glance(running: Site, client: httpx.Client
     assert "001010000000003" not in str(found["outcomes"])
 
 
+def test_metrics_of_what_the_nodes_tell(running: Site, client: httpx.Client) -> None:
+    """Histograms as Prometheus has them, time-outs beside what was answered, one row for two connections of a peer."""
+    histogram = {"buckets": [[0.1, 1], [0.5, 3]], "sum": 1.5, "count": 4}
+    tell(
+        running,
+        "epdg",
+        half_open=4,
+        totals={"attached": 7, "attach-ended": 3, "refused": 1, "moved": 2},
+        reasons={"refused": {"AUTHENTICATION_FAILED": 1}},
+        figures={
+            "attach": histogram,
+            "diameter": {"round_trips": {"DER": histogram}, "unanswered": {"STR": 2}},
+            "carried": {"inbound_octets": 1500, "outbound_octets": 9000, "inbound_packets": 1, "outbound_packets": 6},
+        },
+        process={"resident_octets": 1 << 20, "cpu_seconds": 1.25},
+    )
+    tell(
+        running, "aaa", figures={"aaa": {"round_trips": {"MAR": histogram}}, "hss": {"round_trips": {}}}, subscribers=9
+    )
+    wait_until_told(client, "epdg", "half_open", 4)
+    wait_until_told(client, "aaa", "subscribers", 9)
+    assert {
+        'epdg_attach_duration_seconds_bucket{le="0.1",node="epdg"} 1.0',
+        'epdg_attach_duration_seconds_bucket{le="+Inf",node="epdg"} 4.0',
+        'epdg_attach_duration_seconds_sum{node="epdg"} 1.5',
+        'epdg_diameter_round_trip_seconds_count{command="DER",node="epdg"} 4.0',
+        'epdg_diameter_round_trip_seconds_count{command="MAR",node="aaa"} 4.0',
+        'epdg_diameter_unanswered_total{command="DER",node="epdg"} 0.0',
+        'epdg_diameter_unanswered_total{command="STR",node="epdg"} 2.0',
+        'epdg_diameter_peer_open{node="epdg",peer="aaa.epc.mnc001.mcc001.3gppnetwork.org"} 1.0',
+        'epdg_attaches_total{node="epdg",outcome="success"} 7.0',
+        'epdg_attaches_total{node="epdg",outcome="AUTHENTICATION_FAILED"} 1.0',
+        'epdg_attaches_total{node="epdg",outcome="ended"} 2.0',
+        'epdg_moves_total{node="epdg",outcome="adopted"} 2.0',
+        'epdg_moves_total{node="epdg",outcome="failed"} 0.0',
+        'epdg_data_plane_bytes_total{direction="uplink",node="epdg"} 1500.0',
+        'epdg_data_plane_packets_total{direction="downlink",node="epdg"} 6.0',
+        'epdg_node_resident_memory_bytes{node="epdg"} 1.048576e+06',
+        'epdg_node_cpu_seconds_total{node="epdg"} 1.25',
+        'epdg_hss_subscribers{node="aaa"} 9.0',
+    } <= set(client.get("/metrics").text.splitlines())
+    (described,) = (node for node in client.get(f"{API}/nodes").json()["nodes"] if node["name"] == "epdg")
+    assert "process" not in described["status"]
+
+
 def test_what_counters_have_grown_by_is_in_the_series(running: Site, client: httpx.Client) -> None:
     tell(running, "epdg", half_open=1)
     wait_until_told(client, "epdg", "half_open", 1)

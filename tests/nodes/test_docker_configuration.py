@@ -21,6 +21,7 @@ from aaa.__main__ import application as aaa_application
 from aaa.config import AaaConfiguration
 from aaa.subscribers import SubscriberDatabase
 from dashboards.config import DashboardsConfig
+from dashboards.tokens import Role, Tokens
 from epdg.config import EpdgConfiguration
 from lab.namespaces import AccessTopology
 from protocols.io.configuration import load
@@ -134,6 +135,51 @@ def test_the_dashboard_finds_every_nodes_control_socket(
     found = {node.kind: node.control for node in dashboards.nodes}
     assert found == {"aaa": aaa.control, "epdg": epdg.control, "ue": ue.control}
     assert not dashboards.open_to_read
+
+
+def test_prometheus_scrapes_the_dashboard_by_a_token_of_its_own(services: dict[str, Any], tmp_path: Path) -> None:
+    dashboards = load(DOCKER / "dashboards.yaml", DashboardsConfig)
+    text = (DOCKER / "prometheus.yaml").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    address = _address(services, "dashboards", "core")
+    assert job["static_configs"] == [{"targets": [f"{address}:{dashboards.listen.port}"]}]
+    token = job["authorization"]["credentials_file"]
+    viewer = services["viewer"]
+    assert viewer["environment"]["UNLESS"] == token
+    volume = f"tokens:{Path(token).parent}"
+    assert dashboards.tokens is not None
+    assert dashboards.tokens.parent == Path(token).parent
+    assert volume in services["dashboards"]["volumes"]
+    assert f"{volume}:ro" in services["prometheus"]["volumes"]
+
+    shell, option, script = viewer["command"]
+    changed = tmp_path / "dashboards.yaml"
+    changed.write_text((DOCKER / "dashboards.yaml").read_text().replace(str(Path(token).parent), str(tmp_path)))
+    script = script.replace(str(Path(token).parent), str(tmp_path)).replace(
+        "/etc/epdg-emulator/dashboards.yaml", str(changed)
+    )
+    script = script.replace("dashboards token", f"{sys.executable} -m dashboards token")
+    subprocess.run([shell, option, script], check=True, cwd=ROOT)
+    (made,) = Tokens(tmp_path / "tokens.json").all()
+    assert made.role is Role.VIEWER
+    assert (tmp_path / "prometheus").read_text().strip()
+
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        checked = tmp_path / "prometheus.yaml"
+        checked.write_text(text.replace(token, str(tmp_path / "prometheus")))
+        result = subprocess.run([promtool, "check", "config", checked], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_grafana_finds_prometheus_and_the_dashboards(services: dict[str, Any]) -> None:
+    grafana, folder = services["grafana"], ROOT / "dashboards" / "grafana"
+    (source,) = yaml.safe_load((folder / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "${PROMETHEUS_URL}"
+    assert grafana["environment"]["PROMETHEUS_URL"] == f"http://{_address(services, 'prometheus', 'core')}:9090"
+    (provider,) = yaml.safe_load((folder / "provisioning/dashboards/epdg.yaml").read_text())["providers"]
+    assert f"./dashboards/grafana:{provider['options']['path']}:ro" in grafana["volumes"]
+    assert "./dashboards/grafana/provisioning:/etc/grafana/provisioning:ro" in grafana["volumes"]
 
 
 def test_the_subscriber_service_provisions_the_ues_usim(

@@ -224,7 +224,7 @@ async def metrics(gateway: EpdgProcess, wanted: Counter[Reason]) -> None:
             assert answer.status_code == 200
             found = Counter(
                 {
-                    (sample.labels["where"], sample.labels["reason"]): int(sample.value)
+                    (sample.labels["layer"], sample.labels["reason"]): int(sample.value)
                     for family in text_string_to_metric_families(answer.text)
                     for sample in family.samples
                     if sample.name == "epdg_dropped_total" and sample.labels["node"] == "epdg"

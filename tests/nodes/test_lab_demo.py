@@ -24,6 +24,7 @@ from lab.configurations import SUBSCRIBERS, RunFiles, prepare
 from lab.narration import HOLD_INTERVAL, Narrator
 from lab.processes import NodeProcess, poll_until
 from lab.results import OUTAGE_MAXIMUM_MS, SCHEMA, AttachFigures, DemoResult, MoveFigures
+from lab.serving.config import LaboratoryConfiguration
 from lab.stages import LoopbackStage, NamespaceStage, Stage, check_free
 from lab.traces import Traces, event
 from lab.traffic import FlowFigures, parse_ping, ping_figures
@@ -48,7 +49,8 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 @pytest.mark.parametrize("export_keys", [False, True])
 def test_every_node_accepts_what_it_is_told(tmp_path: Path, stage: Stage, export_keys: bool) -> None:
     files = RunFiles(directory=tmp_path)
-    own = prepare(files, stage.plan, export_keys=export_keys, dashboard=Endpoint.of("127.0.0.1", 8080))
+    dashboard = Endpoint.of("127.0.0.1", 8080)
+    own = prepare(files, stage.plan, export_keys=export_keys, dashboard=dashboard, laboratory=True)
     ue = load(files.configuration("ue"), UeConfiguration)
     epdg = load(files.configuration("epdg"), EpdgConfiguration)
     aaa = load(files.configuration("aaa"), AaaConfiguration)
@@ -57,7 +59,9 @@ def test_every_node_accepts_what_it_is_told(tmp_path: Path, stage: Stage, export
     assert ue.imsi == str(own.imsi) == "001010000000001"
     assert (ue.gateway.address, ue.gateway.ike_port) == (epdg.listen.addresses[0], epdg.listen.ike_port)
     assert {step.to for step in stage.steps} <= set(ue.accesses)
-    assert [node.control for node in dashboards.nodes] == [epdg.control, aaa.control, ue.control]
+    lab = load(files.configuration("lab"), LaboratoryConfiguration)
+    assert [node.control for node in dashboards.nodes] == [epdg.control, aaa.control, ue.control, lab.control]
+    assert dashboards.results == lab.results
     assert files.configuration("ue").stat().st_mode & 0o077 == 0
     with SubscriberDatabase(aaa.database) as database:
         assert database.count() == SUBSCRIBERS

@@ -24,13 +24,17 @@ export function mountCounters(place) {
   const reading = h("p", { class: "hint number", "aria-live": "off" });
   const refused = h("ul", { class: "refused" });
   replace(place, ways, plots.map((each) => each.element), reading, refused);
-  const watcher = new ResizeObserver(draw);
+  let width = 0;
+  const watcher = new ResizeObserver(([entry]) => {
+    width = Math.floor(entry.contentRect.width);
+    draw();
+  });
   watcher.observe(place);
 
   function plot(name, label, unit) {
     const picture = s("svg", { class: "counter-plot", role: "img", tabindex: "0" });
     const most = h("span", { class: "muted number" });
-    picture.addEventListener("pointermove", (event) => pointAt(Math.round(((event.offsetX - MARGIN.left) / Math.max(1, picture.clientWidth - MARGIN.left - MARGIN.right)) * (samples.length - 1))));
+    picture.addEventListener("pointermove", (event) => pointAt(Math.round(((event.offsetX - MARGIN.left) / Math.max(1, width - MARGIN.left - MARGIN.right)) * (samples.length - 1))));
     picture.addEventListener("pointerleave", () => pointAt(null));
     picture.addEventListener("blur", () => pointAt(null));
     picture.addEventListener("keydown", (event) => {
@@ -52,17 +56,18 @@ export function mountCounters(place) {
     const spis = session.child_sas.map((child) => child.inbound_spi).join();
     const totals = Object.fromEntries(NAMES.map((name) => [name, total(session, name)]));
     const seconds = before ? now - before.now : 0;
-    if (before && seconds < LEAST_INTERVAL) return;
+    if (before && seconds < LEAST_INTERVAL) return false;
     if (before) {
       const rates = before.spis === spis ? Object.fromEntries(NAMES.map((name) => [name, Math.max(0, (totals[name] - before.totals[name]) / seconds)])) : null;
       samples.push({ wall: Date.now() / 1000, rates });
       if (samples.length > KEPT) samples.shift();
     }
     before = { now, spis, totals };
+    return true;
   }
 
   function show(session) {
-    take(session);
+    if (!take(session)) return;
     const last = samples.at(-1)?.rates;
     replace(ways, DIRECTIONS.map(([name, label, style]) => h("div", { class: `way ${style}` },
       h("p", { class: "way-label" }, h("span", { class: "way-mark", "aria-hidden": "true" }), label),
@@ -76,7 +81,7 @@ export function mountCounters(place) {
   }
 
   function draw() {
-    for (const each of plots) drawPlot(each, samples, at);
+    for (const each of plots) drawPlot(each, width, samples, at);
     setText(reading, read(samples, at));
   }
 
@@ -92,8 +97,7 @@ function read(samples, at) {
   return `${clock(wall)}: ${ways.join("; ")}`;
 }
 
-function drawPlot({ name, label, unit, picture, most }, samples, at) {
-  const width = picture.parentElement.clientWidth;
+function drawPlot({ name, label, unit, picture, most }, width, samples, at) {
   if (!width) return;
   const largest = Math.max(1, ...samples.flatMap(({ rates }) => (rates ? DIRECTIONS.map(([direction]) => rates[`${direction}_${name}`]) : [])));
   const room = { x: width - MARGIN.left - MARGIN.right, y: HEIGHT - MARGIN.top - MARGIN.bottom };

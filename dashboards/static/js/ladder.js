@@ -9,7 +9,7 @@ import { mountDetail } from "./message.js";
 const TOP = 14;
 const BOTTOM = 18;
 const GAP = 2.0; // seconds of silence that are worth showing
-const OVERSCAN = 1200; // pixels above and below the view that are drawn, too
+const OVERSCAN = 900; // pixels above and below the view that are drawn, too
 const AT_END = 24;
 const INTERFACE_ORDER = ["SWu", "SWm", "SWx", "S6b", "EAP"];
 

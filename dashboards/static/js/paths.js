@@ -37,6 +37,7 @@ export function mountPaths(place, reveal) {
   let last = null;
   const asked = h("p", { class: "asked-from", hidden: true });
   const picture = s("svg", { class: "paths", role: "group", "aria-label": "Addresses of the UE over time" });
+  const room = h("div", {}, picture);
   const told = h("p", { class: "told" });
   const list = h("ol", { class: "path-steps" });
   const more = h("button", { type: "button", class: "button ghost", onclick: () => {
@@ -44,22 +45,26 @@ export function mountPaths(place, reveal) {
     show(...last);
   } });
   const local = h("p", { class: "hint" });
-  replace(place, asked, picture, told, list, more, local);
-  const watcher = new ResizeObserver(() => last && show(...last));
-  watcher.observe(place);
+  replace(place, asked, room, told, list, more, local);
+  let width = 0;
+  const watcher = new ResizeObserver(([entry]) => {
+    width = Math.floor(entry.contentRect.width);
+    if (last) show(...last);
+  });
+  watcher.observe(room);
 
   function show(session, moves) {
     last = [session, moves];
     const spans = spansOf(session, moves);
     const origin = session.paths.length === 0 && session.ike?.path?.remote; // refused, or not that far yet
     const end = session.ike?.path?.local ?? session.paths.at(-1)?.local;
-    const signature = JSON.stringify([place.clientWidth, all, spans, moves, session.state, origin, end]);
+    const signature = JSON.stringify([width, all, spans, moves, session.state, origin, end]);
     if (signature === drawn && session.state !== "established") return;
     const changed = signature !== drawn;
     drawn = signature;
     picture.toggleAttribute("hidden", spans.length === 0);
     told.hidden = spans.length === 0;
-    if (spans.length && place.clientWidth) drawTimeline(picture, told, place.clientWidth, spans, moves, session, reveal);
+    if (spans.length && width) drawTimeline(picture, told, width, spans, moves, session, reveal);
     if (!changed) return;
     asked.hidden = !origin;
     replace(asked, origin && ["asked from ", h("span", { class: "mono" }, origin)]);
@@ -104,8 +109,10 @@ function scale(spans, end, left, width) {
 
 function drawTimeline(picture, told, width, spans, moves, session, reveal) {
   const end = session.state === "closed" ? Math.max(...spans.map((span) => span.until ?? span.since)) : Date.now() / 1000;
-  const lanes = [...new Set(spans.map((span) => span.remote).reverse())].slice(0, LANES).reverse();
-  const shown = spans.filter((span) => lanes.includes(span.remote));
+  const latest = spans.slice(-Math.max(4, Math.floor(width / LEAST)));
+  const lanes = [...new Set(latest.map((span) => span.remote).reverse())].slice(0, LANES).reverse();
+  const shown = latest.filter((span) => lanes.includes(span.remote));
+  const earlier = spans.length - shown.length;
   const height = TOP + lanes.length * LANE + AXIS;
   const { x, even, moments } = scale(shown, end, 8, width - 16);
   const tones = [...new Set(spans.map((span) => span.remote))];
@@ -125,10 +132,10 @@ function drawTimeline(picture, told, width, spans, moves, session, reveal) {
       const text = `${span.remote} for ${duration((span.until ?? end) - span.since)}, from ${clock(span.since)}: ${span.path ? reason(span.path) : span.why}`;
       return s("rect", { class: `stay ${toneOf(span.remote)} ${span.kept ? "" : "unproved"}`, x: from, y: y(span.remote), width: Math.max(to - from, 2), height: BAR, rx: 4, role: "img", tabindex: "0", "aria-label": text, dataset: { mark: `bar-${index}` }, ...tell(text) });
     }),
-    ...moves.filter((move) => lanes.includes(move.remote)).map((move) => drawMove(move, x, y, width, tell, reveal)),
+    ...moves.filter((move) => move.wall >= shown[0].since && lanes.includes(move.remote)).map((move) => drawMove(move, x, y, width, tell, reveal)),
     ...axis(moments, x, height, width),
   );
-  if (!told.textContent) replace(told, even ? "" : "Short stays are drawn wider than they lasted.");
+  if (!told.textContent) replace(told, [earlier > 0 && `${plural(earlier, "earlier stay")} only in the list. `, !even && "Short stays are drawn wider than they lasted."].filter(Boolean).join(""));
   if (focused) picture.querySelector(`[data-mark="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 

@@ -89,11 +89,14 @@ export function mountSession(main, id) {
     ladderBusy = true;
     const began = performance.now();
     try {
-      const [value, found] = await Promise.all([api.ladder(id), api.explanation(id).catch(() => null)]);
+      const explaining = api.explanation(id).catch(() => null);
+      const value = await api.ladder(id);
       if (!left) {
-        explanation = found ?? explanation;
         moves = movesOf(value.entries);
         ladder.show(value);
+        show();
+        explanation = (await explaining) ?? explanation;
+        if (left) return;
         show();
         if (value.entries.some((entry) => entry.kind === "message" && entry.arrived === null && Date.now() / 1000 - entry.wall < ARRIVAL)) ladderSoon(1200);
       }

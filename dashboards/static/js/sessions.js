@@ -64,6 +64,7 @@ export function mountSessions(main, asked) {
 
   let busy = false;
   let again = false;
+  let landing = false; // whether the keyboard goes to the first row of a page that was turned to
   let took = 0;
   let timer = 0;
   let due = Infinity;
@@ -102,6 +103,8 @@ export function mountSessions(main, asked) {
     if (left) return;
     show();
     if (again) load();
+    else if (landing) focusRow(0);
+    landing = again && landing;
   }
 
   function loadSoon(pause = 0) {
@@ -123,7 +126,8 @@ export function mountSessions(main, asked) {
     else if (direction < 0 && kept.before.length === 0) return;
     else if (direction > 0) return;
     kept.cursor = direction > 0 ? page.next : kept.before.pop();
-    load().then(() => focusRow(0));
+    landing = true;
+    load();
   }
 
   // --- showing

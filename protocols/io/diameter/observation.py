@@ -57,7 +57,7 @@ class Traffic:
                         "peer": self.peer or str(self.remote),
                         "name": self.message.name,
                         "summary": self.message.summary(),
-                        "detail": self.message.detail(),
+                        "detail": {**self.message.detail(), "end_to_end": self.message.end_to_end},
                         "retransmission": self.message.retransmitted,
                     },
                 )
