@@ -42,6 +42,8 @@ PAGES = {
     "/#/audit": "Audit log",
 }
 
+JUDGED = ("/#/", "/#/ues", f"/#/subscribers/{USER.imsi}", "/#/nodes")  # every kind of piece that pages are made of
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
@@ -333,9 +335,9 @@ def test_axe_finds_nothing(world: Nodes, sit: Callable[..., Sitting]) -> None:
     world.attach()
     try:
         found: list[str] = []
-        for path, heading in PAGES.items():
+        for path in JUDGED:
             page = sitting.open(path)
-            title(page, heading)
+            title(page, PAGES[path])
             expect(page.locator(".card").first).to_be_visible()
             found += complaints(page)
         page = sitting.open("/#/subscribers")
