@@ -18,7 +18,7 @@ export function mountRuns(main, name) {
     main,
     h("section", { class: "page" }, tabs("lab", "#/runs"),
       h("div", { class: "page-head" }, h("div", {}, h("h1", {}, name ? `Run ${name}` : "Results"), summary),
-        name && h("div", { class: "tools" }, h("a", { class: "button ghost", href: "#/runs" }, icon("back"), "All runs"))),
+        name && h("div", { class: "tools" }, h("a", { class: "button ghost", href: "#/runs" }, icon("back"), "All results"))),
       body),
   );
   document.title = name ? `${name} · ePDG dashboard` : "Results · ePDG dashboard";
