@@ -11,9 +11,9 @@ from dashboards.schemas import Answer, NodeView
 class GatewaySessions(Answer):
     """Of one gateway."""
 
-    gateway: str
-    established: int
-    half_open: int = Field(description="IKE SAs that nobody has proved yet")
+    gateway: str = Field(examples=["epdg"])
+    established: int = Field(examples=[3])
+    half_open: int = Field(examples=[1], description="IKE SAs that nobody has proved yet")
 
 
 class SessionCounts(Answer):
@@ -38,24 +38,24 @@ class Outcome(Answer):
     """How often attaches ended so: `success`, the Notify of the refusal, or `ended` without one."""
 
     reason: str = Field(examples=["AUTHENTICATION_FAILED"])
-    count: int
+    count: int = Field(examples=[6])
 
 
 class Percentiles(Answer):
     """Seconds, interpolated in the nodes' buckets, since the nodes' start; null while there were none."""
 
-    count: int
-    p50: float | None
-    p95: float | None
-    p99: float | None
+    count: int = Field(examples=[100])
+    p50: float | None = Field(examples=[0.041])
+    p95: float | None = Field(examples=[0.096])
+    p99: float | None = Field(examples=[0.23])
 
 
 class Drop(Answer):
     """Packets or messages that went no further."""
 
-    node: str
-    layer: str = Field(description="ike, swu, esp, tun or diameter")
-    reason: str
+    node: str = Field(examples=["epdg"])
+    layer: str = Field(examples=["esp"], description="ike, swu, esp, tun or diameter")
+    reason: str = Field(examples=["replayed"])
     count: int
 
 

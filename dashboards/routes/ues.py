@@ -102,19 +102,19 @@ async def suspend(given: ServicesDep, node: Ue, wanted: OfConnection | None = No
 
 
 @router.post("/{node}/rekey-ike", dependencies=[Operator], responses=documented(*_ACTING))
-async def rekey_ike(given: ServicesDep, node: Ue, wanted: OfConnection | None = None) -> UeSession:
+async def rekey_ike_of_ue(given: ServicesDep, node: Ue, wanted: OfConnection | None = None) -> UeSession:
     """Begin to rekey the IKE SA (RFC 7296 §1.3.2)."""
     return shown(link := _ue(given, node), UeSession, await _asked(link, "ue.rekey-ike", wanted))
 
 
 @router.post("/{node}/rekey-child", dependencies=[Operator], responses=documented(*_ACTING))
-async def rekey_child(given: ServicesDep, node: Ue, wanted: RekeyChildWanted | None = None) -> UeRekeyed:
+async def rekey_child_of_ue(given: ServicesDep, node: Ue, wanted: RekeyChildWanted | None = None) -> UeRekeyed:
     """Begin to rekey child SAs (RFC 7296 §1.3.3)."""
     return shown(link := _ue(given, node), UeRekeyed, await _asked(link, "ue.rekey-child", wanted))
 
 
 @router.post("/{node}/liveness", dependencies=[Operator], responses=documented(*_ACTING))
-async def liveness(given: ServicesDep, node: Ue, wanted: OfConnection | None = None) -> UeSession:
+async def liveness_of_ue(given: ServicesDep, node: Ue, wanted: OfConnection | None = None) -> UeSession:
     """Ask the gateway whether it lives (RFC 7296 §2.4); the ladder shows its answer."""
     return shown(link := _ue(given, node), UeSession, await _asked(link, "ue.liveness", wanted))
 

@@ -68,9 +68,10 @@ async def scraped(directory: Path, queries: Collection[str]) -> Scraped:
     plan.prepare()
     rule = SubscriberRule(first_imsi=FIRST_IMSI, master=read_master(directory / "fleet.master"))
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(FleetNodes(plan))
         ue = await stack.enter_async_context(_process("ue", directory, _ue(plan, rule)))
         dashboard = await stack.enter_async_context(_process("dashboards", directory, _dashboards()))
+        await stack.enter_async_context(FleetNodes(plan))
+        await ue.ready()
         url = (await dashboard.said("Sign in at ")).partition("/sign-in")[0]
         engine = await stack.enter_async_context(FleetEngine(FleetFile.read(plan.fleet)))
         fleet = MetricsServer(0, engine.latest)
@@ -138,8 +139,6 @@ async def _process(module: str, directory: Path, configuration: Mapping[str, obj
     process = NodeProcess(module, words, log=directory / f"{module}.log", control=control)
     await process.start()
     try:
-        if module == "ue":
-            await process.ready()
         yield process
     finally:
         await process.terminate()
