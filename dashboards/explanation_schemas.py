@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from dashboards.schemas import Answer, TraceName
+from dashboards.schemas import Answer
+from dashboards.trace_schemas import TraceName
 
 Cause = Annotated[str, Field(description="a slug that scripts may rely on", examples=["network-not-authenticated"])]
 

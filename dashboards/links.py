@@ -23,7 +23,7 @@ from dashboards.problems import Problem
 from dashboards.rates import Rates
 from dashboards.redaction import redacted
 from dashboards.ring import Selection, Source, Trace, select, without_payloads
-from dashboards.schemas import SessionView
+from dashboards.schemas import NodeView, SessionView, TraceKept
 from dashboards.stream import EventHub
 from dashboards.told import counts, table
 from protocols.errors import BackendError, DecodeError
@@ -93,7 +93,7 @@ class NodeLink:
             raise self._unreachable(str(error)) from None
 
     def describe(self) -> dict[str, JsonValue]:
-        """The node's health, as ``GET /nodes`` and the ``node`` event carry it."""
+        """The node's health, as the ``node`` event carries it."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -107,6 +107,11 @@ class NodeLink:
             "peers": redacted(list(self.peers)),
             "status": redacted({name: told for name, told in self.status.items() if name not in ALWAYS_ANOTHER}),
         }
+
+    def view(self) -> NodeView:
+        """The same with how much of its trace is kept here."""
+        kept = TraceKept(records=len(self.trace), ring=self.trace.ring, oldest=self.trace.oldest)
+        return NodeView.model_validate({**self.describe(), "trace": kept})
 
     async def run(self) -> None:
         """Watch the node until cancelled."""

@@ -18,7 +18,6 @@ from dashboards.overview_schemas import (
 )
 from dashboards.peers import peers_of
 from dashboards.rates import INTERVAL, Rates
-from dashboards.schemas import NodeView
 from dashboards.told import counts, table
 from protocols.trace.records import JsonValue
 
@@ -58,7 +57,7 @@ def overview(links: Iterable[NodeLink], rates: Rates) -> Overview:
         ),
         drops=sorted(_drops(here), key=lambda drop: (-drop.count, drop.node, drop.layer, drop.reason)),
         peers=peers_of(here),
-        nodes=[NodeView.model_validate(link.describe()) for link in links],
+        nodes=[link.view() for link in links],
     )
 
 

@@ -181,6 +181,14 @@ class SessionPage(Answer):
     unreachable: list[str] = Field(description="gateways that could not be asked")
 
 
+class TraceKept(Answer):
+    """What this dashboard keeps of a node's trace: so many records of at most ``ring``, the oldest of when."""
+
+    records: int
+    ring: int
+    oldest: float | None
+
+
 class NodeView(Answer):
     """A node's health; ``since`` is when it became reachable or unreachable, ``why`` the trouble."""
 
@@ -195,77 +203,13 @@ class NodeView(Answer):
     tally: dict[str, int] = Field(description="what its trace told since this dashboard follows it")
     peers: list[Any] = Field(description="Diameter peers, as the node describes them")
     status: dict[str, Any] = Field(description="the node's own status")
+    trace: TraceKept | None = Field(default=None, description="not in events")
 
 
 class NodeList(Answer):
     """All configured nodes."""
 
     nodes: list[NodeView]
-
-
-class LadderEntry(Answer):
-    """A message (an arrow), an event (a band) or a change of state."""
-
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
-
-    id: str
-    kind: Literal["message", "event", "state"]
-    wall: float
-    node: str
-    name: str
-    text: str = Field(description="RFC notation for messages, one sentence for events")
-    detail: Any = None
-    seen_by: list[str]
-    records: list[str] = Field(
-        description="node:sequence of all that tell of it; messages/{node}:{sequence}", examples=[["ue:17", "epdg:21"]]
-    )
-    source: str | None = Field(default=None, alias="from")
-    target: str | None = Field(default=None, alias="to")
-    interface: str | None = None
-    protocol: str | None = None
-    peer: str | None = None
-    retransmission: bool = False
-    arrived: bool | None = Field(
-        default=None, description="false: the receiver never recorded it; null: nobody can tell"
-    )
-    transit: float | None = Field(default=None, description="seconds from sending to arrival")
-
-
-class TraceName(Answer):
-    """What a node calls the session in its trace."""
-
-    node: str
-    session: str
-
-
-class Ladder(Answer):
-    """A session's message ladder."""
-
-    session: str
-    columns: list[str]
-    entries: list[LadderEntry]
-    names: list[TraceName]
-    left_out: int = Field(description="older entries that were left out")
-    silent: list[str] = Field(description="nodes that cannot be reached: their part may be missing")
-
-
-class MessageView(Answer):
-    """One trace record of a protocol message, as one node saw it."""
-
-    id: str
-    node: str
-    sequence: int
-    wall: float
-    session: str | None
-    body: dict[str, Any]
-
-
-class MessagePage(Answer):
-    """One page of messages, oldest first."""
-
-    messages: list[MessageView]
-    next: str | None
-    total: int
 
 
 class SignIn(BaseModel):

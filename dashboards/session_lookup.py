@@ -18,7 +18,9 @@ from protocols.trace.records import JsonValue
 PAGE = 50
 PAGE_LIMIT = 500
 
-Identifier = Annotated[str, Path(min_length=1, max_length=256, description="session identifier")]
+Identifier = Annotated[
+    str, Path(min_length=1, max_length=256, description="session identifier", examples=["18f7e6d5c4b3a291"])
+]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="entries on a page")]
 Cursor = Annotated[str | None, Query(max_length=1024, description="`next` of the page before")]
 

@@ -12,7 +12,7 @@ from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Reader, ServicesDep
 from dashboards.explanation_schemas import Attempt, AttemptList, CauseList, CauseView
 from dashboards.problems import documented
-from dashboards.schemas import TraceName
+from dashboards.trace_schemas import TraceName
 from protocols.trace.explanation.catalogue import CATALOGUE
 from protocols.trace.explanation.cause import main_finding
 

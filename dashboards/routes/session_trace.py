@@ -13,8 +13,8 @@ from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Reader, ServicesDep
 from dashboards.explanation_schemas import Explanation, FindingView
 from dashboards.problems import Problem, documented
-from dashboards.schemas import Ladder, LadderEntry, MessagePage, MessageView, TraceName
 from dashboards.session_lookup import PAGE, Cursor, Identifier, Limit, selection
+from dashboards.trace_schemas import Ladder, LadderEntry, MessagePage, MessageView, TraceName
 from protocols.trace.explanation.cause import main_finding
 from protocols.trace.records import Kind, TraceRecord
 
@@ -25,7 +25,7 @@ MessageId = Annotated[
     Path(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}:[0-9]{1,15}$",
         description="node and record number",
-        examples=["epdg:4711"],
+        examples=["epdg:1"],
     ),
 ]
 _PROBLEMS = documented(

@@ -197,10 +197,10 @@ class World:
             }[node]
         self.recorders[node].record(kind, body, label)
 
-    def new_session(self, number: int, apn: str = "internet") -> dict[str, Any]:
+    def new_session(self, number: int, apn: str = "internet", identifier: str | None = None) -> dict[str, Any]:
         """A session that has just begun to attach."""
         imsi = f"0010100000{number:05d}"
-        identifier = f"s{number:06x}"
+        identifier = identifier or f"s{number:06x}"
         session: dict[str, Any] = {
             "id": identifier,
             "state": "attaching",
@@ -241,9 +241,11 @@ class World:
         self.sessions[identifier] = session
         return session
 
-    def attach(self, number: int, apn: str = "internet", *, retransmit: bool = False) -> dict[str, Any]:
+    def attach(
+        self, number: int, apn: str = "internet", *, retransmit: bool = False, identifier: str | None = None
+    ) -> dict[str, Any]:
         """The whole attach procedure (TS 33.402 §8.2.2) with EAP-AKA."""
-        s = self.new_session(number, apn)
+        s = self.new_session(number, apn, identifier)
         if retransmit:
             self.say("ue", "epdg", "IKE_SA_INIT request 0", INIT, session=s, lost=True)
             self.say("ue", "epdg", "IKE_SA_INIT request 0", INIT, session=s, retransmission=True, after=0.5)

@@ -76,6 +76,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(epdg, ue, running.enter_context(served.client()), audit)
 
 
+def test_a_session_tells_its_lifetimes_and_what_was_granted(world: World) -> None:
+    shown = world.session()
+    (child,) = shown["child_sas"]
+    for sa in (shown["ike"], child):
+        assert shown["established"] < sa["lifetime"]["rekey_at"] < sa["lifetime"]["expires_at"]
+    assert child["lifetime"]["rekey_at"] < shown["established"] + 3600 * 1.1  # the default child_lifetime, and some lag
+    assert shown["authorisation"]["apn"] == "internet"
+    assert shown["authorisation"]["ambr"]["uplink_bits"] > 0
+    assert shown["emergency"] is False
+    (listed,) = world.client.get(f"{API}/sessions?state=established").json()["sessions"]
+    assert listed["authorisation"] == shown["authorisation"]
+
+
 @pytest.mark.parametrize("action", ["liveness", "check-path"])
 @pytest.mark.parametrize("body", [None, {"interval": 5}])
 def test_the_ue_is_asked_and_its_answer_told(world: World, action: str, body: JsonValue) -> None:

@@ -421,6 +421,22 @@ def test_no_secret_leaves(running: Site, client: httpx.Client) -> None:
         assert secret not in everything  # … its value is not
 
 
+def test_nodes_tell_how_much_of_their_trace_is_kept(tmp_path: Path) -> None:
+    with site(tmp_path, "trace_ring: 100") as running, httpx.Client(base_url=running.url) as client:
+        for number in range(1, 5):
+            session = running.do(running.world.attach, number)
+        wait_for_record(client, "epdg", f"{session['imsi']} attached")
+        kept = {node["name"]: node["trace"] for node in client.get(f"{API}/nodes").json()["nodes"]}
+        total = running.world.recorders["epdg"].sequence
+        assert kept["epdg"] == {"records": total, "ring": 100, "oldest": pytest.approx(session["created"], abs=60)}
+        for number in range(5, 9):
+            session = running.do(running.world.attach, number)
+        wait_for_record(client, "epdg", f"{session['imsi']} attached")
+        (later,) = [node["trace"] for node in client.get(f"{API}/nodes").json()["nodes"] if node["name"] == "epdg"]
+        assert later["records"] == 100
+        assert later["oldest"] > kept["epdg"]["oldest"]
+
+
 # --- ladder and messages ----------------------------------------------------------------------------
 
 

@@ -23,7 +23,8 @@ from tests.peers.lab_node import LabProcess
 pytestmark = pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is of the test extra")
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
-RUN_INTERVAL = 15  # seconds; what has been tried then has been tried
+SESSION = "18f7e6d5c4b3a291"  # of the description's examples
+RUN_INTERVAL = 30  # seconds; what has been tried then has been tried
 
 
 @pytest.mark.parametrize("authorised", [True, False], ids=["operator", "nobody"])
@@ -36,11 +37,11 @@ def test_schemathesis_finds_nothing(tmp_path: Path, authorised: bool) -> None:
     laboratory = LabProcess(tmp_path / "lab", "queue: 1\n")
     nodes += f"\n  - {{ name: lab, kind: lab, control: {laboratory.control} }}"
     with node, laboratory, site(tmp_path, f"audit_log: {tmp_path / 'audit.jsonl'}", nodes=nodes) as running:
-        running.do(running.world.attach, 1)
+        running.do(running.world.attach, 1, identifier=SESSION)
         words = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)]
         words += ["run", f"{running.url}/openapi.json", "--exclude-path", f"{API}/events", "--seed", "1"]
         words += ["--phases", "examples,coverage,fuzzing", "--max-examples", "3", "--generation-database", "none"]
-        words += ["--max-time", str(RUN_INTERVAL if authorised else RUN_INTERVAL // 3), "--request-timeout", "10"]
+        words += ["--max-time", str(RUN_INTERVAL if authorised else RUN_INTERVAL // 5), "--request-timeout", "10"]
         words += ["--workers", "2", "--no-color", "--no-shrink", "--continue-on-failure", "--warnings", "off"]
         if authorised:
             words += ["--header", f"Authorization: Bearer {TOKEN}"]
