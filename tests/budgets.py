@@ -15,12 +15,12 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 BUDGETS = {  # seconds of two workers side by side; all of them together are seventeen minutes of the clock
-    "browser": 90.0,
+    "browser": 140.0,
     "codecs": 30.0,
     "dataplane": 60.0,
     "fleet": 110.0,
     "fuzz": 90.0,
-    "interop": 760.0,
+    "interop": 710.0,
     "machines": 90.0,
     "media": 20.0,
     "nodes": 760.0,

@@ -10,12 +10,13 @@ export class Problem extends Error {
   }
 }
 
-async function send(method, path, body) {
+/** ``body`` goes as JSON, a file as it is under its own media type. */
+async function send(method, path, body, kind = "application/json") {
   try {
     return await fetch(`/api/v1${path}`, {
       method,
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: body === undefined ? {} : { "Content-Type": kind },
+      body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
       cache: "no-store",
     });
   } catch {
@@ -23,8 +24,8 @@ async function send(method, path, body) {
   }
 }
 
-async function request(method, path, body) {
-  return read(await send(method, path, body));
+async function request(method, path, body, kind) {
+  return read(await send(method, path, body, kind));
 }
 
 /** A file and the name that the server gives it. */

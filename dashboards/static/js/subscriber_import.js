@@ -25,7 +25,7 @@ export function importFile(parameters) {
       const query = new URLSearchParams(parameters.slice(1));
       for (const each of apn ?? []) query.append("apn", each);
       if (over) query.set("over", "true");
-      const done = await rest.sendFile(`/subscribers/import-file?${query}`, await chosen.text(), kind);
+      const done = await rest.sendFile(`/subscribers/import-file?${query}`, chosen, kind);
       done.sentence = `${plural(done.added, "subscriber")} added, ${done.replaced} replaced.`;
       return done;
     },

@@ -51,7 +51,6 @@ export function mountTopbar(bar, strip, notices) {
     replace(account, icon(state.signedIn ? "out" : "key"), h("span", {}, state.signedIn ? "Sign out" : "Sign in"));
     account.setAttribute("aria-label", state.signedIn ? "Sign out" : "Sign in"); // a narrow bar shows the icon alone
     account.title = state.signedIn ? `Signed in as ${whoIs()}` : "";
-    account.setAttribute("aria-label", state.signedIn ? `Sign out ${whoIs()}` : "Sign in");
     who.hidden = !state.signedIn;
     setText(who, whoIs());
     showNotices(notices);
