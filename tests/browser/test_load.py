@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-SECONDS, PARTS = 20.0, 4
+SECONDS, PARTS = 8.0, 4
 HEAP_MAXIMUM = 40e6  # octets after a collection; 10,000 sessions kept as objects would take more
-NODES_MAXIMUM = 10_000  # a page of 50 rows has some 1,200; 20 s of rows never let go would be hundreds of thousands
+NODES_MAXIMUM = 10_000  # a page of 50 rows has some 1,200; 8 s of rows never let go would be hundreds of thousands
 
 
 @pytest.mark.timeout(300)

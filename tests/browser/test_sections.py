@@ -11,7 +11,7 @@ import pytest
 from aaa.subscribers.laboratory import laboratory_subscriber
 from dashboards.tokens import Role, Tokens
 from tests.browser.axe import complaints, require_axe
-from tests.browser.chromium import require_chromium
+from tests.browser.chromium import PHONE, WIDE, require_chromium
 from tests.browser.nodes import core_and_phone
 from tests.browser.seat import Seat
 from tests.nodes.dashboards_world import ACCESS_B, TOKEN, Site, site
@@ -250,32 +250,25 @@ def test_what_is_not_there_is_said(at: Seat) -> None:
     at.see(".empty")
 
 
-def test_no_page_scrolls_sideways_on_a_phone(at: Seat) -> None:
-    at.page.set_viewport_size({"width": 360, "height": 740})
+def test_every_page_by_its_address_on_a_phone_and_before_axe(at: Seat, running: Site) -> None:
+    """One after the other: nothing breaks it, nothing scrolls sideways, axe finds nothing."""
+    require_axe()
+    running.do(running.world.attach, 1)
+    running.do(running.world.move, "s000001", ACCESS_B)
+    found: list[str] = []
     for name, path in PAGES.items():
         at.open(path)
+        at.see("h1")
         at.see(".card")
-        assert at.page.evaluate("document.documentElement.scrollWidth") == 360, name
+        found += complaints(at.page)
+        at.page.set_viewport_size(PHONE)
+        assert at.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], name
         box = at.see(".sections a[aria-current]").bounding_box()
         assert box is not None
         assert box["y"] > 600, name  # a bar at the thumb
-
-
-def test_no_address_of_the_page_breaks_it(at: Seat, running: Site) -> None:
-    running.do(running.world.attach, 1)
-    running.do(running.world.move, "s000001", ACCESS_B)
-    for path in (*PAGES.values(), "/#/sessions?state=closed", "/#/nothing/here", "/#/%E0%A4%A"):
+        at.page.set_viewport_size(WIDE)
+    assert found == []
+    for path in ("/#/sessions?state=closed", "/#/nothing/here", "/#/%E0%A4%A"):
         at.open(path)
         at.see("h1")
     assert all("404" in complaint for complaint in at.complaints)
-
-
-def test_axe_finds_nothing(at: Seat) -> None:
-    require_axe()
-    found: list[str] = []
-    for path in PAGES.values():
-        at.open(path)
-        at.see("h1")
-        at.page.wait_for_load_state("networkidle")
-        found += complaints(at.page)
-    assert found == []

@@ -102,9 +102,12 @@ export function mountSessions(main, asked) {
     busy = false;
     if (left) return;
     show();
-    if (again) load();
-    else if (landing) focusRow(0);
-    landing = again && landing;
+    if (again) {
+      load();
+      return;
+    }
+    if (landing) focusRow(0);
+    landing = false;
   }
 
   function loadSoon(pause = 0) {
