@@ -28,6 +28,7 @@ from lab.mobility.player import play
 from lab.mobility.result import DirectionFigures, MoveResult, RunResult, StreamFigures
 from lab.mobility.stage_name import StageName
 from lab.mobility.virtual import VirtualStage
+from lab.serving.config import LaboratoryConfiguration
 from protocols.io.configuration import ConfigurationModel, load
 from protocols.io.documents import read_text
 from protocols.io.vectors import load_vectors
@@ -43,11 +44,12 @@ GUIDES = {name: guide(name) for name in NAMES}
 APPLICATIONS = {"aaa": aaa, "epdg": epdg, "lab": lab, "ue": ue}
 BLOCKS = [block for text in GUIDES.values() for block in blocks(text)]
 YAML = [(block.of, block.text) for block in BLOCKS if block.language == "yaml"]
-KINDS = {"ue", "vectors", "persona", "schedule", "fleet", "fleet-schedule", "dashboards", "epdg"}
+KINDS = {"ue", "vectors", "persona", "schedule", "fleet", "fleet-schedule", "dashboards", "epdg", "lab/serving"}
 MODELS: dict[str, type[ConfigurationModel]] = {
     "ue": UeConfiguration,
     "dashboards": DashboardsConfig,
     "epdg": EpdgConfiguration,
+    "lab/serving": LaboratoryConfiguration,
 }
 
 
@@ -88,7 +90,7 @@ def test_commands_exist_with_their_options(line: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("of", "text"), [(of, text) for of, text in YAML if of in MODELS])
 def test_pieces_of_configuration_fit_into_the_example(of: str, text: str, tmp_path: Path) -> None:
-    load(_written(tmp_path / f"{of}.yaml", example_with(of, text)), MODELS[of])
+    load(_written(tmp_path / "piece.yaml", example_with(of, text)), MODELS[of])
 
 
 def _written(file: Path, text: str) -> Path:
