@@ -28,6 +28,7 @@ BUDGETS = {  # seconds of two workers side by side; all of them together are sev
     "virtual": 80.0,
 }
 DEFAULT_BUDGET = 20.0
+FILES_SHOWN = 16  # those that took longest
 
 
 @dataclass(eq=False)  # plugins are hashed
@@ -35,6 +36,7 @@ class SuiteTimes:
     """Durations and outcomes per suite, gathered from the reports."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    files: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     tests: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -57,6 +59,7 @@ class SuiteTimes:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         suite = self.suite(report.nodeid)
         self.seconds[suite] += report.duration
+        self.files[report.nodeid.partition("::")[0].removeprefix("tests/")] += report.duration
         if report.when == "call" or report.outcome == "skipped":
             self.tests[suite] += 1
         if report.outcome == "skipped":
@@ -84,6 +87,12 @@ class SuiteTimes:
                 line += "  OVER BUDGET"
             terminalreporter.write_line(line)
         terminalreporter.write_line(f"{'all':<14} {sum(self.seconds.values()):8.1f} s")
+        if len(self.files) > FILES_SHOWN:
+            longest = (
+                f"{name} {seconds:.0f} s"
+                for name, seconds in sorted(self.files.items(), key=lambda file: -file[1])[:FILES_SHOWN]
+            )
+            terminalreporter.write_line(f"longest files: {', '.join(longest)}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(find_spec("schemathesis") is None, reason="schem
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 SESSION = "18f7e6d5c4b3a291"  # of the description's examples
-RUN_INTERVAL = 30  # seconds; what has been tried then has been tried
+RUN_INTERVAL = 15  # seconds; what has been tried then has been tried
 
 
 @pytest.mark.parametrize("authorised", [True, False], ids=["operator", "nobody"])
