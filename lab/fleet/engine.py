@@ -267,6 +267,7 @@ class FleetEngine:
         return {task for task in leaving if not task.done()}
 
     async def _lead_out(self, member: Member) -> None:
+        await member.settled()
         await self._take_leave(member)
         self._forget(member)
 

@@ -91,6 +91,8 @@ class Member:
         self._figures = figures
         self._loop = asyncio.get_running_loop()
         self._talk: Talk | None = None
+        self._settled = asyncio.Event()  # no attach is under way
+        self._settled.set()
 
     @property
     def state(self) -> DeviceState:
@@ -106,16 +108,23 @@ class Member:
         """Seconds it took; ``StackError`` when it was refused, which is counted."""
         access = self._resolve(to) if to is not None else self.access
         begun = self._loop.time()
+        self._settled.clear()
         try:
             await self.pdn.attach(access)
         except StackError as error:
             self._figures.outcome(ATTACH, self._attach_cause(error), self.persona)
             raise
+        finally:
+            self._settled.set()
         seconds = self._loop.time() - begun
         self.access = access
         self._figures.outcome(ATTACH, SUCCESS, self.persona)
         self._figures.latencies[Latency.ATTACH].add(seconds)
         return seconds
+
+    async def settled(self) -> None:
+        """Return when an attach that is under way has come to an end, either way."""
+        await self._settled.wait()
 
     async def move(self, to: str | None = None) -> float:
         """Seconds until the gateway agreed; ``StackError`` when it did not, which is counted."""

@@ -304,6 +304,24 @@ def test_what_a_process_is_asked_over_its_control_socket(world: FleetWorld, tmp_
     world.run(scenario())
 
 
+def test_who_is_attaching_when_the_fleet_ends_detaches_too(world: FleetWorld) -> None:
+    """The gateway may have granted the session already, and would keep it."""
+
+    async def scenario() -> dict[str, int]:
+        before = await world.totals()
+        async with FleetEngine(world.file) as engine:
+            attaching = asyncio.create_task(engine.member(5).attach())
+            while "sessions" not in difference(await world.totals(), before):
+                await asyncio.sleep(0)
+            await engine.stop()
+            await attaching
+        await world.emptied()
+        return difference(await world.totals(), before)
+
+    after = world.run(scenario())
+    assert (after["attached"], after["detached"]) == (1, 1)
+
+
 def test_a_fleet_with_more_ues_than_imsis_is_refused_before_it_begins(world: FleetWorld) -> None:
     section = world.file.configuration.subscribers.model_copy(update={"first_imsi": "001019999999998"})
     file = replace(world.file, configuration=world.file.configuration.model_copy(update={"subscribers": section}))

@@ -86,7 +86,7 @@ def test_a_worker_whose_fleet_process_is_gone_gives_up_with_one_line(world: Flee
         before = world.run(world.totals()).get("attached", 0)
 
         async def attached() -> bool | None:
-            return True if (await world.totals())["attached"] >= before + 3 else None
+            return True if (await world.totals()).get("attached", 0) >= before + 3 else None
 
         world.run(poll_until(attached, what="UEs of Locust's users", interval=TIMEOUT))
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
