@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
-REAL_TIME = frozenset({"dataplane", "fleet", "interop", "nodes"})
+REAL_TIME = frozenset({"browser", "dataplane", "fleet", "interop", "nodes"})
 MAXIMUM = 3
 PROPERTY = "first attempt"
 TESTS = Path(__file__).resolve().parent

@@ -311,8 +311,11 @@ def test_who_is_attaching_when_the_fleet_ends_detaches_too(world: FleetWorld) ->
         before = await world.totals()
         async with FleetEngine(world.file) as engine:
             attaching = asyncio.create_task(engine.member(5).attach())
-            while "sessions" not in difference(await world.totals(), before):
-                await asyncio.sleep(0)
+
+            async def begun() -> bool | None:
+                return True if "sessions" in difference(await world.totals(), before) else None
+
+            await poll_until(begun, what="the gateway's session", interval=10, pause=0.0)
             await engine.stop()
             await attaching
         await world.emptied()
