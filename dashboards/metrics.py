@@ -55,6 +55,8 @@ class NodesCollector(Collector):
         )
         readers = float(self._hub.readers)
         yield _gauge("epdg_dashboard_event_readers", "Who follows the dashboard's events.", (), [((), readers)])
+        slow = float(self._hub.dropped)
+        yield _counter("epdg_dashboard_event_readers_dropped", "Readers let go: they took nothing.", (), [((), slow)])
 
 
 def _of_nodes(links: list[NodeLink]) -> Iterator[Metric]:

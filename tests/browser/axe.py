@@ -16,9 +16,14 @@ SOURCE = ROOT / ".venv" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 STILL = "*, *::before, *::after { animation: none !important; transition: none !important; }"  # no colour half-way
 
 
+def has_axe() -> bool:
+    """Whether it is installed."""
+    return SOURCE.exists()
+
+
 def require_axe() -> None:
     """Skip the calling test where it is not installed."""
-    if not SOURCE.exists():
+    if not has_axe():
         pytest.skip("axe-core is not installed (make test installs it where there is npm)")
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dashboards.tokens import Role
 from tests.browser.axe import complaints, require_axe
 from tests.browser.chromium import Sitting, aside, require_chromium
-from tests.browser.nodes import BARRED, USER, Nodes, nodes
+from tests.browser.nodes import BARRED, USER, Nodes
 from tests.peers.processes import require_program
 from tests.peers.tshark import Tshark
 
@@ -22,38 +22,9 @@ require_chromium()
 from playwright.sync_api import expect  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Locator, Page
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """Real nodes and a dashboard."""
-    with nodes(tmp_path_factory.mktemp("nodes")) as running:
-        yield running
-
-
-@pytest.fixture
-def attached(world: Nodes) -> Iterator[str]:
-    """A session for one test."""
-    yield world.attach()
-    world.leave()
-
-
-@pytest.fixture
-def sit(browser: Browser, world: Nodes) -> Iterator[Callable[..., Sitting]]:
-    """Sit down at the browser; nothing on its console by the end."""
-    sittings: list[Sitting] = []
-
-    def sitting(**options: Any) -> Sitting:
-        sittings.append(Sitting(browser, world.dashboards.url, **options))
-        return sittings[-1]
-
-    yield sitting
-    for each in sittings:
-        each.close()
-    assert [complaint for each in sittings for complaint in each.complaints] == []
 
 
 def spaced(imsi: object) -> str:

@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from dashboards.tokens import Role
 from tests.browser.chromium import Sitting, require_chromium
-from tests.browser.nodes import Nodes, nodes
+from tests.browser.nodes import Nodes
 
 require_chromium()
 
 from playwright.sync_api import expect  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
 LIT = "CSS.highlights.has('octets') ? [...CSS.highlights.get('octets')].map(String).join(' ') : ''"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    with nodes(tmp_path_factory.mktemp("nodes")) as running:
-        yield running
-
-
-@pytest.fixture
-def attached(world: Nodes) -> Iterator[str]:
-    yield world.attach()
-    world.leave()
-
-
-@pytest.fixture
-def sit(browser: Browser, world: Nodes) -> Iterator[Callable[[], Sitting]]:
-    sittings: list[Sitting] = []
-
-    def sitting() -> Sitting:
-        sittings.append(Sitting(browser, world.dashboards.url))
-        return sittings[-1]
-
-    yield sitting
-    for each in sittings:
-        each.close()
-    assert [complaint for each in sittings for complaint in each.complaints] == []
 
 
 def test_a_refused_attach_says_first_why_and_shows_it_on_the_ladder(world: Nodes, sit: Callable[[], Sitting]) -> None:

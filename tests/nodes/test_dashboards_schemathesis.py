@@ -24,11 +24,12 @@ pytestmark = pytest.mark.skipif(find_spec("schemathesis") is None, reason="schem
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 SESSION = "18f7e6d5c4b3a291"  # of the description's examples
-RUN_INTERVAL = 15  # seconds; what has been tried then has been tried
+RUN_INTERVAL, LONG_INTERVAL = 15, 75  # seconds; what has been tried then has been tried: with --long, everything
 
 
 @pytest.mark.parametrize("authorised", [True, False], ids=["operator", "nobody"])
-def test_schemathesis_finds_nothing(tmp_path: Path, authorised: bool) -> None:
+def test_schemathesis_finds_nothing(tmp_path: Path, authorised: bool, request: pytest.FixtureRequest) -> None:
+    interval = LONG_INTERVAL if request.config.getoption("--long") else RUN_INTERVAL
     (tmp_path / "aaa").mkdir()
     (tmp_path / "lab").mkdir()
     node = AaaProcess(tmp_path / "aaa")
@@ -41,12 +42,12 @@ def test_schemathesis_finds_nothing(tmp_path: Path, authorised: bool) -> None:
         words = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)]
         words += ["run", f"{running.url}/openapi.json", "--exclude-path", f"{API}/events", "--seed", "1"]
         words += ["--phases", "examples,coverage,fuzzing", "--max-examples", "3", "--generation-database", "none"]
-        words += ["--max-time", str(RUN_INTERVAL if authorised else RUN_INTERVAL // 5), "--request-timeout", "10"]
+        words += ["--max-time", str(interval if authorised else interval // 5), "--request-timeout", "10"]
         words += ["--workers", "2", "--no-color", "--no-shrink", "--continue-on-failure", "--warnings", "off"]
         if authorised:
             words += ["--header", f"Authorization: Bearer {TOKEN}"]
         found = subprocess.run(
-            words, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=100, check=False
+            words, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=interval + 85, check=False
         )
     assert found.returncode == 0, found.stdout[-8000:] + found.stderr
     assert " passed" in found.stdout.partition("Test cases:")[2]
