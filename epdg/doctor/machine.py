@@ -17,6 +17,7 @@ from epdg.config import ApnSection, DataPlaneKind, EgressMode, IkeSection
 from epdg.doctor.finding import Finding, Situation
 from epdg.profile import data_plane_needs
 from protocols.dataplane.choice import WORDS, Needs, Wanted, choose, why_not
+from protocols.dataplane.fast.plane import ipsec_mb
 from protocols.dataplane.port import Backend
 from protocols.dataplane.userspace.tun import IFF_NO_PI, IFF_TUN, TUN_PATH, TUNSETIFF
 from protocols.errors import BackendError
@@ -65,7 +66,9 @@ def _backend(backend: Backend, needs: Needs, *, asked: bool) -> Iterator[Finding
     """Whether one of them could."""
     reason = why_not(backend, needs)
     if reason is None:
-        yield Finding.good("data-plane", f"{WORDS[backend]} can carry ESP")
+        faster = ipsec_mb() if backend is Backend.COMPILED else None
+        by = "" if faster is None else f", AES-GCM by libIPSec_MB {faster}"
+        yield Finding.good("data-plane", f"{WORDS[backend]} can carry ESP{by}")
         return
     remedy = _BACKEND_REMEDIES[backend]
     yield Finding.bad("data-plane", f"{WORDS[backend]} cannot carry ESP: {reason}", remedy, needed=asked)

@@ -27,7 +27,12 @@ class Both:
     """Every call goes to both; whatever can be seen afterwards is the same, or the call fails its test."""
 
     def __init__(
-        self, seed: str | int = "both", *, policy: TunnelPolicy = DEFAULT_POLICY, contexts: int | None = None
+        self,
+        seed: str | int = "both",
+        *,
+        policy: TunnelPolicy = DEFAULT_POLICY,
+        contexts: int | None = None,
+        libcrypto_alone: bool = False,
     ) -> None:
         self.path_mtu: int | None = None  # of every path
         self.now = 1000.0
@@ -47,7 +52,7 @@ class Both:
             policy=policy,
             path_mtu=lambda path: self.path_mtu,
             now=lambda: self.now,
-            core=new_core(contexts),
+            core=new_core(contexts, libcrypto_alone=libcrypto_alone),
         )
         self.specs: dict[bytes, ChildSaSpec] = {}
         self._by_outbound: dict[bytes, ChildSaSpec] = {}

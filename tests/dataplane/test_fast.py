@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from protocols.dataplane.fast.plane import FastDataPlane, available, lacking, new_core, why_not
+from protocols.dataplane.fast.plane import FastDataPlane, available, ipsec_mb, lacking, new_core, why_not
 from protocols.dataplane.port import DataPlane, LifetimeReached, PeerEndpointObserved, SequenceNumbersRunningOut
 from protocols.errors import LocalError
 from protocols.esp.sa import MAXIMUM_EXTENDED_SEQUENCE, MAXIMUM_SEQUENCE, ChildSaSpec, DropReason, UsageLimits
@@ -57,12 +57,24 @@ if available():
 EVERY_SUITE = (*SUITES, "aes128-md5", "aes256-aescmac", "aes192ctr-sha1", "aes128gcm12", "null-aesxcbc-esn")
 
 
-def fast(contexts: int | None = None, **outputs: list[object]) -> FastDataPlane:
+LIBCRYPTO_ALONE = pytest.mark.parametrize(
+    "libcrypto_alone",
+    [
+        True,
+        pytest.param(
+            False, marks=pytest.mark.skipif(ipsec_mb() is None, reason="libipsec-mb-dev was not there to build with")
+        ),
+    ],
+    ids=["libcrypto", "ipsec-mb"],
+)
+
+
+def fast(contexts: int | None = None, *, libcrypto_alone: bool = False, **outputs: list[object]) -> FastDataPlane:
     delivered, transmitted = outputs.get("delivered", []), outputs.get("transmitted", [])
     return FastDataPlane(
         deliver=lambda *packet: delivered.append(packet),
         transmit=lambda *packet: transmitted.append(packet),
-        core=new_core(contexts),
+        core=new_core(contexts, libcrypto_alone=libcrypto_alone),
     )
 
 
@@ -86,7 +98,16 @@ def test_no_suite_is_lacking() -> None:
 
 @pytest.mark.parametrize("suite", EVERY_SUITE)
 def test_every_suite_in_every_length(suite: str) -> None:
-    both = Both(suite)
+    _every_length(suite, libcrypto_alone=False)
+
+
+@pytest.mark.parametrize("suite", [suite for suite in EVERY_SUITE if "gcm" in suite])
+def test_what_another_library_does_libcrypto_does_too(suite: str) -> None:
+    _every_length(suite, libcrypto_alone=True)
+
+
+def _every_length(suite: str, *, libcrypto_alone: bool) -> None:
+    both = Both(suite, libcrypto_alone=libcrypto_alone)
     spec = ue_spec(suite)
     both.install(spec)
     for sequence, length in enumerate((0, 1, 2, 3, 5, 11, 13, 14, 15, 16, 17, 31, 100, 996, 997, 1400, 9000), 1):
@@ -491,9 +512,10 @@ def test_among_many_sas_each_packet_finds_its_own() -> None:
                 assert out[start : start + sealed[at]] == packet
 
 
-def test_borrowed_contexts_have_the_right_key() -> None:
+@LIBCRYPTO_ALONE
+def test_borrowed_contexts_have_the_right_key(libcrypto_alone: bool) -> None:
     """More SAs than keep contexts of their own: keys change with every packet, and go with their SA."""
-    both, chance = Both(contexts=8), random.Random("borrowed")
+    both, chance = Both(contexts=8, libcrypto_alone=libcrypto_alone), random.Random("borrowed")
 
     def spec_of(number: int, suite: str = "aes128gcm16", life: int = 0) -> ChildSaSpec:
         spec = ue_spec(suite, number=number + 10_000 * life, ue_address=f"10.{number >> 8}.{number & 255}.1")
@@ -523,14 +545,15 @@ def test_borrowed_contexts_have_the_right_key() -> None:
         assert both.receive(octets, UE_PATH)
 
 
+@LIBCRYPTO_ALONE
 @pytest.mark.parametrize(("others", "contexts"), [(0, None), (600, None), (600, 10_000)])
-def test_threads_and_control_at_once(others: int, contexts: int | None) -> None:
+def test_threads_and_control_at_once(others: int, contexts: int | None, libcrypto_alone: bool) -> None:
     """Two threads send batches by one SA and by many while SAs come, go and move: every packet is accounted for.
 
-    Beside 600 others hints are followed. By default contexts are gone by then: they borrow their worker's, which get
-    their own keys nevertheless.
+    Beside 600 others hints are followed. By default libcrypto's contexts are gone by then: they borrow their worker's,
+    which get their own keys nevertheless.
     """
-    plane, gateway = fast(contexts), fast()
+    plane, gateway = fast(contexts, libcrypto_alone=libcrypto_alone), fast()
     for number in range(others):
         plane.install(
             numbered(ue_spec("aes128gcm16", ue_address=f"10.46.{number >> 8}.{number & 255}"), 50_000 + number)

@@ -94,15 +94,21 @@ def _seals(suite: EspSuite) -> bool:
     return plane.send_inner(IpPacket(source=address, destination=address, protocol=253, payload=b"").encode())
 
 
-def new_core(contexts: int | None = None) -> Core:
+def ipsec_mb() -> str | None:
+    """The release of Intel's libIPSec_MB that AES-GCM is done by; ``None`` where that is libcrypto."""
+    return None if _missing is not None else _native.ipsec_mb()
+
+
+def new_core(contexts: int | None = None, *, libcrypto_alone: bool = False) -> Core:
     """A core without SAs; ``BackendError`` when it was not built, or the system has no room for one.
 
     ``contexts``: so many directions of SAs with AEAD suites keep one of libcrypto's, 1.2 kB each; by default 512.
+    ``libcrypto_alone``: AES-GCM too is libcrypto's, where libIPSec_MB is installed.
     """
     if _missing is not None:
         raise BackendError(f"the fast data plane was not built (make fast): {_missing}")
     try:
-        return _native.Core() if contexts is None else _native.Core(contexts)
+        return _native.Core(_native.CONTEXTS if contexts is None else contexts, libcrypto_alone)
     except OSError as error:
         raise BackendError(f"the fast data plane: {error.strerror}") from error
 

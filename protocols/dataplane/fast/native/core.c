@@ -29,6 +29,7 @@ struct fast_core {
     struct outbound_index outbound;
     struct suite *suites;
     fast_worker *workers;
+    bool libcrypto_alone;
     unsigned most_contexts; /* of AEAD suites that are kept; those of later transforms are borrowed */
     atomic_uint kept_contexts;
     uintptr_t filled; /* the huge page that SAs were last put in, and how many */
@@ -65,12 +66,13 @@ struct fast_worker {
     struct shelves shelves;
 };
 
-fast_core *fast_core_new(unsigned contexts) {
+fast_core *fast_core_new(unsigned contexts, bool libcrypto_alone) {
     fast_core *core = calloc(1, sizeof *core);
     if (!core)
         return NULL;
     core->policy = (fast_policy){.dscp = FAST_INNER_DSCP, .mss = FAST_ANY_MSS};
     core->most_contexts = contexts;
+    core->libcrypto_alone = libcrypto_alone;
     core->mask = FIRST_BUCKETS - 1;
     core->by_spi = calloc(FIRST_BUCKETS, sizeof *core->by_spi);
     core->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -93,8 +95,13 @@ fast_core *fast_core_new(unsigned contexts) {
     return core;
 }
 
+/* Whether it may have a context of libcrypto's or borrow one. */
+static bool may_borrow(const struct suite *suite) {
+    return suite->kind <= KIND_CHACHA && !suite->gcm;
+}
+
 static bool keeps_context(const struct transform *transform) {
-    return transform->cipher && transform->suite->kind <= KIND_CHACHA;
+    return transform->cipher && may_borrow(transform->suite);
 }
 
 static void add_carried(fast_carried *sum, const struct sa *sa) {
@@ -263,7 +270,7 @@ static const struct suite *suite_of(fast_core *core, const fast_spec *spec, size
         if (suite->encryption == spec->encryption && suite->integrity == spec->integrity && suite->esn == spec->esn &&
             suite->key_length == key_length)
             return suite;
-    struct suite *suite = suite_new(spec->encryption, spec->integrity, key_length, spec->esn);
+    struct suite *suite = suite_new(spec->encryption, spec->integrity, key_length, spec->esn, core->libcrypto_alone);
     if (suite) {
         suite->next = core->suites;
         core->suites = suite;
@@ -273,7 +280,7 @@ static const struct suite *suite_of(fast_core *core, const fast_spec *spec, size
 
 /* Make the contexts of a transform that nobody uses, or whose lock is held; false: no memory. */
 static bool key(fast_core *core, struct transform *transform, bool sealing) {
-    if (transform->suite->kind > KIND_CHACHA)
+    if (!may_borrow(transform->suite))
         return transform_key(transform, sealing, false);
     bool borrows = atomic_fetch_add(&core->kept_contexts, 1) >= core->most_contexts;
     bool keyed = transform_key(transform, sealing, borrows);
@@ -599,7 +606,11 @@ static void find_lines(const fast_worker *worker, struct awaited *it) {
 }
 
 static void find_context(const struct awaited *it) {
-    if (it->transform && it->transform->cipher)
+    if (!it->transform || !it->transform->cipher)
+        return;
+    if (it->transform->suite->gcm)
+        gcm_key_fetch(it->transform->gcm);
+    else
         fetch(it->transform->cipher, it->transform->suite->mac ? CIPHER_AND_MAC_OCTETS : AEAD_OCTETS);
 }
 

@@ -134,8 +134,8 @@ typedef struct {
  * ones share their worker's. */
 #define FAST_CONTEXTS 512
 
-/* NULL: errno says why. Free the workers before their core. */
-fast_core *fast_core_new(unsigned contexts);
+/* libcrypto_alone: without what is faster for AES-GCM. NULL: errno says why. Free the workers before their core. */
+fast_core *fast_core_new(unsigned contexts, bool libcrypto_alone);
 void fast_core_free(fast_core *);
 fast_worker *fast_worker_new(fast_core *);
 void fast_worker_free(fast_worker *);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "flow.h"
+#include "gcm.h"
 
 enum { IDLE_WORKERS = 8, PACKED_SELECTOR_LENGTH = 38 };
 
@@ -102,12 +103,13 @@ static void give_back(CoreObject *self, fast_worker *worker) {
 }
 
 static PyObject *core_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    static char *names[] = {"contexts", NULL};
+    static char *names[] = {"contexts", "libcrypto_alone", NULL};
     unsigned contexts = FAST_CONTEXTS;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "|I", names, &contexts))
+    int libcrypto_alone = 0;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "|Ip", names, &contexts, &libcrypto_alone))
         return NULL;
     CoreObject *self = (CoreObject *)type->tp_alloc(type, 0);
-    if (self && !(self->core = fast_core_new(contexts))) {
+    if (self && !(self->core = fast_core_new(contexts, libcrypto_alone))) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
         return NULL;
@@ -561,11 +563,22 @@ static PyTypeObject CoreType = {
     .tp_methods = CORE_METHODS,
 };
 
+static PyObject *ipsec_mb(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return Py_BuildValue("z", gcm_version());
+}
+
+static PyMethodDef METHODS[] = {
+    {"ipsec_mb", ipsec_mb, METH_NOARGS, "The release of libIPSec_MB that AES-GCM is done by, or None."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT,
     .m_name = "protocols.dataplane.fast._native",
     .m_doc = "The compiled core of the fast data plane.",
     .m_size = -1,
+    .m_methods = METHODS,
 };
 
 PyMODINIT_FUNC PyInit__native(void) {

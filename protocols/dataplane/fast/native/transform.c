@@ -60,7 +60,7 @@ static EVP_CIPHER *without_parameters(const char *name) {
     return NULL;
 }
 
-static bool resolve_encryption(struct suite *suite, size_t key_length) {
+static bool resolve_encryption(struct suite *suite, size_t key_length, bool libcrypto_alone) {
     for (size_t at = 0; at < sizeof ENCRYPTION / sizeof *ENCRYPTION; at++) {
         const struct encryption_row *row = &ENCRYPTION[at];
         if (row->identifier != suite->encryption)
@@ -79,6 +79,8 @@ static bool resolve_encryption(struct suite *suite, size_t key_length) {
         suite->cipher = EVP_CIPHER_fetch(NULL, row->names[bare / 8 - 2], NULL);
         if (suite->cipher && row->kind <= KIND_CHACHA)
             suite->method = without_parameters(row->names[bare / 8 - 2]);
+        if (row->kind == KIND_GCM && !libcrypto_alone)
+            suite->gcm = gcm_for(bare);
         return suite->cipher != NULL;
     }
     return false;
@@ -101,14 +103,14 @@ static bool resolve_integrity(struct suite *suite) {
     return false;
 }
 
-struct suite *suite_new(uint16_t encryption, uint16_t integrity, size_t key_length, bool esn) {
+struct suite *suite_new(uint16_t encryption, uint16_t integrity, size_t key_length, bool esn, bool libcrypto_alone) {
     struct suite *suite = OPENSSL_zalloc(sizeof *suite);
     if (!suite)
         return NULL;
     suite->encryption = encryption;
     suite->integrity = integrity;
     suite->esn = esn;
-    if (resolve_encryption(suite, key_length) && resolve_integrity(suite))
+    if (resolve_encryption(suite, key_length, libcrypto_alone) && resolve_integrity(suite))
         return suite;
     suite_free(suite);
     return NULL;
@@ -187,6 +189,8 @@ static EVP_CIPHER_CTX *new_xcbc(const struct suite *suite, uint8_t mac_key[MAC_K
 
 bool transform_key(struct transform *transform, bool sealing, bool borrows) {
     const struct suite *suite = transform->suite;
+    if (suite->gcm)
+        return transform->keyed = (transform->gcm = gcm_key_new(suite->gcm, transform->key)) != NULL;
     if (suite->kind <= KIND_CHACHA) {
         EVP_CIPHER_CTX *context = borrows ? NULL : new_aead(suite, sealing);
         if (context && !EVP_CipherInit_ex2(context, NULL, transform->key, NULL, sealing, NULL)) {
@@ -208,7 +212,10 @@ bool transform_key(struct transform *transform, bool sealing, bool borrows) {
 }
 
 void transform_free(struct transform *transform) {
-    EVP_CIPHER_CTX_free(transform->cipher);
+    if (transform->suite->gcm)
+        gcm_key_free(transform->gcm);
+    else
+        EVP_CIPHER_CTX_free(transform->cipher);
     EVP_CIPHER_CTX_free(transform->xcbc);
     EVP_MAC_CTX_free(transform->mac);
     OPENSSL_cleanse(transform->key, sizeof transform->key);
@@ -323,6 +330,12 @@ static int associated_data(const struct transform *transform, uint64_t sequence,
     return 8;
 }
 
+static void make_nonce(const struct transform *transform, const uint8_t *iv, uint8_t nonce[12]) {
+    const struct suite *suite = transform->suite;
+    memcpy(nonce, transform->key + suite->key_length - suite->salt_length, suite->salt_length);
+    memcpy(nonce + suite->salt_length, iv, suite->iv_length);
+}
+
 /* The context for one packet, keyed if need be; NULL when libcrypto failed. */
 static EVP_CIPHER_CTX *begin_aead(const struct transform *transform, struct means *means, bool sealing,
                                   uint64_t sequence, const uint8_t *iv, int length, const uint8_t *tag) {
@@ -331,8 +344,7 @@ static EVP_CIPHER_CTX *begin_aead(const struct transform *transform, struct mean
     EVP_CIPHER_CTX *context = transform->cipher ? transform->cipher : borrow(means, transform, sealing, &key);
     uint8_t nonce[12], data[12];
     int written;
-    memcpy(nonce, transform->key + suite->key_length - suite->salt_length, suite->salt_length);
-    memcpy(nonce + suite->salt_length, iv, suite->iv_length);
+    make_nonce(transform, iv, nonce);
     int data_length = associated_data(transform, sequence, data);
     if (!context)
         return NULL;
@@ -354,6 +366,13 @@ static bool seal_aead(const struct transform *transform, struct means *means, ui
     uint8_t *iv = out + HEADER_LENGTH, *text = iv + suite->iv_length;
     int written;
     put64(iv, sequence); /* RFC 4106 §3.1: never repeated */
+    if (suite->gcm) {
+        uint8_t nonce[GCM_NONCE], data[12];
+        make_nonce(transform, iv, nonce);
+        gcm_seal(suite->gcm, transform->gcm, nonce, data, (size_t)associated_data(transform, sequence, data), text,
+                 (size_t)length, text + length, suite->icv_length);
+        return true;
+    }
     EVP_CIPHER_CTX *context = begin_aead(transform, means, true, sequence, iv, length, NULL);
     return context && EVP_CipherUpdate(context, text, &written, text, length) &&
            EVP_CipherFinal_ex(context, text + length, &written) &&
@@ -408,13 +427,22 @@ bool transform_seal(struct transform *transform, struct means *means, uint64_t s
 
 static int open_aead(const struct transform *transform, struct means *means, uint64_t sequence, uint8_t *esp,
                      uint8_t *text, int length) {
+    const struct suite *suite = transform->suite;
     int written;
+    if (suite->gcm) {
+        uint8_t nonce[GCM_NONCE], data[12];
+        make_nonce(transform, esp + HEADER_LENGTH, nonce);
+        return gcm_open(suite->gcm, transform->gcm, nonce, data, (size_t)associated_data(transform, sequence, data), text,
+                        (size_t)length, text + length, suite->icv_length)
+                   ? 0
+                   : FAST_BAD_ICV;
+    }
     EVP_CIPHER_CTX *context =
         begin_aead(transform, means, false, sequence, esp + HEADER_LENGTH, length, text + length);
     if (!context || EVP_CipherUpdate(context, text, &written, text, length) <= 0)
         return FAST_BAD_ICV;
     /* CCM has compared the ICV already, and has nothing to finish. */
-    if (transform->suite->kind != KIND_CCM && EVP_CipherFinal_ex(context, text + length, &written) <= 0)
+    if (suite->kind != KIND_CCM && EVP_CipherFinal_ex(context, text + length, &written) <= 0)
         return FAST_BAD_ICV;
     return 0;
 }

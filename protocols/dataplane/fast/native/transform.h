@@ -1,9 +1,9 @@
-/* ESP packets (RFC 4303 §2, §3.3.2, §3.4.4) as protocols/esp/packet.py makes them, by libcrypto's EVP alone.
+/* ESP packets (RFC 4303 §2, §3.3.2, §3.4.4) as protocols/esp/packet.py makes them, by libcrypto's EVP and gcm.h's AES-GCM.
  *
  * AES-CBC (RFC 3602), 3DES (RFC 2451), AES-CTR (RFC 3686) and NULL (RFC 2410) with a separate MAC; AES-GCM (RFC 4106),
  * AES-CCM (RFC 4309) and ChaCha20-Poly1305 (RFC 7634). A transform is one direction of an SA; whoever uses it holds its
- * lock. Its contexts are kept, but for AEAD suites once there are very many: a context is 19 lines of the cache, and beside
- * the kernel's work to fetch them takes longer than to key one of the worker's for each packet anew.
+ * lock. Its contexts are kept, but for libcrypto's of AEAD suites once there are very many: a context is 19 lines of the
+ * cache, and beside the kernel's work to fetch them takes longer than to key one of the worker's for each packet anew.
  */
 #ifndef FAST_TRANSFORM_H
 #define FAST_TRANSFORM_H
@@ -11,6 +11,7 @@
 #include <openssl/evp.h>
 
 #include "core.h"
+#include "gcm.h"
 #include "lock.h"
 
 enum { HEADER_LENGTH = 8, TRAILER_LENGTH = 2, BLOCK_MAXIMUM = 16, ICV_MAXIMUM = 32, KEY_MAXIMUM = 36, MAC_KEY_MAXIMUM = 64 };
@@ -21,6 +22,7 @@ enum transform_kind { KIND_GCM, KIND_CCM, KIND_CHACHA, KIND_CBC, KIND_CTR, KIND_
 struct suite {
     EVP_CIPHER *cipher; /* NULL with NULL */
     EVP_CIPHER *method; /* of AEAD, in its place, where that is faster; else NULL */
+    const struct gcm *gcm; /* of AES-GCM, in place of both where there is one; else NULL */
     EVP_MAC *mac;       /* NULL with AEAD and AES-XCBC */
     const char *digest; /* of HMAC */
     EVP_CIPHER *block;  /* AES-128-CBC of AES-XCBC */
@@ -61,7 +63,10 @@ void means_free(struct means *);
 struct transform {
     /* one line of the cache, which is enough with AEAD */
     const struct suite *suite;
-    EVP_CIPHER_CTX *cipher;   /* NULL with AEAD: borrowed */
+    union {
+        EVP_CIPHER_CTX *cipher; /* NULL with AEAD: borrowed */
+        struct gcm_key *gcm;    /* where the suite has it */
+    };
     uint8_t key[KEY_MAXIMUM]; /* the salt at its end */
     uint32_t spi;
     bool keyed;
@@ -72,8 +77,9 @@ struct transform {
     uint8_t mac_key[MAC_KEY_MAXIMUM];
 };
 
-/* What suites there are for IANA's numbers and a key length; NULL when libcrypto lacks it or memory has run out. */
-struct suite *suite_new(uint16_t encryption, uint16_t integrity, size_t key_length, bool esn);
+/* What suites there are for IANA's numbers and a key length; NULL when libcrypto lacks it or memory has run out.
+ * libcrypto_alone: without gcm.h's. */
+struct suite *suite_new(uint16_t encryption, uint16_t integrity, size_t key_length, bool esn, bool libcrypto_alone);
 void suite_free(struct suite *);
 
 /* Octets of the ESP packet around a payload. */
