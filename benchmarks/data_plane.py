@@ -32,6 +32,7 @@ from benchmarks.contestants import CONTESTANTS, STRONGSWAN, Contestant
 from benchmarks.esp import PATH, REMOTE, SystemEntropy, spec_of
 from benchmarks.strongswan_moves import version
 from benchmarks.tunnel_load import cost, overload, small_packets, tcp
+from protocols.dataplane.fast.plane import ipsec_mb
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.ikev2.suites import EspSuite
 from protocols.ip import IpPacket
@@ -195,10 +196,20 @@ def about(
         "python": platform.python_version(),
         "strongswan": version([CHARON, "--version"], r"(\d+\.\d+\.\d+)"),
         "iperf3": version(["iperf3", "--version"], r"iperf (\S+)"),
+        "libcrypto": version(["openssl", "version"], r"OpenSSL (\S+)"),
+        "ipsec_mb": ipsec_mb(),
     }
 
 
 # --- the page -------------------------------------------------------------------------------------------------
+
+
+def _ciphers(head: Mapping[str, Any]) -> str:
+    """Who does it for whom."""
+    libcrypto = f"libcrypto {head['libcrypto']}"
+    if head["ipsec_mb"] is None:
+        return f"{libcrypto} for strongSwan and the compiled core"
+    return f"{libcrypto} for strongSwan, libIPSec_MB {head['ipsec_mb']} for the compiled core"
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -209,7 +220,7 @@ def page(document: Mapping[str, Any]) -> str:
         parts.append(f"**Provisional**: {'; '.join(head['provisional'])}.\n")
     parts.append(
         f"{head['date']}, {head['processors']} processors, {head['machine']}, Python {head['python']}, strongSwan "
-        f"{head['strongswan']}, iperf3 {head['iperf3']}; {head['rounds']} rounds.\n"
+        f"{head['strongswan']}, iperf3 {head['iperf3']}; {head['rounds']} rounds. AES-GCM: {_ciphers(head)}.\n"
     )
     parts.append(table(document))
     parts.append(SAS_HEADER)
