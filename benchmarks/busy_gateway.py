@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from epdg.control.session_selection import page, several
+from epdg.control.session_selection import page, searchable, several
 from protocols.io.control import ControlServer
 from protocols.path import Address
 from protocols.trace.recorder import Recorder
@@ -45,7 +45,7 @@ def address_at(wall: float) -> str:
 class Present:
     """A session that is there: described anew for every answer, as a gateway does."""
 
-    __slots__ = ("_inner", "addresses", "apn", "created", "identifier", "imsi", "nai", "shown", "state")
+    __slots__ = ("_inner", "addresses", "apn", "created", "identifier", "imsi", "nai", "shown", "state", "text")
 
     def __init__(self, shown: dict[str, Any]) -> None:
         self.shown = shown
@@ -59,6 +59,7 @@ class Present:
         """Its path is another."""
         outer = self.shown["ike"]["path"]["remote"].rpartition(":")[0]
         self.addresses: tuple[Address, ...] = (*self._inner, ip_address(outer))
+        self.text = searchable(self.imsi, self.nai, self.apn, self.addresses)
 
     def view(self) -> dict[str, Any]:
         """Made now."""

@@ -8,7 +8,8 @@ the list of sessions and then with one session's page, and this one, which asks 
 
 - from the key press to the painted rows of a search among all sessions, the keys of IMSIs, an address and an APN;
 - from the gateway's record to the frame that has it painted, by the moment that every address tells;
-- the page's heap after a collection of garbage, its nodes and listeners, and the server's memory.
+- the page's heap after a collection of garbage, its nodes and listeners, and the server's memory;
+- the processor time of gateway, dashboard and browser, which depends less on what else the machine does.
 
 Needs Chromium and Playwright (``make test`` installs both). ``--seconds 0`` measures nothing and writes the page anew.
 """
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.busy_gateway import MESSAGES, RATE, READY, SESSIONS, SOCKET, WATCHED
+from benchmarks.processors import used
 from lab.namespaces import terminate
 from tests.browser.chromium import Sitting, chromium
 from tests.peers.dashboards_node import DashboardsProcess
@@ -62,12 +64,17 @@ class Sample:
 
 @dataclass
 class Watch:
-    """What was seen of one page: milliseconds from record to paint, samples, frames and the longest of them."""
+    """What was seen of one page: milliseconds from record to paint, samples, frames and the longest of them.
+
+    ``processors``: seconds of them that were used in each of the ``seconds`` that it took.
+    """
 
     ages: list[float] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     frames: int = 0
     longest: float = 0.0
+    seconds: float = 0.0
+    processors: dict[str, float] = field(default_factory=dict)
 
     def take(self, page: Page) -> None:
         """What the probe has seen since it was asked last."""
@@ -77,8 +84,15 @@ class Watch:
         self.longest = max(self.longest, seen["longest"])
 
 
+@dataclass
+class BusyDashboards(DashboardsProcess):
+    """A dashboard, and the process of the gateway behind it."""
+
+    gateway: int = 0
+
+
 @contextlib.contextmanager
-def busy(directory: Path, *, sessions: int = SESSIONS, rate: float = RATE) -> Iterator[DashboardsProcess]:
+def busy(directory: Path, *, sessions: int = SESSIONS, rate: float = RATE) -> Iterator[BusyDashboards]:
     """The gateway and a dashboard before it."""
     words = ["--sessions", str(sessions), "--rate", str(rate)]
     gateway = subprocess.Popen(
@@ -88,7 +102,8 @@ def busy(directory: Path, *, sessions: int = SESSIONS, rate: float = RATE) -> It
     try:
         if gateway.stdout.readline().decode().strip() != READY:
             raise SystemExit("the gateway did not start")
-        with DashboardsProcess(directory, {"epdg": ("epdg", directory / SOCKET)}) as dashboards:
+        nodes = {"epdg": ("epdg", directory / SOCKET)}
+        with BusyDashboards(directory, nodes, gateway=gateway.pid) as dashboards:
             yield dashboards
     finally:
         terminate(gateway)
@@ -98,7 +113,7 @@ def busy(directory: Path, *, sessions: int = SESSIONS, rate: float = RATE) -> It
 class Observer:
     """A page with the probe in it."""
 
-    def __init__(self, browser: Browser, dashboards: DashboardsProcess, path: str) -> None:
+    def __init__(self, browser: Browser, dashboards: BusyDashboards, path: str) -> None:
         self.sitting = Sitting(browser, dashboards.url)
         self.page: Page = self.sitting.page
         self.page.add_init_script(path=PROBE)
@@ -107,6 +122,8 @@ class Observer:
         self._protocol.send("Performance.enable")
         assert dashboards.process is not None
         self._server = dashboards.process.pid
+        # Playwright's driver and the browser that it started are all that is left below this process
+        self._processes = {"gateway": dashboards.gateway, "dashboard": self._server, "browser": os.getpid()}
         self._begun = time.monotonic()
 
     def sample(self) -> Sample:
@@ -126,13 +143,16 @@ class Observer:
     def watch(self, seconds: float, interval: float = SAMPLE_INTERVAL) -> Watch:
         """Look at it for so long."""
         seen = Watch()
-        self.page.evaluate("probe.take()")
-        end = time.monotonic() + seconds
+        self.page.evaluate("probe.begin()")
+        before, began = used(self._processes), time.monotonic()
+        end = began + seconds
         while time.monotonic() < end:
             self.page.wait_for_timeout(min(interval, max(0.0, end - time.monotonic())) * 1000)
             seen.take(self.page)
             seen.samples.append(self.sample())
             self.page.evaluate("probe.longest = 0")  # the collection was ours
+        seen.seconds = time.monotonic() - began
+        seen.processors = {name: (now - before[name]) / seen.seconds for name, now in used(self._processes).items()}
         return seen
 
     def searches(self) -> list[float]:
@@ -194,6 +214,7 @@ def described(watch: Watch, seconds: float) -> dict[str, Any]:
         "nodes": [sample.nodes for sample in samples],
         "listeners": [sample.listeners for sample in samples],
         "server_mb": [round(sample.rss / 1e6, 1) for sample in samples],
+        "processors": {name: round(share, 3) for name, share in watch.processors.items()},
     }
 
 
@@ -248,10 +269,11 @@ def document(results: dict[str, Any]) -> str:
 
     def steady(title: str, page: dict[str, Any]) -> str:
         heap, nodes, server = page["heap_mb"], page["nodes"], page["server_mb"]
+        used = " | ".join(f"{page['processors'][name]:.2f}" for name in ("gateway", "dashboard", "browser"))
         return (
             f"| {title} | {page['seconds']:.0f} | {heap[0]} → {heap[-1]} ({min(heap)} to {max(heap)}) | "
             f"{page['heap_growth_mb_a_minute']:+} | {nodes[0]:,} → {nodes[-1]:,} | {server[0]} → {server[-1]} | "
-            f"{page['frames_a_second']} | {page['longest_frame_ms']} |"
+            f"{page['frames_a_second']} | {page['longest_frame_ms']} | {used} |"
         )
 
     return "\n".join(
@@ -273,8 +295,8 @@ def document(results: dict[str, Any]) -> str:
             row("record to paint, one session's page", f"{GOALS['session_p95_ms']:.0f}", of_session["paint_ms"]),
             "",
             "| page | seconds | heap after collection, MB | growth, MB a minute | nodes | server's memory, MB | "
-            "frames a second | longest frame, ms |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+            "frames a second | longest frame, ms | processors: gateway | dashboard | browser |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             steady("list of sessions", of_list),
             steady("one session", of_session),
             "",

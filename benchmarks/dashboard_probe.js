@@ -4,8 +4,10 @@
 (() => {
   const MOMENTS = 1 << 22;
   const ADDRESS = /100\.(\d+)\.(\d+)\.(\d+)/g;
-  const seen = new Set();
+  const SEEN = 20000;
+  const seen = new Set(); // the addresses painted last, the oldest first
   let waiting = null;
+  let begun = Infinity; // what was told before is a session's past: it may come into view at any time
   const probe = { ages: [], frames: 0, longest: 0 };
   globalThis.probe = probe;
 
@@ -40,8 +42,11 @@
       seen.add(match[0]);
       fresh.push(match.slice(1).map(Number));
     }
-    if (seen.size > 20000) seen.clear();
-    if (fresh.length) painted((now) => probe.ages.push(...fresh.map((parts) => age(...parts, now))));
+    for (const oldest of seen) {
+      if (seen.size <= SEEN) break;
+      seen.delete(oldest);
+    }
+    if (fresh.length) painted((now) => probe.ages.push(...fresh.map((parts) => age(...parts, now)).filter((each) => now - each >= begun)));
     if (waiting?.begun && waiting.done()) {
       const { begun, tell } = waiting;
       waiting = null;
@@ -71,6 +76,12 @@
     };
     waiting = { begun: 0, done, tell };
   });
+
+  /** Count what is told from now on, and nothing that was seen before. */
+  probe.begin = () => {
+    probe.take();
+    begun = performance.timeOrigin + performance.now();
+  };
 
   /** What was seen since it was asked last. */
   probe.take = () => {

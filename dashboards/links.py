@@ -10,20 +10,22 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 
 from pydantic import ValidationError
 
+from dashboards.changes import SessionChanges
 from dashboards.config import DashboardsConfig, NodeConfig
 from dashboards.lab_schemas import LabRunEvent
 from dashboards.problems import Problem
 from dashboards.rates import Rates
 from dashboards.redaction import redacted
-from dashboards.ring import Selection, Source, Trace, select, without_payloads
-from dashboards.schemas import NodeView, SessionView, TraceKept
+from dashboards.ring import Kept, Selection, Source, Trace, select
+from dashboards.schemas import NodeView, TraceKept
 from dashboards.stream import EventHub
 from dashboards.told import counts, table
 from protocols.errors import BackendError, DecodeError
@@ -32,8 +34,6 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
 TRACED = ("ue", "epdg", "aaa", "hss")  # kinds of node that a session goes through
-SEVERAL = 200  # sessions that are asked for at once: other questions get their turn in between
-REFRESH_INTERVAL = 0.1  # seconds over which changes of one session become one event
 PROCEDURE_INTERVAL = 60.0  # seconds for an attach, say, to come to something; the node goes on without a listener
 RETRY_INTERVAL = 0.5  # seconds before a lost trace subscription is tried again
 WITH_PEERS = ("epdg", "aaa", "hss")  # kinds of nodes that speak Diameter
@@ -75,8 +75,7 @@ class NodeLink:
         self._wall = wall
         self._started: JsonValue = None
         self._last_sequence = 0
-        self._changed_sessions: set[str] = set()
-        self._changed = asyncio.Event()
+        self._changes = SessionChanges(config.name, hub, self.call)
 
     async def call(self, method: str, **params: JsonValue) -> JsonValue:
         """Ask the node; ``Problem`` 503 when it cannot be reached, ``ControlError`` as the node says."""
@@ -119,7 +118,7 @@ class NodeLink:
             tasks.create_task(self._watch())
             tasks.create_task(self._follow())
             if self.kind == "epdg":
-                tasks.create_task(self._refresh())
+                tasks.create_task(self._changes.run())
 
     async def _watch(self) -> None:
         shown: dict[str, JsonValue] | None = None
@@ -200,15 +199,15 @@ class NodeLink:
         body = redacted(record.body)
         assert isinstance(body, dict)
         record = replace(record, node=self.name, body=body)  # by the name people know it by
-        self._hub.publish("record", without_payloads(record).to_json(), record.session)
+        kept = Kept(record)
+        self._hub.publish_later("record", partial(kept.text, self.name), record.session)
         if self.kind == "lab":
             self._publish_run(record)
             return
-        self.trace.append(record)
+        self.trace.append(record, kept)
         self._count(record)
-        if self.kind == "epdg" and record.session is not None and record.kind is not Kind.MESSAGE:
-            self._changed_sessions.add(record.session)
-            self._changed.set()
+        if self.kind == "epdg":
+            self._changes.note(record)
 
     def _count(self, record: TraceRecord) -> None:
         if record.kind is Kind.MESSAGE:
@@ -220,37 +219,6 @@ class NodeLink:
                 self.tally["moves"] += 1
             elif record.body.get("name") == "refused":
                 self.tally["refusals"] += 1
-
-    async def _refresh(self) -> None:
-        """Publish sessions that changed, each as it is now."""
-        while True:
-            await self._changed.wait()
-            await asyncio.sleep(REFRESH_INTERVAL)
-            self._changed.clear()
-            changed, self._changed_sessions = self._changed_sessions, set()
-            for names in _batched(sorted(changed), SEVERAL):
-                try:
-                    answer = await self.call("sessions.several", ids=[*names])
-                except ControlError as error:
-                    logger.warning("%s does not tell what has changed: %s", self.name, error)
-                except Problem:
-                    break  # away: the page asks for everything when it is back
-                else:
-                    for value in _list(answer, "sessions"):
-                        self._publish_session(value)
-                    for name in _list(answer, "unknown"):
-                        self._hub.publish("session-gone", {"id": name}, _text(name))
-
-    def _publish_session(self, value: JsonValue) -> None:
-        try:
-            view = SessionView.model_validate(value)
-        except ValidationError as error:
-            members = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
-            session = value.get("id") if isinstance(value, dict) else None
-            logger.warning("%s describes session %s in an unknown way: %s", self.name, session, members)
-            return
-        view.gateway = view.gateway or self.name
-        self._hub.publish("session", view.model_dump(mode="json"), view.id)
 
     def _publish_run(self, record: TraceRecord) -> None:
         """What a laboratory tells of a run; it has no sessions."""
@@ -338,12 +306,6 @@ def _counters(status: dict[str, JsonValue]) -> dict[str, float]:
         "uplink_octets": carried.get("inbound_octets", 0.0),
         "downlink_octets": carried.get("outbound_octets", 0.0),
     }
-
-
-def _batched(names: list[str], size: int) -> Iterator[list[str]]:
-    """In pieces of up to ``size``."""
-    for start in range(0, len(names), size):
-        yield names[start : start + size]
 
 
 def _text(value: JsonValue) -> str | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -76,6 +77,21 @@ def unauthorized(detail: str) -> Problem:
     )
 
 
+def _invalid(found: Sequence[Any], path: str) -> JSONResponse:
+    """What FastAPI found wrong with a request."""
+    errors = [
+        {"in": str(item["loc"][0]), "name": ".".join(map(str, item["loc"][1:])), "detail": item["msg"]}
+        for item in found
+    ]
+    return problem_response(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid-request",
+        "; ".join(f"{item['name'] or item['in']}: {item['detail']}" for item in errors),
+        instance=path,
+        members={"errors": errors},
+    )
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers."""
 
@@ -85,17 +101,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [
-            {"in": str(item["loc"][0]), "name": ".".join(map(str, item["loc"][1:])), "detail": item["msg"]}
-            for item in error.errors()
-        ]
-        return problem_response(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "invalid-request",
-            "; ".join(f"{item['name'] or item['in']}: {item['detail']}" for item in errors),
-            instance=request.url.path,
-            members={"errors": errors},
-        )
+        return _invalid(error.errors(), request.url.path)
+
+    @app.exception_handler(WebSocketRequestValidationError)
+    async def _socket_validation(socket: WebSocket, error: WebSocketRequestValidationError) -> None:
+        await socket.send_denial_response(_invalid(error.errors(), socket.url.path))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

@@ -19,22 +19,23 @@ ATTACHED, ENDED = "attached", "attach-ended"  # the latter tells less than what 
 FAILED = frozenset({"refused", "turned-away", ENDED})  # events that say so
 
 
-class _Kept:
+class Kept:
     """One record; ``payloads`` are those of an IKE message."""
 
     __slots__ = ("body", "kind", "monotonic", "payloads", "sequence", "session", "wall")
 
-    def __init__(self, record: TraceRecord, session: str) -> None:
+    def __init__(self, record: TraceRecord) -> None:
         self.sequence = record.sequence
         self.monotonic = record.monotonic
         self.wall = record.wall
         self.kind = record.kind
-        self.session = session
+        self.session = record.session
         payloads = payloads_of(record)
         self.body = _packed(without_payloads(record).body)
         self.payloads = None if payloads is None else _packed(payloads)
 
     def record(self, node: str, *, whole: bool) -> TraceRecord:
+        """The record again; ``whole``: with payloads."""
         body = json.loads(self.body)
         if whole and self.payloads is not None:
             body["detail"]["payloads"] = json.loads(self.payloads)
@@ -47,6 +48,18 @@ class _Kept:
             session=self.session,
             body=body,
         )
+
+    def text(self, node: str) -> str:
+        """As ``TraceRecord.to_json`` has it, without payloads."""
+        frame: JsonValue = {
+            "sequence": self.sequence,
+            "monotonic": self.monotonic,
+            "wall": self.wall,
+            "node": node,
+            "kind": self.kind.value,
+            "session": self.session,
+        }
+        return f'{_packed(frame)[:-1].decode()},"body":{self.body.decode()}}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +79,8 @@ class Trace:
         self.failures: dict[str, Failure] = {}  # by name, in the order in which they were told
         self.attached: set[str] = set()  # names that the node told were attached
         self._node = node
-        self._order: deque[_Kept] = deque()
-        self._by_session: dict[str, deque[_Kept]] = {}
+        self._order: deque[Kept] = deque()
+        self._by_session: dict[str, deque[Kept]] = {}
 
     def __len__(self) -> int:
         return len(self._order)
@@ -77,14 +90,14 @@ class Trace:
         """When the oldest record was made, ``None`` without any."""
         return self._order[0].wall if self._order else None
 
-    def append(self, record: TraceRecord) -> None:
-        """Keep a record; the oldest gives way when the ring is full."""
+    def append(self, record: TraceRecord, kept: Kept | None = None) -> None:
+        """Keep a record, as ``kept`` where it has been packed before; the oldest gives way when the ring is full."""
         session = record.session
         if session is None:
             return
         if len(self._order) >= self.ring:
             self._drop_oldest()
-        kept = _Kept(record, session)
+        kept = kept or Kept(record)
         self._order.append(kept)
         self._by_session.setdefault(session, deque()).append(kept)
         self.names.add(session, record.body)
@@ -133,7 +146,7 @@ class Trace:
             self.failures[session] = Failure(record.wall, text)
 
     def _drop_oldest(self) -> None:
-        session = self._order.popleft().session
+        session = self._order.popleft().session or ""
         records = self._by_session[session]
         records.popleft()
         if not records:
@@ -216,4 +229,4 @@ def without_payloads(record: TraceRecord) -> TraceRecord:
 
 
 def _packed(value: JsonValue) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

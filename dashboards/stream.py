@@ -6,21 +6,26 @@ A reader is a cursor into the ring, never a queue of its own: one that is too sl
 has gone and is told to read everything anew (``reset``). One that takes nothing at all is let go, and the last
 event says so (``dropped``). Identifiers are ``<epoch>-<sequence>``, the
 epoch drawn at start, so that a number from an earlier run is recognised and not mistaken for a place.
+
+An event's JSON is made when a reader wants it. That a session has changed is an event at once; how it is now is asked
+for when somebody wants to know, once for all readers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dashboards.event import Event, Filter, Lookup, Told, as_json
 
 RETRY_INTERVAL_MS = 1500  # what a browser waits before it comes back
 SEND_TIMEOUT = 30.0  # a reader that takes nothing for so long is let go
@@ -28,18 +33,7 @@ NOTICE_INTERVAL = 30.0  # seconds in which it can still find out why, reading wh
 BATCH = 128  # events written at once
 GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013  # RFC 6455 §7.4.1 and IANA's registry of close codes
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event: its place, its name, its JSON, and what it is about."""
-
-    sequence: int
-    name: str
-    data: str
-    session: str | None
-
-
-Filter = Callable[[Event], bool]
+logger = logging.getLogger("dashboards")
 
 
 class EventHub:
@@ -53,6 +47,7 @@ class EventHub:
         self._events: deque[Event] = deque(maxlen=ring)
         self._sequence = 0
         self._wake = asyncio.Event()
+        self._asking: set[asyncio.Task[None]] = set()
 
     @property
     def sequence(self) -> int:
@@ -61,15 +56,29 @@ class EventHub:
 
     def publish(self, name: str, data: object, session: str | None = None) -> None:
         """Append an event and wake the readers."""
+        self._append(name, as_json(data), session)
+
+    def publish_later(self, name: str, make: Callable[[], str], session: str | None = None) -> None:
+        """The same, with JSON that ``make`` makes the same of at any time."""
+        self._append(name, make, session)
+
+    def publish_changed(self, session: str, lookup: Lookup) -> None:
+        """A session has changed; ``lookup`` tells of several which event each has become."""
+        self._append("session", None, session, lookup)
+
+    def _append(
+        self, name: str, data: str | Callable[[], str] | None, session: str | None, lookup: Lookup | None = None
+    ) -> None:
         self._sequence += 1
-        text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
-        self._events.append(Event(self._sequence, name, text, session))
-        self._wake_readers()
+        self._events.append(Event(self._sequence, name, data, session, lookup))
+        self._wake.set()
 
     def close(self) -> None:
         """End every stream (the server is stopping)."""
         self.closed = True
-        self._wake_readers()
+        self._wake.set()
+        for asking in self._asking:
+            asking.cancel()
 
     def resume(self, last_event_id: str | None) -> tuple[int, bool]:
         """The cursor that an identifier stands for, and whether what came after it is still all there."""
@@ -112,8 +121,28 @@ class EventHub:
             elif events:
                 cursor = events[-1].sequence
                 chosen = [event for event in events if wanted(event)]
+                if await self._ask(chosen):
+                    chosen = [event for event in chosen if event.data is not None and wanted(event)]
                 if chosen:
                     yield chosen
+
+    async def _ask(self, events: Iterable[Event]) -> bool:
+        """Ask for those that only say that a session has changed, or wait for who does; whether there were any."""
+        changed = [event for event in events if event.data is None]
+        unasked: dict[Lookup, list[Event]] = {}
+        for event in changed:
+            if event.lookup is not None and event.asked is None:
+                unasked.setdefault(event.lookup, []).append(event)
+        for lookup, some in unasked.items():
+            asking = asyncio.create_task(_learn(lookup, some))  # of no reader: others may wait for it, too
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+            for event in some:
+                event.asked = asking
+        under_way = {event.asked for event in changed if event.asked is not None}
+        if under_way:
+            await asyncio.wait(under_way)
+        return bool(changed)
 
     def identifier(self, event: Event) -> str:
         """What a reader comes back with."""
@@ -122,10 +151,10 @@ class EventHub:
     async def wait(self, cursor: int, timeout: float) -> bool:
         """Wait for an event after the cursor; False when ``timeout`` seconds passed without one."""
         while self._sequence <= cursor and not self.closed:
-            wake = self._wake
+            self._wake.clear()  # who waits already has been woken
             try:
                 async with asyncio.timeout(timeout):
-                    await wake.wait()
+                    await self._wake.wait()
             except TimeoutError:
                 return False
         return True
@@ -145,9 +174,15 @@ class EventHub:
     def _oldest(self) -> int:
         return self._events[0].sequence if self._events else self._sequence + 1
 
-    def _wake_readers(self) -> None:
-        self._wake.set()
-        self._wake = asyncio.Event()
+
+async def _learn(lookup: Lookup, events: Sequence[Event]) -> None:
+    told: Mapping[str, Told] = {}
+    try:
+        told = await lookup(list(dict.fromkeys(event.session for event in events if event.session is not None)))
+    except Exception:  # top loop: a surprising answer must not end the readers
+        logger.exception("asking for what has changed failed")
+    for event in events:
+        event.learn(told.get(event.session or ""))
 
 
 class EventStream(Response):

@@ -20,6 +20,7 @@ class Live:
         self.expiry: asyncio.TimerHandle | None = None
         self.moving_since: float | None = None
         self.moves = 0
+        self.searched: tuple[tuple[object, ...], str] | None = None  # what it is found by, and what that was made of
         self.questions: set[asyncio.Task[None]] = set()
         self._awaited: dict[asyncio.Future[Event | None], type[Event]] = {}
 

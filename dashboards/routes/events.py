@@ -6,20 +6,30 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response, WebSocket
+from pydantic import Field
 
 from dashboards.deps import Reader, Services, ServicesDep, services
+from dashboards.event import Wanted
 from dashboards.problems import Problem, documented
-from dashboards.stream import EventStream, Filter, follow_socket
+from dashboards.stream import EventStream, follow_socket
 
 router = APIRouter(prefix="/events", tags=["events"])
 
-NAMES = ("node", "restarted", "session", "session-gone", "record", "lab-run")
+NAMES = ("node", "restarted", "session", "session-gone", "record", "lab-run")  # of who asks for nothing special
+ALL_NAMES = (*NAMES, "changes")
+SESSIONS_MAXIMUM = 200
 
 After = Annotated[str | None, Query(max_length=64, description="as Last-Event-ID, for a page that was loaded anew")]
 Names = Annotated[
     str | None, Query(max_length=128, description="names, separated by commas", examples=["session,session-gone"])
 ]
-OfSession = Annotated[str | None, Query(max_length=256, description="of session events and records: only this one's")]
+OfSession = Annotated[
+    list[Annotated[str, Field(max_length=256)]] | None,
+    Query(
+        max_length=SESSIONS_MAXIMUM,
+        description="of session events and records: only this one's, or these ones' when given several times",
+    ),
+]
 
 
 @router.get(
@@ -29,8 +39,8 @@ OfSession = Annotated[str | None, Query(max_length=256, description="of session 
     responses={
         200: {
             "description": "Events `node`, `restarted`, `session`, `session-gone`, `record` and `lab-run`, each with "
-            "an id and JSON data; `hello` first, or `reset` when what came after Last-Event-ID is lost; `dropped` "
-            "last, when the reader was too slow.",
+            "an id and JSON data, and `changes` where asked for; `hello` first, or `reset` when what came after "
+            "Last-Event-ID is lost; `dropped` last, when the reader was too slow.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -94,13 +104,13 @@ def _check_room(given: Services) -> None:
         )
 
 
-def _filter(events: str | None, session: str | None) -> Filter:
+def _filter(events: str | None, sessions: list[str] | None) -> Wanted:
     names = frozenset(events.split(",") if events else NAMES)
-    if not names <= frozenset(NAMES):
+    if not names <= frozenset(ALL_NAMES):
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "invalid-request",
-            f"events: names are {', '.join(NAMES)}",
-            errors=[{"in": "query", "name": "events", "detail": f"names are {', '.join(NAMES)}"}],
+            f"events: names are {', '.join(ALL_NAMES)}",
+            errors=[{"in": "query", "name": "events", "detail": f"names are {', '.join(ALL_NAMES)}"}],
         )
-    return lambda event: event.name in names and (session is None or event.session in (None, session))
+    return Wanted(names, frozenset(sessions) if sessions else None)

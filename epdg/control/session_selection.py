@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Protocol
@@ -18,8 +17,7 @@ LIST_LIMIT_MAXIMUM = 1000
 SEVERAL_MAXIMUM = 1000
 ORDERS = ("created", "-created", "imsi", "apn", "state")
 
-# No more digits in a row than an address has: with an IMSI in mind nobody's addresses need to be written out
-_MAY_BE_IN_ADDRESS = re.compile(r"[0-9a-f]{0,4}(?:[.:]{1,2}[0-9a-f]{0,4})*")
+_BETWEEN = "\n"  # what stands between the parts of a session's text: words with it are in none
 
 View = dict[str, JsonValue]
 
@@ -41,13 +39,21 @@ class Subject(Protocol):
     def created(self) -> float: ...
     @property
     def addresses(self) -> tuple[Address, ...]: ...
+    @property
+    def text(self) -> str:
+        """What ``searchable`` makes of it."""
 
     def view(self) -> View:
         """The whole of it, for an answer."""
 
 
+def searchable(imsi: str, nai: str, apn: str, addresses: Iterable[Address]) -> str:
+    """All that words are looked for in, in lower case."""
+    return _BETWEEN.join((imsi, nai, apn, *map(str, addresses))).lower()
+
+
 class LiveSubject:
-    """A session that is there."""
+    """A session that is there; its text is kept with it, since making one takes longer than looking through it."""
 
     __slots__ = ("_live", "_view")
 
@@ -82,6 +88,15 @@ class LiveSubject:
     @property
     def addresses(self) -> tuple[Address, ...]:
         return (*self._live.session.inner_addresses, self._live.sa.path.remote.address)
+
+    @property
+    def text(self) -> str:
+        """Made anew when anything in it is another."""
+        live, session = self._live, self._live.session
+        made_of = (session.imsi, session.nai, session.apn, session.inner_addresses, live.sa.path.remote.address)
+        if live.searched is None or live.searched[0] != made_of:
+            live.searched = made_of, searchable(self.imsi, self.nai, self.apn, self.addresses)
+        return live.searched[1]
 
     def view(self) -> View:
         """Made now, counters included."""
@@ -130,6 +145,11 @@ class EndedSubject:
         path = ike["path"]
         outer = [str(path["remote"]).rpartition(":")[0].strip("[]")] if isinstance(path, dict) else []
         return tuple(ip_address(str(each)) for each in (*inner, *outer))
+
+    @property
+    def text(self) -> str:
+        """Made now: few have ended of late."""
+        return searchable(self.imsi, self.nai, self.apn, self.addresses)
 
     def view(self) -> View:
         """As it was shown last."""
@@ -202,7 +222,8 @@ def _tests(params: Params) -> list[Test]:
         address = _address(written)
         tests.append(lambda subject: address in subject.addresses)
     if (words := text(params, "q")) is not None:
-        tests.append(_holds(words.lower()))
+        looked_for = words.lower()
+        tests.append(lambda subject: looked_for in subject.text and _BETWEEN not in looked_for)
     return tests
 
 
@@ -226,21 +247,6 @@ def several(find: Callable[[str], View | None], params: Params) -> View:
         else:
             shown.append(view)
     return {"sessions": shown, "unknown": unknown}
-
-
-def _holds(words: str) -> Test:
-    """Whether a session's IMSI, NAI, APN or one of its addresses has these characters in it."""
-    in_addresses = _MAY_BE_IN_ADDRESS.fullmatch(words) is not None
-
-    def test(subject: Subject) -> bool:
-        return (
-            words in subject.imsi
-            or words in subject.nai.lower()
-            or words in subject.apn.lower()
-            or (in_addresses and any(words in str(address) for address in subject.addresses))
-        )
-
-    return test
 
 
 def _address(written: str) -> Address | None:

@@ -14,7 +14,8 @@ from tests.browser.chromium import aside, require_chromium
 
 require_chromium()
 
-from benchmarks.dashboard import Observer, busy  # noqa: E402
+from benchmarks.busy_gateway import address_at  # noqa: E402
+from benchmarks.dashboard import PROBE, Observer, busy  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -46,3 +47,21 @@ def test_the_list_goes_on_painting_and_does_not_grow_without_bound(browser: Brow
         assert observer.sitting.complaints == []
     finally:
         aside(scene.__exit__, None, None, None)
+
+
+PAST, LATE = 5000, 300  # milliseconds
+
+
+def test_the_probe_counts_what_is_told_from_its_beginning_on_however_late_it_is_painted(browser: Browser) -> None:
+    """A session's past comes into view at any time, and says nothing of how long painting takes."""
+    page = browser.new_page()
+    page.add_init_script(path=PROBE)
+    page.goto("about:blank")
+    begun = page.evaluate("probe.begin(); performance.timeOrigin + performance.now()")
+    page.wait_for_timeout(LATE)
+    for wall in (begun - PAST, begun + 1):
+        page.evaluate("(text) => document.body.append(text)", f"{address_at(wall / 1000)} ")
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)))")
+    (age,) = page.evaluate("probe.take()")["ages"]
+    assert LATE - 1 <= age < PAST
+    page.close()

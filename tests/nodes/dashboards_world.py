@@ -49,6 +49,7 @@ class World:
         }
         self.sessions: dict[str, dict[str, Any]] = {}
         self.detached: list[str] = []
+        self.asked: list[str] = []  # the sessions that somebody wanted to know when they had changed
         self.actions = GatewayActions(self._get)
         self.started = dict.fromkeys(self.recorders, self.now)
         self.told: dict[str, dict[str, Any]] = {name: {} for name in self.recorders}
@@ -122,6 +123,7 @@ class World:
             raise ControlError("not-found", f"no session {params['id']}") from None
 
     async def _several(self, params: dict[str, Any]) -> dict[str, Any]:
+        self.asked += params["ids"]
         return several(self.sessions.get, params)
 
     async def _detach(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             yield connected
 
 
-def events(client: httpx.Client, last: str | None = None, **parameters: str) -> Iterator[tuple[str, str, Any]]:
+def events(
+    client: httpx.Client, last: str | None = None, **parameters: str | list[str]
+) -> Iterator[tuple[str, str, Any]]:
     """(id, name, data) of the live feed."""
     headers = {"Last-Event-ID": last} if last else {}
     with client.stream("GET", f"{API}/events", headers=headers, params=parameters) as response:

@@ -47,7 +47,13 @@ def test_live_and_ended_sessions_are_found_alike() -> None:
             {"since": first["created"], "until": second["created"]},
         ):
             assert await states(world, **one) == ["established", "closed"], one
-        for none in ({"q": "elsewhere"}, {"address": "no address"}, {"until": 1.0}, {"imsi": imsi[:-1]}):
+        for none in (
+            {"q": "elsewhere"},
+            {"q": imsi[-3:] + "\n"},
+            {"address": "no address"},
+            {"until": 1.0},
+            {"imsi": imsi[:-1]},
+        ):
             assert await states(world, **none) == [], none
         formerly = first["inner_addresses"]
         assert isinstance(formerly, list)

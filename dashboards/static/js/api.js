@@ -10,22 +10,24 @@ export class Problem extends Error {
   }
 }
 
-/** ``body`` goes as JSON, a file as it is under its own media type. */
-async function send(method, path, body, kind = "application/json") {
+/** ``body`` goes as JSON, a file as it is under its own media type; an aborted ``signal`` throws as ``fetch`` does. */
+async function send(method, path, body, kind = "application/json", signal = null) {
   try {
     return await fetch(`/api/v1${path}`, {
       method,
+      signal,
       headers: body === undefined ? {} : { "Content-Type": kind },
       body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
       cache: "no-store",
     });
-  } catch {
+  } catch (error) {
+    if (signal?.aborted) throw error;
     throw new Problem({ status: 0, detail: "The dashboard's server cannot be reached." });
   }
 }
 
-async function request(method, path, body, kind) {
-  return read(await send(method, path, body, kind));
+async function request(method, path, body, kind, signal) {
+  return read(await send(method, path, body, kind, signal));
 }
 
 /** A file and the name that the server gives it. */
@@ -58,7 +60,7 @@ export const api = {
   signIn: (token) => request("POST", "/sign-in", { token }),
   signOut: () => request("POST", "/sign-out"),
   nodes: () => request("GET", "/nodes"),
-  sessions: (parameters) => request("GET", `/sessions${query(parameters)}`),
+  sessions: (parameters, signal) => request("GET", `/sessions${query(parameters)}`, undefined, undefined, signal),
   session: (id) => request("GET", `/sessions/${encodeURIComponent(id)}`),
   ladder: (id) => request("GET", `/sessions/${encodeURIComponent(id)}/ladder`),
   message: (id, record) => request("GET", `/sessions/${encodeURIComponent(id)}/messages/${encodeURIComponent(record)}`),

@@ -5,17 +5,29 @@ const LONGEST_RETRY = 10000;
 
 export class Feed extends EventTarget {
   #source = null;
-  #names = "node,restarted,session,session-gone";
+  #names = "node,restarted";
+  #sessions = "";
   #last = "";
   #timer = 0;
   #retry = FIRST_RETRY;
   connected = false;
   started = false; // whether the first attempt has ended, either way
 
-  /** Follow these events from now on; what was missed meanwhile is replayed. */
-  follow(names) {
-    if (names === this.#names && this.#source) return;
+  /** The id of the last event, "" before the first: what is asked for now is not older than that. */
+  get last() {
+    return this.#last;
+  }
+
+  /**
+   * Follow these events from now on, of sessions and records only those of ``sessions`` where any are named; what was
+   * missed meanwhile is replayed, from after the event ``since`` on: what the page shows may be as old as that.
+   */
+  follow(names, sessions = [], since = "") {
+    const wanted = [...new Set(sessions)].sort().join("\n");
+    if (names === this.#names && wanted === this.#sessions && this.#source) return;
     this.#names = names;
+    this.#sessions = wanted;
+    if (since) this.#last = since;
     this.#open();
   }
 
@@ -28,6 +40,7 @@ export class Feed extends EventTarget {
   #open() {
     this.stop();
     const parameters = new URLSearchParams({ events: this.#names });
+    for (const session of this.#sessions.split("\n").filter(Boolean)) parameters.append("session", session);
     if (this.#last) parameters.set("after", this.#last);
     const source = new EventSource(`/api/v1/events?${parameters}`);
     this.#source = source;

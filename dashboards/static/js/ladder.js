@@ -308,9 +308,17 @@ export function mountLadder(place, drawer, session) {
       place.scrollIntoView({ block: "nearest" });
       return true;
     },
+    /** What nodes call the session, as far as they have told anything of it. */
+    get names() {
+      return [...names].map((name) => name.split("\n")[1]);
+    },
+    /** Whether this node has told anything of it. */
+    has(node) {
+      return [...names].some((name) => name.startsWith(`${node}\n`));
+    },
     /** Whether a record may belong here: its node's name of the session is ours, or not met before. */
     concerns(node, other) {
-      return other !== null && (names.has(`${node}\n${other}`) || ![...names].some((name) => name.startsWith(`${node}\n`)));
+      return other !== null && (names.has(`${node}\n${other}`) || !this.has(node));
     },
     close() {
       cancelAnimationFrame(frame);

@@ -18,14 +18,13 @@ import { mountTopbar } from "./topbar.js";
 import { mountUes } from "./ues.js";
 
 const NODE_EVENTS = "node,restarted";
-const LIST_EVENTS = `${NODE_EVENTS},session,session-gone`;
 const LAB_EVENTS = () => (state.nodes.some((node) => node.kind === "lab") ? `${NODE_EVENTS},lab-run` : NODE_EVENTS);
 
-// path, mount(main, name, query), the section of the navigation, what the feed follows
+// path, mount(main, name, query), the section of the navigation, what the feed follows (null: the view tells it itself)
 const PLACES = [
   [/^$/, mountOverview, "overview", NODE_EVENTS],
-  [/^sessions$/, (main, _, query) => mountSessions(main, query), "sessions", LIST_EVENTS],
-  [/^sessions\/([^/]+)$/, mountSession, "sessions", `${LIST_EVENTS},record`],
+  [/^sessions$/, (main, _, query) => mountSessions(main, query), "sessions", null],
+  [/^sessions\/([^/]+)$/, mountSession, "sessions", null],
   [/^lab$/, mountLab, "lab", LAB_EVENTS],
   [/^lab\/runs\/([^/]+)$/, mountLabRun, "lab", LAB_EVENTS],
   [/^runs(?:\/([^/]+))?$/, mountRuns, "lab", NODE_EVENTS],
@@ -55,7 +54,7 @@ function route() {
   document.title = "ePDG dashboard";
   leave = mount(main, named(pattern.exec(path)?.[1]), new URLSearchParams(query)) ?? (() => {});
   main.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
-  if (state.mayRead) state.feed.follow(typeof events === "function" ? events() : events);
+  if (state.mayRead && events) state.feed.follow(typeof events === "function" ? events() : events);
 }
 
 function named(part) {

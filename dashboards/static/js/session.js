@@ -16,6 +16,8 @@ import { state } from "./state.js";
 const REFRESH = 2000; // counters change without a trace record
 const LADDER_PAUSE = 50; // records of one procedure come together
 const LADDER_SHARE = 2; // a ladder that takes long to fetch is fetched less often
+const EVENTS = "node,restarted,session,session-gone,record";
+const TRACED = ["ue", "epdg", "aaa", "hss"]; // kinds of node that a session goes through
 const ARRIVAL = 2; // seconds after which it is known whether a message arrived
 
 export function mountSession(main, id) {
@@ -61,10 +63,12 @@ export function mountSession(main, id) {
 
   async function loadSession() {
     if (!state.gatewayReachable || !state.mayRead || left) return;
+    const since = state.feed.last;
     try {
       const value = await api.session(id);
       if (left) return;
       take(value);
+      follow(since);
       setTrouble("");
     } catch (problem) {
       if (left) return;
@@ -92,12 +96,14 @@ export function mountSession(main, id) {
     ladderBusy = true;
     ladderDue = Infinity;
     const began = performance.now();
+    const since = state.feed.last;
     try {
       const explaining = api.explanation(id).catch(() => null);
       const value = await api.ladder(id);
       if (!left) {
         moves = movesOf(value.entries);
         ladder.show(value);
+        follow(since);
         show();
         explanation = (await explaining) ?? explanation;
         if (left) return;
@@ -121,6 +127,11 @@ export function mountSession(main, id) {
     ladderDue = wanted;
     clearTimeout(ladderTimer);
     ladderTimer = setTimeout(loadLadder, pause);
+  }
+
+  /** What is told under any of the session's names; a UE or an AAA server may have told nothing yet. */
+  function follow(since) {
+    if (state.mayRead) state.feed.follow(EVENTS, [id, session?.id, session?.imsi, ...ladder.names].filter(Boolean), since);
   }
 
   function take(value) {
@@ -191,6 +202,10 @@ export function mountSession(main, id) {
     [state.feed, "record", (event) => {
       if (ladder.concerns(event.detail.node, event.detail.session)) ladderSoon();
     }],
+    [state.feed, "hello", () => {
+      if (blind) reload();
+      blind = false;
+    }],
     [state.feed, "restarted", reload],
     [state.feed, "reset", reload],
     [state, "refreshed", reload],
@@ -202,8 +217,12 @@ export function mountSession(main, id) {
   }
   for (const [target, name, listener] of listeners) target.addEventListener(name, listener);
   const polling = setInterval(() => {
-    if (!document.hidden && state.feed.connected && session?.state !== "closed" && !gone) loadSession();
+    if (document.hidden || !state.feed.connected || session?.state === "closed" || gone) return;
+    loadSession();
+    if (state.nodes.some((node) => node.reachable && TRACED.includes(node.kind) && !ladder.has(node.name))) ladderSoon();
   }, REFRESH);
+  let blind = !state.feed.last; // something may happen between the first questions and the first event
+  follow();
   reload();
   return () => {
     left = true;

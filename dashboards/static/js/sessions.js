@@ -9,7 +9,10 @@ import { state } from "./state.js";
 const PAGE = 50;
 const SHARE = 10; // of the time, at most one tenth is spent on asking anew what only might have changed
 const LEAST_PAUSE = 100;
-const ELSEWHERE_PAUSE = 2000; // for changes of sessions that are not on this page
+const ELSEWHERE_PAUSE = 2000; // for moves of sessions that are not on this page
+const FOLLOW_PAUSE = 200; // while somebody types, every answer has other rows
+const ANYWHERE = "node,restarted,changes";
+const HERE = `${ANYWHERE},session,session-gone`;
 const STATES = [["", "All"], ["established", "Established"], ["attaching", "Attaching"], ["closed", "Closed"]];
 const NEWEST = "-created";
 const COLUMNS = [["State", "state"], ["IMSI", "imsi"], ["APN", "apn"], ["Inner address"], ["UE's outer address"], ["Moves"], ["For", NEWEST, "created"]];
@@ -30,6 +33,7 @@ export function mountSessions(main, asked) {
   let left = false;
   const rows = new Map();
   const pending = new Map(); // id -> what the feed told last of it, until the next frame
+  const meanwhile = new Map(); // the same, while a question is under way: its answer may be older
 
   const search = h("input", { type: "search", id: "search", placeholder: "IMSI, APN or address", "aria-label": "Search sessions", autocomplete: "off", spellcheck: "false" });
   search.value = kept.text;
@@ -62,19 +66,19 @@ export function mountSessions(main, asked) {
 
   // --- asking
 
-  let busy = false;
+  let asking = null; // what gives the question under way up
   let again = false;
   let landing = false; // whether the keyboard goes to the first row of a page that was turned to
   let took = 0;
   let timer = 0;
   let due = Infinity;
 
-  /** One question at a time: what is typed meanwhile is asked when the answer is here. */
-  async function load() {
+  /** What somebody looks for is asked at once; what only might have changed waits for the answer to that. */
+  async function load(unasked = false) {
     clearTimeout(timer);
     due = Infinity;
     if (!state.mayRead || left) return;
-    if (busy) {
+    if (asking && unasked) {
       again = true;
       return;
     }
@@ -83,29 +87,36 @@ export function mountSessions(main, asked) {
       show();
       return;
     }
-    busy = true;
+    asking?.abort();
+    const mine = new AbortController();
+    asking = mine;
     again = false;
+    meanwhile.clear();
     const began = performance.now();
+    const since = state.feed.last;
+    let found = null;
+    let refusal = "";
     try {
-      const found = await api.sessions({ limit: PAGE, cursor: kept.cursor, sort: kept.sort, q: kept.text.trim().replace(/(?<=\d)\s+(?=\d)/g, ""), state: kept.state, apn: kept.apn, gateway: kept.gateway });
-      if (left) return;
-      page = found;
-      trouble = "";
-      if (!page.sessions.length && kept.before.length) {
-        Object.assign(kept, { cursor: null, before: [] }); // the sessions of this page are gone
-        again = true;
-      }
+      found = await api.sessions({ limit: PAGE, cursor: kept.cursor, sort: kept.sort, q: kept.text.trim().replace(/(?<=\d)\s+(?=\d)/g, ""), state: kept.state, apn: kept.apn, gateway: kept.gateway }, mine.signal);
     } catch (problem) {
-      trouble = problem.message;
+      refusal = problem.message;
     }
+    if (asking !== mine || left) return; // something else is looked for by now
+    asking = null;
     took = performance.now() - began;
-    busy = false;
-    if (left) return;
+    trouble = refusal;
+    if (found) {
+      page = found;
+      page.sessions = page.sessions.map((session) => meanwhile.get(session.id) ?? session);
+      followSoon(since);
+    }
     show();
-    if (again) {
+    if (found && !page.sessions.length && kept.before.length) {
+      Object.assign(kept, { cursor: null, before: [] }); // the sessions of this page are gone
       load();
       return;
     }
+    if (again) loadSoon();
     if (landing) focusRow(0);
     landing = false;
   }
@@ -115,7 +126,20 @@ export function mountSessions(main, asked) {
     if (wanted >= due) return;
     due = wanted;
     clearTimeout(timer);
-    timer = setTimeout(load, wanted - performance.now());
+    timer = setTimeout(() => load(true), wanted - performance.now());
+  }
+
+  let followTimer = 0;
+  let blind = false; // whether something may have happened between the question and the first event
+
+  /** The rows that are shown, from when they were asked for on; of all others only that something has changed. */
+  function followSoon(since) {
+    clearTimeout(followTimer);
+    followTimer = setTimeout(() => {
+      const ids = page.sessions.map((session) => session.id);
+      blind ||= !since;
+      state.feed.follow(ids.length ? HERE : ANYWHERE, ids, since);
+    }, since ? FOLLOW_PAUSE : 0);
   }
 
   function look(change) {
@@ -205,40 +229,33 @@ export function mountSessions(main, asked) {
 
   let frame = 0;
   function changed(id, session) {
+    if (!rows.has(id)) return;
+    if (session === null) {
+      loadSoon();
+      return;
+    }
     pending.set(id, session);
+    if (asking) meanwhile.set(id, session);
     if (!frame) frame = requestAnimationFrame(takePending);
   }
 
   function takePending() {
     frame = 0;
-    if (!page) {
-      pending.clear();
-      return;
-    }
-    const plain = kept.sort === NEWEST && !kept.cursor && !kept.text && !kept.state && !kept.apn && !kept.gateway;
-    let added = false;
     for (const [id, session] of pending) {
       const row = rows.get(id);
-      if (session === null) {
-        loadSoon(row ? 0 : ELSEWHERE_PAUSE);
-      } else if (row) {
-        if (kept.state && session.state !== row.session.state) loadSoon();
-        row.show(session);
-        row.flash();
-        page.sessions[page.sessions.findIndex((each) => each.id === id)] = session;
-      } else if (plain && session.created >= (page.sessions[0]?.created ?? 0)) {
-        page.sessions.unshift(session);
-        page.total += 1;
-        added = true;
-        loadSoon(ELSEWHERE_PAUSE);
-      } else loadSoon(plain ? ELSEWHERE_PAUSE : LEAST_PAUSE);
-    }
-    if (added) {
-      page.sessions.sort((a, b) => b.created - a.created).splice(PAGE);
-      show();
-      for (const id of pending.keys()) rows.get(id)?.flash();
+      if (!row) continue;
+      if (kept.state && session.state !== row.session.state) loadSoon();
+      row.show(session);
+      row.flash();
+      page.sessions[page.sessions.findIndex((each) => each.id === id)] = session;
     }
     pending.clear();
+  }
+
+  /** Changes anywhere. Where sessions are concerns only who may be looking for an address. */
+  function elsewhere({ events }) {
+    if (Object.keys(events).some((name) => name !== "moved")) loadSoon();
+    else if (kept.text && /^[\d.:a-f\s]*$/i.test(kept.text)) loadSoon(ELSEWHERE_PAUSE);
   }
 
   // --- keys
@@ -277,6 +294,11 @@ export function mountSessions(main, asked) {
   const listeners = [
     [state.feed, "session", (event) => changed(event.detail.id, event.detail)],
     [state.feed, "session-gone", (event) => changed(event.detail.id, null)],
+    [state.feed, "changes", (event) => elsewhere(event.detail)],
+    [state.feed, "hello", () => {
+      if (blind) load(true);
+      blind = false;
+    }],
     [state.feed, "restarted", () => load()],
     [state.feed, "reset", () => load()],
     [state, "refreshed", () => load()],
@@ -285,9 +307,12 @@ export function mountSessions(main, asked) {
   for (const [target, name, listener] of listeners) target.addEventListener(name, listener);
   const ticking = setInterval(() => rows.forEach((row) => row.tick()), 1000);
   show();
+  if (state.mayRead) state.feed.follow(ANYWHERE);
   load();
   return () => {
     left = true;
+    asking?.abort();
+    clearTimeout(followTimer);
     clearInterval(ticking);
     clearTimeout(timer);
     cancelAnimationFrame(frame);
