@@ -31,8 +31,11 @@ class Nodes:
     dashboards: DashboardsProcess
 
     def token(self, name: str, role: Role) -> str:
-        """A new token of the dashboard's."""
-        return Tokens(self.dashboards.directory / "tokens.json").add(name, role)
+        """A new token of the dashboard's, in place of one of that name: a test may have a second attempt."""
+        tokens = Tokens(self.dashboards.directory / "tokens.json")
+        if any(token.name == name for token in tokens.all()):
+            tokens.remove(name)
+        return tokens.add(name, role)
 
     def of_ue(self, method: str, **params: JsonValue) -> dict[str, JsonValue]:
         """A control method of the UE."""

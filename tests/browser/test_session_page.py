@@ -18,10 +18,16 @@ require_chromium()
 from playwright.sync_api import expect  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 pytestmark = pytest.mark.browser
 
+OFFERED = "[...document.querySelectorAll('.action-grid button')].some((each) => each.offsetParent && !each.disabled)"
+WATCH = f"""const look = () => {{
+  if (document.querySelector("h1")?.textContent === "…" && {OFFERED}) window.early = true;
+  requestAnimationFrame(look);
+}};
+look();"""
 LIT = "CSS.highlights.has('octets') ? [...CSS.highlights.get('octets')].map(String).join(' ') : ''"
 
 
@@ -73,6 +79,24 @@ def test_the_ladder_is_filtered_and_walked_through_by_keys(attached: str, sit: C
     expect(ladder.locator(".item").nth(1)).to_be_focused()
     page.keyboard.press("End")
     expect(ladder.locator(".item").last).to_be_focused()
+
+
+def test_nothing_is_offered_before_the_session_is_known(
+    world: Nodes, attached: str, sit: Callable[[], Sitting]
+) -> None:
+    sitting = sit()
+    sitting.open(f"/sign-in?token={world.token('bench', Role.OPERATOR)}")
+    held: list[Route] = []
+    sitting.page.route("**/api/v1/sessions/**", lambda route: held.append(route))
+    sitting.page.add_init_script(WATCH)
+    page = sitting.open(f"/#/sessions/{attached}")
+    expect(page.get_by_role("heading", name="…")).to_be_visible()
+    page.evaluate("new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted)))")
+    assert not page.evaluate("window.early")
+    for each in held:
+        each.continue_()
+    page.unroute("**/api/v1/sessions/**")
+    expect(page.get_by_role("button", name="Is it alive?")).to_be_enabled()
 
 
 def test_an_operator_acts_and_reads_what_came_of_it(world: Nodes, attached: str, sit: Callable[[], Sitting]) -> None:

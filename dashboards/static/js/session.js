@@ -201,6 +201,7 @@ export function mountSession(main, id) {
     loadLadder();
   }
   for (const [target, name, listener] of listeners) target.addEventListener(name, listener);
+  show(); // nothing that could be pressed is in sight before the session is known, and goes out of sight again
   const polling = setInterval(() => {
     if (!document.hidden && state.feed.connected && session?.state !== "closed" && !gone) loadSession();
   }, REFRESH);
