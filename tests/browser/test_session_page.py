@@ -31,8 +31,19 @@ look();"""
 LIT = "CSS.highlights.has('octets') ? [...CSS.highlights.get('octets')].map(String).join(' ') : ''"
 
 
-def test_a_refused_attach_says_first_why_and_shows_it_on_the_ladder(world: Nodes, sit: Callable[[], Sitting]) -> None:
-    page = sit().open(f"/#/sessions/{world.refused()}")
+def test_a_refused_attach_is_found_by_its_cause_and_says_why_on_its_page(
+    world: Nodes, sit: Callable[[], Sitting]
+) -> None:
+    refused = world.refused()
+    page = sit().open("/#/")
+    page.get_by_role("region", name="Attach results by cause").get_by_role("link").nth(1).click()
+    expect(page.get_by_role("heading", name="Failed attaches")).to_be_visible()
+    by_cause = page.get_by_role("region", name="By cause").get_by_role("link")
+    cause = by_cause.first.inner_text()
+    by_cause.first.click()
+    expect(page.locator("#summary")).to_contain_text(f"{cause}: 1 of the last 1 failed attach")
+    page.locator(f"[data-attempt='{refused}']").get_by_role("link").first.click()
+    expect(page).to_have_url(re.compile(f"#/sessions/{refused}$"))
     why = page.get_by_role("region", name="Why it failed")
     sentence = why.locator(".sentence")
     expect(sentence).to_be_visible()
