@@ -249,7 +249,7 @@ class NodeLink:
             session = value.get("id") if isinstance(value, dict) else None
             logger.warning("%s describes session %s in an unknown way: %s", self.name, session, members)
             return
-        view.gateway = view.gateway or self.name
+        view.gateway = self.name  # as people know it: two gateways may call themselves alike
         self._hub.publish("session", view.model_dump(mode="json"), view.id)
 
     def _publish_run(self, record: TraceRecord) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from dashboards.tokens import Role
 from tests.browser.chromium import Sitting, require_chromium
-from tests.browser.nodes import Nodes
+from tests.browser.nodes import ELSEWHERE, Nodes
 
 require_chromium()
 
@@ -122,13 +122,43 @@ def test_an_operator_acts_and_reads_what_came_of_it(world: Nodes, attached: str,
     expect(
         page.locator(".ladder").get_by_role("button", name=re.compile("CREATE_CHILD_SA request")).first
     ).to_be_visible()
-    page.get_by_role("button", name="Redirect").click()
+    page.get_by_role("button", name="Redirect …").click()
     page.get_by_role("dialog").get_by_label("Gateway").fill("not a gateway!")
     page.get_by_role("dialog").get_by_role("button", name="Redirect").click()
     expect(told).to_contain_text("Redirect:")
     page.get_by_role("checkbox", name="with keys").check()
     assert any(name.endswith("ikev2_decryption_table") for name in _evidence(page))
     sitting.complaints[:] = [text for text in sitting.complaints if "422" not in text]
+
+
+def test_an_operator_has_the_ue_authenticate_anew_and_sends_it_elsewhere(
+    world: Nodes, attached: str, sit: Callable[[], Sitting]
+) -> None:
+    sitting = sit()
+    sitting.open(f"/sign-in?token={world.token('bench', Role.OPERATOR)}")
+    page = sitting.open(f"/#/sessions/{attached}")
+    told, state = page.get_by_role("log", name="What came of it"), page.locator(".title-line .pill")
+    dialog = page.get_by_role("dialog")
+    page.get_by_role("button", name="Authenticate anew").click()
+    dialog.get_by_label("Seconds that it has").fill("1")
+    dialog.get_by_role("button", name="Ask for it").click()
+    anew = world.end_of(attached)
+    expect(state).to_have_text("closed")
+    expect(told).to_contain_text("The UE is told to authenticate anew")
+    expect(page.get_by_role("region", name="Why it failed")).to_have_count(0)
+    expect(page.get_by_role("button", name="Is it alive?")).to_be_hidden()
+    page.get_by_role("link", name="all of this subscriber").click()
+    page.locator(f"[data-session='{anew}'] a").click()
+    world.serve_elsewhere()
+    page.get_by_role("button", name="Redirect …").click()
+    dialog.get_by_label("Gateway").fill(ELSEWHERE)
+    dialog.get_by_role("button", name="Redirect").click()
+    there = world.end_of(anew)
+    expect(state).to_have_text("closed")
+    expect(told).to_contain_text(f"The UE is told to go to {ELSEWHERE}.")
+    expect(page.get_by_role("region", name="Why it failed")).to_have_count(0)
+    page.goto(f"/#/sessions/{there}")
+    expect(page.get_by_role("button", name=re.compile(r"IKE_SA_INIT request 0 .*N\(REDIRECTED_FROM\)"))).to_be_visible()
 
 
 def test_a_viewer_is_told_why_actions_are_not_offered(world: Nodes, attached: str, sit: Callable[[], Sitting]) -> None:
