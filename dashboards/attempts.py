@@ -7,7 +7,7 @@ well. Those of one attach are one attempt.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dashboards.ring import Selection, Source, select
@@ -17,16 +17,20 @@ _GATEWAY = "epdg"
 
 @dataclass(frozen=True, kw_only=True)
 class FailedAttempt:
-    """``identifier``: the gateway's latest name for it, else the UE's; ``text`` is what that node told last."""
+    """``identifier``: the gateway's latest name for it, else the UE's; ``text`` is what that node told last.
+
+    ``outcome``: what the gateway counts it as, ``None`` of what no gateway told.
+    """
 
     identifier: str
     wall: float
     text: str
+    outcome: str | None
     selection: Selection
 
 
-def failed(sources: Iterable[Source], *, limit: int) -> tuple[list[FailedAttempt], int]:
-    """The last ones, latest first, and how many the rings hold; an attach that succeeded after all is none."""
+def failed(sources: Iterable[Source]) -> Iterator[FailedAttempt]:
+    """Those that the rings hold, latest first; an attach that succeeded after all is none."""
     given = list(sources)
     told = [
         (-failure.wall, source.name, name, failure.text)
@@ -34,11 +38,9 @@ def failed(sources: Iterable[Source], *, limit: int) -> tuple[list[FailedAttempt
         if source.kind in (_GATEWAY, "ue")
         for name, failure in source.trace.failures.items()
     ]
-    total = len(told)
     heapq.heapify(told)
     seen: set[tuple[str, str]] = set()
-    found: list[FailedAttempt] = []
-    while told and len(found) < limit:
+    while told:
         wall, node, name, text = heapq.heappop(told)
         if (node, name) in seen:
             continue
@@ -51,8 +53,8 @@ def failed(sources: Iterable[Source], *, limit: int) -> tuple[list[FailedAttempt
             for source, part, _, _ in selection.parts
             if source.kind == _GATEWAY and part in source.trace.failures
         ]
+        outcome = None
         if of_gateway:
             failure, name = max(of_gateway, key=lambda each: each[0].wall)
-            text = failure.text
-        found.append(FailedAttempt(identifier=name, wall=-wall, text=text, selection=selection))
-    return found, total
+            text, outcome = failure.text, failure.outcome
+        yield FailedAttempt(identifier=name, wall=-wall, text=text, outcome=outcome, selection=selection)

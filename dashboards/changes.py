@@ -89,7 +89,7 @@ class SessionChanges:
                 session = value.get("id") if isinstance(value, dict) else None
                 logger.warning("%s describes session %s in an unknown way: %s", self._gateway, session, members)
                 continue
-            view.gateway = view.gateway or self._gateway
+            view.gateway = self._gateway  # as people know it: two gateways may call themselves alike
             yield view
 
 

@@ -1,7 +1,7 @@
 """Bundles of evidence, the files that ``epdg evidence`` writes: made in a thread, of what the nodes are asked then.
 
-The rings of the dashboard have neither datagrams nor keys. Few bundles are made at a time: each takes all that the
-nodes have kept.
+The rings of the dashboard have neither datagrams nor keys, and keys stay in the nodes unless they are wanted. Few
+bundles are made at a time: each takes all that the nodes have kept.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Evidence:
 def _archive(
     session: Mapping[str, JsonValue], witnesses: Sequence[Witness], *, directory: str, with_keys: bool
 ) -> bytes:
-    told, absent = asyncio.run(_asked(witnesses))
+    told, absent = asyncio.run(_asked(witnesses, with_keys=with_keys))
     if with_keys and not any(node.exports_keys for node in told):
         raise Problem(
             HTTPStatus.CONFLICT,
@@ -78,11 +78,11 @@ def _archive(
     return zipped(files, directory=directory, wall=wall)
 
 
-async def _asked(witnesses: Sequence[Witness]) -> tuple[list[Told], list[str]]:
+async def _asked(witnesses: Sequence[Witness], *, with_keys: bool) -> tuple[list[Told], list[str]]:
     told, absent = [], []
     for witness in witnesses:
         try:
-            told.append(await ask(witness.control, witness.name))
+            told.append(await ask(witness.control, witness.name, with_keys=with_keys))
         except (StackError, TimeoutError) as error:
             if witness.needed:
                 raise Problem(

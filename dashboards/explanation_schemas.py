@@ -89,13 +89,29 @@ class Attempt(Answer):
 
     id: str
     wall: float
+    outcome: str | None = Field(
+        description="what the gateway counts it as, as `/overview` has it; null of what no gateway told",
+        examples=["AUTHENTICATION_FAILED"],
+    )
+    cause: Cause | None = Field(description="of the catalogue; null where it knows none")
+    title: str | None = Field(description="of the cause, in a few words")
     sentence: str | None = Field(description="why, where the catalogue knows; else text says what a node told last")
     text: str
     names: list[TraceName] = Field(description="what the nodes call it")
+
+
+class CauseCount(Answer):
+    """How many attaches failed by one cause."""
+
+    cause: Cause
+    title: str
+    count: int
 
 
 class AttemptList(Answer):
     """Attaches that failed, the last one first."""
 
     attempts: list[Attempt]
-    total: int = Field(description="how many the rings hold, an attach counted at UE and gateway")
+    total: int = Field(description="how many of those looked through are what is asked for")
+    looked_through: int = Field(description="how many of this outcome were looked through, the last ones")
+    causes: list[CauseCount] = Field(description="of those looked through, whichever cause is asked for; most first")

@@ -14,7 +14,8 @@ from prometheus_client.registry import Collector
 
 from dashboards.histograms import Histogram, together
 from dashboards.links import NodeLink
-from dashboards.overview import ENDED, SUCCESS, outcomes
+from dashboards.overview import SUCCESS, outcomes
+from dashboards.ring import WITHOUT_REFUSAL
 from dashboards.stream import EventHub
 from dashboards.told import counts, table
 from protocols.trace.records import JsonValue
@@ -155,7 +156,7 @@ def _of_gateways(links: list[NodeLink]) -> Iterator[Metric]:
         (
             ((link.name, outcome), float(number))
             for link in links
-            for outcome, number in (dict.fromkeys((SUCCESS, ENDED), 0) | outcomes(link.status)).items()
+            for outcome, number in (dict.fromkeys((SUCCESS, WITHOUT_REFUSAL), 0) | outcomes(link.status)).items()
         ),
     )
     yield _counter(

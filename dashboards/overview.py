@@ -18,11 +18,11 @@ from dashboards.overview_schemas import (
 )
 from dashboards.peers import peers_of
 from dashboards.rates import INTERVAL, Rates
+from dashboards.ring import WITHOUT_REFUSAL
 from dashboards.told import counts, table
 from protocols.trace.records import JsonValue
 
 SUCCESS = "success"
-ENDED = "ended"
 
 
 def overview(links: Iterable[NodeLink], rates: Rates) -> Overview:
@@ -66,7 +66,7 @@ def outcomes(status: Mapping[str, JsonValue]) -> Counter[str]:
     totals = Counter({name: int(number) for name, number in counts(status.get("totals"))})
     refused = Counter({name: int(number) for name, number in counts(table(status, "reasons").get("refused"))})
     found = refused + Counter({SUCCESS: totals["attached"]})
-    return found + Counter({ENDED: totals["attach-ended"] - refused.total()})
+    return found + Counter({WITHOUT_REFUSAL: totals["attach-ended"] - refused.total()})
 
 
 def _outcomes(statuses: Iterable[Mapping[str, JsonValue]]) -> list[Outcome]:

@@ -16,7 +16,9 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 from protocols.trace.selection import Names, identifiers_of, life_of, names_of
 
 ATTACHED, ENDED = "attached", "attach-ended"  # the latter tells less than what came before it
-FAILED = frozenset({"refused", "turned-away", ENDED})  # events that say so
+REFUSED, TURNED_AWAY = "refused", "turned-away"
+WITHOUT_REFUSAL = "ended"  # how attaches that ended without one are counted
+FAILED = frozenset({REFUSED, TURNED_AWAY, ENDED})  # events that say so
 
 
 class Kept:
@@ -64,10 +66,11 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """When a node told that an attach had come to nothing, and its words."""
+    """When a node told that an attach had come to nothing, its words, and what it counts it as."""
 
     wall: float
     text: str
+    outcome: str
 
 
 class Trace:
@@ -143,7 +146,7 @@ class Trace:
         if name == ATTACHED:
             self.attached.add(session)
         elif name in FAILED and isinstance(text, str) and not (name == ENDED and session in self.failures):
-            self.failures[session] = Failure(record.wall, text)
+            self.failures[session] = Failure(record.wall, text, _outcome(name, record.body.get("data")))
 
     def _drop_oldest(self) -> None:
         session = self._order.popleft().session or ""
@@ -226,6 +229,14 @@ def without_payloads(record: TraceRecord) -> TraceRecord:
         session=record.session,
         body={**record.body, "detail": shown},
     )
+
+
+def _outcome(name: JsonValue, data: JsonValue) -> str:
+    """The cause of a refusal, as a gateway counts it."""
+    if name != REFUSED:
+        return WITHOUT_REFUSAL if name == ENDED else TURNED_AWAY
+    cause = data.get("cause") if isinstance(data, dict) else None
+    return cause if isinstance(cause, str) else REFUSED
 
 
 def _packed(value: JsonValue) -> bytes:

@@ -155,7 +155,7 @@ class SessionView(Answer):
     inner_addresses: list[str] = []
     created: float
     established: float | None = None
-    gateway: str = ""
+    gateway: str = Field(default="", description="by its name under nodes")
     ike: IkeSaView | None = None
     child_sas: list[ChildSaView] = []
     paths: list[PathSpan] = []

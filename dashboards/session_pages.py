@@ -122,8 +122,7 @@ def view(link: NodeLink, session: JsonValue) -> SessionView:
         shown = SessionView.model_validate(redacted(session))
     except ValidationError:
         raise unexpected(link) from None
-    if not shown.gateway:
-        shown.gateway = link.name
+    shown.gateway = link.name  # as people know it, and as the parameter has it
     return shown
 
 

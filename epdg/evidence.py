@@ -35,5 +35,5 @@ def write_evidence(session: str, gateway: Path, others: Sequence[Path], output: 
 
 async def _collect(session: str, gateway: Path, others: Sequence[Path]) -> tuple[dict[str, bytes], float]:
     view = described(gateway, await ControlClient(gateway).call("sessions.get", id=session))
-    nodes = apart([await ask(path) for path in (gateway, *others)])
+    nodes = apart([await ask(path, with_keys=True) for path in (gateway, *others)])
     return evidence_of(view, nodes, with_keys=True)  # of nodes that export them: others have no key records

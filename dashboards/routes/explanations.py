@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from http import HTTPStatus
+from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -10,14 +12,16 @@ from fastapi import APIRouter, Query
 from dashboards.attempts import failed
 from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Reader, ServicesDep
-from dashboards.explanation_schemas import Attempt, AttemptList, CauseList, CauseView
-from dashboards.problems import documented
+from dashboards.explanation_schemas import Attempt, AttemptList, CauseCount, CauseList, CauseView
+from dashboards.problems import Problem, documented
 from dashboards.trace_schemas import TraceName
 from protocols.trace.explanation.catalogue import CATALOGUE
 from protocols.trace.explanation.cause import main_finding
 
 ATTEMPTS = 20
 ATTEMPTS_LIMIT = 100
+LOOKED_THROUGH = 200  # the last attempts, each of which is explained
+TITLES = {cause.name: cause.title for cause in CATALOGUE}
 
 router = APIRouter(tags=["explanations"], route_class=ConditionalRoute)
 
@@ -43,19 +47,39 @@ async def list_causes() -> CauseList:
 async def list_attempts(
     given: ServicesDep,
     limit: Annotated[int, Query(ge=1, le=ATTEMPTS_LIMIT, description="how many, the last ones")] = ATTEMPTS,
+    cause: Annotated[str | None, Query(max_length=64, description="a cause of the catalogue, by its slug")] = None,
+    outcome: Annotated[str | None, Query(max_length=256, description="what the gateway counts it as")] = None,
 ) -> AttemptList:
     """Attaches that failed, as the traces tell: also those that made no session, or whose session is forgotten."""
-    found, total = failed(given.fleet.sources, limit=limit)
-    attempts = []
-    for each in found:
-        main = main_finding(await given.explanations.of(each.selection))
-        attempts.append(
-            Attempt(
-                id=each.identifier,
-                wall=each.wall,
-                sentence=None if main is None else main.sentence,
-                text=each.text,
-                names=[TraceName(node=source.name, session=name) for source, name, _, _ in each.selection.parts],
-            )
+    if cause is not None and cause not in TITLES:
+        detail = f"there is no cause {cause}; /causes lists them"
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "invalid-request",
+            f"cause: {detail}",
+            errors=[{"in": "query", "name": "cause", "detail": detail}],
         )
-    return AttemptList(attempts=attempts, total=total)
+    matching = (each for each in failed(given.fleet.sources) if outcome in (None, each.outcome))
+    found = list(islice(matching, LOOKED_THROUGH))
+    explained = [(each, main_finding(await given.explanations.of(each.selection))) for each in found]
+    causes = Counter(main.cause.name for _, main in explained if main is not None)
+    wanted = [
+        Attempt(
+            id=each.identifier,
+            wall=each.wall,
+            outcome=each.outcome,
+            cause=None if main is None else main.cause.name,
+            title=None if main is None else main.cause.title,
+            sentence=None if main is None else main.sentence,
+            text=each.text,
+            names=[TraceName(node=source.name, session=name) for source, name, _, _ in each.selection.parts],
+        )
+        for each, main in explained
+        if cause is None or (main is not None and main.cause.name == cause)
+    ]
+    return AttemptList(
+        attempts=wanted[:limit],
+        total=len(wanted),
+        looked_through=len(found),
+        causes=[CauseCount(cause=name, title=TITLES[name], count=count) for name, count in causes.most_common()],
+    )

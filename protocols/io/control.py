@@ -4,10 +4,11 @@ Request ``{"id": 1, "method": "sessions.list", "params": {}}``, answer ``{"id": 
 ``{"id": 1, "error": {"code": "not-found", "message": "..."}}``. Requests of one connection run side by
 side, answers carry their ``id``. ``trace.subscribe`` answers with where the trace stands and then sends
 ``{"event": record}`` lines on the same connection; ``{"since": n}`` first replays what is kept after
-record ``n`` (0 for everything kept, null for nothing), ``{"kinds": [...]}`` filters. A subscription reads
-from the recorder's ring at the pace of its client, so that a slow one never delays the node: what left
-the ring meanwhile is lost to it, and an event record ``records-dropped`` stands in its place. Left out:
-TCP with TLS and a token.
+record ``n`` (0 for everything kept, null for nothing), ``{"kinds": [...]}`` filters: nothing of other kinds leaves the
+node. With ``{"follow": false}`` there is no more than what the node has by then, and ``{"end": n}`` after it. A
+subscription reads from the recorder's ring at the pace of its client, so that a slow one never delays the node: what
+left the ring meanwhile is lost to it, and an event record ``records-dropped`` stands in its place. Left out: TCP with
+TLS and a token.
 """
 
 from __future__ import annotations
@@ -195,9 +196,9 @@ class _Connection:
             elif not isinstance(params, dict):
                 await self._send_error(identifier, "bad-params", "params is not an object")
             elif method == "trace.subscribe" and self._recorder is not None:
-                since, kinds = self._subscription(self._recorder, params)
+                wanted = self._subscription(self._recorder, params)
                 await self._send({"id": identifier, "result": _standing(self._recorder)})
-                streams.append(group.create_task(self._stream(self._recorder, since, kinds)))
+                streams.append(group.create_task(self._stream(self._recorder, *wanted)))
             elif method in self._handlers:
                 result = await self._handlers[method](params)
                 await self._send({"id": identifier, "result": result})
@@ -211,26 +212,32 @@ class _Connection:
         finally:
             places.release()
 
-    def _subscription(self, recorder: Recorder, params: Params) -> tuple[int, frozenset[Kind] | None]:
-        since, kinds = params.get("since"), params.get("kinds")
+    def _subscription(self, recorder: Recorder, params: Params) -> tuple[int, frozenset[Kind] | None, int | None]:
+        """After which record, of which kinds, up to which record."""
+        since, kinds, follow = params.get("since"), params.get("kinds"), params.get("follow", True)
         if since is not None and (not isinstance(since, int) or isinstance(since, bool) or since < 0):
             raise ControlError("bad-params", "since is a record number or null")
-        wanted = _kinds(kinds)
+        if not isinstance(follow, bool):
+            raise ControlError("bad-params", "follow is true or false")
+        wanted, until = _kinds(kinds), None if follow else recorder.sequence
         if self._subscribed:
             raise ControlError("refused", "this connection is subscribed already")
         self._subscribed = True
         if since is None:
-            return recorder.sequence, wanted
+            return recorder.sequence, wanted, until
         # a number this node has not reached yet is one of its former life: everything is new
-        return (since if since <= recorder.sequence else 0), wanted
+        return (since if since <= recorder.sequence else 0), wanted, until
 
-    async def _stream(self, recorder: Recorder, since: int, kinds: frozenset[Kind] | None) -> None:
-        """Send the records after ``since`` and go on as they come."""
+    async def _stream(self, recorder: Recorder, since: int, kinds: frozenset[Kind] | None, until: int | None) -> None:
+        """Send the records after ``since``, and go on as they come or end at ``until``."""
         more = asyncio.Event()
         end = recorder.wake(more.set)
         try:
             while True:
                 more.clear()
+                if until is not None and since >= until:
+                    await self._send({"end": since})
+                    return
                 if recorder.sequence == since:
                     await more.wait()
                 elif recorder.oldest > since + 1:
@@ -397,38 +404,37 @@ class ControlClient:
         self, since: int | None = None, kinds: Iterable[Kind | str] | None = None
     ) -> AsyncIterator[TraceRecord]:
         """The node's records as they come, until it closes; ``since`` 0 begins with all it has kept."""
+        records = self._records(since, kinds, follow=True)
+        async with contextlib.aclosing(records):
+            async for record in records:
+                yield record
+
+    async def kept(self, kinds: Iterable[Kind | str] | None = None) -> list[TraceRecord]:
+        """The records that the node has at present, in order, with a notice in place of what left its memory.
+
+        What is of no wanted kind stays in the node. ``BackendError`` when it ends before it has given all.
+        """
+        records = self._records(0, kinds, follow=False)
+        async with contextlib.aclosing(records):
+            return [record async for record in records]
+
+    async def _records(
+        self, since: int | None, kinds: Iterable[Kind | str] | None, *, follow: bool
+    ) -> AsyncGenerator[TraceRecord]:
         wanted: JsonValue = None if kinds is None else [Kind(kind).value for kind in kinds]
         reader, writer = await self._connect()
         try:
-            await self._request(reader, writer, "trace.subscribe", {"since": since, "kinds": wanted})
-            while True:
-                message = await self._line(reader)
-                if message is None:
-                    return
+            params: Params = {"since": since, "kinds": wanted, "follow": follow}
+            await self._request(reader, writer, "trace.subscribe", params)
+            while (message := await self._line(reader)) is not None:
                 if "event" in message:
                     yield TraceRecord.from_json(message["event"])
+                elif "end" in message:
+                    return
+            if not follow:
+                raise BackendError(f"{self.path}: the node closed the connection before it had given its records")
         finally:
             await _hang_up(writer)
-
-    async def kept(self, kinds: Iterable[Kind | str] | None = None) -> list[TraceRecord]:
-        """The records that the node has at present, in order, with a notice in place of what left its memory."""
-        standing = await self.call("trace.subscribe")
-        last = standing.get("sequence") if isinstance(standing, dict) else None
-        if not isinstance(last, int):
-            raise DecodeError(f"{self.path}: what listens there does not speak the control protocol")
-        wanted = None if kinds is None else frozenset(Kind(kind) for kind in kinds)
-        found: list[TraceRecord] = []
-        if last == 0:
-            return found
-        records = self.subscribe(0)  # of all kinds: the last one tells that this is all
-        assert isinstance(records, AsyncGenerator)
-        async with contextlib.aclosing(records):
-            async for record in records:
-                if wanted is None or record.kind in wanted:
-                    found.append(record)
-                if record.sequence >= last:
-                    break
-        return found
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:

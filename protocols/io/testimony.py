@@ -16,6 +16,7 @@ from protocols.trace.records import JsonValue, Kind, TraceRecord
 from protocols.trace.selection import records_of
 
 ANSWER_INTERVAL = 60.0  # seconds for all that a node has kept
+WITHOUT_KEYS = tuple(kind for kind in Kind if kind is not Kind.KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ class Told:
         return configured or any(record.kind is Kind.KEYS for record in self.records)
 
 
-async def ask(control: Path, name: str | None = None) -> Told:
-    """All that a node has kept; ``name`` is what it is called, its own without one.
+async def ask(control: Path, name: str | None = None, *, with_keys: bool) -> Told:
+    """All that a node has kept, its keys only where they are asked for; ``name``: what it is called, else its own.
 
     ``BackendError`` when it does not answer, ``DecodeError`` when what answers is no node, ``TimeoutError``.
     """
@@ -49,7 +50,7 @@ async def ask(control: Path, name: str | None = None) -> Told:
         except ControlError as error:
             if error.code != "unknown-method":
                 raise
-        records = await client.kept()
+        records = await client.kept(None if with_keys else WITHOUT_KEYS)
     told = Told(
         name=str(status.get("node")), kind=str(status.get("kind")), records=tuple(records), configuration=configuration
     )

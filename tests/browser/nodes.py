@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aaa.subscribers.laboratory import laboratory_subscriber
 from dashboards.tokens import Role, Tokens
-from protocols.io.control import ControlError
+from protocols.io.control import ControlError, call_sync
 from protocols.trace.records import JsonValue
-from tests.browser.chromium import aside
+from tests.browser.chromium import WAIT, aside
 from tests.nodes.test_ue_node import GATEWAY, Ue
 from tests.peers.aaa_node import AaaProcess
 from tests.peers.dashboards_node import DashboardsProcess
 from tests.peers.epdg_node import EpdgProcess
+from tests.peers.processes import wait_until
 
+ELSEWHERE = "127.0.41.2"  # a second address of the gateway's machine
 USER, BARRED = laboratory_subscriber(1), replace(laboratory_subscriber(2), non_3gpp_allowed=False)
 
 
@@ -31,8 +33,11 @@ class Nodes:
     dashboards: DashboardsProcess
 
     def token(self, name: str, role: Role) -> str:
-        """A new token of the dashboard's."""
-        return Tokens(self.dashboards.directory / "tokens.json").add(name, role)
+        """A new token of the dashboard's, in place of one of that name: a test may have a second attempt."""
+        tokens = Tokens(self.dashboards.directory / "tokens.json")
+        if any(token.name == name for token in tokens.all()):
+            tokens.remove(name)
+        return tokens.add(name, role)
 
     def of_ue(self, method: str, **params: JsonValue) -> dict[str, JsonValue]:
         """A control method of the UE."""
@@ -49,6 +54,20 @@ class Nodes:
         """The UE detaches, if the gateway has not ended its session."""
         with contextlib.suppress(ControlError):
             self.of_ue("ue.detach")
+
+    def end_of(self, session: str) -> str:
+        """Wait for the session's end; the name of the one that the UE has then."""
+
+        def latest() -> str | None:
+            names = [str(each["id"]) for each in aside(self.epdg.sessions, state="established")]
+            return names[0] if names and session not in names else None
+
+        return wait_until(latest, what="another session", timeout=WAIT / 1000)
+
+    def serve_elsewhere(self) -> None:
+        """The gateway serves UEs at a second address as well, if it does not yet."""
+        with contextlib.suppress(ControlError):
+            aside(call_sync, self.epdg.control, "addresses.add", address=ELSEWHERE)
 
     def refused(self, change: Callable[[dict[str, object]], None] | None = None) -> str:
         """A subscriber who may not comes from wifi-b and is turned away; the session's name at the gateway."""
@@ -70,9 +89,9 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(directory: Path, extra: str = "") -> Iterator[Nodes]:
-    """Started in order, ended in the other; ``extra`` is of the dashboard's configuration."""
-    started = _started(directory, extra)
+def nodes(directory: Path, extra: str = "", **others: tuple[str, Path]) -> Iterator[Nodes]:
+    """Started in order, ended in the other; ``extra`` is of the dashboard's configuration, ``others`` are its nodes."""
+    started = _started(directory, extra, others)
     try:
         yield aside(started.__enter__)
     finally:
@@ -82,7 +101,7 @@ def nodes(directory: Path, extra: str = "") -> Iterator[Nodes]:
 @contextlib.contextmanager
 def core_and_phone(directory: Path) -> Iterator[str]:
     """The nodes without gateway and dashboard in their names: ``core`` and ``phone``, as a configuration lists them."""
-    started = _started(directory, "")
+    started = _started(directory, "", {})
     try:
         running = aside(started.__enter__)
         yield (
@@ -93,8 +112,12 @@ def core_and_phone(directory: Path) -> Iterator[str]:
         aside(started.__exit__, None, None, None)
 
 
+def _obeys(values: dict[str, object]) -> None:
+    values["redirect"] = {"obey": "authenticated"}
+
+
 @contextlib.contextmanager
-def _started(directory: Path, extra: str) -> Iterator[Nodes]:
+def _started(directory: Path, extra: str, others: Mapping[str, tuple[str, Path]]) -> Iterator[Nodes]:
     for name in ("aaa", "epdg", "ue", "dashboards"):
         (directory / name).mkdir()
     aaa = AaaProcess(directory / "aaa")
@@ -102,10 +125,10 @@ def _started(directory: Path, extra: str) -> Iterator[Nodes]:
     with (
         aaa,
         EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY) as epdg,
-        Ue(directory / "ue", epdg.authority).node("run") as ue,
+        Ue(directory / "ue", epdg.authority, change=_obeys).node("run") as ue,
         DashboardsProcess(
             directory / "dashboards",
-            {"epdg": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "ue": ("ue", ue.control)},
+            {"epdg": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "ue": ("ue", ue.control), **others},
             f"tokens: tokens.json\n{extra}",
         ) as dashboards,
     ):

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.browser
 NEW = laboratory_subscriber(7)
 PAGES = {
     "overview": "/#/",
+    "failed attaches": "/#/attempts",
     "laboratory": "/#/lab",
     "UEs": "/#/ues",
     "results": "/#/runs",
@@ -254,6 +255,7 @@ def test_every_page_by_its_address_on_a_phone_and_before_axe(at: Seat, running: 
     """One after the other: nothing breaks it, nothing scrolls sideways, axe finds nothing."""
     running.do(running.world.attach, 1)
     running.do(running.world.move, "s000001", ACCESS_B)
+    running.do(running.world.refuse, 2)
     found: list[str] = []
     for name, path in PAGES.items():
         at.open(path)

@@ -145,6 +145,7 @@ def test_errors_have_a_code(tmp_path: Path, code: str) -> None:
         (b'{"id": 7, "method": "trace.subscribe", "params": {"since": true}}', "bad-params"),
         (b'{"id": 7, "method": "trace.subscribe", "params": {"kinds": "keys"}}', "bad-params"),
         (b'{"id": 7, "method": "trace.subscribe", "params": {"kinds": ["sounds"]}}', "bad-params"),
+        (b'{"id": 7, "method": "trace.subscribe", "params": {"follow": 0}}', "bad-params"),
     ],
 )
 def test_a_hostile_line_is_answered_and_the_connection_lives(tmp_path: Path, line: bytes, code: str) -> None:
@@ -389,6 +390,46 @@ def test_what_left_the_ring_is_told_and_a_restarted_node_begins_anew(tmp_path: P
             assert [record.sequence for record in rest] == [7, 8, 9, 10]
             # a client that followed the node's former life to record 500
             assert [record.sequence for record in await take(path, 5, 500)] == [6, 7, 8, 9, 10]
+
+    asyncio.run(run())
+
+
+def test_what_a_node_has_kept_comes_without_the_kinds_that_nobody_wants(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    async def run() -> None:
+        trace = recorder(ring=4)
+        async with ControlServer(path, {}, trace):
+            assert await ControlClient(path).kept() == []
+            for number in range(4):
+                trace.event("tick", f"{number}.")
+            trace.export_keys = True
+            trace.record(Kind.KEYS, {"sk_ei": "5ec2e7"}, "session-1")
+            request = b'{"id":1,"method":"trace.subscribe","params":{"since":0,"kinds":["event"],"follow":false}}\n'
+            standing, *told, end = await lines_of(path, request, 6)
+            assert standing["result"]["sequence"] == 5
+            assert [line["event"]["body"]["name"] for line in told] == ["records-dropped", "tick", "tick", "tick"]
+            assert end == {"end": 5}
+            assert [record.sequence for record in await ControlClient(path).kept(["event"])] == [1, 2, 3, 4]
+            assert [record.kind for record in await ControlClient(path).kept()][-1] is Kind.KEYS
+
+    asyncio.run(run())
+
+
+def test_a_node_that_ends_before_it_has_told_everything_is_named_so(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    async def run() -> None:
+        async def cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\n")
+            writer.write(b'{"id":1,"result":{"sequence":5}}\n')
+            writer.close()
+
+        server = await asyncio.start_unix_server(cut_off, str(path))
+        with pytest.raises(BackendError, match="before it had given its records"):
+            await ControlClient(path).kept()
+        server.close()
+        await server.wait_closed()
 
     asyncio.run(run())
 

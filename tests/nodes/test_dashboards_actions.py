@@ -1,4 +1,4 @@
-"""What an operator does through the dashboard before a gateway, an AAA server and a UE as processes."""
+"""What an operator does through the dashboard before two gateways, an AAA server and a UE as processes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from tests.peers.epdg_node import EpdgProcess
 from tests.peers.processes import wait_until
 
 GATEWAY, OTHER, PLACE = "127.0.48.1", "127.0.48.2", "127.0.48.21"
+SECOND_GATEWAY = "127.0.48.3"
 PCSCF = "10.45.0.77"
 
 
 @dataclass
 class World:
-    """The nodes, their attached UE, and a client with the operator's token."""
+    """The nodes, their UE, attached to the first gateway, and a client with the operator's token."""
 
     epdg: EpdgProcess
     ue: Ue
@@ -47,6 +48,20 @@ class World:
         shown: dict[str, Any] = self.client.get(f"{API}/sessions/{self.identifier()}").json()
         return shown
 
+    def ended(self, identifier: str) -> dict[str, Any]:
+        """A session as the dashboard shows it when it has ended."""
+
+        def closed() -> dict[str, Any] | None:
+            shown: dict[str, Any] = self.client.get(f"{API}/sessions/{identifier}").json()
+            return shown if shown["state"] == "closed" else None
+
+        return wait_until(closed, what="the end of the session", timeout=10)
+
+    def ladder(self, identifier: str) -> list[dict[str, Any]]:
+        """The entries of a session's ladder."""
+        entries: list[dict[str, Any]] = self.client.get(f"{API}/sessions/{identifier}/ladder").json()["entries"]
+        return entries
+
     def act(self, action: str, body: JsonValue = None) -> httpx.Response:
         """POST with or without a body."""
         path = f"{API}/sessions/{self.identifier()}/{action}"
@@ -56,8 +71,9 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("actions")
-    for name in ("aaa", "epdg", "ue", "dashboards"):
+    for name in ("aaa", "epdg", "second", "ue", "dashboards"):
         (directory / name).mkdir()
+    (directory / "second" / "pki").symlink_to(directory / "epdg" / "pki")
     aaa = AaaProcess(directory / "aaa")
     aaa.provision(USER)
     ports: dict[str, object] = {"ike_port": IKE_PORT, "nat_traversal_port": NATT_PORT}
@@ -65,13 +81,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     def change(values: dict[str, object]) -> None:
         values["gateway"] = {**ports, "address": GATEWAY, "ca": str(directory / "epdg" / "pki" / "ca.pem")}
         values["accesses"] = {"wifi": {"address": PLACE, **ports}}
+        values["redirect"] = {"obey": "authenticated"}
 
     with ExitStack() as running:
         running.enter_context(aaa)
         epdg = running.enter_context(EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY))
+        second = running.enter_context(EpdgProcess(directory / "second", aaa.port, address=SECOND_GATEWAY))
         ue = running.enter_context(Ue(directory / "ue", epdg.authority, change=change).node("run"))
         audit = directory / "audit.jsonl"
-        nodes = {"gw": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "ue": ("ue", ue.control)}
+        nodes = {
+            "gw": ("epdg", epdg.control),
+            "gw-2": ("epdg", second.control),
+            "aaa": ("aaa", aaa.control),
+            "ue": ("ue", ue.control),
+        }
         served = running.enter_context(DashboardsProcess(directory / "dashboards", nodes, f"audit_log: {audit}"))
         yield World(epdg, ue, running.enter_context(served.client()), audit)
 
@@ -132,6 +155,38 @@ def test_the_ue_is_told_of_other_p_cscfs(world: World) -> None:
     wait_until(lambda: session(world.ue)["p_cscf"] == [PCSCF], what="the new address at the UE", timeout=10)
 
 
+def test_the_ue_authenticates_anew(world: World) -> None:
+    before = world.session()
+    answer = world.act("reauthenticate", {"lifetime": 1})
+    assert (answer.status_code, answer.json()) == (202, {"id": before["id"]})
+
+    def anew() -> Any:
+        (*_, latest) = world.epdg.sessions(state="established") or [None]
+        return latest if latest is not None and latest["id"] != before["id"] else None
+
+    after = wait_until(anew, what="another session", timeout=10)
+    assert after["inner_addresses"] == before["inner_addresses"]
+    former = world.ended(before["id"])
+    assert former["failure"] is None
+    assert any("AUTH_LIFETIME" in entry["text"] for entry in world.ladder(before["id"]))
+
+
+def test_the_ue_is_sent_to_another_gateway(world: World) -> None:
+    before = world.session()
+    answer = world.act("redirect", {"gateway": SECOND_GATEWAY})
+    assert (answer.status_code, answer.json()) == (202, {"id": before["id"], "gateway": SECOND_GATEWAY})
+
+    def there() -> Any:
+        return world.client.get(f"{API}/sessions?state=established&gateway=gw-2").json()["sessions"] or None
+
+    (after,) = wait_until(there, what="the session at the other gateway", timeout=10)
+    assert (after["imsi"], after["gateway"]) == (before["imsi"], "gw-2")
+    assert world.ended(before["id"])["failure"] is None
+    assert any("REDIRECT" in entry["text"] for entry in world.ladder(before["id"]))
+    assert_problem(world.client.post(f"{API}/sessions/{before['id']}/redirect", json={"gateway": OTHER}), 404)
+    world.ue.call("ue.detach")
+
+
 def test_a_refusal_has_the_gateways_words(world: World) -> None:
     refused = assert_problem(world.act("restore-pcscf", {"addresses": ["2001:db8::77"]}), 409)
     assert "asked for no P-CSCF of these IP versions" in refused["detail"]
@@ -190,19 +245,19 @@ def test_the_gateways_addresses_are_changed(world: World) -> None:
     assert_problem(world.client.post(path, json={"address": "gateway.example"}), 422)
 
 
-def test_peers_of_both_ends_are_told(world: World) -> None:
-    def both() -> Any:
+def test_peers_of_all_ends_are_told(world: World) -> None:
+    def all_of_them() -> Any:
         told = world.client.get(f"{API}/peers").json()
-        return told if {peer["node"] for peer in told["peers"]} == {"gw", "aaa"} else None
+        return told if {peer["node"] for peer in told["peers"]} == {"gw", "gw-2", "aaa"} else None
 
-    told = wait_until(both, what="peers of both", timeout=10)
+    told = wait_until(all_of_them, what="peers", timeout=10)
     assert told["unreachable"] == []
     world.identifier()
     of_gateway = next(peer for peer in told["peers"] if peer["node"] == "gw")
     assert of_gateway["state"] == "Open"
     assert of_gateway["in_service"] is True
-    of_server = next(peer for peer in told["peers"] if peer["node"] == "aaa")
-    assert (of_server["interface"], of_server["accepted"]) == ("SWm", True)
+    of_server = [peer for peer in told["peers"] if peer["node"] == "aaa"]
+    assert [(peer["interface"], peer["accepted"]) for peer in of_server] == [("SWm", True)] * 2
 
 
 def test_the_ue_is_told_to_come_again(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
 import socket
@@ -32,6 +34,51 @@ from tests.peers.tshark import Tshark
 GATEWAY, PLACE = "127.0.47.1", "127.0.47.21"
 
 
+class Overheard:
+    """A control socket before another one, and what the node behind it has said."""
+
+    def __init__(self, path: Path, node: Path) -> None:
+        self.path = path
+        self._node = node
+        self._told: list[bytes] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), name="overheard")
+
+    async def _run(self) -> None:
+        self._ended = asyncio.Event()
+        async with await asyncio.start_unix_server(self._carry, str(self.path)):
+            await self._ended.wait()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_unix_connection(str(self._node))
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, heard: list[bytes] | None) -> None:
+            with contextlib.suppress(ConnectionError):
+                while octets := await source.read(1 << 16):
+                    if heard is not None:
+                        heard.append(octets)
+                    sink.write(octets)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(copy(reader, requests, None), copy(answers, writer, self._told))
+
+    def take(self) -> bytes:
+        """What was said since the last time."""
+        told, self._told[:] = b"".join(self._told), []
+        return told
+
+    def __enter__(self) -> Overheard:
+        self._thread.start()
+        wait_until(self.path.exists, what="the socket", timeout=10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(10)
+        self._loop.close()
+
+
 @dataclass
 class World:
     """Nodes as processes that export keys, the session of their UE, and a client of the dashboard before them."""
@@ -39,6 +86,7 @@ class World:
     identifier: str
     client: httpx.Client
     audit: Path
+    gateway: Overheard
 
     def files(self, query: str = "", *, identifier: str | None = None) -> dict[str, bytes]:
         """The bundle's files by name."""
@@ -70,7 +118,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         epdg = running.enter_context(EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY))
         ue = running.enter_context(Ue(directory / "ue", epdg.authority, change=change).node("run"))
         audit = directory / "audit.jsonl"
-        nodes = {"gw": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "phone": ("ue", ue.control)}
+        gateway = running.enter_context(Overheard(directory / "overheard.sock", epdg.control))
+        nodes = {"gw": ("epdg", gateway.path), "aaa": ("aaa", aaa.control), "phone": ("ue", ue.control)}
         served = running.enter_context(DashboardsProcess(directory / "dashboards", nodes, f"audit_log: {audit}"))
         ue.call("ue.attach")
         ue.call("ue.traffic.start", destination=CORE_HOST, rate=50)
@@ -82,7 +131,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         wait_until(answered, timeout=10, what="answers")
         ue.call("ue.traffic.stop")
         (session,) = epdg.sessions(state="established")
-        yield World(str(session["id"]), running.enter_context(served.client()), audit)
+        yield World(str(session["id"]), running.enter_context(served.client()), audit, gateway)
 
 
 def records(files: dict[str, bytes]) -> list[TraceRecord]:
@@ -119,6 +168,21 @@ def test_the_bundle_has_what_all_nodes_know_and_no_keys(world: World) -> None:
     for secret in secrets:
         assert secret.encode() not in everything
         assert bytes.fromhex(secret) not in everything
+
+
+def test_keys_leave_the_node_for_who_may_have_them_alone(world: World) -> None:
+    world.gateway.take()
+    assert world.files()
+    without = world.gateway.take()
+    keys = [
+        record.body for record in records(world.files("?keys=true")) if record.kind is Kind.KEYS and record.node == "gw"
+    ]
+    given = world.gateway.take()
+    secrets = [str(value) for body in keys for name, value in body.items() if name.startswith("sk_") and value]
+    assert len(secrets) >= 2
+    for secret in secrets:
+        assert secret.encode() in given
+        assert secret.encode() not in without
 
 
 def test_the_bundle_with_keys_opens_in_tshark(world: World, tmp_path: Path) -> None:

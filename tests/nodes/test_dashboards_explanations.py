@@ -156,6 +156,21 @@ def test_attempts_are_those_that_failed_each_once(world: World) -> None:
     assert len(world.get("/attempts?limit=1")["attempts"]) == 1
 
 
+def test_attempts_are_asked_for_by_cause_and_by_what_the_gateway_counts(world: World) -> None:
+    refused, (one,) = world.refused(), world.get("/attempts?cause=autn-rejected")["attempts"]
+    assert (one["id"], one["cause"], one["title"]) == (refused, "autn-rejected", "AUTN rejected by the UE")
+    assert one["sentence"] == world.get(f"/sessions/{refused}")["failure"]
+    counted = {each["reason"]: each["count"] for each in world.get("/overview")["outcomes"]}
+    listed = world.get(f"/attempts?outcome={one['outcome']}")
+    assert refused in {each["id"] for each in listed["attempts"]}
+    assert listed["total"] == listed["looked_through"] == counted[one["outcome"]]
+    assert {"cause": "autn-rejected", "title": "AUTN rejected by the UE", "count": 1} in listed["causes"]
+    other = world.get(f"/attempts?outcome={one['outcome']}&cause=major-version")
+    assert (other["attempts"], other["total"]) == ([], 0)
+    assert other["causes"] == listed["causes"]
+    assert_problem(world.client.get(f"{API}/attempts?cause=bad-luck"), 422)
+
+
 def test_the_catalogue_is_listed(world: World) -> None:
     causes = world.get("/causes")["causes"]
     assert [each["cause"] for each in causes] == [cause.name for cause in CATALOGUE]

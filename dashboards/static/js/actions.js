@@ -57,7 +57,8 @@ export function mountActions(place, id, { done }) {
   const why = h("p", { class: "hint", id: "actions-why" });
   const told = h("div", { class: "told-results", role: "log", "aria-label": "What came of it" });
   const buttons = ACTIONS.map((action) => h("button", { type: "button", class: "button small", id: `act-${action.name}`, title: action.title, "aria-describedby": "actions-why", onclick: (event) => act(action, event.currentTarget) }, action.label));
-  replace(place, h("div", { class: "action-grid" }, buttons), why, told);
+  const grid = h("div", { class: "action-grid" }, buttons);
+  replace(place, grid, why, told);
   let blocked = "";
 
   function tell(good, text) {
@@ -84,10 +85,15 @@ export function mountActions(place, id, { done }) {
 
   return {
     tell,
+    /** Whether there is anything to see: what came of the last action stays when it has ended the session. */
+    get any() {
+      return !grid.hidden || told.children.length > 0;
+    },
     show(session, gone) {
+      grid.hidden = gone || session.state === "closed";
       blocked = obstacle(session, gone) || (session.state === "established" ? "" : `The session is ${session.state}.`);
       why.textContent = blocked;
-      why.hidden = !blocked;
+      why.hidden = !blocked || grid.hidden;
       for (const button of buttons) button.disabled = Boolean(blocked) || button.hasAttribute("aria-busy");
     },
   };

@@ -1,6 +1,7 @@
 // Start: theme, frame, feed, and the view that the fragment of the address names.
 
 import { mountAaaSessions } from "./aaa_sessions.js";
+import { mountAttempts } from "./attempts.js";
 import { mountAudit } from "./audit.js";
 import { replace } from "./dom.js";
 import { mountFaults } from "./faults.js";
@@ -25,6 +26,7 @@ const PLACES = [
   [/^$/, mountOverview, "overview", NODE_EVENTS],
   [/^sessions$/, (main, _, query) => mountSessions(main, query), "sessions", null],
   [/^sessions\/([^/]+)$/, mountSession, "sessions", null],
+  [/^attempts$/, mountAttempts, "sessions", NODE_EVENTS],
   [/^lab$/, mountLab, "lab", LAB_EVENTS],
   [/^lab\/runs\/([^/]+)$/, mountLabRun, "lab", LAB_EVENTS],
   [/^runs(?:\/([^/]+))?$/, mountRuns, "lab", NODE_EVENTS],

@@ -12,6 +12,7 @@ const SECTIONS = [
 ];
 
 const TABS = {
+  sessions: [["Sessions", "#/sessions"], ["Failed attaches", "#/attempts"]],
   lab: [["Schedules", "#/lab"], ["UEs", "#/ues"], ["Results", "#/runs"]],
   subscribers: [["Subscribers", "#/subscribers"], ["Fault rules", "#/faults"], ["AAA sessions", "#/aaa-sessions"]],
   nodes: [["Nodes", "#/nodes"], ["Audit log", "#/audit"]],

@@ -121,9 +121,10 @@ function results(outcomes) {
     h("p", { class: "lead" }, h("strong", {}, `${((100 * good) / all).toFixed(good === all ? 0 : 1)} %`), ` of ${plural(all, "attach", "attaches")} succeeded`),
     bars(outcomes.map(({ reason, count: number }) => ({
       label: reason, value: number, text: count(number), tone: GOOD.has(reason) ? "good" : "bad",
-      href: `#/sessions?${new URLSearchParams(GOOD.has(reason) ? { state: "established" } : { state: "closed" })}`,
-      hint: GOOD.has(reason) ? "The established sessions" : "The sessions that ended",
+      href: GOOD.has(reason) ? "#/sessions?state=established" : `#/attempts?${new URLSearchParams({ outcome: reason })}`,
+      hint: GOOD.has(reason) ? "The established sessions" : "These attaches, each with its sentence",
     }))),
+    good < all && h("p", { class: "more-of-it" }, h("a", { href: "#/attempts", "data-key": "attempts" }, "Why they failed, in sentences")),
   ];
 }
 

@@ -178,16 +178,17 @@ export function mountSession(main, id) {
     document.title = `${session.imsi ?? session.id} · ePDG dashboard`;
     setText(title, imsi(session.imsi));
     replace(pills, statePill(session.state), session.apn && h("span", { class: "badge" }, session.apn), session.ike?.nat?.remote && h("span", { class: "badge" }, "behind NAT"));
-    replace(subtitle, session.last_error && h("span", { class: "bad-text" }, `${session.last_error.cause}: ${session.last_error.text} · `), lived(session));
+    replace(subtitle, session.last_error && h("span", { class: "bad-text" }, `${session.last_error.cause}: ${session.last_error.text} · `), lived(session),
+      session.imsi && [" · ", h("a", { href: `#/sessions?${new URLSearchParams({ q: session.imsi })}` }, "all of this subscriber")]);
     showIdentity(cards.identity.body, session);
     showSas(cards.sas.body, session);
     cards.identity.element.hidden = cards.sas.element.hidden = cards.paths.element.hidden = false;
     cards.profile.element.hidden = !showAuthorisation(cards.profile.body, session);
     cards.traffic.element.hidden = session.child_sas.length === 0;
-    cards.actions.element.hidden = gone || session.state === "closed";
     paths.show(session, moves);
     if (session.child_sas.length) counters.show(session);
     actions.show(session, gone);
+    cards.actions.element.hidden = !actions.any;
   }
 
   const listeners = [
@@ -216,6 +217,7 @@ export function mountSession(main, id) {
     loadLadder();
   }
   for (const [target, name, listener] of listeners) target.addEventListener(name, listener);
+  show(); // nothing that could be pressed is in sight before the session is known, and goes out of sight again
   const polling = setInterval(() => {
     if (document.hidden || !state.feed.connected || session?.state === "closed" || gone) return;
     loadSession();

@@ -3,6 +3,7 @@
 import { api } from "./api.js";
 import { h, icon, replace, setText } from "./dom.js";
 import { count, plural } from "./format.js";
+import { tabs } from "./navigation.js";
 import { sessionRow } from "./session_row.js";
 import { state } from "./state.js";
 
@@ -55,7 +56,7 @@ export function mountSessions(main, asked) {
   const following = h("button", { type: "button", class: "button", id: "next-page", onclick: () => turn(1) }, "Next");
   const place = h("span", { class: "muted number", id: "page-place" });
   const pages = h("nav", { class: "more", "aria-label": "Pages of sessions" }, previous, place, following);
-  const view = h("section", { class: "page sessions-page" },
+  const view = h("section", { class: "page sessions-page" }, tabs("sessions", "#/sessions"),
     h("div", { class: "page-head" },
       h("div", {}, h("h1", {}, "Sessions"), summary),
       h("div", { class: "tools" }, h("div", { class: "segmented", role: "group", "aria-label": "State" }, states), gateway, apn, apnList, order, h("label", { class: "search" }, icon("search"), search))),
