@@ -9,7 +9,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -26,13 +26,15 @@ from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.config import UeConfiguration, effective_configuration
 from ue.management import Hint
-from ue.narration import Narrator
 from ue.pdn import Pdn
 from ue.pdn_config import check_previous_addresses
 from ue.personas import persona_file, read_persona, shipped
 from ue.runtime import UeNode
 from ue.selecting import decide, views
 from ue.selection import ConfiguredUse, SelectionPolicy
+
+if TYPE_CHECKING:
+    from ue.narration import Narrator
 
 PING_RATE = 5.0  # per second
 PING_PATIENCE = 1.0  # seconds for the last answer
@@ -84,6 +86,8 @@ def attach(
 
     Exit status 1: refused, or no answer to any echo request; 2: the configuration is wrong.
     """
+    from ue.narration import Narrator  # here: rich is a tenth of a node's start
+
     configuration = load(config, UeConfiguration)
     destination = None if ping is None else _address(ping)
     previous = _previous(configuration, pdn, handover)
@@ -319,6 +323,8 @@ def hint(config: ConfigOption, name: AccessArgument, value: Annotated[Hint, type
 @exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the connections of a running UE, and what carries their ESP."""
+    from ue.narration import Narrator
+
     answer = _call(load(config, UeConfiguration), "ue.status")
     if as_json:
         typer.echo(json.dumps(answer))
