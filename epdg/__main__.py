@@ -20,6 +20,7 @@ from protocols.dataplane.choice import refusing
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
+from protocols.io.process import run_command_line
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.trace.records import JsonValue
 
@@ -381,7 +382,7 @@ def pki_ocsp(directory: PkiDirectory, certificate: CertificateFile) -> None:
 def main() -> None:
     """Entry point of the console script."""
     with contextlib.suppress(KeyboardInterrupt):
-        app()
+        run_command_line(app)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from protocols.io.clock import SystemClock
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
 from protocols.io.dns import DnsResolver
+from protocols.io.process import run_command_line
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.config import UeConfiguration, effective_configuration
@@ -470,7 +471,7 @@ def _object(value: dict[str, JsonValue], name: str) -> dict[str, JsonValue]:
 
 def main() -> None:
     """Entry point of the console script."""
-    application()
+    run_command_line(application)
 
 
 if __name__ == "__main__":
