@@ -18,6 +18,7 @@ from aaa.runtime import serve
 from aaa.session_commands import sessions
 from protocols.io.configuration import exit_on_error, load
 from protocols.io.control import call_sync
+from protocols.io.process import run_command_line
 
 application = typer.Typer(
     name="aaa",
@@ -78,7 +79,7 @@ def roll_eap_key(config: ConfigurationOption = None, control: ControlOption = No
 
 def main() -> None:
     """Entry point of the console script."""
-    application()
+    run_command_line(application)
 
 
 if __name__ == "__main__":

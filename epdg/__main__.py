@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from epdg.config import EpdgConfiguration
 from epdg.pki import KeyKind, issue, make_pki, write_crl, write_ocsp_response
@@ -22,6 +20,7 @@ from protocols.dataplane.choice import refusing
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
+from protocols.io.process import run_command_line
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.trace.records import JsonValue
 
@@ -34,7 +33,6 @@ app = typer.Typer(
 pki = typer.Typer(help="Certificates, CRLs and OCSP responses of a CA for tests.", no_args_is_help=True)
 app.add_typer(pki, name="pki")
 
-LISTING_WIDTH = 200
 DNS_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*\Z")
 
 CERTIFIED_NAME = re.compile(r"[\x21-\x7e]{1,253}\Z")
@@ -129,32 +127,10 @@ def sessions(
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
         return
-    # whole values, whatever the width: they are there to be pasted
-    table = Table(box=None, pad_edge=False)
-    for heading in ("session", "state", "IMSI", "APN", "inner address", "UE at", "moves"):
-        table.add_column(heading, no_wrap=True, overflow="ignore")
+    from epdg.session_table import print_sessions  # here: rich is a tenth of a node's start
+
     listed = answer["sessions"] if isinstance(answer, dict) else []
-    for session in listed if isinstance(listed, list) else []:
-        if isinstance(session, dict):
-            table.add_row(*_row(session))
-    Console(width=LISTING_WIDTH).print(table)
-
-
-def _row(session: dict[str, JsonValue]) -> tuple[str, ...]:
-    inner, paths, ike = session["inner_addresses"], session["paths"], session["ike"]
-    remote = ""
-    if isinstance(ike, dict) and isinstance(ike["path"], dict):
-        remote = str(ike["path"]["remote"])
-    moves = max(len(paths) - 1, 0) if isinstance(paths, list) else 0
-    return (
-        str(session["id"]),
-        str(session["state"]),
-        str(session["imsi"] or session["nai"]),
-        str(session["apn"] or ""),
-        ", ".join(map(str, inner)) if isinstance(inner, list) else "",
-        remote,
-        str(moves),
-    )
+    print_sessions(listed if isinstance(listed, list) else [])
 
 
 @app.command("reload")
@@ -406,7 +382,7 @@ def pki_ocsp(directory: PkiDirectory, certificate: CertificateFile) -> None:
 def main() -> None:
     """Entry point of the console script."""
     with contextlib.suppress(KeyboardInterrupt):
-        app()
+        run_command_line(app)
 
 
 if __name__ == "__main__":

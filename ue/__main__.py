@@ -9,7 +9,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -22,17 +22,20 @@ from protocols.io.clock import SystemClock
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
 from protocols.io.dns import DnsResolver
+from protocols.io.process import run_command_line
 from protocols.path import Address
 from protocols.trace.records import JsonValue
 from ue.config import UeConfiguration, effective_configuration
 from ue.management import Hint
-from ue.narration import Narrator
 from ue.pdn import Pdn
 from ue.pdn_config import check_previous_addresses
 from ue.personas import persona_file, read_persona, shipped
 from ue.runtime import UeNode
 from ue.selecting import decide, views
 from ue.selection import ConfiguredUse, SelectionPolicy
+
+if TYPE_CHECKING:
+    from ue.narration import Narrator
 
 PING_RATE = 5.0  # per second
 PING_PATIENCE = 1.0  # seconds for the last answer
@@ -84,6 +87,8 @@ def attach(
 
     Exit status 1: refused, or no answer to any echo request; 2: the configuration is wrong.
     """
+    from ue.narration import Narrator  # here: rich is a tenth of a node's start
+
     configuration = load(config, UeConfiguration)
     destination = None if ping is None else _address(ping)
     previous = _previous(configuration, pdn, handover)
@@ -319,6 +324,8 @@ def hint(config: ConfigOption, name: AccessArgument, value: Annotated[Hint, type
 @exit_on_error
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the connections of a running UE, and what carries their ESP."""
+    from ue.narration import Narrator
+
     answer = _call(load(config, UeConfiguration), "ue.status")
     if as_json:
         typer.echo(json.dumps(answer))
@@ -464,7 +471,7 @@ def _object(value: dict[str, JsonValue], name: str) -> dict[str, JsonValue]:
 
 def main() -> None:
     """Entry point of the console script."""
-    application()
+    run_command_line(application)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 
-import alembic.command
-import alembic.config
-import alembic.util
-from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, lazyload, selectinload
@@ -25,6 +20,7 @@ from aaa.subscribers.contexts import ContextTable
 from aaa.subscribers.engines import create_file, migrating, one_line, open_engine, writing
 from aaa.subscribers.master_keys import MasterKeyError, MasterKeys
 from aaa.subscribers.registrations import RegistrationTable
+from aaa.subscribers.revisions import MigrationError, revision_of, upgrade
 from aaa.subscribers.rows import (
     Values,
     apn_values,
@@ -41,7 +37,6 @@ from protocols.algorithms.sqn import SqnState, Transition
 from protocols.errors import BackendError, LocalError
 from protocols.threegpp.identity import Imsi
 
-MIGRATIONS = Path(__file__).parent / "migrations"
 BATCH = 2000  # subscribers in one transaction
 
 
@@ -94,19 +89,16 @@ class SubscriberDatabase:
         with self._mapped("migrate"):
             create_file(self._engine)
             with migrating(self._engine) as connection:
-                configuration = alembic.config.Config()
-                configuration.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-                configuration.attributes["connection"] = connection
-                alembic.command.upgrade(configuration, "head")
+                upgrade(connection)
                 _check_master_keys(connection, self._keys)
-                return _revision(connection) or ""
+                return revision_of(connection) or ""
 
     def revision(self) -> str | None:
         """The schema's revision, ``None`` before the first migration."""
         with self._mapped("read the schema revision"):
             create_file(self._engine)
             with self._engine.connect() as connection:
-                return _revision(connection)
+                return revision_of(connection)
 
     # --- keys at rest -------------------------------------------------------------------------------
 
@@ -318,13 +310,9 @@ class SubscriberDatabase:
         """Failures as ``BackendError``; pooled connections are let go: they may have been the reason."""
         try:
             yield
-        except (SQLAlchemyError, alembic.util.CommandError, OSError, UnicodeEncodeError) as error:
+        except (SQLAlchemyError, MigrationError, OSError, UnicodeEncodeError) as error:
             self._engine.dispose()
             raise BackendError(f"the subscriber database could not {what}: {one_line(error)}") from error
-
-
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _check_master_keys(connection: Connection, keys: MasterKeys | None) -> None:

@@ -1,4 +1,4 @@
-"""The tables of the subscriber database (SQLAlchemy 2 typed ORM); only migrations make them.
+"""The tables of the subscriber database (SQLAlchemy 2 typed ORM), as ``revisions`` makes them and migrations lead to.
 
 ``k``, ``op`` and ``opc`` hold octets in clear where ``key_version`` is null, otherwise sealed under the master key
 of that version (``aaa.subscribers.master_keys``).
@@ -15,6 +15,9 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
+    text,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -50,18 +53,18 @@ class SubscriberRow(Base):
     key_version: Mapped[int | None] = mapped_column(index=True)
     amf: Mapped[bytes] = mapped_column(LargeBinary(2))
     algorithm: Mapped[str] = mapped_column(String(16))
-    tuak_iterations: Mapped[int]
-    res_length: Mapped[int]
-    sqn_generation: Mapped[str] = mapped_column(String(24))
-    ind_bits: Mapped[int]
+    tuak_iterations: Mapped[int] = mapped_column(server_default=text("1"))
+    res_length: Mapped[int] = mapped_column(server_default=text("8"))
+    sqn_generation: Mapped[str] = mapped_column(String(24), server_default=text("'not-time-based'"))
+    ind_bits: Mapped[int] = mapped_column(server_default=text("5"))
     sequence: Mapped[int] = mapped_column(BigInteger)
     clock_difference: Mapped[int | None] = mapped_column(BigInteger)
     enabled: Mapped[bool]
     non_3gpp_allowed: Mapped[bool]
     msisdn: Mapped[str | None] = mapped_column(String(15))
-    roaming_allowed: Mapped[bool]
-    visited_networks: Mapped[str] = mapped_column(Text)  # PLMNs, a comma between them
-    wlan_allowed: Mapped[bool]
+    roaming_allowed: Mapped[bool] = mapped_column(server_default=true())
+    visited_networks: Mapped[str] = mapped_column(Text, server_default=text("''"))  # PLMNs, a comma between them
+    wlan_allowed: Mapped[bool] = mapped_column(server_default=true())
     ambr_uplink_bits: Mapped[int | None] = mapped_column(BigInteger)
     ambr_downlink_bits: Mapped[int | None] = mapped_column(BigInteger)
     session_timeout: Mapped[int | None] = mapped_column(BigInteger)
@@ -89,12 +92,12 @@ class ApnRow(Base):
     ambr_downlink_bits: Mapped[int] = mapped_column(BigInteger)
     static_ipv4: Mapped[str | None] = mapped_column(String(15))
     static_ipv6: Mapped[str | None] = mapped_column(String(43))
-    qci: Mapped[int]
-    priority_level: Mapped[int]
-    pre_emption_capability: Mapped[bool]
-    pre_emption_vulnerability: Mapped[bool]
+    qci: Mapped[int] = mapped_column(server_default=text("9"))
+    priority_level: Mapped[int] = mapped_column(server_default=text("8"))
+    pre_emption_capability: Mapped[bool] = mapped_column(server_default=false())
+    pre_emption_vulnerability: Mapped[bool] = mapped_column(server_default=true())
     is_default: Mapped[bool]
-    visited_dynamic_address: Mapped[bool]
+    visited_dynamic_address: Mapped[bool] = mapped_column(server_default=false())
     pgw: Mapped[str | None] = mapped_column(String(255))
     subscriber: Mapped[SubscriberRow] = relationship(back_populates="apns")
 

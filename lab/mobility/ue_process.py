@@ -18,6 +18,7 @@ from lab.mobility.relay import LOOPBACK, relayed_opener
 from protocols.io.configuration import exit_on_error, load
 from protocols.io.logging import start_logging
 from protocols.io.platform import Platform
+from protocols.io.process import run_command_line
 from protocols.path import Address, Endpoint
 from ue.config import UeConfiguration
 from ue.runtime import UeNode
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

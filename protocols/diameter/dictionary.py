@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from diameter.message.avp.dictionary import AVP_DICTIONARY, AVP_VENDOR_DICTIONARY
+from protocols.diameter.package import avp_dictionaries
 
 VENDOR_3GPP = 10415
 
@@ -425,12 +425,12 @@ def _read_package() -> tuple[dict[str, AvpDefinition], dict[tuple[int, int], Avp
     """Definitions by name and by (vendor, code); of two with one name IETF's wins, then 3GPP's."""
     by_name: dict[str, AvpDefinition] = {}
     by_code: dict[tuple[int, int], AvpDefinition] = {}
-    others = sorted(vendor for vendor in AVP_VENDOR_DICTIONARY if vendor not in (0, VENDOR_3GPP))
-    sources = [(0, AVP_DICTIONARY), *((v, AVP_VENDOR_DICTIONARY[v]) for v in (VENDOR_3GPP, *others))]
-    for vendor, entries in sources:
-        for code, entry in entries.items():
-            name = str(entry["name"])
-            kind = _type_of(name, str(entry["type"].__name__))
+    dictionaries = avp_dictionaries()
+    others = sorted(vendor for vendor in dictionaries if vendor not in (0, VENDOR_3GPP))
+    for vendor in (0, VENDOR_3GPP, *others):
+        for code, entry in dictionaries[vendor].items():
+            name = entry["name"]
+            kind = _type_of(name, entry["type"].__name__)
             definition = AvpDefinition(
                 name=name,
                 code=int(code),

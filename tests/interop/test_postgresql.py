@@ -14,20 +14,16 @@ from pathlib import Path
 from typing import TypeVar
 
 import alembic.command
-import alembic.config
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 from typer.testing import CliRunner, Result
 
 from aaa.__main__ import application
 from aaa.subscribers import Subscriber, SubscriberDatabase, SubscriberExists, SubscriberFilter, UnknownImsi
-from aaa.subscribers.database import MIGRATIONS
 from aaa.subscribers.engines import open_engine, writing
 from aaa.subscribers.laboratory import laboratory_subscriber, provision
 from aaa.subscribers.master_keys import MasterKeyError, create_master_keys, read_master_keys
-from aaa.subscribers.schema import Base, SubscriberRow
+from aaa.subscribers.schema import SubscriberRow
 from protocols.algorithms.sqn import SqnScheme, SqnState
 from protocols.diameter.codec import Result as DiameterResult
 from protocols.diameter.dictionary import ResultCode
@@ -36,6 +32,7 @@ from protocols.errors import BackendError
 from protocols.secret import Secret
 from protocols.threegpp.identity import Apn
 from tests.harness.aka_user import AkaUser, aka_user
+from tests.harness.subscriber_schema import alembic_configuration, migrated, tables_of
 from tests.nodes.test_aaa_subscribers import FULL, USER, draw
 from tests.nodes.test_aaa_transfer import EVERYTHING
 from tests.nodes.test_sqn_durability import lives
@@ -76,20 +73,15 @@ def database(url: str) -> Iterator[SubscriberDatabase]:
 # --- migrations -------------------------------------------------------------------------------------
 
 
-def test_migrations_make_what_the_models_describe_and_go_down_again(url: str) -> None:
+def test_a_new_database_is_what_the_migrations_make_which_go_down_again(url: str, server: PostgreSql) -> None:
     with SubscriberDatabase(url) as database:
         assert database.revision() is None
         assert database.migrate() == database.revision()
         database.add(USER)
+    assert tables_of(url) == migrated(server.database())
     engine = create_engine(url)
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
-    configuration = alembic.config.Config()
-    configuration.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
-        configuration.attributes["connection"] = connection
-        alembic.command.downgrade(configuration, "base")
+        alembic.command.downgrade(alembic_configuration(connection), "base")
         assert set(inspect(connection).get_table_names()) == {"alembic_version"}
     engine.dispose()
 

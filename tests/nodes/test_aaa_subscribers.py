@@ -11,10 +11,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import alembic.command
-import alembic.config
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, inspect, text
 
@@ -32,9 +29,7 @@ from aaa.subscribers import (
     SubscriberExists,
     UnknownImsi,
 )
-from aaa.subscribers.database import MIGRATIONS
 from aaa.subscribers.laboratory import laboratory_subscriber, provision
-from aaa.subscribers.schema import Base
 from protocols.algorithms.milenage import Milenage
 from protocols.algorithms.sqn import SqnState, seq_of
 from protocols.algorithms.vector import AkaVector, build_auts, xor
@@ -43,6 +38,7 @@ from protocols.entropy import SeededEntropy
 from protocols.errors import AuthenticationError, BackendError, LocalError
 from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi
+from tests.harness.subscriber_schema import alembic_configuration, migrated, tables_of
 
 USER = laboratory_subscriber(1)
 TABLES = frozenset({"subscribers", "registrations", "pgws"})
@@ -63,22 +59,24 @@ def database(url: str) -> Iterator[SubscriberDatabase]:
 # --- migrations -------------------------------------------------------------------------------------
 
 
-def test_migrations_make_what_the_models_describe(database: SubscriberDatabase, url: str) -> None:
+def test_a_new_database_is_what_the_migrations_make(database: SubscriberDatabase, url: str, tmp_path: Path) -> None:
+    assert tables_of(url) == migrated(f"sqlite:///{tmp_path / 'migrated.db'}")
+
+
+def test_a_newer_database_is_refused(database: SubscriberDatabase, url: str) -> None:
     engine = create_engine(url)
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
+    with pytest.raises(BackendError, match="could not migrate: Can't locate revision identified by '9999'"):
+        database.migrate()
 
 
 def test_migrations_go_down_and_up_again(database: SubscriberDatabase, url: str) -> None:
     database.add(USER)
     engine = create_engine(url)
-    configuration = alembic.config.Config()
-    configuration.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
-        configuration.attributes["connection"] = connection
-        alembic.command.downgrade(configuration, "base")
+        alembic.command.downgrade(alembic_configuration(connection), "base")
         assert set(inspect(connection).get_table_names()) == {"alembic_version"}
     engine.dispose()
     assert database.revision() is None
@@ -88,12 +86,9 @@ def test_migrations_go_down_and_up_again(database: SubscriberDatabase, url: str)
 
 def test_subscribers_of_an_older_revision_are_kept(url: str) -> None:
     """Keys, numbers and APNs of a database as the first revision made it."""
+    migrated(url, "0001")
     engine = create_engine(url)
-    configuration = alembic.config.Config()
-    configuration.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
-        configuration.attributes["connection"] = connection
-        alembic.command.upgrade(configuration, "0001")
         connection.execute(
             text(
                 "INSERT INTO subscribers (imsi, k, opc, amf, algorithm, sequence, enabled, non_3gpp_allowed)"
@@ -116,9 +111,7 @@ def test_subscribers_of_an_older_revision_are_kept(url: str) -> None:
 
 
 def test_there_is_one_newest_revision(database: SubscriberDatabase) -> None:
-    configuration = alembic.config.Config()
-    configuration.set_main_option("script_location", str(MIGRATIONS))
-    assert ScriptDirectory.from_config(configuration).get_heads() == [database.revision()]
+    assert ScriptDirectory.from_config(alembic_configuration()).get_heads() == [database.revision()]
     packaged = files("aaa.subscribers.migrations")
     assert packaged.joinpath("env.py").is_file()
     assert packaged.joinpath("script.py.mako").is_file()
