@@ -74,7 +74,7 @@ class BusyGateway(World):
         for number in range(1, sessions + 1):
             self.attach(number, "ims" if number % 4 == 0 else "internet")
         self.now = time.time()
-        self.recorders["epdg"] = Recorder("epdg", monotonic=time.monotonic, wall=time.time)
+        self.recorders = {"epdg": Recorder("epdg", monotonic=time.monotonic, wall=time.time)}  # and no others' records
         self.started["epdg"] = self.now
         self.subjects = {identifier: Present(session) for identifier, session in self.sessions.items()}
         self.moves = 0

@@ -171,7 +171,8 @@ class Observer:
             for length in range(1, len(number) + 1):
                 found = sum(f"{each:05d}".startswith(number[:length]) for each in range(1, SESSIONS + 1))
                 type_in(number[length - 1], found, number[:length])
-        for text, key, total in (("10.45.3", "9", 250), ("im", "s", SESSIONS // 4)):
+        # every key changes the rows: where they stay there is no paint to wait for
+        for text, key, total in (("10.45.3", "9", 250), ("i", "m", SESSIONS // 4)):
             for _ in range(5):
                 box.fill(text)
                 self.page.wait_for_timeout(500)

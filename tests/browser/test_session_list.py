@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.chromium import Sitting, require_chromium
-from tests.nodes.dashboards_world import Site, site
+from tests.nodes.dashboards_world import ACCESS_B, NAT_OUTSIDE, Site, site
 
 require_chromium()
 
@@ -127,3 +127,33 @@ def test_the_keyboard_does(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("#/sessions/s000078$"))
     expect(page.get_by_role("heading", level=1)).to_have_text("001 01 0000000120")
+
+
+def test_rows_are_followed_and_other_sessions_are_not_even_asked_for(page: Page, running: Site) -> None:
+    expect(page.locator("#page-place")).to_have_text(f"1 – 50 of {SESSIONS + 1}")
+    elsewhere, here = "s000001", "s000077"
+    for access in (ACCESS_B, NAT_OUTSIDE):  # the second one when the page follows its rows, at the latest
+        running.do(running.world.move, elsewhere, access)
+        running.do(running.world.move, here, access)
+        expect(page.locator(f"#sessions tr[data-session={here}] .cell-outer")).to_contain_text(access)
+    assert elsewhere not in running.world.asked
+    page.get_by_role("searchbox", name="Search sessions").fill("001010000000001")
+    row = page.locator(f"#sessions tr[data-session={elsewhere}] .cell-outer")
+    expect(row).to_contain_text(NAT_OUTSIDE)
+    running.do(running.world.move, elsewhere, ACCESS_B)
+    expect(row).to_contain_text(ACCESS_B)
+    page.get_by_role("searchbox", name="Search sessions").fill("")
+
+
+def test_what_is_typed_does_not_wait_for_what_the_list_asks_by_itself(page: Page, running: Site) -> None:
+    expect(page.locator("#summary")).to_have_text(f"{SESSIONS + 1} sessions")
+    list_asked = re.compile(r"/api/v1/sessions\?(?!.*q=)")
+    page.route(list_asked, lambda route: None)  # never answered
+    with page.expect_request(list_asked):
+        session = running.world.sessions["s000078"]
+        running.do(running.world.state, "epdg", "IkeSa", "REKEYED", "ESTABLISHED", "a change that is no move", session)
+    page.get_by_role("searchbox", name="Search sessions").fill("0000000119")
+    expect(page.locator("#summary")).to_have_text("1 session matches")
+    page.unroute(list_asked)
+    page.get_by_role("searchbox", name="Search sessions").fill("")
+    expect(page.locator("#summary")).to_have_text(f"{SESSIONS + 1} sessions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -88,6 +89,27 @@ def test_print_link(tmp_path: Path) -> None:
 def test_sign_in_link_of_every_address_names_loopback() -> None:
     assert sign_in_link(configuration("listen: 0.0.0.0:80"), "t").startswith("http://127.0.0.1:80/")
     assert sign_in_link(configuration("listen: '[::]:80'"), "t").startswith("http://[::1]:80/")
+
+
+def test_small_answers_do_not_wait_for_acknowledgements() -> None:
+    """Asyncio switches Nagle's algorithm off (RFC 9293 §3.7.4) on sockets that say that they are TCP."""
+
+    async def run() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen(configuration("listen: 127.0.0.1:0")) as listening:
+            async with await asyncio.start_server(connected, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                no_delay = await accepted
+                writer.close()
+                await writer.wait_closed()
+        return no_delay
+
+    assert asyncio.run(run()) == 1
 
 
 def test_taken_address_is_one_plain_error() -> None:

@@ -83,3 +83,16 @@ def test_live_and_ended_sessions_are_found_alike() -> None:
             assert refused.value.code == "bad-params"
 
     run(story)
+
+
+def test_a_session_that_has_moved_is_found_where_it_is() -> None:
+    """What is looked through is kept with the session, and is another one as soon as the address is."""
+
+    async def story(world: VirtualWorld) -> None:
+        await world.ue.call("ue.attach")
+        for here, elsewhere, to in (("10.1.0.2", "10.2.0.2", "wifi-b"), ("10.2.0.2", "10.1.0.2", "wifi-a")):
+            assert await states(world, q=here) == ["established"]
+            assert await states(world, q=elsewhere) == []
+            await world.ue.call("ue.move", to=to)
+
+    run(story)

@@ -3,6 +3,8 @@
 import { h, replace, setText } from "./dom.js";
 import { clock, duration, imsi } from "./format.js";
 
+const FLASH = 1200; // milliseconds
+
 export function statePill(value) {
   return h("span", { class: `pill ${value}` }, h("span", { class: "dot", "aria-hidden": "true" }), value);
 }
@@ -10,6 +12,7 @@ export function statePill(value) {
 export function sessionRow(first) {
   let session = null;
   let said = "";
+  let fading = 0;
   const href = `#/sessions/${encodeURIComponent(first.id)}`;
   const link = h("a", { class: "row-link mono", href });
   const cells = {
@@ -55,10 +58,11 @@ export function sessionRow(first) {
     get session() {
       return session;
     },
+    /** Stand out for a moment: without an animation, which would have the browser paint all the time while rows change. */
     flash() {
-      element.getAnimations({ subtree: true }).forEach((animation) => animation.cancel());
-      element.classList.remove("flash");
-      requestAnimationFrame(() => element.classList.add("flash"));
+      clearTimeout(fading);
+      element.classList.add("flash");
+      fading = setTimeout(() => element.classList.remove("flash"), FLASH);
     },
   };
 }
