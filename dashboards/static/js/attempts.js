@@ -1,7 +1,7 @@
 // Attaches that failed: by cause, and each with its sentence, the last one first.
 
 import { rest, word } from "./rest.js";
-import { h, replace } from "./dom.js";
+import { breakable, h, replace } from "./dom.js";
 import { count, moment, plural } from "./format.js";
 import { tabs } from "./navigation.js";
 import { card, fill, listen, note, page, renew, row, table } from "./pieces.js";
@@ -46,7 +46,7 @@ export function mountAttempts(main, _, query) {
     h("span", { class: "number" }, moment(each.wall)),
     h("div", {}, h("a", { href: word`#/sessions/${each.id}`, "data-key": `attempt-${each.id}` }, each.sentence ?? each.text), each.sentence && h("div", { class: "hint" }, each.text)),
     each.cause ? h("a", { href: address({ cause: each.cause }), "data-key": `cause-${each.id}` }, each.title) : "–",
-    h("span", { class: "break" }, each.outcome ?? "none of a gateway"),
+    each.outcome ? breakable(each.outcome) : "none of a gateway",
   ], { dataset: { attempt: each.id } });
 
   const stop = whileVisible(INTERVAL, load);
