@@ -74,7 +74,7 @@ const GOOD = /^(moved|attached)$/;
 
 const tone = ({ node, name }) => (node === "schedule" ? "script" : BAD.test(name) ? "bad" : GOOD.test(name) ? "good" : "");
 
-/** New steps come below the others; who reads at the end stays there. */
+/** New steps come below the others; who reads at the end stays there, and of a run that is over one begins above. */
 function steps(list, run) {
   const first = run.steps_left_out;
   if (Number(list.dataset.first ?? 0) !== first || list.childElementCount > run.steps.length) {
@@ -88,5 +88,5 @@ function steps(list, run) {
     h("span", { class: "at" }, `${step.at < 0 ? "−" : "+"}${Math.abs(step.at).toFixed(2)}`), h("strong", {}, step.node), h("span", {}, step.text))));
   if (!run.steps.length && !list.childElementCount) list.append(h("li", { class: "run-step muted waiting" }, h("span", {}), h("span", {}, run.state === "queued" ? "It waits for its turn." : "Nothing has happened yet.")));
   if (run.steps.length) list.querySelector(".waiting")?.remove();
-  if (atEnd) list.scrollTop = list.scrollHeight;
+  if (atEnd && (shown || !OVER.has(run.state))) list.scrollTop = list.scrollHeight;
 }
