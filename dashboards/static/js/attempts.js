@@ -31,7 +31,9 @@ export function mountAttempts(main, _, query) {
     const title = causes.find((each) => each.cause === cause)?.title ?? cause;
     const which = [title, outcome && `answered with ${outcome}`].filter(Boolean).join(", ");
     const many = total > attempts.length ? `, the last ${attempts.length} shown` : "";
-    shown.say(`${which ? `${which}: ` : ""}${cause ? `${count(total)} of the last ${plural(looked, "failed attach", "failed attaches")}` : plural(total, "failed attach", "failed attaches")}${many}`);
+    const last = `${looked > 1 ? "the last " : ""}${plural(looked, "failed attach", "failed attaches")}`;
+    const told = `${which ? `${which}: ` : ""}${cause ? `${count(total)} of ${last}` : last}${many}`;
+    shown.say(told.charAt(0).toUpperCase() + told.slice(1));
     renew(body,
       causes.length > 0 && card("By cause", bars(causes.map((each) => ({
         label: each.title, value: each.count, text: count(each.count), tone: each.cause === cause || !cause ? "bad" : "plain",
