@@ -7,7 +7,7 @@ and the arrow says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from protocols.trace.order import EAP, Timeline, detail_of, end_to_end
@@ -85,30 +85,6 @@ def merge(
             arrival = timeline.receivers.get(place)
             entries.append(_arrow(kind, record, None if arrival is None else timeline.record(arrival), traced, now))
     return entries
-
-
-def identifiers_in(value: JsonValue) -> Iterator[str]:
-    """Texts that can only mean one session: IKE SPIs, Session-Ids, wherever they stand in a body."""
-    return (text for text in texts_in(value) if _is_identifier(text))
-
-
-def _is_identifier(text: str) -> bool:
-    """An IKE SPI in hexadecimal (not the zero of a first request), or a Session-Id (RFC 6733 §8.8)."""
-    if len(text) == 16:
-        return text.strip("0123456789abcdef") == "" and text.strip("0") != ""
-    return text.count(";") >= 2 and len(text) <= 256
-
-
-def texts_in(value: JsonValue) -> Iterator[str]:
-    """Every text of a body."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from texts_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from texts_in(item)
 
 
 def _arrow(kind: str, record: TraceRecord, received: TraceRecord | None, traced: set[str], now: float) -> Entry:

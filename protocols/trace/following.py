@@ -13,11 +13,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from protocols.trace.arrows import ARRIVAL_LIMIT, COLUMN, Entry, identifiers_in, merge, texts_in
+from protocols.trace.arrows import ARRIVAL_LIMIT, COLUMN, Entry, merge
 from protocols.trace.explanation.catalogue import explain
 from protocols.trace.explanation.cause import Finding
 from protocols.trace.order import EAP
 from protocols.trace.records import Kind, TraceRecord
+from protocols.trace.selection import lasting_identifiers, texts_in
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT)
 HOLD_INTERVAL = 0.3  # seconds
@@ -122,8 +123,8 @@ class Following:
         return any(name == self._session for _, name in session.names)
 
     def _session_of(self, record: TraceRecord, name: Name) -> _Session:
-        identifiers = set(identifiers_in(record.body))
-        imsis = {found[1] for text in texts_in(record.body) if (found := _IMSI.fullmatch(text))}
+        identifiers = lasting_identifiers(record.body)
+        imsis = {found[1] for _, text in texts_in(record.body) if (found := _IMSI.fullmatch(text))}
         is_imsi = _IMSI.fullmatch(name[1]) is not None
         known = {id(each): each for each in (self._by_identifier.get(text) for text in identifiers) if each}
         if name in self._by_name and not is_imsi:

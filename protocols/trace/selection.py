@@ -98,6 +98,11 @@ def identifiers_of(session: Mapping[str, JsonValue]) -> set[str]:
     return _identifiers([dict(session)]) | ({name} if isinstance(name, str) else set())
 
 
+def lasting_identifiers(body: Mapping[str, JsonValue]) -> set[str]:
+    """What stands in a record's body and means one session only: SPIs of IKE, Session-Ids."""
+    return {identifier for identifier in _identifiers([dict(body)]) if _is_lasting(identifier)}
+
+
 def records_of(records: Sequence[TraceRecord], session: Mapping[str, JsonValue]) -> list[TraceRecord]:
     """Those of one session, in the order given; ``session``: as ``sessions.get`` of the gateway describes it.
 
@@ -135,7 +140,7 @@ def _identifiers(values: Iterable[JsonValue]) -> set[str]:
     return {
         text
         for value in values
-        for key, text in _texts(value)
+        for key, text in texts_in(value)
         if key in _IDENTIFYING and (_is_spi(text) if "spi" in key else text.count(";") >= 2)
     }
 
@@ -144,15 +149,16 @@ def _is_spi(text: str) -> bool:
     return len(text) in (_IKE_SPI, _ESP_SPI) and not text.strip("0123456789abcdef") and bool(text.strip("0"))
 
 
-def _texts(value: JsonValue, key: str = "") -> Iterator[tuple[str, str]]:
+def texts_in(value: JsonValue, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text, wherever it stands, with the key that it or its list stands under."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
         for inner, item in value.items():
-            yield from _texts(item, inner)
+            yield from texts_in(item, inner)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item, key)
+            yield from texts_in(item, key)
 
 
 class _Datagrams:

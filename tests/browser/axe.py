@@ -28,7 +28,7 @@ def require_axe() -> None:
 
 
 def complaints(page: Page) -> list[str]:
-    """What axe finds on the page as it is now: light on a wide screen, dark on a phone's.
+    """What axe finds on the page as it is now: light on a wide screen, dark on a phone's, dark colours on the wide one.
 
     Its content security policy must not count (Playwright's ``bypass_csp``), else axe could not be brought to it.
     """
@@ -37,14 +37,18 @@ def complaints(page: Page) -> list[str]:
     page.emulate_media(color_scheme="light")
     found = _judged(page, "light")
     page.emulate_media(color_scheme="dark")
+    found += _judged(page, "dark", only=["color-contrast"])  # all else is as in the light
     page.set_viewport_size(PHONE)
     found += _judged(page, "dark, on a phone")
     page.set_viewport_size(WIDE)
     return found
 
 
-def _judged(page: Page, where: str) -> list[str]:
-    rules: list[dict[str, Any]] = page.evaluate("axe.run().then((results) => results.violations)")
+def _judged(page: Page, where: str, only: list[str] | None = None) -> list[str]:
+    rules: list[dict[str, Any]] = page.evaluate(
+        "(only) => axe.run(only ? { runOnly: { type: 'rule', values: only } } : {}).then((found) => found.violations)",
+        only,
+    )
     return [
         f"{page.url.partition('#')[2]} {where}: {rule['id']} ({rule['help']}) {node['target'][0]} "
         + "; ".join(check["message"] for check in (*node["any"], *node["all"], *node["none"]))

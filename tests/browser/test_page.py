@@ -19,7 +19,7 @@ require_chromium()
 from playwright.sync_api import expect  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Route
 
 pytestmark = pytest.mark.browser
 
@@ -120,6 +120,24 @@ def test_session_page_shows_paths_and_a_live_ladder(seat: Callable[..., Seat]) -
     detail = page.get_by_role("complementary", name="Details")
     expect(detail).to_contain_text("IKE_AUTH request 1")
     expect(detail.get_by_text("N(MOBIKE_SUPPORTED)", exact=True).first).to_be_visible()
+
+
+def test_what_is_drawn_anew_without_news_is_no_sample_of_the_traffic(seat: Callable[..., Seat]) -> None:
+    at = seat()
+    at.do("attach", 1)
+    asked: list[Route] = []
+
+    def first_alone(route: Route) -> None:
+        asked.append(route)
+        if len(asked) == 1:
+            route.continue_()
+
+    at.page.clock.install()
+    at.page.route("**/api/v1/sessions/s000001", first_alone)
+    page = at.open("/#/sessions/s000001")
+    expect(page.locator("[data-card=traffic]")).to_contain_text("1,843 packets")
+    page.clock.run_for(60_000)
+    expect(page.locator("[data-card=traffic] .hint")).to_have_text("Sampled while this page is open.")
 
 
 def test_detach_is_refused_without_signing_in_and_works_with_it(seat: Callable[..., Seat]) -> None:

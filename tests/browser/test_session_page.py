@@ -41,7 +41,7 @@ def test_a_refused_attach_is_found_by_its_cause_and_says_why_on_its_page(
     by_cause = page.get_by_role("region", name="By cause").get_by_role("link")
     cause = by_cause.first.inner_text()
     by_cause.first.click()
-    expect(page.locator("#summary")).to_contain_text(f"{cause}: 1 of the last 1 failed attach")
+    expect(page.locator("#summary")).to_contain_text(f"{cause}: 1 of 1 failed attach")
     page.locator(f"[data-attempt='{refused}']").get_by_role("link").first.click()
     expect(page).to_have_url(re.compile(f"#/sessions/{refused}$"))
     why = page.get_by_role("region", name="Why it failed")

@@ -92,6 +92,18 @@ def test_of_several_sessions_one_is_followed() -> None:
     assert lines(told, Following(session="0000000000000001")) == []
 
 
+def test_a_payload_that_is_alike_in_all_sessions_does_not_make_them_one() -> None:
+    """N(AUTH_LIFETIME) has eight octets, as many as an SPI of IKE."""
+
+    async def twice(world: VirtualWorld) -> VirtualWorld:
+        await two_accesses(world)
+        return await two_accesses(world)
+
+    world = run(twice, changes={"epdg": {"ike": {"authentication_lifetime": 3600}}})
+    named = {line.name[1]: line.number for line in lines(records(world)) if line.name is not None}
+    assert sorted(named.values()) == [1, 2]
+
+
 def test_lost_messages_and_retransmissions_are_marked() -> None:
     lost = 0
 

@@ -1,7 +1,7 @@
 // Attaches that failed: by cause, and each with its sentence, the last one first.
 
 import { rest, word } from "./rest.js";
-import { h, replace } from "./dom.js";
+import { breakable, h, replace } from "./dom.js";
 import { count, moment, plural } from "./format.js";
 import { tabs } from "./navigation.js";
 import { card, fill, listen, note, page, renew, row, table } from "./pieces.js";
@@ -31,7 +31,9 @@ export function mountAttempts(main, _, query) {
     const title = causes.find((each) => each.cause === cause)?.title ?? cause;
     const which = [title, outcome && `answered with ${outcome}`].filter(Boolean).join(", ");
     const many = total > attempts.length ? `, the last ${attempts.length} shown` : "";
-    shown.say(`${which ? `${which}: ` : ""}${cause ? `${count(total)} of the last ${plural(looked, "failed attach", "failed attaches")}` : plural(total, "failed attach", "failed attaches")}${many}`);
+    const last = `${looked > 1 ? "the last " : ""}${plural(looked, "failed attach", "failed attaches")}`;
+    const told = `${which ? `${which}: ` : ""}${cause ? `${count(total)} of ${last}` : last}${many}`;
+    shown.say(told.charAt(0).toUpperCase() + told.slice(1));
     renew(body,
       causes.length > 0 && card("By cause", bars(causes.map((each) => ({
         label: each.title, value: each.count, text: count(each.count), tone: each.cause === cause || !cause ? "bad" : "plain",
@@ -46,7 +48,7 @@ export function mountAttempts(main, _, query) {
     h("span", { class: "number" }, moment(each.wall)),
     h("div", {}, h("a", { href: word`#/sessions/${each.id}`, "data-key": `attempt-${each.id}` }, each.sentence ?? each.text), each.sentence && h("div", { class: "hint" }, each.text)),
     each.cause ? h("a", { href: address({ cause: each.cause }), "data-key": `cause-${each.id}` }, each.title) : "–",
-    h("span", { class: "break" }, each.outcome ?? "none of a gateway"),
+    each.outcome ? breakable(each.outcome) : "none of a gateway",
   ], { dataset: { attempt: each.id } });
 
   const stop = whileVisible(INTERVAL, load);

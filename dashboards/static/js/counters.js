@@ -18,6 +18,7 @@ const total = (session, name) => session.child_sas.reduce((sum, child) => sum + 
 export function mountCounters(place) {
   const samples = []; // { wall, rates by name or null where a child SA was replaced }
   let before = null;
+  let latest = null; // the session as it was shown last: what is drawn anew without news is no sample
   let at = null; // the sample that is pointed at
   const ways = h("div", { class: "ways" });
   const plots = PLOTS.map(([name, label, unit]) => plot(name, label, unit));
@@ -52,6 +53,8 @@ export function mountCounters(place) {
   }
 
   function take(session) {
+    if (session === latest) return false;
+    latest = session;
     const now = performance.now() / 1000;
     const spis = session.child_sas.map((child) => child.inbound_spi).join();
     const totals = Object.fromEntries(NAMES.map((name) => [name, total(session, name)]));

@@ -25,6 +25,9 @@ export function replace(element, ...children) {
   element.replaceChildren(...children.flat(Infinity).filter(Boolean));
 }
 
+/** A name of capitals, which may be broken after its underscores. */
+export const breakable = (text) => text.split(/(?<=_)/).flatMap((part, index) => (index ? [h("wbr"), part] : [part]));
+
 /** Change a text only when it differs, so that a selection in it survives. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

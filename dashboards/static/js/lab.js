@@ -8,7 +8,7 @@ import { tabs } from "./navigation.js";
 import { action, listen, note, page, perform, renew, row, table, unableNote } from "./pieces.js";
 import { oneAtATime } from "./polling.js";
 import { rest, word } from "./rest.js";
-import { whenBack } from "./servers.js";
+import { laboratories, whenBack } from "./servers.js";
 import { state } from "./state.js";
 
 const TITLES = ["Schedule", "State", "Progress", "Stage", "Seed", "Asked for", ""];
@@ -20,10 +20,12 @@ const STAGES = {
 
 export const configured = () => state.nodes.some((node) => node.kind === "lab");
 
-export function mountLab(main) {
+export function mountLab(main, _, query) {
+  const laboratory = laboratories(query, "#/lab");
+  const { name, parameters } = laboratory;
   const playing = h("div", {});
   const body = h("div", {});
-  const shown = page("Laboratory", { nav: tabs("lab", "#/lab") }, unableNote(), playing, body);
+  const shown = page("Laboratory", { nav: tabs("lab", "#/lab"), tools: laboratory.element }, unableNote(), playing, body);
   replace(main, shown.element);
   document.title = "Laboratory · ePDG dashboard";
   if (!state.mayRead || !configured()) {
@@ -34,7 +36,7 @@ export function mountLab(main) {
 
   async function loadSchedules() {
     try {
-      const answer = await rest.get("/lab/schedules");
+      const answer = await rest.get(`/lab/schedules${parameters}`);
       stages = answer.stages;
       shown.say(plural(answer.schedules.length, "schedule"));
       renew(body, h("h2", { class: "lead" }, "Schedules"), h("ul", { class: "schedules" }, answer.schedules.map(schedule)),
@@ -47,7 +49,7 @@ export function mountLab(main) {
 
   const loadRuns = oneAtATime(async () => {
     try {
-      const { runs } = await rest.get("/lab/runs");
+      const { runs } = await rest.get(`/lab/runs${parameters}`);
       renew(playing, runs.length ? h("section", { class: "card flush", "aria-label": "Runs" }, h("h2", {}, "Runs"), table("lab-runs", TITLES, runs.map(runRow))) : null);
     } catch {
       renew(playing); // the schedules' place says why
@@ -57,7 +59,7 @@ export function mountLab(main) {
   const load = () => Promise.all([loadSchedules(), loadRuns()]);
 
   const runRow = (run) => row(TITLES, [
-    h("a", { class: "row-link", href: word`#/lab/runs/${run.id}`, "data-key": `run-${run.id}` }, run.schedule), runPill(run), progressOf(run), run.stage, run.seed, clock(run.created),
+    h("a", { class: "row-link", href: word`#/lab/runs/${run.id}` + parameters, "data-key": `run-${run.id}` }, run.schedule), runPill(run), progressOf(run), run.stage, run.seed, clock(run.created),
     h("span", { class: "row-actions" }, run.result && h("a", { class: "button", href: word`#/runs/${run.result}`, "data-key": `result-${run.id}` }, "Result"),
       !OVER.has(run.state) && action("Stop", () => stop(run.id), { danger: true, mark: "stop", key: `stop-${run.id}`, unable: run.stopping ? "It is being stopped" : "" })),
   ], { dataset: { labRun: run.id } });
@@ -74,17 +76,17 @@ export function mountLab(main) {
       { name: "stage", label: "Stage", kind: "choice", options: choices.map(({ name, why }) => [name, why ? `${name} (not here)` : name, Boolean(why)]), about: choices.map(({ name, why }) => `${name}: ${why ?? STAGES[name] ?? ""}`).join(". ") },
       { name: "seed", label: "Seed", kind: "number", min: 0, placeholder: each.seed, about: "of everything random: losses, delays, keys; the schedule's own without it" },
     ] }]);
-    const send = () => rest.post("/lab/runs", { schedule: each.name, ...form.read() });
+    const send = () => rest.post(`/lab/runs${parameters}`, { schedule: each.name, ...form.read() });
     const run = await perform(() => formDialog({ id: "run-dialog", title: `Run ${each.name}`, about: each.title, label: "Run", form, send, wide: false }), shown.complain, { why: "Running a schedule starts nodes on this machine." });
-    if (run) location.hash = word`#/lab/runs/${run.id}`;
+    if (run) location.hash = word`#/lab/runs/${run.id}` + parameters;
   }
 
   async function stop(id) {
-    await perform(() => rest.remove(word`/lab/runs/${id}`), shown.complain);
+    await perform(() => rest.remove(word`/lab/runs/${id}` + parameters), shown.complain);
     await loadRuns();
   }
 
-  const silent = listen([state, "refreshed", load], [state.feed, "lab-run", loadRuns], whenBack(state.nodes.find((node) => node.kind === "lab").name, load));
+  const silent = listen([state, "refreshed", load], [state.feed, "lab-run", loadRuns], whenBack(name, load));
   load();
   return silent;
 }

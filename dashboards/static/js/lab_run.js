@@ -7,6 +7,7 @@ import { action, fill, listen, note, page, perform, pill, renew } from "./pieces
 import { oneAtATime, whileVisible } from "./polling.js";
 import { rest, word } from "./rest.js";
 import { runParts } from "./runs.js";
+import { laboratories } from "./servers.js";
 import { state } from "./state.js";
 
 const INTERVAL = 1000; // beside the events
@@ -21,7 +22,8 @@ export function runPill(run) {
 
 export const progressOf = (run) => h("progress", { class: "progress", max: 1, value: run.progress, "aria-label": `${Math.round(100 * run.progress)} % of ${run.schedule}` });
 
-export function mountLabRun(main, id) {
+export function mountLabRun(main, id, query) {
+  const { parameters } = laboratories(query, "#/lab");
   const buttons = h("div", { class: "tools" });
   const headline = h("div", { class: "run-head" });
   const list = h("ol", { class: "run-steps", id: "run-steps", "aria-label": "Steps", tabindex: "0" });
@@ -37,12 +39,12 @@ export function mountLabRun(main, id) {
   }
   let resultShown = null;
 
-  const load = oneAtATime(() => fill(live, () => rest.get(word`/lab/runs/${id}`), async (run) => {
+  const load = oneAtATime(() => fill(live, () => rest.get(word`/lab/runs/${id}` + parameters), async (run) => {
     title.textContent = run.title;
     document.title = `${run.schedule} · ePDG dashboard`;
     shown.say([`${run.schedule} on ${run.stage}, seed ${run.seed}`, run.started && `began ${clock(run.started)}`, run.ended && `ended ${clock(run.ended)}`].filter(Boolean).join(", "));
     shown.complain(run.error ?? "");
-    renew(buttons, h("a", { class: "button ghost", href: "#/lab", "data-key": "back" }, icon("back"), "Laboratory"),
+    renew(buttons, h("a", { class: "button ghost", href: `#/lab${parameters}`, "data-key": "back" }, icon("back"), "Laboratory"),
       !OVER.has(run.state) && action("Stop", stop, { danger: true, mark: "stop", key: "stop", id: "stop-run", unable: run.stopping ? "It is being stopped" : "" }));
     renew(headline, h("p", {}, runPill(run), " ", h("span", { class: "muted number" }, run.at > run.duration && !OVER.has(run.state) ? "played; what came of it is being written" : `${Math.min(run.at, run.duration).toFixed(1)} s of ${run.duration} s`)), progressOf(run));
     steps(list, run);
@@ -55,7 +57,7 @@ export function mountLabRun(main, id) {
   }));
 
   async function stop() {
-    await perform(() => rest.remove(word`/lab/runs/${id}`), shown.complain);
+    await perform(() => rest.remove(word`/lab/runs/${id}` + parameters), shown.complain);
     await load();
   }
 
@@ -72,7 +74,7 @@ const GOOD = /^(moved|attached)$/;
 
 const tone = ({ node, name }) => (node === "schedule" ? "script" : BAD.test(name) ? "bad" : GOOD.test(name) ? "good" : "");
 
-/** New steps come below the others; who reads at the end stays there. */
+/** New steps come below the others; who reads at the end stays there, and of a run that is over one begins above. */
 function steps(list, run) {
   const first = run.steps_left_out;
   if (Number(list.dataset.first ?? 0) !== first || list.childElementCount > run.steps.length) {
@@ -83,8 +85,8 @@ function steps(list, run) {
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
   list.append(...run.steps.slice(shown).map((step, index) => h(
     "li", { class: `run-step ${tone(step)}`, dataset: { step: shown + index, name: step.name } },
-    h("span", { class: "at" }, `+${step.at.toFixed(2)}`), h("strong", {}, step.node), h("span", {}, step.text))));
+    h("span", { class: "at" }, `${step.at < 0 ? "−" : "+"}${Math.abs(step.at).toFixed(2)}`), h("strong", {}, step.node), h("span", {}, step.text))));
   if (!run.steps.length && !list.childElementCount) list.append(h("li", { class: "run-step muted waiting" }, h("span", {}), h("span", {}, run.state === "queued" ? "It waits for its turn." : "Nothing has happened yet.")));
   if (run.steps.length) list.querySelector(".waiting")?.remove();
-  if (atEnd) list.scrollTop = list.scrollHeight;
+  if (atEnd && (shown || !OVER.has(run.state))) list.scrollTop = list.scrollHeight;
 }

@@ -46,7 +46,7 @@ function nodeCard(node) {
     status.data_plane?.remark && ["Data plane", status.data_plane.remark],
     status.subscribers !== undefined && ["Subscribers", h("a", { href: `#/subscribers?node=${encodeURIComponent(node.name)}` }, count(status.subscribers))],
     typeof status.faults === "number" && ["Fault rules", h("a", { href: `#/faults?node=${encodeURIComponent(node.name)}` }, count(status.faults))],
-    ["Seen in its trace", Object.entries(node.tally).filter(([, number]) => number).map(([name, number]) => `${count(number)} ${name}`).join(", ") || "nothing yet"],
+    ["Seen in its trace", Object.entries(node.tally).filter(([, number]) => number).map(([name, number]) => plural(number, name.replace(/s$/, ""))).join(", ") || "nothing yet"],
     dropped(status.dropped) && ["Dropped", dropped(status.dropped)],
   ].filter(Boolean);
   return h("section", { class: "card", "aria-label": node.name, dataset: { card: `node-${node.name}` } }, h("h2", {}, node.name, " ", h("span", { class: "muted" }, KINDS[node.kind] ?? node.kind)),

@@ -1,6 +1,6 @@
 // Plots over the last intervals and bars, as SVG.
 
-import { h, replace, s, setText } from "./dom.js";
+import { breakable, h, replace, s, setText } from "./dom.js";
 
 const HEIGHT = 168;
 const BELOW = { right: 10, top: 8, bottom: 22 };
@@ -89,7 +89,7 @@ export function bars(entries) {
   return h("ul", { class: "bars" }, entries.map(({ label, value, text, tone, href, hint }) => {
     const share = (100 * value) / most;
     return h("li", { class: `bar ${tone ?? ""}` },
-      h("span", { class: "bar-label" }, href ? h("a", { href, title: hint, "data-key": href }, label) : label),
+      h("span", { class: "bar-label" }, href ? h("a", { href, title: hint, "data-key": href }, breakable(label)) : breakable(label)),
       s("svg", { class: "bar-track", "aria-hidden": "true", height: 10, preserveAspectRatio: "none", viewBox: "0 0 100 10" }, s("rect", { width: Math.max(share, 0.6), height: 10, rx: 1 })),
       h("span", { class: "bar-value" }, text));
   }));

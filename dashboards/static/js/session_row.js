@@ -1,6 +1,6 @@
 // One row of the list of sessions.
 
-import { h, replace, setText } from "./dom.js";
+import { breakable, h, replace, setText } from "./dom.js";
 import { clock, duration, imsi } from "./format.js";
 
 const FLASH = 1200; // milliseconds
@@ -46,7 +46,7 @@ export function sessionRow(first) {
     setText(link, imsi(value.imsi));
     setText(cells.apn, value.apn ?? "–");
     setText(cells.inner, value.inner_addresses.join(", ") || "–");
-    replace(cells.outer, h("span", { class: "mono" }, remote), value.ike?.nat?.remote && h("span", { class: "badge" }, "NAT"), value.last_error && h("span", { class: "badge bad", title: value.last_error.text }, value.last_error.cause));
+    replace(cells.outer, h("span", { class: "mono" }, remote), value.ike?.nat?.remote && h("span", { class: "badge" }, "NAT"), value.last_error && h("span", { class: "badge bad", title: value.last_error.text }, h("span", {}, breakable(value.last_error.cause))));
     setText(cells.moves, moves);
   }
 
