@@ -32,7 +32,7 @@ from tests.peers import evidence
 from tests.peers.aaa_node import AaaProcess
 from tests.peers.epdg_node import CORE_HOST, FQDN, EpdgProcess
 from tests.peers.processes import wait_until
-from ue.__main__ import application
+from ue.command_line import application
 from ue.config import UeConfiguration
 
 USER, BARRED = laboratory_subscriber(1), laboratory_subscriber(2)
