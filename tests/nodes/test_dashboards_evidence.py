@@ -20,12 +20,10 @@ import pytest
 from dashboards.evidence import AT_ONCE
 from protocols.trace.jsonl import decode_lines
 from protocols.trace.records import Kind, TraceRecord
+from tests.nodes.dashboards_nodes import four_nodes
 from tests.nodes.dashboards_world import site
 from tests.nodes.test_dashboards_api import API, BEARER, assert_problem
-from tests.nodes.test_ue_node import IKE_PORT, NATT_PORT, USER, Ue
-from tests.peers.aaa_node import AaaProcess
-from tests.peers.dashboards_node import DashboardsProcess
-from tests.peers.epdg_node import CORE_HOST, EpdgProcess
+from tests.peers.epdg_node import CORE_HOST
 from tests.peers.processes import find_program, wait_until
 from tests.peers.tshark import Tshark
 
@@ -54,24 +52,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("bundles")
-    for name in ("aaa", "epdg", "ue", "dashboards"):
-        (directory / name).mkdir()
-    aaa = AaaProcess(directory / "aaa")
-    aaa.provision(USER)
-    ports: dict[str, object] = {"ike_port": IKE_PORT, "nat_traversal_port": NATT_PORT}
-
-    def change(values: dict[str, object]) -> None:
-        values["gateway"] = {**ports, "address": GATEWAY, "ca": str(directory / "epdg" / "pki" / "ca.pem")}
-        values["accesses"] = {"wifi": {"address": PLACE, **ports}}
-
-    with ExitStack() as running:
-        running.enter_context(aaa)
-        epdg = running.enter_context(EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY))
-        ue = running.enter_context(Ue(directory / "ue", epdg.authority, change=change).node("run"))
-        audit = directory / "audit.jsonl"
-        nodes = {"gw": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "phone": ("ue", ue.control)}
-        served = running.enter_context(DashboardsProcess(directory / "dashboards", nodes, f"audit_log: {audit}"))
+    with four_nodes(tmp_path_factory.mktemp("bundles"), gateway=GATEWAY, place=PLACE) as nodes:
+        ue = nodes.ue
         ue.call("ue.attach")
         ue.call("ue.traffic.start", destination=CORE_HOST, rate=50)
 
@@ -81,8 +63,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
         wait_until(answered, timeout=10, what="answers")
         ue.call("ue.traffic.stop")
-        (session,) = epdg.sessions(state="established")
-        yield World(str(session["id"]), running.enter_context(served.client()), audit)
+        (session,) = nodes.epdg.sessions(state="established")
+        yield World(str(session["id"]), nodes.client, nodes.audit)
 
 
 def records(files: dict[str, bytes]) -> list[TraceRecord]:
