@@ -27,7 +27,11 @@ def starting() -> Iterator[None]:
 
 
 def run_command_line(command_line: Callable[[], object]) -> None:
-    """Run a command line to the end of the process, where nothing is taken apart: a node that is told to stop ends."""
+    """Run a command line to the end of the process, where nothing is taken apart: a node that is told to stop ends.
+
+    What is imported by then the collector leaves alone, as after ``starting``.
+    """
+    gc.freeze()
     try:
         command_line()
     finally:
