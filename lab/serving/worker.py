@@ -20,6 +20,7 @@ from lab.mobility.plot import write_plots
 from lab.mobility.result import PacketSeries, RunResult
 from lab.mobility.stage_name import StageName
 from protocols.errors import BackendError, StackError
+from protocols.io.process import run_command_line
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 TEXT_CHARACTERS = 500  # of a step: what a peer has written may be in it
@@ -85,4 +86,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command_line(lambda: sys.exit(main()))

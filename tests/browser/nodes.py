@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from aaa.subscribers.laboratory import laboratory_subscriber
 from dashboards.tokens import Role, Tokens
@@ -17,6 +19,8 @@ from tests.peers.aaa_node import AaaProcess
 from tests.peers.dashboards_node import DashboardsProcess
 from tests.peers.epdg_node import EpdgProcess
 from tests.peers.processes import wait_until
+
+T = TypeVar("T")
 
 ELSEWHERE = "127.0.41.2"  # a second address of the gateway's machine
 USER, BARRED = laboratory_subscriber(1), replace(laboratory_subscriber(2), non_3gpp_allowed=False)
@@ -91,25 +95,25 @@ class Nodes:
 @contextlib.contextmanager
 def nodes(directory: Path, extra: str = "", **others: tuple[str, Path]) -> Iterator[Nodes]:
     """Started in order, ended in the other; ``extra`` is of the dashboard's configuration, ``others`` are its nodes."""
-    started = _started(directory, extra, others)
-    try:
-        yield aside(started.__enter__)
-    finally:
-        aside(started.__exit__, None, None, None)
+    with _beside(_core_and_phone(directory)) as (aaa, epdg, ue):
+        (directory / "dashboards").mkdir()
+        dashboards = DashboardsProcess(
+            directory / "dashboards",
+            {"epdg": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "ue": ("ue", ue.control), **others},
+            f"tokens: tokens.json\n{extra}",
+        )
+        with _beside(dashboards):
+            yield Nodes(directory, aaa, epdg, ue, dashboards)
 
 
 @contextlib.contextmanager
 def core_and_phone(directory: Path) -> Iterator[str]:
-    """The nodes without gateway and dashboard in their names: ``core`` and ``phone``, as a configuration lists them."""
-    started = _started(directory, "", {})
-    try:
-        running = aside(started.__enter__)
+    """The nodes without gateway in their names and without a dashboard: ``core`` and ``phone``, as one lists them."""
+    with _beside(_core_and_phone(directory)) as (aaa, _, ue):
         yield (
-            f"  - {{ name: core, kind: aaa, control: {running.aaa.control} }}\n"
-            f"  - {{ name: phone, kind: ue, control: {running.ue.control} }}"
+            f"  - {{ name: core, kind: aaa, control: {aaa.control} }}\n"
+            f"  - {{ name: phone, kind: ue, control: {ue.control} }}"
         )
-    finally:
-        aside(started.__exit__, None, None, None)
 
 
 def _obeys(values: dict[str, object]) -> None:
@@ -117,8 +121,8 @@ def _obeys(values: dict[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def _started(directory: Path, extra: str, others: Mapping[str, tuple[str, Path]]) -> Iterator[Nodes]:
-    for name in ("aaa", "epdg", "ue", "dashboards"):
+def _core_and_phone(directory: Path) -> Iterator[tuple[AaaProcess, EpdgProcess, Ue]]:
+    for name in ("aaa", "epdg", "ue"):
         (directory / name).mkdir()
     aaa = AaaProcess(directory / "aaa")
     aaa.provision(USER, BARRED)
@@ -126,10 +130,14 @@ def _started(directory: Path, extra: str, others: Mapping[str, tuple[str, Path]]
         aaa,
         EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY) as epdg,
         Ue(directory / "ue", epdg.authority, change=_obeys).node("run") as ue,
-        DashboardsProcess(
-            directory / "dashboards",
-            {"epdg": ("epdg", epdg.control), "aaa": ("aaa", aaa.control), "ue": ("ue", ue.control), **others},
-            f"tokens: tokens.json\n{extra}",
-        ) as dashboards,
     ):
-        yield Nodes(directory, aaa, epdg, ue, dashboards)
+        yield aaa, epdg, ue
+
+
+@contextlib.contextmanager
+def _beside(started: AbstractContextManager[T]) -> Iterator[T]:
+    """The same, entered and left beside Playwright's event loop."""
+    try:
+        yield aside(started.__enter__)
+    finally:
+        aside(started.__exit__, None, None, None)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aaa.__main__ import application as aaa
+from aaa.command_line import application as aaa
 from aaa.subscribers import Subscriber, SubscriberDatabase
 from lab.__main__ import application as lab
 from lab.fleet.arrivals import Arrivals

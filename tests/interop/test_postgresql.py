@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 from typer.testing import CliRunner, Result
 
-from aaa.__main__ import application
+from aaa.command_line import application
 from aaa.subscribers import Subscriber, SubscriberDatabase, SubscriberExists, SubscriberFilter, UnknownImsi
 from aaa.subscribers.engines import open_engine, writing
 from aaa.subscribers.laboratory import laboratory_subscriber, provision

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from aaa.__main__ import application
+from aaa.command_line import application
 from aaa.config import AaaConfiguration
 from aaa.subscribers import SubscriberDatabase
 from protocols.io.configuration import load

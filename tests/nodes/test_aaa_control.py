@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from aaa.__main__ import application
+from aaa.command_line import application
 from aaa.config import AaaConfiguration, Role
 from aaa.equipment import EquipmentStatus
 from aaa.subscribers.laboratory import laboratory_subscriber

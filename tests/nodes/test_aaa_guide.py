@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aaa.__main__ import application as aaa
+from aaa.command_line import application as aaa
 from aaa.config import AaaConfiguration
 from aaa.faults.rule import Action, FaultRule
 from aaa.subscribers.document import APN_FIELDS, DocumentError, subscriber_from
 from aaa.subscribers.forms.yaml_form import parse_yaml
 from dashboards.app import API, MODULES
-from epdg.__main__ import app as epdg
+from epdg.command_line import app as epdg
 from epdg.config import EpdgConfiguration
 from epdg.refusals import SHIPPED, read_refusals
 from protocols.io.configuration import ConfigurationModel, load
 from tests.harness.guides import README, blocks, commands, example_with, guide, understood
-from ue.__main__ import application as ue
+from ue.command_line import application as ue
 from ue.config import UeConfiguration
 
 GUIDE = guide("aaa")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aaa.__main__ import application
+from aaa.command_line import application
 from aaa.subscribers import SubscriberDatabase
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.diameter.codec import Result

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from aaa.__main__ import application
+from aaa.command_line import application
 from aaa.subscribers import (
     Algorithm,
     ApnSubscription,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from epdg.__main__ import app
+from epdg.command_line import app
 from epdg.config import EpdgConfiguration
 from epdg.pki import KeyKind, issue, make_pki, write_crl, write_ocsp_response
 from protocols.errors import ConfigurationError

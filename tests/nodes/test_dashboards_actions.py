@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,11 @@ import httpx
 import pytest
 
 from protocols.trace.records import JsonValue
+from tests.nodes.dashboards_nodes import FourNodes, four_nodes
 from tests.nodes.dashboards_world import site
 from tests.nodes.test_dashboards_api import API, assert_problem
-from tests.nodes.test_ue_node import IKE_PORT, NATT_PORT, USER, Ue, session
-from tests.peers.aaa_node import AaaProcess
-from tests.peers.dashboards_node import BEARER, DashboardsProcess
-from tests.peers.epdg_node import EpdgProcess
+from tests.nodes.test_ue_node import session
+from tests.peers.dashboards_node import BEARER
 from tests.peers.processes import wait_until
 
 GATEWAY, OTHER, PLACE = "127.0.48.1", "127.0.48.2", "127.0.48.21"
@@ -26,14 +23,8 @@ SECOND_GATEWAY = "127.0.48.3"
 PCSCF = "10.45.0.77"
 
 
-@dataclass
-class World:
-    """The nodes, their UE, attached to the first gateway, and a client with the operator's token."""
-
-    epdg: EpdgProcess
-    ue: Ue
-    client: httpx.Client
-    audit: Path
+class World(FourNodes):
+    """The nodes and their attached UE."""
 
     def identifier(self) -> str:
         """The gateway's session, attached anew where it has gone."""
@@ -70,33 +61,10 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("actions")
-    for name in ("aaa", "epdg", "second", "ue", "dashboards"):
-        (directory / name).mkdir()
-    (directory / "second" / "pki").symlink_to(directory / "epdg" / "pki")
-    aaa = AaaProcess(directory / "aaa")
-    aaa.provision(USER)
-    ports: dict[str, object] = {"ike_port": IKE_PORT, "nat_traversal_port": NATT_PORT}
-
-    def change(values: dict[str, object]) -> None:
-        values["gateway"] = {**ports, "address": GATEWAY, "ca": str(directory / "epdg" / "pki" / "ca.pem")}
-        values["accesses"] = {"wifi": {"address": PLACE, **ports}}
-        values["redirect"] = {"obey": "authenticated"}
-
-    with ExitStack() as running:
-        running.enter_context(aaa)
-        epdg = running.enter_context(EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY))
-        second = running.enter_context(EpdgProcess(directory / "second", aaa.port, address=SECOND_GATEWAY))
-        ue = running.enter_context(Ue(directory / "ue", epdg.authority, change=change).node("run"))
-        audit = directory / "audit.jsonl"
-        nodes = {
-            "gw": ("epdg", epdg.control),
-            "gw-2": ("epdg", second.control),
-            "aaa": ("aaa", aaa.control),
-            "ue": ("ue", ue.control),
-        }
-        served = running.enter_context(DashboardsProcess(directory / "dashboards", nodes, f"audit_log: {audit}"))
-        yield World(epdg, ue, running.enter_context(served.client()), audit)
+    with four_nodes(
+        tmp_path_factory.mktemp("actions"), gateway=GATEWAY, place=PLACE, second_gateway=SECOND_GATEWAY
+    ) as nodes:
+        yield World(nodes.epdg, nodes.ue, nodes.client, nodes.audit)
 
 
 def test_a_session_tells_its_lifetimes_and_what_was_granted(world: World) -> None:

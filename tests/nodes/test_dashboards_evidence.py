@@ -11,7 +11,6 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,10 @@ import pytest
 from dashboards.evidence import AT_ONCE
 from protocols.trace.jsonl import decode_lines
 from protocols.trace.records import Kind, TraceRecord
+from tests.nodes.dashboards_nodes import four_nodes
 from tests.nodes.dashboards_world import site
 from tests.nodes.test_dashboards_api import API, BEARER, assert_problem
-from tests.nodes.test_ue_node import IKE_PORT, NATT_PORT, USER, Ue
-from tests.peers.aaa_node import AaaProcess
-from tests.peers.dashboards_node import DashboardsProcess
-from tests.peers.epdg_node import CORE_HOST, EpdgProcess
+from tests.peers.epdg_node import CORE_HOST
 from tests.peers.processes import find_program, wait_until
 from tests.peers.tshark import Tshark
 
@@ -103,24 +100,16 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("bundles")
-    for name in ("aaa", "epdg", "ue", "dashboards"):
-        (directory / name).mkdir()
-    aaa = AaaProcess(directory / "aaa")
-    aaa.provision(USER)
-    ports: dict[str, object] = {"ike_port": IKE_PORT, "nat_traversal_port": NATT_PORT}
+    heard: list[Overheard] = []
 
-    def change(values: dict[str, object]) -> None:
-        values["gateway"] = {**ports, "address": GATEWAY, "ca": str(directory / "epdg" / "pki" / "ca.pem")}
-        values["accesses"] = {"wifi": {"address": PLACE, **ports}}
+    @contextlib.contextmanager
+    def overheard(control: Path) -> Iterator[Path]:
+        with Overheard(directory / "overheard.sock", control) as between:
+            heard.append(between)
+            yield between.path
 
-    with ExitStack() as running:
-        running.enter_context(aaa)
-        epdg = running.enter_context(EpdgProcess(directory / "epdg", aaa.port, address=GATEWAY))
-        ue = running.enter_context(Ue(directory / "ue", epdg.authority, change=change).node("run"))
-        audit = directory / "audit.jsonl"
-        gateway = running.enter_context(Overheard(directory / "overheard.sock", epdg.control))
-        nodes = {"gw": ("epdg", gateway.path), "aaa": ("aaa", aaa.control), "phone": ("ue", ue.control)}
-        served = running.enter_context(DashboardsProcess(directory / "dashboards", nodes, f"audit_log: {audit}"))
+    with four_nodes(directory, gateway=GATEWAY, place=PLACE, ahead=overheard) as nodes:
+        ue = nodes.ue
         ue.call("ue.attach")
         ue.call("ue.traffic.start", destination=CORE_HOST, rate=50)
 
@@ -130,8 +119,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
         wait_until(answered, timeout=10, what="answers")
         ue.call("ue.traffic.stop")
-        (session,) = epdg.sessions(state="established")
-        yield World(str(session["id"]), running.enter_context(served.client()), audit, gateway)
+        (session,) = nodes.epdg.sessions(state="established")
+        yield World(str(session["id"]), nodes.client, nodes.audit, heard[0])
 
 
 def records(files: dict[str, bytes]) -> list[TraceRecord]:
@@ -260,7 +249,7 @@ class Mute:
 def test_few_bundles_are_made_at_once_and_a_node_that_is_away_is_named(tmp_path: Path) -> None:
     control = tmp_path / "mute.sock"
     mute = Mute(control)
-    with ExitStack() as running:
+    with contextlib.ExitStack() as running:
         running.callback(mute.close)
         nodes = f"  - {{ name: mute, kind: ue, control: {control} }}"
         served = running.enter_context(site(tmp_path, nodes=nodes))

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from aaa.__main__ import application as aaa_application
+from aaa.command_line import application as aaa_application
 from aaa.config import AaaConfiguration
 from aaa.subscribers import SubscriberDatabase
 from dashboards.config import DashboardsConfig

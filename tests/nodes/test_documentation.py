@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from aaa.__main__ import application as aaa
+from aaa.command_line import application as aaa
 from dashboards.__main__ import application as dashboards
-from epdg.__main__ import app as epdg
+from epdg.command_line import app as epdg
 from lab.__main__ import application as lab
 from protocols.ikev2.key_exchange import WEAK_GROUPS
 from protocols.ikev2.proposals import ESP_POLICIES, IKE_POLICIES, EspPolicy, IkePolicy
@@ -27,7 +27,7 @@ from protocols.ikev2.suites import (
     EspSuite,
     IkeSuite,
 )
-from ue.__main__ import application as ue
+from ue.command_line import application as ue
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -18,7 +18,7 @@ import yaml
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
-from epdg.__main__ import app
+from epdg.command_line import app
 from epdg.pki import make_pki
 from lab.namespaces import Namespace
 from protocols.dataplane.xfrm.probe import probe

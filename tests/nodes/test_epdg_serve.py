@@ -19,6 +19,7 @@ from typing import TypeVar
 import pytest
 
 from aaa.subscribers.laboratory import laboratory_subscriber
+from epdg.command_line import app
 from epdg.config import EpdgConfiguration
 from epdg.runtime import EpdgNode
 from protocols.dataplane.userspace.host import EchoClient, FlowKind
@@ -48,7 +49,7 @@ from tests.harness.aka_user import AkaUser, aka_user
 from tests.harness.pair import initiator_config
 from tests.peers.aaa_node import AaaProcess, free_port
 from tests.peers.epdg_node import CORE_HOST, EpdgProcess, Phone
-from tests.peers.processes import wait_until
+from tests.peers.processes import wait_until, without_process
 
 USER, OTHER, BARRED = (laboratory_subscriber(number) for number in (1, 2, 3))
 UNKNOWN = laboratory_subscriber(99)
@@ -416,7 +417,7 @@ def test_bad_configuration_is_one_line(
     tmp_path: Path, change: Callable[[dict[str, object]], None], key: str, expected: str
 ) -> None:
     node = EpdgProcess(tmp_path, free_port(), changes=change)
-    result = run_epdg("serve", "-c", node.write_configuration())
+    result = without_process(app, "serve", "-c", node.write_configuration())
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()
     assert "epdg.yaml" in line
@@ -438,25 +439,25 @@ def test_certificate_that_does_not_fit_its_key_is_one_line(tmp_path: Path) -> No
 
 
 def test_pki_init(tmp_path: Path) -> None:
-    result = run_epdg("pki", "init", tmp_path / "pki", "--mcc", "262", "--mnc", "02", "--apn", "ims")
+    result = without_process(app, "pki", "init", tmp_path / "pki", "--mcc", "262", "--mnc", "02", "--apn", "ims")
     assert result.returncode == 0
     assert "epdg.epc.mnc002.mcc262.pub.3gppnetwork.org, ims" in result.stdout
     assert oct((tmp_path / "pki" / "gateway.key").stat().st_mode)[-3:] == "600"
-    again = run_epdg("pki", "init", tmp_path / "pki")
+    again = without_process(app, "pki", "init", tmp_path / "pki")
     assert again.returncode == 1
     assert "exists already" in again.stderr
     for words in (("--mcc", "26"), ("--apn", "a b"), ("--name", "")):
-        bad = run_epdg("pki", "init", tmp_path / "x", *words)
+        bad = without_process(app, "pki", "init", tmp_path / "x", *words)
         assert bad.returncode == 2
         assert len(bad.stderr.strip().splitlines()) == 1
 
 
 def test_commands_of_a_gateway_that_does_not_run(tmp_path: Path) -> None:
     node = EpdgProcess(tmp_path, free_port())
-    result = run_epdg("sessions", "-c", node.write_configuration())
+    result = without_process(app, "sessions", "-c", node.write_configuration())
     assert result.returncode == 1
     assert "no node is running there" in result.stderr
-    assert run_epdg("--help").returncode == 0
+    assert without_process(app, "--help").returncode == 0
 
 
 def test_initial_contact_frees_the_address_and_spares_a_second_tunnel(tmp_path: Path, aaa: AaaProcess) -> None:

@@ -22,7 +22,7 @@ from tests.peers.aaa_node import AaaProcess
 from tests.peers.dns_server import DnsServer, Zone
 from tests.peers.epdg_node import FQDN, EpdgProcess
 from tests.peers.processes import wait_until
-from ue.__main__ import application
+from ue.command_line import application
 from ue.config import UeConfiguration
 from ue.runtime import UeNode
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from aaa.__main__ import application as aaa
+from aaa.command_line import application as aaa
 from dashboards.config import DashboardsConfig
-from epdg.__main__ import app as epdg
+from epdg.command_line import app as epdg
 from epdg.config import ApnSection, EgressMode, EpdgConfiguration
 from lab.__main__ import application as lab
 from lab.fleet import schedule as fleet_schedule
@@ -35,7 +35,7 @@ from protocols.io.vectors import load_vectors
 from protocols.threegpp.causes import notify_named
 from tests.harness.guides import README, ROOT, blocks, commands, example_with, guide, understood
 from ue import personas
-from ue.__main__ import application as ue
+from ue.command_line import application as ue
 from ue.config import UeConfiguration
 from ue.retry import RULES, Bar
 

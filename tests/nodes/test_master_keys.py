@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner, Result
 
-from aaa.__main__ import application
+from aaa.command_line import application
 from aaa.subscribers import Algorithm, Subscriber, SubscriberDatabase
 from aaa.subscribers.laboratory import laboratory_subscriber
 from aaa.subscribers.master_keys import MasterKeyError, add_master_key, create_master_keys, read_master_keys

@@ -21,7 +21,7 @@ from protocols.ikev2.payloads import KePayload
 from protocols.io.configuration import load
 from tests.harness.persona import SOMEBODY, names
 from tests.nodes.scripted_aaa_world import GATEWAY, IKE_PORT, NATT_PORT, WIFI_A, Changes, World
-from ue.__main__ import application
+from ue.command_line import application
 from ue.config import UeConfiguration
 from ue.control import control_methods
 from ue.personas import DIRECTORY, shipped

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from epdg.command_line import app
 from protocols.io.control import ControlError, call_sync
 from protocols.trace.records import JsonValue, Kind
 from tests.nodes.test_ue_node import ADDRESSES, IKE_PORT, NATT_PORT, USER, Ue, section, session
 from tests.peers.aaa_node import AaaProcess
 from tests.peers.epdg_node import CORE_HOST, EpdgProcess
-from tests.peers.processes import wait_until
+from tests.peers.processes import wait_until, without_process
 
 GATEWAY = "127.0.43.1"
 
@@ -60,8 +60,7 @@ class World:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command of the gateway's."""
-        run = [sys.executable, "-m", "epdg", *words, "-c", str(self.epdg.configuration)]
-        return subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+        return without_process(app, *words, "-c", self.epdg.configuration)
 
 
 @pytest.fixture
@@ -98,12 +97,12 @@ def test_a_session_survives_rekeys_and_reauthentication(world: World) -> None:
     flow = ue.call("ue.traffic.start", destination=CORE_HOST, rate=50)["id"]
     ike, child = world.ike(), world.child()
 
-    assert ue.command("rekey-ike").returncode == 0
+    assert ue.ask("rekey-ike").returncode == 0
     ike = world.changed(world.ike, ike)
     assert world.command("rekey-ike", str(at_the_gateway)).returncode == 0
     ike = world.changed(world.ike, ike)
     assert world.child() == child
-    assert "begun" in ue.command("rekey-child").stdout
+    assert "begun" in ue.ask("rekey-child").stdout
     child = world.changed(world.child, child)
     assert world.command("rekey-child", str(at_the_gateway)).returncode == 0
     child = world.changed(world.child, child)
@@ -193,7 +192,7 @@ def _ike_keys(ue: Ue) -> int:
 
 
 def test_rekey_commands_are_refused_where_there_is_nothing_to_rekey(world: World) -> None:
-    done = world.ue.command("rekey-ike")
+    done = world.ue.ask("rekey-ike")
     assert (done.returncode, done.stderr) == (1, "the UE is not attached\n")
     assert world.command("rekey-ike", "nobody").stderr == "no session nobody\n"
     world.ue.call("ue.attach")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from epdg.__main__ import app
+from epdg.command_line import app
 from epdg.config import EpdgConfiguration
 from epdg.core import Core
 from lab.namespaces import Namespace

@@ -31,8 +31,8 @@ from tests.harness.material import ROOT
 from tests.peers import evidence
 from tests.peers.aaa_node import AaaProcess
 from tests.peers.epdg_node import CORE_HOST, FQDN, EpdgProcess
-from tests.peers.processes import wait_until
-from ue.__main__ import application
+from tests.peers.processes import wait_until, without_process
+from ue.command_line import application
 from ue.config import UeConfiguration
 
 USER, BARRED = laboratory_subscriber(1), laboratory_subscriber(2)
@@ -107,6 +107,11 @@ class Ue:
         return subprocess.run(
             self._words(*words), capture_output=True, text=True, timeout=60, check=False, cwd=self.directory
         )
+
+    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same of one that asks the running node."""
+        verb, *rest = words
+        return without_process(application, verb, "-c", self.configuration, *rest)
 
     def _words(self, verb: str, *rest: str) -> list[str]:
         return [sys.executable, "-m", "ue", verb, "-c", str(self.configuration), *rest]
@@ -223,7 +228,7 @@ def test_attach_stays_until_a_signal_and_deletes_the_sa(ue: Ue, epdg: EpdgProces
     with ue.node("attach", state="established"):
         (held,) = epdg.sessions(state="established")
         assert held["imsi"] == str(USER.imsi)
-        moved = ue.command("move", "--to", ADDRESSES["wifi-b"])  # it serves its control socket
+        moved = ue.ask("move", "--to", ADDRESSES["wifi-b"])  # it serves its control socket
         assert moved.returncode == 0, moved.stderr
         assert "inner address and SPIs unchanged" in moved.stdout
         assert ue.stop(number) == 0
@@ -449,7 +454,7 @@ def test_refusals_and_bad_parameters_are_plain_sentences(ue: Ue) -> None:
                 ue.call(method, **more)  # type: ignore[arg-type]
             assert refused.value.code == "bad-params", (method, str(refused.value))
         for to, status in (("wifi-a", 1), ("cellular", 2)):  # refused; no such thing to ask for
-            done = ue.command("move", "--to", to)
+            done = ue.ask("move", "--to", to)
             assert done.returncode == status
             assert len(done.stderr.splitlines()) == 1
 
@@ -486,15 +491,15 @@ def test_keys_stay_inside_unless_they_are_exported(epdg: EpdgProcess, tmp_path: 
 
 
 def test_status_and_detach_commands(ue: Ue, epdg: EpdgProcess) -> None:
-    down = ue.command("status")
+    down = ue.ask("status")
     assert down.returncode == 1
     assert "no node is running there" in down.stderr
     with ue.node("serve", state="established"):
-        shown = ue.command("status")
+        shown = ue.ask("status")
         assert "access:        wifi-a" in shown.stdout
-        assert json.loads(ue.command("status", "--json").stdout)["state"] == "established"
-        assert json.loads(ue.command("move", "--to", "wifi-b", "--json").stdout)["move"]["to"] == "wifi-b"
-        assert ue.command("detach").stdout == "detached\n"
+        assert json.loads(ue.ask("status", "--json").stdout)["state"] == "established"
+        assert json.loads(ue.ask("move", "--to", "wifi-b", "--json").stdout)["move"]["to"] == "wifi-b"
+        assert ue.ask("detach").stdout == "detached\n"
         assert ue.call("ue.status")["state"] == "closed"
         assert ue.stop() == 0
     assert not epdg.sessions(state="established")

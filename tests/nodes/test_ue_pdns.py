@@ -31,7 +31,7 @@ from tests.nodes.scripted_aaa_world import EPDG_HOST, GATEWAY, IKE_PORT, NATT_PO
 from tests.nodes.test_swx import Home
 from tests.peers import aaa_node
 from tests.peers.epdg_node import FQDN
-from ue.__main__ import application
+from ue.command_line import application
 from ue.pdn import Pdn
 from ue.profile import software_usim
 from ue.temporary import MemoryTemporaryIdentityStore

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from aaa.__main__ import application
+from aaa.command_line import application
 from aaa.subscribers.laboratory import laboratory_subscriber
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import load
