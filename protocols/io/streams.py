@@ -15,7 +15,7 @@ StreamBinder = Callable[[Address, int], socket.socket]
 
 def listening_socket(address: Address, port: int) -> socket.socket:
     """A TCP socket that listens, for a loop to accept from; port 0 asks for a free one. ``OSError``."""
-    # by its name, or asyncio leaves Nagle's algorithm on in what it accepts: an answer would wait for an acknowledgement
+    # by its name: else asyncio leaves Nagle's algorithm on, and an answer waits for an acknowledgement
     made = socket.socket(family_of(address), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     return listening(made, address, port)
 
