@@ -19,7 +19,7 @@ require_chromium()
 from playwright.sync_api import expect  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page, Route
+    from playwright.sync_api import APIResponse, Browser, Locator, Page, Route
 
 pytestmark = pytest.mark.browser
 
@@ -204,6 +204,28 @@ def test_gateway_that_goes_away_is_named_and_comes_back(seat: Callable[..., Seat
     expect(page.locator(".node.up[data-node=epdg]")).to_be_visible()
     expect(at.row("s000002")).to_be_visible()
     # Chromium reports the status of whatever was asked while the gateway was away.
+    at.sitting.complaints[:] = [text for text in at.sitting.complaints if "503" not in text]
+
+
+def test_what_was_answered_before_does_not_bring_a_gateway_back(seat: Callable[..., Seat]) -> None:
+    """The nodes are asked for now and then; what the feed tells before that answer is here is newer."""
+    at = seat()
+    late: list[tuple[Route, APIResponse]] = []
+    page = at.open("/#/sessions")
+    expect(page.locator(".node.up[data-node=epdg]")).to_be_visible()
+    page.route("**/api/v1/nodes", lambda route: late.append((route, route.fetch())))
+    page.evaluate("import('/static/js/state.js').then(({ state }) => void state.refresh())")
+    while not late:
+        page.evaluate("0")  # Playwright hears of requests while it waits for something
+    at.do("stop", "epdg")
+    notice = page.locator("[data-notice=away-epdg]")
+    expect(notice).to_contain_text("cannot be reached")
+    for route, answer in late:
+        assert all(node["reachable"] for node in answer.json()["nodes"])
+        with page.expect_response("**/api/v1/nodes"):
+            route.fulfill(response=answer)
+    page.evaluate("new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted)))")
+    expect(notice).to_contain_text("cannot be reached")
     at.sitting.complaints[:] = [text for text in at.sitting.complaints if "503" not in text]
 
 

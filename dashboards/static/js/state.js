@@ -10,6 +10,7 @@ class State extends EventTarget {
   name = null;
   role = null;
   feed = new Feed();
+  #told = new Set(); // for each question about the nodes under way: which of them the feed has told of meanwhile
 
   get gatewayReachable() {
     const gateways = this.nodes.filter((node) => node.kind === "epdg");
@@ -36,12 +37,15 @@ class State extends EventTarget {
   }
 
   async refresh() {
+    const told = new Map();
+    this.#told.add(told);
     try {
       this.#takeStanding(await api.me());
-      if (this.mayRead) this.nodes = (await api.nodes()).nodes;
+      if (this.mayRead) this.nodes = (await api.nodes()).nodes.map((node) => told.get(node.name) ?? node);
     } catch {
       // the feed's state says that the server is away
     }
+    this.#told.delete(told);
     this.changed();
     this.dispatchEvent(new CustomEvent("refreshed"));
   }
@@ -69,6 +73,7 @@ class State extends EventTarget {
 
   #takeNode(node) {
     const before = this.gatewayReachable;
+    for (const told of this.#told) told.set(node.name, node); // newer than the answer, or followed by what is
     const index = this.nodes.findIndex((known) => known.name === node.name);
     if (index < 0) this.nodes.push(node);
     else this.nodes[index] = node;
