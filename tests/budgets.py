@@ -20,7 +20,7 @@ BUDGETS = {  # seconds of two workers side by side; all of them together are sev
     "dataplane": 60.0,
     "fleet": 100.0,
     "fuzz": 90.0,
-    "interop": 590.0,
+    "interop": 650.0,
     "machines": 90.0,
     "media": 15.0,
     "nodes": 660.0,
