@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from dashboards.calls import ask
 from dashboards.deps import Services
 from dashboards.links import NodeLink
-from dashboards.problems import Problem
+from dashboards.problems import Problem, unfit
 from dashboards.redaction import redacted
 from dashboards.schemas import SessionOrder, SessionPage, SessionView
 from protocols.trace.records import JsonValue
@@ -37,13 +37,7 @@ def gateways(given: Services, name: str | None) -> Gateways:
     found = [link for link in given.fleet.gateways if name in (None, link.name)]
     if name is not None and not found:
         known = ", ".join(link.name for link in given.fleet.gateways) or "none"
-        detail = f"there is no gateway {name}; configured under nodes: {known}"
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "invalid-request",
-            f"gateway: {detail}",
-            errors=[{"in": "query", "name": "gateway", "detail": detail}],
-        )
+        raise unfit("gateway", f"there is no gateway {name}; configured under nodes: {known}")
     return found
 
 
@@ -196,9 +190,4 @@ def _shown(cursor: str | None, gateways: Gateways) -> dict[str, int]:
 
 def bad_cursor() -> Problem:
     """The refusal of a cursor."""
-    return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "invalid-request",
-        "cursor: not one that this server gave out",
-        errors=[{"in": "query", "name": "cursor", "detail": "not one that this server gave out"}],
-    )
+    return unfit("cursor", "not one that this server gave out")

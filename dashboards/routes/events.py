@@ -10,7 +10,7 @@ from pydantic import Field
 
 from dashboards.deps import Reader, Services, ServicesDep, services
 from dashboards.event import Wanted
-from dashboards.problems import Problem, documented
+from dashboards.problems import Problem, documented, unfit
 from dashboards.stream import EventStream, follow_socket
 
 router = APIRouter(prefix="/events", tags=["events"])
@@ -107,10 +107,5 @@ def _check_room(given: Services) -> None:
 def _filter(events: str | None, sessions: list[str] | None) -> Wanted:
     names = frozenset(events.split(",") if events else NAMES)
     if not names <= frozenset(ALL_NAMES):
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "invalid-request",
-            f"events: names are {', '.join(ALL_NAMES)}",
-            errors=[{"in": "query", "name": "events", "detail": f"names are {', '.join(ALL_NAMES)}"}],
-        )
+        raise unfit("events", f"names are {', '.join(ALL_NAMES)}")
     return Wanted(names, frozenset(sessions) if sessions else None)

@@ -13,7 +13,7 @@ from dashboards.attempts import failed
 from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Reader, ServicesDep
 from dashboards.explanation_schemas import Attempt, AttemptList, CauseCount, CauseList, CauseView
-from dashboards.problems import Problem, documented
+from dashboards.problems import documented, unfit
 from dashboards.trace_schemas import TraceName
 from protocols.trace.explanation.catalogue import CATALOGUE
 from protocols.trace.explanation.cause import main_finding
@@ -52,13 +52,7 @@ async def list_attempts(
 ) -> AttemptList:
     """Attaches that failed, as the traces tell: also those that made no session, or whose session is forgotten."""
     if cause is not None and cause not in TITLES:
-        detail = f"there is no cause {cause}; /causes lists them"
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "invalid-request",
-            f"cause: {detail}",
-            errors=[{"in": "query", "name": "cause", "detail": detail}],
-        )
+        raise unfit("cause", f"there is no cause {cause}; /causes lists them")
     matching = (each for each in failed(given.fleet.sources) if outcome in (None, each.outcome))
     found = list(islice(matching, LOOKED_THROUGH))
     explained = [(each, main_finding(await given.explanations.of(each.selection))) for each in found]
