@@ -16,18 +16,6 @@ API = "/api/v1"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-def client(running: Site) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=10) as connected:
-        yield connected
-
-
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a server whose nodes stay as they are: four sessions of two APNs, one at a NAT."""

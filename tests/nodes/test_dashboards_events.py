@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from dashboards.routes.events import SESSIONS_MAXIMUM
-from tests.nodes.dashboards_world import ACCESS_B, Site, site
+from tests.nodes.dashboards_world import ACCESS_B, Site
 from tests.nodes.test_dashboards_api import API, assert_problem, epoch, events
 from tests.nodes.test_dashboards_socket import opened, received, refusal
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-def client(running: Site) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=10) as http:
-        yield http
 
 
 def _forget(running: Site, session: str) -> None:
@@ -104,6 +90,8 @@ def test_who_comes_back_finds_what_changed_meanwhile_as_it_is_now(running: Site,
         moved |= name == "session" and data["id"] == "s000002" and data["ike"]["path"]["remote"] == ACCESS_B
         if gone and moved:
             break
+    assert gone
+    assert moved
 
 
 def test_readers_share_what_was_asked_for(running: Site, client: httpx.Client) -> None:

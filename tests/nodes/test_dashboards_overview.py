@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -12,20 +10,8 @@ import pytest
 
 from dashboards.histograms import Histogram, together
 from dashboards.rates import INTERVALS, Rates
-from tests.nodes.dashboards_world import Site, site
+from tests.nodes.dashboards_world import Site
 from tests.nodes.test_dashboards_api import API, wait_for
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-def client(running: Site) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=10) as connected:
-        yield connected
 
 
 def tell(site: Site, node: str, **members: Any) -> None:
