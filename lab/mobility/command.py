@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.mobility.stage_name import BackendName, StageName
-from protocols.errors import BackendError, ConfigurationError, LocalError
+from protocols.errors import BackendError, ConfigurationError
 from protocols.io.configuration import exit_on_error
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def open_stage(name: StageName, backend: BackendName = BackendName.AUTO) -> Stag
 
 @exit_on_error
 def run(
-    schedules: Annotated[list[str], typer.Argument(help="Names of shipped schedules (lab list), or files.")],
+    schedules: Annotated[
+        list[str] | None, typer.Argument(help="Names of shipped schedules (lab list), or files.", show_default=False)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every shipped schedule that the stage can play.")] = False,
     stage: Annotated[
         StageName, typer.Option(help="virtual time in this process, loopback sockets, or network namespaces (root).")
     ] = StageName.VIRTUAL,
@@ -58,14 +62,28 @@ def run(
     repeat: Annotated[int, typer.Option(min=1, help="Play each so often, with one seed after the other.")] = 1,
 ) -> None:
     """Play schedules of moves; exit status 0 only if every expectation in them held."""
-    from lab.mobility.loader import load_schedule
+    from lab.mobility.loader import load_schedule, shipped
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    if bool(schedules) == every:
+        raise ConfigurationError(
+            file="command line",
+            key="SCHEDULES",
+            value=" ".join(schedules) + " --all" if schedules else None,
+            expected="names of schedules (lab list), files, or --all",
+        )
     if stage is not StageName.NAMESPACES and backend not in (BackendName.AUTO, BackendName.PYTHON):
-        raise LocalError(f"--backend {backend.value} needs --stage namespaces: on {stage.value} Python carries ESP")
-    chosen = [load_schedule(each) for each in schedules]
+        raise ConfigurationError(
+            file="command line",
+            key="--backend",
+            value=backend.value,
+            expected=f"auto or python: on {stage.value} Python carries ESP (--stage namespaces has all)",
+        )
+    chosen = [load_schedule(each) for each in (shipped() if every else schedules or ())]
+    if every:
+        chosen = [each for each in chosen if stage in each.schedule.stages]
     for each in chosen:
         if stage not in each.schedule.stages:
             stages = ", ".join(name.value for name in each.schedule.stages)
@@ -139,8 +157,8 @@ def _write(result: RunResult, stem: Path) -> Path:
 
 def _summary(results: Sequence[RunResult], console: Console) -> None:
     table = Table(box=SIMPLE_HEAD, title="All runs")
-    for title in ("Schedule", "Seed", "Moves", "Longest outage up/down, ms", "Lost up/down", "MOS up/down", ""):
-        table.add_column(title)
+    for title in ("Schedule", "Seed", "Moves", "Outage, ms", "Lost", "MOS", ""):
+        table.add_column(title, no_wrap=True, overflow="fold")
     for result in results:
         up, down = result.uplink, result.downlink
         failed = [check for check in result.checks if not check.passed]
@@ -169,6 +187,7 @@ def list_schedules() -> None:
         table.add_column(title)
     for name in shipped():
         schedule = load_schedule(name).schedule
-        stages = ", ".join(stage.value for stage in schedule.stages)
-        table.add_row(name, schedule.title, f"{schedule.duration:g} s", stages)
+        everywhere = set(schedule.stages) == set(StageName)
+        stages = "all" if everywhere else ", ".join(stage.value for stage in schedule.stages)
+        table.add_row(name, schedule.title, str(timedelta(seconds=schedule.duration)), stages)
     console.print(table)

@@ -24,7 +24,7 @@ def judge(result: RunResult, schedule: Schedule, played: Sequence[Played], *, re
         for move in result.moves:
             if move.outcome == "completed":
                 checks.extend(_move(move, schedule.expect.each_move, schedule, slack, result.final_access))
-    return replace(result, checks=tuple(checks))
+    return replace(result, checks=tuple(dict.fromkeys(checks)))  # a move's own and each move's may be the same
 
 
 def _whole(result: RunResult, schedule: Schedule, slack: float) -> Iterator[Check]:

@@ -18,7 +18,9 @@ def show(result: RunResult, console: Console) -> None:
             f"requests, {attach.retransmissions} retransmissions."
         )
     if result.moves:
-        console.print(_moves(result))
+        for table in _moves(result):
+            console.print(table)
+        console.print("Pairs are uplink/downlink, requests are sent + repeated.\n")
     for name, figures in (("Uplink", result.uplink), ("Downlink", result.downlink)):
         if figures.sent:
             console.print(
@@ -32,32 +34,53 @@ def show(result: RunResult, console: Console) -> None:
     console.print(words, style="bold red" if failed else "bold green")
 
 
-def _moves(result: RunResult) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for title in ("Move", "At, s", "Cause", "Outcome", "Update, ms", "Check, ms", "Requests", "Trips"):
-        table.add_column(title, justify="left" if title in ("Move", "Cause", "Outcome") else "right")
-    for title in ("Outage up/down, ms", "Lost", "Twice", "Reordered", "MOS before", "during", "after", "Kept"):
-        table.add_column(title, justify="right")
+def _moves(result: RunResult) -> list[Table]:
+    """Three tables, each narrow enough for a terminal of 80 columns."""
+    packets = _table("Move", "At, s", "Cause", "Outcome", "Outage, ms", "Lost")
+    signalling = _table("Move", "Update, ms", "Check, ms", "Requests", "Trips", "Kept")
+    voice = _table("Move", "Twice", "Reordered", "MOS before", "during", "after")
     for move in result.moves:
-        table.add_row(
-            f"{move.number} {move.origin} → {move.target}",
+        name = f"{move.number} {move.origin} → {move.target}"
+        packets.add_row(
+            name,
             f"{move.started_ms / 1000:.3f}",
             move.cause,
-            move.outcome if move.why is None else f"{move.outcome}: {move.why}",
+            _outcome(move),
+            _both(move, "outage_ms"),
+            _both(move, "lost"),
+        )
+        signalling.add_row(
+            name,
             _number(move.update_ms),
             _number(move.check_ms),
             f"{move.requests}+{move.retransmissions}",
             str(move.round_trips),
-            _both(move, "outage_ms"),
-            _both(move, "lost"),
+            _kept(move),
+        )
+        voice.add_row(
+            name,
             _both(move, "duplicated"),
             _both(move, "reordered"),
             _opinions(move.mos_before),
             _opinions(move.mos_during),
             _opinions(move.mos_after),
-            _kept(move),
         )
+    return [packets, signalling, voice]
+
+
+def _table(*titles: str) -> Table:
+    """Words may be folded, figures may not."""
+    table = Table(box=SIMPLE_HEAD)
+    for title in titles:
+        words = title in ("Move", "Cause", "Outcome")
+        table.add_column(title, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     return table
+
+
+def _outcome(move: MoveResult) -> str:
+    if move.why is None:
+        return move.outcome
+    return move.why if move.why.startswith(move.outcome) else f"{move.outcome}: {move.why}"
 
 
 def _checks(result: RunResult) -> Table:

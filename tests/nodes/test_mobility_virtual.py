@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -11,12 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from lab.__main__ import application
 from lab.mobility.loader import NamedSchedule, load_schedule, parse_schedule, shipped
 from lab.mobility.player import play
 from lab.mobility.result import PacketSeries, RunResult
+from lab.mobility.table import show
 from lab.mobility.virtual import VirtualStage
 
 SHORT = """
@@ -227,8 +230,37 @@ def test_exit_status_and_json_tell_of_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["virtual", "loopback"])
 def test_a_backend_that_a_stage_does_not_have_is_refused_in_one_line(stage: str) -> None:
     done = CliRunner().invoke(application, ["run", "walk-home", "--stage", stage, "--backend", "kernel"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == f"--backend kernel needs --stage namespaces: on {stage} Python carries ESP\n"
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("command line: --backend: got 'kernel', expected auto or python: ")
+    assert stage in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--all", "lift"]])
+def test_which_schedules_are_played_is_said_once(words: list[str]) -> None:
+    done = CliRunner().invoke(application, ["run", *words])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("command line: SCHEDULES: got ")
+
+
+@pytest.mark.long
+def test_all_schedules_of_a_stage_by_one_word() -> None:
+    done = CliRunner().invoke(application, ["run", "--all"])
+    assert done.exit_code == 0
+    assert done.stdout.count("Every expectation held.") == len(shipped())
+
+
+def test_tables_fit_a_terminal_of_80_columns() -> None:
+    result, _ = played(
+        of_text((SHORT % 300).replace("b:", "metropolitan-network:").replace("to: b", "to: metropolitan-network"))
+    )
+    shown = io.StringIO()
+    show(result, Console(file=shown, width=80))
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    (move,) = result.moves
+    assert move.update_ms is not None
+    assert any(f"{move.update_ms:.1f}" in line and "1+0" in line for line in lines)
+    assert "…" not in shown.getvalue()
 
 
 def test_a_result_says_what_carried_esp() -> None:
