@@ -163,14 +163,15 @@ def _moments(result: RunResult, series: PacketSeries) -> Iterator[float]:
 def _figure(result: RunResult, series: PacketSeries) -> Any:  # Any: matplotlib's classes are not typed strictly
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = panels_of([*_moments(result, series)], result.duration_ms / 1000)
     labels = labels_of(result)
     placed = lanes_of(labels, panels)
     lanes = 1 + max((lane for _, _, lane, _ in placed), default=0)
-    figure = Figure(figsize=(WIDTH, HEIGHT + lanes * LANE_HEIGHT), layout="constrained")
+    layout = ConstrainedLayoutEngine(h_pad=0.05, hspace=0.0, wspace=0.02)
+    figure = Figure(figsize=(WIDTH, HEIGHT + lanes * LANE_HEIGHT), layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(h_pad=0.05, hspace=0.0, wspace=0.02)
     rows = figure.subplots(
         3,
         len(panels),
