@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.mobility.schedule import EVENTS, AccessEvent, Family, MoveExpectation, NatAppears, Schedule
-from lab.mobility.stage_name import StageName
 from lab.network.nat import NatKind
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import validate
@@ -20,7 +19,6 @@ SUFFIX = ".yaml"
 NAME_CHARACTERS = 64
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _MISSING = object()
-_NOT_THERE = "leave namespaces out of stages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +126,6 @@ def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
             if not _NAME.fullmatch(name):
                 yield (*place, name), name, "a name of small letters, digits and hyphens"
     for name, access in schedule.accesses.items():
-        if StageName.NAMESPACES in schedule.stages and access.family is Family.IPV6:
-            yield ("accesses", name, "family"), "ipv6", f"ipv4, or {_NOT_THERE}"
         yield from _nat_findings(schedule, ("accesses", name, "nat", "kind"), name, access.nat.kind)
     if schedule.persona is not None:
         from ue import personas  # late: few schedules name one

@@ -5,7 +5,8 @@ Of every access::
     ue ── access-N 10.77.N.2 ── wire (user space: quality of the access, NAT as 10.77.100+N.2) ── 10.77.N.1 gateway
 
 The gateway's addresses 10.77.0.N are on its loopback; core (AAA server, host) is behind it. Nothing of netfilter is
-needed, so that kernels without it do as well. IPv6 is not to be had here.
+needed, so that kernels without it do as well. IPv6 is the same with fd77:N::2, fd77:N::1 and fd77::N; nobody solicits
+or advertises routers, and no address waits for duplicate address detection.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_interface
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -42,7 +45,7 @@ from protocols.path import Address, Endpoint
 from protocols.trace.records import JsonValue
 
 NUMBERING = Numbering(
-    access4="10.77.{}.2", access6="::1", outside="10.77.10{}.2", gateway4="10.77.0.{}", gateway6="::1"
+    access4="10.77.{}.2", access6="fd77:{}::2", outside="10.77.1{:02}.2", gateway4="10.77.0.{}", gateway6="fd77::{}"
 )
 CORE = IPv4Interface("10.77.200.2/24")
 GATEWAY_CORE = IPv4Interface("10.77.200.1/24")
@@ -51,6 +54,9 @@ ANY = IPv4Address("0.0.0.0")  # noqa: S104 - whatever the route says
 AAA_PORT = 3868
 IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
 FIRST_TABLE = 100  # of routes by source address
+LINK_LENGTHS = {4: 24, 6: 64}  # of the prefix of an access
+IPV6_SYSCTLS = Path("/proc/sys/net/ipv6")
+DEFAULT_ROUTES = {4: DEFAULT_ROUTE, 6: IPv6Network("::/0")}
 
 T = TypeVar("T")
 
@@ -136,8 +142,18 @@ class _Access:
     number: int
     wire: Wire
     interface: str
-    address: IPv4Interface
-    router: IPv4Address
+    address: IPv4Interface | IPv6Interface
+    router: Address
+
+    @property
+    def default_route(self) -> IPv4Network | IPv6Network:
+        """Of its IP version."""
+        return DEFAULT_ROUTES[self.address.version]
+
+    @property
+    def metric(self) -> int:
+        """Later accesses are of lower preference."""
+        return 100 * self.number
 
 
 @dataclass(kw_only=True)
@@ -163,7 +179,7 @@ class Topology:
         if present:
             _join(self.ue, found)
         else:
-            self.ue.delete_address(found.interface, found.address)
+            _leave(self.ue, found)
 
     async def captive(self, access: str, captive: bool) -> None:
         """Swallows everything or not."""
@@ -205,9 +221,9 @@ def topology_of(
 ) -> Iterator[Topology]:
     """The network of a schedule, its wires on the running loop; ``losses`` who says which messages vanish."""
     with contextlib.ExitStack() as stack:
-        ue, wires, gateway, core = (
-            stack.enter_context(_namespace(name)) for name in ("ue", "wires", "gateway", "core")
-        )
+        ipv6 = any(address.version == 6 for address in (*places.accesses.values(), *places.gateways.values()))
+        ue, gateway = (stack.enter_context(_namespace(name, ipv6=ipv6)) for name in ("ue", "gateway"))
+        wires, core = (stack.enter_context(_namespace(name)) for name in ("wires", "core"))
         topology = Topology(ue=ue, epdg=gateway, core=core, places=places, losses=losses or MessageLosses())
         gateway.set_sysctl("net/ipv4/ip_forward", 1)
         gateway.connect("core", core, "gateway")
@@ -215,7 +231,7 @@ def topology_of(
         core.add_address("gateway", CORE)
         core.add_route(INNER, via=GATEWAY_CORE.ip)
         for address in places.gateways.values():
-            gateway.add_address("lo", IPv4Interface(f"{address}/32"))
+            gateway.add_address("lo", ip_interface(address))
         machines = access_machines(schedule, places.accesses, places.outsides)
         for number, (name, section) in enumerate(schedule.accesses.items(), 1):
             random = Random(f"{seed}/{name}")  # noqa: S311 - no secrets
@@ -227,55 +243,68 @@ def topology_of(
         yield topology
 
 
-def _namespace(name: str) -> Namespace:
-    namespace = Namespace(name)
+def _namespace(name: str, *, ipv6: bool = False) -> Namespace:
+    if ipv6 and not IPV6_SYSCTLS.exists():
+        raise BackendError("the kernel has no IPv6, which this schedule needs")
+    namespace = Namespace(name, ipv6=ipv6)
     for scope in ("all", "default"):
         # a reply may leave by another access than its request came in on (RFC 3704 filters it)
         namespace.set_sysctl(f"net/ipv4/conf/{scope}/rp_filter", 0)
+    for key in ("accept_ra", "router_solicitations", "dad_transmits") if ipv6 else ():
+        namespace.set_sysctl(f"net/ipv6/conf/default/{key}", 0)
     return namespace
 
 
 def _add_access(topology: Topology, wires: Namespace, number: int, machine: AccessNetwork, random: Random) -> _Access:
     ue, gateway = topology.ue, topology.epdg
     interface, network = _interface(number), f"network-{number}"
-    router = IPv4Interface(f"10.77.{number}.1/24")
+    address = ip_interface(f"{machine.address}/{LINK_LENGTHS[machine.address.version]}")
+    router = ip_interface(f"{address.network[1]}/{address.network.prefixlen}")
     ue.connect(interface, wires, f"ue-{number}")
     wires.connect(f"wire-{number}", gateway, network)
     for namespace, name in ((ue, interface), (gateway, network)):
         namespace.set_segments_maximum(name, 1)  # a wire carries packets, not bundles of them
     gateway.add_address(network, router)
-    outside = topology.places.outsides[machine.name]
-    gateway.add_route(f"{outside}/32", interface=network)
+    reached = [address.ip]
+    if address.version == 4:
+        outside = topology.places.outsides[machine.name]
+        gateway.add_route(f"{outside}/32", interface=network)
+        reached.append(outside)
     # else what comes for an address that is gone waits here for ARP, and arrives seconds later with the address
-    for address in (machine.address, outside):
-        gateway.add_neighbour(network, address, ue.link_address(interface))
+    for each in reached:
+        gateway.add_neighbour(network, each, ue.link_address(interface))
     wire = Wire(wires, f"ue-{number}", f"wire-{number}", machine, topology.losses, topology.down, random)
-    return _Access(
-        number=number,
-        wire=wire,
-        interface=interface,
-        address=IPv4Interface(f"{machine.address}/24"),
-        router=router.ip,
-    )
+    return _Access(number=number, wire=wire, interface=interface, address=address, router=router.ip)
 
 
 def _join(ue: Namespace, access: _Access) -> None:
     """The address, a default route of lower preference for later accesses, and one by source address."""
     ue.add_address(access.interface, access.address)
+    ue.add_route(access.default_route, via=access.router, source=access.address.ip, metric=access.metric)
     table = FIRST_TABLE + access.number
-    ue.add_route(DEFAULT_ROUTE, via=access.router, source=access.address.ip, metric=100 * access.number)
+    family = socket.AF_INET if access.address.version == 4 else socket.AF_INET6
 
     def by_source() -> None:
         try:
             with IPRoute() as route:
-                rules = [rule for rule in route.get_rules() if rule.get_attr("FRA_TABLE") == table]
+                rules = [rule for rule in route.get_rules(family=family) if rule.get_attr("FRA_TABLE") == table]
+                address = access.address.ip
                 if not rules:
-                    route.rule("add", src=str(access.address.ip), src_len=32, table=table, priority=table)
-                route.route("replace", dst="0.0.0.0/0", gateway=str(access.router), table=table)
+                    source = {"src": str(address), "src_len": address.max_prefixlen}
+                    route.rule("add", family=family, table=table, priority=table, **source)
+                way = {"dst": str(access.default_route), "gateway": str(access.router)}
+                route.route("replace", family=family, table=table, **way)
         except NetlinkError as error:
             raise BackendError(f"namespace {ue.name}: {error}") from error
 
     ue.call(by_source)
+
+
+def _leave(ue: Namespace, access: _Access) -> None:
+    """The address goes; IPv4 takes the routes that prefer it as source along, IPv6 leaves them without a source."""
+    ue.delete_address(access.interface, access.address)
+    if access.address.version == 6:
+        ue.delete_route(access.default_route, via=access.router, metric=access.metric)
 
 
 # --- the scene ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from pyroute2 import IPRoute
 
 from lab.mobility.loader import parse_schedule
 from lab.mobility.namespaces import NUMBERING, Topology, topology_of
@@ -19,6 +20,7 @@ from tests.machines.test_mobility_frames import frame_of
 pytestmark = pytest.mark.root
 
 UE, OUTSIDE = "10.77.1.2", "10.77.101.2"
+UE6, GATEWAY6 = "fd77:1::2", "fd77::1"
 GATEWAYS = ("10.77.0.1", "10.77.0.2")
 PATIENCE = 5.0
 SILENCE = 0.2  # what has not come by then is not expected; something that is behind it has come already
@@ -27,6 +29,15 @@ title: One access
 duration: 10
 accesses: {wifi: {nat: {kind: KIND, lifetime: 1d}}}
 gateway: {addresses: {one: ipv4, two: ipv4}}
+events: [{at: 0, do: attach}]
+"""
+
+
+IPV6 = """
+title: One access of IPv6
+duration: 10
+accesses: {wifi: {family: ipv6, up: {mtu: 1300}}}
+gateway: {addresses: {one: ipv6, two: ipv6}}
 events: [{at: 0, do: attach}]
 """
 
@@ -40,7 +51,8 @@ class Ends:
 
     def ue(self, port: int = 4500, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
         """On the access."""
-        return self.topology.ue.call(lambda: self._open(UE, port, kind, protocol))
+        address = str(self.topology.places.accesses["wifi"])
+        return self.topology.ue.call(lambda: self._open(address, port, kind, protocol))
 
     def gateway(
         self, address: str, port: int = 4500, kind: int = socket.SOCK_DGRAM, protocol: int = 0
@@ -49,23 +61,29 @@ class Ends:
         return self.topology.epdg.call(lambda: self._open(address, port, kind, protocol))
 
     def _open(self, address: str, port: int, kind: int, protocol: int) -> socket.socket:
-        opened = self._stack.enter_context(socket.socket(socket.AF_INET, kind, protocol))
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        opened = self._stack.enter_context(socket.socket(family, kind, protocol))
         opened.setblocking(False)
         opened.bind((address, port))
         return opened
 
 
 @contextmanager
-def ends(kind: str) -> Iterator[Ends]:
-    """The network of a schedule with one access behind such a NAT, and nobody there."""
-    schedule = parse_schedule(SCHEDULE.replace("KIND", kind))
+def ends(text: str) -> Iterator[Ends]:
+    """The network of a schedule with one access, and nobody there."""
+    schedule = parse_schedule(text)
     with topology_of(schedule, NUMBERING.places(schedule), 1) as topology, ExitStack() as stack:
         yield Ends(topology, stack)
 
 
 def on(kind: str, story: Callable[[Ends], Awaitable[None]]) -> None:
+    """Behind such a NAT."""
+    on_network(SCHEDULE.replace("KIND", kind), story)
+
+
+def on_network(text: str, story: Callable[[Ends], Awaitable[None]]) -> None:
     async def main() -> None:
-        with ends(kind) as made:
+        with ends(text) as made:
             await story(made)
 
     asyncio.run(main())
@@ -77,7 +95,8 @@ async def send(source: socket.socket, octets: bytes, to: tuple[str, int]) -> Non
 
 async def received(target: socket.socket) -> tuple[bytes, tuple[str, int]]:
     async with asyncio.timeout(PATIENCE):
-        return await asyncio.get_running_loop().sock_recvfrom(target, 2000)
+        octets, source = await asyncio.get_running_loop().sock_recvfrom(target, 2000)
+        return octets, source[:2]  # IPv6 has more
 
 
 async def nothing(target: socket.socket) -> bool:
@@ -236,3 +255,66 @@ def test_an_address_of_the_gateway_that_is_down_is_not_reached() -> None:
         assert (await received(gateways[0]))[0] == b"again"
 
     on("none", story)
+
+
+def test_ipv6_passes_in_udp_and_as_esp_and_the_gateways_address_can_be_down() -> None:
+    async def story(made: Ends) -> None:
+        ue, gateway = made.ue(), made.gateway(GATEWAY6)
+        other = made.gateway("fd77::2")
+        wire = made.topology.accesses["wifi"].wire
+        await send(ue, b"hello", (GATEWAY6, 4500))
+        assert await received(gateway) == (b"hello", (UE6, 4500))
+        await send(gateway, b"back", (UE6, 4500))
+        assert await received(ue) == (b"back", (GATEWAY6, 4500))
+        raw = made.ue(0, socket.SOCK_RAW, socket.IPPROTO_ESP), made.gateway(GATEWAY6, 0, socket.SOCK_RAW, 50)
+        await send(raw[0], b"spi and more octets", (GATEWAY6, 0))
+        assert await received(raw[1]) == (b"spi and more octets", (UE6, 0))
+        assert not wire.dropped
+        await made.topology.gateway("one", False)
+        await send(raw[0], b"into the void", (GATEWAY6, 0))
+        await send(ue, b"into the void", (GATEWAY6, 4500))
+        await send(ue, b"to the other", ("fd77::2", 4500))
+        assert (await received(other))[0] == b"to the other"
+        assert wire.dropped == {"gateway-down": 2}
+
+    on_network(IPV6, story)
+
+
+def test_bundles_and_long_datagrams_over_ipv6() -> None:
+    """Of 1300 octets, 40 are of IPv6 and 8 of UDP."""
+
+    async def story(made: Ends) -> None:
+        ue, gateway = made.ue(), made.gateway(GATEWAY6)
+        await send(ue, bytes(1253), (GATEWAY6, 4500))
+        await send(ue, bytes(1252), (GATEWAY6, 4500))
+        assert len((await received(gateway))[0]) == 1252
+        assert made.topology.accesses["wifi"].wire.access.dropped == {"outbound-too-long": 1}
+        ue.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
+        await send(ue, b"a" * 100 + b"b" * 50, (GATEWAY6, 4500))
+        assert [(await received(gateway))[0] for _ in range(2)] == [b"a" * 100, b"b" * 50]
+
+    on_network(IPV6, story)
+
+
+def test_an_address_of_ipv6_that_comes_again_is_reached_at_once() -> None:
+    """No duplicate address detection, and no route is left over (RFC 4862 §5.4)."""
+
+    async def story(made: Ends) -> None:
+        gateway = made.gateway(GATEWAY6)
+        for turn in range(2):
+            with made.ue() as ue:
+                await send(ue, b"%d" % turn, (GATEWAY6, 4500))
+                assert await received(gateway) == (b"%d" % turn, (UE6, 4500))
+            await made.topology.present("wifi", False)
+            assert made.topology.ue.call(default_routes) == 0
+            await made.topology.present("wifi", True)
+            assert made.topology.ue.call(default_routes) == 1
+
+    on_network(IPV6, story)
+
+
+def default_routes() -> int:
+    """In the main table."""
+    with IPRoute() as route:
+        found = route.get_routes(family=socket.AF_INET6)
+        return sum(not each["dst_len"] and each.get_attr("RTA_TABLE") == 254 for each in found)
