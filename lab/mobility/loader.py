@@ -17,6 +17,7 @@ from protocols.io.documents import Document, Location, Words, read_file, read_te
 SHIPPED = Path(__file__).parent / "schedules"
 SUFFIX = ".yaml"
 NAME_CHARACTERS = 64
+LIFETIME_MAXIMUM = 2_000_000  # of a mapping in connection tracking, whose sysctl counts jiffies in 31 bits
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _MISSING = object()
 
@@ -83,6 +84,20 @@ def misfit(named: NamedSchedule, error: ConfigurationError) -> ConfigurationErro
         if found is not _MISSING and Path(error.file).suffix == SUFFIX:
             return document.error(location, error.value, error.expected)
     return error
+
+
+def check_for_nftables(named: NamedSchedule) -> None:
+    """``ConfigurationError`` for a lifetime that connection tracking cannot have: it counts whole seconds."""
+    places: list[tuple[Location, float]] = [
+        (("accesses", name, "nat", "lifetime"), access.nat.lifetime) for name, access in named.schedule.accesses.items()
+    ]
+    for number, event in enumerate(named.schedule.events):
+        if isinstance(event, NatAppears):
+            places.append((("events", number, "nat", "lifetime"), event.nat.lifetime))
+    for place, lifetime in places:
+        if lifetime % 1 or lifetime > LIFETIME_MAXIMUM:
+            expected = f"whole seconds up to {LIFETIME_MAXIMUM} where nftables translates"
+            raise read_file(named.file).error(place, f"{lifetime:g}", expected)
 
 
 def _check_events(document: Document) -> None:

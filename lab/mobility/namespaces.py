@@ -5,7 +5,11 @@ Of every access::
     ue ── access-N 10.77.N.2 ── wire (user space: quality of the access, NAT as 10.77.100+N.2) ── 10.77.N.1 gateway
 
 The gateway's addresses 10.77.0.N are on its loopback; core (AAA server, host) is behind it. Nothing of netfilter is
-needed, so that kernels without it do as well. IPv6 is the same with fd77:N::2, fd77:N::1 and fd77::N; nobody solicits
+needed, so that kernels without it do as well; with ``NatName.NFTABLES`` the kernel's own NAT is behind the wire::
+
+    ue ── access-N 10.77.N.2 ── wire ── 10.77.N.1 router-N 10.77.100+N.2 ── 10.77.100+N.1 gateway
+
+IPv6 is the same with fd77:N::2, fd77:N::1 and fd77::N; nobody solicits
 or advertises routers, and no address waits for duplicate address detection.
 """
 
@@ -31,14 +35,15 @@ from lab.configurations import AccessPlan, Changes, NetworkPlan, RunFiles, merge
 from lab.mobility.accesses import Numbering, Places, access_machines, change_quality, nat_machine
 from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_directory, run_live
 from lab.mobility.matching import MessageLosses
-from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
+from lab.mobility.schedule import DirectionSection, Family, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice, VoiceLogs
-from lab.mobility.stage_name import BackendName, StageName
+from lab.mobility.stage_name import BackendName, NatName, StageName
 from lab.mobility.voices import number, voice_logs
 from lab.mobility.wire import Wire
 from lab.namespaces import DEFAULT_ROUTE, Namespace
 from lab.network.access import AccessNetwork
 from lab.processes import READY_INTERVAL, NodeProcess, poll_until
+from lab.router import Router
 from protocols.errors import BackendError, StackError
 from protocols.io.control import ControlClient
 from protocols.path import Address, Endpoint
@@ -53,21 +58,23 @@ INNER = IPv4Network("10.46.0.0/24")
 ANY = IPv4Address("0.0.0.0")  # noqa: S104 - whatever the route says
 AAA_PORT = 3868
 IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
+INSIDE, OUTSIDE = "inside", "outside"  # of a router
 FIRST_TABLE = 100  # of routes by source address
 LINK_LENGTHS = {4: 24, 6: 64}  # of the prefix of an access
 IPV6_SYSCTLS = Path("/proc/sys/net/ipv6")
-DEFAULT_ROUTES = {4: DEFAULT_ROUTE, 6: IPv6Network("::/0")}
+DEFAULT_ROUTES: dict[int, IPv4Network | IPv6Network] = {4: DEFAULT_ROUTE, 6: IPv6Network("::/0")}
 
 T = TypeVar("T")
 
 
 class NamespaceStage:
-    """Real time, kernels' networks; ``backend`` is both nodes' ``data_plane.backend``."""
+    """Real time, kernels' networks; ``backend`` is both nodes' ``data_plane.backend``, ``nat`` what translates."""
 
     name = StageName.NAMESPACES
     real_time = True
 
-    def __init__(self, backend: BackendName = BackendName.AUTO) -> None:
+    def __init__(self, backend: BackendName = BackendName.AUTO, nat: NatName = NatName.LAB) -> None:
+        self.nat = nat
         self._backend = backend
 
     def perform(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:
@@ -82,7 +89,7 @@ class NamespaceStage:
         places = NUMBERING.places(schedule)
         with run_directory() as directory, contextlib.ExitStack() as stack:
             files = RunFiles(directory=directory)
-            topology = stack.enter_context(topology_of(schedule, places, seed))
+            topology = stack.enter_context(topology_of(schedule, places, seed, nat=self.nat))
             self._configure(files, schedule, places)
             words = {
                 name: topology.place(where, node_words(files, name))
@@ -143,7 +150,9 @@ class _Access:
     wire: Wire
     interface: str
     address: IPv4Interface | IPv6Interface
-    router: Address
+    next_hop: Address
+    router: Router | None = None
+    """The kernel's NAT, where it is not the wire's."""
 
     @property
     def default_route(self) -> IPv4Network | IPv6Network:
@@ -191,13 +200,19 @@ class Topology:
 
     async def rebind(self, access: str) -> None:
         """The NAT forgets its translations and gives other ports."""
-        nat = self.accesses[access].wire.access.nat
-        if nat is not None:
-            nat.rebind()
+        found = self.accesses[access]
+        if found.router is not None:
+            await asyncio.to_thread(found.router.rebind)
+        elif found.wire.access.nat is not None:
+            found.wire.access.nat.rebind()
 
     async def translate(self, access: str, nat: NatSection) -> None:
         """Another NAT or none."""
-        self.accesses[access].wire.access.nat = nat_machine(nat, self.places.outsides[access])
+        found = self.accesses[access]
+        if found.router is not None:
+            await asyncio.to_thread(found.router.translate, nat.kind, nat.lifetime)
+        else:
+            found.wire.access.nat = nat_machine(nat, self.places.outsides[access])
 
     async def gateway(self, address: str, up: bool) -> None:
         """Reachable or not, as seen from every access."""
@@ -217,7 +232,12 @@ class Topology:
 
 @contextlib.contextmanager
 def topology_of(
-    schedule: Schedule, places: Places, seed: int, losses: MessageLosses | None = None
+    schedule: Schedule,
+    places: Places,
+    seed: int,
+    losses: MessageLosses | None = None,
+    *,
+    nat: NatName = NatName.LAB,
 ) -> Iterator[Topology]:
     """The network of a schedule, its wires on the running loop; ``losses`` who says which messages vanish."""
     with contextlib.ExitStack() as stack:
@@ -235,9 +255,15 @@ def topology_of(
         machines = access_machines(schedule, places.accesses, places.outsides)
         for number, (name, section) in enumerate(schedule.accesses.items(), 1):
             random = Random(f"{seed}/{name}")  # noqa: S311 - no secrets
-            access = _add_access(topology, wires, number, machines[name], random)
+            behind = None
+            if nat is NatName.NFTABLES and section.family is Family.IPV4:
+                behind = stack.enter_context(_namespace(f"router-{number}"))
+                machines[name].nat = None
+            access = _add_access(topology, wires, behind, number, machines[name], random)
             stack.callback(access.wire.close)
             topology.accesses[name] = access
+            if access.router is not None:
+                access.router.translate(section.nat.kind, section.nat.lifetime)
             if section.present:
                 _join(ue, access)
         yield topology
@@ -255,32 +281,57 @@ def _namespace(name: str, *, ipv6: bool = False) -> Namespace:
     return namespace
 
 
-def _add_access(topology: Topology, wires: Namespace, number: int, machine: AccessNetwork, random: Random) -> _Access:
+def _add_access(
+    topology: Topology,
+    wires: Namespace,
+    behind: Namespace | None,
+    number: int,
+    machine: AccessNetwork,
+    random: Random,
+) -> _Access:
+    """``behind``: the namespace of the router that translates, if it is not the wire."""
     ue, gateway = topology.ue, topology.epdg
     interface, network = _interface(number), f"network-{number}"
     address = ip_interface(f"{machine.address}/{LINK_LENGTHS[machine.address.version]}")
-    router = ip_interface(f"{address.network[1]}/{address.network.prefixlen}")
+    next_hop = ip_interface(f"{address.network[1]}/{address.network.prefixlen}")
+    outside = topology.places.outsides[machine.name]
+    end, end_interface = (gateway, network) if behind is None else (behind, INSIDE)
     ue.connect(interface, wires, f"ue-{number}")
-    wires.connect(f"wire-{number}", gateway, network)
-    for namespace, name in ((ue, interface), (gateway, network)):
+    wires.connect(f"wire-{number}", end, end_interface)
+    router = None if behind is None else _add_router(behind, gateway, network, outside, address)
+    for namespace, name in ((ue, interface), (gateway, network), (end, end_interface)):
         namespace.set_segments_maximum(name, 1)  # a wire carries packets, not bundles of them
-    gateway.add_address(network, router)
+    end.add_address(end_interface, next_hop)
     reached = [address.ip]
-    if address.version == 4:
-        outside = topology.places.outsides[machine.name]
+    if behind is None and address.version == 4:
         gateway.add_route(f"{outside}/32", interface=network)
         reached.append(outside)
     # else what comes for an address that is gone waits here for ARP, and arrives seconds later with the address
     for each in reached:
-        gateway.add_neighbour(network, each, ue.link_address(interface))
+        end.add_neighbour(end_interface, each, ue.link_address(interface))
     wire = Wire(wires, f"ue-{number}", f"wire-{number}", machine, topology.losses, topology.down, random)
-    return _Access(number=number, wire=wire, interface=interface, address=address, router=router.ip)
+    return _Access(number=number, wire=wire, interface=interface, address=address, next_hop=next_hop.ip, router=router)
+
+
+def _add_router(
+    behind: Namespace, gateway: Namespace, network: str, outside: Address, ue: IPv4Interface | IPv6Interface
+) -> Router:
+    """The way on from a router to the gateway, and back also where nothing is translated."""
+    near = IPv4Interface(f"{outside}/{LINK_LENGTHS[4]}")
+    far = IPv4Interface(f"{near.network[1]}/{near.network.prefixlen}")
+    behind.connect(OUTSIDE, gateway, network)
+    behind.add_address(OUTSIDE, near)
+    gateway.add_address(network, far)
+    behind.add_route(DEFAULT_ROUTE, via=far.ip)
+    gateway.add_route(ue.network, via=near.ip)
+    assert isinstance(ue.ip, IPv4Address)
+    return Router(behind, OUTSIDE, ue.ip)
 
 
 def _join(ue: Namespace, access: _Access) -> None:
     """The address, a default route of lower preference for later accesses, and one by source address."""
     ue.add_address(access.interface, access.address)
-    ue.add_route(access.default_route, via=access.router, source=access.address.ip, metric=access.metric)
+    ue.add_route(access.default_route, via=access.next_hop, source=access.address.ip, metric=access.metric)
     table = FIRST_TABLE + access.number
     family = socket.AF_INET if access.address.version == 4 else socket.AF_INET6
 
@@ -292,7 +343,7 @@ def _join(ue: Namespace, access: _Access) -> None:
                 if not rules:
                     source = {"src": str(address), "src_len": address.max_prefixlen}
                     route.rule("add", family=family, table=table, priority=table, **source)
-                way = {"dst": str(access.default_route), "gateway": str(access.router)}
+                way = {"dst": str(access.default_route), "gateway": str(access.next_hop)}
                 route.route("replace", family=family, table=table, **way)
         except NetlinkError as error:
             raise BackendError(f"namespace {ue.name}: {error}") from error
@@ -304,7 +355,7 @@ def _leave(ue: Namespace, access: _Access) -> None:
     """The address goes; IPv4 takes the routes that prefer it as source along, IPv6 leaves them without a source."""
     ue.delete_address(access.interface, access.address)
     if access.address.version == 6:
-        ue.delete_route(access.default_route, via=access.router, metric=access.metric)
+        ue.delete_route(access.default_route, via=access.next_hop, metric=access.metric)
 
 
 # --- the scene ----------------------------------------------------------------------------------------

@@ -12,11 +12,14 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from lab.namespaces import AccessTopology, Namespace, access_topology
+from lab.network.nat import NatKind
+from lab.router import Router
 from protocols.errors import BackendError
 from protocols.path import Address
 from tests.peers.processes import require_program, require_root
@@ -29,6 +32,15 @@ def require_namespaces() -> None:
         Namespace("probe").close()
     except BackendError as error:
         pytest.skip(f"network namespaces are not allowed here: {error}")
+
+
+def require_nftables_nat() -> None:
+    """Skip the calling test where the kernel has no NAT by nftables."""
+    with Namespace("probe") as probe:
+        try:
+            Router(probe, "outside", IPv4Address("192.0.2.1")).translate(NatKind.FULL_CONE, 1)
+        except BackendError as error:
+            pytest.skip(str(error))
 
 
 @contextlib.contextmanager
