@@ -107,3 +107,13 @@ class Router:
                 Chain(name="letting-in", hook=Hook.PREROUTING, priority=DESTINATION_NAT, rules=[let_in], kind="nat"),
             ]
         NfTables().replace(TABLE, "the NAT of an access", maps, chains)
+
+
+def why_no_nat() -> str | None:
+    """Why this kernel has no NAT by nftables, ``None`` where it has; tried out in a namespace (root)."""
+    with Namespace("probe") as probe:
+        try:
+            Router(probe, "outside", IPv4Address("192.0.2.1")).translate(NatKind.FULL_CONE, MAPPING_LIFETIME)
+        except BackendError as error:
+            return str(error)
+    return None

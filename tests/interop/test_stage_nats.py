@@ -68,13 +68,10 @@ def test_whom_a_nat_lets_in(nat: NatName, kind: str, heard: set[str]) -> None:
 
 @NATS
 def test_a_symmetric_nat_has_another_port_for_each_destination(nat: NatName) -> None:
+    """Of four ports that the kernel draws by lot, two may once be the same."""
+
     async def story(made: Ends) -> None:
-        ue, gateways = made.ue(), [made.gateway(address) for address in GATEWAYS]
-        seen = []
-        for gateway, address in zip(gateways, GATEWAYS, strict=True):
-            await send(ue, b"hello", (address, 4500))
-            seen.append((await received(gateway))[1])
-        assert len(set(seen)) == 2
+        assert len(set(await ports_seen(made))) >= 3
 
     on("symmetric", story, nat)
 
@@ -117,19 +114,23 @@ def test_a_nat_comes_and_goes(nat: NatName) -> None:
     on("none", story, nat)
 
 
+async def ports_seen(made: Ends) -> list[tuple[str, int]]:
+    """Where the UE's datagrams from one port come from, at two addresses and two ports of each."""
+    ue, seen = made.ue(), []
+    for place in ((address, port) for address in GATEWAYS for port in (4500, 4501)):
+        gateway = made.gateway(*place)
+        await send(ue, b"hello", place)
+        seen.append((await received(gateway))[1])
+    return seen
+
+
 @NATS
 @pytest.mark.parametrize("kind", ["full-cone", "restricted", "port-restricted"])
 def test_a_nat_that_is_not_symmetric_has_one_port_for_everybody(kind: str, nat: NatName) -> None:
     """RFC 4787 §4.1: endpoint-independent mapping."""
 
     async def story(made: Ends) -> None:
-        ue = made.ue()
-        ends = [(made.gateway(address, port), (address, port)) for address in GATEWAYS for port in (4500, 4501)]
-        seen = set()
-        for each, place in ends:
-            await send(ue, b"hello", place)
-            seen.add((await received(each))[1])
-        assert len(seen) == 1
+        assert len(set(await ports_seen(made))) == 1
 
     on(kind, story, nat)
 

@@ -12,14 +12,12 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from lab.namespaces import AccessTopology, Namespace, access_topology
-from lab.network.nat import NatKind
-from lab.router import Router
+from lab.router import why_no_nat
 from protocols.errors import BackendError
 from protocols.path import Address
 from tests.peers.processes import require_program, require_root
@@ -36,11 +34,9 @@ def require_namespaces() -> None:
 
 def require_nftables_nat() -> None:
     """Skip the calling test where the kernel has no NAT by nftables."""
-    with Namespace("probe") as probe:
-        try:
-            Router(probe, "outside", IPv4Address("192.0.2.1")).translate(NatKind.FULL_CONE, 1)
-        except BackendError as error:
-            pytest.skip(str(error))
+    reason = why_no_nat()
+    if reason is not None:
+        pytest.skip(reason)
 
 
 @contextlib.contextmanager
