@@ -6,9 +6,9 @@
 
 Runs that are played replace their entries in ``--results``, the others stay; the page is written from all of them.
 ``--schedules`` without a name plays nothing and writes the page anew. Namespaces need root, and are played with every
-one of ``--backends`` that is there; in user-mode-linux (``tests/peers/inkernel.sh -w benchmarks -w docs``) that is the
-kernel's ESP as well. Exit status 1 when an expectation failed. In real time a busy machine adds to outages: play with
-nothing else running.
+one of ``--backends`` that is there; with Python among them, schedules with a NAT once more behind the kernel's own.
+In user-mode-linux (``tests/peers/inkernel.sh -w benchmarks -w docs``) there is the kernel's ESP as well. Exit status 1
+when an expectation failed. In real time a busy machine adds to outages: play with nothing else running.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from lab.mobility.namespaces import manages
 from lab.mobility.player import play
 from lab.mobility.result import DirectionFigures, MoveResult, Opinions
 from lab.mobility.schedule import Schedule
-from lab.mobility.stage_name import BackendName, StageName
+from lab.mobility.stage_name import BackendName, NatName, StageName
+from lab.router import why_no_nat
 from protocols.dataplane.choice import Needs, why_not
 from protocols.dataplane.port import Backend
 from protocols.errors import BackendError
@@ -38,10 +39,12 @@ RESULTS = Path("benchmarks/results/schedules.json")
 PAGE = Path("docs/schedules.md")
 DASH = "–"
 BACKENDS = [backend.value for backend in Backend]
+BEHIND_NFTABLES = f"{StageName.NAMESPACES.value}, {BackendName.PYTHON.value}, NAT by {NatName.NFTABLES.value}"
 PLACES = [
     StageName.VIRTUAL.value,
     StageName.LOOPBACK.value,
     *(f"{StageName.NAMESPACES.value}, {backend}" for backend in BACKENDS),
+    BEHIND_NFTABLES,
 ]
 HEADER = """# What moves cost
 
@@ -49,21 +52,22 @@ Written by `python -m benchmarks.schedules`, which plays every shipped schedule 
 `make test-long` holds them to their expectations. The figures are from `benchmarks/results/schedules.json`.
 A cell is *uplink/downlink*; a dash: the schedule is not played there, or nothing was measured. Virtual time is exact
 and the same every time; the others have the machine's own delays in them ({machine}).
-Columns of namespaces say what carried ESP there.
+Columns of namespaces say what carried ESP there; NATs are the laboratory's own unless the column says nftables.
 
 **Outage**: the longest silence at the receiver around a move, in ms; an undisturbed stream shows 20 ms.
 **Lost**: packets of 50 a second. **MOS**: while the move lasts (E-model), at least 4 s of speech.
 """
 
 
-def measured(name: str, stage: StageName, backend: BackendName) -> dict[str, Any]:
+def measured(name: str, stage: StageName, backend: BackendName, nat: NatName) -> dict[str, Any]:
     """Play one, and what the documents want of it."""
+    played = {"schedule": name, "stage": stage.value, "backend": backend.value, "nat": nat.value}
     try:
-        result, _ = play(load_schedule(name), open_stage(stage, backend), None, lambda schedule, at, words: None)
+        result, _ = play(load_schedule(name), open_stage(stage, backend, nat), None, lambda schedule, at, words: None)
     except BackendError as error:
-        return {**_played(name, stage, backend), "passed": False, "failed": [str(error)], "moves": []}
+        return {**played, "passed": False, "failed": [str(error)], "moves": []}
     return {
-        **_played(name, stage, backend),
+        **played,
         "seed": result.seed,
         "passed": result.passed,
         "failed": [
@@ -79,13 +83,11 @@ def measured(name: str, stage: StageName, backend: BackendName) -> dict[str, Any
     }
 
 
-def _played(name: str, stage: StageName, backend: BackendName) -> dict[str, Any]:
-    return {"schedule": name, "stage": stage.value, "backend": backend.value}
-
-
 def _place(run: Mapping[str, Any]) -> str:
     """The column of a run; runs of former days were Python's."""
     backend = run.get("backend", BackendName.PYTHON.value)
+    if run.get("nat") == NatName.NFTABLES.value:
+        return BEHIND_NFTABLES
     return f"{run['stage']}, {backend}" if run["stage"] == StageName.NAMESPACES.value else str(run["stage"])
 
 
@@ -201,6 +203,18 @@ def _is_there(backend: Backend) -> bool:
     return reason is None
 
 
+def _behind_nftables(names: list[str]) -> list[tuple[str, StageName, BackendName, NatName]]:
+    reason = why_no_nat()
+    if reason is not None:
+        print(f"not behind nftables: {reason}", flush=True)
+        return []
+    return [
+        (name, StageName.NAMESPACES, BackendName.PYTHON, NatName.NFTABLES)
+        for name in names
+        if load_schedule(name).schedule.has_nat and StageName.NAMESPACES in load_schedule(name).schedule.stages
+    ]
+
+
 def main() -> int:
     """Play, write, tell."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -216,12 +230,14 @@ def main() -> int:
     backends = {stage: [BackendName.PYTHON] for stage in StageName}
     backends[StageName.NAMESPACES] = [BackendName(each) for each in arguments.backends if _is_there(Backend(each))]
     played = [
-        (name, stage, backend)
+        (name, stage, backend, NatName.LAB)
         for stage in map(StageName, arguments.stages)
         for backend in backends[stage]
         for name in names
         if _can_be_played(load_schedule(name).schedule, stage, backend)
     ]
+    if StageName.NAMESPACES.value in arguments.stages and BackendName.PYTHON in backends[StageName.NAMESPACES]:
+        played += _behind_nftables(names)
     known = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"runs": []}
     runs = {(run["schedule"], _place(run)): run for run in known["runs"]}
     machine = f"{os.cpu_count()} processors, Python {platform.python_version()}"

@@ -41,10 +41,11 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 from pyroute2.netlink.nfnetlink.nftsocket import Cmp, Meta, Regs
-from pyroute2.nftables.expressions import genex, masq, verdict
+from pyroute2.nftables.expressions import genex, verdict
 from pyroute2.nftables.main import NFTables
 
 from protocols.errors import BackendError
+from protocols.io.nftables import masquerade, value
 from protocols.path import Address
 
 T = TypeVar("T")
@@ -354,9 +355,9 @@ class Namespace:
                 policy=NF_ACCEPT,
             )
             if ports is not None:
-                rule = (by_interface, is_udp, _masquerade_to(ports, random))
+                rule = (by_interface, is_udp, masquerade(ports, random=random))
                 nft.rule("add", table=table, chain="outgoing", expressions=rule)
-            nft.rule("add", table=table, chain="outgoing", expressions=(by_interface, masq()))
+            nft.rule("add", table=table, chain="outgoing", expressions=(by_interface, masquerade()))
             if before is not None:
                 nft.table("del", name=before)
 
@@ -433,26 +434,11 @@ def _interface_name(interface: str) -> bytes:
     return interface.encode("ascii").ljust(16, b"\0")  # IFNAMSIZ of <linux/if.h>
 
 
-def _value(octets: bytes) -> dict[str, list[tuple[str, bytes]]]:
-    return {"attrs": [("NFTA_DATA_VALUE", octets)]}
-
-
-def _match(key: Meta, value: bytes) -> list[object]:
+def _match(key: Meta, wanted: bytes) -> list[object]:
     """The nftables expressions ``meta KEY == VALUE``."""
     register = Regs.NFT_REG_1
     load = genex("meta", {"key": key, "dreg": register})
-    return [load, genex("cmp", {"sreg": register, "op": Cmp.NFT_CMP_EQ, "data": _value(value)})]
-
-
-def _masquerade_to(ports: range, random: bool) -> list[object]:
-    """The nftables expressions ``masquerade to :FIRST-LAST [fully-random]``."""
-    first, last = Regs.NFT_REG_1, Regs.NFT_REG_2
-    flags = {"NF_NAT_RANGE_PROTO_SPECIFIED"} | ({"NF_NAT_RANGE_PROTO_RANDOM_FULLY"} if random else set())
-    return [
-        genex("immediate", {"dreg": first, "data": _value(ports[0].to_bytes(2, "big"))}),
-        genex("immediate", {"dreg": last, "data": _value(ports[-1].to_bytes(2, "big"))}),
-        genex("masq", {"flags": flags, "reg_proto_min": first, "reg_proto_max": last}),
-    ]
+    return [load, genex("cmp", {"sreg": register, "op": Cmp.NFT_CMP_EQ, "data": value(wanted)})]
 
 
 # ---------------------------------------------------------------------- the access topology

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lab.mobility.stage_name import BackendName, StageName
+from lab.mobility.stage_name import BackendName, NatName, StageName
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.configuration import exit_on_error
 
@@ -28,7 +28,7 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 
-def open_stage(name: StageName, backend: BackendName = BackendName.AUTO) -> Stage:
+def open_stage(name: StageName, backend: BackendName = BackendName.AUTO, nat: NatName = NatName.LAB) -> Stage:
     """The stage of a name; each is imported when it is wanted."""
     if name is StageName.VIRTUAL:
         from lab.mobility.virtual import VirtualStage
@@ -40,7 +40,7 @@ def open_stage(name: StageName, backend: BackendName = BackendName.AUTO) -> Stag
         return LoopbackStage()
     from lab.mobility.namespaces import NamespaceStage
 
-    return NamespaceStage(backend)
+    return NamespaceStage(backend, nat)
 
 
 @exit_on_error
@@ -55,6 +55,9 @@ def run(
     backend: Annotated[
         BackendName, typer.Option(help="What carries ESP in namespaces; auto: the best that is there.")
     ] = BackendName.AUTO,
+    nat: Annotated[
+        NatName, typer.Option(help="What translates in namespaces: the laboratory itself, or the kernel's nftables.")
+    ] = NatName.LAB,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the schedule's own.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Leave JSON, PNG and SVG of every run here.", file_okay=False)
@@ -62,7 +65,7 @@ def run(
     repeat: Annotated[int, typer.Option(min=1, help="Play each so often, with one seed after the other.")] = 1,
 ) -> None:
     """Play schedules of moves; exit status 0 only if every expectation in them held."""
-    from lab.mobility.loader import load_schedule, shipped
+    from lab.mobility.loader import check_for_nftables, load_schedule, shipped
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -81,6 +84,13 @@ def run(
             value=backend.value,
             expected=f"auto or python: on {stage.value} Python carries ESP (--stage namespaces has all)",
         )
+    if stage is not StageName.NAMESPACES and nat is not NatName.LAB:
+        raise ConfigurationError(
+            file="command line",
+            key="--nat",
+            value=nat.value,
+            expected=f"lab: on {stage.value} the laboratory translates (--stage namespaces has both)",
+        )
     chosen = [load_schedule(each) for each in (shipped() if every else schedules or ())]
     if every:
         chosen = [each for each in chosen if stage in each.schedule.stages]
@@ -90,12 +100,13 @@ def run(
             raise ConfigurationError(
                 file=str(each.file), key="stages", value=stage.value, expected=f"a stage of this schedule: {stages}"
             )
+        if nat is NatName.NFTABLES:
+            check_for_nftables(each)
     if output is not None:
         _make(output)  # before the playing, which may take long
     try:
-        results = _run_all(
-            chosen, open_stage(stage, backend), _played_on(stage, backend), seed, output, repeat, console
-        )
+        place = _played_on(stage, backend, nat)
+        results = _run_all(chosen, open_stage(stage, backend, nat), place, seed, output, repeat, console)
     except KeyboardInterrupt:
         console.print("Stopped before the end.")
         raise SystemExit(EXIT_INTERRUPTED) from None
@@ -134,9 +145,10 @@ def _run_all(
     return results
 
 
-def _played_on(stage: StageName, backend: BackendName) -> str:
+def _played_on(stage: StageName, backend: BackendName, nat: NatName) -> str:
     """In the names of files."""
-    return stage.value if backend is BackendName.AUTO else f"{stage.value}-{backend.value}"
+    chosen = [backend.value] if backend is not BackendName.AUTO else []
+    return "-".join([stage.value, *chosen, *([nat.value] if nat is not NatName.LAB else [])])
 
 
 def _make(output: Path) -> None:

@@ -50,6 +50,7 @@ def evaluate(recording: Recording, *, real_time: bool) -> RunResult:
         schedule=recording.name,
         title=recording.schedule.title,
         stage=recording.stage.value,
+        nat=recording.nat.value,
         seed=recording.seed,
         backends=dict(recording.backends),
         duration_ms=_ms(recording.duration),

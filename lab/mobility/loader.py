@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.mobility.schedule import EVENTS, AccessEvent, Family, MoveExpectation, NatAppears, Schedule
-from lab.mobility.stage_name import StageName
 from lab.network.nat import NatKind
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import validate
@@ -18,9 +17,9 @@ from protocols.io.documents import Document, Location, Words, read_file, read_te
 SHIPPED = Path(__file__).parent / "schedules"
 SUFFIX = ".yaml"
 NAME_CHARACTERS = 64
+LIFETIME_MAXIMUM = 2_000_000  # of a mapping in connection tracking, whose sysctl counts jiffies in 31 bits
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _MISSING = object()
-_NOT_THERE = "leave namespaces out of stages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +86,20 @@ def misfit(named: NamedSchedule, error: ConfigurationError) -> ConfigurationErro
     return error
 
 
+def check_for_nftables(named: NamedSchedule) -> None:
+    """``ConfigurationError`` for a lifetime that connection tracking cannot have: it counts whole seconds."""
+    places: list[tuple[Location, float]] = [
+        (("accesses", name, "nat", "lifetime"), access.nat.lifetime) for name, access in named.schedule.accesses.items()
+    ]
+    for number, event in enumerate(named.schedule.events):
+        if isinstance(event, NatAppears):
+            places.append((("events", number, "nat", "lifetime"), event.nat.lifetime))
+    for place, lifetime in places:
+        if lifetime % 1 or lifetime > LIFETIME_MAXIMUM:
+            expected = f"whole seconds up to {LIFETIME_MAXIMUM} where nftables translates"
+            raise read_file(named.file).error(place, f"{lifetime:g}", expected)
+
+
 def _check_events(document: Document) -> None:
     """Words and keys of events: which keys there are depends on the word, which a generic check does not know."""
     events = document.data.get("events") if isinstance(document.data, dict) else None
@@ -128,8 +141,6 @@ def _findings(schedule: Schedule) -> Iterator[tuple[Location, object, str]]:
             if not _NAME.fullmatch(name):
                 yield (*place, name), name, "a name of small letters, digits and hyphens"
     for name, access in schedule.accesses.items():
-        if StageName.NAMESPACES in schedule.stages and access.family is Family.IPV6:
-            yield ("accesses", name, "family"), "ipv6", f"ipv4, or {_NOT_THERE}"
         yield from _nat_findings(schedule, ("accesses", name, "nat", "kind"), name, access.nat.kind)
     if schedule.persona is not None:
         from ue import personas  # late: few schedules name one

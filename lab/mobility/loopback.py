@@ -17,7 +17,7 @@ from lab.mobility.matching import MessageLosses
 from lab.mobility.relay import Relay
 from lab.mobility.schedule import DirectionSection, Family, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice
-from lab.mobility.stage_name import StageName
+from lab.mobility.stage_name import NatName, StageName
 from lab.mobility.voices import NodeVoice
 from protocols.path import Address, Endpoint
 from protocols.trace.records import JsonValue
@@ -37,6 +37,7 @@ class LoopbackStage:
     """Real time, real sockets."""
 
     name = StageName.LOOPBACK
+    nat = NatName.LAB
     real_time = True
 
     def __init__(self) -> None:

@@ -5,7 +5,12 @@ Of every access::
     ue ── access-N 10.77.N.2 ── wire (user space: quality of the access, NAT as 10.77.100+N.2) ── 10.77.N.1 gateway
 
 The gateway's addresses 10.77.0.N are on its loopback; core (AAA server, host) is behind it. Nothing of netfilter is
-needed, so that kernels without it do as well. IPv6 is not to be had here.
+needed, so that kernels without it do as well; with ``NatName.NFTABLES`` the kernel's own NAT is behind the wire::
+
+    ue ── access-N 10.77.N.2 ── wire ── 10.77.N.1 router-N 10.77.100+N.2 ── 10.77.100+N.1 gateway
+
+IPv6 is the same with fd77:N::2, fd77:N::1 and fd77::N; nobody solicits
+or advertises routers, and no address waits for duplicate address detection.
 """
 
 from __future__ import annotations
@@ -14,10 +19,12 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_interface
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -28,21 +35,22 @@ from lab.configurations import AccessPlan, Changes, NetworkPlan, RunFiles, merge
 from lab.mobility.accesses import Numbering, Places, access_machines, change_quality, nat_machine
 from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_directory, run_live
 from lab.mobility.matching import MessageLosses
-from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
+from lab.mobility.schedule import DirectionSection, Family, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice, VoiceLogs
-from lab.mobility.stage_name import BackendName, StageName
+from lab.mobility.stage_name import BackendName, NatName, StageName
 from lab.mobility.voices import number, voice_logs
 from lab.mobility.wire import Wire
 from lab.namespaces import DEFAULT_ROUTE, Namespace
 from lab.network.access import AccessNetwork
 from lab.processes import READY_INTERVAL, NodeProcess, poll_until
+from lab.router import Router
 from protocols.errors import BackendError, StackError
 from protocols.io.control import ControlClient
 from protocols.path import Address, Endpoint
 from protocols.trace.records import JsonValue
 
 NUMBERING = Numbering(
-    access4="10.77.{}.2", access6="::1", outside="10.77.10{}.2", gateway4="10.77.0.{}", gateway6="::1"
+    access4="10.77.{}.2", access6="fd77:{}::2", outside="10.77.1{:02}.2", gateway4="10.77.0.{}", gateway6="fd77::{}"
 )
 CORE = IPv4Interface("10.77.200.2/24")
 GATEWAY_CORE = IPv4Interface("10.77.200.1/24")
@@ -50,18 +58,23 @@ INNER = IPv4Network("10.46.0.0/24")
 ANY = IPv4Address("0.0.0.0")  # noqa: S104 - whatever the route says
 AAA_PORT = 3868
 IKE_PORT, NAT_TRAVERSAL_PORT = 500, 4500
+INSIDE, OUTSIDE = "inside", "outside"  # of a router
 FIRST_TABLE = 100  # of routes by source address
+LINK_LENGTHS = {4: 24, 6: 64}  # of the prefix of an access
+IPV6_SYSCTLS = Path("/proc/sys/net/ipv6")
+DEFAULT_ROUTES: dict[int, IPv4Network | IPv6Network] = {4: DEFAULT_ROUTE, 6: IPv6Network("::/0")}
 
 T = TypeVar("T")
 
 
 class NamespaceStage:
-    """Real time, kernels' networks; ``backend`` is both nodes' ``data_plane.backend``."""
+    """Real time, kernels' networks; ``backend`` is both nodes' ``data_plane.backend``, ``nat`` what translates."""
 
     name = StageName.NAMESPACES
     real_time = True
 
-    def __init__(self, backend: BackendName = BackendName.AUTO) -> None:
+    def __init__(self, backend: BackendName = BackendName.AUTO, nat: NatName = NatName.LAB) -> None:
+        self.nat = nat
         self._backend = backend
 
     def perform(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:
@@ -76,7 +89,7 @@ class NamespaceStage:
         places = NUMBERING.places(schedule)
         with run_directory() as directory, contextlib.ExitStack() as stack:
             files = RunFiles(directory=directory)
-            topology = stack.enter_context(topology_of(schedule, places, seed))
+            topology = stack.enter_context(topology_of(schedule, places, seed, nat=self.nat))
             self._configure(files, schedule, places)
             words = {
                 name: topology.place(where, node_words(files, name))
@@ -136,8 +149,20 @@ class _Access:
     number: int
     wire: Wire
     interface: str
-    address: IPv4Interface
-    router: IPv4Address
+    address: IPv4Interface | IPv6Interface
+    next_hop: Address
+    router: Router | None = None
+    """The kernel's NAT, where it is not the wire's."""
+
+    @property
+    def default_route(self) -> IPv4Network | IPv6Network:
+        """Of its IP version."""
+        return DEFAULT_ROUTES[self.address.version]
+
+    @property
+    def metric(self) -> int:
+        """Later accesses are of lower preference."""
+        return 100 * self.number
 
 
 @dataclass(kw_only=True)
@@ -163,7 +188,7 @@ class Topology:
         if present:
             _join(self.ue, found)
         else:
-            self.ue.delete_address(found.interface, found.address)
+            _leave(self.ue, found)
 
     async def captive(self, access: str, captive: bool) -> None:
         """Swallows everything or not."""
@@ -175,13 +200,19 @@ class Topology:
 
     async def rebind(self, access: str) -> None:
         """The NAT forgets its translations and gives other ports."""
-        nat = self.accesses[access].wire.access.nat
-        if nat is not None:
-            nat.rebind()
+        found = self.accesses[access]
+        if found.router is not None:
+            await asyncio.to_thread(found.router.rebind)
+        elif found.wire.access.nat is not None:
+            found.wire.access.nat.rebind()
 
     async def translate(self, access: str, nat: NatSection) -> None:
         """Another NAT or none."""
-        self.accesses[access].wire.access.nat = nat_machine(nat, self.places.outsides[access])
+        found = self.accesses[access]
+        if found.router is not None:
+            await asyncio.to_thread(found.router.translate, nat.kind, nat.lifetime)
+        else:
+            found.wire.access.nat = nat_machine(nat, self.places.outsides[access])
 
     async def gateway(self, address: str, up: bool) -> None:
         """Reachable or not, as seen from every access."""
@@ -201,13 +232,18 @@ class Topology:
 
 @contextlib.contextmanager
 def topology_of(
-    schedule: Schedule, places: Places, seed: int, losses: MessageLosses | None = None
+    schedule: Schedule,
+    places: Places,
+    seed: int,
+    losses: MessageLosses | None = None,
+    *,
+    nat: NatName = NatName.LAB,
 ) -> Iterator[Topology]:
     """The network of a schedule, its wires on the running loop; ``losses`` who says which messages vanish."""
     with contextlib.ExitStack() as stack:
-        ue, wires, gateway, core = (
-            stack.enter_context(_namespace(name)) for name in ("ue", "wires", "gateway", "core")
-        )
+        ipv6 = any(address.version == 6 for address in (*places.accesses.values(), *places.gateways.values()))
+        ue, gateway = (stack.enter_context(_namespace(name, ipv6=ipv6)) for name in ("ue", "gateway"))
+        wires, core = (stack.enter_context(_namespace(name)) for name in ("wires", "core"))
         topology = Topology(ue=ue, epdg=gateway, core=core, places=places, losses=losses or MessageLosses())
         gateway.set_sysctl("net/ipv4/ip_forward", 1)
         gateway.connect("core", core, "gateway")
@@ -215,67 +251,111 @@ def topology_of(
         core.add_address("gateway", CORE)
         core.add_route(INNER, via=GATEWAY_CORE.ip)
         for address in places.gateways.values():
-            gateway.add_address("lo", IPv4Interface(f"{address}/32"))
+            gateway.add_address("lo", ip_interface(address))
         machines = access_machines(schedule, places.accesses, places.outsides)
         for number, (name, section) in enumerate(schedule.accesses.items(), 1):
             random = Random(f"{seed}/{name}")  # noqa: S311 - no secrets
-            access = _add_access(topology, wires, number, machines[name], random)
+            behind = None
+            if nat is NatName.NFTABLES and section.family is Family.IPV4:
+                behind = stack.enter_context(_namespace(f"router-{number}"))
+                machines[name].nat = None
+            access = _add_access(topology, wires, behind, number, machines[name], random)
             stack.callback(access.wire.close)
             topology.accesses[name] = access
+            if access.router is not None:
+                access.router.translate(section.nat.kind, section.nat.lifetime)
             if section.present:
                 _join(ue, access)
         yield topology
 
 
-def _namespace(name: str) -> Namespace:
-    namespace = Namespace(name)
+def _namespace(name: str, *, ipv6: bool = False) -> Namespace:
+    if ipv6 and not IPV6_SYSCTLS.exists():
+        raise BackendError("the kernel has no IPv6, which this schedule needs")
+    namespace = Namespace(name, ipv6=ipv6)
     for scope in ("all", "default"):
         # a reply may leave by another access than its request came in on (RFC 3704 filters it)
         namespace.set_sysctl(f"net/ipv4/conf/{scope}/rp_filter", 0)
+    for key in ("accept_ra", "router_solicitations", "dad_transmits") if ipv6 else ():
+        namespace.set_sysctl(f"net/ipv6/conf/default/{key}", 0)
     return namespace
 
 
-def _add_access(topology: Topology, wires: Namespace, number: int, machine: AccessNetwork, random: Random) -> _Access:
+def _add_access(
+    topology: Topology,
+    wires: Namespace,
+    behind: Namespace | None,
+    number: int,
+    machine: AccessNetwork,
+    random: Random,
+) -> _Access:
+    """``behind``: the namespace of the router that translates, if it is not the wire."""
     ue, gateway = topology.ue, topology.epdg
     interface, network = _interface(number), f"network-{number}"
-    router = IPv4Interface(f"10.77.{number}.1/24")
-    ue.connect(interface, wires, f"ue-{number}")
-    wires.connect(f"wire-{number}", gateway, network)
-    for namespace, name in ((ue, interface), (gateway, network)):
-        namespace.set_segments_maximum(name, 1)  # a wire carries packets, not bundles of them
-    gateway.add_address(network, router)
+    address = ip_interface(f"{machine.address}/{LINK_LENGTHS[machine.address.version]}")
+    next_hop = ip_interface(f"{address.network[1]}/{address.network.prefixlen}")
     outside = topology.places.outsides[machine.name]
-    gateway.add_route(f"{outside}/32", interface=network)
+    end, end_interface = (gateway, network) if behind is None else (behind, INSIDE)
+    ue.connect(interface, wires, f"ue-{number}")
+    wires.connect(f"wire-{number}", end, end_interface)
+    router = None if behind is None else _add_router(behind, gateway, network, outside, address)
+    for namespace, name in ((ue, interface), (gateway, network), (end, end_interface)):
+        namespace.set_segments_maximum(name, 1)  # a wire carries packets, not bundles of them
+    end.add_address(end_interface, next_hop)
+    reached = [address.ip]
+    if behind is None and address.version == 4:
+        gateway.add_route(f"{outside}/32", interface=network)
+        reached.append(outside)
     # else what comes for an address that is gone waits here for ARP, and arrives seconds later with the address
-    for address in (machine.address, outside):
-        gateway.add_neighbour(network, address, ue.link_address(interface))
+    for each in reached:
+        end.add_neighbour(end_interface, each, ue.link_address(interface))
     wire = Wire(wires, f"ue-{number}", f"wire-{number}", machine, topology.losses, topology.down, random)
-    return _Access(
-        number=number,
-        wire=wire,
-        interface=interface,
-        address=IPv4Interface(f"{machine.address}/24"),
-        router=router.ip,
-    )
+    return _Access(number=number, wire=wire, interface=interface, address=address, next_hop=next_hop.ip, router=router)
+
+
+def _add_router(
+    behind: Namespace, gateway: Namespace, network: str, outside: Address, ue: IPv4Interface | IPv6Interface
+) -> Router:
+    """The way on from a router to the gateway, and back also where nothing is translated."""
+    near = IPv4Interface(f"{outside}/{LINK_LENGTHS[4]}")
+    far = IPv4Interface(f"{near.network[1]}/{near.network.prefixlen}")
+    behind.connect(OUTSIDE, gateway, network)
+    behind.add_address(OUTSIDE, near)
+    gateway.add_address(network, far)
+    behind.add_route(DEFAULT_ROUTE, via=far.ip)
+    gateway.add_route(ue.network, via=near.ip)
+    assert isinstance(ue.ip, IPv4Address)
+    return Router(behind, OUTSIDE, ue.ip)
 
 
 def _join(ue: Namespace, access: _Access) -> None:
     """The address, a default route of lower preference for later accesses, and one by source address."""
     ue.add_address(access.interface, access.address)
+    ue.add_route(access.default_route, via=access.next_hop, source=access.address.ip, metric=access.metric)
     table = FIRST_TABLE + access.number
-    ue.add_route(DEFAULT_ROUTE, via=access.router, source=access.address.ip, metric=100 * access.number)
+    family = socket.AF_INET if access.address.version == 4 else socket.AF_INET6
 
     def by_source() -> None:
         try:
             with IPRoute() as route:
-                rules = [rule for rule in route.get_rules() if rule.get_attr("FRA_TABLE") == table]
+                rules = [rule for rule in route.get_rules(family=family) if rule.get_attr("FRA_TABLE") == table]
+                address = access.address.ip
                 if not rules:
-                    route.rule("add", src=str(access.address.ip), src_len=32, table=table, priority=table)
-                route.route("replace", dst="0.0.0.0/0", gateway=str(access.router), table=table)
+                    source = {"src": str(address), "src_len": address.max_prefixlen}
+                    route.rule("add", family=family, table=table, priority=table, **source)
+                way = {"dst": str(access.default_route), "gateway": str(access.next_hop)}
+                route.route("replace", family=family, table=table, **way)
         except NetlinkError as error:
             raise BackendError(f"namespace {ue.name}: {error}") from error
 
     ue.call(by_source)
+
+
+def _leave(ue: Namespace, access: _Access) -> None:
+    """The address goes; IPv4 takes the routes that prefer it as source along, IPv6 leaves them without a source."""
+    ue.delete_address(access.interface, access.address)
+    if access.address.version == 6:
+        ue.delete_route(access.default_route, via=access.next_hop, metric=access.metric)
 
 
 # --- the scene ----------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Player:
         self._scene = scene
         self._progress = progress
         self._recording = Recording(
-            schedule=named.schedule, name=named.name, stage=stage.name, seed=seed, began=scene.now()
+            schedule=named.schedule, name=named.name, stage=stage.name, nat=stage.nat, seed=seed, began=scene.now()
         )
         self._moves: dict[tuple[float, str], dict[str, JsonValue]] = {}
         self._paths: dict[float, dict[str, JsonValue]] = {}

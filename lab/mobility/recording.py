@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lab.mobility.schedule import Event, Schedule
-from lab.mobility.stage_name import StageName
+from lab.mobility.stage_name import NatName, StageName
 from protocols.media.log import PacketFate
 from protocols.trace.records import JsonValue, TraceRecord
 
@@ -42,6 +42,7 @@ class Recording:
     stage: StageName
     seed: int
     began: float
+    nat: NatName = NatName.LAB
     played: list[Played] = field(default_factory=list)
     moves: list[dict[str, JsonValue]] = field(default_factory=list)
     paths: list[dict[str, JsonValue]] = field(default_factory=list)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from lab.mobility.stage_name import NatName
 from protocols.media.log import PacketFate
 from protocols.trace.records import JsonValue
 
@@ -131,11 +132,12 @@ class StreamFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A whole run; ``backends``: what carried ESP, by node."""
+    """A whole run; ``backends``: what carried ESP, by node; ``nat``: what translated where an access has a NAT."""
 
     schedule: str
     title: str
     stage: str
+    nat: str
     seed: int
     backends: dict[str, str]
     duration_ms: float
@@ -157,8 +159,9 @@ class RunResult:
 
     @property
     def place(self) -> str:
-        """The stage in words, with what carried ESP."""
-        return f"{self.stage}, ESP by {' and '.join(sorted(set(self.backends.values())))}"
+        """The stage in words, with what carried ESP, and whose NAT it was unless the laboratory's own."""
+        nat = "" if self.nat == NatName.LAB.value else f", NAT by {self.nat}"
+        return f"{self.stage}, ESP by {' and '.join(sorted(set(self.backends.values())))}{nat}"
 
     def to_json(self) -> dict[str, JsonValue]:
         """The result as a JSON object; ``schema`` tells its form."""

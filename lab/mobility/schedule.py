@@ -320,3 +320,10 @@ class Schedule(ConfigurationModel):
     def first_access(self) -> str:
         """Where the UE attaches unless told otherwise."""
         return next(iter(self.accesses))
+
+    @property
+    def has_nat(self) -> bool:
+        """Whether there is a NAT in it, from the beginning or later."""
+        kinds = [access.nat.kind for access in self.accesses.values()]
+        kinds += [event.nat.kind for event in self.events if isinstance(event, NatAppears)]
+        return any(kind is not NatKind.NONE for kind in kinds)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
-from lab.mobility.stage_name import StageName
+from lab.mobility.stage_name import NatName, StageName
 from protocols.trace.records import JsonValue, TraceRecord
 
 T = TypeVar("T")
@@ -122,6 +122,10 @@ class Stage(Protocol):
     @property
     def name(self) -> StageName:
         """What results call it."""
+
+    @property
+    def nat(self) -> NatName:
+        """What its NATs are."""
 
     @property
     def real_time(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where a schedule can be played, and what carries ESP there; apart, for a command line that loads nothing else."""
+"""Where a schedule can be played, what carries ESP and translates there; for a command line that loads nothing else."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ class BackendName(str, Enum):
     PYTHON = "python"
     COMPILED = "compiled"
     KERNEL = "kernel"
+
+
+class NatName(str, Enum):
+    """What translates addresses behind an access."""
+
+    LAB = "lab"
+    NFTABLES = "nftables"

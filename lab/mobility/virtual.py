@@ -10,7 +10,7 @@ from lab.mobility.accesses import Numbering, access_machines, change_quality, na
 from lab.mobility.matching import MessageLosses
 from lab.mobility.schedule import DirectionSection, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice
-from lab.mobility.stage_name import StageName
+from lab.mobility.stage_name import NatName, StageName
 from lab.mobility.voices import NodeVoice
 from lab.network.access import AccessNetwork
 from lab.virtual.loop import VirtualLoop
@@ -35,6 +35,7 @@ class VirtualStage:
     """Virtual time in this process."""
 
     name = StageName.VIRTUAL
+    nat = NatName.LAB
     real_time = False
 
     def perform(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:

@@ -13,10 +13,10 @@ import socket
 from collections import Counter
 from random import Random
 
-from lab.mobility.frames import IP_HEADER_LENGTH, UDP, UDP_HEADER_LENGTH, Carried, carried, is_ipv4, translated
+from lab.mobility.frames import UDP, Carried, carried, is_ipv4, translated
 from lab.mobility.matching import MessageLosses
 from lab.namespaces import Namespace
-from lab.network.access import AccessNetwork
+from lab.network.access import IP_HEADER_LENGTHS, UDP_HEADER_LENGTH, AccessNetwork
 from protocols.errors import BackendError
 from protocols.path import Address
 
@@ -72,7 +72,7 @@ class Wire:
         access = self.access
         found = carried(frame)
         if found is None:
-            if access.nat is None or not is_ipv4(frame):  # ARP is of the link itself
+            if access.nat is None or not is_ipv4(frame):  # ARP is of the link itself, and there is no NAT of IPv6
                 self._send(target, frame)
             else:
                 self.dropped["untranslatable"] += 1
@@ -89,7 +89,7 @@ class Wire:
     def _pass(self, frame: bytes, found: Carried, target: socket.socket, outbound: bool) -> None:
         cross = self.access.outbound if outbound else self.access.inbound
         now = self._loop.time()
-        octets = found.length - IP_HEADER_LENGTH - UDP_HEADER_LENGTH
+        octets = found.length - IP_HEADER_LENGTHS[found.source.address.version] - UDP_HEADER_LENGTH
         passage = cross(octets, found.source, found.destination, self._random, now)
         if passage is None:  # the access has counted it
             return

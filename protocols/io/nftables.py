@@ -2,7 +2,7 @@
 
 What is here is what a gateway's rules are made of, in pyroute2's message classes: matches on interface, IPsec,
 addresses in a set, connection tracking and TCP's MSS option; verdicts; masquerading; counters, which can be read.
-Left out: maps, named objects, flow tables.
+Maps are those that rules fill (``lab.nat_rules``). Left out: other maps, named objects, flow tables.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Hook(IntEnum):
     """Where a base chain is asked (<linux/netfilter.h>)."""
 
     PREROUTING = 0
+    INPUT = 1
     FORWARD = 2
     POSTROUTING = 4
 
@@ -88,17 +89,30 @@ class AddressSet:
     ranges: Sequence[AddressRange]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DynamicMap:
+    """A map that rules put elements into, each for some time; lengths in octets, as registers hold keys and data."""
+
+    name: str
+    key_length: int
+    data_length: int
+
+
+Held = AddressSet | DynamicMap
+
+
 # --- what rules are made of
 
 
-def _value(octets: bytes) -> dict[str, list[tuple[str, bytes]]]:
+def value(octets: bytes) -> dict[str, list[tuple[str, bytes]]]:
+    """Octets as an expression's attribute."""
     return {"attrs": [("NFTA_DATA_VALUE", octets)]}
 
 
-def _meta(key: nft.Meta, value: bytes, operator: nft.Cmp) -> Expressions:
+def _meta(key: nft.Meta, wanted: bytes, operator: nft.Cmp) -> Expressions:
     register = nft.Regs.NFT_REG_1
     load = genex("meta", {"key": key, "dreg": register})
-    return [load, genex("cmp", {"sreg": register, "op": operator, "data": _value(value)})]
+    return [load, genex("cmp", {"sreg": register, "op": operator, "data": value(wanted)})]
 
 
 def _name(interface: str) -> bytes:
@@ -140,8 +154,8 @@ def is_new() -> Expressions:
     mask = {"sreg": register, "dreg": register, "len": 4}
     return [
         genex("ct", {"dreg": register, "key": CT_STATE}),
-        genex("bitwise", {**mask, "mask": _value(ESTABLISHED_OR_RELATED), "xor": _value(bytes(4))}),
-        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_EQ, "data": _value(bytes(4))}),
+        genex("bitwise", {**mask, "mask": value(ESTABLISHED_OR_RELATED), "xor": value(bytes(4))}),
+        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_EQ, "data": value(bytes(4))}),
     ]
 
 
@@ -152,17 +166,17 @@ def syn_with_mss_above(maximum: int) -> Expressions:
     return [
         *_meta(nft.Meta.NFT_META_L4PROTO, bytes([TCP]), nft.Cmp.NFT_CMP_EQ),
         genex("payload", {"dreg": register, "base": TRANSPORT_HEADER, "offset": 13, "len": 1}),
-        genex("bitwise", {**place, "mask": _value(b"\2"), "xor": _value(b"\0")}),
-        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_NEQ, "data": _value(b"\0")}),
+        genex("bitwise", {**place, "mask": value(b"\2"), "xor": value(b"\0")}),
+        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_NEQ, "data": value(b"\0")}),
         genex("exthdr", {"dreg": register, **_MSS_OPTION}),
-        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_GT, "data": _value(maximum.to_bytes(2, "big"))}),
+        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_GT, "data": value(maximum.to_bytes(2, "big"))}),
     ]
 
 
 def set_mss(mss: int) -> Expressions:
     """``tcp option maxseg size set``; checksums follow, and the kernel never raises it."""
     register = nft.Regs.NFT_REG_1
-    load = genex("immediate", {"dreg": register, "data": _value(mss.to_bytes(2, "big"))})
+    load = genex("immediate", {"dreg": register, "data": value(mss.to_bytes(2, "big"))})
     return [load, genex("exthdr", {"sreg": register, **_MSS_OPTION})]
 
 
@@ -176,9 +190,25 @@ def verdict(code: Verdict) -> Expressions:
     return list(pyroute2_verdict(int(code)))
 
 
-def masquerade() -> Expressions:
-    """Source NAT to the address of the interface that the packet leaves by."""
-    return list(masq())
+def of_protocol(protocol: int) -> Expressions:
+    """``meta l4proto``."""
+    return _meta(nft.Meta.NFT_META_L4PROTO, bytes([protocol]), nft.Cmp.NFT_CMP_EQ)
+
+
+def masquerade(ports: range | None = None, *, random: bool = False) -> Expressions:
+    """Source NAT to the address of the interface that the packet leaves by; ``masquerade to :FIRST-LAST``.
+
+    ``random``: ``fully-random``, another port for each flow; else one source keeps its port towards everybody.
+    """
+    if ports is None:
+        return list(masq())
+    first, last = nft.Regs.NFT_REG_1, nft.Regs.NFT_REG_2
+    flags = {"NF_NAT_RANGE_PROTO_SPECIFIED"} | ({"NF_NAT_RANGE_PROTO_RANDOM_FULLY"} if random else set())
+    return [
+        genex("immediate", {"dreg": first, "data": value(ports[0].to_bytes(2, "big"))}),
+        genex("immediate", {"dreg": last, "data": value(ports[-1].to_bytes(2, "big"))}),
+        genex("masq", {"flags": flags, "reg_proto_min": first, "reg_proto_max": last}),
+    ]
 
 
 def _equal(wanted: bool) -> nft.Cmp:
@@ -225,11 +255,11 @@ class NfTables:
                 raise
         return [each for each in found if each["nfgen_family"] == NFPROTO_INET]
 
-    def replace(self, table: str, comment: str, sets: Iterable[AddressSet] = (), chains: Iterable[Chain] = ()) -> None:
+    def replace(self, table: str, comment: str, sets: Iterable[Held] = (), chains: Iterable[Chain] = ()) -> None:
         """Put a table in the place of the one there may be of that name, in one step."""
         self._commit(self._making(table, comment, sets, chains))
 
-    def try_out(self, table: str, sets: Iterable[AddressSet], chains: Iterable[Chain]) -> None:
+    def try_out(self, table: str, sets: Iterable[Held], chains: Iterable[Chain]) -> None:
         """Whether ``replace`` would be done; nothing is changed, since the last of its requests is impossible."""
         absent = [("NFTA_TABLE_NAME", f"{table}-absent")]
         impossible = _request(nft.nft_table_msg, nft.NFT_MSG_DELTABLE, absent)
@@ -240,9 +270,12 @@ class NfTables:
             if error.number != errno.ENOENT or error.position != len(requests):
                 raise
 
-    def _making(self, table: str, comment: str, sets: Iterable[AddressSet], chains: Iterable[Chain]) -> list[Request]:
+    def _making(self, table: str, comment: str, sets: Iterable[Held], chains: Iterable[Chain]) -> list[Request]:
         requests = [*self._removal(table), _new_table(table, comment)]
         for number, each in enumerate(sets, 1):
+            if isinstance(each, DynamicMap):
+                requests.append(_new_map(table, each, number))
+                continue
             requests.append(_new_set(table, each, number))
             requests.append(_elements(table, each.name, each.ranges, nft.NFT_MSG_NEWSETELEM))
         for chain in chains:
@@ -312,14 +345,28 @@ def _new_set(table: str, each: AddressSet, number: int) -> Request:
     return _request(nft.nft_set_msg, nft.NFT_MSG_NEWSET, attributes, NLM_F_CREATE)
 
 
+def _new_map(table: str, each: DynamicMap, number: int) -> Request:
+    attributes: list[tuple[str, Any]] = [
+        ("NFTA_SET_TABLE", table),
+        ("NFTA_SET_NAME", each.name),
+        ("NFTA_SET_FLAGS", {"NFT_SET_MAP", "NFT_SET_TIMEOUT", "NFT_SET_EVAL"}),
+        ("NFTA_SET_KEY_TYPE", 0),  # names for nft(8), which has none for these
+        ("NFTA_SET_KEY_LEN", each.key_length),
+        ("NFTA_SET_DATA_TYPE", 0),
+        ("NFTA_SET_DATA_LEN", each.data_length),
+        ("NFTA_SET_ID", number),
+    ]
+    return _request(nft.nft_set_msg, nft.NFT_MSG_NEWSET, attributes, NLM_F_CREATE)
+
+
 def _elements(table: str, set_name: str, ranges: Iterable[AddressRange], kind: int) -> Request:
     """A range is where it begins and, unless it goes to the last address, where it is over."""
     elements: list[dict[str, Any]] = []
     for first, last in ranges:
-        elements.append({"attrs": [("NFTA_SET_ELEM_KEY", _value(first.packed))]})
+        elements.append({"attrs": [("NFTA_SET_ELEM_KEY", value(first.packed))]})
         if int(last) + 1 < 1 << last.max_prefixlen:
             after = ip_address((int(last) + 1).to_bytes(len(last.packed), "big"))
-            end = [("NFTA_SET_ELEM_KEY", _value(after.packed)), ("NFTA_SET_ELEM_FLAGS", {1})]
+            end = [("NFTA_SET_ELEM_KEY", value(after.packed)), ("NFTA_SET_ELEM_FLAGS", {1})]
             elements.append({"attrs": end})
     attributes: list[tuple[str, Any]] = [
         ("NFTA_SET_ELEM_LIST_TABLE", table),

@@ -1,4 +1,4 @@
-"""What is behind the gateway on a kernel without nftables: Debian's user-mode-linux has no family inet."""
+"""The gateway's core, and the laboratory, on a kernel without nftables: Debian's user-mode-linux has no family inet."""
 
 from __future__ import annotations
 
@@ -34,3 +34,22 @@ def test_routed_apns_go_on_and_others_are_refused() -> None:
         "afterwards": "0",
     }
     assert "the kernel has no nftables: UEs are not kept from one another" in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.peer
+def test_a_schedule_behind_nftables_is_refused_in_one_line() -> None:
+    require_program("linux.uml", "insmod")
+    words = ["-m", "lab", "run", "nat-reboot", "--stage", "namespaces", "--nat", "nftables"]
+    done = subprocess.run(
+        [IN_KERNEL, "-t", str(LIMIT), sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT + 10,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "the kernel has no NAT by nftables here (nftables: Operation not supported); --nat lab needs none\n"
+    )

@@ -1,7 +1,8 @@
 """The laboratory's schedules with the kernel's ESP at both ends, in user-mode-linux.
 
-A move and back, a NAT that forgets, an update that is overtaken by the next move, moves while SAs are rekeyed: the
-same files and the same expectations as everywhere. Starting the nodes takes user-mode-linux longer than most of them.
+A move and back, a NAT that forgets, an update that is overtaken by the next move, moves while SAs are rekeyed, from
+IPv4 to IPv6: the same files and the same expectations as everywhere. Starting the nodes takes user-mode-linux longer
+than most of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,6 @@ SLACK = 4.0  # seconds: one processor, and an emulated one
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["walk-home", "nat-reboot", "a-b-a-outstanding", "move-during-rekey"])
+@pytest.mark.parametrize("name", ["walk-home", "nat-reboot", "a-b-a-outstanding", "move-during-rekey", "v4-to-v6"])
 def test_a_schedule_with_the_kernels_esp(name: str) -> None:
     hold(name, Backend.KERNEL, SLACK)

@@ -12,6 +12,7 @@ from protocols.path import Endpoint
 MACS = bytes(range(12))
 INSIDE, OUTSIDE = Endpoint.of("10.77.1.2", 4500), Endpoint.of("10.77.101.2", 20000)
 GATEWAY = Endpoint.of("10.77.0.1", 4500)
+INSIDE6, GATEWAY6 = Endpoint.of("fd77:1::2", 4500), Endpoint.of("fd77::1", 500)
 PAYLOADS = [b"", b"\xff", b"odd", bytes(range(256)), b"\xff" * 1000]
 PARTIAL = struct.pack("<BBHHHH", 1, 0, 42, 0, 34, 6)  # NEEDS_CSUM: from the UDP header on, to be put at its checksum
 
@@ -78,6 +79,35 @@ def test_what_a_frame_carries() -> None:
     assert found is not None
     assert (found.protocol, found.source.port, found.destination.port) == (ESP, 0, 0)
     assert found.payload == frame[44:]
+
+
+def frame_of_ipv6(protocol: int, payload: bytes, *, place: int | None = None) -> bytes:
+    """A frame with IPv6; ``place``: offset and M of a fragment header (RFC 8200 §4.5)."""
+    if place is not None:
+        payload = struct.pack("!BBHI", protocol, 0, place, 7) + payload
+        protocol = 44
+    header = struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64)
+    return bytes(10) + MACS + b"\x86\xdd" + header + INSIDE6.address.packed + GATEWAY6.address.packed + payload
+
+
+def test_what_a_frame_of_ipv6_carries() -> None:
+    udp = struct.pack("!HHHH", 4500, 500, 15, 1) + b"payload"
+    found = carried(frame_of_ipv6(UDP, udp) + bytes(3))
+    assert found is not None
+    assert (found.protocol, found.source, found.destination) == (UDP, INSIDE6, GATEWAY6)
+    assert (found.payload, found.length, found.is_fragment) == (b"payload", 40 + 8 + 7, False)
+    found = carried(frame_of_ipv6(ESP, b"spi and more"))
+    assert found is not None
+    assert (found.protocol, found.source.port, found.payload, found.length) == (ESP, 0, b"spi and more", 52)
+    assert carried(frame_of_ipv6(58, b"neighbour solicitation")) is None
+    first, later = carried(frame_of_ipv6(UDP, udp, place=1)), carried(frame_of_ipv6(UDP, udp, place=8))
+    assert first is not None
+    assert (first.is_fragment, first.source, first.payload) == (True, INSIDE6, b"payload")
+    assert later is not None
+    assert (later.is_fragment, later.source.port, later.payload) == (True, 0, b"")
+    whole = frame_of_ipv6(UDP, udp, place=1)
+    for length in range(len(whole) - 7):
+        assert carried(whole[:length]) is None
 
 
 def test_fragments_are_told() -> None:

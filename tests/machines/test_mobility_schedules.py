@@ -103,12 +103,6 @@ def test_durations_are_numbers_or_text() -> None:
             "accesses.a.nat.kind",
             "no NAT of IPv6",
         ),
-        (
-            "title: T\nduration: 10\naccesses:\n  a: {family: ipv6}\nevents: [{at: 0, do: attach}]\n",
-            4,
-            "accesses.a.family",
-            "leave namespaces out of stages",
-        ),
         (EVENT + f"  - {{at: {'9' * 400}, do: suspend}}\n", 6, "events.1.at", "20ms, 1m30s, 2d"),
         (EVENT + "  - {at: \u0663s, do: suspend}\n", 6, "events.1.at", "20ms, 1m30s, 2d"),
         (EVENT + "  - {at: 1.0e999, do: suspend}\n", 6, "events.1.at", "a finite number"),

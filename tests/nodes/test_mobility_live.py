@@ -17,8 +17,10 @@ from lab.mobility.namespaces import NamespaceStage
 from lab.mobility.player import play
 from lab.mobility.result import RunResult
 from lab.mobility.stage import Stage
+from lab.mobility.stage_name import NatName
 from lab.mobility.virtual import VirtualStage
 from protocols.errors import ConfigurationError
+from tests.peers.namespaces import require_nftables_nat
 
 SCHEDULE = """
 title: To another access behind a NAT whose update is lost, and back
@@ -77,8 +79,14 @@ def test_the_same_schedule_on_loopback() -> None:
 
 
 @pytest.mark.root
-def test_the_same_schedule_in_network_namespaces() -> None:
-    assert_holds(played(NamespaceStage()))
+@pytest.mark.parametrize("nat", NatName, ids=lambda each: each.value)
+def test_the_same_schedule_in_network_namespaces(nat: NatName) -> None:
+    if nat is NatName.NFTABLES:
+        require_nftables_nat()
+    result = played(NamespaceStage(nat=nat))
+    assert_holds(result)
+    assert result.to_json()["nat"] == nat.value
+    assert result.place.endswith(", NAT by nftables") is (nat is NatName.NFTABLES)
 
 
 def test_an_interrupt_ends_every_process(tmp_path: Path) -> None:

@@ -263,7 +263,37 @@ def test_tables_fit_a_terminal_of_80_columns() -> None:
     assert "…" not in shown.getvalue()
 
 
-def test_a_result_says_what_carried_esp() -> None:
+@pytest.mark.parametrize("stage", ["virtual", "loopback"])
+def test_the_kernels_nat_is_refused_where_there_is_none(stage: str) -> None:
+    done = CliRunner().invoke(application, ["run", "walk-home", "--stage", stage, "--nat", "nftables"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"command line: --nat: got 'nftables', expected lab: on {stage} ")
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "event", "line", "key"),
+    [
+        ("1500ms", "", 3, "accesses.a.nat.lifetime: got '1.5'"),
+        ("30d", "", 3, "accesses.a.nat.lifetime: got '2.592e+06'"),
+        ("9s", "  - {at: 1, do: nat-appears, access: a, nat: {kind: symmetric, lifetime: 0.5}}\n", 6, "events.1.nat."),
+    ],
+)
+def test_a_lifetime_that_connection_tracking_cannot_have_is_refused_in_one_line(
+    lifetime: str, event: str, line: int, key: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    accesses = f"accesses: {{a: {{nat: {{kind: restricted, lifetime: {lifetime}}}}}}}"
+    file.write_text(f"title: T\nduration: 3\n{accesses}\nevents:\n  - {{at: 0, do: attach}}\n{event}", encoding="utf-8")
+    words = ["run", str(file), "--stage", "namespaces", "--nat", "nftables"]
+    done = CliRunner().invoke(application, words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    (told,) = done.stderr.splitlines()
+    assert told.startswith(f"{file}:{line}: {key}")
+    assert told.endswith("expected whole seconds up to 2000000 where nftables translates")
+
+
+def test_a_result_says_what_carried_esp_and_what_translated() -> None:
     result, _ = played(of_text(SHORT % 300))
+    assert result.to_json()["nat"] == "lab"
     assert result.to_json()["backends"] == {"ue": "python", "epdg": "python"}
     assert result.place == "virtual, ESP by python"

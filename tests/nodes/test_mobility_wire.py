@@ -1,171 +1,26 @@
-"""The wire of the stage of namespaces, between real sockets: kinds of NAT, rebinding, ESP without UDP, checksums."""
+"""The wire of the stage of namespaces, between real sockets: ESP without UDP, checksums, bundles, IPv6."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
 
 import pytest
+from pyroute2 import IPRoute
 
-from lab.mobility.loader import parse_schedule
-from lab.mobility.namespaces import NUMBERING, Topology, topology_of
-from lab.mobility.schedule import NatSection
-from lab.network.nat import NatKind
 from protocols.path import Endpoint
 from tests.machines.test_mobility_frames import frame_of
+from tests.peers.access_ends import GATEWAYS, OUTSIDE, UE, Ends, nothing, on, on_network, received, send
 
 pytestmark = pytest.mark.root
 
-UE, OUTSIDE = "10.77.1.2", "10.77.101.2"
-GATEWAYS = ("10.77.0.1", "10.77.0.2")
-PATIENCE = 5.0
-SILENCE = 0.2  # what has not come by then is not expected; something that is behind it has come already
-SCHEDULE = """
-title: One access
+UE6, GATEWAY6 = "fd77:1::2", "fd77::1"
+IPV6 = """
+title: One access of IPv6
 duration: 10
-accesses: {wifi: {nat: {kind: KIND, lifetime: 1d}}}
-gateway: {addresses: {one: ipv4, two: ipv4}}
+accesses: {wifi: {family: ipv6, up: {mtu: 1300}}}
+gateway: {addresses: {one: ipv6, two: ipv6}}
 events: [{at: 0, do: attach}]
 """
-
-
-class Ends:
-    """Sockets in the namespaces of the UE and the gateway."""
-
-    def __init__(self, topology: Topology, stack: ExitStack) -> None:
-        self.topology = topology
-        self._stack = stack
-
-    def ue(self, port: int = 4500, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
-        """On the access."""
-        return self.topology.ue.call(lambda: self._open(UE, port, kind, protocol))
-
-    def gateway(
-        self, address: str, port: int = 4500, kind: int = socket.SOCK_DGRAM, protocol: int = 0
-    ) -> socket.socket:
-        """On one of the gateway's addresses."""
-        return self.topology.epdg.call(lambda: self._open(address, port, kind, protocol))
-
-    def _open(self, address: str, port: int, kind: int, protocol: int) -> socket.socket:
-        opened = self._stack.enter_context(socket.socket(socket.AF_INET, kind, protocol))
-        opened.setblocking(False)
-        opened.bind((address, port))
-        return opened
-
-
-@contextmanager
-def ends(kind: str) -> Iterator[Ends]:
-    """The network of a schedule with one access behind such a NAT, and nobody there."""
-    schedule = parse_schedule(SCHEDULE.replace("KIND", kind))
-    with topology_of(schedule, NUMBERING.places(schedule), 1) as topology, ExitStack() as stack:
-        yield Ends(topology, stack)
-
-
-def on(kind: str, story: Callable[[Ends], Awaitable[None]]) -> None:
-    async def main() -> None:
-        with ends(kind) as made:
-            await story(made)
-
-    asyncio.run(main())
-
-
-async def send(source: socket.socket, octets: bytes, to: tuple[str, int]) -> None:
-    await asyncio.get_running_loop().sock_sendto(source, octets, to)
-
-
-async def received(target: socket.socket) -> tuple[bytes, tuple[str, int]]:
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.get_running_loop().sock_recvfrom(target, 2000)
-
-
-async def nothing(target: socket.socket) -> bool:
-    try:
-        async with asyncio.timeout(SILENCE):
-            await asyncio.get_running_loop().sock_recvfrom(target, 2000)
-    except TimeoutError:
-        return True
-    return False
-
-
-@pytest.mark.parametrize(
-    ("kind", "heard"),
-    [
-        ("none", {"same", "other-port", "other-address"}),
-        ("full-cone", {"same", "other-port", "other-address"}),
-        ("restricted", {"same", "other-port"}),
-        ("port-restricted", {"same"}),
-        ("symmetric", {"same"}),
-    ],
-)
-def test_whom_a_nat_lets_in(kind: str, heard: set[str]) -> None:
-    """RFC 3489 §5."""
-
-    async def story(made: Ends) -> None:
-        ue, same = made.ue(), made.gateway(GATEWAYS[0])
-        others = {"other-port": made.gateway(GATEWAYS[0], 4501), "other-address": made.gateway(GATEWAYS[1])}
-        await send(ue, b"hello", (GATEWAYS[0], 4500))
-        octets, seen = await received(same)
-        assert octets == b"hello"
-        assert (seen == (UE, 4500)) is (kind == "none")
-        assert seen[0] == (UE if kind == "none" else OUTSIDE)
-        for name, each in others.items():
-            await send(each, name.encode(), seen)
-        await send(same, b"same", seen)
-        got = []
-        while not got or got[-1] != "same":
-            got.append((await received(ue))[0].decode())
-        assert set(got) == heard
-
-    on(kind, story)
-
-
-def test_a_symmetric_nat_has_another_port_for_each_destination() -> None:
-    async def story(made: Ends) -> None:
-        ue, gateways = made.ue(), [made.gateway(address) for address in GATEWAYS]
-        seen = []
-        for gateway, address in zip(gateways, GATEWAYS, strict=True):
-            await send(ue, b"hello", (address, 4500))
-            seen.append((await received(gateway))[1])
-        assert len(set(seen)) == 2
-
-    on("symmetric", story)
-
-
-def test_a_nat_that_restarts_gives_another_port_and_knows_the_old_one_no_more() -> None:
-    async def story(made: Ends) -> None:
-        ue, gateway = made.ue(), made.gateway(GATEWAYS[0])
-        seen = []
-        for _ in range(2):
-            await send(ue, b"hello", (GATEWAYS[0], 4500))
-            seen.append((await received(gateway))[1])
-            await made.topology.rebind("wifi")
-        assert seen[0] != seen[1]
-        await send(ue, b"hello", (GATEWAYS[0], 4500))
-        now = (await received(gateway))[1]
-        for old in seen:
-            await send(gateway, b"to the old one", old)
-        await send(gateway, b"to the new one", now)
-        assert (await received(ue))[0] == b"to the new one"
-
-    on("port-restricted", story)
-
-
-def test_a_nat_comes_and_goes() -> None:
-    async def story(made: Ends) -> None:
-        ue, gateway = made.ue(), made.gateway(GATEWAYS[0])
-        sources = []
-        for kind in (NatKind.NONE, NatKind.FULL_CONE, NatKind.NONE):
-            await made.topology.translate("wifi", NatSection(kind=kind))
-            await send(ue, b"hello", (GATEWAYS[0], 4500))
-            _, seen = await received(gateway)
-            sources.append(seen[0])
-            await send(gateway, b"back", seen)
-            assert (await received(ue))[0] == b"back"
-        assert sources == [UE, OUTSIDE, UE]
-
-    on("none", story)
 
 
 @pytest.mark.parametrize("kind", ["none", "symmetric"])
@@ -236,3 +91,66 @@ def test_an_address_of_the_gateway_that_is_down_is_not_reached() -> None:
         assert (await received(gateways[0]))[0] == b"again"
 
     on("none", story)
+
+
+def test_ipv6_passes_in_udp_and_as_esp_and_the_gateways_address_can_be_down() -> None:
+    async def story(made: Ends) -> None:
+        ue, gateway = made.ue(), made.gateway(GATEWAY6)
+        other = made.gateway("fd77::2")
+        wire = made.topology.accesses["wifi"].wire
+        await send(ue, b"hello", (GATEWAY6, 4500))
+        assert await received(gateway) == (b"hello", (UE6, 4500))
+        await send(gateway, b"back", (UE6, 4500))
+        assert await received(ue) == (b"back", (GATEWAY6, 4500))
+        raw = made.ue(0, socket.SOCK_RAW, socket.IPPROTO_ESP), made.gateway(GATEWAY6, 0, socket.SOCK_RAW, 50)
+        await send(raw[0], b"spi and more octets", (GATEWAY6, 0))
+        assert await received(raw[1]) == (b"spi and more octets", (UE6, 0))
+        assert not wire.dropped
+        await made.topology.gateway("one", False)
+        await send(raw[0], b"into the void", (GATEWAY6, 0))
+        await send(ue, b"into the void", (GATEWAY6, 4500))
+        await send(ue, b"to the other", ("fd77::2", 4500))
+        assert (await received(other))[0] == b"to the other"
+        assert wire.dropped == {"gateway-down": 2}
+
+    on_network(IPV6, story)
+
+
+def test_bundles_and_long_datagrams_over_ipv6() -> None:
+    """Of 1300 octets, 40 are of IPv6 and 8 of UDP."""
+
+    async def story(made: Ends) -> None:
+        ue, gateway = made.ue(), made.gateway(GATEWAY6)
+        await send(ue, bytes(1253), (GATEWAY6, 4500))
+        await send(ue, bytes(1252), (GATEWAY6, 4500))
+        assert len((await received(gateway))[0]) == 1252
+        assert made.topology.accesses["wifi"].wire.access.dropped == {"outbound-too-long": 1}
+        ue.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
+        await send(ue, b"a" * 100 + b"b" * 50, (GATEWAY6, 4500))
+        assert [(await received(gateway))[0] for _ in range(2)] == [b"a" * 100, b"b" * 50]
+
+    on_network(IPV6, story)
+
+
+def test_an_address_of_ipv6_that_comes_again_is_reached_at_once() -> None:
+    """No duplicate address detection, and no route is left over (RFC 4862 §5.4)."""
+
+    async def story(made: Ends) -> None:
+        gateway = made.gateway(GATEWAY6)
+        for turn in range(2):
+            with made.ue() as ue:
+                await send(ue, b"%d" % turn, (GATEWAY6, 4500))
+                assert await received(gateway) == (b"%d" % turn, (UE6, 4500))
+            await made.topology.present("wifi", False)
+            assert made.topology.ue.call(default_routes) == 0
+            await made.topology.present("wifi", True)
+            assert made.topology.ue.call(default_routes) == 1
+
+    on_network(IPV6, story)
+
+
+def default_routes() -> int:
+    """In the main table."""
+    with IPRoute() as route:
+        found = route.get_routes(family=socket.AF_INET6)
+        return sum(not each["dst_len"] and each.get_attr("RTA_TABLE") == 254 for each in found)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lab.namespaces import AccessTopology, Namespace, access_topology
+from lab.router import why_no_nat
 from protocols.errors import BackendError
 from protocols.path import Address
 from tests.peers.processes import require_program, require_root
@@ -29,6 +30,13 @@ def require_namespaces() -> None:
         Namespace("probe").close()
     except BackendError as error:
         pytest.skip(f"network namespaces are not allowed here: {error}")
+
+
+def require_nftables_nat() -> None:
+    """Skip the calling test where the kernel has no NAT by nftables."""
+    reason = why_no_nat()
+    if reason is not None:
+        pytest.skip(reason)
 
 
 @contextlib.contextmanager
