@@ -12,9 +12,9 @@ import typer
 
 from aaa.commands import ControlOption, control_of
 from aaa.provisioning import ConfigurationOption, JsonOption
+from protocols.errors import printable
 from protocols.io.configuration import exit_on_error
 from protocols.io.control import ControlClient, call_sync
-from protocols.io.logging import printable
 from protocols.trace.records import JsonValue
 
 PROCEDURE_INTERVAL = 180.0  # three requests without an answer, the pauses between them, what follows

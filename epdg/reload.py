@@ -17,9 +17,8 @@ from pydantic_core import PydanticCustomError
 
 from epdg.config import EpdgConfiguration
 from epdg.profile import service_policy
-from protocols.errors import ConfigurationError, LocalError, StackError
+from protocols.errors import ConfigurationError, LocalError, StackError, printable
 from protocols.io.configuration import load
-from protocols.io.logging import printable
 
 if TYPE_CHECKING:
     from epdg.runtime import EpdgNode

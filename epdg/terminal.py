@@ -6,7 +6,7 @@ from datetime import datetime
 
 from rich.text import Text
 
-from protocols.io.logging import printable
+from protocols.errors import printable
 from protocols.trace.arrows import COLUMN, Entry
 from protocols.trace.following import Line
 from protocols.trace.ladder import draw_arrow

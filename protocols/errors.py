@@ -12,6 +12,13 @@ from collections.abc import Mapping
 Fact = str | int | float | bool | None | list["Fact"] | dict[str, "Fact"]  # JSON-ready
 
 
+def printable(text: str) -> str:
+    """The text on one line, with escapes in place of what is not printed."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 class StackError(Exception):
     """Root of every error this project raises on purpose."""
 
@@ -23,7 +30,8 @@ class LocalError(StackError):
 class RemoteError(StackError):
     """The peer broke a rule; ``notify_type`` is the IKEv2 Notify that answers it, if one does.
 
-    ``reason`` is a slug for programs where there is one, ``facts`` the values behind it.
+    ``reason`` is a slug for programs where there is one, ``facts`` the values behind it. What the peer wrote of the
+    message makes no lines of its own.
     """
 
     def __init__(
@@ -35,7 +43,7 @@ class RemoteError(StackError):
         reason: str = "",
         facts: Mapping[str, Fact] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.notify_type = notify_type
         self.notify_data = notify_data
         self.reason = reason

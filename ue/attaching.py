@@ -178,6 +178,10 @@ class Attaching:
             return self._context.give_up(connection, "configuration", str(error))
         connection.addresses, connection.dns, connection.p_cscf = granted.addresses, granted.dns, granted.p_cscf
         connection.granted = granted
+        outside = [each for each in granted.addresses if each in (event.path.local.address, event.path.remote.address)]
+        if outside:  # what is sent to the gateway would never leave the UE, or come back by it
+            text = f"the gateway assigned {outside[0]}, which is an end of the tunnel"
+            return self._context.give_up(connection, "configuration", text)
         if not connection.addresses:
             return self._context.give_up(connection, "configuration", "the gateway assigned no inner address")
         welcome: list[Command] = [] if self._context.back_off is None else [KeepBackOff(back_off=None)]

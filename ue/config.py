@@ -59,7 +59,7 @@ from ue.pdn_config import (
     RequestSection,
     check_previous_addresses,
 )
-from ue.personas import OWN, PersonaHeader, over_persona, persona_file, read_persona
+from ue.personas import OWN, SHARED, PersonaHeader, over_persona, persona_file, read_persona
 from ue.selection import SelectionPolicy
 from ue.usim_config import CertificateSection, EapSection, UsimSection
 
@@ -392,7 +392,10 @@ def effective_configuration(persona: str) -> tuple[PersonaHeader, dict[str, obje
     """Who a persona is, and the whole configuration of a UE that says nothing of how it speaks itself."""
     header, defaults = read_persona(persona_file(persona))
     whole = validate(Document.of(_SOMEBODY, "command line").over(defaults), UeConfiguration)
-    shown = whole.model_dump(mode="json", exclude=set(OWN))
+    everything = whole.model_dump(mode="json")
+    shown = {key: value for key, value in everything.items() if key not in OWN}
+    for key, parts in SHARED.items():
+        shown[key] = {part: everything[key][part] for part in sorted(parts)}
     for key in ("address", "ca"):
         del shown["gateway"][key]
     return header, shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from protocols.errors import RemoteError
 from protocols.ikev2.payloads import ConfigurationAttribute
@@ -14,6 +14,9 @@ from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
 
 IPV6_ADDRESS_LENGTH = 16
 PERIOD_LENGTH = 4
+INNER_MAXIMUM = 8  # a UE asks for one of each IP version
+SERVERS_MAXIMUM = 32
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 _INNER = frozenset({ConfigAttributeType.INTERNAL_IP4_ADDRESS, ConfigAttributeType.INTERNAL_IP6_ADDRESS})
 _DNS = frozenset({ConfigAttributeType.INTERNAL_IP4_DNS, ConfigAttributeType.INTERNAL_IP6_DNS})
@@ -39,8 +42,10 @@ class Granted:
         """Read it; ``RemoteError`` says in plain words what makes no sense."""
         listed = tuple(attributes)
         addresses = _addresses(listed, _INNER)
+        if len(addresses) > INNER_MAXIMUM:
+            raise RemoteError(f"the gateway assigned {len(addresses)} addresses, where {INNER_MAXIMUM} would do")
         for address in addresses:
-            if address.is_unspecified or address.is_multicast or address.is_loopback:
+            if not _of_a_host(address):
                 raise RemoteError(f"the gateway assigned {address}, which is no host's address")
         version, period, supported = None, None, b""
         for attribute in listed:
@@ -54,8 +59,8 @@ class Granted:
                 period = int.from_bytes(attribute.value, "big")
         return cls(
             addresses=addresses,
-            dns=_addresses(listed, _DNS),
-            p_cscf=_addresses(listed, _P_CSCF),
+            dns=_servers(listed, _DNS),
+            p_cscf=_servers(listed, _P_CSCF),
             application_version=version or None,
             supported_attributes=tuple(
                 int.from_bytes(supported[at : at + 2], "big") for at in range(0, len(supported) - 1, 2)
@@ -73,6 +78,18 @@ def _addresses(attributes: Iterable[ConfigurationAttribute], kinds: frozenset[in
     """The addresses in attributes of some kinds, each once; empty attributes give none."""
     found = [_address(attribute) for attribute in attributes if attribute.type in kinds and attribute.value]
     return tuple(dict.fromkeys(found))
+
+
+def _servers(attributes: Iterable[ConfigurationAttribute], kinds: frozenset[int]) -> tuple[Address, ...]:
+    """The first of the servers; what cannot be the address of one is passed over."""
+    return tuple(filter(_of_a_host, _addresses(attributes, kinds)))[:SERVERS_MAXIMUM]
+
+
+def _of_a_host(address: Address) -> bool:
+    """Not one of those that RFC 1122 §3.2.1.3 and RFC 4291 §2.4 give no host for others to reach."""
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        return False
+    return address.version == 6 or not (address.is_reserved or address in _THIS_NETWORK)
 
 
 def _address(attribute: ConfigurationAttribute) -> Address:

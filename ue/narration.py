@@ -7,6 +7,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.text import Text
 
+from protocols.errors import printable
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 _EVENT_STYLES = {
@@ -37,14 +38,14 @@ class Narrator:
             again = "  (again)" if record.body.get("retransmission") is True else ""
             inner = record.body.get("protocol") == "eap"
             indent, style = ("      ", "dim") if inner else ("", "")
-            self._print(Text(f"{at}{arrow} {indent}{record.body.get('summary')}{again}", style=style))
+            self._print(f"{at}{arrow} {indent}{record.body.get('summary')}{again}", style)
         elif record.kind is Kind.EVENT:
             name = str(record.body.get("name"))
-            self._print(Text(f"{at}*   {record.body.get('text')}", style=_EVENT_STYLES.get(name, "")))
+            self._print(f"{at}*   {record.body.get('text')}", _EVENT_STYLES.get(name, ""))
 
     def say(self, text: str) -> None:
         """Print a sentence."""
-        self._print(Text(text))
+        self._print(text)
 
     def session(self, session: JsonValue) -> None:
         """Print what a connection is made of."""
@@ -82,10 +83,11 @@ class Narrator:
             rows.append(("stays away", f"until {_moment(back_off.get('until'))} because of {back_off.get('cause')}"))
         for label, value in rows:
             if value:
-                self._print(Text.assemble((f"  {label + ':':15}", "bold"), str(value)))
+                self._print(str(value), label=f"  {label + ':':15}")
 
-    def _print(self, text: Text) -> None:
-        self._console.print(text, soft_wrap=True)
+    def _print(self, text: str, style: str = "", *, label: str = "") -> None:
+        """One line, whatever the gateway wrote of it."""
+        self._console.print(Text.assemble((label, "bold"), (printable(text), style)), soft_wrap=True)
 
 
 def _eap(value: JsonValue) -> str:

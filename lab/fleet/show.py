@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.fleet.figures import DIRECTIONS, SUCCESS, FleetFigures, Latency, Quality
-from protocols.io.logging import printable
+from protocols.errors import printable
 
 WINDOW = 5  # samples, one a second, that a rate is taken over
 SHOWN = ("attach", "move", "detach", "call", "rekey", "suspend")

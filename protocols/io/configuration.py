@@ -29,9 +29,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from protocols.errors import ConfigurationError, StackError
+from protocols.errors import ConfigurationError, StackError, printable
 from protocols.io.documents import Document, Location, Words, read_file, read_text
-from protocols.io.logging import printable, start_logging
+from protocols.io.logging import start_logging
 from protocols.path import Endpoint as PathEndpoint
 from protocols.secret import Secret
 from protocols.trace.records import JsonValue

@@ -13,6 +13,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
+from protocols.errors import printable
+
 SESSION = "session"  # in ``extra`` of a log call: the id of the session that the line is about
 
 
@@ -41,13 +43,6 @@ class _TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the base class
         record.message = printable(record.message)
         return super().formatMessage(record)
-
-
-def printable(text: str) -> str:
-    """The text on one line, with escapes in place of what is not printed."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def start_logging(

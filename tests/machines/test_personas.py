@@ -7,6 +7,7 @@ reference on real UEs (Android's from AOSP's Iwlan and IKE library). Fields on w
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -28,9 +29,11 @@ from protocols.ikev2.events import (
     SaState,
     SpiRenewed,
 )
+from protocols.ikev2.extension import Step
 from protocols.ikev2.message import Header, Message, encode_message
 from protocols.ikev2.payloads import (
     AuthPayload,
+    CertreqPayload,
     ConfigurationAttribute,
     ConfigurationPayload,
     IdiPayload,
@@ -68,6 +71,7 @@ from ue.authentication import Authenticator
 from ue.commands import AnswerIke, AskUsim, Command
 from ue.personas import shipped
 from ue.profile import authenticator
+from ue.retry import Retries
 from ue.usim import SoftwareUsim
 
 CBC, TRIPLE_DES, GCM_16 = 12, 3, 20
@@ -76,7 +80,7 @@ PRF_MD5, PRF_SHA1, PRF_XCBC, PRF_SHA256, PRF_SHA384, PRF_SHA512 = 1, 2, 4, 5, 6,
 NATD_SOURCE, NATD_DESTINATION, COOKIE, COOKIE2 = 16388, 16389, 16390, 16401
 MOBIKE, ADDITIONAL_4, ADDITIONAL_6, NO_ADDITIONAL, UPDATE = 16396, 16397, 16398, 16399, 16400
 INITIAL_CONTACT, EAP_ONLY, FRAGMENTATION, SIGNATURE_HASHES = 16384, 16417, 16430, 16431
-REDIRECT_SUPPORTED, N1_MODE = 16406, 51015
+REDIRECT_SUPPORTED, N1_MODE, NO_NATS, BACKOFF = 16406, 51015, 16402, 41041
 RFC822, FQDN, KEY_ID = 3, 2, 11
 IP6_A, IP6_GATEWAY = Endpoint.of("2001:db8:1::1", 500), Endpoint.of("2001:db8:ffff::1", 500)
 
@@ -92,6 +96,8 @@ class Facts:
     first_group: int | None = None
     init: list[str] | None = None
     auth: list[str] | None = None
+    one_suite: bool = False
+    certreq: bool | None = None
     idr: int = FQDN
     attributes: list[int] | None = None
     p_cscf: tuple[int, int] | None = None
@@ -107,52 +113,64 @@ class Facts:
     ike_hard: float | None = None
     child_hard: float | None = None
     dscp: int | None = None
+    mtu: int | None = None
+    stops_for: tuple[int, ...] = ()
     lax: int = 0
 
 
+ANDROID = Facts(
+    encryption=[(CBC, 128), (CBC, 192), (CBC, 256)],
+    integrity=[XCBC, SHA1, SHA256, SHA384, SHA512],
+    prfs=[PRF_XCBC, PRF_SHA1, PRF_SHA256, PRF_SHA384, PRF_SHA512],
+    groups=[2, 5, 14],
+    first_group=2,
+    init=["SA", "KE", "NONCE", "N(16388)", "N(16389)", "N(16430)", "N(16431)"],
+    auth=["IDi", "IDr", "N(16417)", "N(16396)", "N(16384)", "SA", "TSi", "TSr", "CP"],
+    attributes=[1, 3, 20, 7],
+    p_cscf=(20, 21),
+    certreq=False,
+    eap_only=True,
+    retransmissions=[0.5, 1, 2, 4],
+    given_up=15.5,
+    liveness=120,
+    keepalive=20,
+    ike_rekey=7200,
+    ike_hard=14400,
+    child_rekey=3600,
+    child_hard=7200,
+    dscp=46,
+    lax=2,
+)
+SAMSUNG = Facts(
+    encryption=[(CBC, 128)],
+    integrity=[SHA1],
+    prfs=[PRF_SHA1],
+    groups=[2],
+    first_group=2,
+    idr=KEY_ID,
+    p_cscf=(20, 21),
+    mobike=False,
+    liveness=120,
+    keepalive=30,
+    ike_rekey=86400,
+    child_rekey=28800,
+)
+OF_CARRIERS = replace(SAMSUNG, groups=[14], first_group=14, liveness=1800, p_cscf=(16384, 16386), mtu=1280)
+IPHONE = Facts(one_suite=True, groups=[2], first_group=2, certreq=True, p_cscf=(16384, 16386), ike_rekey=80000)
 FACTS = {
-    "pixel-aosp": Facts(
-        encryption=[(CBC, 128), (CBC, 192), (CBC, 256)],
-        integrity=[XCBC, SHA1, SHA256, SHA384, SHA512],
-        prfs=[PRF_XCBC, PRF_SHA1, PRF_SHA256, PRF_SHA384, PRF_SHA512],
-        groups=[2, 5, 14],
-        first_group=2,
-        init=["SA", "KE", "NONCE", "N(16388)", "N(16389)", "N(16430)", "N(16431)"],
-        auth=["IDi", "IDr", "N(16417)", "N(16396)", "N(16384)", "SA", "TSi", "TSr", "CP"],
-        attributes=[1, 3, 20, 7],
-        p_cscf=(20, 21),
-        eap_only=True,
-        retransmissions=[0.5, 1, 2, 4],
-        given_up=15.5,
-        liveness=120,
-        keepalive=20,
-        ike_rekey=7200,
-        ike_hard=14400,
-        child_rekey=3600,
-        child_hard=7200,
-        dscp=46,
-        lax=2,
-    ),
-    "samsung-default": Facts(
-        encryption=[(CBC, 128)],
-        integrity=[SHA1],
-        prfs=[PRF_SHA1],
-        groups=[2],
-        first_group=2,
-        idr=KEY_ID,
-        p_cscf=(20, 21),
-        mobike=False,
-        liveness=120,
-        keepalive=30,
-        ike_rekey=86400,
-        child_rekey=28800,
-    ),
-    "iphone": Facts(groups=[2], first_group=2, p_cscf=(16384, 16386), ike_rekey=80000),
+    "pixel-aosp": ANDROID,
+    "pixel-carrier": replace(ANDROID, stops_for=(24, 9000, 9025, 9050, 11000, 11050)),
+    "samsung-default": SAMSUNG,
+    "samsung-carrier": OF_CARRIERS,
+    "samsung-rare": replace(OF_CARRIERS, mobike=True, p_cscf=(16389, 16390), mtu=1300),
+    "iphone": IPHONE,
+    **{f"iphone-group{each}": replace(IPHONE, groups=[each], first_group=each) for each in (14, 1, 16)},
     "qualcomm": Facts(
         encryption=[(CBC, 128), (CBC, 256), (TRIPLE_DES, None)],
         integrity=[SHA1, XCBC, MD5],
         prfs=[PRF_SHA1, PRF_XCBC, PRF_MD5],
         groups=[2, 5, 14],
+        first_group=2,
         ike_rekey=64800,
         ike_hard=64900,
         child_rekey=64800,
@@ -162,6 +180,7 @@ FACTS = {
     "strongswan": Facts(additional=[NO_ADDITIONAL], given_up=26.3),
 }
 PERSONAS = sorted(FACTS)
+ANDROIDS = ["pixel-aosp", "pixel-carrier"]
 
 
 def facts_with(field: str) -> list[str]:
@@ -183,6 +202,9 @@ def test_the_first_request(persona: str) -> None:
         assert offered(only, TransformType.ENCR) == facts.encryption
         assert [each for each, _ in offered(only, TransformType.INTEG)] == facts.integrity
         assert [each for each, _ in offered(only, TransformType.PRF)] == facts.prfs
+    if facts.one_suite:
+        (only,) = proposals
+        assert all(len(offered(only, kind)) == 1 for kind in {transform.type for transform in only.transforms})
     if facts.groups is not None:
         assert [each for each, _ in offered(proposals[0], TransformType.KE)] == facts.groups
     if facts.first_group is not None:
@@ -211,6 +233,9 @@ def test_the_first_ike_auth(persona: str) -> None:
     assert (EAP_ONLY in said) is facts.eap_only
     assert (MOBIKE in said) is facts.mobike
     assert INITIAL_CONTACT in said
+    assert NO_NATS not in said
+    if facts.certreq is not None:
+        assert (request.first(CertreqPayload) is not None) is facts.certreq
     assert request.first(AuthPayload) is None
     asked = [int(each.type) for each in of(request, ConfigurationPayload).attributes]
     if facts.attributes is not None:
@@ -234,7 +259,57 @@ def test_both_families_are_asked_for_with_the_same_kind_of_attributes(persona: s
     assert {each for each in asked if each in (20, 21) or each > 16383} == set(FACTS[persona].p_cscf or ())
 
 
-@pytest.mark.parametrize("persona", ["pixel-aosp", "strongswan"])
+EVERYTHING = {4: (4, bytes(4), b"\xff" * 4), 6: (6, bytes(16), b"\xff" * 16)}
+
+
+@pytest.mark.parametrize(
+    ("pdn_type", "families", "asked"),
+    [("ipv4", [4], [1, 3, 20, 7]), ("ipv6", [6], [8, 10, 21, 7]), ("ipv4v6", [4, 6], [1, 3, 20, 8, 10, 21, 7])],
+)
+def test_android_offers_everything_in_each_family_and_asks_for_its_attributes(
+    pdn_type: str, families: list[int], asked: list[int]
+) -> None:
+    """Full-range TSi/TSr per family; CP with address, DNS, P-CSCF 20/21, APPLICATION_VERSION."""
+    phone = Phone("pixel-aosp", pdn_type=pdn_type)
+    phone.attach()
+    request = first_auth(phone)
+    for payload in (of(request, TsiPayload), of(request, TsrPayload)):
+        found = [
+            (each.version, each.start.packed, each.end.packed, each.protocol, each.start_port, each.end_port)
+            for each in payload.selectors
+        ]
+        assert found == [(*EVERYTHING[version], 0, 0, 65535) for version in families]
+    attributes = of(request, ConfigurationPayload).attributes
+    assert [(int(each.type), each.value) for each in attributes] == [(kind, b"") for kind in asked]
+
+
+def test_android_names_the_address_that_it_hands_over() -> None:
+    """On handover the old address is in the CP."""
+    phone = Phone("pixel-aosp", pdn_type="ipv4v6", request={"previous_addresses": ["10.45.0.9", "2001:db8:45::9"]})
+    phone.attach()
+    asked = {int(each.type): each.value for each in of(first_auth(phone), ConfigurationPayload).attributes}
+    assert asked[1] == bytes([10, 45, 0, 9])
+    assert asked[8] == bytes.fromhex("20010db8004500000000000000000009") + bytes([64])  # RFC 7296 §3.15.1
+    assert not any(value for kind, value in asked.items() if kind not in (1, 8))
+
+
+def test_a_carriers_profile_may_say_another_group_and_key_id() -> None:
+    """The first group of the KE and the form of IDr are those of the carrier's profile, the offer stays."""
+    phone = attached("pixel-aosp", ike={"group": "modp2048", "responder_id": "key-id"})
+    request = phone.init_requests()[0]
+    assert int(of(request, KePayload).group) == 14
+    assert [each for each, _ in offered(of(request, SaPayload).proposals[0], TransformType.KE)] == [2, 5, 14]
+    responder = of(first_auth(phone), IdrPayload)
+    assert (int(responder.id_type), responder.data) == (KEY_ID, b"internet")
+
+
+@pytest.mark.parametrize("persona", facts_with("mtu"))
+def test_the_mtu_inside(persona: str) -> None:
+    """Of the device: ``tests/nodes/test_ue_tun.py``."""
+    assert configured(persona).data_plane.mtu == FACTS[persona].mtu
+
+
+@pytest.mark.parametrize("persona", [*ANDROIDS, "strongswan"])
 def test_retransmissions(persona: str) -> None:
     """When a request is sent again, and when the gateway is given up."""
     facts, phone = FACTS[persona], Phone(persona)
@@ -256,33 +331,62 @@ def test_liveness_and_keepalives(persona: str) -> None:
     phone.translate = {Endpoint(ACCESS_A.address, port): found for port, found in outside.items()}
     phone.attach()
     begin = phone.now
-    phone.run(2 * facts.liveness + 5 if facts.liveness else 0.0)
+    phone.run(3 * facts.liveness + 5 if facts.liveness else 0.0)
     probes = [at for at, _ in phone.requests(ExchangeType.INFORMATIONAL)]
-    assert probes[1] - probes[0] == pytest.approx(facts.liveness, abs=0.1)
+    assert probes[-1] - probes[-2] == pytest.approx(facts.liveness, abs=0.1)
     assert probes[0] < begin + (facts.liveness or 0)
     keepalives = [at for at, datagram in phone.sent if datagram.payload == b"\xff"]
     assert keepalives[2] - keepalives[1] == pytest.approx(facts.keepalive, abs=0.1)
-    if persona == "pixel-aosp":
+    if persona in ANDROIDS:
         assert all(not message.payloads for _, message in phone.requests(ExchangeType.INFORMATIONAL))
 
 
 @pytest.mark.parametrize("persona", facts_with("ike_rekey"))
 def test_lifetimes(persona: str) -> None:
-    """When the UE rekeys, on the wire (up to a tenth earlier where jitter is not known), and when it would end."""
+    """When the UE rekeys child SA and IKE SA, on the wire: up to a tenth earlier where jitter is not known."""
+    facts, quiet = FACTS[persona], {"keepalive_interval": None, "liveness_interval": None}
+    for wanted, other in ((facts.ike_rekey, "child_lifetime"), (facts.child_rekey, "ike_lifetime")):
+        if wanted is None:
+            continue
+        phone = attached(persona, **quiet, **{other: None})
+        phone.run(wanted + 10)
+        first = next(at for at, _ in phone.requests(ExchangeType.CREATE_CHILD_SA))
+        assert 0.89 * wanted < first <= wanted + 1
+
+
+@pytest.mark.parametrize("persona", facts_with("ike_hard"))
+def test_the_end_of_what_cannot_be_rekeyed(persona: str) -> None:
+    """At the hard lifetime the child SA is gone, and so is the IKE SA, though the gateway answers all but rekeys."""
     facts = FACTS[persona]
-    soft = min(each for each in (facts.ike_rekey, facts.child_rekey) if each is not None)
-    phone = attached(persona, keepalive_interval=None, liveness_interval=None)
-    phone.run(soft + 10)
-    first = next(at for at, _ in phone.requests(ExchangeType.CREATE_CHILD_SA))
-    assert 0.89 * soft < first <= soft + 1
-    config = phone.ue_config
-    for lifetime, wanted, hard in (
-        (config.ike_lifetime, facts.ike_rekey, facts.ike_hard),
-        (config.child_lifetime, facts.child_rekey, facts.child_hard),
-    ):
-        assert (None if lifetime is None else lifetime.soft) == wanted
-        if hard is not None and lifetime is not None:
-            assert (lifetime.hard_seconds, lifetime.jitter) == (hard, 0)
+    for hard, other in ((facts.ike_hard, "child_lifetime"), (facts.child_hard, "ike_lifetime")):
+        assert hard is not None
+        phone = attached(persona, keepalive_interval=None, liveness_interval=None, **{other: None})
+        refusing_rekeys(phone)
+        phone.run(hard - 10)
+        assert phone.ue.live.state is SaState.ESTABLISHED
+        assert phone.ue.live.children
+        phone.run(20)
+        assert phone.ue.live.state is SaState.CLOSED or not phone.ue.live.children
+
+
+def refusing_rekeys(phone: Phone) -> None:
+    """From now on the gateway answers CREATE_CHILD_SA with NO_PROPOSAL_CHOSEN."""
+    sealer = phone.epdg.live.sealer
+    assert sealer is not None
+
+    class Refusing(Editing):
+        def open(self, octets: bytes, header: Header) -> Message:
+            """The gateway reads of no proposal, so that it makes no successor."""
+            message = super().open(octets, header)
+            kept = tuple(each for each in message.payloads if not isinstance(each, SaPayload))
+            return replace(message, payloads=kept)
+
+        def seal(self, message: Message) -> bytes:
+            refused = message.response and message.exchange == ExchangeType.CREATE_CHILD_SA
+            failure = (NotifyPayload(type=NotifyType.NO_PROPOSAL_CHOSEN),)
+            return super().seal(replace(message, payloads=failure) if refused else message)
+
+    phone.epdg.live.sealer = Refusing(sealer, lambda payload: payload)
 
 
 def test_android_sends_fragments_of_1280_octets() -> None:
@@ -385,7 +489,7 @@ def test_mediatek_accepts_a_group_that_was_not_offered() -> None:
     assert phone.ue.live.state is SaState.ESTABLISHED
 
 
-@pytest.mark.parametrize("persona", [None, *(name for name in PERSONAS if name != "mediatek")])
+@pytest.mark.parametrize("persona", [None, *(name for name in PERSONAS if name not in ("mediatek", "iphone-group1"))])
 def test_nobody_else_accepts_it(persona: str | None) -> None:
     phone = Phone(persona)
     phone.drop = lambda sender, datagram: True
@@ -428,6 +532,14 @@ def test_a_gateway_with_another_name_in_its_certificate_is_refused(persona: str 
     assert "epdg.other.example" in phone.ue.take(Refused).text
 
 
+@pytest.mark.parametrize("persona", [None, *PERSONAS])
+def test_a_certificate_of_another_authority_is_refused(persona: str | None) -> None:
+    phone = Phone(persona, lenient_gateway(make_pki()))
+    phone.attach()
+    assert phone.ue.live.state is SaState.CLOSED
+    assert "certificate" in phone.ue.take(Refused).text
+
+
 def edited(phone: Phone, edit: Callable[[Payload], Payload]) -> Phone:
     """The gateway's last IKE_AUTH response is not what it meant to say."""
 
@@ -457,7 +569,25 @@ def test_notifies_before_auth(persona: str | None) -> None:
     )
     edited(phone, wrong_auth)
     assert phone.ue.live.state is SaState.CLOSED
-    assert heard == (["emergency"] if persona == "pixel-aosp" else [])
+    assert heard == (["emergency"] if persona in ANDROIDS else [])
+
+
+@pytest.mark.parametrize("persona", [None, *PERSONAS])
+def test_a_back_off_timer_before_auth(persona: str | None) -> None:
+    """Beside a refusal of the child SA and a wrong AUTH: Android goes by it, nobody else."""
+    heard: list[float] = []
+    phone = Phone(persona, extension=lambda: DeviceSwu(back_off=heard.append))
+
+    def refused(payload: Payload) -> Payload:
+        if isinstance(payload, SaPayload):
+            return NotifyPayload(type=NotifyType.INTERNAL_ADDRESS_FAILURE)
+        if isinstance(payload, TsiPayload):
+            return NotifyPayload(type=NotifyType.of(BACKOFF), data=bytes.fromhex("019e"))  # 15 minutes
+        return wrong_auth(payload)
+
+    edited(phone, refused)
+    assert phone.ue.live.state is SaState.CLOSED
+    assert heard == ([900.0] if persona in ANDROIDS else [])
 
 
 @pytest.mark.parametrize("persona", [None, *PERSONAS])
@@ -563,19 +693,41 @@ def subtype(packet: bytes) -> AkaSubtype:
     return AkaSubtype(AkaMessage.decode(packet).subtype)
 
 
-def test_android_refuses_a_network_that_does_not_prove_itself() -> None:
+@pytest.mark.parametrize("persona", [None, *PERSONAS])
+def test_a_network_that_does_not_prove_itself_is_refused(persona: str | None) -> None:
     """AUTN rejected: Authentication-Reject; an old SQN: Synchronization-Failure; a bad AT_MAC: Client-Error."""
-    dialogue = Dialogue("pixel-aosp", TemporaryIdentities())
-    challenge = dialogue.server.challenge(NAI)
-    assert subtype(dialogue.hear(challenge)) is AkaSubtype.CHALLENGE
-    rejected = Dialogue("pixel-aosp", TemporaryIdentities())
+
+    def dialogue() -> Dialogue:
+        return Dialogue(persona, TemporaryIdentities())
+
+    good = dialogue()
+    challenge = good.server.challenge(NAI)
+    assert subtype(good.hear(challenge)) is AkaSubtype.CHALLENGE
+    rejected = dialogue()
     rejected.usim = SoftwareUsim(imsi=IMSI, k=Secret(bytes(16)), opc=OPC)
     assert subtype(rejected.hear(challenge)) is AkaSubtype.AUTHENTICATION_REJECT
-    late = Dialogue("pixel-aosp", TemporaryIdentities())
-    late.usim = dialogue.usim
+    late = dialogue()
+    late.usim = good.usim
     assert subtype(late.hear(challenge)) is AkaSubtype.SYNCHRONIZATION_FAILURE
-    forged = Dialogue("pixel-aosp", TemporaryIdentities())
+    forged = dialogue()
     assert subtype(forged.hear(challenge[:-1] + bytes([challenge[-1] ^ 1]))) is AkaSubtype.CLIENT_ERROR
+
+
+def test_android_tells_its_imei_only_to_a_network_that_has_proved_itself_inside_eap() -> None:
+    """DEVICE_IDENTITY, asked for with the first EAP packet: the certificate alone opens nothing."""
+    dialogue = Dialogue("pixel-aosp", TemporaryIdentities())
+    swu = DeviceSwu(imei="356938035643809", server_authenticated=lambda: dialogue.exchange.server_authenticated)
+    asks = Message(
+        spi_i=bytes(8), spi_r=bytes(8), exchange=ExchangeType.IKE_AUTH, original_initiator=False, response=True,
+        message_id=1, payloads=(NotifyPayload(type=NotifyType.of(41101)),),
+    )  # fmt: skip
+    swu.take(Step.IDENTITY_RESPONSE, asks)
+    dialogue.hear(dialogue.server.ask(AtAnyIdReq()))
+    assert not swu.payloads(Step.EAP_REQUEST)
+    dialogue.hear(dialogue.server.challenge("0001010000000001"))
+    (told,) = swu.payloads(Step.EAP_REQUEST)
+    assert isinstance(told, NotifyPayload)
+    assert told.data[3:].hex().startswith("53968330653408")  # TS 24.302 §8.2.9.2: digits swapped
 
 
 def test_temporary_failure_is_fatal_to_android_after_five_minutes() -> None:
@@ -605,11 +757,31 @@ def test_temporary_failure_is_fatal_to_android_after_five_minutes() -> None:
     assert phone.ue.live.state is SaState.CLOSED
 
 
-def test_the_pace_of_androids_retries() -> None:
+def pace(persona: str, causes: list[int | None]) -> list[float]:
+    """How long the phone waits after each of these failures in a row."""
+    retries = Retries(configured(persona).retry.policy())
+    return [retries.failed(cause, 1000.0).at - 1000.0 for cause in causes]
+
+
+@pytest.mark.parametrize("cause", [None, 24, 38, 9001, 10000, 11050])
+def test_the_pace_of_androids_retries(cause: int | None) -> None:
     """5, 10, 10, 20, 40 ... 3600 s, without an end."""
-    retry = configured("pixel-aosp").retry
-    assert (retry.intervals[:5], retry.intervals[-1], retry.give_up_after) == ((5, 10, 10, 20, 40), 3600, None)
-    assert list(retry.intervals) == sorted(retry.intervals)
+    waits = pace("pixel-aosp", [cause] * 20)
+    assert waits[:5] == [5, 10, 10, 20, 40]
+    assert waits == sorted(waits)
+    assert set(waits[-8:]) == {3600}
+
+
+def test_a_carriers_profile_stops_after_two_tries() -> None:
+    """For 24, 9000 to 9050 and 11000 to 11050; after a success it begins anew."""
+    for cause in FACTS["pixel-carrier"].stops_for:
+        assert pace("pixel-carrier", [cause, cause]) == [5, math.inf]
+    for cause in (None, 23, 8999, 9051, 10999, 11051):
+        assert pace("pixel-carrier", [cause] * 5) == [5, 10, 10, 20, 40]
+    retries = Retries(configured("pixel-carrier").retry.policy())
+    assert not retries.failed(24, 0.0).never
+    retries.attached()
+    assert not retries.failed(24, 0.0).never
 
 
 # --- configuration exchanges ------------------------------------------------------------------------------

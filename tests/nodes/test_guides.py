@@ -139,10 +139,12 @@ def test_the_table_of_refusals_is_what_the_ue_does() -> None:
 
 def test_the_guide_has_every_persona_and_what_it_does_not_check() -> None:
     header = next(line for line in GUIDES["personas"].splitlines() if line.startswith("| |"))
-    assert {*re.findall(r"`([\w-]+)`", header)} == {*personas.shipped()}
-    lax = re.findall(r"^\| `([\w-]+)` \| (.+) \|$", GUIDES["personas"], re.MULTILINE)
+    above = dict(re.findall(r"^\| `([\w-]+)` \| `([\w-]+)` \| .+ \|$", GUIDES["personas"], re.MULTILINE))
+    assert {*re.findall(r"`([\w-]+)`", header), *above} == {*personas.shipped()}
+    lax = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|$", GUIDES["personas"], re.MULTILINE)
     read = [personas.read_persona(personas.persona_file(name))[0] for name in personas.shipped()]
     assert sorted(lax) == sorted((header.name, sentence) for header in read for sentence in header.lax)
+    assert above == {each.name: each.based_on for each in read if each.based_on is not None}
     refused = re.search(r"are refused in a persona: (.+?)\.\n", GUIDES["personas"], re.DOTALL)
     assert refused is not None
     assert {*re.findall(r"`(\w+)`", refused[1])} == personas.OWN

@@ -27,7 +27,7 @@ from ue.control import control_methods
 from ue.personas import DIRECTORY, shipped
 
 DSCP = 46
-STANDS = {"pixel-aosp", "iphone", "qualcomm", "mediatek", "strongswan"}
+STANDS = {*shipped()} - {"samsung-default", "samsung-carrier"}
 LEGACY: Changes = {"suites": ["legacy"], "esp_suites": ["legacy"]}
 
 
@@ -131,6 +131,13 @@ ERRORS = {
     ),
     HEADER + "  algorithms:\n    ike: [default]\n    esp: ['aes{128,256']\n": "mine.yaml:7: algorithms.esp.0: got",
     HEADER + "  imsi: '001010000000002'\n": "mine.yaml:5: configuration.imsi: got a key, expected how the UE speaks",
+    HEADER + "  data_plane: {device: ue1}\n": "mine.yaml:5: configuration.data_plane: got a key, expected how the UE",
+    HEADER.replace("lax", "based_on: nokia\nlax") + "  mobike: true\n": (
+        "mine.yaml:3: based_on: got 'nokia', expected one of iphone, "
+    ),
+    HEADER.replace("lax", "based_on: mine.yaml\nlax") + "  mobike: true\n": (
+        "mine.yaml: based_on: got a circle, expected a persona that is not based on this one"
+    ),
     "name: [\n": "mine.yaml:2: (syntax): got",
 }
 
@@ -152,7 +159,7 @@ def test_an_error_in_a_persona_names_file_line_key_and_what_was_expected(tmp_pat
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("nokia", "ue.yaml:3: persona: got 'nokia', expected one of iphone, mediatek, pixel-aosp, qualcomm, "),
+        ("nokia", "ue.yaml:3: persona: got 'nokia', expected one of iphone, iphone-group1, "),
         ("[]", "ue.yaml:3: persona: got something else than text, expected one of"),
         ("none.yaml", "none.yaml: (file): got no such file"),
     ],
@@ -162,6 +169,26 @@ def test_a_persona_that_is_none(tmp_path: Path, value: str, words: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         load(tmp_path / "ue.yaml", UeConfiguration)
     assert str(refused.value).startswith(f"{tmp_path}/{words}")
+
+
+def test_a_persona_on_top_of_another(tmp_path: Path) -> None:
+    """What it says counts, then what those below say; an error is in the file where it stands."""
+    carrier = tmp_path / "carrier.yaml"
+    carrier.write_text(
+        "name: carrier\ndescription: x\nbased_on: pixel-aosp\nlax: [another]\nconfiguration:\n  ike: {dscp: 10}\n"
+    )
+    mine = persona_file(
+        tmp_path, "name: mine\ndescription: x\nbased_on: carrier.yaml\nconfiguration:\n  mobike: false\n"
+    )
+    (tmp_path / "ue.yaml").write_text(yaml.safe_dump({**SOMEBODY, "persona": "mine.yaml", "gateway": AT}))
+    made = load(tmp_path / "ue.yaml", UeConfiguration)
+    assert made.persona is not None
+    assert (made.persona.name, len(made.persona.lax), made.persona.lax[-1]) == ("mine", 3, "another")
+    assert (made.mobike, made.ike.dscp, made.ike.renew_spi, made.liveness_interval) == (False, 10, True, 120)
+    carrier.write_text(carrier.read_text().replace("10}", "99}"))
+    with pytest.raises(ConfigurationError, match=r"carrier\.yaml:6: ike\.dscp: got 99"):
+        load(tmp_path / "ue.yaml", UeConfiguration)
+    assert CliRunner().invoke(application, ["personas", str(mine)]).exit_code == 2
 
 
 def test_the_users_file_wins_key_by_key_and_an_error_in_it_is_its_own(tmp_path: Path) -> None:
@@ -192,7 +219,7 @@ def test_personas_are_listed_with_what_they_do_not_check() -> None:
     assert "lax: CVE-2024-20069" in shown.stdout
     listed = json.loads(CliRunner().invoke(application, ["personas", "--json"]).stdout)
     assert [each["name"] for each in listed] == list(shipped())
-    assert [bool(each["lax"]) for each in listed] == [name in ("mediatek", "pixel-aosp") for name in shipped()]
+    assert {each["name"] for each in listed if each["lax"]} == {"mediatek", "pixel-aosp", "pixel-carrier"}
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -206,6 +233,8 @@ def test_the_effective_configuration_is_shown(name: str) -> None:
     def covered(part: object, whole: object) -> bool:
         if isinstance(part, dict) and isinstance(whole, dict):
             return all(key in whole and covered(value, whole[key]) for key, value in part.items())
+        if isinstance(part, list) and isinstance(whole, list):
+            return len(part) == len(whole) and all(map(covered, part, whole))
         return part == whole or (isinstance(whole, dict) and whole["soft"] == part)  # a lifetime in full
 
     assert covered(written, effective)

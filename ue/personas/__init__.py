@@ -2,7 +2,8 @@
 
 A persona file has a header (``name``, ``description``, ``lax``) and, under ``configuration``, ordinary keys of the
 UE's configuration: how the UE speaks, and nothing of who it is or where. ``lax`` lists in plain sentences which checks
-that a UE should make this one is known not to make.
+that a UE should make this one is known not to make. ``based_on`` names another persona, or a file, over which this one
+is laid: a carrier's profile says what differs and nothing else.
 
 The user's file wins: mappings are laid over one another key by key; a list, a value or null replaces the persona's.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from protocols.errors import ConfigurationError
 from protocols.io.configuration import ConfigurationModel, validate
 from protocols.io.documents import Document, Words, read_file
 
@@ -29,6 +31,8 @@ OWN = frozenset(
     }
 )  # fmt: skip
 """Keys of the UE's configuration that are the user's: who and where the UE is."""
+SHARED = {"data_plane": frozenset({"mtu"})}
+"""Keys under one of ``OWN`` that are how the UE speaks all the same."""
 
 
 class PersonaHeader(ConfigurationModel):
@@ -36,6 +40,7 @@ class PersonaHeader(ConfigurationModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
     description: str = Field(min_length=1)
+    based_on: str | None = None
     lax: tuple[str, ...] = ()
 
 
@@ -51,7 +56,23 @@ def shipped() -> tuple[str, ...]:
 
 
 def read_persona(path: Path) -> tuple[PersonaHeader, Document]:
-    """Header and configuration of a persona file; ``ConfigurationError`` names file, line and key."""
+    """Header and configuration of a persona file with what it is based on; ``ConfigurationError`` names the place."""
+    header, configuration, base = _read_one(path)
+    seen = {path.resolve()}
+    while base is not None:
+        below = base
+        if below.resolve() in seen:
+            expected = "a persona that is not based on this one"
+            raise ConfigurationError(file=str(path), key="based_on", value=Words("a circle"), expected=expected)
+        seen.add(below.resolve())
+        under, defaults, base = _read_one(below)
+        header = header.model_copy(update={"lax": (*under.lax, *header.lax)})
+        configuration = configuration.over(defaults)
+    return header, configuration
+
+
+def _read_one(path: Path) -> tuple[PersonaHeader, Document, Path | None]:
+    """A file alone, and the one that it is based on."""
     try:
         changed = path.stat().st_mtime_ns
     except OSError:
@@ -60,17 +81,18 @@ def read_persona(path: Path) -> tuple[PersonaHeader, Document]:
 
 
 @lru_cache(maxsize=KEPT)
-def _read(path: Path, changed: int) -> tuple[PersonaHeader, Document]:
+def _read(path: Path, changed: int) -> tuple[PersonaHeader, Document, Path | None]:
     """A file as it was at its last change: a fleet has thousands of UEs of few personas."""
     del changed
     document = read_file(path)
     checked = validate(document, _PersonaFile)
-    for key in checked.configuration:
-        if key in OWN:
+    for key, value in checked.configuration.items():
+        shared = SHARED.get(key)
+        if key in OWN and not (shared and isinstance(value, Mapping) and shared.issuperset(value)):
             expected = "how the UE speaks; this key is the user's own, in the UE's configuration"
             raise document.error(("configuration", key), Words("a key"), expected)
-    header = PersonaHeader(name=checked.name, description=checked.description, lax=checked.lax)
-    return header, document.part("configuration")
+    header = PersonaHeader(**checked.model_dump(exclude={"configuration"}))
+    return header, document.part("configuration"), find_persona(document, path.parent, "based_on")
 
 
 def persona_file(name: str) -> Path:
@@ -80,19 +102,19 @@ def persona_file(name: str) -> Path:
     return path
 
 
-def find_persona(document: Document, directory: Path | None) -> Path | None:
-    """The file of the persona that a UE's configuration names: one that is shipped, or a path ending in ``.yaml``."""
-    named = document.data.get(KEY) if isinstance(document.data, Mapping) else None
+def find_persona(document: Document, directory: Path | None, key: str = KEY) -> Path | None:
+    """The file of the persona that a document names: one that is shipped, or a path ending in ``.yaml``."""
+    named = document.data.get(key) if isinstance(document.data, Mapping) else None
     if named is None:
         return None
     expected = f"one of {', '.join(shipped())}, or a file whose name ends in {SUFFIX}"
     if not isinstance(named, str):
-        raise document.error((KEY,), Words("something else than text"), expected)
+        raise document.error((key,), Words("something else than text"), expected)
     if named in shipped():
         return DIRECTORY / f"{named}{SUFFIX}"
     path = Path(named).expanduser()
     if path.suffix != SUFFIX:
-        raise document.error((KEY,), named, expected)
+        raise document.error((key,), named, expected)
     return path if directory is None or path.is_absolute() else directory / path
 
 

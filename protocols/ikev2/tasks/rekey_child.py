@@ -131,6 +131,9 @@ def process_request(sa: IkeSa, message: Message, rekey: NotifyPayload, now: floa
         return Response(payloads=(missing,))  # §2.25.1
     if old.replaced or old.closing:
         return child_exchange.error(NotifyType.TEMPORARY_FAILURE)  # §2.25.1: we are trying to close it
+    if sum(one.replaced for one in sa.children.values()) > 2 * sa.config.additional_children + 1:
+        # "the initiator of the rekey" deletes what it has replaced (§2.8): one that never does waits until we do
+        return child_exchange.error(NotifyType.TEMPORARY_FAILURE)
     if isinstance(old.rekey, RekeyChild) and old.rekey.following:
         # RFC 9370 §2.2.4: our series is in progress: "a TEMPORARY_FAILURE notification MUST be sent"
         return child_exchange.error(NotifyType.TEMPORARY_FAILURE)

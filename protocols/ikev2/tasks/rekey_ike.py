@@ -16,6 +16,7 @@ made, did not notice our rekey: its SA is the one. With additional key exchanges
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from protocols.ikev2.sa import IkeSa
 
 IKE_SPI_LENGTH = 8
+UNDELETED_MAXIMUM = 4  # IKE SAs that the peer has rekeyed and not deleted; RFC 7296 sets no limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +191,17 @@ class RekeyIke:
         )
 
 
+def _undeleted(sa: IkeSa) -> Iterator[IkeSa]:
+    """What was rekeyed before this SA and has not been deleted: the initiator of a rekey has to (§2.8)."""
+    while (old := sa.predecessor) is not None:
+        yield old
+        sa = old
+
+
 def process_request(sa: IkeSa, message: Message, now: float) -> Response:
     """The peer rekeys the IKE SA."""
+    if sum(1 for _ in _undeleted(sa)) > UNDELETED_MAXIMUM:
+        return child_exchange.error(NotifyType.TEMPORARY_FAILURE)
     busy = any(subject != followup_ke.THE_IKE_SA for subject in sa.followups.subjects)
     if (
         sa.rekeying.rival is not None

@@ -15,5 +15,5 @@ class Refusal(RemoteError):
     def __init__(self, cause: AkaFailure, why: str, *, as_autn: bool = False) -> None:
         super().__init__(why)
         self.cause = cause
-        self.why = why
+        self.why = str(self)
         self.as_autn = as_autn
