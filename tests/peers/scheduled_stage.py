@@ -140,15 +140,19 @@ class ScheduledStage:
         """Its address goes."""
         found = self.topology.accesses[access]
         began = time.time()
-        self.topology.ue.delete_address(found.interface, found.address)  # from here: the wires carry meanwhile
-        found.wire.access.up = False  # not before: the UE cannot know of a wire
+        # not on the wires' loop: they carry meanwhile
+        if found.address.version == 4:
+            self.topology.ue.delete_address(found.interface, found.address)
+            found.wire.access.up = False  # not before: the UE cannot know of a wire
+        else:  # whose default route does not go by itself
+            asyncio.run(self.topology.present(access, False))
         if not any(each.wire.access.up for each in self.topology.accesses.values()):
             self._gone = began
 
     def join(self, access: str) -> None:
         """Its address comes, where it has none."""
         if not self.topology.accesses[access].wire.access.up:
-            asyncio.run(self.topology.present(access, True))  # not on the wires' loop either
+            asyncio.run(self.topology.present(access, True))
         if self._gone is not None:
             self.without.append((self._gone, time.time()))
             self._gone = None
