@@ -169,8 +169,10 @@ class EspTap:
             self._resumption.cancel()
             self._resumption = None
         if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-            self._socket.close()
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket.fileno())
+            # in a thread: the kernel makes who closes a packet socket wait for RCU, and a UE that moves has no time
+            loop.run_in_executor(None, self._socket.close)
             self._socket = None
 
     def _look_for_overflow(self) -> None:

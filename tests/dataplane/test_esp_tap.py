@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -137,6 +138,28 @@ def as_by_python(calls: Callable[[DatagramTap], None]) -> list[Body]:
     kept = recorder()
     calls(DatagramTap(kept))
     return [record.body for record in kept.since(0)]
+
+
+def test_a_node_that_closes_its_last_port_does_not_wait_for_the_kernel() -> None:
+    """Closing a packet socket takes the kernel milliseconds (it waits for RCU), and a move has none to spare."""
+    closed_by: list[int] = []
+
+    class Told(socket.socket):
+        def close(self) -> None:
+            closed_by.append(threading.get_ident())
+            super().close()
+
+    def told() -> socket.socket:
+        with open_tap_socket() as opened:
+            return Told(fileno=opened.detach())
+
+    async def story() -> None:
+        node = Node(ENDS[4][0], open_socket=told)
+        node.close()
+        await until(lambda: closed_by, "the socket being closed")
+        assert threading.get_ident() not in closed_by
+
+    on_loopback(story)
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -14,7 +14,7 @@ import pytest
 from lab.mobility.loader import load_schedule
 from tests.peers import scheduled_moves
 from tests.peers.hostapd import require_hostapd
-from tests.peers.moves import PAIRS, PATIENCE, SCENARIOS, Measured, play
+from tests.peers.moves import PAIRS, PATIENCE, SCENARIOS, Measured, OurUe, play
 from tests.peers.namespaces import require_namespaces
 from tests.peers.strongswan import require_strongswan
 
@@ -24,6 +24,7 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 SILENT_PATH_MAXIMUM = 3.0
 SLACK = 1.5  # seconds of a busy machine
 SHORT_PATIENCE = 6.0
+REFUSED_REKEYING = 16.0  # charon asks again within 15 s after TEMPORARY_FAILURE, a Pixel's answer while it moves
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +75,32 @@ def test_every_event_is_survived(name: str, ue: str, gateway: str) -> None:
     assert max(silences(measured)) < 1.0
 
 
+def test_our_ue_moves_while_it_rekeys() -> None:
+    """The IKE SA, and then the child SA, is being rekeyed at strongSwan's gateway when the address goes."""
+    assert max(silences(scheduled_moves.play("move-during-rekey", "ours"))) < SLACK
+
+
+OURS = [
+    (name, gateway)
+    for name in scheduled_moves.played()
+    for ue, gateway in scheduled_moves.pairs(name)
+    if ue == OurUe.name
+]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", scheduled_moves.PLAYED)
-def test_our_ue_survives_every_schedule(name: str) -> None:
-    """At strongSwan's gateway, left alone; where the schedule allows an outage, it is not longer."""
-    measured = scheduled_moves.play(name, "ours")
-    allowed = load_schedule(name).schedule.expect.outage_ms
-    assert max(silences(measured)) < max(SILENT_PATH_MAXIMUM + SLACK, (allowed or 0.0) / 1000)
+@pytest.mark.parametrize(("name", "gateway"), OURS)
+def test_our_ue_survives_every_schedule(name: str, gateway: str) -> None:
+    """Left alone; where the schedule allows an outage, it is not longer."""
+    measured = scheduled_moves.play(name, "ours", gateway)
+    expect = load_schedule(name).schedule.expect
+    allowed = REFUSED_REKEYING if (name, gateway) == ("walk-home-pixel", "strongSwan") else SILENT_PATH_MAXIMUM + SLACK
+    assert max(silences(measured)) < max(allowed, (expect.outage_ms or 0.0) / 1000)
+    assert expect.moves != 0 or measured.elsewhere == 0, "a false move"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_strongswan_stays_on_a_lossy_path_too() -> None:
+    assert scheduled_moves.play("lossy-path", "strongSwan").elsewhere == 0

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lab.namespaces import (
     ACCESS_A,
@@ -77,6 +77,19 @@ class Mover(Protocol):
     def attach(self) -> str:
         """Attach; the inner address."""
 
+    def rekey_ike(self) -> None:
+        """Begin to rekey the IKE SA."""
+
+    def rekey_child(self) -> None:
+        """Begin to rekey the child SA."""
+
+    def check_liveness(self) -> bool:
+        """Ask the gateway whether it lives; ``False`` where nobody can tell this UE to."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
 
 class OurUe:
     """``ue run`` that manages its connection by itself, TUN device and all."""
@@ -93,6 +106,24 @@ class OurUe:
         addresses = self.node.call("ue.attach", access=self.access)["inner_addresses"]
         assert isinstance(addresses, list)
         return str(addresses[0])
+
+    def rekey_ike(self) -> None:
+        """Over the control socket."""
+        self.node.call("ue.rekey-ike")
+
+    def rekey_child(self) -> None:
+        """Over the control socket."""
+        self.node.call("ue.rekey-child")
+
+    def check_liveness(self) -> bool:
+        """Over the control socket."""
+        self.node.call("ue.liveness")
+        return True
+
+    @property
+    def pid(self) -> int:
+        """The node's."""
+        return self.node.pid
 
     def _has_address(self) -> bool:
         management = self.node.call("node.status")["management"]
@@ -114,6 +145,23 @@ class CharonUe:
     def attach(self) -> str:
         """Attach where its routes lead to."""
         return self.charon.initiate().inner_addresses[0]
+
+    def rekey_ike(self) -> None:
+        """By swanctl."""
+        self.charon.rekey_ike()
+
+    def rekey_child(self) -> None:
+        """By swanctl."""
+        self.charon.rekey_child()
+
+    def check_liveness(self) -> bool:
+        """It does so by itself, after ``CHARON_DPD`` without any traffic."""
+        return False
+
+    @property
+    def pid(self) -> int:
+        """The daemon's."""
+        return self.charon.pid
 
 
 # --- what happens ---------------------------------------------------------------------------------------------
@@ -208,16 +256,41 @@ SCENARIOS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """``silences`` in seconds, beyond the time without an address; ``None``: it never came back."""
+    """``silences`` in seconds, beyond the time without an address; ``None``: it never came back.
+
+    Of schedules alone: ``beyond`` is the longest silence beyond the path's own round trips as well, ``taken`` are
+    packets that the accesses have lost by their quality, ``elsewhere`` those of ESP on other accesses than the first.
+    """
 
     silences: tuple[float | None, ...]
     sent: int
     lost: int
+    beyond: float | None = None
+    taken: int | None = None
+    elsewhere: int | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """In milliseconds."""
         silences: list[JsonValue] = [None if each is None else round(each * 1000, 1) for each in self.silences]
-        return {"silence_ms": silences, "sent": self.sent, "lost": self.lost}
+        figures: dict[str, JsonValue] = {"silence_ms": silences, "sent": self.sent, "lost": self.lost}
+        if self.beyond is not None:
+            figures["beyond_ms"] = round(self.beyond * 1000, 1)
+        if self.taken is not None:
+            figures |= {"taken": self.taken, "elsewhere": self.elsewhere}
+        return figures
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> Measured:
+        """As ``to_json`` wrote it."""
+        beyond = figures.get("beyond_ms")
+        return cls(
+            silences=tuple(None if each is None else each / 1000 for each in figures["silence_ms"]),
+            sent=figures["sent"],
+            lost=figures["lost"],
+            beyond=None if beyond is None else beyond / 1000,
+            taken=figures.get("taken"),
+            elsewhere=figures.get("elsewhere"),
+        )
 
 
 def measure(stage: AccessTopology, mover: Mover, scenario: Scenario, patience: float = PATIENCE) -> Measured:

@@ -17,7 +17,7 @@ from tests.peers.processes import require_program, wait_until
 
 ANSWERS_TIMEOUT = 15.0
 END_TIMEOUT = 10.0
-_ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .*icmp_seq=(\d+) ", re.MULTILINE)
+_ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .*icmp_seq=(\d+) ttl=\d+ time=([\d.]+) ms", re.MULTILINE)
 _SENT = re.compile(r"(\d+) packets transmitted, (\d+) received")
 
 
@@ -55,6 +55,7 @@ class PingFlow:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process is not None
+        self.go_on()
         self._process.send_signal(signal.SIGINT)  # it prints its counts
         self._process.wait(END_TIMEOUT)
         self.output = self._file.read_text()
@@ -66,8 +67,25 @@ class PingFlow:
     @property
     def answers(self) -> list[tuple[int, float]]:
         """Sequence number and time of every answer so far, in the order they came."""
-        text = self.output or self._file.read_text()
-        return [(int(number), float(moment)) for moment, number in _ANSWER.findall(text)]
+        return [(int(number), float(moment)) for moment, number, _ in self._found()]
+
+    @property
+    def round_trips(self) -> list[float]:
+        """Of the same answers, seconds."""
+        return [float(milliseconds) / 1000 for _, _, milliseconds in self._found()]
+
+    def _found(self) -> list[tuple[str, str, str]]:
+        return _ANSWER.findall(self.output or self._file.read_text())
+
+    def pause(self) -> None:
+        """Stand still until ``go_on``."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Ask again; where it does so already, nothing changes."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def wait_answers(self, count: int) -> None:
         """Wait for so many answers more."""

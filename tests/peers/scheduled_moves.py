@@ -1,43 +1,28 @@
-"""The laboratory's schedules at Debian's strongSwan as gateway: our UE and charon's, by what happens to the network.
+"""The laboratory's schedules at our gateway and at Debian's strongSwan: our UE and charon's, beside each other.
 
-The stage is the laboratory's of namespaces (wires, NATs, both gateway addresses), with charon and hostapd in place
-of our gateway and AAA server. A UE is told nothing: what a schedule commands (``move``) is for both an address that
-comes and, in the same moment, one that goes. Ping runs through the tunnel. ``lose`` picks messages by their header and
-length, since charon exports no keys.
+The stage is the laboratory's of namespaces (wires, NATs, all gateway addresses). At charon, hostapd stands for the
+AAA server; at our gateway both UEs prove themselves by a key. A UE is told nothing of addresses; a rekeying it is told
+to begin. Ping runs through the tunnel.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import os
+import signal
 import tempfile
-import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 from lab.mobility.loader import load_schedule
-from lab.mobility.matching import MessageLosses
-from lab.mobility.namespaces import CORE, INNER, NUMBERING, Topology, topology_of
-from lab.mobility.schedule import (
-    AccessEvent,
-    Attach,
-    Captive,
-    Command,
-    Event,
-    GatewayEvent,
-    Impair,
-    Lose,
-    MessageKind,
-    MoveTo,
-    Schedule,
-)
+from lab.mobility.namespaces import CORE, INNER
+from lab.mobility.schedule import Attach, Command, Event, Family, MoveTo, Resume, Schedule
+from lab.mobility.stage_name import StageName
 from lab.namespaces import HOST_BEHIND_GATEWAY
-from protocols.errors import StackError
-from protocols.ikev2.message import decode_header
-from protocols.ikev2.registry import ExchangeType
+from protocols.path import Address
 from tests.peers.certificates import CertificateAuthority
 from tests.peers.hostapd import Hostapd, Subscriber, aka_users, password_user
 from tests.peers.moves import (
@@ -47,6 +32,7 @@ from tests.peers.moves import (
     FQDN,
     IMSI,
     OPC,
+    PAIRS,
     PASSWORD,
     PATIENCE,
     CharonUe,
@@ -58,222 +44,185 @@ from tests.peers.moves import (
 from tests.peers.node_process import NodeProcess
 from tests.peers.ping_flow import PingFlow
 from tests.peers.processes import PeerError, wait_until
-from tests.peers.strongswan import Charon, gateway_connections, ue_connection
-from tests.peers.strongswan_scene import UE
+from tests.peers.scheduled_stage import ScheduledStage, overlap, scheduled_stage
+from tests.peers.strongswan import Charon, RadiusServer, gateway_connections, ue_connection
+from tests.peers.strongswan_scene import KEY, UE, Child, Connection, client, gateway_configuration
 
 PLAYED = (
     "walk-home",
+    "walk-home-pixel",
     "lift",
+    "commuter-train",
     "flapping-wifi",
     "nat-reboot",
     "silent-path",
+    "captive-wifi",
     "gateway-failover",
+    "lossy-path",
+    "v4-to-v6",
     "lost-update",
     "lost-response",
     "a-b-a-outstanding",
+    "move-during-rekey",
+    "move-during-liveness",
+    "move-during-eap",
+    "suspend-weekend",
 )
 LEAD = 1.0  # seconds of undisturbed traffic before the first event, in place of the schedule's own
 TAIL = 3.0  # and so many after the last one
+LONG, NAP = 60.0, 30.0  # what takes longer than the one between two events takes the other
 INTERVAL = 0.01  # seconds between two echo requests
 CAUSE = 1.5  # a silence that begins no longer after an event has to do with it
 SETTLED = 30  # answers without a break: the traffic is back
-UPDATE_REQUEST_MINIMUM = 136  # octets of UPDATE_SA_ADDRESSES and NAT detection under AES-CBC and HMAC-SHA-256-128
-UPDATE_RESPONSE_MINIMUM = 120  # NAT detection; an empty INFORMATIONAL has 80
-NON_ESP_MARKER = bytes(4)
+AFTER = 0.5  # seconds after a silence whose shortest round trip is the path's
+ROUND_TRIPS = 2  # of the new path that a move takes: the update; our gateway's check of it, charon's rekeying
 
 
-class LossesByLength(MessageLosses):
-    """Knows updates of addresses without their keys: nothing else INFORMATIONAL is as long in these scenarios."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._wanted: dict[MessageKind, int] = {}
-
-    def order(self, kind: MessageKind, count: int, access: str | None) -> None:
-        """Lose the next ones; only updates are known."""
-        if kind not in (MessageKind.UPDATE_REQUEST, MessageKind.UPDATE_RESPONSE):
-            raise PeerError(f"{kind.value} cannot be told without keys")
-        self._wanted[kind] = count
-
-    def takes(self, octets: bytes, access: str) -> bool:
-        """Whether this UDP payload is lost."""
-        if not self._wanted or not octets.startswith(NON_ESP_MARKER):
-            return False
-        body = octets[len(NON_ESP_MARKER) :]
-        try:
-            header = decode_header(body)
-        except StackError:
-            return False
-        kind = MessageKind.UPDATE_RESPONSE if header.response else MessageKind.UPDATE_REQUEST
-        minimum = UPDATE_RESPONSE_MINIMUM if header.response else UPDATE_REQUEST_MINIMUM
-        left = self._wanted.get(kind, 0)
-        if header.exchange != ExchangeType.INFORMATIONAL or len(body) < minimum or not left:
-            return False
-        self._wanted[kind] = left - 1
-        self.lost[kind.value] += 1
-        return True
+def played() -> list[str]:
+    """All of ``PLAYED`` that the stage of namespaces can carry; what is a weekend long is cut."""
+    return [name for name in PLAYED if _possible(load_schedule(name).schedule)]
 
 
-# --- the stage ------------------------------------------------------------------------------------------------
+def _possible(schedule: Schedule) -> bool:
+    one_family = {access.family for access in schedule.accesses.values()} == {Family.IPV4}
+    return one_family or StageName.NAMESPACES in schedule.stages
 
 
-@dataclass(kw_only=True)
-class ScheduledStage:
-    """A schedule's network, carried by a thread of its own; events are called from the caller's thread."""
+def pairs(name: str) -> list[tuple[str, str]]:
+    """UEs and gateways: a persona is of our UE alone, and EAP runs at charon alone."""
+    schedule = load_schedule(name).schedule
+    with_aaa = any(event.do == "aaa-slow" for event in schedule.events)
+    return [
+        (ue, gateway)
+        for ue, gateway in PAIRS
+        if not (schedule.persona and ue == CharonUe.name) and not (with_aaa and gateway == "ours")
+    ]
 
-    schedule: Schedule
-    topology: Topology
-    loop: asyncio.AbstractEventLoop
-    on: str
-    without: list[tuple[float, float]] = field(default_factory=list)
-    """Moments (wall clock) between which the UE had no address."""
-    _gone: float | None = None
 
-    def happen(self, event: Event) -> None:
-        """Let it happen, now."""
-        match event:
-            case MoveTo(to=to):
-                self._join(to)
-                self._leave(self.on)
-                self.on = to
-            case AccessEvent(do="address-lost", access=access):
-                self._leave(access)
-            case AccessEvent(do="address-gained", access=access):
-                self._join(access)
-            case AccessEvent(do="nat-rebind", access=access):
-                self._do(self.topology.rebind(access))
-            case Impair(access=access, up=up, down=down):
-                self._do(self.topology.impair(access, up, down))
-            case Captive(access=access, captive=captive):
-                self._do(self.topology.captive(access, captive))
-            case GatewayEvent(address=address):
-                self._do(self.topology.gateway(address, event.do == "gateway-up"))
-            case Lose(message=message, count=count, access=access):
-                self._do(self.topology.lose(message, count, access))
-            case _:
-                raise PeerError(f"{event.do} does not happen to a network")
-
-    def _do(self, change: Coroutine[object, object, None]) -> None:
-        """On the wires' loop."""
-        asyncio.run_coroutine_threadsafe(change, self.loop).result(PATIENCE)
-
-    def _leave(self, access: str) -> None:
-        began = time.time()
-        self._do(self.topology.present(access, False))
-        if not any(each.wire.access.up for each in self.topology.accesses.values()):
-            self._gone = began
-
-    def _join(self, access: str) -> None:
-        self._do(self.topology.present(access, True))
-        if self._gone is not None:
-            self.without.append((self._gone, time.time()))
-            self._gone = None
+# --- who serves whom ------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def scheduled_stage(schedule: Schedule) -> Iterator[ScheduledStage]:
-    """The network of a schedule as at its beginning: accesses that are moved to later are not there yet."""
-    attach = next(event for event in schedule.events if isinstance(event, Attach))
-    first = attach.access or schedule.first_access
-    later = {event.to for event in schedule.events if isinstance(event, MoveTo)} - {first}
-    accesses = {
-        name: section.model_copy(update={"present": section.present and name not in later})
-        for name, section in schedule.accesses.items()
-    }
-    schedule = schedule.model_copy(update={"accesses": accesses})
-    ready, over = threading.Event(), threading.Event()
-    made: list[tuple[Topology, asyncio.AbstractEventLoop]] = []
-    failure: list[BaseException] = []
-
-    async def carry() -> None:
-        with topology_of(schedule, NUMBERING.places(schedule), schedule.seed, LossesByLength()) as topology:
-            loop = asyncio.get_running_loop()
-            made.append((topology, loop))
-            ready.set()
-            await loop.run_in_executor(None, over.wait)
-
-    def run() -> None:
-        try:
-            asyncio.run(carry())
-        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, nothing is swallowed
-            failure.append(error)
-            ready.set()
-
-    thread = threading.Thread(target=run, name="wires")
-    thread.start()
-    try:
-        ready.wait()
-        if failure:
-            raise failure[0]
-        ((topology, loop),) = made
-        yield ScheduledStage(schedule=schedule, topology=topology, loop=loop, on=first)
-    finally:
-        over.set()
-        thread.join()
+def our_gateway_on(stage: ScheduledStage) -> Iterator[None]:
+    """``epdg serve`` on all the gateway's addresses."""
+    topology = stage.topology
+    topology.epdg.add_address("lo", f"{HOST_BEHIND_GATEWAY}/32")
+    ike, esp = _suites(stage.schedule)
+    terms = {"suites": [ike], "esp_suites": [esp]}
+    configuration = gateway_configuration(terms, list(topology.places.gateways.values()), {})
+    with (
+        tempfile.TemporaryDirectory(prefix="gateway-") as directory,
+        NodeProcess(topology.epdg, "epdg", Path(directory), configuration),
+    ):
+        yield
 
 
 @contextlib.contextmanager
 def charon_gateway_on(stage: ScheduledStage, authority: CertificateAuthority) -> Iterator[None]:
     """charon on all the gateway's addresses, hostapd in the core."""
-    topology = stage.topology
+    topology, (ike, esp) = stage.topology, _suites(stage.schedule)
     for address in topology.places.gateways.values():  # charon tells UEs of no address that is on loopback
-        topology.epdg.delete_address("lo", f"{address}/32")
-        topology.epdg.add_address("core", f"{address}/32")
+        topology.epdg.delete_address("lo", _host(address))
+        topology.epdg.add_address("core", _host(address))
     # kernel-libipsec wants an address of its own in the local selector
     topology.epdg.add_address("lo", f"{HOST_BEHIND_GATEWAY}/32")
     users = (*aka_users(), password_user(UE, PASSWORD))
-    with Hostapd(topology.core, users=users, subscribers={IMSI: Subscriber(k=K, opc=OPC)}) as radius:
+    with (
+        Hostapd(topology.core, users=users, subscribers={IMSI: Subscriber(k=K, opc=OPC)}) as radius,
+        stage.radius_relay(radius.port) as port,
+    ):
         configuration = gateway_connections(
             address=", ".join(map(str, topology.places.gateways.values())),
             identities=[FQDN, APN],
             credentials=authority.issue(names=[FQDN, APN]),
             authorities=[authority.credentials.certificate_pem],
-            radius=radius.radius_server(CORE.ip),
+            radius=RadiusServer(address=CORE.ip, secret=radius.secret, port=port),
             pool=INNER,
             local_selectors=[f"{HOST_BEHIND_GATEWAY}/32"],
-            esp_proposals="aes128gcm16",
+            proposals=ike,
+            esp_proposals=esp,
             settings={"interfaces_use": "core"},
         )
         with Charon(topology.epdg, configuration):
             yield
 
 
+def _suites(schedule: Schedule) -> tuple[str, str]:
+    """Of IKE and ESP; a persona's own are older."""
+    return ("aes128-sha256-modp2048", "aes128-sha256") if schedule.persona else ("aes128-sha256-x25519", "aes128gcm16")
+
+
+def _host(address: Address) -> str:
+    return f"{address}/{address.max_prefixlen}"
+
+
 @contextlib.contextmanager
-def scheduled_ue(kind: str, stage: ScheduledStage, authority: CertificateAuthority) -> Iterator[Mover]:
-    """Ours, which manages its connection, or charon."""
-    topology = stage.topology
-    if kind == CharonUe.name:
+def charon_ue_on(stage: ScheduledStage, authority: CertificateAuthority | None) -> Iterator[CharonUe]:
+    """charon; by EAP-MSCHAPv2 with an authority, else by the key."""
+    gateways = ", ".join(str(address) for address in _known_gateways(stage).values())
+    selectors = f"{HOST_BEHIND_GATEWAY}/32"
+    if authority is None:
+        connection = Connection(
+            gateway=gateways,
+            children=(Child(remote_selectors=selectors),),
+            settings={"dpd_delay": f"{CHARON_DPD:g}s"},
+        )
+        configuration = client(connection, settings=CHARON_RETRANSMISSION)
+    else:
         configuration = ue_connection(
-            gateway=next(iter(topology.places.gateways.values())),
+            gateway=gateways,
             gateway_identity=FQDN,
             identity=UE,
             password=PASSWORD,
             authorities=[authority.credentials.certificate_pem],
-            remote_selectors=[f"{HOST_BEHIND_GATEWAY}/32"],
+            remote_selectors=[selectors],
             dpd_delay=CHARON_DPD,
             settings=CHARON_RETRANSMISSION,
         )
-        with Charon(topology.ue, configuration) as charon:
-            yield CharonUe(charon)
-        return
+    with Charon(stage.topology.ue, configuration) as charon:
+        yield CharonUe(charon)
+
+
+@contextlib.contextmanager
+def our_ue_on(stage: ScheduledStage, authority: CertificateAuthority | None) -> Iterator[OurUe]:
+    """Ours, which manages its connection."""
+    schedule, topology = stage.schedule, stage.topology
+    gateway: dict[str, object] = {key: str(address) for key, address in _known_gateways(stage).items()}
     with tempfile.TemporaryDirectory(prefix="mover-") as directory:
-        (Path(directory) / "ca.pem").write_bytes(authority.credentials.certificate_pem)
+        if authority is None:
+            proof: dict[str, object] = {"identity": UE, "authentication": "psk", "psk": KEY}
+        else:
+            (Path(directory) / "ca.pem").write_bytes(authority.credentials.certificate_pem)
+            proof = {"usim": {"k": K.hex(), "opc": OPC.hex()}}
+            gateway["ca"] = "ca.pem"
+        ike, esp = _suites(schedule)
+        accesses: dict[str, dict[str, str]] = {}
+        for name, each in topology.accesses.items():
+            ipv6 = schedule.accesses[name].family is Family.IPV6
+            accesses[name] = {"interface": each.interface, **({"address": "::"} if ipv6 else {})}
         settings: dict[str, object] = {
             "imsi": IMSI,
             "plmn": {"mcc": "001", "mnc": "01"},
-            "usim": {"k": K.hex(), "opc": OPC.hex()},
+            **proof,
             "apn": APN,
-            "gateway": {"address": str(next(iter(topology.places.gateways.values()))), "ca": "ca.pem"},
-            "accesses": {name: {"interface": each.interface} for name, each in topology.accesses.items()},
-            "management": {**_management(stage.schedule), "automatic": True},
-            "algorithms": {"ike": ["aes128-sha256-x25519"], "esp": ["aes128gcm16"]},
+            "gateway": gateway,
+            "accesses": accesses,
+            "management": {**_management(schedule), "automatic": True},
+            **({"persona": schedule.persona} if schedule.persona else {"algorithms": {"ike": [ike], "esp": [esp]}}),
             "data_plane": {"kind": "tun", "routes": [f"{HOST_BEHIND_GATEWAY}/32"]},
         }
         with NodeProcess(topology.ue, "ue", Path(directory), settings, verb="run") as node:
             yield OurUe(node, stage.on)
 
 
-def _management(schedule: Schedule) -> dict[str, object]:
+def _known_gateways(stage: ScheduledStage) -> dict[str, Address]:
+    """The first address of each family, by the UE's keys; the others UEs learn from the gateway."""
+    addresses = list(stage.topology.places.gateways.values())
+    others = [address for address in addresses if address.version != addresses[0].version]
+    return {"address": addresses[0], **({"other_address": others[0]} if others else {})}
+
+
+def _management(schedule: Schedule) -> Mapping[str, object]:
     """The schedule's, with its order of accesses spelt out: the file that the UE reads has them sorted by name."""
     section = schedule.ue.get("management", {})
     return {"prefer": list(schedule.accesses), **(section if isinstance(section, dict) else {})}
@@ -282,56 +231,140 @@ def _management(schedule: Schedule) -> dict[str, object]:
 # --- playing --------------------------------------------------------------------------------------------------
 
 
-def play(name: str, kind: str, patience: float = PATIENCE) -> Measured:
-    """A shipped schedule with a UE at charon's gateway: its longest silence, and what was lost in all."""
-    schedule = load_schedule(name).schedule
-    authority = CertificateAuthority()
-    with (
-        scheduled_stage(schedule) as stage,
-        charon_gateway_on(stage, authority),
-        scheduled_ue(kind, stage, authority) as mover,
-    ):
-        return _measure(stage, mover, patience)
+def play(name: str, ue: str, gateway: str = "strongSwan", patience: float = PATIENCE) -> Measured:
+    """A shipped schedule with a pair: its longest silence, and what was lost in all."""
+    with scheduled_stage(name) as stage, contextlib.ExitStack() as stack:
+        authority = None if gateway == "ours" else CertificateAuthority()
+        serving = our_gateway_on(stage) if authority is None else charon_gateway_on(stage, authority)
+        stack.enter_context(serving)
+        mover: Mover = stack.enter_context(
+            our_ue_on(stage, authority) if ue == OurUe.name else charon_ue_on(stage, authority)
+        )
+        stack.callback(lambda: os.kill(mover.pid, signal.SIGCONT))  # who sleeps cannot be ended
+        return _Run(stage, mover).measure(patience)
 
 
-def _measure(stage: ScheduledStage, mover: Mover, patience: float) -> Measured:
-    events = [event for event in stage.schedule.events if not isinstance(event, Attach)]
-    if any(isinstance(event, Command) for event in events):
-        raise PeerError("commands to the UE are not the network's")
-    inner = mover.attach()
-    with PingFlow(stage.topology.ue, HOST_BEHIND_GATEWAY, source=inner, interval=INTERVAL) as flow:
-        flow.wait_answers(SETTLED)
-        began = time.time()
-        happened: list[float] = []
-        for event in events:
-            time.sleep(max(0.0, began + LEAD + event.at - events[0].at - time.time()))  # the schedule's own time
-            happened.append(time.time())
+class _Run:
+    def __init__(self, stage: ScheduledStage, mover: Mover) -> None:
+        self._stage = stage
+        self._mover = mover
+        self._quiet: float | None = None  # since when nobody talks
+
+    def measure(self, patience: float) -> Measured:
+        """The whole schedule."""
+        stage = self._stage
+        events = list(stage.schedule.events)
+        first = next(number for number, event in enumerate(events) if isinstance(event, Attach))
+        attach, others = events[first], events[first + 1 :]
+        for event in events[:first]:
             stage.happen(event)
-        last = time.time()
+        inner = self._attach([event for event in others if _comes_too_early(event)], attach.at)
+        rest = [event for event in others if not _comes_too_early(event)]
+        with PingFlow(stage.topology.ue, HOST_BEHIND_GATEWAY, source=inner, interval=INTERVAL) as flow:
+            flow.wait_answers(SETTLED)
+            began, happened = time.time() + LEAD, []
+            for event, moment in zip(rest, _moments(rest), strict=True):
+                time.sleep(max(0.0, began + moment - time.time()))  # the schedule's own time
+                happened.append(time.time())
+                self._happen(event, flow)
+            returned = self._wait_back(flow, patience)
+        return self._measured(flow, happened, returned)
+
+    def _attach(self, meanwhile: Sequence[MoveTo], moment: float) -> str:
+        """While a UE attaches nothing can be moved: an access that it is told to move to is there, no more."""
+        with ThreadPoolExecutor(1) as pool:
+            attaching = pool.submit(self._mover.attach)
+            for event in meanwhile:
+                time.sleep(event.at - moment)
+                self._stage.join(event.to)
+            return attaching.result()
+
+    def _happen(self, event: Event, flow: PingFlow) -> None:
+        stage, mover = self._stage, self._mover
+        match event:
+            case Command(do="rekey-ike"):
+                mover.rekey_ike()
+            case Command(do="rekey-child"):
+                mover.rekey_child()
+            case Command(do="liveness"):
+                if not mover.check_liveness():
+                    self._fall_silent(flow)
+                    lost = stage.losses.lost
+                    wait_until(lambda: sum(lost.values()), what="a liveness check", timeout=10 * CHARON_DPD)
+                    self._talk(flow)
+            case Command(do="traffic-stop"):
+                self._fall_silent(flow)
+            case Command(do="traffic-start"):
+                self._talk(flow)
+            case Command(do="suspend"):
+                self._fall_silent(flow)
+                os.kill(mover.pid, signal.SIGSTOP)
+                stage.leave(stage.on)
+            case Resume(to=to):
+                stage.join(to)
+                stage.on = to
+                os.kill(mover.pid, signal.SIGCONT)
+                if not any(isinstance(each, Command) and each.do == "traffic-start" for each in stage.schedule.events):
+                    self._talk(flow)
+            case _:
+                stage.happen(event)
+
+    def _fall_silent(self, flow: PingFlow) -> None:
+        if self._quiet is None:
+            flow.pause()
+            self._quiet = time.time()
+
+    def _talk(self, flow: PingFlow) -> None:
+        if self._quiet is not None:
+            flow.go_on()
+            self._stage.without.append((self._quiet, time.time()))
+            self._quiet = None
+
+    def _wait_back(self, flow: PingFlow, patience: float) -> bool:
+        """After a while in which silence shows: whether there is traffic without a break, waited for."""
+        time.sleep(TAIL)  # who looks takes the processor from the wires
 
         def back() -> bool:
-            """After a while in which silence shows, there is traffic without a break."""
             recent = [moment for _, moment in flow.answers if moment > time.time() - 4 * SETTLED * INTERVAL]
-            return time.time() > last + TAIL and len(recent) >= SETTLED
+            return len(recent) >= SETTLED
 
         try:
             wait_until(back, what="the traffic coming back", timeout=patience)
-            returned = True
         except PeerError:
-            returned = False
-    moments = [moment for _, moment in flow.answers]
-    answered = len({number for number, _ in flow.answers})
-    silence = max(
-        (
-            later - earlier - INTERVAL - _overlap(stage.without, earlier, later)
-            for earlier, later in pairwise(moments)
-            if any(earlier - CAUSE < moment < later for moment in happened)
-        ),
-        default=0.0,
-    )
-    silences = (max(0.0, silence) if returned else None,)
-    return Measured(silences=silences, sent=answered + flow.lost, lost=flow.lost)
+            return False
+        return True
+
+    def _measured(self, flow: PingFlow, happened: Sequence[float], returned: bool) -> Measured:
+        stage = self._stage
+        moments = [moment for _, moment in flow.answers]
+        round_trips = list(zip(moments, flow.round_trips, strict=True))
+        silence = beyond = 0.0
+        for earlier, later in pairwise(moments):
+            if any(earlier - CAUSE < moment < later for moment in happened):
+                silent = later - earlier - INTERVAL - overlap(stage.without, earlier, later)
+                if silent > 0:
+                    least = min(trip for moment, trip in round_trips if later <= moment <= later + AFTER)
+                    silence = max(silence, silent)
+                    beyond = max(beyond, silent - ROUND_TRIPS * least)
+        answered = len({number for number, _ in flow.answers})
+        return Measured(
+            silences=(silence if returned else None,),
+            sent=answered + flow.lost,
+            lost=flow.lost,
+            beyond=beyond if returned else None,
+            taken=stage.taken(),
+            elsewhere=stage.elsewhere(),
+        )
 
 
-def _overlap(periods: Sequence[tuple[float, float]], begin: float, end: float) -> float:
-    return sum(max(0.0, min(last, end) - max(first, begin)) for first, last in periods)
+def _comes_too_early(event: Event) -> bool:
+    return isinstance(event, MoveTo) and event.expect.outcome == "refused"
+
+
+def _moments(events: Sequence[Event]) -> list[float]:
+    """Seconds from the first of them, long waits being cut."""
+    moments = [0.0]
+    for before, after in pairwise(events):
+        gap = after.at - before.at
+        moments.append(moments[-1] + (NAP if gap > LONG else gap))
+    return moments
