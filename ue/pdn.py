@@ -244,6 +244,15 @@ class Pdn:
         """Detach; returns when the gateway has answered or is given up."""
         await self._tickets.wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
 
+    def give_up_attach(self, access: str, why: str) -> bool:
+        """End an attach that is under way on an access, without a word; whether there was one."""
+        connection = self.device.connection
+        if connection is None or self.device.state is not DeviceState.ATTACHING or connection.access != access:
+            return False
+        self._carry_out(self.device.give_up_attach(why, self._now()))
+        self._ike.close(why)
+        return True
+
     def rekey_ike(self) -> None:
         """Begin to rekey the IKE SA (RFC 7296 §1.3.2)."""
         self._require_attached()
