@@ -117,8 +117,8 @@ class Steering:
 
     # --- triggers
 
-    def gained(self, access: str, address: Address | None = None) -> None:
-        """The access has an address, by default the one it is known to have."""
+    def gained(self, access: str, address: Address | None = None, *, what: str = "an address") -> None:
+        """The access has an address, by default the one it is known to have; ``what`` it has that it had not."""
         known = self._accesses.address(access)
         if address is not None:
             self._accesses.set_address(access, address)
@@ -126,13 +126,13 @@ class Steering:
             self._decide(lambda now: self.machine.changed(access, now))
             self._give_up_attaches(access, f"{access} has another address")
         else:
-            self._decide(lambda now: self.machine.gained(access, now))
+            self._decide(lambda now: self.machine.gained(access, now, what))
 
-    def lost(self, access: str) -> None:
-        """The access has none any more."""
+    def lost(self, access: str, what: str = "its address") -> None:
+        """The access has none any more, or something else that it cannot be used without."""
         self._accesses.set_address(access, None)
-        self._decide(lambda now: self.machine.lost(access, now))
-        self._give_up_attaches(access, f"{access} has lost its address")
+        self._decide(lambda now: self.machine.lost(access, now, what))
+        self._give_up_attaches(access, f"{access} has lost {what}")
 
     def route_changed(self, access: str) -> None:
         """The way from the access is another one."""
@@ -194,8 +194,8 @@ class Steering:
 
     def _give_up_attaches(self, access: str, why: str) -> None:
         """An attach cannot move (RFC 4555 has updates in an IKE SA that is up): it begins anew, where that is best."""
-        if self.automatic and any([pdn.give_up_attach(access, why) for pdn in self._node.pdns.values()]):
-            self._given_up = True
+        ended = [pdn.give_up_attach(access, why) for pdn in self._node.pdns.values() if self.automatic]
+        self._given_up = self._given_up or any(ended)
 
     # --- decisions
 

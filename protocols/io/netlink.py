@@ -35,10 +35,10 @@ NLM_F_REPLACE = 0x100  # <linux/netlink.h>
 
 @dataclass(frozen=True, kw_only=True)
 class InterfaceAddress:
-    """An address with its prefix's length: IPv4 knows one and the same with several."""
+    """An address; IPv4 knows one and the same with several prefixes, and it is there as long as one of them is."""
 
     address: Address
-    prefix_length: int
+    prefix_lengths: frozenset[int]
     deprecated: bool = False
 
 
@@ -63,7 +63,7 @@ class Interface:
     def usable(self) -> tuple[Address, ...]:
         """Addresses that packets can be sent from, deprecated ones last (RFC 4862 §5.5.4)."""
         ranked = sorted(self.held, key=lambda each: each.deprecated) if self.up else ()
-        return tuple(dict.fromkeys(each.address for each in ranked))
+        return tuple(each.address for each in ranked)
 
     def reaches(self, address: Address) -> bool:
         """Whether a route leads there."""
@@ -193,15 +193,16 @@ class InterfaceWatch:
             return
         state, flags = self._known(name), message.get_attr("IFA_FLAGS")
         flags = message["flags"] if flags is None else flags
-        found = InterfaceAddress(
-            address=ip_address(text), prefix_length=message["prefixlen"], deprecated=bool(flags & IFA_F_DEPRECATED)
+        address, prefix = ip_address(text), frozenset((message["prefixlen"],))
+        unusable = gone or address.is_link_local or bool(flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED))
+        held = {each.address: each for each in state.held}
+        lengths = held[address].prefix_lengths if address in held else frozenset()
+        lengths = lengths - prefix if unusable else lengths | prefix
+        held[address] = InterfaceAddress(  # in its old place, where it has one
+            address=address, prefix_lengths=lengths, deprecated=bool(flags & IFA_F_DEPRECATED)
         )
-        unusable = gone or found.address.is_link_local or bool(flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED))
-        held = {(each.address, each.prefix_length): each for each in state.held}
-        if unusable:
-            held.pop((found.address, found.prefix_length), None)
-        else:
-            held[found.address, found.prefix_length] = found  # in its old place, where it has one
+        if not lengths:
+            del held[address]
         routes = state.routes
         if all(each.address.version != 4 for each in held.values()):
             # with the last IPv4 address all IPv4 routes go, and the kernel does not tell of each
