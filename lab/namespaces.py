@@ -497,7 +497,15 @@ class AccessTopology:
     def join(self, access: Access) -> None:
         """The UE gets its address on ``access`` and a default route of that access's metric."""
         self.ue.add_address(access.interface, access.address)
+        self.route(access)
+
+    def route(self, access: Access) -> None:
+        """The UE gets its default route over ``access``."""
         self.ue.add_route(DEFAULT_ROUTE, via=access.router.ip, source=access.address.ip, metric=access.metric)
+
+    def unroute(self, access: Access) -> None:
+        """The UE loses it, and keeps its address."""
+        self.ue.delete_route(DEFAULT_ROUTE, via=access.router.ip, source=access.address.ip, metric=access.metric)
 
     def silence(self, access: Access) -> None:
         """Packets over ``access`` vanish in the router; the UE is told nothing."""

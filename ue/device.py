@@ -271,6 +271,18 @@ class Device:
         self._context.state = DeviceState.CLOSING
         return [*commands, DeleteSa(why="the UE detaches")]
 
+    def give_up_attach(self, why: str, now: float) -> list[Command]:
+        """The access of the attach under way is no good any more: no other gateway is tried there, nobody is told."""
+        connection = self._context.connection
+        if connection is None or self._context.state is not DeviceState.ATTACHING:
+            return []
+        connection.unanswered, connection.redirect = True, None
+        commands = self._context.fail_attach(connection, "access", why, reason="access")
+        if connection.selecting:
+            return commands + self._context.end(connection, now)  # there is no IKE SA yet
+        self._context.state = DeviceState.CLOSING
+        return commands
+
     def close_access(self, access: str) -> list[Command]:
         """Close an access that an earlier move has kept open, or cut the one in use off."""
         if access not in self._context.open:

@@ -198,18 +198,18 @@ class ConnectionManagement:
 
     # --- triggers
 
-    def gained(self, access: str, now: float) -> list[Decision]:
-        """The access has an address."""
+    def gained(self, access: str, now: float, what: str = "an address") -> list[Decision]:
+        """The access has an address, or what else it could not be used without."""
         state = self.accesses[access]
         if state.available:
             return []
         state.available, state.hint = True, Hint.GOOD
         state.failures, state.avoided_until = 0, 0.0
         self._steady(state, now)
-        return self._decide(f"{access} has an address", now)
+        return self._decide(f"{access} has {what}", now)
 
-    def lost(self, access: str, now: float) -> list[Decision]:
-        """The access has no address any more."""
+    def lost(self, access: str, now: float, what: str = "its address") -> list[Decision]:
+        """The access has no address any more, or no route to the gateway."""
         state = self.accesses[access]
         if not state.available:
             return []
@@ -218,7 +218,7 @@ class ConnectionManagement:
         if access == self._chosen:
             self._chosen = None
         self._make_do(access, now)
-        return self._decide(f"{access} has lost its address", now)
+        return self._decide(f"{access} has lost {what}", now)
 
     def changed(self, access: str, now: float) -> list[Decision]:
         """The access has another address than before."""

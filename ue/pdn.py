@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
-from math import isfinite
+from math import inf, isfinite
 
 from protocols.dataplane.observation import counters_view
 from protocols.dataplane.userspace.clients import StreamKind
@@ -54,6 +54,7 @@ from ue.profile import (
     initiator_config,
     state_directory,
 )
+from ue.silence import HINT_INTERVAL
 from ue.swu import Swu
 from ue.temporary import TemporaryIdentityStore
 from ue.tickets import Tickets
@@ -94,6 +95,7 @@ class Pdn:
         self.wall_offset = platform.clock.wall() - platform.clock.monotonic()
         self.ike_config = ike_config or initiator_config(configuration, platform.clock.moment)
         self.dropped_notifies: Counter[str] = Counter()
+        self._icmp_at = -inf  # the last ICMP error that was followed up
         kept_as = configuration.imsi if beside is None else f"{configuration.imsi}-{configuration.apn}"
         back_off = FileBackOff(state_directory(configuration) / f"back-off-{kept_as}.json")
         kept = Kept(back_off, temporary, self.wall_offset, recorder)
@@ -244,6 +246,15 @@ class Pdn:
         """Detach; returns when the gateway has answered or is given up."""
         await self._tickets.wait_for("detach-failed", lambda ticket: self.device.detach(ticket, self._now()))
 
+    def give_up_attach(self, access: str, why: str) -> bool:
+        """End an attach that is under way on an access, without a word; whether there was one."""
+        connection = self.device.connection
+        if connection is None or self.device.state is not DeviceState.ATTACHING or connection.access != access:
+            return False
+        self._carry_out(self.device.give_up_attach(why, self._now()))
+        self._ike.close(why)
+        return True
+
     def rekey_ike(self) -> None:
         """Begin to rekey the IKE SA (RFC 7296 §1.3.2)."""
         self._require_attached()
@@ -324,9 +335,19 @@ class Pdn:
             self.rekey_child()
 
     def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
-        """ICMP says that a request of an IKE SA of this connection's has not arrived."""
-        if sa is self._ike.present:
+        """ICMP says that a packet of an IKE SA of this connection's has not arrived.
+
+        Once it is up that is a hint, no more, and the gateway is asked (RFC 7296 §2.4, RFC 4621 §5.1.1).
+        """
+        if sa is not self._ike.present:
+            return
+        if self.device.state is not DeviceState.ESTABLISHED:
             self._carry_out(self.device.unreachable(remote, self._now()))
+        elif sa.path.remote.address == remote.address and self._now() - self._icmp_at >= HINT_INTERVAL:
+            self._icmp_at = self._now()
+            text = f"ICMP says that {remote} cannot be reached: the gateway is asked."
+            self.recorder.event("icmp-error", text, {"remote": str(remote)}, self._ike.session)
+            self._ike.suspect()
 
     def _carry_out(self, commands: list[Command]) -> None:
         self._execution.carry_out(commands)

@@ -12,7 +12,7 @@ from protocols.dataplane.choice import carrier_of, choose
 from protocols.errors import BackendError, StackError
 from protocols.io.algorithms import weakness
 from protocols.io.control import ControlError
-from protocols.io.netlink import Interface, InterfaceWatch
+from protocols.io.netlink import InterfaceWatch
 from protocols.io.platform import Platform
 from protocols.io.process import process_view
 from protocols.io.telemetry import telemetry_of
@@ -20,10 +20,11 @@ from protocols.path import Address
 from protocols.trace.recorder import Recorder
 from protocols.trace.records import JsonValue
 from ue.commands import Tell
-from ue.config import AccessSection, UeConfiguration
+from ue.config import UeConfiguration
 from ue.connection import Move
 from ue.context import DeviceState
 from ue.control import control_methods
+from ue.interfaces import InterfaceTriggers
 from ue.pdn import Pdn
 from ue.profile import (
     data_plane_needs,
@@ -106,8 +107,8 @@ class UeNode:
             automatic=management.automatic,
             now=self._swu.now,
         )
-        interfaces = [access.interface for access in configuration.accesses.values() if access.interface is not None]
-        self._interfaces = InterfaceWatch(interfaces, self._interface_changed, self._watch_failed)
+        self._triggers = InterfaceTriggers(configuration.accesses, self.steering, self._gateways)
+        self._interfaces = InterfaceWatch(self._triggers.names, self._triggers.changed, self._watch_failed)
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._control = platform.control(configuration.control, control_methods(self), self.recorder)
@@ -146,6 +147,7 @@ class UeNode:
                     failure = error  # raised inside the group it would leave as an ExceptionGroup
                 finally:
                     self.steering.close()
+                    self._triggers.close()
                     self._interfaces.close()
                     await self._leave()
         finally:
@@ -174,18 +176,8 @@ class UeNode:
     def _preferred_access(self) -> str | None:
         return self.steering.choice()
 
-    def _interface_changed(self, name: str, old: Interface, new: Interface) -> None:
-        """The kernel says that an interface is otherwise than before."""
-        for access, section in self.configuration.accesses.items():
-            if section.interface != name:
-                continue
-            before, after = _address_of(section, old), _address_of(section, new)
-            if after is None and before is not None:
-                self.steering.lost(access)
-            elif after is not None and after != before:
-                self.steering.gained(access, after)
-            elif after is not None and old.routes != new.routes:
-                self.steering.route_changed(access)
+    def _gateways(self) -> list[Address]:
+        return [sa.path.remote.address for pdn in self.pdns.values() if (sa := pdn.sa) is not None]
 
     def _watch_failed(self, error: BackendError) -> None:
         _log.error("%s", error)
@@ -403,14 +395,6 @@ class UeNode:
         """The present or last connection of each PDN."""
         views = (pdn.session() for pdn in self.pdns.values())
         return [view for view in views if view is not None]
-
-
-def _address_of(section: AccessSection, interface: Interface) -> Address | None:
-    """The access's address, while its interface has it and is up."""
-    fitting = [each for each in interface.usable if each.version == section.address.version]
-    if not section.address.is_unspecified:
-        return section.address if section.address in fitting else None
-    return next(iter(fitting), None)
 
 
 T = TypeVar("T")

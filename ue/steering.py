@@ -73,6 +73,7 @@ class Steering:
         self._timer: asyncio.TimerHandle | None = None
         self._due: dict[str, Due] = {}
         self._attaching = False
+        self._given_up = False  # the attach under way was ended here: that says nothing of the access
         self._changing: set[str] = set()  # attached anew elsewhere: that they go and come says nothing
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -116,20 +117,22 @@ class Steering:
 
     # --- triggers
 
-    def gained(self, access: str, address: Address | None = None) -> None:
-        """The access has an address, by default the one it is known to have."""
+    def gained(self, access: str, address: Address | None = None, *, what: str = "an address") -> None:
+        """The access has an address, by default the one it is known to have; ``what`` it has that it had not."""
         known = self._accesses.address(access)
         if address is not None:
             self._accesses.set_address(access, address)
         if address is not None and known not in (None, address):
             self._decide(lambda now: self.machine.changed(access, now))
+            self._give_up_attaches(access, f"{access} has another address")
         else:
-            self._decide(lambda now: self.machine.gained(access, now))
+            self._decide(lambda now: self.machine.gained(access, now, what))
 
-    def lost(self, access: str) -> None:
-        """The access has none any more."""
+    def lost(self, access: str, what: str = "its address") -> None:
+        """The access has none any more, or something else that it cannot be used without."""
         self._accesses.set_address(access, None)
-        self._decide(lambda now: self.machine.lost(access, now))
+        self._decide(lambda now: self.machine.lost(access, now, what))
+        self._give_up_attaches(access, f"{access} has lost {what}")
 
     def route_changed(self, access: str) -> None:
         """The way from the access is another one."""
@@ -138,6 +141,9 @@ class Steering:
     def hinted(self, access: str, hint: Hint) -> None:
         """A lower layer says how the access is."""
         self._decide(lambda now: self.machine.hinted(access, hint, now))
+        elsewhere = self.machine.best(self._now()) not in (None, access)
+        if hint is Hint.DOWN or (hint is Hint.CAPTIVE and elsewhere):
+            self._give_up_attaches(access, f"{access} is {hint.value}")
 
     def told(self, pdn: Pdn, tell: Tell) -> None:
         """A PDN connection says something."""
@@ -185,6 +191,11 @@ class Steering:
     def unwant(self) -> None:
         """A person has detached the UE."""
         self.machine.unwant()
+
+    def _give_up_attaches(self, access: str, why: str) -> None:
+        """An attach cannot move (RFC 4555 has updates in an IKE SA that is up): it begins anew, where that is best."""
+        ended = [pdn.give_up_attach(access, why) for pdn in self._node.pdns.values() if self.automatic]
+        self._given_up = self._given_up or any(ended)
 
     # --- decisions
 
@@ -249,7 +260,7 @@ class Steering:
 
     async def _attach(self, access: str) -> None:
         """Attach what may be attached now; one that nobody answers speaks for all: the access is no good."""
-        self._attaching = True
+        self._attaching, self._given_up = True, False
         why, unanswered = "there is nothing to attach", False
         try:
             for due in self._due.values():
@@ -275,10 +286,11 @@ class Steering:
             self._attach_failed(access, why, unanswered, now)
 
     def _attach_failed(self, access: str, why: str, unanswered: bool, now: float) -> None:
-        again_at = self._next_due()
-        self._carry_out(self.machine.attach_failed(access, why, now, again_at=again_at, unanswered=unanswered))
+        again_at, blamed = self._next_due(), unanswered and not self._given_up
+        self._carry_out(self.machine.attach_failed(access, why, now, again_at=again_at, unanswered=blamed))
 
     async def _move(self, access: str, *, keep_old: bool = False, again: bool = False) -> None:
+        self._given_up = False
         outcomes = await self._node.move_pdns(access, keep_old=keep_old, again=again)
         now = self._now()
         failures = {name: each for name, each in outcomes.items() if isinstance(each, StackError)}

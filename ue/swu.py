@@ -170,11 +170,13 @@ class Swu:
         return None if sa is None else self._owners.get(sa)
 
     def _unreachable(self, octets: bytes, remote: Endpoint) -> None:
-        """It quotes our request: SPIi begins it (RFC 7296 §3.1), on port 500 as the first request is."""
-        sa = self.endpoint.sas.get(octets[:IKE_SPI_LENGTH])
-        owner = None if sa is None else self._owners.get(sa)
-        if sa is not None and owner is not None:
-            owner.unreachable(sa, remote)
+        """It quotes what we sent: a request on port 500 by SPIi (RFC 7296 §3.1), else all that goes there is meant."""
+        quoted = self.endpoint.sas.get(octets[:IKE_SPI_LENGTH])
+        meant = [sa for sa in self._owners if sa.path.remote.address == remote.address] if quoted is None else [quoted]
+        for sa in meant:
+            owner = self._owners.get(sa)
+            if owner is not None:
+                owner.unreachable(sa, remote)
 
     def _received_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         owner = self._children.get(octets[:SPI_LENGTH])

@@ -93,7 +93,8 @@ class DnsResolver:
         except (dns.exception.DNSException, OSError, ValueError) as error:
             return Resolution(name=name, failure=f"DNS failed: {_reason(error)}")
         resolution = _records(name, kind, answer)
-        lifetime = 0.0 if answer.rrset is None else min(float(answer.rrset.ttl), TTL_MAXIMUM)
+        # that of CNAMEs on the way to the records counts, too
+        lifetime = 0.0 if answer.rrset is None else min(float(answer.chaining_result.minimum_ttl), TTL_MAXIMUM)
         if lifetime > 0:
             self._cache[key] = (now + lifetime, resolution)
             self._cache.move_to_end(key)

@@ -2,8 +2,9 @@
 
 One listening socket in the process's network namespace. Of each named interface it keeps whether it can carry
 packets, the addresses that can be used, and the routes of the main table that lead through it. IPv6 addresses count
-once duplicate address detection is over (RFC 4862 §5.4); link-local ones do not. Everything is read again when the
-kernel could not tell all (ENOBUFS), and when an interface comes to its name by renaming.
+once duplicate address detection is over (RFC 4862 §5.4); link-local ones do not. A link counts once its authentication
+is over (RFC 2863: not dormant). Everything is read again when the kernel could not tell all (ENOBUFS), and when an
+interface comes to its name by renaming.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from protocols.errors import BackendError
@@ -25,22 +27,47 @@ if TYPE_CHECKING:
 IFF_UP = 0x1  # <linux/if.h>
 IFF_LOWER_UP = 0x10000
 IFA_F_DADFAILED = 0x08  # <linux/if_addr.h>
+IFA_F_DEPRECATED = 0x20
 IFA_F_TENTATIVE = 0x40
 MAIN_TABLE = 254  # <linux/rtnetlink.h>
+NLM_F_REPLACE = 0x100  # <linux/netlink.h>
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterfaceAddress:
+    """An address; IPv4 knows one and the same with several prefixes, and it is there as long as one of them is."""
+
+    address: Address
+    prefix_lengths: frozenset[int]
+    deprecated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """``way``: next hop and preferred source, to see that they have changed."""
+
+    destination: IPv4Network | IPv6Network
+    metric: int
+    way: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """``addresses`` in the order in which they came; ``routes`` as text, to see that they have changed."""
+    """``held`` in the order in which they came."""
 
     up: bool = False
-    addresses: tuple[Address, ...] = ()
-    routes: frozenset[str] = frozenset()
+    held: tuple[InterfaceAddress, ...] = ()
+    routes: frozenset[Route] = frozenset()
 
     @property
     def usable(self) -> tuple[Address, ...]:
-        """Addresses that packets can be sent from."""
-        return self.addresses if self.up else ()
+        """Addresses that packets can be sent from, deprecated ones last (RFC 4862 §5.5.4)."""
+        ranked = sorted(self.held, key=lambda each: each.deprecated) if self.up else ()
+        return tuple(each.address for each in ranked)
+
+    def reaches(self, address: Address) -> bool:
+        """Whether a route leads there."""
+        return any(address in route.destination for route in self.routes)
 
 
 Changed = Callable[[str, Interface, Interface], None]
@@ -153,7 +180,8 @@ class InterfaceWatch:
         if index not in self._indices and self._reading is None:
             self._incomplete = True  # a new one, or an old one by another name: then its addresses are not told again
         self._indices[index] = name
-        up = bool(message["flags"] & IFF_UP) and bool(message["flags"] & IFF_LOWER_UP)
+        carrier = bool(message["flags"] & IFF_UP) and bool(message["flags"] & IFF_LOWER_UP)
+        up = carrier and message.get_attr("IFLA_OPERSTATE") != "DORMANT"
         # the kernel does not tell of all the routes that go with a link
         state = self._known(name)
         self._set(name, replace(state, up=up, routes=state.routes if up else frozenset()))
@@ -163,31 +191,43 @@ class InterfaceWatch:
         text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
         if name is None or text is None:
             return
-        address, state = ip_address(text), self._known(name)
-        flags = message.get_attr("IFA_FLAGS")
+        state, flags = self._known(name), message.get_attr("IFA_FLAGS")
         flags = message["flags"] if flags is None else flags
+        address, prefix = ip_address(text), frozenset((message["prefixlen"],))
         unusable = gone or address.is_link_local or bool(flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED))
-        others = tuple(each for each in state.addresses if each != address)
-        if unusable:
-            self._set(name, replace(state, addresses=others))
-        elif address not in state.addresses:
-            self._set(name, replace(state, addresses=(*others, address)))
+        held = {each.address: each for each in state.held}
+        lengths = held[address].prefix_lengths if address in held else frozenset()
+        lengths = lengths - prefix if unusable else lengths | prefix
+        held[address] = InterfaceAddress(  # in its old place, where it has one
+            address=address, prefix_lengths=lengths, deprecated=bool(flags & IFA_F_DEPRECATED)
+        )
+        if not lengths:
+            del held[address]
+        routes = state.routes
+        if all(each.address.version != 4 for each in held.values()):
+            # with the last IPv4 address all IPv4 routes go, and the kernel does not tell of each
+            routes = frozenset(each for each in routes if each.destination.version != 4)
+        self._set(name, replace(state, held=tuple(held.values()), routes=routes))
 
     def _route(self, message: Any, *, gone: bool) -> None:
         name = self._indices.get(message.get_attr("RTA_OIF") or -1)
+        family = message["family"]
         if name is None or (message.get_attr("RTA_TABLE") or message["table"]) != MAIN_TABLE:
             return
-        parts = (
-            message["family"],
-            message.get_attr("RTA_DST"),
-            message["dst_len"],
-            message.get_attr("RTA_GATEWAY"),
-            message.get_attr("RTA_PRIORITY"),
-            message.get_attr("RTA_PREFSRC"),
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        everywhere = "0.0.0.0" if family == socket.AF_INET else "::"
+        route = Route(
+            destination=ip_network(f"{message.get_attr('RTA_DST') or everywhere}/{message['dst_len']}"),
+            metric=message.get_attr("RTA_PRIORITY") or 0,
+            way=f"{message.get_attr('RTA_GATEWAY')} {message.get_attr('RTA_PREFSRC')}",
         )
-        state, route = self._known(name), " ".join(map(str, parts))
-        routes = state.routes - {route} if gone else state.routes | {route}
-        self._set(name, replace(state, routes=routes))
+        state = self._known(name)
+        routes = state.routes - {route}
+        if message["header"]["flags"] & NLM_F_REPLACE:  # the one before is not told to be gone
+            same = (route.destination, route.metric)
+            routes = frozenset(each for each in routes if (each.destination, each.metric) != same)
+        self._set(name, replace(state, routes=routes if gone else routes | {route}))
 
     def _known(self, name: str) -> Interface:
         return (self._interfaces if self._reading is None else self._reading)[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from pyroute2 import IPRoute
@@ -44,6 +44,10 @@ def link(index: int, **settings: object) -> Change:
 
 def address(index: int, command: str, text: str) -> Change:
     return lambda route: route.addr(command, index=index, address=text, prefixlen=24)
+
+
+def default_route(index: int, command: str, next_hop: str) -> Change:
+    return lambda route: route.route(command, dst="0.0.0.0/0", gateway=next_hop, oif=index, priority=100)
 
 
 def watching(name: str, body: Callable[[int, Until], Awaitable[None]]) -> None:
@@ -107,5 +111,37 @@ def test_what_the_kernel_could_not_tell_is_read_again() -> None:
             address(index, "del", ADDRESS),
         )
         await until(lambda state: state.usable == (ip_address("10.2.0.2"),))
+
+    watching("first", body)
+
+
+def test_routes_that_the_kernel_does_not_say_are_gone() -> None:
+    """Replaced ones, and those that go with the last address: what comes in their place is a change each time."""
+
+    def ways(state: Interface) -> list[str]:
+        everywhere = ip_network("0.0.0.0/0")
+        return [route.way.split()[0] for route in state.routes if route.destination == everywhere]
+
+    async def body(index: int, until: Until) -> None:
+        change(default_route(index, "add", "10.1.0.1"))
+        for next_hop in ("10.1.0.9", "10.1.0.1", "10.1.0.9"):
+            change(default_route(index, "replace", next_hop))
+            await until(lambda state, way=next_hop: ways(state) == [way])  # type: ignore[misc]
+        change(address(index, "del", ADDRESS))
+        await until(lambda state: not state.usable and not ways(state))
+        change(address(index, "add", ADDRESS), default_route(index, "add", "10.1.0.9"))
+        await until(lambda state: bool(state.usable) and ways(state) == ["10.1.0.9"])
+
+    watching("first", body)
+
+
+def test_a_link_is_of_use_when_its_authentication_is_over() -> None:
+    """As a supplicant of IEEE 802.1X has it: the carrier is there, the link is dormant until the keys are."""
+
+    async def body(index: int, until: Until) -> None:
+        change(link(index, linkmode=1), link(index, operstate="DORMANT"))
+        await until(lambda state: bool(state.held) and not state.usable)
+        change(link(index, operstate="UP"))
+        await until(lambda state: state.usable == (ip_address(ADDRESS),))
 
     watching("first", body)

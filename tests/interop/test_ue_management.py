@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Interface
 from typing import Any
 
 import pytest
 
-from lab.namespaces import ACCESS_A, ACCESS_B, GATEWAY, AccessTopology
+from lab.namespaces import ACCESS_A, ACCESS_B, DEFAULT_ROUTE, GATEWAY, AccessTopology
 from tests.peers.namespaces import namespaces
 from tests.peers.node_process import NodeProcess
 from tests.peers.processes import wait_until
+from ue.interfaces import ABSENCE_INTERVAL
 
 pytestmark = pytest.mark.root
 
@@ -45,7 +47,7 @@ def ue_configuration(**changes: object) -> dict[str, object]:
         "apn": APN,
         "gateway": {"address": str(GATEWAY.ip)},
         "accesses": {"wlan": {"interface": ACCESS_A.interface}, "wwan": {"interface": ACCESS_B.interface}},
-        "management": {"automatic": True, "prefer": ["wlan", "wwan"], "hold": 0.5, "linger": 0.2},
+        "management": {"automatic": True, "prefer": ["wlan", "wwan"], "hold": 0.5, "half_life": 0.5, "linger": 0.2},
         **changes,
     }
 
@@ -132,6 +134,53 @@ def test_the_link_goes_down(stage: AccessTopology, phone: Phone, record_property
     assert silence < SILENCE_MAXIMUM
     stage.ue.set_link(ACCESS_A.interface, up=True)
     stage.ue.add_route("0.0.0.0/0", via=ACCESS_A.router.ip, source=ACCESS_A.address.ip, metric=ACCESS_A.metric)
+    phone.on("wlan")
+
+
+def test_the_default_route_goes(stage: AccessTopology, phone: Phone, record_property: Any) -> None:
+    """The address stays: left at once for an access with a route, suspended without one, and back with the route."""
+    phone.on("wlan")
+    since = time.time()
+    stage.unroute(ACCESS_A)
+    phone.on("wwan")
+    silences = [phone.silence(since)]
+    since = time.time()
+    stage.unroute(ACCESS_B)
+    phone.wait(lambda status: status["management"]["phase"] == "suspended", "suspended")
+    routed = time.time()
+    stage.route(ACCESS_B)
+    phone.on("wwan")
+    silences.append(phone.silence(since) - (routed - since))
+    stage.route(ACCESS_A)
+    phone.on("wlan")
+    record_property("silences", silences)
+    print(f"route deleted: {silences[0] * 1000:.0f} ms, the only one: {silences[1] * 1000:.0f} ms beyond its absence")
+    assert max(silences) < ABSENCE_INTERVAL + SILENCE_MAXIMUM
+
+
+def test_the_address_is_replaced_on_the_same_interface(stage: AccessTopology, phone: Phone) -> None:
+    """As by a renewal of DHCP's; the same address with another prefix is no loss at all."""
+    address, other = ACCESS_A.address.ip, IPv4Interface("10.77.1.3/24")
+
+    def replace(old: str, new: str) -> None:
+        stage.ue.add_address(ACCESS_A.interface, new)
+        stage.ue.delete_address(ACCESS_A.interface, old)
+
+    def paths() -> list[dict[str, Any]]:
+        return list(phone.status()["sessions"][0]["paths"])
+
+    phone.on("wlan")
+    before = len(paths())
+    replace(f"{address}/24", f"{address}/25")
+    phone.on("wlan")
+    assert len(paths()) == before
+    replace(f"{address}/25", str(other))
+    stage.ue.add_route(DEFAULT_ROUTE, via=ACCESS_A.router.ip, metric=ACCESS_A.metric)
+    wait_until(lambda: len(paths()) > before or None, what="the other address", timeout=5, log=phone.node.log)
+    phone.on("wlan")
+    assert paths()[-1]["local"].startswith(f"{other.ip}:")
+    stage.ue.delete_address(ACCESS_A.interface, other)
+    stage.join(ACCESS_A)
     phone.on("wlan")
 
 

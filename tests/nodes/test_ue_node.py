@@ -536,6 +536,29 @@ def test_a_gateway_that_is_gone_does_not_hold_the_ue_back(ue: Ue, aaa: AaaProces
             assert node.stop() == 0  # after a bounded wait for the answer to DELETE
 
 
+def test_an_icmp_error_has_the_gateway_asked(aaa: AaaProcess, tmp_path: Path) -> None:
+    """A hint, no more (RFC 7296 §2.4, RFC 4621 §5.1.1): it brings the question forward, and its answer decides."""
+
+    def by_icmp_alone(values: dict[str, object]) -> None:
+        _to("127.0.41.2")(values)
+        values["silence_interval"] = values["liveness_interval"] = None
+
+    with EpdgProcess(tmp_path, aaa.port, address="127.0.41.2") as gone:
+        (tmp_path / "ue").mkdir()
+        node = Ue(tmp_path / "ue", gone.authority, change=by_icmp_alone)
+        with node.node("attach", state="established"):
+            assert gone.process is not None
+            gone.process.send_signal(signal.SIGKILL)
+            gone.process.wait(TIMEOUT)
+            node.call("ue.traffic.start", destination=CORE_HOST, rate=20)
+            wait_until(lambda: node.call("ue.status")["state"] == "closed", what="the end", timeout=TIMEOUT)
+            told = [
+                str(record.body.get("text")) for record in node.records() if record.body.get("name") == "icmp-error"
+            ]
+            assert f"ICMP says that 127.0.41.2:{NATT_PORT} cannot be reached: the gateway is asked." in told
+            assert len(told) <= 3  # at most one a second
+
+
 def _to(address: str) -> Change:
     def change(values: dict[str, object]) -> None:
         gateway = values["gateway"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,62 @@ def test_silence_makes_the_access_avoided_and_the_other_is_tried_at_once() -> No
         assert moments(world, "retry") == []
 
     tell(story, ue={"retransmission": {"limit": 2}})
+
+
+@pytest.mark.parametrize("begun", [0.02, 0.05], ids=["before the gateway is heard", "in EAP"])
+@pytest.mark.parametrize("word", ["lost", "down", "captive"])
+def test_an_attach_whose_access_goes_begins_anew_elsewhere_at_once(word: str, begun: float) -> None:
+    """There is no MOBIKE before IKE_AUTH is over; half a minute of retransmissions would reach nobody."""
+
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(begun)
+        world.accesses["wifi-a"].up = False
+        if word == "lost":
+            await world.ue.call("ue.access.lost", name="wifi-a")
+        else:
+            await world.ue.call("ue.access.hint", name="wifi-a", hint=word)
+        await world.advance(1)
+        connection = world.ue_node.pdn().device.connection
+        assert connection is not None
+        assert (world.ue_node.status()["state"], connection.access) == ("established", "wifi-b")
+        assert attempts(world) == [(0, "wifi-a"), (0, "wifi-b")]
+        assert avoided(world) == [0, 0]
+        assert world.ue_node.pdn().device.open_accesses == ("wifi-b",)
+        await world.advance(60)
+        assert len(world.epdg_node.sessions.live) == 1
+
+    tell(story)
+
+
+def test_an_attach_whose_address_is_replaced_begins_anew_from_the_other_one() -> None:
+    async def story(world: VirtualWorld) -> None:
+        world.network.place(ip_address("10.1.0.9"), "wifi-a")
+        await world.advance(0.05)
+        await world.ue.call("ue.access.gained", name="wifi-a", address="10.1.0.9")
+        await world.advance(1)
+        connection = world.ue_node.pdn().device.connection
+        assert connection is not None
+        assert connection.path is not None
+        assert str(connection.path.local.address) == "10.1.0.9"
+        assert avoided(world) == [0, 0]
+
+    tell(story)
+
+
+def test_an_attach_waits_for_the_only_access_to_come_back() -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.ue.call("ue.access.lost", name="wifi-b")
+        await world.advance(0.05)
+        await world.ue.call("ue.access.lost", name="wifi-a")
+        await world.advance(100)
+        assert attempts(world) == [(0, "wifi-a")]
+        assert world.ue_node.status()["state"] == "closed"
+        await world.ue.call("ue.access.gained", name="wifi-a")
+        await world.advance(1)
+        assert attempts(world) == [(0, "wifi-a"), (100, "wifi-a")]
+        assert world.ue_node.status()["state"] == "established"
+
+    tell(story)
 
 
 def test_a_connection_that_the_network_ends_comes_back_at_the_pace_configured() -> None:
