@@ -283,7 +283,7 @@ class _Run:
             for node, control in controls.items():
                 if control is not None:
                     statuses[node] = await ControlClient(control).call("node.status")
-        self._result.moments[name] = Moment.of(time.monotonic() - self._began, statuses)
+        self._result.moments[name] = Moment.of(time.monotonic() - self._began, statuses, self._latest)
 
     async def _ask_nodes(self, nodes: NodesPlan) -> None:
         """What gateway and AAA server have counted, once they have no session left or have had time enough."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab.fleet.figures import FleetFigures, Latency
+from lab.fleet.figures import SUCCESS, FleetFigures, Latency
 from lab.fleet.load import BEGAN, GATHERED, Moment
 from lab.fleet.plan import FleetPlan
 from lab.fleet.remarks import remarks
@@ -33,14 +33,17 @@ def test_more_than_gateway_and_machine_take_is_said() -> None:
 
 
 def test_what_an_attach_takes_of_each_process() -> None:
-    before = Moment.of(0.0, {"fleet-1": status(1.0, 50 << 20), "gateway": status(3.0, None), "aaa": {}})
-    after = Moment.of(9.0, {"fleet-1": status(1.8, 55 << 20), "gateway": status(3.4, None), "aaa": None})
     figures = FleetFigures(begun=100, gathered=100)
+    before = Moment.of(0.0, {"fleet-1": status(1.0, 50 << 20), "gateway": status(3.0, None), "aaa": {}}, figures)
+    for _ in range(99):
+        figures.outcome("attach", SUCCESS)
+    after = Moment.of(9.0, {"fleet-1": status(1.8, 55 << 20), "gateway": status(3.4, None), "aaa": None}, figures)
     spent, held = remarks(figures, PLAN, {BEGAN: before, GATHERED: after})
     assert spent == "Until all had attached a UE took 12.0 ms of processor time (fleet-1 8.0, gateway 4.0)."
     assert held == "A UE holds 51 KiB in fleet-1."
     assert after.to_json() == {
         "at": 9.0,
+        "succeeded": {"attach": 99, "move": 0, "detach": 0},
         "processor_seconds": {"fleet-1": 1.8, "gateway": 3.4},
         "resident_octets": {"fleet-1": 55 << 20},
     }
