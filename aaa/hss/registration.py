@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 from protocols.diameter.profile import Non3gppUserData
 from protocols.threegpp.identity import Imsi
+
+DIGESTS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,9 @@ class Registration:
         return replace(self, pgws=others if pgw is None else {**others, apn: pgw})
 
 
+@lru_cache(maxsize=DIGESTS_KEPT)
 def digest(profile: Non3gppUserData) -> str:
-    """What tells two profiles apart: SHA-256 of the AVP."""
+    """What tells two profiles apart: SHA-256 of the AVP. Most subscribers have the profile of many others."""
     return hashlib.sha256(profile.to_avp().encode()).hexdigest()
 
 

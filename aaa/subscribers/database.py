@@ -12,9 +12,9 @@ from dataclasses import replace
 from itertools import islice
 from types import TracebackType
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session, lazyload, selectinload
+from sqlalchemy.orm import Session
 
 from aaa.subscribers.contexts import ContextTable
 from aaa.subscribers.engines import create_file, migrating, one_line, open_engine, writing
@@ -22,15 +22,16 @@ from aaa.subscribers.master_keys import MasterKeyError, MasterKeys
 from aaa.subscribers.registrations import RegistrationTable
 from aaa.subscribers.revisions import MigrationError, revision_of, upgrade
 from aaa.subscribers.rows import (
+    SUBSCRIBERS,
     Values,
     apn_values,
     opened_keys,
     scheme_of,
     sealed_keys,
-    subscriber_of,
     subscriber_values,
+    subscribers_of,
 )
-from aaa.subscribers.schema import ApnRow, MasterKeyRow, SubscriberRow
+from aaa.subscribers.schema import ApnRow, Base, MasterKeyRow, SubscriberRow
 from aaa.subscribers.selection import EVERYBODY, SubscriberFilter
 from aaa.subscribers.subscriber import Subscriber
 from protocols.algorithms.sqn import SqnState, Transition
@@ -132,7 +133,6 @@ class SubscriberDatabase:
             .where(SubscriberRow.key_version.is_distinct_from(keys.newest))
             .order_by(SubscriberRow.imsi)
             .limit(BATCH)
-            .options(lazyload(SubscriberRow.apns))
             .with_for_update()
         )
         with self._mapped("seal keys"), Session(self._writing) as session, session.begin():
@@ -218,10 +218,10 @@ class SubscriberDatabase:
         ``UnknownImsi``; ``SequenceGoesBack`` when it lowers SEQ of the same USIM; what ``change`` raises goes on.
         """
         with self._mapped("change a subscriber"), Session(self._writing) as session, session.begin():
-            row = _locked(session, imsi)
+            row = session.get(SubscriberRow, str(imsi), with_for_update=True)
             if row is None:
                 raise UnknownImsi(f"no subscriber has IMSI {imsi}")
-            old = subscriber_of(row, self._keys)
+            (old,) = subscribers_of(session.execute(_ONE, {"key": str(imsi)}), self._keys)
             changed = change(old)
             if changed.imsi != imsi:
                 raise LocalError(f"IMSI {imsi} stays what it is")
@@ -244,15 +244,14 @@ class SubscriberDatabase:
 
     def get(self, imsi: Imsi) -> Subscriber | None:
         """The subscriber of ``imsi``, if provisioned."""
-        with self._mapped("read a subscriber"), Session(self._engine) as session:
-            row = session.get(SubscriberRow, str(imsi))
-            return None if row is None else subscriber_of(row, self._keys)
+        with self._mapped("read a subscriber"), self._engine.connect() as connection:
+            return next(subscribers_of(connection.execute(_ONE, {"key": str(imsi)}), self._keys), None)
 
     def get_many(self, imsis: Sequence[Imsi]) -> dict[Imsi, Subscriber]:
         """Those of ``imsis`` that are provisioned, in one statement."""
-        statement = select(SubscriberRow).where(SubscriberRow.imsi.in_(map(str, imsis)))
-        with self._mapped("read subscribers"), Session(self._engine) as session:
-            found = (subscriber_of(row, self._keys) for row in session.scalars(statement).unique())
+        statement = SUBSCRIBERS.where(SubscriberRow.imsi.in_(map(str, imsis)))
+        with self._mapped("read subscribers"), self._engine.connect() as connection:
+            found = subscribers_of(connection.execute(statement), self._keys)
             return {subscriber.imsi: subscriber for subscriber in found}
 
     def existing(self, imsis: Sequence[Imsi]) -> frozenset[Imsi]:
@@ -265,11 +264,14 @@ class SubscriberDatabase:
         self, *, after: Imsi | None = None, limit: int = 1000, where: SubscriberFilter = EVERYBODY
     ) -> tuple[Subscriber, ...]:
         """Up to ``limit`` subscribers by ascending IMSI, beginning behind ``after``."""
-        statement = select(SubscriberRow).where(*where.conditions()).order_by(SubscriberRow.imsi).limit(limit)
+        conditions = where.conditions()
+        statement = select(SubscriberRow.imsi).where(*conditions).order_by(SubscriberRow.imsi).limit(limit)
         if after is not None:
             statement = statement.where(SubscriberRow.imsi > str(after))
-        with self._mapped("list subscribers"), Session(self._engine) as session:
-            return tuple(subscriber_of(row, self._keys) for row in session.scalars(statement).unique())
+        with self._mapped("list subscribers"), self._engine.connect() as connection:
+            imsis = connection.scalars(statement).all()
+            found = connection.execute(SUBSCRIBERS.where(SubscriberRow.imsi.in_(imsis), *conditions))
+            return tuple(subscribers_of(found, self._keys))
 
     def all(self, *, size: int = 1000, where: SubscriberFilter = EVERYBODY) -> Iterator[Subscriber]:
         """Every subscriber by ascending IMSI, read page by page."""
@@ -338,13 +340,8 @@ def _check_master_keys(connection: Connection, keys: MasterKeys | None) -> None:
 
 
 def _locking() -> Select[SubscriberRow]:
-    """Rows without their APNs, which nobody else changes before the transaction ends."""
-    return select(SubscriberRow).options(lazyload(SubscriberRow.apns)).with_for_update()
-
-
-def _locked(session: Session, imsi: Imsi) -> SubscriberRow | None:
-    """The row, which nobody else changes before the transaction ends; its APNs are read once it is locked."""
-    return session.get(SubscriberRow, str(imsi), with_for_update=True, options=[selectinload(SubscriberRow.apns)])
+    """Rows that nobody else changes before the transaction ends."""
+    return select(SubscriberRow).with_for_update()
 
 
 def _insert(session: Session, subscribers: list[Values], apns: list[Values]) -> None:
@@ -354,21 +351,28 @@ def _insert(session: Session, subscribers: list[Values], apns: list[Values]) -> 
 
 
 def _sequence(connection: Connection, imsi: Imsi) -> SqnState:
-    statement = select(SubscriberRow.sequence, SubscriberRow.clock_difference).where(SubscriberRow.imsi == str(imsi))
-    row = connection.execute(statement).one_or_none()
+    row = connection.execute(_SEQUENCE, {"key": str(imsi)}).one_or_none()
     if row is None:
         raise UnknownImsi(f"no subscriber has IMSI {imsi}")
     return SqnState(row.sequence, difference=row.clock_difference)
 
 
 def _swap(connection: Connection, imsi: Imsi, old: SqnState, new: SqnState) -> bool:
-    statement = (
-        update(SubscriberRow)
-        .where(
-            SubscriberRow.imsi == str(imsi),
-            SubscriberRow.sequence == old.seq,
-            SubscriberRow.clock_difference.is_not_distinct_from(old.difference),
-        )
-        .values(sequence=new.seq, clock_difference=new.difference)
+    stored = {"key": str(imsi), "old_sequence": old.seq, "old_difference": old.difference}
+    values = {"new_sequence": new.seq, "new_difference": new.difference}
+    return connection.execute(_SWAP, stored | values).rowcount == 1
+
+
+# Statements of every attach are made once: to put one together costs as much as SQLite needs to answer it
+_ONE = SUBSCRIBERS.where(SubscriberRow.imsi == bindparam("key"))
+_TABLE = Base.metadata.tables[SubscriberRow.__tablename__]
+_SEQUENCE = select(_TABLE.c.sequence, _TABLE.c.clock_difference).where(_TABLE.c.imsi == bindparam("key"))
+_SWAP = (
+    update(_TABLE)
+    .where(
+        _TABLE.c.imsi == bindparam("key"),
+        _TABLE.c.sequence == bindparam("old_sequence"),
+        _TABLE.c.clock_difference.is_not_distinct_from(bindparam("old_difference", type_=BigInteger)),
     )
-    return connection.execute(statement).rowcount == 1
+    .values(sequence=bindparam("new_sequence"), clock_difference=bindparam("new_difference"))
+)

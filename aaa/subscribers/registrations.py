@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from sqlalchemy import Engine, ForeignKey, String, bindparam, delete, func, insert, select, update
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from aaa.hss.registration import Registration, ServingServer
 from aaa.subscribers.schema import Base
@@ -25,7 +25,6 @@ class RegistrationRow(Base):
     host: Mapped[str] = mapped_column(String(255))
     realm: Mapped[str] = mapped_column(String(255))
     profile: Mapped[str] = mapped_column(String(64))
-    pgws: Mapped[list[PgwRow]] = relationship(cascade="all, delete-orphan", lazy="joined")
 
 
 class PgwRow(Base):
@@ -76,11 +75,23 @@ class RegistrationTable:
 
     def page(self, *, after: Imsi | None = None, limit: int = 500) -> tuple[tuple[Imsi, Registration], ...]:
         """Up to ``limit`` registrations by ascending IMSI, beginning behind ``after``."""
-        statement = select(RegistrationRow).order_by(RegistrationRow.imsi).limit(limit)
-        if after is not None:
-            statement = statement.where(RegistrationRow.imsi > str(after))
-        with self._mapped("list registrations"), Session(self._engine) as session:
-            return tuple((Imsi(row.imsi), _registration(row)) for row in session.scalars(statement).unique())
+        where = {"after": "" if after is None else str(after), "limit": limit}
+        with self._mapped("list registrations"), self._engine.connect() as connection:
+            rows = connection.execute(_PAGE, where).all()
+            if not rows:
+                return ()
+            pgws: dict[str, dict[str, str]] = {}
+            for held in connection.execute(_PGWS_OF_PAGE, {"first": rows[0].imsi, "last": rows[-1].imsi}):
+                pgws.setdefault(held.imsi, {})[held.apn] = held.pgw
+        return tuple(
+            (
+                Imsi(row.imsi),
+                Registration(
+                    server=ServingServer(row.host, row.realm), profile=row.profile, pgws=pgws.get(row.imsi, {})
+                ),
+            )
+            for row in rows
+        )
 
     def count(self) -> int:
         """How many users are registered."""
@@ -88,18 +99,13 @@ class RegistrationTable:
             return session.scalar(select(func.count()).select_from(RegistrationRow)) or 0
 
 
-def _registration(row: RegistrationRow) -> Registration:
-    return Registration(
-        server=ServingServer(row.host, row.realm),
-        profile=row.profile,
-        pgws={held.apn: held.pgw for held in row.pgws},
-    )
-
-
-# Statements of single registrations are plain ones: every attach has three, and objects for rows cost more than SQL
+# Statements are plain ones: every attach has three, a look at who is registered reads all, and objects for rows cost
+# more than SQL
 _ROWS, _PGW_ROWS = (Base.metadata.tables[each.__tablename__] for each in (RegistrationRow, PgwRow))
 _ONE = select(_ROWS.c.host, _ROWS.c.realm, _ROWS.c.profile).where(_ROWS.c.imsi == bindparam("key"))
 _PGWS = select(_PGW_ROWS.c.apn, _PGW_ROWS.c.pgw).where(_PGW_ROWS.c.imsi == bindparam("key"))
+_PAGE = select(_ROWS).where(_ROWS.c.imsi > bindparam("after")).order_by(_ROWS.c.imsi).limit(bindparam("limit"))
+_PGWS_OF_PAGE = select(_PGW_ROWS).where(_PGW_ROWS.c.imsi.between(bindparam("first"), bindparam("last")))
 _FORGET = delete(_ROWS).where(_ROWS.c.imsi == bindparam("key"))
 _FORGET_PGWS = delete(_PGW_ROWS).where(_PGW_ROWS.c.imsi == bindparam("key"))
 _STORE, _STORE_PGWS = insert(_ROWS), insert(_PGW_ROWS)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Network
+from itertools import groupby
+from operator import attrgetter
+
+from sqlalchemy import Row, select
 
 from aaa.subscribers.master_keys import MasterKeys
-from aaa.subscribers.schema import ApnRow, SubscriberRow
+from aaa.subscribers.schema import ApnRow, Base, SubscriberRow
 from aaa.subscribers.subscriber import Algorithm, ApnSubscription, PdnType, Subscriber
 from protocols.algorithms.sqn import SqnGeneration, SqnScheme
 from protocols.errors import BackendError
@@ -13,6 +18,16 @@ from protocols.secret import Secret
 from protocols.threegpp.identity import Apn, Imsi, Plmn
 
 Values = dict[str, object]
+ReadRow = Row[tuple[object, ...]]
+
+# One statement, so that a reader never sees APNs of another moment; plain rows, since every attach reads its subscriber
+# twice and objects for rows cost several times as much. A row for each APN, or one without.
+_SUBSCRIBERS, _APNS = (Base.metadata.tables[each.__tablename__] for each in (SubscriberRow, ApnRow))
+SUBSCRIBERS = (
+    select(*_SUBSCRIBERS.c, *(column.label(f"apn_{column.name}") for column in _APNS.c))
+    .select_from(_SUBSCRIBERS.outerjoin(_APNS))
+    .order_by(_SUBSCRIBERS.c.imsi, _APNS.c.position)
+)
 
 
 def subscriber_values(subscriber: Subscriber, keys: MasterKeys | None) -> Values:
@@ -50,7 +65,7 @@ def sealed_keys(imsi: str, clear: dict[str, bytes | None], keys: MasterKeys | No
     return sealed | {"key_version": keys.newest}
 
 
-def opened_keys(row: SubscriberRow, keys: MasterKeys | None) -> dict[str, bytes | None]:
+def opened_keys(row: SubscriberRow | ReadRow, keys: MasterKeys | None) -> dict[str, bytes | None]:
     """K, OP and OPc of a row in clear; ``BackendError`` names the row that does not open."""
     stored = {"k": row.k, "op": row.op, "opc": row.opc}
     if row.key_version is None:
@@ -99,8 +114,14 @@ def apn_values(subscriber: Subscriber) -> list[Values]:
     ]
 
 
-def subscriber_of(row: SubscriberRow, keys: MasterKeys | None) -> Subscriber:
-    """The value of a row; ``BackendError`` names a row that makes no sense."""
+def subscribers_of(rows: Iterable[ReadRow], keys: MasterKeys | None) -> Iterator[Subscriber]:
+    """The values of what ``SUBSCRIBERS`` has read; ``BackendError`` names a row that makes no sense."""
+    for _, of_one in groupby(rows, attrgetter("imsi")):
+        yield _subscriber(tuple(of_one), keys)
+
+
+def _subscriber(rows: tuple[ReadRow, ...], keys: MasterKeys | None) -> Subscriber:
+    row = rows[0]
     clear = opened_keys(row, keys)
     k = clear["k"]
     assert k is not None
@@ -126,7 +147,7 @@ def subscriber_of(row: SubscriberRow, keys: MasterKeys | None) -> Subscriber:
             ambr_downlink_bits=row.ambr_downlink_bits,
             session_timeout=row.session_timeout,
             imei=row.imei,
-            apns=tuple(map(_apn, row.apns)),
+            apns=tuple(_apn(each) for each in rows if each.apn_id is not None),
         )
     except ValueError as error:
         raise BackendError(f"the database row of IMSI {row.imsi} is not valid: {error}") from error
@@ -137,21 +158,21 @@ def scheme_of(generation: str, ind_bits: int) -> SqnScheme:
     return SqnScheme(SqnGeneration(generation), ind_bits)
 
 
-def _apn(row: ApnRow) -> ApnSubscription:
+def _apn(row: ReadRow) -> ApnSubscription:
     return ApnSubscription(
-        apn=Apn(row.name),
-        pdn_type=PdnType(row.pdn_type),
-        ambr_uplink_bits=row.ambr_uplink_bits,
-        ambr_downlink_bits=row.ambr_downlink_bits,
-        static_ipv4=IPv4Address(row.static_ipv4) if row.static_ipv4 else None,
-        static_ipv6=IPv6Network(row.static_ipv6) if row.static_ipv6 else None,
-        qci=row.qci,
-        priority_level=row.priority_level,
-        pre_emption_capability=row.pre_emption_capability,
-        pre_emption_vulnerability=row.pre_emption_vulnerability,
-        is_default=row.is_default,
-        visited_dynamic_address=row.visited_dynamic_address,
-        pgw=row.pgw,
+        apn=Apn(row.apn_name),
+        pdn_type=PdnType(row.apn_pdn_type),
+        ambr_uplink_bits=row.apn_ambr_uplink_bits,
+        ambr_downlink_bits=row.apn_ambr_downlink_bits,
+        static_ipv4=IPv4Address(row.apn_static_ipv4) if row.apn_static_ipv4 else None,
+        static_ipv6=IPv6Network(row.apn_static_ipv6) if row.apn_static_ipv6 else None,
+        qci=row.apn_qci,
+        priority_level=row.apn_priority_level,
+        pre_emption_capability=row.apn_pre_emption_capability,
+        pre_emption_vulnerability=row.apn_pre_emption_vulnerability,
+        is_default=row.apn_is_default,
+        visited_dynamic_address=row.apn_visited_dynamic_address,
+        pgw=row.apn_pgw,
     )
 
 

@@ -73,7 +73,6 @@ class SubscriberRow(Base):
         back_populates="subscriber",
         cascade="all, delete-orphan",
         order_by="ApnRow.position",
-        lazy="joined",  # one statement, so that a reader never sees APNs of another moment
     )
 
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 160
 UE_MAXIMUM = 1_000_000
 PROCESSES_MAXIMUM = 64
+DURATION_MAXIMUM = 31 * 86400.0
+DEFAULT_PLATEAU = 60.0
+LEAST_RATE, GATHERING_INTERVAL = 10.0, 100.0
 
 application = typer.Typer(
     name="fleet",
@@ -45,12 +48,25 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Gateway, accesses and subscribers (lab/fleet/example.yaml).")
 ]
 CountOption = Annotated[int, typer.Option(min=1, max=UE_MAXIMUM, help="How many UEs.")]
-RateOption = Annotated[float, typer.Option(min=0.001, max=100_000, help="How many come per second.")]
+RateOption = Annotated[
+    float | None,
+    typer.Option(min=0.001, max=100_000, help="How many come per second; by default 10, or all in 100 seconds."),
+]
 PersonaOption = Annotated[
     str, typer.Option(help="Which phones they are: NAME=WEIGHT,… such as pixel-aosp=60,iphone=40.")
 ]
 ScheduleOption = Annotated[str, typer.Option(help="What each does: one that ships, or a YAML file.")]
-DurationOption = Annotated[float, typer.Option(min=0.1, max=31 * 86400, help="Seconds after which everybody detaches.")]
+DurationOption = Annotated[
+    float | None, typer.Option(min=0.1, max=DURATION_MAXIMUM, help="Seconds after which everybody detaches.")
+]
+PlateauOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=DURATION_MAXIMUM,
+        help="Seconds after which everybody detaches, once all have attached; 60 without --duration.",
+    ),
+]
 RoundsOption = Annotated[int | None, typer.Option(min=1, help="How often a UE goes through the schedule at most.")]
 ArrivalsOption = Annotated[Arrivals, typer.Option(help="Evenly, or as a Poisson process.")]
 SeedOption = Annotated[int, typer.Option(help="Another order of personas and times.")]
@@ -75,10 +91,11 @@ OutputOption = Annotated[Path | None, typer.Option(help="Write the summary here 
 def fleet(
     context: typer.Context,
     count: CountOption = 100,
-    rate: RateOption = 10.0,
+    rate: RateOption = None,
     persona: PersonaOption = DEFAULT_PERSONA,
     schedule: ScheduleOption = "commute",
-    duration: DurationOption = 60.0,
+    duration: DurationOption = None,
+    plateau: PlateauOption = None,
     rounds: RoundsOption = None,
     arrivals: ArrivalsOption = Arrivals.EVEN,
     seed: SeedOption = 0,
@@ -107,8 +124,8 @@ def fleet(
     playable = find(schedule)
     plan = FleetPlan(
         count=count,
-        rate=rate,
-        duration=duration,
+        rate=max(LEAST_RATE, count / GATHERING_INTERVAL) if rate is None else rate,
+        duration=DURATION_MAXIMUM if duration is None else duration,
         schedule=playable.schedule,
         mix=PersonaMix.parse(persona),
         arrivals=arrivals,
@@ -121,7 +138,14 @@ def fleet(
         console.print(f"Left out of {schedule}: {words}.")
     with _nodes(count, network, directory) if with_nodes else contextlib.nullcontext() as nodes:
         options = RunOptions(
-            plan=plan, playable=playable, processes=processes, file=file, nodes=nodes, metrics=metrics, output=output
+            plan=plan,
+            plateau=DEFAULT_PLATEAU if plateau is None and duration is None else plateau,
+            playable=playable,
+            processes=processes,
+            file=file,
+            nodes=nodes,
+            metrics=metrics,
+            output=output,
         )
         result = run_fleet(options, console)
     for failure in result.failures:

@@ -50,10 +50,11 @@ class TraceSection(ConfigurationModel):
 class FleetConfiguration(ConfigurationModel):
     """What one process of a fleet needs to know.
 
-    ``destination`` answers echo requests. ``attaching_at_once`` bounds how many UEs attach at a time: who comes when
-    there are as many waits, which is counted as lateness. ``leave_interval`` bounds how long the UEs may take to
-    detach at the end, ``leaving_at_once`` how many do at a time. ``calls_at_once`` bounds voice calls: each is 50
-    packets a second to encrypt and as many to decrypt. ``gateway_control``: where the gateway says what it has counted.
+    ``destination`` answers echo requests. ``attaching_at_once`` bounds how many UEs attach at a time (``None``: by a
+    bound that is found meanwhile); who comes when there are as many waits, which is counted as lateness.
+    ``leave_interval`` bounds how long the UEs may take to detach at the end, ``leaving_at_once`` how many do at a time.
+    ``calls_at_once`` bounds voice calls: each is 50 packets a second to encrypt and as many to decrypt.
+    ``gateway_control``: where the gateway says what it has counted.
     """
 
     node: str = Field(default="fleet", min_length=1)

@@ -16,6 +16,7 @@ from lab.fleet.plan import FleetPlan, Part
 from lab.fleet.schedule import FleetSchedule, check_accesses
 from protocols.io.configuration import ConfigurationModel, Count, Interval, parse
 from protocols.io.control import Handler, Params
+from protocols.io.process import process_view
 from protocols.trace.records import JsonValue
 
 KIND = "fleet"
@@ -141,6 +142,7 @@ class _Methods:
             "state": self._engine.state.value,
             "ues": len(self._engine.members),
             "memory_octets": self._engine.memory_octets,
+            "process": process_view(),
         }
 
     async def start(self, params: Params) -> JsonValue:

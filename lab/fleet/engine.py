@@ -23,6 +23,7 @@ from lab.fleet.plan import WHOLE, Arrival, FleetPlan, Part, Step
 from lab.fleet.schedule import Action, FleetEvent
 from lab.fleet.swu import FleetSwu
 from lab.fleet.talk import CALL, TOO_MANY, TalkKind
+from lab.fleet.turns import AttachLimit, Turns
 from protocols.errors import LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.io.control import ControlError
@@ -85,8 +86,7 @@ class FleetEngine:
         self._swu.figures = self.figures
         self._loop = asyncio.get_running_loop()
         self._sleepers: set[asyncio.Future[None]] = set()
-        at_once = configuration.attaching_at_once
-        self._attaching = contextlib.nullcontext() if at_once is None else asyncio.Semaphore(at_once)
+        self._turns = Turns(AttachLimit(configuration.attaching_at_once))
         self._leaving = asyncio.Semaphore(configuration.leaving_at_once)
         self._ending = False
         self._hurrying = asyncio.Event()
@@ -164,14 +164,17 @@ class FleetEngine:
         task.add_done_callback(self._tasks.discard)
 
     async def _live(self, member: Member, steps: Iterator[Step], begin: float) -> None:
-        """One UE's life; what goes wrong in it stays in it."""
+        """One UE's life; what goes wrong in it stays in it. Who attaches late does all that follows as much later."""
         try:
             for step in steps:
                 due = begin + step.at
                 if not await self._until(due):
                     break
+                if step.event.do is Action.ATTACH:
+                    begin += await self._attach(member, step.event, due)
+                    continue
                 with contextlib.suppress(StackError):  # counted where it happened
-                    await self._play(member, step.event, due)
+                    await self._play(member, step.event)
             if member.attached:
                 await self._until(math.inf)  # its schedule says nothing more: it stays
             await self._take_leave(member)
@@ -181,16 +184,28 @@ class FleetEngine:
             member.abandon()
         self._forget(member)
 
-    async def _play(self, member: Member, event: FleetEvent, due: float) -> None:
-        if event.do is Action.ATTACH:
-            if member.attached:
-                self.figures.skipped += 1
-                return
-            async with self._attaching:
-                if not self._ending:
-                    self.figures.latencies[Latency.LATENESS].add(self._loop.time() - due)
-                    await member.attach(event.to)
-            return
+    async def _attach(self, member: Member, event: FleetEvent, due: float) -> float:
+        """Attach when there is a turn; how much later than it was due that began."""
+        if member.attached:
+            self.figures.skipped += 1
+            return 0.0
+        async with self._turns.one():
+            now = self._loop.time()
+            late = now - due
+            if self._ending:
+                self.figures.unserved += 1
+                return late
+            self.figures.latencies[Latency.LATENESS].add(late)
+            with contextlib.suppress(StackError):  # counted where it happened
+                await member.attach(event.to)
+            seconds, used = self._loop.time() - now, self._turns.waiting > 0
+            self._turns.limit.took(seconds, attached=member.attached, used=used)
+        if not member.gathered:
+            member.gathered = True
+            self.figures.gathered += 1
+        return late
+
+    async def _play(self, member: Member, event: FleetEvent) -> None:
         if not member.attached:
             self.figures.skipped += 1
             return
@@ -238,6 +253,7 @@ class FleetEngine:
             self.state = EngineState.LEAVING
         for sleeper in tuple(self._sleepers):
             _wake(sleeper)
+        self._turns.open()
 
     async def _leave(self) -> None:
         """Those with a life of their own end it themselves; the others are led out."""
@@ -345,6 +361,7 @@ class FleetEngine:
         states = [member.state for member in self.members.values()]
         self.figures.attaching = states.count(DeviceState.ATTACHING)
         self.figures.attached = states.count(DeviceState.ESTABLISHED)
+        self.figures.waiting = self._turns.waiting
         self.figures.calling = sum(member.calling for member in self.members.values())
         return self.figures
 

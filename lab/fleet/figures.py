@@ -140,15 +140,20 @@ class VoicePackets:
 class FleetFigures:
     """Counts since the fleet began, and how many UEs are at what now.
 
-    ``outcomes``: of each procedure by cause, ``success`` or the name of the refusal. ``personas``: of attaches, by
-    persona. ``calling``: in a voice call now; ``voice``: its packets, ``quality``: what came of them, by direction.
-    ``lost``: connections that ended without the UE's wish. ``skipped``: events that made no sense when their
-    time had come (a move of a UE whose attach was refused). ``abandoned``: UEs that had not left at the end in time.
-    ``stray_ike``, ``stray_esp``: what came on accesses that their UEs had left, and was not heard.
+    ``waiting``: whose moment to attach has come but not their turn; ``unserved``: who still waited at the end.
+    ``gathered``: whose first attach is over, well or not. ``outcomes``: of each procedure by cause, ``success`` or
+    the name of the refusal. ``personas``: of attaches, by persona. ``calling``: in a voice call now; ``voice``: its
+    packets, ``quality``: what came of them, by direction. ``lost``: connections that ended without the UE's wish.
+    ``skipped``: events that made no sense when their time had come (a move of a UE whose attach was refused).
+    ``abandoned``: UEs that had not left at the end in time. ``stray_ike``, ``stray_esp``: what came on accesses
+    that their UEs had left, and was not heard.
     """
 
     begun: int = 0
     done: int = 0
+    waiting: int = 0
+    unserved: int = 0
+    gathered: int = 0
     attaching: int = 0
     attached: int = 0
     calling: int = 0
@@ -285,6 +290,9 @@ class FleetFigures:
 _NUMBERS = (
     "begun",
     "done",
+    "waiting",
+    "unserved",
+    "gathered",
     "attaching",
     "attached",
     "calling",

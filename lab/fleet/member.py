@@ -86,6 +86,7 @@ class Member:
         self.persona = persona
         self.pdn = pdn
         self.access = accesses[0]
+        self.gathered = False  # whether its first attach is over, well or not
         self._accesses = accesses
         self._destination = destination
         self._figures = figures

@@ -45,9 +45,13 @@ class FleetCollector(Collector):
         figures = self._latest()
         ues = GaugeMetricFamily("epdg_fleet_ues", "UEs by what they are at.", labels=("state",))
         for state, number in (
+            ("waiting", figures.waiting),
             ("attaching", figures.attaching),
             ("attached", figures.attached),
-            ("away", max(0, figures.begun - figures.done - figures.attaching - figures.attached)),
+            (
+                "away",
+                max(0, figures.begun - figures.done - figures.waiting - figures.attaching - figures.attached),
+            ),
             ("done", figures.done),
         ):
             ues.add_metric((state,), number)

@@ -37,7 +37,6 @@ HALF_OPEN_MINIMUM = 4096
 UNFINISHED_MINIMUM = 10_000
 LAST_BYTE_GATEWAY, LAST_BYTE_AAA = 1, 2
 ACCESSES = {"wifi-a": 11, "wifi-b": 12, "wifi-c": 13}
-ATTACHING_AT_ONCE = 32  # more bring no more attaches a second, and UEs that wait ever longer and ask again
 DETACHES_PER_SECOND = 20.0  # at least, on any machine of interest: bounds how long the UEs have to leave
 IMPORT_INTERVAL = 600.0
 
@@ -168,7 +167,6 @@ class NodesPlan:
                 "accesses": accesses,
             },
             "destination": str(CORE_HOST),
-            "attaching_at_once": ATTACHING_AT_ONCE,
             "leave_interval": max(DEFAULT_LEAVE_INTERVAL, self.count / DETACHES_PER_SECOND),
             "gateway_control": self.control("epdg").name,
             "control": "fleet.sock",

@@ -16,6 +16,7 @@ from lab.fleet.figures import FleetFigures
 from lab.fleet.plan import FleetPlan, Part
 from lab.processes import NodeProcess
 from protocols.errors import BackendError, StackError
+from protocols.io.control import ControlClient
 from protocols.trace.records import JsonValue
 
 STOP_MARGIN = 5.0  # seconds beyond what the UEs may take to detach
@@ -81,18 +82,25 @@ class FleetProcesses:
         states = [(await self._status(process)).get("state") for process in self.processes]
         return all(state == EngineState.DONE.value for state in states)
 
+    async def status(self) -> dict[str, dict[str, JsonValue]]:
+        """What each says of itself."""
+        return {process.name: await self._status(process) for process in self.processes}
+
     async def memory_octets(self) -> list[JsonValue]:
         """The most memory that each has had."""
         return [(await self._status(process)).get("memory_octets") for process in self.processes]
 
     async def stop(self, leave_interval: float) -> None:
         """Everybody detaches; returns when all processes that live are through."""
+        interval = leave_interval + STOP_MARGIN  # thousands of UEs take longer than a client waits by default
+        clients = [
+            ControlClient(process.control, answer_interval=interval)
+            for process in self.processes
+            if process.running and process.control is not None
+        ]
         with contextlib.suppress(StackError, TimeoutError):
-            async with asyncio.timeout(leave_interval + STOP_MARGIN):
-                await asyncio.gather(
-                    *(process.client.call("fleet.stop") for process in self.processes if process.running),
-                    return_exceptions=True,
-                )
+            async with asyncio.timeout(interval):
+                await asyncio.gather(*(client.call("fleet.stop") for client in clients), return_exceptions=True)
 
     async def last_figures(self) -> FleetFigures:
         """What those that live have counted, and what the others had when they were last asked."""

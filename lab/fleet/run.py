@@ -9,7 +9,7 @@ import json
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from rich.console import Console
 from lab.fleet.both_ends import PROCEDURES, GatewayCounts, both_ends, differences
 from lab.fleet.config import FleetFile
 from lab.fleet.figures import FleetFigures
+from lab.fleet.load import BEGAN, ENDED, GATHERED, LEAVING, Moment
 from lab.fleet.metrics import MetricsServer
 from lab.fleet.nodes import FleetNodes, NodesPlan
 from lab.fleet.plan import FleetPlan
 from lab.fleet.processes import FleetProcesses
+from lab.fleet.remarks import remarks
 from lab.fleet.schedule import Playable, check_accesses
 from lab.fleet.show import Show, table, voice_tables
 from protocols.errors import BackendError, StackError
@@ -37,9 +39,13 @@ ASK_INTERVAL = 0.05  # between two questions meanwhile
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run is told; ``file`` or ``nodes``, one of the two."""
+    """What a run is told; ``file`` or ``nodes``, one of the two.
+
+    ``plateau``: seconds after which everybody detaches, once all UEs have had their first attach.
+    """
 
     plan: FleetPlan
+    plateau: float | None = None
     playable: Playable
     processes: int = 1
     file: FleetFile | None = None
@@ -58,7 +64,9 @@ class RunResult:
     figures: FleetFigures = field(default_factory=FleetFigures)
     attaches_per_second_peak: float = 0.0
     moves_per_second_peak: float = 0.0
+    attached_at_most: int = 0
     memory_octets: list[JsonValue] = field(default_factory=list)
+    moments: dict[str, Moment] = field(default_factory=dict)
     gateway: GatewayCounts | None = None
     nodes: dict[str, JsonValue] = field(default_factory=dict)
     interrupted: int | None = None
@@ -75,6 +83,11 @@ class RunResult:
         if self.figures.abandoned:
             found.append(f"{self.figures.abandoned} UEs had not detached when the time was over")
         return found
+
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What there is to say beside figures and failures."""
+        return remarks(self.figures, self.options.plan, self.moments)
 
     @property
     def status(self) -> int:
@@ -98,6 +111,7 @@ class RunResult:
                 "rate": plan.rate,
                 "arrivals": plan.arrivals.value,
                 "duration": plan.duration,
+                "plateau": self.options.plateau,
                 "rounds": plan.rounds,
                 "seed": plan.seed,
                 "personas": str(plan.mix),
@@ -110,7 +124,10 @@ class RunResult:
                 "peak": round(self.attaches_per_second_peak, 1),
             },
             "moves_per_second": {"average": _share(moves, seconds), "peak": round(self.moves_per_second_peak, 1)},
+            "attached_at_most": self.attached_at_most,
             "memory_octets": self.memory_octets,
+            "moments": {name: moment.to_json() for name, moment in self.moments.items()},
+            "remarks": [*self.remarks],
             "figures": self.figures.summary(),
             "both_ends": None if self.gateway is None else both_ends(self.figures, self.gateway),
             "nodes": self.nodes,
@@ -138,6 +155,7 @@ class _Run:
         self._directory = directory
         self._show = Show(console)
         self._latest = FleetFigures()
+        self._began = 0.0
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -188,21 +206,25 @@ class _Run:
         check_accesses(plan.schedule, file.accesses)
         before = await self._gateway(file)
         async with FleetProcesses(file.path, self._options.processes, self._directory) as processes:
-            began = time.monotonic()
+            began = self._began = time.monotonic()
+            await self._note(BEGAN, file, processes)
             try:
                 await processes.start(plan)
                 with self._show.running():
-                    await self._watch(processes)
+                    await self._watch(file, processes)
             except BackendError as error:
                 result.error = str(error)  # a process has died: the others leave in order
             await processes.stop(file.configuration.leave_interval)
             result.figures = self._latest = await processes.last_figures()
             result.seconds = time.monotonic() - began
+            await self._note(ENDED, file, processes)
             with contextlib.suppress(StackError):
                 result.memory_octets = await processes.memory_octets()
         result.attaches_per_second_peak = self._show.paces["attach"].peak
         result.moves_per_second_peak = self._show.paces["move"].peak
         self._console.print(table(result.figures, self._show.paces), *voice_tables(result.figures))
+        for sentence in result.remarks:
+            self._console.print(sentence, soft_wrap=True)
         if before is not None:
             await self._compare(file, before)
 
@@ -230,16 +252,38 @@ class _Run:
             return GatewayCounts.of(await ControlClient(control).call("node.status"))
         return None
 
-    async def _watch(self, processes: FleetProcesses) -> None:
-        """Look once a second until all are done or somebody stops it."""
+    async def _watch(self, file: FleetFile, processes: FleetProcesses) -> None:
+        """Look once a second until all are done, the plateau is over or somebody stops it."""
+        leaving: float | None = None
         while not self._stopping.is_set():
             self._latest = await processes.figures()
             self._show.take(self._latest)
+            self._result.attached_at_most = max(self._result.attached_at_most, self._latest.attached)
+            if GATHERED not in self._result.moments and self._latest.gathered == self._options.plan.count:
+                await self._note(GATHERED, file, processes)
+                if self._options.plateau is not None:
+                    leaving = time.monotonic() + self._options.plateau
             if await processes.done():
+                return
+            if leaving is not None and time.monotonic() >= leaving:
+                await self._note(LEAVING, file, processes)
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAMPLE_INTERVAL):
                     await self._stopping.wait()
+
+    async def _note(self, name: str, file: FleetFile, processes: FleetProcesses) -> None:
+        """What all processes that can be asked have taken of the machine until now."""
+        controls = {"gateway": file.configuration.gateway_control}
+        if self._options.nodes is not None:
+            controls["aaa"] = self._options.nodes.control("aaa")
+        statuses: dict[str, JsonValue] = {}
+        with contextlib.suppress(StackError):  # a process has died, which is told elsewhere
+            statuses.update(await processes.status())
+            for node, control in controls.items():
+                if control is not None:
+                    statuses[node] = await ControlClient(control).call("node.status")
+        self._result.moments[name] = Moment.of(time.monotonic() - self._began, statuses, self._latest)
 
     async def _ask_nodes(self, nodes: NodesPlan) -> None:
         """What gateway and AAA server have counted, once they have no session left or have had time enough."""

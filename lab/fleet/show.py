@@ -77,7 +77,7 @@ class Show:
     def _line(self, figures: FleetFigures, now: float) -> str:
         attach, move = figures.latencies[Latency.ATTACH], figures.latencies[Latency.MOVE]
         return (
-            f"{now - self._began:4.0f} s  UEs {figures.begun}  attached {figures.attached}  "
+            f"{now - self._began:4.0f} s  UEs {figures.begun}  {_waiting(figures)}attached {figures.attached}  "
             f"attaches {figures.succeeded('attach')} ({self.paces['attach'].current:.1f}/s, "
             f"p50 {_milliseconds(attach.percentile(50))}, p99 {_milliseconds(attach.percentile(99))})  "
             f"refused {figures.refused('attach')}  "
@@ -128,6 +128,11 @@ def voice_tables(figures: FleetFigures) -> list[Table]:
             row += [_scaled(found.percentile(percent), scale) for percent in percentiles]
         whole.add_row(direction, str(packets.sent), str(packets.lost), *row)
     return [whole]
+
+
+def _waiting(figures: FleetFigures) -> str:
+    """Who has come and does not attach yet: more come than the gateway takes."""
+    return f"waiting {figures.waiting}  " if figures.waiting else ""
 
 
 def _calls(figures: FleetFigures) -> str:

@@ -204,6 +204,52 @@ def test_no_more_ues_attach_at_a_time_than_may(world: FleetWorld) -> None:
     world.run(scenario())
 
 
+def test_who_attaches_late_does_all_that_follows_as_much_later(world: FleetWorld) -> None:
+    """Twelve that come at once, one at a time: the last stays attached as long as the first."""
+    stays = 0.5
+    schedule = FleetSchedule(
+        name="half a second",
+        title="Attach, detach",
+        repeat=False,
+        events=(FleetEvent(at=0, do=Action.ATTACH), FleetEvent(at=stays, do=Action.DETACH)),
+    )
+    configuration = world.file.configuration.model_copy(update={"attaching_at_once": 1})
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with FleetEngine(replace(world.file, configuration=configuration)) as engine:
+            engine.start(plan(schedule, count=12, rate=1000, duration=60))
+            seen: dict[int, list[float]] = {}
+            while engine.latest().succeeded("detach") < 12:
+                for member in engine.members.values():
+                    if member.attached:
+                        seen.setdefault(member.index, []).append(loop.time())
+                await asyncio.sleep(0.002)
+            figures = engine.latest()
+        assert len(seen) == figures.gathered == 12
+        assert min(times[-1] - times[0] for times in seen.values()) > 0.8 * stays
+        await world.emptied()
+
+    world.run(scenario())
+
+
+def test_whose_turn_has_not_come_at_the_end_is_counted(world: FleetWorld) -> None:
+    configuration = world.file.configuration.model_copy(update={"attaching_at_once": 1})
+
+    async def scenario() -> None:
+        async with FleetEngine(replace(world.file, configuration=configuration)) as engine:
+            engine.start(plan(HOLD, count=12, rate=1000, duration=60))
+            await _reached(lambda: engine.latest().begun == 12 and engine.latest().waiting > 0)
+            await engine.stop()
+            figures = engine.latest()
+        assert figures.unserved > 0
+        assert figures.unserved + figures.gathered == figures.done == 12
+        assert (figures.waiting, figures.succeeded("detach")) == (0, figures.gathered)
+        await world.emptied()
+
+    world.run(scenario())
+
+
 def test_refused_ues_are_counted_by_cause_and_disturb_nobody(world: FleetWorld) -> None:
     """Three UEs that the HSS does not know among five that it does."""
 
@@ -379,6 +425,34 @@ def test_ctrl_c_lets_everybody_detach_and_the_summary_says_it_all(world: FleetWo
     assert (after["attached"], after["detached"]) == (12, 12)
     lines = (tmp_path / "output").read_text().splitlines()
     assert any("attached 12" in line for line in lines)
+
+
+def test_a_plateau_begins_when_all_have_attached(world: FleetWorld, tmp_path: Path) -> None:
+    """Without a duration: everybody detaches then, and what was taken of the machine is told by phase."""
+    output = tmp_path / "summary.json"
+    words = ["--count", "8", "--rate", "40", "--schedule", "stay", "--plateau", "0.5", "--output", str(output)]
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", "fleet", "-c", str(world.plan.fleet), *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(output.read_text())
+    assert summary["attached_at_most"] == 8
+    assert summary["figures"]["outcomes"] == {"attach": {"success": 8}, "detach": {"success": 8}}
+    moments = summary["moments"]
+    assert list(moments) == ["began", "gathered", "leaving", "ended"]
+    assert moments["leaving"]["at"] - moments["gathered"]["at"] >= 0.5
+    for name in ("fleet-1", "gateway"):
+        seconds = [moment["processor_seconds"][name] for moment in moments.values()]
+        assert seconds == sorted(seconds)
+        assert seconds[-1] > seconds[0]
+    (said,) = [line for line in summary["remarks"] if "processor time" in line]
+    assert said in " ".join(done.stdout.split())
+    world.run(world.emptied())
 
 
 def _scraped(port: int) -> str:
