@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
+from lab.mobility.loader import NamedSchedule, parse_schedule
+from lab.mobility.namespaces import NamespaceStage
+from lab.mobility.player import play
 from lab.mobility.schedule import NatSection
 from lab.mobility.stage_name import NatName
 from lab.network.nat import NatKind
@@ -17,8 +20,22 @@ from lab.router import Router
 from tests.peers.access_ends import GATEWAYS, OUTSIDE, UE, Ends, nothing, on, received, send
 from tests.peers.namespaces import require_namespaces, require_nftables_nat
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 
+CALL = """
+title: A NAT comes and goes, another one restarts
+duration: 8
+accesses:
+  a: {up: {delay: 10ms}, down: {delay: 10ms}}
+  b: {nat: {kind: restricted, lifetime: 1m}, up: {delay: 10ms}, down: {delay: 10ms}}
+events:
+  - {at: 0, do: attach, access: a}
+  - {at: 1.5, do: nat-appears, access: a, nat: {kind: symmetric, lifetime: 20s}}
+  - {at: 3.5, do: nat-gone, access: a}
+  - {at: 5, do: move, to: b}
+  - {at: 6.5, do: nat-rebind, access: b}
+expect: {attaches: 1, moves: 1, final_access: b, outage_ms: 500, real_time_slack: 1s}
+"""
 NATS = pytest.mark.parametrize("nat", NatName, ids=lambda each: each.value, indirect=True)
 
 
@@ -112,6 +129,17 @@ def test_a_nat_comes_and_goes(nat: NatName) -> None:
         assert sources == [UE, OUTSIDE, UE]
 
     on("none", story, nat)
+
+
+@NATS
+@pytest.mark.long
+def test_a_call_goes_on_while_a_nat_comes_goes_and_restarts(nat: NatName) -> None:
+    named = NamedSchedule(name="nats", schedule=parse_schedule(CALL), file=Path("nats.yaml"))
+    result, series = play(named, NamespaceStage(nat=nat), None, lambda name, at, words: None)
+    assert [check for check in result.checks if not check.passed] == [], result.to_text()
+    assert result.nat == nat.value
+    for direction in (series.uplink, series.downlink):
+        assert sum(each.received is None for each in direction) < 60
 
 
 async def ports_seen(made: Ends) -> list[tuple[str, int]]:
