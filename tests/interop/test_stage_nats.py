@@ -142,6 +142,25 @@ def test_a_call_goes_on_while_a_nat_comes_goes_and_restarts(nat: NatName) -> Non
         assert sum(each.received is None for each in direction) < 60
 
 
+@NATS
+@pytest.mark.parametrize("kind", ["full-cone", "port-restricted"])
+def test_nobody_reaches_the_ue_past_a_nat_nor_hears_that_he_does_not(kind: str, nat: NatName) -> None:
+    """Neither by its address inside nor by a port that nothing is mapped to: dropped without an ICMP error."""
+
+    async def story(made: Ends) -> None:
+        ue, gateway, stranger = made.ue(), made.gateway(GATEWAYS[0]), made.gateway(GATEWAYS[1])
+        stranger.connect((OUTSIDE, 9))
+        stranger.send(b"to a port that nothing is mapped to")
+        await send(gateway, b"to the address inside", (UE, 4500))
+        await send(ue, b"hello", (GATEWAYS[0], 4500))
+        _, seen = await received(gateway)
+        await send(gateway, b"to the port that it has", seen)
+        assert (await received(ue))[0] == b"to the port that it has"
+        assert await nothing(stranger)  # an error would be raised
+
+    on(kind, story, nat)
+
+
 async def ports_seen(made: Ends) -> list[tuple[str, int]]:
     """Where the UE's datagrams from one port come from, at two addresses and two ports of each."""
     ue, seen = made.ue(), []
