@@ -36,6 +36,7 @@ events:
   - {at: 6.5, do: nat-rebind, access: b}
 expect: {attaches: 1, moves: 1, final_access: b, outage_ms: 500, real_time_slack: 1s}
 """
+LONG_KINDS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("full-cone", "symmetric")]
 NATS = pytest.mark.parametrize("nat", NatName, ids=lambda each: each.value, indirect=True)
 
 
@@ -94,7 +95,7 @@ def test_a_symmetric_nat_has_another_port_for_each_destination(nat: NatName) -> 
 
 
 @NATS
-@pytest.mark.parametrize("kind", ["full-cone", "restricted", "port-restricted", "symmetric"])
+@pytest.mark.parametrize("kind", ["restricted", "port-restricted", *LONG_KINDS])
 def test_a_nat_that_restarts_gives_another_port_and_knows_the_old_one_no_more(kind: str, nat: NatName) -> None:
     async def story(made: Ends) -> None:
         ue, gateway = made.ue(), made.gateway(GATEWAYS[0])
@@ -172,7 +173,7 @@ async def ports_seen(made: Ends) -> list[tuple[str, int]]:
 
 
 @NATS
-@pytest.mark.parametrize("kind", ["full-cone", "restricted", "port-restricted"])
+@pytest.mark.parametrize("kind", ["restricted", "port-restricted", LONG_KINDS[0]])
 def test_a_nat_that_is_not_symmetric_has_one_port_for_everybody(kind: str, nat: NatName) -> None:
     """RFC 4787 §4.1: endpoint-independent mapping."""
 
@@ -182,7 +183,7 @@ def test_a_nat_that_is_not_symmetric_has_one_port_for_everybody(kind: str, nat: 
     on(kind, story, nat)
 
 
-@pytest.mark.parametrize("kind", ["full-cone", pytest.param("symmetric", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["restricted", *LONG_KINDS])
 def test_the_kernel_forgets_a_mapping_after_its_lifetime(kind: str, nat: NatName) -> None:
     async def story(made: Ends) -> None:
         ue, gateway = made.ue(), made.gateway(GATEWAYS[0])
