@@ -133,6 +133,23 @@ def test_a_nat_comes_and_goes(nat: NatName) -> None:
 
 
 @NATS
+def test_a_stranger_is_answered_from_the_port_that_he_has_spoken_to(nat: NatName) -> None:
+    async def story(made: Ends) -> None:
+        ue, gateway, stranger = made.ue(), made.gateway(GATEWAYS[0]), made.gateway(GATEWAYS[1], 999)
+        await send(ue, b"hello", (GATEWAYS[0], 4500))
+        _, seen = await received(gateway)
+        await send(stranger, b"who are you?", seen)
+        octets, source = await received(ue)
+        assert (octets, source) == (b"who are you?", (GATEWAYS[1], 999))
+        await send(ue, b"a UE", source)
+        assert await received(stranger) == (b"a UE", seen)
+        await send(stranger, b"good", seen)
+        assert (await received(ue))[0] == b"good"
+
+    on("full-cone", story, nat)
+
+
+@NATS
 @pytest.mark.long
 def test_a_call_goes_on_while_a_nat_comes_goes_and_restarts(nat: NatName) -> None:
     named = NamedSchedule(name="nats", schedule=parse_schedule(CALL), file=Path("nats.yaml"))
