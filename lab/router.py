@@ -1,15 +1,15 @@
 """An access's router with the kernel's own NAT: nftables and connection tracking in a namespace of its own.
 
-=================  ===================================================================================================
-``port-restricted``  ``masquerade`` to a range of ports, as Linux does it
-``symmetric``        the same ``fully-random``: a port for each flow
-``restricted``       besides, what leaves is remembered, and others of the same address are let in by ``dnat``
-``full-cone``        the same, whatever the address
-=================  ===================================================================================================
+port-restricted
+    ``masquerade`` to a range of ports, as Linux does it.
+symmetric
+    The same ``fully-random``: a port for each flow.
+restricted, full cone
+    As port-restricted; what leaves is remembered, and others of that address, or all others, are let in by ``dnat``.
 
-What the UE has not asked for is dropped without a word, as home routers do, also where nothing is translated. Lifetimes
-are ``nf_conntrack_udp_timeout`` and ``nf_conntrack_udp_timeout_stream``, whole seconds, which packets of either
-direction prolong. Ports that are given after ``rebind`` have not been given in the three lives before.
+Behind a NAT nothing else comes in, and nobody is told so, as with home routers. Lifetimes are whole seconds of
+``nf_conntrack_udp_timeout`` and ``nf_conntrack_udp_timeout_stream``, which packets of either direction prolong. Ports
+that are given after ``rebind`` have not been given in the three lives before.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.mobility.schedule import EVENTS, AccessEvent, Family, MoveExpectation, NatAppears, Schedule
+from lab.mobility.schedule import EVENTS, AccessEvent, Family, MoveExpectation, NatAppears, NatSection, Schedule
 from lab.network.nat import NatKind
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import validate
@@ -88,16 +88,16 @@ def misfit(named: NamedSchedule, error: ConfigurationError) -> ConfigurationErro
 
 def check_for_nftables(named: NamedSchedule) -> None:
     """``ConfigurationError`` for a lifetime that connection tracking cannot have: it counts whole seconds."""
-    places: list[tuple[Location, float]] = [
-        (("accesses", name, "nat", "lifetime"), access.nat.lifetime) for name, access in named.schedule.accesses.items()
+    places: list[tuple[Location, NatSection]] = [
+        (("accesses", name, "nat"), access.nat) for name, access in named.schedule.accesses.items()
     ]
     for number, event in enumerate(named.schedule.events):
         if isinstance(event, NatAppears):
-            places.append((("events", number, "nat", "lifetime"), event.nat.lifetime))
-    for place, lifetime in places:
-        if lifetime % 1 or lifetime > LIFETIME_MAXIMUM:
+            places.append((("events", number, "nat"), event.nat))
+    for place, nat in places:
+        if nat.kind is not NatKind.NONE and (nat.lifetime % 1 or nat.lifetime > LIFETIME_MAXIMUM):
             expected = f"whole seconds up to {LIFETIME_MAXIMUM} where nftables translates"
-            raise read_file(named.file).error(place, f"{lifetime:g}", expected)
+            raise read_file(named.file).error((*place, "lifetime"), f"{nat.lifetime:g}", expected)
 
 
 def _check_events(document: Document) -> None:

@@ -22,6 +22,7 @@ from protocols.io.configuration import ConfigurationModel, Count
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
+ACCESSES_MAXIMUM = 50  # of a UE, and addresses of a gateway: the stages number them in an octet
 VOICE_RATE = 50.0  # packets per second of a codec that speaks every 20 ms
 REAL_TIME_SLACK = 0.15  # seconds that processes of a busy machine may take beside what the network takes
 
@@ -108,7 +109,7 @@ class AccessSection(ConfigurationModel):
 class GatewaySection(ConfigurationModel):
     """The gateway's addresses by name, the first of each family being the one that the UE knows at first."""
 
-    addresses: Annotated[dict[str, Family], Field(min_length=1)] = {"main": Family.IPV4}
+    addresses: Annotated[dict[str, Family], Field(min_length=1, max_length=ACCESSES_MAXIMUM)] = {"main": Family.IPV4}
 
 
 class TrafficSection(ConfigurationModel):
@@ -307,7 +308,7 @@ class Schedule(ConfigurationModel):
     seed: Count = 1
     duration: Annotated[Duration, Field(gt=0)]
     persona: str | None = None
-    accesses: Annotated[dict[str, AccessSection], Field(min_length=1)]
+    accesses: Annotated[dict[str, AccessSection], Field(min_length=1, max_length=ACCESSES_MAXIMUM)]
     gateway: GatewaySection = GatewaySection()
     traffic: TrafficSection = TrafficSection()
     ue: dict[str, JsonValue] = {}

@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 BETWEEN = """
 title: From IPv4 behind a NAT to IPv6 and back
-duration: 4
+duration: 3
 gateway: {addresses: {four: ipv4, six: ipv6}}
 accesses:
   old: {family: ipv4, nat: {kind: port-restricted}, up: {delay: 10ms}, down: {delay: 10ms}}
   new: {family: ipv6, up: {delay: 10ms}, down: {delay: 10ms}}
 events:
   - {at: 0, do: attach, access: old}
-  - {at: 1.5, do: move, to: new}
-  - {at: 2.5, do: move, to: old, make: make-before-break}
+  - {at: 1, do: move, to: new}
+  - {at: 2, do: move, to: old, make: make-before-break}
 expect: {moves: 2, attaches: 1, final_access: old, final_gateway: four, real_time_slack: 1s}
 """
 MANAGED = """

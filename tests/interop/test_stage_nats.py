@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
+from lab.mobility.loader import NamedSchedule, parse_schedule
+from lab.mobility.namespaces import NamespaceStage
+from lab.mobility.player import play
 from lab.mobility.schedule import NatSection
 from lab.mobility.stage_name import NatName
 from lab.network.nat import NatKind
@@ -17,8 +20,23 @@ from lab.router import Router
 from tests.peers.access_ends import GATEWAYS, OUTSIDE, UE, Ends, nothing, on, received, send
 from tests.peers.namespaces import require_namespaces, require_nftables_nat
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 
+CALL = """
+title: A NAT comes and goes, another one restarts
+duration: 8
+accesses:
+  a: {up: {delay: 10ms}, down: {delay: 10ms}}
+  b: {nat: {kind: restricted, lifetime: 1m}, up: {delay: 10ms}, down: {delay: 10ms}}
+events:
+  - {at: 0, do: attach, access: a}
+  - {at: 1.5, do: nat-appears, access: a, nat: {kind: symmetric, lifetime: 20s}}
+  - {at: 3.5, do: nat-gone, access: a}
+  - {at: 5, do: move, to: b}
+  - {at: 6.5, do: nat-rebind, access: b}
+expect: {attaches: 1, moves: 1, final_access: b, outage_ms: 500, real_time_slack: 1s}
+"""
+LONG_KINDS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("full-cone", "symmetric")]
 NATS = pytest.mark.parametrize("nat", NatName, ids=lambda each: each.value, indirect=True)
 
 
@@ -77,7 +95,7 @@ def test_a_symmetric_nat_has_another_port_for_each_destination(nat: NatName) -> 
 
 
 @NATS
-@pytest.mark.parametrize("kind", ["full-cone", "restricted", "port-restricted", "symmetric"])
+@pytest.mark.parametrize("kind", ["restricted", "port-restricted", *LONG_KINDS])
 def test_a_nat_that_restarts_gives_another_port_and_knows_the_old_one_no_more(kind: str, nat: NatName) -> None:
     async def story(made: Ends) -> None:
         ue, gateway = made.ue(), made.gateway(GATEWAYS[0])
@@ -114,6 +132,53 @@ def test_a_nat_comes_and_goes(nat: NatName) -> None:
     on("none", story, nat)
 
 
+@NATS
+def test_a_stranger_is_answered_from_the_port_that_he_has_spoken_to(nat: NatName) -> None:
+    async def story(made: Ends) -> None:
+        ue, gateway, stranger = made.ue(), made.gateway(GATEWAYS[0]), made.gateway(GATEWAYS[1], 999)
+        await send(ue, b"hello", (GATEWAYS[0], 4500))
+        _, seen = await received(gateway)
+        await send(stranger, b"who are you?", seen)
+        octets, source = await received(ue)
+        assert (octets, source) == (b"who are you?", (GATEWAYS[1], 999))
+        await send(ue, b"a UE", source)
+        assert await received(stranger) == (b"a UE", seen)
+        await send(stranger, b"good", seen)
+        assert (await received(ue))[0] == b"good"
+
+    on("full-cone", story, nat)
+
+
+@NATS
+@pytest.mark.long
+def test_a_call_goes_on_while_a_nat_comes_goes_and_restarts(nat: NatName) -> None:
+    named = NamedSchedule(name="nats", schedule=parse_schedule(CALL), file=Path("nats.yaml"))
+    result, series = play(named, NamespaceStage(nat=nat), None, lambda name, at, words: None)
+    assert [check for check in result.checks if not check.passed] == [], result.to_text()
+    assert result.nat == nat.value
+    for direction in (series.uplink, series.downlink):
+        assert sum(each.received is None for each in direction) < 60
+
+
+@NATS
+@pytest.mark.parametrize("kind", ["full-cone", "port-restricted"])
+def test_nobody_reaches_the_ue_past_a_nat_nor_hears_that_he_does_not(kind: str, nat: NatName) -> None:
+    """Neither by its address inside nor by a port that nothing is mapped to: dropped without an ICMP error."""
+
+    async def story(made: Ends) -> None:
+        ue, gateway, stranger = made.ue(), made.gateway(GATEWAYS[0]), made.gateway(GATEWAYS[1])
+        stranger.connect((OUTSIDE, 9))
+        stranger.send(b"to a port that nothing is mapped to")
+        await send(gateway, b"to the address inside", (UE, 4500))
+        await send(ue, b"hello", (GATEWAYS[0], 4500))
+        _, seen = await received(gateway)
+        await send(gateway, b"to the port that it has", seen)
+        assert (await received(ue))[0] == b"to the port that it has"
+        assert await nothing(stranger)  # an error would be raised
+
+    on(kind, story, nat)
+
+
 async def ports_seen(made: Ends) -> list[tuple[str, int]]:
     """Where the UE's datagrams from one port come from, at two addresses and two ports of each."""
     ue, seen = made.ue(), []
@@ -125,7 +190,7 @@ async def ports_seen(made: Ends) -> list[tuple[str, int]]:
 
 
 @NATS
-@pytest.mark.parametrize("kind", ["full-cone", "restricted", "port-restricted"])
+@pytest.mark.parametrize("kind", ["restricted", "port-restricted", LONG_KINDS[0]])
 def test_a_nat_that_is_not_symmetric_has_one_port_for_everybody(kind: str, nat: NatName) -> None:
     """RFC 4787 §4.1: endpoint-independent mapping."""
 
@@ -135,7 +200,7 @@ def test_a_nat_that_is_not_symmetric_has_one_port_for_everybody(kind: str, nat: 
     on(kind, story, nat)
 
 
-@pytest.mark.parametrize("kind", ["full-cone", pytest.param("symmetric", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["restricted", *LONG_KINDS])
 def test_the_kernel_forgets_a_mapping_after_its_lifetime(kind: str, nat: NatName) -> None:
     async def story(made: Ends) -> None:
         ue, gateway = made.ue(), made.gateway(GATEWAYS[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lab.mobility.loader import load_schedule, parse_schedule, shipped
+from lab.mobility.namespaces import NUMBERING
 from lab.mobility.schedule import EVENTS, MoveTo
 from lab.mobility.stage_name import StageName
 from protocols.errors import ConfigurationError
@@ -154,3 +155,14 @@ def test_a_file_that_is_not_there_is_told() -> None:
 
 def test_every_word_of_an_event_has_one_form() -> None:
     assert len(EVENTS) == 23
+
+
+def test_namespaces_have_an_address_for_every_access_of_a_schedule() -> None:
+    """As many as there may be, all of them different; one more is refused."""
+    text = "title: T\nduration: 3\naccesses: {{{}}}\nevents: [{{at: 0, do: attach}}]\n"
+    accesses = [f"a{number}: {{}}" for number in range(51)]
+    schedule = parse_schedule(text.format(", ".join(accesses[:50])))
+    places = NUMBERING.places(schedule)
+    assert len({*places.accesses.values(), *places.outsides.values(), *places.gateways.values()}) == 101
+    with pytest.raises(ConfigurationError, match="3: accesses: got a mapping, expected a length of at most 50"):
+        parse_schedule(text.format(", ".join(accesses)))
