@@ -279,8 +279,8 @@ class ConnectionManagement:
 
     def moved(self, access: str, now: float) -> list[Decision]:
         """The UE is there; where nobody had asked for it, the other access had fallen silent."""
-        if self.phase is Phase.SUSPENDED:
-            return []  # it was called back meanwhile
+        if self.phase in (Phase.SUSPENDED, Phase.DETACHED):
+            return []  # it was called back meanwhile, or the connection has ended
         former, asked = self.access, self._target == access
         if not asked and former is not None and former != access:
             self._fail(former, now)
