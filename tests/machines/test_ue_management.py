@@ -319,6 +319,13 @@ def test_a_move_that_ends_after_the_connection_is_no_arrival() -> None:
     assert story.told == [*ATTACHED, (10.0, "move cell"), (20.0, "attach cell")]
 
 
+def test_an_attach_that_ends_on_an_access_that_was_lost_meanwhile_moves_on() -> None:
+    """The gateway's last answer was there before, what took its time was the device of the inner addresses."""
+    story = Story("wifi", "cell")
+    story.play(*ON_WIFI, (0.05, "lost", "wifi"), until=10.0)
+    assert story.told == [*ATTACHED, (0.1, "move cell")]
+
+
 def test_thousands_of_losses_and_failures_are_only_numbers() -> None:
     story = Story("wifi", "cell", deaf=["wifi", "cell"])
     for _ in range(2000):
