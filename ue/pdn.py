@@ -334,16 +334,17 @@ class Pdn:
         if event.new != event.old and self._ike.present is not None and self._ike.present.children:
             self.rekey_child()
 
-    def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
-        """ICMP says that a packet of an IKE SA of this connection's has not arrived.
+    def unreachable(self, sa: IkeSa | None, remote: Endpoint) -> None:
+        """ICMP says that a packet of an IKE SA of this connection's has not arrived; ``None``: one of ESP.
 
-        Once it is up that is a hint, no more, and the gateway is asked (RFC 7296 §2.4, RFC 4621 §5.1.1).
+        Once the connection is up that is a hint, no more, and the gateway is asked (RFC 7296 §2.4, RFC 4621 §5.1.1).
         """
-        if sa is not self._ike.present:
+        present = self._ike.present
+        if present is None or sa not in (None, present):
             return
         if self.device.state is not DeviceState.ESTABLISHED:
             self._carry_out(self.device.unreachable(remote, self._now()))
-        elif sa.path.remote.address == remote.address and self._now() - self._icmp_at >= HINT_INTERVAL:
+        elif present.path.remote.address == remote.address and self._now() - self._icmp_at >= HINT_INTERVAL:
             self._icmp_at = self._now()
             text = f"ICMP says that {remote} cannot be reached: the gateway is asked."
             self.recorder.event("icmp-error", text, {"remote": str(remote)}, self._ike.session)
