@@ -303,6 +303,7 @@ def test_the_network_ends_the_connection_while_it_moves() -> None:
 def test_accesses_that_come_and_go_faster_than_the_ue_can_follow(mobike: bool) -> None:
     async def story(world: VirtualWorld) -> None:
         await world.advance(5)
+        before = [session["inner_addresses"] for session in world.ue_node.sessions()]
         for _ in range(5):
             for name in ("wifi-a", "wifi-b"):
                 await lose(world, name)
@@ -311,6 +312,7 @@ def test_accesses_that_come_and_go_faster_than_the_ue_can_follow(mobike: bool) -
         await lose(world, "wifi-a")
         await world.advance(100)  # what was begun and not ended the gateway forgets
         assert everywhere(world, "wifi-b")
+        assert [session["inner_addresses"] for session in world.ue_node.sessions()] == before
         assert len(world.epdg_node.sessions.live) == 2
 
     tell(story, ue=BOTH, epdg={"ike": {"mobike": mobike}})
