@@ -54,6 +54,7 @@ application.add_typer(access_commands)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
 PdnOption = Annotated[str | None, typer.Option(help="Only this PDN connection, by its APN; by default all of them.")]
+OnePdnOption = Annotated[str | None, typer.Option(help="The PDN connection, by its APN; the first one by default.")]
 AccessArgument = Annotated[str, typer.Argument(metavar="NAME", help="The access, by name or address.")]
 LogJsonOption = Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log debugging detail.")]
@@ -186,7 +187,7 @@ def connect(
     access: Annotated[
         str | None, typer.Option(help="The access to attach on, by name or address; the first one by default.")
     ] = None,
-    pdn: Annotated[str | None, typer.Option(help="The PDN connection, by its APN; the first one by default.")] = None,
+    pdn: OnePdnOption = None,
     force: Annotated[bool, typer.Option("--force", help="Even though the network has asked to be left alone.")] = False,
     handover: Annotated[
         list[str] | None,
@@ -219,9 +220,11 @@ def detach(config: ConfigOption, pdn: PdnOption = None) -> None:
 
 @application.command("rekey-ike")
 @exit_on_error
-def rekey_ike(config: ConfigOption) -> None:
+def rekey_ike(config: ConfigOption, pdn: OnePdnOption = None) -> None:
     """Rekey the IKE SA of a running, attached UE."""
-    _call(load(config, UeConfiguration), "ue.rekey-ike")
+    configuration = load(config, UeConfiguration)
+    _check_pdn(configuration, pdn)
+    _call(configuration, "ue.rekey-ike", pdn=pdn)
     typer.echo("rekey of the IKE SA begun")
 
 
@@ -232,18 +235,23 @@ def rekey_child(
     inbound_spi: Annotated[
         str | None, typer.Option("--spi", help="The UE's inbound SPI in hexadecimal; all child SAs without.")
     ] = None,
+    pdn: OnePdnOption = None,
 ) -> None:
     """Rekey the ESP SAs of a running, attached UE."""
-    answer = _call(load(config, UeConfiguration), "ue.rekey-child", inbound_spi=inbound_spi)
+    configuration = load(config, UeConfiguration)
+    _check_pdn(configuration, pdn)
+    answer = _call(configuration, "ue.rekey-child", inbound_spi=inbound_spi, pdn=pdn)
     spis = answer.get("inbound_spis")
     typer.echo(f"rekey of {', '.join(map(str, spis if isinstance(spis, list) else []))} begun")
 
 
 @application.command()
 @exit_on_error
-def suspend(config: ConfigOption) -> None:
+def suspend(config: ConfigOption, pdn: PdnOption = None) -> None:
     """Leave every access of a running UE without a word; `ue move` brings it back."""
-    _call(load(config, UeConfiguration), "ue.suspend")
+    configuration = load(config, UeConfiguration)
+    _check_pdn(configuration, pdn)
+    _call(configuration, "ue.suspend", pdn=pdn)
     typer.echo("suspended")
 
 
@@ -288,9 +296,11 @@ def select(
 
 @application.command()
 @exit_on_error
-def liveness(config: ConfigOption) -> None:
+def liveness(config: ConfigOption, pdn: OnePdnOption = None) -> None:
     """Have a running, attached UE find out now whether its gateway can be reached."""
-    _call(load(config, UeConfiguration), "ue.liveness")
+    configuration = load(config, UeConfiguration)
+    _check_pdn(configuration, pdn)
+    _call(configuration, "ue.liveness", pdn=pdn)
     typer.echo("asked")
 
 
@@ -309,6 +319,8 @@ def gained(
     address: Annotated[str | None, typer.Option(help="Its address, where it is another one.")] = None,
 ) -> None:
     """The access has an address."""
+    if address is not None:
+        _address(address, "--address")
     _access(config, "ue.access.gained", name, address=address)
 
 

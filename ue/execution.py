@@ -199,7 +199,7 @@ class Execution:
         match command:
             case InstallChildSa():
                 self._tunnel.install(command)
-                self._swu.adopt_child(command.spec.inbound_spi, self._owner)
+                self._swu.adopt_child(command.spec.inbound_spi, command.spec.outbound_spi, self._owner)
                 record_esp_keys(self._recorder, command.spec, command.spec.path, self._ike.session)
             case ExpectChildSa():
                 self._tunnel.expect(command)

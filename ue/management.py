@@ -279,8 +279,8 @@ class ConnectionManagement:
 
     def moved(self, access: str, now: float) -> list[Decision]:
         """The UE is there; where nobody had asked for it, the other access had fallen silent."""
-        if self.phase is Phase.SUSPENDED:
-            return []  # it was called back meanwhile
+        if self.phase in (Phase.SUSPENDED, Phase.DETACHED):
+            return []  # it was called back meanwhile, or the connection has ended
         former, asked = self.access, self._target == access
         if not asked and former is not None and former != access:
             self._fail(former, now)
@@ -443,13 +443,14 @@ class ConnectionManagement:
             min(left, key=lambda each: each.avoided_until).avoided_until = now
 
     def _arrived(self, access: str, now: float) -> None:
+        state = self.accesses[access]
+        if self.phase is not Phase.ATTACHING:
+            state.available = True  # whoever led it there; an attach of ours may end after the access was lost
         self.phase, self.access, self._nowhere = Phase.ATTACHED, access, False
         self._attach_at = float("-inf")
         self._target = self._give_up_at = None
         self._releases.pop(access, None)
         self._since = now
-        state = self.accesses[access]
-        state.available = True
         state.avoided_until = 0.0
 
     def _fail(self, access: str, now: float) -> None:

@@ -16,7 +16,7 @@ from math import inf, isfinite
 from protocols.dataplane.observation import counters_view
 from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.host import FlowKind
-from protocols.errors import LocalError
+from protocols.errors import LocalError, StackError
 from protocols.ikev2.config import InitiatorConfig
 from protocols.ikev2.events import (
     AddressesUpdated,
@@ -95,6 +95,7 @@ class Pdn:
         self.wall_offset = platform.clock.wall() - platform.clock.monotonic()
         self.ike_config = ike_config or initiator_config(configuration, platform.clock.moment)
         self.dropped_notifies: Counter[str] = Counter()
+        self._in_vain: tuple[Address, ...] | None = None  # addresses that an attach asked for, and nobody answered
         self._icmp_at = -inf  # the last ICMP error that was followed up
         kept_as = configuration.imsi if beside is None else f"{configuration.imsi}-{configuration.apn}"
         back_off = FileBackOff(state_directory(configuration) / f"back-off-{kept_as}.json")
@@ -194,10 +195,20 @@ class Pdn:
             ):
                 raise ControlError("bad-params", "handover: at most one address of each IP version of pdn_type")
         self._tell_of_back_off(force)
-        await self._tickets.wait_for(
-            "refused",
-            lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again, previous=previous),
-        )
+        wanted = self._in_vain if again and previous is None else previous
+        try:
+            await self._tickets.wait_for(
+                "refused",
+                lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again, previous=wanted),
+            )
+        except LocalError:
+            raise  # nobody was asked
+        except StackError:
+            attempt = self.device.connection
+            unanswered = again and attempt is not None and attempt.unanswered
+            self._in_vain = wanted if unanswered else None  # the gateway may have them still
+            raise
+        self._in_vain = None
 
     def _tell_of_back_off(self, force: bool) -> None:
         """That the network is not even asked stands in the trace, too."""
@@ -334,16 +345,17 @@ class Pdn:
         if event.new != event.old and self._ike.present is not None and self._ike.present.children:
             self.rekey_child()
 
-    def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
-        """ICMP says that a packet of an IKE SA of this connection's has not arrived.
+    def unreachable(self, sa: IkeSa | None, remote: Endpoint) -> None:
+        """ICMP says that a packet of an IKE SA of this connection's has not arrived; ``None``: one of ESP.
 
-        Once it is up that is a hint, no more, and the gateway is asked (RFC 7296 §2.4, RFC 4621 §5.1.1).
+        Once the connection is up that is a hint, no more, and the gateway is asked (RFC 7296 §2.4, RFC 4621 §5.1.1).
         """
-        if sa is not self._ike.present:
+        present = self._ike.present
+        if present is None or sa not in (None, present):
             return
         if self.device.state is not DeviceState.ESTABLISHED:
             self._carry_out(self.device.unreachable(remote, self._now()))
-        elif sa.path.remote.address == remote.address and self._now() - self._icmp_at >= HINT_INTERVAL:
+        elif present.path.remote.address == remote.address and self._now() - self._icmp_at >= HINT_INTERVAL:
             self._icmp_at = self._now()
             text = f"ICMP says that {remote} cannot be reached: the gateway is asked."
             self.recorder.event("icmp-error", text, {"remote": str(remote)}, self._ike.session)

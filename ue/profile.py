@@ -33,7 +33,8 @@ from ue.backoff import BackOff
 from ue.config import UeConfiguration
 from ue.device import Device
 from ue.gateway_config import GatewaySection
-from ue.pcsc import CardUsim, identify, reader_named
+from ue.modem import modem_at
+from ue.pcsc import CardUsim, Connect, identify, reader_named
 from ue.pdn_config import PCscfAttributes
 from ue.selection import Selection
 from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
@@ -183,7 +184,7 @@ def usim(configuration: UeConfiguration) -> Usim | None:
     if section is None:
         return None
     if section.card is not None:
-        return CardUsim(reader_named(section.card.reader), pin=_pin(section.card), imsi=Imsi(configuration.imsi))
+        return CardUsim(_card(section.card), pin=_pin(section.card), imsi=Imsi(configuration.imsi))
     if section.vectors is None:
         return software_usim(configuration)
     used = None
@@ -200,7 +201,7 @@ def identified(configuration: UeConfiguration) -> UeConfiguration:
     section = configuration.usim
     if section is None or section.card is None:
         return configuration
-    found = identify(reader_named(section.card.reader), _pin(section.card))
+    found = identify(_card(section.card), _pin(section.card))
     if configuration.imsi not in ("", str(found.imsi)):
         raise BackendError(f"the card in the reader is of IMSI {found.imsi}, not of {configuration.imsi} (imsi)")
     plmn = configuration.plmn.plmn
@@ -208,6 +209,10 @@ def identified(configuration: UeConfiguration) -> UeConfiguration:
         digits = "" if found.mnc_length is None else f" with an MNC of {found.mnc_length} digits"
         raise BackendError(f"the card is of IMSI {found.imsi}{digits}, which is not of the PLMN {plmn} (plmn)")
     return configuration.model_copy(update={"imsi": str(found.imsi)})
+
+
+def _card(section: CardSection) -> Connect:
+    return reader_named(section.reader) if section.modem is None else modem_at(section.modem)
 
 
 def _pin(section: CardSection) -> str | None:

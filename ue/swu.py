@@ -18,7 +18,7 @@ from protocols.ikev2.sa import IkeSa
 from protocols.io.driver import Driver
 from protocols.io.esp_tap import EspTap
 from protocols.io.platform import Platform
-from protocols.io.tap import DatagramTap
+from protocols.io.tap import NON_ESP_MARKER, DatagramTap
 from protocols.io.udp import SwuPorts
 from protocols.path import Datagram, Endpoint, Path
 from protocols.trace.recorder import Recorder
@@ -41,8 +41,8 @@ class SaOwner(Protocol):
     def receive_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         """ESP for a child SA of its own, and the DSCP and ECN that it came with."""
 
-    def unreachable(self, sa: IkeSa, remote: Endpoint) -> None:
-        """ICMP says that a request of an IKE SA of its own has not arrived; anybody may say so."""
+    def unreachable(self, sa: IkeSa | None, remote: Endpoint) -> None:
+        """ICMP says that a packet of an IKE SA of its own, ``None``: of ESP, has not arrived; anybody may say so."""
 
     def inbound_packets(self, spi: bytes) -> int:
         """How many packets have shown that the gateway lives (RFC 4555 §3.12)."""
@@ -91,6 +91,8 @@ class Swu:
         self._owners: dict[IkeSa, SaOwner] = {}
         self._sas_of: Counter[str] = Counter()  # by subscriber: a fleet has thousands
         self._children: dict[bytes, SaOwner] = {}
+        self._outbound: dict[bytes, bytes] = {}  # by inbound SPI
+        self._senders: dict[bytes, SaOwner] = {}  # by outbound SPI
         self._driver: Driver[tuple[IkeSa, Event], Datagram] | None = None
 
     def open(self, tasks: asyncio.TaskGroup) -> None:
@@ -139,13 +141,16 @@ class Swu:
         if not self._sas_of[owner.subscriber]:
             del self._sas_of[owner.subscriber]
 
-    def adopt_child(self, inbound_spi: bytes, owner: SaOwner) -> None:
-        """From now on ESP with this SPI goes to ``owner``."""
+    def adopt_child(self, inbound_spi: bytes, outbound_spi: bytes, owner: SaOwner) -> None:
+        """From now on ESP with this SPI goes to ``owner``, and what ICMP says of that with the other one."""
         self._children[inbound_spi] = owner
+        self._outbound[inbound_spi] = outbound_spi
+        self._senders[outbound_spi] = owner
 
     def drop_child(self, inbound_spi: bytes) -> None:
         """Nobody waits for ESP with this SPI any more."""
         self._children.pop(inbound_spi, None)
+        self._senders.pop(self._outbound.pop(inbound_spi, b""), None)
 
     def receive_ike(self, datagram: Datagram) -> None:
         """Take an IKE datagram from a socket."""
@@ -170,13 +175,13 @@ class Swu:
         return None if sa is None else self._owners.get(sa)
 
     def _unreachable(self, octets: bytes, remote: Endpoint) -> None:
-        """It quotes what we sent: a request on port 500 by SPIi (RFC 7296 §3.1), else all that goes there is meant."""
-        quoted = self.endpoint.sas.get(octets[:IKE_SPI_LENGTH])
-        meant = [sa for sa in self._owners if sa.path.remote.address == remote.address] if quoted is None else [quoted]
-        for sa in meant:
-            owner = self._owners.get(sa)
-            if owner is not None:
-                owner.unreachable(sa, remote)
+        """It quotes what we sent: IKE, with our SPI of the SA (RFC 7296 §3.1), or ESP, with the gateway's."""
+        message = octets.removeprefix(NON_ESP_MARKER)
+        sas = self.endpoint.sas
+        sa = sas.get(message[:IKE_SPI_LENGTH]) or sas.get(message[IKE_SPI_LENGTH : 2 * IKE_SPI_LENGTH])
+        owner = self._senders.get(octets[:SPI_LENGTH]) if sa is None else self._owners.get(sa)
+        if owner is not None:
+            owner.unreachable(sa, remote)
 
     def _received_esp(self, octets: bytes, path: Path, traffic_class: int = 0) -> None:
         owner = self._children.get(octets[:SPI_LENGTH])

@@ -31,10 +31,20 @@ Pin = Annotated[Secret, BeforeValidator(_pin), PlainSerializer(lambda _: "…")]
 
 
 class CardSection(ConfigurationModel):
-    """The USIM on a card: the PC/SC reader by (a part of) its name or by number, and PIN 1 where the card wants it."""
+    """The USIM on a card: the PC/SC reader by (a part of) its name or by number, or the serial line of a modem.
+
+    ``pin``: PIN 1, where the card wants it.
+    """
 
     reader: str | Count = 0
+    modem: FilePath | None = None
     pin: Pin | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> CardSection:
+        if self.modem is not None and "reader" in self.model_fields_set:
+            raise PydanticCustomError("card", "either reader or modem")
+        return self
 
 
 class UsimSection(ConfigurationModel):

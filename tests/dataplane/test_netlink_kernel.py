@@ -10,9 +10,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 from pyroute2 import IPRoute
 
-from lab.namespaces import Namespace
+from lab.namespaces import IFA_F_NODAD, Namespace
 from protocols.errors import BackendError
 from protocols.io.netlink import Interface, InterfaceWatch
+from protocols.path import Address
 from tests.peers.namespaces import require_namespaces
 
 pytestmark = pytest.mark.root
@@ -84,7 +85,7 @@ def watching(name: str, body: Callable[[int, Until], Awaitable[None]]) -> None:
         change(link(index, state="up"), address(index, "add", ADDRESS))
         asyncio.run(run(index))
 
-    with Namespace("watch") as namespace:
+    with Namespace("watch", ipv6=True) as namespace:
         namespace.call(inside)
 
 
@@ -143,5 +144,33 @@ def test_a_link_is_of_use_when_its_authentication_is_over() -> None:
         await until(lambda state: bool(state.held) and not state.usable)
         change(link(index, operstate="UP"))
         await until(lambda state: state.usable == (ip_address(ADDRESS),))
+
+    watching("first", body)
+
+
+def test_a_network_that_is_renumbered() -> None:
+    """RFC 4862 §5.5.4: the old IPv6 address is deprecated first, and goes later; IPv4 is as it was all the while."""
+    old, new = ip_address("2001:db8:1::2"), ip_address("2001:db8:2::2")
+
+    def lives(text: str, preferred: int) -> Change:
+        return lambda route: route.addr(
+            "replace", index=index_of[0], address=text, prefixlen=64, preferred=preferred, valid=3600, flags=IFA_F_NODAD
+        )
+
+    def v6(state: Interface) -> list[Address]:
+        return [each for each in state.usable if each.version == 6]
+
+    index_of: list[int] = []
+
+    async def body(index: int, until: Until) -> None:
+        index_of.append(index)
+        change(lives(str(old), 1800))
+        await until(lambda state: v6(state) == [old])
+        change(lives(str(new), 1800))
+        await until(lambda state: v6(state) == [old, new])
+        change(lives(str(old), 0))
+        await until(lambda state: v6(state) == [new, old])
+        change(lambda route: route.addr("del", index=index, address=str(old), prefixlen=64))
+        await until(lambda state: v6(state) == [new] and ip_address(ADDRESS) in state.usable)
 
     watching("first", body)

@@ -306,6 +306,26 @@ def test_a_connection_that_is_lost_is_attached_again_if_it_is_wanted() -> None:
     assert len(story.told) == 2
 
 
+def test_a_move_that_ends_after_the_connection_is_no_arrival() -> None:
+    """The gateway has agreed to the update and deleted the SA, both before the move was seen to be over."""
+    story = Story("wifi", "cell")
+    story.play(*ON_WIFI, (10.0, "lost", "wifi"), until=10.05)
+    story.machine.unwant()
+    story.take(story.machine.detached("the gateway has deleted the SA", 10.06))
+    story.run(20.0)
+    assert story.machine.phase is Phase.DETACHED
+    story.take(story.machine.want(20.0))
+    story.run(21.0)
+    assert story.told == [*ATTACHED, (10.0, "move cell"), (20.0, "attach cell")]
+
+
+def test_an_attach_that_ends_on_an_access_that_was_lost_meanwhile_moves_on() -> None:
+    """The gateway's last answer was there before, what took its time was the device of the inner addresses."""
+    story = Story("wifi", "cell")
+    story.play(*ON_WIFI, (0.05, "lost", "wifi"), until=10.0)
+    assert story.told == [*ATTACHED, (0.1, "move cell")]
+
+
 def test_thousands_of_losses_and_failures_are_only_numbers() -> None:
     story = Story("wifi", "cell", deaf=["wifi", "cell"])
     for _ in range(2000):

@@ -418,6 +418,13 @@ def test_commands_name_a_connection_and_tell_of_each(home: Home) -> None:
         assert (await ue("status"))[1].count("inner address:") == 2
         status, text = await ue("move", "--to", "b")
         assert (status, text.splitlines()[0]) == (1, "internet: the UE is on b already")
+        spis = {apn: world.ue.pdn(apn).child_counters()[0]["inbound_spi"] for apn in ("internet", "ims")}  # type: ignore[index, call-overload]
+        assert await ue("rekey-child", "--pdn", "voice") == (0, f"rekey of {spis['ims']} begun\n")
+        assert await ue("rekey-ike", "--pdn", "ims") == (0, "rekey of the IKE SA begun\n")
+        assert await ue("liveness", "--pdn", "ims") == (0, "asked\n")
+        assert await ue("suspend", "--pdn", "ims") == (0, "suspended\n")
+        assert [bool(each["open_accesses"]) for each in world.ue.sessions()] == [True, False]
+        assert (await ue("move", "--to", "b", "--pdn", "ims"))[0] == 0
         assert await ue("detach", "--pdn", "ims") == (0, "detached\n")
         assert apns(world) == ["internet"]
         status, text = await ue("connect", "--pdn", "ims", "--access", "b", "--handover", "10.46.0.99")
@@ -431,6 +438,10 @@ def test_commands_name_a_connection_and_tell_of_each(home: Home) -> None:
             ),
             (
                 ("detach", "--pdn", "mms"),
+                "--pdn: got 'mms', expected a PDN connection by its APN; known are internet, ims",
+            ),
+            (
+                ("rekey-ike", "--pdn", "mms"),
                 "--pdn: got 'mms', expected a PDN connection by its APN; known are internet, ims",
             ),
             (("attach", "--handover", "ten"), "--handover: got 'ten', expected an IP address such as 10.45.0.1"),

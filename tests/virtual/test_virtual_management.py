@@ -221,3 +221,98 @@ def test_without_mobike_and_without_any_access_the_ue_comes_back_later() -> None
         assert len(world.epdg_node.sessions.live) == 1
 
     tell(story, epdg={"ike": {"mobike": False}})
+
+
+# --- an access goes while something else is outstanding
+
+BOTH: dict[str, JsonValue] = {"additional_pdns": {"ims": {"apn": "ims", "attach": True}}}
+
+
+async def lose(world: VirtualWorld, name: str) -> None:
+    world.accesses[name].up = False
+    await world.ue.call("ue.access.lost", name=name)
+
+
+async def regain(world: VirtualWorld, name: str) -> None:
+    world.accesses[name].up = True
+    await world.ue.call("ue.access.gained", name=name)
+
+
+def everywhere(world: VirtualWorld, access: str) -> bool:
+    """All connections are up there, and nothing else is open."""
+    view = world.ue_node.steering.view()
+    return (view["phase"], view["access"]) == ("attached", access) and all(
+        (session["state"], session["access"], session["open_accesses"]) == ("established", access, [access])
+        for session in world.ue_node.sessions()
+    )
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize("method", ["ue.rekey-ike", "ue.rekey-child", "ue.liveness"])
+def test_the_access_goes_while_a_request_is_outstanding(method: str, pause: float) -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(5)
+        before = [session["inner_addresses"] for session in world.ue_node.sessions()]
+        for apn in world.ue_node.pdns:
+            await world.ue.call(method, pdn=apn)
+        await world.advance(pause)
+        await lose(world, "wifi-a")
+        await world.advance(1)
+        assert everywhere(world, "wifi-b")
+        assert [session["inner_addresses"] for session in world.ue_node.sessions()] == before
+        assert len(world.epdg_node.sessions.live) == 2
+
+    tell(story, ue=BOTH)
+
+
+def test_the_address_is_another_one_while_a_rekey_is_outstanding() -> None:
+    async def story(world: VirtualWorld) -> None:
+        world.network.place(ip_address("10.1.0.9"), "wifi-a")
+        await world.advance(5)
+        await world.ue.call("ue.rekey-ike")
+        await world.advance(0.01)
+        await world.ue.call("ue.access.gained", name="wifi-a", address="10.1.0.9")
+        await world.advance(1)
+        assert everywhere(world, "wifi-a")
+        (session, *_) = world.ue_node.sessions()
+        assert "10.1.0.9:4500" in str(session["paths"])
+
+    tell(story)
+
+
+def test_the_network_ends_the_connection_while_it_moves() -> None:
+    """It is attached anew at the pace configured; the move that was still answered is no arrival."""
+
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(5)
+        (live,) = world.epdg_node.sessions.live.values()
+        ended = asyncio.create_task(world.epdg.call("sessions.detach", id=live.session.identifier))
+        await world.advance(0.005)
+        await lose(world, "wifi-a")
+        await world.advance(1)
+        view = world.ue_node.steering.view()
+        assert (view["phase"], world.ue_node.status()["state"]) == ("detached", "closed")
+        await world.advance(6)
+        assert everywhere(world, "wifi-b")
+        await ended
+
+    tell(story)
+
+
+@pytest.mark.parametrize("mobike", [True, False])
+def test_accesses_that_come_and_go_faster_than_the_ue_can_follow(mobike: bool) -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.advance(5)
+        before = [session["inner_addresses"] for session in world.ue_node.sessions()]
+        for _ in range(5):
+            for name in ("wifi-a", "wifi-b"):
+                await lose(world, name)
+                await world.advance(0.03)
+                await regain(world, name)
+        await lose(world, "wifi-a")
+        await world.advance(100)  # what was begun and not ended the gateway forgets
+        assert everywhere(world, "wifi-b")
+        assert [session["inner_addresses"] for session in world.ue_node.sessions()] == before
+        assert len(world.epdg_node.sessions.live) == 2
+
+    tell(story, ue=BOTH, epdg={"ike": {"mobike": mobike}})
