@@ -101,6 +101,7 @@ class Attaching:
         connection = self._context.begin(former.access, former.attach_ticket, former.started)
         connection.selection, connection.cause = selection, former.cause
         connection.reactivations, connection.previous = former.reactivations, former.previous
+        connection.patience = former.patience
         connection.trail, connection.names = former.trail, former.names
         self._context.connection = connection
         self._context.session = None
@@ -120,8 +121,13 @@ class Attaching:
             session=session,
             previous_addresses=connection.previous,
             names=connection.names,
-            patience=None if connection.selection is None else self._patience,
+            patience=self._patience_of(connection),
         )
+
+    def _patience_of(self, connection: Connection) -> float | None:
+        """For the gateway's first answer: bounded where there is another gateway, or another access."""
+        bounds = (connection.patience, None if connection.selection is None else self._patience)
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     def where(self, connection: Connection) -> Endpoint | None:
         """The gateway that this connection is for."""

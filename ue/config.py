@@ -49,7 +49,7 @@ from protocols.io.telemetry import TelemetrySection
 from protocols.threegpp.identity import Apn, Imsi, epdg_fqdn
 from ue.gateway_config import IKE_PORT, NAT_TRAVERSAL_PORT, DnsSection, GatewaySection, PlmnSection, RetrySection
 from ue.habits import IkeSection
-from ue.management import HALF_LIFE, HOLD, LINGER, PATIENCE_MAXIMUM, RETRY, Policy
+from ue.management import ATTACH_PATIENCE, HALF_LIFE, HOLD, LINGER, PATIENCE_MAXIMUM, RETRY, Policy
 from ue.pdn_config import (
     AdditionalPdnSection,
     ApnText,
@@ -128,6 +128,7 @@ class ManagementSection(ConfigurationModel):
     half_life: Interval = HALF_LIFE
     retry: Interval = RETRY
     linger: Interval = LINGER
+    attach_patience: Interval = ATTACH_PATIENCE
 
     def policy(self, accesses: Iterable[str], retransmission: RetransmissionPolicy) -> Policy:
         """What the machine goes by: accesses that are not named come last, in their order."""
@@ -139,6 +140,7 @@ class ManagementSection(ConfigurationModel):
             retry=self.retry,
             linger=self.linger,
             patience=min(PATIENCE_MAXIMUM, given_up / 2),
+            attach_patience=self.attach_patience,
         )
 
 

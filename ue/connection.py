@@ -106,7 +106,7 @@ class Connection:
     ``reactivation``: the gateway ends it to have it set up again; ``reactivations``: how often that was done in a row.
     ``silence``: for how long nothing had been heard when the path was suspected.
     ``deleting``: this end has sent DELETE, by command or because the IKE SA must not go on. ``previous``: addresses
-    that it is to keep (handover).
+    that it is to keep (handover). ``patience``: for a gateway's first answer.
     """
 
     def __init__(self, access: str, ticket: int | None, authentication: Authentication, now: float) -> None:
@@ -149,6 +149,7 @@ class Connection:
         self.silence: float | None = None
         self.suspended = False
         self.previous: tuple[Address, ...] = ()
+        self.patience: float | None = None
         self.addresses: tuple[Address, ...] = ()
         self.dns: tuple[Address, ...] = ()
         self.p_cscf: tuple[Address, ...] = ()

@@ -215,11 +215,13 @@ class Device:
         force: bool = False,
         again: bool = False,
         previous: tuple[Address, ...] | None = None,
+        patience: float | None = None,
     ) -> list[Command]:
         """Attach on an access; not while the network wants to be left alone, unless that is to be ignored.
 
         ``again``: nobody has asked for it, so that gateways and networks that have barred the UE stay so.
         ``previous``: inner addresses that the UE has elsewhere and wants to keep (handover, TS 24.302 §7.2.2.1).
+        ``patience``: seconds for a gateway's first answer, by default as long as the request is retransmitted.
         """
         if self._context.state not in (DeviceState.IDLE, DeviceState.CLOSED):
             raise LocalError(f"the UE is {self._context.state.words} already")
@@ -228,7 +230,9 @@ class Device:
             raise LocalError(refusal)
         if not again:
             self._context.barred = Barred()
-        self._context.begin(access, ticket, now).previous = self._previous if previous is None else previous
+        connection = self._context.begin(access, ticket, now)
+        connection.previous = self._previous if previous is None else previous
+        connection.patience = patience
         self._context.state = DeviceState.ATTACHING
         return [OpenAccess(access=access)]
 

@@ -33,6 +33,7 @@ HALF_LIFE = 60.0
 RETRY = 30.0
 RETRY_MAXIMUM = 900.0
 LINGER = 1.0
+ATTACH_PATIENCE = 4.0  # four transmissions at 0, 0.5, 1.5 and 3.5 s; RFC 7296 §2.4 leaves it to the initiator
 DOUBLINGS_MAXIMUM = 64  # more are no longer, but above a thousand no float
 PATIENCE_MAXIMUM = 8.0  # half of the time after which the IKE SA itself is given up, and so long at most
 
@@ -61,6 +62,7 @@ class Policy:
     """``prefer``: accesses, the best first; seconds as the module says.
 
     ``patience``: so long a move may go unanswered that has no way back, before the UE rather suspends.
+    ``attach_patience``: so long an attach may, where there is another access.
     """
 
     prefer: tuple[str, ...]
@@ -71,6 +73,7 @@ class Policy:
     retry_maximum: float = RETRY_MAXIMUM
     linger: float = LINGER
     patience: float = PATIENCE_MAXIMUM
+    attach_patience: float = ATTACH_PATIENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,6 +353,11 @@ class ConnectionManagement:
         """The access to be on, whatever is in use."""
         tried = [name for name, state in self.accesses.items() if state.may_be_tried(now)]
         return min(tried, key=lambda name: self.accesses[name].rank, default=None)
+
+    def attach_patience(self, access: str, now: float) -> float | None:
+        """How long a gateway's first answer may take on an access: with another one to try, not for ever."""
+        others = [name for name, state in self.accesses.items() if name != access and state.may_be_tried(now)]
+        return self.policy.attach_patience if others else None
 
     def _decide(self, trigger: str, now: float, *, quiet: bool = False) -> list[Decision]:
         decision, word, why = self._decision(now)

@@ -177,11 +177,13 @@ class Pdn:
         force: bool = False,
         again: bool = False,
         previous: tuple[Address, ...] | None = None,
+        patience: float | None = None,
     ) -> None:
         """Attach; returns when the UE is attached, ``ControlError`` says in one sentence why it is not.
 
         ``force``: even though the network has asked to be left alone (BACKOFF_TIMER). ``again``: nobody has asked.
-        ``previous``: inner addresses to keep (handover), in place of those configured.
+        ``previous``: inner addresses to keep (handover), in place of those configured. ``patience``: seconds for a
+        gateway's first answer.
         """
         name = access or self._preferred() or next(iter(self.configuration.accesses))
         gateway = self.configuration.gateway
@@ -199,7 +201,9 @@ class Pdn:
         try:
             await self._tickets.wait_for(
                 "refused",
-                lambda ticket: self.device.attach(name, ticket, self._now(), force=force, again=again, previous=wanted),
+                lambda ticket: self.device.attach(
+                    name, ticket, self._now(), force=force, again=again, previous=wanted, patience=patience
+                ),
             )
         except LocalError:
             raise  # nobody was asked

@@ -268,7 +268,7 @@ class Steering:
                     continue
                 before = due.pdn.device.connection
                 try:
-                    await due.pdn.attach(access, again=True)
+                    await due.pdn.attach(access, again=True, patience=self.machine.attach_patience(access, self._now()))
                 except StackError as error:
                     _log.error("%s", error)
                     why, unanswered = str(error), _is_unanswered(due.pdn, before, error)

@@ -109,6 +109,33 @@ def test_silence_makes_the_access_avoided_and_the_other_is_tried_at_once() -> No
     tell(story, ue={"retransmission": {"limit": 2}})
 
 
+def test_a_captive_access_keeps_nobody_from_another_one_for_half_a_minute() -> None:
+    """With retransmissions as phones have them; the last access is asked as long as they go on."""
+
+    async def story(world: VirtualWorld) -> None:
+        world.accesses["wifi-a"].captive = True
+        await world.advance(4.5)
+        assert world.ue_node.status()["state"] == "established"
+        assert attempts(world) == [(0, "wifi-a"), (4, "wifi-b")]
+        assert avoided(world)[0] > 0
+        assert moments(world, "retry") == []
+
+    tell(story)
+
+
+def test_the_only_access_is_asked_for_as_long_as_requests_are_repeated() -> None:
+    async def story(world: VirtualWorld) -> None:
+        await world.ue.call("ue.access.lost", name="wifi-b")
+        world.accesses["wifi-a"].captive = True
+        await world.advance(10)
+        world.accesses["wifi-a"].captive = False
+        await world.advance(10)
+        assert world.ue_node.status()["state"] == "established"
+        assert attempts(world) == [(0, "wifi-a")]
+
+    tell(story)
+
+
 @pytest.mark.parametrize("begun", [0.02, 0.05], ids=["before the gateway is heard", "in EAP"])
 @pytest.mark.parametrize("word", ["lost", "down", "captive"])
 def test_an_attach_whose_access_goes_begins_anew_elsewhere_at_once(word: str, begun: float) -> None:
