@@ -188,7 +188,8 @@ def tables(events: Found, schedules: Found) -> dict[str, str]:
         made["events"] = table(events, named, lambda _, measured: outage(measured))
     if titles:
         made["schedules"] = table(schedules, titles, scheduled)
-        bounded = {name: title for name, title in titles.items() if name in BOUNDED}
+    bounded = {name: title for name, title in titles.items() if name in BOUNDED}
+    if bounded:
         made["beyond"] = table(schedules, bounded, lambda _, measured: beyond(measured))
     return made
 
