@@ -7,8 +7,8 @@
 Needs root, Debian's strongSwan and hostapd. Both UEs are left alone: they watch their addresses and decide. Traffic
 is iputils' ping through the tunnel. First single events (``tests.peers.moves``), then the laboratory's schedules
 (``tests.peers.scheduled_moves``). Prints the tables, and puts them into a document between its markers. A pair whose
-traffic does not come back is measured once, as are the longest schedules; a pair that fails is tried once more, and is said to
-have failed. With ``--output`` the figures are written after every measurement. Two rounds take 40 minutes.
+traffic does not come back is measured once, as are the longest schedules; a pair that fails is tried once more, and
+is said to have failed. With ``--output`` the figures are written after every measurement. Two rounds take 40 minutes.
 """
 
 from __future__ import annotations
