@@ -21,6 +21,7 @@ import errno
 import logging
 import math
 import socket
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
@@ -169,10 +170,9 @@ class EspTap:
             self._resumption.cancel()
             self._resumption = None
         if self._socket is not None:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._socket.fileno())
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
             # in a thread: the kernel makes who closes a packet socket wait for RCU, and a UE that moves has no time
-            loop.run_in_executor(None, self._socket.close)
+            threading.Thread(target=self._socket.close, name="closing the tap").start()
             self._socket = None
 
     def _look_for_overflow(self) -> None:

@@ -290,7 +290,7 @@ class _Run:
                 if not mover.check_liveness():
                     self._fall_silent(flow)
                     lost = stage.losses.lost
-                    wait_until(lambda: sum(lost.values()), what="a liveness check", timeout=10 * CHARON_DPD)
+                    wait_until(lambda: sum(lost.values()) > 0, what="a liveness check", timeout=10 * CHARON_DPD)
                     self._talk(flow)
             case Command(do="traffic-stop"):
                 self._fall_silent(flow)
