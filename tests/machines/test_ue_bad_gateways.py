@@ -39,6 +39,7 @@ from protocols.ikev2.registry import ExchangeType, IdType, NotifyType, ProtocolI
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.task import Task
+from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.mobike.mobility import ADDRESSES_MAXIMUM
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
@@ -46,6 +47,7 @@ from protocols.path import Datagram, Endpoint
 from tests.harness.mutation import PATIENCE, Story, another_child
 from tests.harness.pair import initiator_config, responder_config
 from tests.machines.test_ue_device import DNS, GATEWAY, INNER, NAI, World, granted
+from ue.commands import Command, StartHost
 from ue.configuration import SERVERS_MAXIMUM
 from ue.context import DeviceState
 
@@ -374,3 +376,35 @@ def test_ports_are_those_of_the_access() -> None:
     story = attached()
     assert story.open == {Endpoint.of("192.0.2.1", port) for port in (500, 4500)}
     assert len(story.left()) == 5
+
+
+class SlowHost(Story):
+    """The kernel takes its time to make the device."""
+
+    def _carry_out(self, command: Command) -> None:
+        if isinstance(command, StartHost):
+            self.addresses = command.addresses
+        else:
+            super()._carry_out(command)
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [("deleted", "the connection ended before it could be used: "), ("detached", "the UE was told to detach")],
+)
+def test_the_end_comes_before_the_device_is_there(ending: str, words: str) -> None:
+    """Who waits for the attach hears of it."""
+    story = SlowHost()
+    ticket = story.ask_only(lambda ticket: story.device.attach("a", ticket, story.now))
+    story.run(1.0)
+    assert ticket not in story.finished
+    if ending == "deleted":
+        story.gateway.initiate(gateways(story), DeleteIkeSa("the gateway wants it so"), story.now)
+    else:
+        story.carry_out(story.device.detach(99, story.now))
+    story.run(1.0)
+    assert story.left() == []
+    why = story.finished[ticket]
+    assert why is not None
+    assert why.startswith(words)
+    assert (story.device.host_started(story.now), story.addresses) == ([], ())
