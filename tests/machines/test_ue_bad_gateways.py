@@ -23,6 +23,7 @@ from protocols.ikev2.config import ADDITIONAL_CHILDREN, InitiatorConfig, Retrans
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import ConfigurationReply, SaState
 from protocols.ikev2.message import Message
+from protocols.ikev2.modp import PRIMES
 from protocols.ikev2.payloads import (
     CertPayload,
     ConfigurationAttribute,
@@ -39,7 +40,7 @@ from protocols.ikev2.payloads import (
 from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.redirection import InitialRedirect, RedirectObedience
 from protocols.ikev2.registry import ConfigAttributeType as Attribute
-from protocols.ikev2.registry import ExchangeType, IdType, NotifyType, ProtocolId
+from protocols.ikev2.registry import ExchangeType, IdType, KeGroup, NotifyType, ProtocolId
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import Sealer
 from protocols.ikev2.suites import IkeSuite
@@ -323,6 +324,7 @@ BAD_VALUES = {
     "modp2048": {
         "zero": bytes(256),
         "one": (1).to_bytes(256, "big"),
+        "p - 1": (int(PRIMES[KeGroup.MODP_2048], 16) - 1).to_bytes(256, "big"),
         "over the prime": b"\xff" * 256,
         "short": b"\x02" * 255,
         "none": b"",
