@@ -539,6 +539,14 @@ class Device:
                 facts=silence_facts(connection, self._attaching.where(connection), event),
             )
         if connection.established is not None:
+            # the host was still being started, or the SA would be in use
+            commands += self._context.fail_attach(
+                connection,
+                "ended",
+                f"the connection ended before it could be used: {why}",
+                by_peer=event.by_peer,
+                reason="ended-by-gateway" if event.by_peer else "ended",
+            )
             name = "detached" if connection.detach_requested or event.by_peer else "connection-lost"
             commands.append(
                 Tell(

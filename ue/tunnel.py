@@ -82,6 +82,7 @@ class Tunnel:
         self._host: InProcessHost | None = None
         self._refused = 0
         self._tun: InnerDevice | None = None
+        self._making = asyncio.Lock()
         if configuration.data_plane.kind is DataPlaneKind.TUN:
             import protocols.dataplane.userspace.tun  # noqa: F401 - netlink's library takes a while: not at the attach
         self._last_counters: dict[bytes, ChildSaCounters] = {}
@@ -183,8 +184,10 @@ class Tunnel:
             self._host = InProcessHost(*addresses)
             self._carry_out(self._device.host_started(self._swu.now()))
             return
+        connection = self._device.connection
         assert self._swu.tasks is not None
-        self._swu.tasks.create_task(self._open_tun(addresses))
+        assert connection is not None  # whose addresses these are
+        self._swu.tasks.create_task(self._open_tun(connection))
 
     def stop_host(self) -> None:
         """Nothing goes through the tunnel any more."""
@@ -198,22 +201,30 @@ class Tunnel:
         """Packets that the kernel did not take out of the tunnel, its queue being full, say."""
         return self._refused + (0 if self._tun is None else self._tun.counters.refused)
 
-    async def _open_tun(self, addresses: tuple[Address, ...]) -> None:
-        connection = self._device.connection
+    async def _open_tun(self, connection: Connection) -> None:
         try:
-            await self._make_tun(addresses)
+            await self._make_tun(connection)
         except StackError as error:
             if self._device.connection is connection:
                 self._carry_out(self._device.host_failed(str(error)))
             return
-        if self._tun is not None:
+        if self._tun is not None and self._holds(connection):
             self._carry_out(self._device.host_started(self._swu.now()))
 
-    async def _make_tun(self, addresses: tuple[Address, ...]) -> None:
-        """The device with its routes, unless the connection ends meanwhile; ``StackError``: the system refuses."""
-        plane, connection = self._configuration.data_plane, self._device.connection
+    async def _make_tun(self, connection: Connection) -> None:
+        """The device with its routes, unless the connection ends meanwhile; ``StackError``: the system refuses.
+
+        One after the other: that of a connection which has just ended may still be on its way.
+        """
+        async with self._making:
+            if self._holds(connection):
+                await self._make_tun_alone(connection)
+
+    async def _make_tun_alone(self, connection: Connection) -> None:
+        plane = self._configuration.data_plane
         interfaces = [
-            IPv4Interface(address) if address.version == 4 else IPv6Interface(address) for address in addresses
+            IPv4Interface(address) if address.version == 4 else IPv6Interface(address)
+            for address in connection.addresses
         ]
         routes = self._routes()
         metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
@@ -262,7 +273,7 @@ class Tunnel:
         while self._holds(connection) and self._tun is None:
             assert connection is not None
             try:
-                await self._make_tun(connection.addresses)
+                await self._make_tun(connection)
             except StackError:
                 await asyncio.sleep(REOPEN_INTERVAL)
             else:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.mutation import Mutation, Story, mutations
 
-SLICE = 37  # of a few minutes' cases a few seconds'
+SLICE = 53  # of a few minutes' cases a few seconds'
 PAIRS = 1500
 
 

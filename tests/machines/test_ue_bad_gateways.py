@@ -23,22 +23,29 @@ from protocols.ikev2.config import ADDITIONAL_CHILDREN, InitiatorConfig, Retrans
 from protocols.ikev2.endpoint import IkeEndpoint
 from protocols.ikev2.events import ConfigurationReply, SaState
 from protocols.ikev2.message import Message
+from protocols.ikev2.modp import PRIMES
 from protocols.ikev2.payloads import (
+    CertPayload,
     ConfigurationAttribute,
     DeletePayload,
+    EapPayload,
     IdiPayload,
     IdrPayload,
+    KePayload,
     NoncePayload,
     NotifyPayload,
     Payload,
     SaPayload,
 )
+from protocols.ikev2.proposals import IkePolicy
 from protocols.ikev2.redirection import InitialRedirect, RedirectObedience
 from protocols.ikev2.registry import ConfigAttributeType as Attribute
-from protocols.ikev2.registry import ExchangeType, IdType, NotifyType, ProtocolId
+from protocols.ikev2.registry import ExchangeType, IdType, KeGroup, NotifyType, ProtocolId
 from protocols.ikev2.sa import IkeSa
 from protocols.ikev2.sealer import Sealer
+from protocols.ikev2.suites import IkeSuite
 from protocols.ikev2.task import Task
+from protocols.ikev2.tasks.informational import DeleteIkeSa
 from protocols.ikev2.tasks.mobike.mobility import ADDRESSES_MAXIMUM
 from protocols.ikev2.tasks.rekey_child import RekeyChild
 from protocols.ikev2.tasks.rekey_ike import RekeyIke
@@ -46,6 +53,7 @@ from protocols.path import Datagram, Endpoint
 from tests.harness.mutation import PATIENCE, Story, another_child
 from tests.harness.pair import initiator_config, responder_config
 from tests.machines.test_ue_device import DNS, GATEWAY, INNER, NAI, World, granted
+from ue.commands import Command, StartHost
 from ue.configuration import SERVERS_MAXIMUM
 from ue.context import DeviceState
 
@@ -304,6 +312,87 @@ def test_an_absurd_period_of_silence(period: int) -> None:
 # --- attach -------------------------------------------------------------------------------------------
 
 
+BAD_VALUES = {
+    "x25519": {
+        "zero": bytes(32),
+        "of low order": b"\x01" + bytes(31),
+        "short": bytes(31),
+        "long": bytes(33),
+        "none": b"",
+    },
+    "ecp256": {"zero": bytes(64), "not on the curve": b"\x01" * 64, "short": b"\x01" * 63, "compressed": b"\x02" * 33},
+    "modp2048": {
+        "zero": bytes(256),
+        "one": (1).to_bytes(256, "big"),
+        "p - 1": (int(PRIMES[KeGroup.MODP_2048], 16) - 1).to_bytes(256, "big"),
+        "over the prime": b"\xff" * 256,
+        "short": b"\x02" * 255,
+        "none": b"",
+    },
+}
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, values in BAD_VALUES.items() for name in values])
+def test_a_public_value_that_is_none(group: str, name: str) -> None:
+    """RFC 7296 §2.12, RFC 6989: small subgroups, points off the curve, lengths that are not the group's."""
+    policy = IkePolicy((IkeSuite.of(f"aes128-sha256-{group}"),))
+    story = Story(
+        ue_config=initiator_config(identity=ME, ike_policy=policy), gateway_config=responder_config(ike_policy=policy)
+    )
+
+    def spoilt(message: Message) -> Message:
+        return replace(
+            message,
+            payloads=tuple(
+                replace(each, data=BAD_VALUES[group][name]) if isinstance(each, KePayload) else each
+                for each in message.payloads
+            ),
+        )
+
+    story.changed = spoilt
+    why = story.attach(seconds=PATIENCE)
+    assert why is not None
+    assert why.isprintable()
+    assert story.device.state is DeviceState.CLOSED
+    assert not story.installed
+    over(story)
+
+
+def test_a_chain_of_certificates_without_end() -> None:
+    story = Story()
+
+    def longer(message: Message) -> Message:
+        certificates = [each for each in message.payloads if isinstance(each, CertPayload)]
+        return replace(message, payloads=(*message.payloads, *(certificates * 40)))
+
+    story.changed = longer
+    assert story.attach() == "the gateway is not accepted: the peer sent more than 10 certificates"
+    over(story)
+
+
+@pytest.mark.parametrize("method", [4, 6, 13, 18, 26, 254])
+def test_an_eap_method_that_the_ue_does_not_have(method: int) -> None:
+    """RFC 3748 §5.3.1: it says what it has, once; the gateway goes on asking."""
+    story = Story()
+    rounds = iter(range(1, 200))
+
+    def other(message: Message) -> Message:
+        asked = bytes([1, next(rounds), 0, 6, method, 0])
+        return replace(
+            message,
+            payloads=tuple(
+                EapPayload(packet=asked) if isinstance(each, EapPayload) else each for each in message.payloads
+            ),
+        )
+
+    story.changed = other
+    why = story.attach(seconds=PATIENCE)
+    assert why is not None
+    assert why.isprintable()
+    assert story.device.state is DeviceState.CLOSED
+    over(story)
+
+
 def test_the_gateways_words_make_no_lines() -> None:
     """IDr with control characters: the reason stays one line that commands no terminal."""
     identity = IdrPayload(id_type=IdType.ID_FQDN, data=b"a\nb\x1b[2J\x00")
@@ -374,3 +463,35 @@ def test_ports_are_those_of_the_access() -> None:
     story = attached()
     assert story.open == {Endpoint.of("192.0.2.1", port) for port in (500, 4500)}
     assert len(story.left()) == 5
+
+
+class SlowHost(Story):
+    """The kernel takes its time to make the device."""
+
+    def _carry_out(self, command: Command) -> None:
+        if isinstance(command, StartHost):
+            self.addresses = command.addresses
+        else:
+            super()._carry_out(command)
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [("deleted", "the connection ended before it could be used: "), ("detached", "the UE was told to detach")],
+)
+def test_the_end_comes_before_the_device_is_there(ending: str, words: str) -> None:
+    """Who waits for the attach hears of it."""
+    story = SlowHost()
+    ticket = story.ask_only(lambda ticket: story.device.attach("a", ticket, story.now))
+    story.run(1.0)
+    assert ticket not in story.finished
+    if ending == "deleted":
+        story.gateway.initiate(gateways(story), DeleteIkeSa("the gateway wants it so"), story.now)
+    else:
+        story.carry_out(story.device.detach(99, story.now))
+    story.run(1.0)
+    assert story.left() == []
+    why = story.finished[ticket]
+    assert why is not None
+    assert why.startswith(words)
+    assert (story.device.host_started(story.now), story.addresses) == ([], ())
