@@ -6,7 +6,6 @@ Everything that blocks (SQLAlchemy) runs on one thread behind ``Bridge``.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 
@@ -22,11 +21,10 @@ from protocols.algorithms.vector import AkaAlgorithm
 from protocols.errors import BackendError
 from protocols.io.diameter.configuration import PeerSection
 from protocols.io.platform import Platform
+from protocols.io.process import expect_many
 from protocols.io.telemetry import telemetry_of
 from protocols.threegpp.identity import Imsi
 from protocols.trace.recorder import Recorder
-
-GC_THRESHOLDS = (50_000, 20, 50)  # with thousands of sessions a sixth of the time went into collections
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +191,7 @@ class AaaNode:
 
 async def serve(configuration: AaaConfiguration, database: SubscriberDatabase | None, role: Role) -> None:
     """Run a node until SIGTERM or SIGINT."""
-    gc.set_threshold(*GC_THRESHOLDS)
+    expect_many()
     node = AaaNode(configuration, database, role)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

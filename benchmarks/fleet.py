@@ -89,12 +89,13 @@ def row_of(run: Run, summary: dict[str, object]) -> dict[str, object]:
         **{name: latencies[name] for name in ("attach", "move", "detach", "lateness") if latencies[name]["count"]},
     }
     if len(moments) == 4:
-        row |= phases(moments, run.size)
+        row |= phases(run, moments)
     return row
 
 
-def phases(moments: dict[str, dict[str, object]], ues: int) -> dict[str, object]:
+def phases(run: Run, moments: dict[str, dict[str, object]]) -> dict[str, object]:
     """Between the moments: attaching, staying, detaching."""
+    ues = run.size
     began, gathered, leaving, ended = (moments[name] for name in ("began", "gathered", "leaving", "ended"))
     staying, detaching = seconds_between(gathered, leaving), seconds_between(leaving, ended)
     moves = counted(leaving, "move") - counted(gathered, "move")
@@ -108,7 +109,7 @@ def phases(moments: dict[str, dict[str, object]], ues: int) -> dict[str, object]
         "processor_ms_per_detach": processor_ms(leaving, ended, ues),
         "memory_kib_per_ue": per_process(began, gathered, "resident_octets", 1 / 1024 / ues, 1),
     }
-    if moves:
+    if moves and run.kind == "moving":
         row["processor_ms_per_move"] = processor_ms(gathered, leaving, moves)
     return row
 

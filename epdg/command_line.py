@@ -19,7 +19,7 @@ from protocols.dataplane.choice import refusing
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import EXIT_REFUSED, exit_on_error, load
 from protocols.io.control import call_sync
-from protocols.io.process import starting
+from protocols.io.process import expect_many, starting
 from protocols.threegpp.identity import Plmn, epdg_fqdn
 from protocols.trace.records import JsonValue
 
@@ -57,6 +57,7 @@ async def _serve(settings: EpdgConfiguration, file: Path) -> None:
     with starting():
         from epdg.runtime import EpdgNode  # here: the other commands start without it
 
+    expect_many()
     with refusing(file):
         node = EpdgNode(settings, file=file)
     loop = asyncio.get_running_loop()

@@ -3,7 +3,7 @@
 ``HssPush`` does it when it is told to, and finds out by itself what others change in the database: it
 compares what every AAA server was told of its users with what the database says, page by page, every
 ``poll_interval``. So a subscriber removed or changed by a command of another process is noticed within that
-time, or later where there are thousands of users: looking takes a fifth of the time at most. What cannot be
+time, or later where there are thousands of users: looking takes a tenth of the time at most. What cannot be
 delivered is tried again by the next look.
 """
 
@@ -29,7 +29,7 @@ from protocols.trace.recorder import Recorder
 _log = logging.getLogger(__name__)
 
 PAGE = 200  # registrations looked at in one turn of the database's thread
-REST = 4.0  # times as long as a page has taken, so that thousands of users do not keep those who attach waiting
+REST = 9.0  # times as long as a page has taken, so that thousands of users do not keep those who attach waiting
 REST_MAXIMUM = 1.0  # seconds: what takes longer has waited for a server
 _SUCCESS = Result.of(ResultCode.DIAMETER_SUCCESS)
 _UNKNOWN = Result.of(ExperimentalResultCode.DIAMETER_ERROR_USER_UNKNOWN)

@@ -91,6 +91,7 @@ class FleetEngine:
         self._ending = False
         self._hurrying = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()  # nobody is left, or the fleet ends
         self._running: asyncio.Task[None] | None = None
         self._begun_at = 0.0
 
@@ -150,8 +151,9 @@ class FleetEngine:
                 if not await self._until(self._begun_at + arrival.at):
                     break
                 self._admit(plan, arrival)
-            while self._tasks and not self._ending:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._tasks and not self._ending:
+                self._over.clear()
+                await self._over.wait()
         finally:
             expiry.cancel()
         self._end()
@@ -161,7 +163,12 @@ class FleetEngine:
         member = self._make(arrival.index, arrival.persona)
         task = self._loop.create_task(self._live(member, plan.steps(arrival.index), self._begun_at + arrival.at))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._gone)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._over.set()
 
     async def _live(self, member: Member, steps: Iterator[Step], begin: float) -> None:
         """One UE's life; what goes wrong in it stays in it. Who attaches late does all that follows as much later."""
@@ -254,6 +261,7 @@ class FleetEngine:
         for sleeper in tuple(self._sleepers):
             _wake(sleeper)
         self._turns.open()
+        self._over.set()
 
     async def _leave(self) -> None:
         """Those with a life of their own end it themselves; the others are led out."""

@@ -12,8 +12,7 @@ from lab.fleet.control import control_methods
 from lab.fleet.engine import FleetEngine
 from protocols.io.control import ControlServer
 from protocols.io.platform import Platform
-
-GC_THRESHOLDS = (50_000, 20, 50)  # a full collection over thousands of UEs stalls all of them
+from protocols.io.process import expect_many
 
 
 async def serve(file: FleetFile, ready: Callable[[], None] = lambda: None, platform: Platform | None = None) -> None:
@@ -37,7 +36,7 @@ async def serve(file: FleetFile, ready: Callable[[], None] = lambda: None, platf
             async with ControlServer(configuration.control, methods, engine.recorder):
                 gc.collect()
                 gc.freeze()
-                gc.set_threshold(*GC_THRESHOLDS)
+                expect_many()
                 ready()
                 await stopping.wait()
                 leaving, hurrying = loop.create_task(engine.stop()), loop.create_task(hurry.wait())
