@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from lab.fleet.figures import SUCCESS, FleetFigures, Latency
 from lab.fleet.schedule import NEXT_ACCESS, is_place
-from lab.fleet.talk import ECHO_PATIENCE, VOICE_RATE, Call, EchoTalk, Talk, TalkScore
+from lab.fleet.talk import VOICE_RATE, Call, EchoTalk, Talk, TalkScore
 from protocols.dataplane.userspace.clients import StreamKind
 from protocols.dataplane.userspace.host import FlowKind
 from protocols.errors import LocalError, StackError
@@ -188,7 +188,7 @@ class Member:
     async def talked(self, rate: float, seconds: float) -> TalkScore:
         """As ``talk``; returns with the score."""
         talk = self.talk(rate, seconds)
-        await asyncio.sleep(seconds + ECHO_PATIENCE)
+        await talk.ended.wait()
         return talk.score
 
     def end_talk(self) -> None:

@@ -59,6 +59,7 @@ class EchoTalk:
         self._flow = flow
         self._figures = figures
         self._over = False
+        self.ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(seconds, self._stop)
 
@@ -84,6 +85,7 @@ class EchoTalk:
         self._figures.packets_sent += score.sent
         self._figures.packets_received += score.received
         self._figures.packets_lost += score.lost
+        self.ended.set()
 
 
 class Call:
