@@ -184,5 +184,5 @@ def test_the_pace_of_a_node_is_the_one_configured(tmp_path: Path) -> None:
     waits = [start - end for start, end in zip(begun[1:4], failed, strict=False)]
     assert (len(begun), len(failed)) == (5, 4)
     for wait, wanted in zip(waits, [0.1, 0.3, 0.3], strict=True):
-        assert wanted <= wait < wanted + 0.5
+        assert wanted - 0.02 <= wait < wanted + 0.5  # a busy machine writes the record after the wait has begun
     assert len(moments["no-retry"]) == 1

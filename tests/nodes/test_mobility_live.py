@@ -79,7 +79,9 @@ def test_the_same_schedule_on_loopback() -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("nat", NatName, ids=lambda each: each.value)
+@pytest.mark.parametrize(
+    "nat", [pytest.param(NatName.LAB, marks=pytest.mark.long), NatName.NFTABLES], ids=lambda each: each.value
+)
 def test_the_same_schedule_in_network_namespaces(nat: NatName) -> None:
     if nat is NatName.NFTABLES:
         require_nftables_nat()
