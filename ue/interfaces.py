@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from protocols.io.netlink import Interface
+from protocols.io.netlink import Interface, Route
 from protocols.path import Address
 from ue.config import AccessSection
 from ue.steering import Steering
@@ -56,10 +56,16 @@ class InterfaceTriggers:
             else:
                 if after != before:
                     self._steering.gained(access, after)
-                self._routes(access, old, new, changed=after == before and old.routes != new.routes)
+                changed = after == before and _routes_of(old, after.version) != _routes_of(new, after.version)
+                self._routes(access, self._gateways_of(after.version), old, new, changed=changed)
 
-    def _routes(self, access: str, old: Interface, new: Interface, *, changed: bool) -> None:
-        gateways = tuple(self._gateways())
+    def _gateways_of(self, version: int) -> tuple[Address, ...]:
+        """Those that an access of an IP version can reach at all."""
+        return tuple(gateway for gateway in self._gateways() if gateway.version == version)
+
+    def _routes(
+        self, access: str, gateways: tuple[Address, ...], old: Interface, new: Interface, *, changed: bool
+    ) -> None:
         if any(map(new.reaches, gateways)):
             self._present(access)
         elif any(map(old.reaches, gateways)) and access not in self._absences:
@@ -79,10 +85,14 @@ class InterfaceTriggers:
             absence.cancel()
 
     def _look_for_a_route(self, access: str, address: Address, new: Interface) -> None:
-        gateways = tuple(self._gateways())
+        gateways = self._gateways_of(address.version)
         if not gateways or any(map(new.reaches, gateways)):
             self._cut_off.discard(access)
             self._steering.gained(access, address, what="its route back")
+
+
+def _routes_of(interface: Interface, version: int) -> set[Route]:
+    return {route for route in interface.routes if route.destination.version == version}
 
 
 def _address_of(section: AccessSection, interface: Interface) -> Address | None:
