@@ -248,7 +248,7 @@ def machine(head: Mapping[str, Any]) -> str:
         f"Machine: {head['machine']}, {head['processors']} processors (load averages {load('load_at_start')} at the\n"
         f"start, {load('load_at_end')} at the end); {head['date']}; strongSwan {head['strongswan']},"
         f" hostapd {head['hostapd']}, Python {head['python']};\n"
-        f"{head['rounds']} rounds{took}, all in one run."
+        f"rounds: {head['rounds']}{took}, all in one run."
     )
 
 
