@@ -265,11 +265,11 @@ class FaultyLinks:
         changed = []
         for packet in arriving:
             octets = bytearray(packet)
-            if kind == "flip":
+            if kind == "flip" and octets:
                 octets[number // 8 % len(octets)] ^= 1 << number % 8
             elif kind == "cut":
-                del octets[number % len(octets) :]
-            else:
+                del octets[number % max(1, len(octets)) :]  # an earlier fault may have left none
+            elif kind != "flip":
                 octets += bytes(number % 64)
             changed.append(bytes(octets))
         return changed
