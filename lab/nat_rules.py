@@ -21,6 +21,7 @@ from protocols.io.nftables import (
     Expressions,
     of_protocol,
     of_version,
+    tracked,
     value,
 )
 from protocols.ip import UDP
@@ -104,10 +105,4 @@ def _map_key(port_at: int, address_at: int | None) -> Expressions:
 
 def destination_changed() -> Expressions:
     """``ct status & dnat != 0``: of a flow whose destination is translated."""
-    register = nft.Regs.NFT_REG_1
-    mask = {"sreg": register, "dreg": register, "len": 4}
-    return [
-        genex("ct", {"dreg": register, "key": CT_STATUS}),
-        genex("bitwise", {**mask, "mask": value(DESTINATION_CHANGED), "xor": value(bytes(4))}),
-        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_NEQ, "data": value(bytes(4))}),
-    ]
+    return tracked(CT_STATUS, DESTINATION_CHANGED, any_bit=True)

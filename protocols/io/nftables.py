@@ -148,15 +148,21 @@ def in_set(name: str, version: int, which: str, *, wanted: bool = True) -> Expre
     return [*of_version(version), load, genex("lookup", {"set": name, "sreg": register, **flags})]
 
 
+def tracked(key: int, mask: bytes, *, any_bit: bool) -> Expressions:
+    """A word of connection tracking (``ct KEY``): any bit of the mask, four octets, is set in it, or none."""
+    register = nft.Regs.NFT_REG_1
+    place = {"sreg": register, "dreg": register, "len": 4}
+    operator = nft.Cmp.NFT_CMP_NEQ if any_bit else nft.Cmp.NFT_CMP_EQ
+    return [
+        genex("ct", {"dreg": register, "key": key}),
+        genex("bitwise", {**place, "mask": value(mask), "xor": value(bytes(4))}),
+        genex("cmp", {"sreg": register, "op": operator, "data": value(bytes(4))}),
+    ]
+
+
 def is_new() -> Expressions:
     """``ct state`` is neither established nor related."""
-    register = nft.Regs.NFT_REG_1
-    mask = {"sreg": register, "dreg": register, "len": 4}
-    return [
-        genex("ct", {"dreg": register, "key": CT_STATE}),
-        genex("bitwise", {**mask, "mask": value(ESTABLISHED_OR_RELATED), "xor": value(bytes(4))}),
-        genex("cmp", {"sreg": register, "op": nft.Cmp.NFT_CMP_EQ, "data": value(bytes(4))}),
-    ]
+    return tracked(CT_STATE, ESTABLISHED_OR_RELATED, any_bit=False)
 
 
 def syn_with_mss_above(maximum: int) -> Expressions:
