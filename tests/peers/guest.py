@@ -4,7 +4,8 @@
 not, and takes minutes: they are ``long``. ``guest("uml", "debian")`` run under both, once each (``-k debian`` picks).
 
 On the host such a test is a ``GuestTest``, whose outcome is that of the same test in the guest: none of its fixtures is
-set up here. ``guest(limit=SECONDS)`` gives a file another time than the usual one. In the guest, where
+set up here. ``guest(limit=SECONDS)`` gives a file another time than the usual one. A second attempt of one that failed
+boots another guest, for that test and those that the first one has not come to. In the guest, where
 ``INKERNEL_RESULTS`` names the file to report to, it is an ordinary test. Everything in the guest is root's, and gone at
 its end. Without what the kernel runs in the tests skip, and say so.
 """
@@ -16,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,10 @@ MODULES = (
     *("chacha20poly1305", "chacha_generic", "poly1305_generic"),
 )
 FILTERS = ("nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_xfrm", "xfrm_interface")
-OUTCOMES = pytest.StashKey[dict[tuple[Path, str], dict[str, dict[str, Any]]]]()
+BOOTS_MAXIMUM = 4  # of a file: more second attempts than these allow fail the run
+Boot = tuple[Path, str]  # a file, and the kernel that its tests run under
+OUTCOMES = pytest.StashKey[dict[Boot, dict[str, dict[str, Any]]]]()
+BOOTS = pytest.StashKey[Counter[Boot]]()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,7 @@ class GuestTest(pytest.Item):
         super().__init__(**kwargs)
         self.original = original
         self.kernel = kernel
+        self.attempted = False
         self.own_markers = list(original.own_markers)
         self.keywords.update(original.keywords)
         self.add_marker(pytest.mark.timeout(self.limit + 30))
@@ -83,15 +89,19 @@ class GuestTest(pytest.Item):
         require_program(*KERNELS[self.kernel].programs)
         if self.kernel == "debian" and not (DEBIAN_KERNEL / "boot").is_dir():
             pytest.skip(f"{DEBIAN_KERNEL} is not there (make test-long fetches it)")
-        outcomes, boot = self.config.stash[OUTCOMES], (self.path, self.kernel)
-        if boot not in outcomes:
+        boot, boots = (self.path, self.kernel), self.config.stash[BOOTS]
+        outcomes = self.config.stash[OUTCOMES].setdefault(boot, {})
+        if not boots[boot] or (self.attempted and boots[boot] < BOOTS_MAXIMUM):
+            boots[boot] += 1
             guests = [item for item in self.session.items if isinstance(item, GuestTest)]
             mine = [item for item in guests if (item.path, item.kernel) == boot]
-            chosen, limit = [item.original.nodeid for item in mine], max(item.limit for item in mine)
-            outcomes[boot] = _boot(chosen, self.kernel, limit, self.config)
-        outcome = outcomes[boot].get(self.original.nodeid)
+            chosen = [each for each in mine if each is self or each.original.nodeid not in outcomes]
+            names, limit = [item.original.nodeid for item in chosen], max(item.limit for item in mine)
+            outcomes |= _boot(names, self.kernel, limit, self.config)
+        self.attempted = True
+        outcome = outcomes.get(self.original.nodeid)
         if outcome is None:
-            pytest.fail(f"the guest has not run it:\n{outcomes[boot]['']['text']}", pytrace=False)
+            pytest.fail(f"the guest has not run it:\n{outcomes['']['text']}", pytrace=False)
         self.user_properties.append((SECONDS, outcome["seconds"]))
         if outcome["outcome"] == "skipped":
             pytest.skip(f"in the guest: {outcome['text']}")
@@ -150,7 +160,7 @@ class GuestReporter:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "guest(*kernels, limit): runs under kernels with ESP: uml (default), debian")
-    config.stash[OUTCOMES] = {}
+    config.stash[OUTCOMES], config.stash[BOOTS] = {}, Counter()
     if RESULTS in os.environ:
         config.addinivalue_line("markers", "long: chosen on the host")
         config.pluginmanager.register(GuestReporter(Path(os.environ[RESULTS])), "guest-reporter")

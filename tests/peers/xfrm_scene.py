@@ -133,9 +133,10 @@ class Scene:
             found.append(packet)
 
     def inject(self, packet: bytes) -> None:
-        """An outer packet from the UE's side of the wire."""
+        """An outer packet from the UE's side of the wire; it has come in on return."""
         kind = ETH_P_IP if packet[0] >> 4 == 4 else ETH_P_IPV6
         self.injector.sendto(packet, ("ue0", kind, 0, 0, self.link_address))
+        self.settle()
 
     @contextmanager
     def flood(self, sender: str) -> Iterator[Flood]:
