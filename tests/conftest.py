@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from lab.namespaces import AccessTopology
 from tests.peers import evidence
@@ -14,6 +15,13 @@ from tests.peers.namespaces import namespaces
 from tests.peers.processes import find_program
 
 pytest_plugins = ["tests.budgets", "tests.peers.guest", "tests.side_by_side", "tests.second_attempt"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What one run generates, every run does; ``--long`` looks for what none has yet."""
+    settings.register_profile("alike", derandomize=True)
+    if not config.getoption("--long"):
+        settings.load_profile("alike")
 
 
 @pytest.fixture(autouse=True)
