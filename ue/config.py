@@ -246,8 +246,8 @@ class UeConfiguration(ConfigurationModel):
         if self.telemetry is not None and not self.trace.enabled:
             raise unfit("true, where there is telemetry: spans are made of the trace", "trace", "enabled")
         self._can_authenticate()
-        if not self.imsi and (self.usim is None or self.usim.card is None):
-            raise unfit("an IMSI, which only a card can tell instead", "imsi")
+        if not self.imsi and (self.usim is None or not self.usim.tells_imsi):
+            raise unfit("an IMSI, which only a card or a server of one can tell instead", "imsi")
         if self.imsi and not Imsi(self.imsi).belongs_to(self.plmn.plmn):
             raise unfit("an IMSI that begins with the MCC and MNC under plmn", "imsi")
         group = self.ike.group

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from protocols.dataplane.choice import Needs
 from protocols.eap.aka.peer import PeerOptions, TemporaryIdentities
@@ -30,6 +32,7 @@ from protocols.threegpp.identity import Imsi, Nai, nai_realm
 from protocols.threegpp.swu import P_CSCF_ATTRIBUTES
 from ue.authentication import Authenticator, EmergencyAuthenticator
 from ue.backoff import BackOff
+from ue.card import CardIdentity
 from ue.config import UeConfiguration
 from ue.device import Device
 from ue.gateway_config import GatewaySection
@@ -39,7 +42,8 @@ from ue.pdn_config import PCscfAttributes
 from ue.selection import Selection
 from ue.temporary import METHODS, FileTemporaryIdentityStore, MemoryTemporaryIdentityStore, TemporaryIdentityStore
 from ue.usim import FileSqnStore, SoftwareUsim, Usim
-from ue.usim_config import CardSection, CertificateSection, OuterIdentity
+from ue.usim_config import CardSection, CertificateSection, OuterIdentity, ServerSection
+from ue.usim_server import ServerUsim, UsimServer
 from ue.vectors import VectorsUsim
 
 _ADDRESS = {4: ConfigAttributeType.INTERNAL_IP4_ADDRESS, 6: ConfigAttributeType.INTERNAL_IP6_ADDRESS}
@@ -185,6 +189,8 @@ def usim(configuration: UeConfiguration) -> Usim | None:
         return None
     if section.card is not None:
         return CardUsim(_card(section.card), pin=_pin(section.card), imsi=Imsi(configuration.imsi))
+    if section.server is not None:
+        return ServerUsim(_server(section.server))
     if section.vectors is None:
         return software_usim(configuration)
     used = None
@@ -196,18 +202,23 @@ def usim(configuration: UeConfiguration) -> Usim | None:
 def identified(configuration: UeConfiguration) -> UeConfiguration:
     """With the IMSI that the card tells, where there is a card; ``StackError`` when it cannot be read or another.
 
-    Blocks as long as the card does.
+    Blocks as long as the card does, or the server that has it, which does not tell how long the MNC is.
     """
     section = configuration.usim
-    if section is None or section.card is None:
+    if section is None:
         return configuration
-    found = identify(_card(section.card), _pin(section.card))
+    if section.card is not None:
+        found, where = identify(_card(section.card), _pin(section.card)), "the card in the reader"
+    elif section.server is not None:
+        found, where = CardIdentity(imsi=_server(section.server).identify(), mnc_length=None), "the card of usim.server"
+    else:
+        return configuration
     if configuration.imsi not in ("", str(found.imsi)):
-        raise BackendError(f"the card in the reader is of IMSI {found.imsi}, not of {configuration.imsi} (imsi)")
+        raise BackendError(f"{where} is of IMSI {found.imsi}, not of {configuration.imsi} (imsi)")
     plmn = configuration.plmn.plmn
     if not found.imsi.belongs_to(plmn) or found.mnc_length not in (None, len(configuration.plmn.mnc)):
         digits = "" if found.mnc_length is None else f" with an MNC of {found.mnc_length} digits"
-        raise BackendError(f"the card is of IMSI {found.imsi}{digits}, which is not of the PLMN {plmn} (plmn)")
+        raise BackendError(f"{where} is of IMSI {found.imsi}{digits}, which is not of the PLMN {plmn} (plmn)")
     return configuration.model_copy(update={"imsi": str(found.imsi)})
 
 
@@ -217,6 +228,20 @@ def _card(section: CardSection) -> Connect:
 
 def _pin(section: CardSection) -> str | None:
     return None if section.pin is None else section.pin.reveal().decode("ascii")
+
+
+def _server(section: ServerSection) -> UsimServer:
+    """``ConfigurationError`` when the CA file is unusable."""
+    url, tls = urlsplit(section.url), None
+    if url.scheme == "https":
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if section.ca is None:
+            tls.load_default_certs()
+        else:
+            tls.load_verify_locations(cadata=b"".join(read_certificates(section.ca, "usim.server.ca")))
+            tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate is enough
+            tls.check_hostname = section.check_name
+    return UsimServer(url=url, tls=tls, token=section.token, timeout=section.timeout)
 
 
 def software_usim(configuration: UeConfiguration) -> SoftwareUsim | None:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from protocols.algorithms.sqn import IND_BITS, IND_BITS_MAXIMUM
 from protocols.algorithms.suite import DEFAULT_RES_LENGTH, Algorithm, AlgorithmKeys
 from protocols.eap.aka.peer import IdentityForm, NetworkNamePolicy, PrivacyPolicy
-from protocols.io.configuration import ConfigurationModel, Count, FilePath, HexSecret
+from protocols.io.configuration import (
+    ConfigurationModel,
+    Count,
+    FilePath,
+    HexSecret,
+    Interval,
+    TextSecret,
+    unfit,
+)
 from protocols.secret import Secret
 from ue.gateway_config import PlmnSection
 
 PIN_LENGTHS = range(4, 9)  # TS 102 221 §9.5.1
+SERVER_TIMEOUT = 10.0  # as a modem has: the card behind it may think for long
+_BEARER = re.compile(rb"[A-Za-z0-9._~+/-]+=*\Z")  # RFC 6750 §2.1: b64token
 
 
 def _pin(value: object) -> Secret:
@@ -47,8 +59,58 @@ class CardSection(ConfigurationModel):
         return self
 
 
+def _server_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        (url.hostname or "").encode("idna")
+    except ValueError:
+        usable = False
+    plain = text.isascii() and text.isprintable() and not set(text) & set(' "<>\\')
+    if not usable or not plain or "@" in url.netloc or "#" in text:
+        raise PydanticCustomError(
+            "usim_server", "an http or https URL such as https://sim.example:8443/, without user, password and fragment"
+        )
+    return text
+
+
+def _shown_url(text: str) -> str:
+    """Path and query may be what a reverse proxy knows us by."""
+    url = urlsplit(text)
+    return f"{url.scheme}://{url.netloc}"
+
+
+def _bearer(token: Secret) -> Secret:
+    if not _BEARER.match(token.reveal()):
+        raise PydanticCustomError("secret_text", "a bearer token (RFC 6750): letters, digits and -._~+/, = at its end")
+    return token
+
+
+class ServerSection(ConfigurationModel):
+    """The USIM behind an HTTP(S) server: see ``ue.usim_server``.
+
+    ``ca``: what its certificate is verified by, in the place of the system's authorities. ``check_name: false``: a
+    certificate verified by ``ca`` may be of any name. ``token``: a bearer token, for a reverse proxy before it.
+    """
+
+    url: Annotated[str, AfterValidator(_server_url), PlainSerializer(_shown_url)]
+    ca: FilePath | None = None
+    check_name: bool = True
+    token: Annotated[TextSecret, AfterValidator(_bearer)] | None = None
+    timeout: Interval = SERVER_TIMEOUT
+
+    @model_validator(mode="after")
+    def _verified(self) -> ServerSection:
+        if self.ca is not None and urlsplit(self.url).scheme != "https":
+            raise unfit("nothing with http, which has no certificates", "ca")
+        if not self.check_name and self.ca is None:
+            raise unfit("true without ca: any certificate of the system's authorities would do", "check_name")
+        return self
+
+
 class UsimSection(ConfigurationModel):
-    """The USIM: in software (functions, keys, a file of accepted sequence numbers), a file of vectors, or a card.
+    """The USIM: in software (functions, keys, a file of accepted sequence numbers), a file of vectors, a card,
+    or a server that has one.
 
     ``repeat``: vectors may be used again and again.
     """
@@ -56,6 +118,7 @@ class UsimSection(ConfigurationModel):
     vectors: FilePath | None = None
     repeat: bool = False
     card: CardSection | None = None
+    server: ServerSection | None = None
     algorithm: Algorithm = Algorithm.MILENAGE
     k: HexSecret | None = None
     opc: HexSecret | None = None
@@ -67,11 +130,16 @@ class UsimSection(ConfigurationModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> UsimSection:
-        if sum(each is not None for each in (self.k, self.vectors, self.card)) != 1:
-            raise PydanticCustomError("usim", "one of k, vectors and card")
+        if sum(each is not None for each in (self.k, self.vectors, self.card, self.server)) != 1:
+            raise PydanticCustomError("usim", "one of k, vectors, card and server")
         if self.k is None and (self.opc is not None or self.op is not None):
             raise PydanticCustomError("usim", "opc and op with k only")
         return self
+
+    @property
+    def tells_imsi(self) -> bool:
+        """Whether the USIM itself says of whom it is."""
+        return self.card is not None or self.server is not None
 
     @model_validator(mode="after")
     def _keys_that_fit(self) -> UsimSection:

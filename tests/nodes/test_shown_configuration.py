@@ -23,6 +23,7 @@ CASES: list[tuple[str, type[ConfigurationModel], dict[str, object]]] = [
     ("ue", UeConfiguration, {"authentication": "psk", "psk": WORD, "identity": "ue@example.org"}),
     ("ue", UeConfiguration, {"usim": {"algorithm": "milenage", "k": DIGITS, "op": DIGITS}}),
     ("ue", UeConfiguration, {"usim": {"card": {"reader": 0, "pin": PIN}}}),
+    ("ue", UeConfiguration, {"usim": {"server": {"url": f"https://sim.example/{WORD}", "token": DIGITS}}}),
     ("aaa", AaaConfiguration, {"database": f"postgresql+psycopg://aaa:{WORD}@db.example.org/aaa"}),
     ("aaa", AaaConfiguration, {"database": f"postgresql+psycopg://db.example.org/aaa?user=aaa&password={WORD}"}),
 ]

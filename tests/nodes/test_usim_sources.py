@@ -88,8 +88,9 @@ def test_both_ends_use_vectors_from_a_file_and_nobody_has_k(tmp_path: Path) -> N
 
 BASE = (ROOT / "ue" / "example.yaml").read_text()
 SECTIONS = [
-    ("{}", "usim: got a mapping, expected one of k, vectors and card"),
-    ("{k: 465b5ce8b199b49faa5f0a2ee238a6bc, vectors: v.yaml}", "expected one of k, vectors and card"),
+    ("{}", "usim: got a mapping, expected one of k, vectors, card and server"),
+    ("{k: 465b5ce8b199b49faa5f0a2ee238a6bc, vectors: v.yaml}", "expected one of k, vectors, card and server"),
+    ("{card: {reader: 0}, server: {url: 'http://127.0.0.1'}}", "expected one of k, vectors, card and server"),
     ("{vectors: v.yaml, opc: 465b5ce8b199b49faa5f0a2ee238a6bc}", "expected opc and op with k only"),
     ("{card: {pin: 12}}", "usim.card.pin: got a value that is not shown, expected 4 to 8 digits, in quotes"),
     ("{card: {reader: 0, slot: 1}}", "usim.card.slot: got an unknown key"),
@@ -113,14 +114,14 @@ def test_a_wrong_section_is_one_line(section: str, expected: str, tmp_path: Path
 
 def test_only_a_card_stands_for_the_imsi(tmp_path: Path) -> None:
     values = yaml.safe_load(BASE)
-    file = configured(tmp_path, usim={"card": {"reader": "Gemalto"}})
-    file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("imsi:")))
-    assert load(file, UeConfiguration).imsi == ""
+    for section in ({"card": {"reader": "Gemalto"}}, {"server": {"url": "https://sim.example"}}):
+        file = configured(tmp_path, usim=section)
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("imsi:")))
+        assert load(file, UeConfiguration).imsi == ""
     without = configured(tmp_path, usim=values["usim"])
     without.write_text("".join(line for line in without.read_text().splitlines(True) if not line.startswith("imsi:")))
-    with pytest.raises(
-        ConfigurationError, match="imsi: got nothing, expected an IMSI, which only a card can tell instead"
-    ):
+    words = "imsi: got nothing, expected an IMSI, which only a card or a server of one can tell instead"
+    with pytest.raises(ConfigurationError, match=words):
         load(without, UeConfiguration)
 
 
