@@ -7,9 +7,9 @@
     GET <url>?type=rand-autn&rand=<hex>&autn=<hex> -->
                                                    <--  {"res": <hex>, "ck": <hex>, "ik": <hex>}
 
-A synchronisation failure is ``{"auts": <hex>}``, or AUTS in ``res`` with ``ck`` and ``ik`` null. All three null: the
-card refuses the challenge. Versions 1 and 2 of that project lose an octet of AUTS. Redirects are not followed, proxies
-of the environment not used. Left out: ``type=apdu``.
+A synchronisation failure is ``{"auts": <hex>}``, or AUTS in ``res`` with ``ck`` and ``ik`` null, or both. All three
+null: the card refuses the challenge. Versions 1 and 2 of that project lose an octet of AUTS. Redirects are not
+followed, proxies of the environment not used. Left out: ``type=apdu``.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ def verdict(answer: Answer) -> UsimResult:
     """What an answer to RAND and AUTN says; ``ValueError`` where that is nothing a USIM says."""
     if "res" in answer and all(answer.get(name) is None for name in _NAMES):
         return UsimReject("the card behind usim.server refuses the challenge")
+    if answer.get("error"):
+        raise ValueError("it says that it has failed")
     auts, res, ck, ik = (_octets(answer, name) for name in _NAMES)
     if len(res) == AUTS_LENGTH and not (auts or ck or ik):
         auts = res
@@ -184,9 +186,9 @@ def _octets(answer: Answer, name: str) -> bytes:
 def _hint(status: int) -> str:
     if status in _NOT_TAKEN:
         return " (is usim.server.token right?)"
-    if status == http.HTTPStatus.NOT_IMPLEMENTED:
-        return " (its word for every failure, with a modem for a refused challenge too)"
-    return " (redirects are not followed)" if 300 <= status < 400 else ""
+    if 300 <= status < 400:
+        return " (redirects are not followed)"
+    return " (that may be a challenge that the card has refused)" if status >= 500 else ""
 
 
 def _connected(host: str, port: int, deadline: float) -> socket.socket:

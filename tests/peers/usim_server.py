@@ -23,8 +23,11 @@ from ue.usim import SoftwareUsim
 Shape = Callable[[UsimResult], "str | None"]
 
 
-class NoAnswer(Exception):
-    """The server fails: status 501."""
+class Failed(Exception):
+    """The server says this status."""
+
+    def __init__(self, status: int = 501) -> None:
+        self.status = status
 
 
 def response_data(verdict: UsimResult) -> bytes:
@@ -47,7 +50,7 @@ def version_1(verdict: UsimResult) -> str:
 def version_1_modem(verdict: UsimResult) -> str:
     """Versions 1 and 2 with a modem: where the card has nothing to fetch they fail."""
     if isinstance(verdict, UsimReject):
-        raise NoAnswer
+        raise Failed
     return version_1(verdict)
 
 
@@ -74,6 +77,15 @@ def android(verdict: UsimResult) -> str:
     if isinstance(verdict, UsimSuccess):
         return f'{{"ik": "{verdict.ik.hex()}", "ck": "{verdict.ck.hex()}", "res": "{verdict.res.hex()}"}}'
     return f'{{"auts": "{verdict.auts.hex()}"}}'
+
+
+def simcard_server(verdict: UsimResult) -> str:
+    """NekoIMS: AUTS in both places; status 502 where the card refuses."""
+    if isinstance(verdict, UsimReject):
+        raise Failed(502)
+    if isinstance(verdict, UsimSuccess):
+        return json.dumps({"res": verdict.res.hex(), "ck": verdict.ck.hex(), "ik": verdict.ik.hex()})
+    return json.dumps({"res": verdict.auts.hex(), "ck": None, "ik": None, "auts": verdict.auts.hex()})
 
 
 @dataclass(eq=False)
@@ -104,8 +116,8 @@ class Served:
                 return 200, json.dumps({"imsi": self.imsi or str(self.usim.imsi)}, indent="\t")
             rand, autn = bytes.fromhex(query["rand"]), bytes.fromhex(query["autn"])
             text = self.shape(self.usim.authenticate(rand, autn))
-        except (NoAnswer, KeyError, ValueError):
-            return 501, json.dumps({"error": True, "error_code": 501, "error_msg": "Error"}, indent="\t")
+        except Failed as failed:
+            return failed.status, json.dumps({"error": True, "error_code": failed.status, "error_msg": "Error"})
         self.said.append(text or "")
         return 200, text
 
