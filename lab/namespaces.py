@@ -45,6 +45,7 @@ from pyroute2.nftables.expressions import genex, verdict
 from pyroute2.nftables.main import NFTables
 
 from protocols.errors import BackendError
+from protocols.io.namespace import CLONE_NEWNET, enter, in_thread
 from protocols.io.nftables import masquerade, value
 from protocols.path import Address
 
@@ -53,7 +54,6 @@ Output = int | IO[bytes] | None
 Network = IPv4Network | IPv6Network
 
 CLONE_NEWNS = 0x00020000  # <linux/sched.h>
-CLONE_NEWNET = 0x40000000
 MS_REC = 0x4000  # <linux/mount.h>
 MS_PRIVATE = 1 << 18
 NF_DROP = 0  # <linux/netfilter.h>
@@ -72,25 +72,6 @@ def _check(result: int, what: str) -> None:
         raise BackendError(f"{what}: {os.strerror(number)}")
 
 
-def _in_thread(function: Callable[[], T]) -> T:
-    """Call ``function`` in a thread of its own, whose namespaces may be changed and end with it."""
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            outcome.append(function())
-        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, nothing is swallowed
-            failure.append(error)
-
-    thread = threading.Thread(target=body, name="namespace")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
-
 class Namespace:
     """One network namespace, its loopback up; a context manager that ends what was started in it."""
 
@@ -98,7 +79,7 @@ class Namespace:
         self.name = name
         self._processes: list[subprocess.Popen[bytes]] = []
         self._nat_table: str | None = None
-        self._descriptor = _in_thread(self._create)
+        self._descriptor = in_thread(self._create)
         if Path("/proc/sys/net/ipv6").exists():
             for scope in ("all", "default"):
                 self.set_sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", 0 if ipv6 else 1)
@@ -138,7 +119,7 @@ class Namespace:
 
     def enter(self) -> None:
         """Take the calling thread, and whatever it starts from now on, inside for good."""
-        _check(_libc.setns(self._descriptor, CLONE_NEWNET), f"cannot enter namespace {self.name}")
+        enter(self._descriptor, f"namespace {self.name}")
 
     def call(self, function: Callable[[], T]) -> T:
         """What ``function`` returns when called inside: a socket opened there stays there."""
@@ -147,7 +128,7 @@ class Namespace:
             self.enter()
             return function()
 
-        return _in_thread(inside)
+        return in_thread(inside)
 
     def popen(
         self,

@@ -29,6 +29,7 @@ from ue.management import Hint
 from ue.pdn import Pdn
 from ue.pdn_config import check_previous_addresses
 from ue.personas import persona_file, read_persona, shipped
+from ue.profile import require_namespaces
 from ue.runtime import UeNode
 from ue.selecting import decide, views
 from ue.selection import ConfiguredUse, SelectionPolicy
@@ -98,8 +99,7 @@ def attach(
     narrator = Narrator()
 
     async def run() -> bool:
-        with refusing(config):
-            node = UeNode(configuration)
+        node = _made(configuration, config)
         node.recorder.subscribe(narrator.take)
         answered = True
 
@@ -389,12 +389,18 @@ def _node(config: Path, log_json: bool, verbose: bool, *, attach_at_start: bool)
     configuration.logging.start(configuration.node, as_json=log_json, verbose=verbose)
 
     async def run() -> None:
-        with refusing(config):
-            node = UeNode(configuration)
+        node = _made(configuration, config)
         wanted = attach_at_start or configuration.attach_at_start
         await _serve(node, node.stay_attached if wanted else node.stopped)
 
     asyncio.run(run())
+
+
+def _made(configuration: UeConfiguration, file: Path) -> UeNode:
+    """``ConfigurationError`` where this machine does not have what the file asks for."""
+    require_namespaces(configuration, file)
+    with refusing(file):
+        return UeNode(configuration)
 
 
 async def _serve(node: UeNode, work: Callable[[], Awaitable[None]]) -> None:

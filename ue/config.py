@@ -276,7 +276,7 @@ class UeConfiguration(ConfigurationModel):
         if len(set(names)) != len(names):
             raise unfit("PDN connections with an APN of their own each", "additional_pdns")
         planes = [self.data_plane, *(pdn.data_plane for pdn in self.pdns.values())]
-        devices = [plane.device for plane in planes if plane.kind is DataPlaneKind.TUN]
+        devices = [(plane.namespace, plane.device) for plane in planes if plane.kind is DataPlaneKind.TUN]
         if len(set(devices)) != len(devices):
             raise unfit("a data_plane.device of its own for each PDN connection", "additional_pdns")
         backend, only_python = self.data_plane.backend, self.only_python
@@ -346,6 +346,25 @@ class UeConfiguration(ConfigurationModel):
             )
             for number, (name, section) in enumerate(self.additional_pdns.items(), 1)
         }
+
+    @property
+    def namespaces(self) -> dict[str, str]:
+        """The network namespaces of devices, by the keys that name them."""
+        planes = {"data_plane": self.data_plane}
+        for name, section in self.additional_pdns.items():
+            if section.data_plane is not None:
+                planes[f"additional_pdns.{name}.data_plane"] = section.data_plane
+        return {f"{key}.namespace": plane.namespace for key, plane in planes.items() if plane.namespace is not None}
+
+    @property
+    def alone(self) -> frozenset[str]:
+        """Those of ``pdns`` in a network namespace that no connection before them has."""
+        found, known = set(), {None, self.data_plane.namespace}
+        for name, pdn in self.pdns.items():
+            if pdn.data_plane.namespace not in known:
+                known.add(pdn.data_plane.namespace)
+                found.add(name)
+        return frozenset(found)
 
     def _plane(self, number: int) -> DataPlaneSection:
         """The data plane of another PDN connection: ue1, ue2, … beside ue0."""

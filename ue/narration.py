@@ -59,6 +59,7 @@ class Narrator:
             ("access", session.get("access")),
             ("EAP", _eap(session.get("eap"))),
             ("inner address", _joined(session.get("inner_addresses"))),
+            ("device", _device(session.get("device"))),
             ("DNS", _joined(session.get("dns"))),
             ("P-CSCF", _joined(session.get("p_cscf"))),
             ("gateway is", session.get("application_version")),
@@ -94,6 +95,13 @@ def _eap(value: JsonValue) -> str:
     if not isinstance(value, dict):
         return ""
     return f"{value.get('method')}, {value.get('kind')}, as {value.get('identity')}"
+
+
+def _device(value: JsonValue) -> str:
+    if not isinstance(value, dict):
+        return ""
+    namespace = value.get("namespace")
+    return f"{value.get('name')}" + (f" in network namespace {namespace}" if namespace else "")
 
 
 def _seconds(value: JsonValue) -> str:

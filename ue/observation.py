@@ -39,6 +39,7 @@ def session_view(
     counters: Callable[[bytes], ChildSaCounters | None],
     wall: Callable[[float], float],
     *,
+    inner_device: JsonValue,
     gateway: str | None,
     session: str,
 ) -> dict[str, JsonValue]:
@@ -52,6 +53,7 @@ def session_view(
         "access": connection.access,
         "open_accesses": list(device.open_accesses),
         "inner_addresses": [str(address) for address in connection.addresses],
+        "device": inner_device,
         "handover": None
         if not connection.previous
         else {"previous": [str(address) for address in connection.previous], "kept": connection.handed_over},

@@ -82,10 +82,12 @@ class Pdn:
         told: Callable[[Pdn, Tell], None] = lambda pdn, tell: None,
         preferred: Callable[[], str | None] = lambda: None,
         beside: Pdn | None = None,
+        has_default_route: bool = True,
     ) -> None:
         """``ike_config`` where it is known already.
 
         ``beside``: the first connection of the same UE, with which it shares what EAP has left.
+        ``has_default_route``: as in ``Tunnel``.
         """
         self.configuration = configuration
         self.name = configuration.apn
@@ -113,7 +115,7 @@ class Pdn:
             swu=swu,
             recorder=recorder,
             numbers=count(1) if beside is None else beside.flows.numbers,
-            has_default_route=beside is None,
+            has_default_route=has_default_route,
             sa=lambda: self._ike.present,
             carry_out=self._carry_out,
             suspect=self._ike.suspect,
@@ -426,6 +428,7 @@ class Pdn:
             self.sa,
             self.tunnel.counters,
             self.wall,
+            inner_device=self.tunnel.device_view,
             gateway=None if self._ike.initiator.gateway is None else str(self._ike.initiator.gateway),
             session=self._ike.session,
         )

@@ -35,11 +35,13 @@ class DataPlaneKind(str, Enum):
 class DataPlaneSection(TunnelSection):
     """``in-process``: a host inside the UE. ``tun``: a TUN device (root); ``routes`` lead into it.
 
+    ``namespace``: the network namespace that the device is in, by the name that ``ip netns add`` gave it.
     ``resolv_conf``: a file for the name servers that the gateway grants; what is there comes back afterwards.
     """
 
     kind: DataPlaneKind = DataPlaneKind.IN_PROCESS
     device: str = Field(default="ue0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")] | None = None
     mtu: Annotated[Count, Field(ge=576, le=9000)] = 1400
     routes: tuple[IpNetwork, ...] = ()
     resolv_conf: FilePath | None = None
@@ -48,8 +50,9 @@ class DataPlaneSection(TunnelSection):
     def _for_the_kernel(self) -> DataPlaneSection:
         if self.kind is DataPlaneKind.IN_PROCESS and self.backend not in ("auto", Backend.PYTHON):
             raise unfit("auto or python where kind is in-process", "backend")
-        if self.resolv_conf is not None and self.kind is not DataPlaneKind.TUN:
-            raise PydanticCustomError("data_plane", "kind: tun where there is a resolv_conf")
+        for key in ("namespace", "resolv_conf"):
+            if getattr(self, key) is not None and self.kind is not DataPlaneKind.TUN:
+                raise PydanticCustomError("data_plane", "kind: tun where there is a {key}", {"key": key})
         return self
 
 
@@ -96,7 +99,8 @@ class AdditionalPdnSection(ConfigurationModel):
     """Another PDN connection, an IKE SA of its own (TS 24.302 §7.2.2.1); what is absent is as at the first one.
 
     ``apn`` is the name that it stands under without one. ``attach``: with the first one, when the UE attaches by
-    itself. ``data_plane``: without one, of the first one's kind, with a device of its own and no routes of its own.
+    itself. ``data_plane``: without one, of the first one's kind, with a device of its own beside the first one's and no
+    routes of its own.
     """
 
     apn: ApnText | None = None

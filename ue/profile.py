@@ -24,6 +24,7 @@ from protocols.ikev2.revocation import Revocation
 from protocols.ikev2.signatures import library_pss
 from protocols.io.certificates import read_certificates, read_crls, read_ocsp_response, read_private_key
 from protocols.io.lifetime import machine_lifetime
+from protocols.io.namespace import NetworkNamespace
 from protocols.io.raw import EspTransport, RawOpener, esp_transport
 from protocols.io.vectors import UsedVectors
 from protocols.path import Endpoint
@@ -132,8 +133,19 @@ def data_plane_needs(configuration: UeConfiguration) -> Needs:
         suites=EspPolicy.of(configuration.algorithms.esp).suites,
         policy=configuration.data_plane.policy(),
         interfaces=tuple(access.interface for access in configuration.accesses.values() if access.interface),
+        namespaces=tuple(configuration.namespaces.values()),
         only_python=configuration.only_python,
     )
+
+
+def require_namespaces(configuration: UeConfiguration, file: Path) -> None:
+    """``ConfigurationError`` where a device is to be in a network namespace that is not there."""
+    for key, name in configuration.namespaces.items():
+        try:
+            NetworkNamespace(name).close()
+        except BackendError as error:
+            expected = f"a network namespace beside the UE's own ({error})"
+            raise ConfigurationError(file=str(file), key=key, value=name, expected=expected) from error
 
 
 def configuration_request(configuration: UeConfiguration) -> tuple[ConfigurationAttribute, ...]:

@@ -1,7 +1,8 @@
 """The name servers that the network grants, in a file in the form of resolv.conf(5), for as long as they are granted.
 
 What stood there before is kept in a file of its own until it is back, so that a UE that was killed puts it back when
-it is started again. A file that somebody else has written meanwhile is theirs and stays.
+it is started again. A file that somebody else has written meanwhile is theirs and stays. The directory that
+``ip netns exec`` takes a network namespace's files from is made where it is not there, and goes with the file.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from protocols.errors import BackendError
+from protocols.io.namespace import RESOLVERS
 from protocols.path import Address
 
 HEADER = "# Name servers granted to the UE; what was here comes back when it detaches."
@@ -24,11 +26,17 @@ MODE = 0o644  # of a file that was not there
 
 @dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """The file before the UE wrote it: ``None`` where there was none."""
+    """The file before the UE wrote it: ``None`` where there was none; ``made``: directories, the innermost first."""
 
     file: Path
     content: bytes | None
     mode: int
+    made: tuple[Path, ...]
+
+
+def resolver_of(namespace: str) -> Path:
+    """The file that `ip netns exec NAMESPACE` mounts over /etc/resolv.conf (ip-netns(8))."""
+    return RESOLVERS / namespace / "resolv.conf"
 
 
 class ResolverFile:
@@ -50,15 +58,20 @@ class ResolverFile:
                 mode = file.stat().st_mode & 0o7777
             except FileNotFoundError:
                 content, mode = None, MODE
+            made = [each for each in file.parents if RESOLVERS in (each, *each.parents) and not each.exists()]
             kept = {
                 "file": str(file),
                 "content": None if content is None else base64.b64encode(content).decode(),
                 "mode": mode,
+                "made": [str(each) for each in made],
             }
             _replace(self._kept, json.dumps(kept).encode(), 0o600)
             try:
+                for each in reversed(made):
+                    each.mkdir(mode=0o755, exist_ok=True)
                 _replace(file, text.encode(), mode)
             except OSError:
+                _remove(made)
                 self._kept.unlink()
                 raise
         except OSError as error:
@@ -75,6 +88,7 @@ class ResolverFile:
                     kept.file.unlink(missing_ok=True)
                 else:
                     _replace(kept.file, kept.content, kept.mode)
+            _remove(kept.made)
             self._kept.unlink(missing_ok=True)
         except OSError as error:
             raise BackendError(f"name servers: {error.filename or kept.file}: {error.strerror}") from error
@@ -87,6 +101,7 @@ class ResolverFile:
                 file=Path(value["file"]),
                 content=None if content is None else base64.b64decode(content, validate=True),
                 mode=int(value["mode"]),
+                made=tuple(Path(each) for each in value.get("made", ())),
             )
         except FileNotFoundError:
             return None
@@ -98,6 +113,13 @@ class ResolverFile:
         with contextlib.suppress(OSError):
             return file.read_bytes().startswith(HEADER.encode())
         return False
+
+
+def _remove(directories: Iterable[Path]) -> None:
+    """Those that nothing is in."""
+    for each in directories:
+        with contextlib.suppress(OSError):
+            each.rmdir()
 
 
 def _replace(file: Path, content: bytes, mode: int) -> None:

@@ -82,7 +82,7 @@ class UeNode:
         )
         card, temporary = usim(configuration), temporary_identity_store(configuration)
 
-        def pdn(part: UeConfiguration, beside: Pdn | None) -> Pdn:
+        def pdn(part: UeConfiguration, beside: Pdn | None, has_default_route: bool) -> Pdn:
             return Pdn(
                 part,
                 swu=self._swu,
@@ -91,12 +91,13 @@ class UeNode:
                 usim=card,
                 temporary=temporary,
                 beside=beside,
+                has_default_route=has_default_route,
                 told=self._told,
                 preferred=self._preferred_access,
             )
 
-        default = pdn(configuration, None)
-        others = {name: pdn(part, default) for name, part in configuration.pdns.items()}
+        default, alone = pdn(configuration, None, True), configuration.alone
+        others = {name: pdn(part, default, name in alone) for name, part in configuration.pdns.items()}
         self.pdns: dict[str, Pdn] = {each.name: each for each in (default, *others.values())}
         self._by_section = others
         management = configuration.management

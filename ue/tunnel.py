@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 
 from protocols.dataplane.carrier import InnerDevice
@@ -19,8 +20,10 @@ from protocols.errors import BackendError, LocalError, StackError
 from protocols.esp.sa import ChildSaSpec
 from protocols.ikev2.sa import IkeSa
 from protocols.io.aside import PacketPort
+from protocols.io.namespace import NetworkNamespace
 from protocols.path import Address, Path
 from protocols.trace.recorder import Recorder
+from protocols.trace.records import JsonValue
 from ue.commands import Command, ExpectChildSa, InstallChildSa, UpdateChildSa
 from ue.config import UeConfiguration
 from ue.connection import Connection
@@ -29,7 +32,7 @@ from ue.device import Device
 from ue.path_watch import PathWatch
 from ue.pdn_config import DataPlaneKind
 from ue.profile import state_directory
-from ue.resolver import ResolverFile
+from ue.resolver import ResolverFile, resolver_of
 from ue.routes import METRIC, Network, configured_routes, granted_routes
 from ue.swu import Swu
 from ue.traffic import DEFAULT_RATE, Flow, Flows
@@ -42,7 +45,8 @@ _log = logging.getLogger(__name__)
 class Tunnel:
     """``sa``: the present IKE SA. ``suspect``: the path is to be tested.
 
-    ``has_default_route``: the UE's first connection, which has the default routes. ``numbers``: of flows.
+    ``has_default_route``: the first connection in its network namespace, which has default routes and name servers.
+    ``numbers``: of flows.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Tunnel:
         self._host: InProcessHost | None = None
         self._refused = 0
         self._tun: InnerDevice | None = None
+        self._namespace: NetworkNamespace | None = None
         self._making = asyncio.Lock()
         if configuration.data_plane.kind is DataPlaneKind.TUN:
             import protocols.dataplane.userspace.tun  # noqa: F401 - netlink's library takes a while: not at the attach
@@ -228,17 +233,24 @@ class Tunnel:
         ]
         routes = self._routes()
         metric = METRIC if plane.routes and tuple(routes) != plane.routes else 0
-        tun = await self._swu.carrier.open_device(
-            self._data_plane, plane.device, interfaces, plane.mtu, routes, metric=metric
-        )
-        if not self._holds(connection):
-            tun.close()
-            return
-        self._tun = tun
+        with ExitStack() as undo:
+            namespace = None if plane.namespace is None else NetworkNamespace(plane.namespace)
+            if namespace is not None:
+                undo.callback(namespace.close)
+            tun = await self._swu.carrier.open_device(
+                self._data_plane, plane.device, interfaces, plane.mtu, routes, metric=metric, namespace=namespace
+            )
+            undo.callback(tun.close)
+            if not self._holds(connection):
+                return
+            undo.pop_all()
+        self._tun, self._namespace = tun, namespace
         self._write_name_servers()
         tun.start(self._send_inner, self._device_lost)
+        if namespace is not None:
+            namespace.watch(lambda: self._device_lost(BackendError(f"{namespace} was deleted")))
         if not self._swu.carrier.sees_packets:
-            self._beside = PacketPort(self.flows.receive, tun.name if tun.comes_in_by_it else None)
+            self._beside = PacketPort(self.flows.receive, tun.name if tun.comes_in_by_it else None, namespace)
             if self._path_watch:
                 self._path_watch.poll_always()
 
@@ -250,10 +262,11 @@ class Tunnel:
             return [] if connection is None else [ip_network(server) for server in connection.p_cscf]
         sa, gateway = self._sa(), self._configuration.gateway
         assert sa is not None  # or the UE would not be attached
-        outside = dict.fromkeys((*gateway.addresses, *gateway.alternatives))
-        if connection is not None and connection.gateway is not None:
-            outside[connection.gateway] = None
-        outside[sa.path.remote.address] = None
+        outside: dict[Address, None] = {}
+        if plane.namespace is None:  # or the tunnel's own packets leave elsewhere
+            outside = dict.fromkeys((*gateway.addresses, *gateway.alternatives, sa.path.remote.address))
+            if connection is not None and connection.gateway is not None:
+                outside[connection.gateway] = None
         if plane.routes:
             return configured_routes(plane.routes, outside, sa.mobility.peer_addresses)
         return granted_routes((each for child in sa.children.values() for each in child.spec.remote_selectors), outside)
@@ -279,7 +292,15 @@ class Tunnel:
             else:
                 break
         if self._tun is not None:
-            self._recorder.event("device-back", f"The device {self._tun.name} was made anew.")
+            where = "" if self._namespace is None else f" in {self._namespace}"
+            self._recorder.event("device-back", f"The device {self._tun.name}{where} was made anew.")
+
+    @property
+    def device_view(self) -> JsonValue:
+        """The device and its network namespace, null where that is the UE's own; null while there is none."""
+        if self._tun is None:
+            return None
+        return {"name": self._tun.name, "namespace": None if self._namespace is None else self._namespace.name}
 
     def _holds(self, connection: Connection | None) -> bool:
         """Whether a connection is still the one that is up."""
@@ -296,6 +317,9 @@ class Tunnel:
             self._refused += self._tun.counters.refused
             self._tun.close()
             self._tun = None
+        if self._namespace is not None:
+            self._namespace.close()
+            self._namespace = None
 
     def restore_name_servers(self) -> None:
         """What the resolver's file had before the UE wrote it, also when that was another process of this UE's."""
@@ -307,7 +331,10 @@ class Tunnel:
 
     def _write_name_servers(self) -> None:
         """A file that cannot be written costs names, not the connection."""
-        file, connection = self._configuration.data_plane.resolv_conf, self._device.connection
+        plane, connection = self._configuration.data_plane, self._device.connection
+        file = plane.resolv_conf
+        if file is None and plane.namespace is not None and self._has_default_route:
+            file = resolver_of(plane.namespace)
         if file is None or connection is None:
             return
         try:

@@ -18,6 +18,7 @@ from protocols.errors import BackendError
 from protocols.esp.sa import DropReason
 from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.io.link import Link, Receiver
+from protocols.io.namespace import NetworkNamespace
 from protocols.io.platform import LinkOpener
 from protocols.io.raw import RawOpener
 from protocols.path import Endpoint, Path
@@ -129,8 +130,9 @@ class Carrier(Protocol):
         routes: Sequence[Network] = (),
         *,
         metric: int = 0,
+        namespace: NetworkNamespace | None = None,
     ) -> InnerDevice:
-        """Open the device of a plane; ``metric`` as in ``TunDevice.open``."""
+        """Open the device of a plane; ``metric`` and ``namespace`` as in ``TunDevice.open``."""
 
     @property
     def dropped(self) -> Counter[str]:
@@ -201,12 +203,13 @@ class PythonCarrier:
         routes: Sequence[Network] = (),
         *,
         metric: int = 0,
+        namespace: NetworkNamespace | None = None,
     ) -> InnerDevice:
         """A TUN device."""
         from protocols.dataplane.userspace.tun import TunDevice  # netlink's library takes a while
 
         del plane
-        return await TunDevice.open(name, addresses, mtu, routes, metric=metric)
+        return await TunDevice.open(name, addresses, mtu, routes, metric=metric, namespace=namespace)
 
     @property
     def dropped(self) -> Counter[str]:

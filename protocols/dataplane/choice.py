@@ -24,14 +24,15 @@ Wanted = Backend | Literal["auto"]
 class Needs:
     """What a node asks of a backend.
 
-    ``suites``: what its policy may agree on. ``interfaces``: those that its links are bound to. ``only_python``: why no
-    other one will do, if so: what passes the node's own Python on its way, hosts in the process or links that are no
-    sockets.
+    ``suites``: what its policy may agree on. ``interfaces``: those that its links are bound to. ``namespaces``: network
+    namespaces for devices beside its own. ``only_python``: why no other one will do, if so: what passes the node's own
+    Python on its way, hosts in the process or links that are no sockets.
     """
 
     suites: tuple[EspSuite, ...] = ()
     policy: TunnelPolicy
     interfaces: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
     only_python: str | None = None
 
 
@@ -115,6 +116,8 @@ def why_not(backend: Backend, needs: Needs) -> str | None:
 def _missing(backend: Backend, needs: Needs) -> str | None:
     """Asked of the system; their libraries take a while, and only those who use them wait for it."""
     if backend is Backend.KERNEL:
+        if needs.namespaces:
+            return f"data_plane.namespace: {needs.namespaces[0]}: its device is where the node runs"
         from protocols.dataplane.xfrm.carrier import why_not as not_by_the_kernel
 
         return not_by_the_kernel(needs.policy, needs.suites, needs.interfaces)

@@ -20,10 +20,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 from protocols.errors import BackendError, DecodeError, LocalError
 from protocols.io import packet_filter
 from protocols.io.link import DRAIN_LIMIT
+from protocols.io.namespace import NetworkNamespace
 from protocols.io.packet_filter import Check
 from protocols.io.packet_socket import (
     ETH_P_IP,
@@ -41,6 +43,9 @@ from protocols.io.super_packet import NO_OFFLOAD, whole_packets
 from protocols.ip import ICMP, ICMPV6, TCP, UDP
 from protocols.path import Address
 
+T = TypeVar("T")
+_Opened = tuple[socket.socket, RoutedPackets | None]
+
 ECHO_REPLIES = {ICMP: 0, ICMPV6: 129}
 
 
@@ -56,14 +61,20 @@ class Reservation:
 class PacketPort:
     """Nothing is open before the first reservation and after the last."""
 
-    def __init__(self, receive: Callable[[bytes], object], device: str | None = None) -> None:
-        """``receive`` takes whole IP packets.
+    def __init__(
+        self,
+        receive: Callable[[bytes], object],
+        device: str | None = None,
+        namespace: NetworkNamespace | None = None,
+    ) -> None:
+        """``receive`` takes whole IP packets. ``namespace``: where the device is, if not where the process runs.
 
         ``device``: the tunnel; ``None`` where the kernel transforms what its routes and policies say, and what comes
         out of ESP appears on whichever device ESP came in by.
         """
         self._receive = receive
         self._device = device
+        self._namespace = namespace
         self._held: dict[Reservation, socket.socket | None] = {}
         self._sockets: _Sockets | None = None
         self._dropped: Counter[str] = Counter()
@@ -85,9 +96,9 @@ class PacketPort:
             raise LocalError(f"port {port} of {address} is reserved already")
         with ExitStack() as undo:
             if self._sockets is None:
-                self._sockets = _Sockets(self._device, self._drain)
+                self._sockets = _Sockets(self._inside(lambda: _open(self._device)), self._device, self._drain)
                 undo.callback(self._close_sockets)
-            held = _hold(reservation)
+            held = self._inside(lambda: _hold(reservation))
             if held is not None:
                 undo.callback(held.close)
             try:
@@ -127,6 +138,9 @@ class PacketPort:
         for reservation in tuple(self._held):
             self.release(reservation.protocol, reservation.address, reservation.port)
 
+    def _inside(self, function: Callable[[], T]) -> T:
+        return function() if self._namespace is None else self._namespace.call(function)
+
     def _close_sockets(self) -> None:
         if self._sockets is not None:
             self._dropped += self._sockets.overflown()
@@ -154,23 +168,10 @@ class PacketPort:
 class _Sockets:
     """The packet socket, and raw ones where the routes say where packets go."""
 
-    def __init__(self, device: str | None, drain: Callable[[], None]) -> None:
+    def __init__(self, opened: _Opened, device: str | None, drain: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._device = device
-        self._routed: RoutedPackets | None = None
-        with ExitStack() as undo:
-            try:
-                self._packets = undo.enter_context(
-                    open_packet_socket(device, buffer_octets=BUFFER_OCTETS, outgoing=False)
-                )
-                if device is None:
-                    self._routed = RoutedPackets(names_protocol=True)
-            except PermissionError as error:
-                raise BackendError("traffic of the node's own beside the kernel's needs root or CAP_NET_RAW") from error
-            except OSError as error:
-                where = "all devices" if device is None else f"device {device}"
-                raise BackendError(f"cannot hear packets of {where}: {error.strerror}") from error
-            undo.pop_all()
+        self._packets, self._routed = opened
         self._loop.add_reader(self._packets.fileno(), drain)
 
     def hear(self, reservations: Sequence[Reservation]) -> None:
@@ -201,6 +202,20 @@ class _Sockets:
         self._packets.close()
         if self._routed is not None:
             self._routed.close()
+
+
+def _open(device: str | None) -> _Opened:
+    with ExitStack() as undo:
+        try:
+            packets = undo.enter_context(open_packet_socket(device, buffer_octets=BUFFER_OCTETS, outgoing=False))
+            routed = RoutedPackets(names_protocol=True) if device is None else None
+        except PermissionError as error:
+            raise BackendError("traffic of the node's own beside the kernel's needs root or CAP_NET_RAW") from error
+        except OSError as error:
+            where = "all devices" if device is None else f"device {device}"
+            raise BackendError(f"cannot hear packets of {where}: {error.strerror}") from error
+        undo.pop_all()
+    return packets, routed
 
 
 def _hold(reservation: Reservation) -> socket.socket | None:

@@ -337,6 +337,12 @@ UE_REFUSALS = [
         "{ims: {data_plane: {kind: tun, device: tun7}}, mms: {data_plane: {kind: tun, device: tun7}}}",
         "additional_pdns: got a mapping, expected a data_plane.device of its own for each PDN connection",
     ),
+    (
+        "data_plane.namespace",
+        "phone",
+        "data_plane: got a mapping, expected kind: tun where there is a namespace",
+    ),
+    ("data_plane.namespace", "../phone", "data_plane.namespace: got '../phone', expected text like"),
     ("additional_pdns", "{ims: {acces: a}}", "additional_pdns.ims.acces: got an unknown key"),
     ("usim", "{k: 00}", "usim: got a mapping, expected either opc or op"),
     (

@@ -26,6 +26,7 @@ from protocols.errors import BackendError, LocalError
 from protocols.esp.sa import DropReason
 from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.io.link import Link, Receiver
+from protocols.io.namespace import NetworkNamespace
 from protocols.io.raw import RawOpener, raw_esp_opener
 from protocols.path import Endpoint, Path
 
@@ -129,11 +130,15 @@ class CompiledCarrier:
         routes: Sequence[Network] = (),
         *,
         metric: int = 0,
+        namespace: NetworkNamespace | None = None,
     ) -> FastDevice:
         """A TUN device with a queue for each worker."""
         for number, view in enumerate(self._views):
             if view is plane:
-                tun = await FastTun.open(name, addresses, mtu, routes, queues=self._loop.workers, metric=metric)
+                queues = self._loop.workers
+                tun = await FastTun.open(
+                    name, addresses, mtu, routes, queues=queues, metric=metric, namespace=namespace
+                )
                 return FastDevice(self._loop, tun, number)
         raise LocalError(f"TUN device {name}: the plane is another carrier's")
 

@@ -18,9 +18,11 @@ from protocols.dataplane.userspace.tun import (
     Network,
     check_name,
     configure,
+    named,
     open_queue,
     opening,
 )
+from protocols.io.namespace import NetworkNamespace
 
 TUNSETOFFLOAD = 0x400454D0  # <linux/if_tun.h>
 TUNSETVNETHDRSZ = 0x400454D8
@@ -57,17 +59,18 @@ class FastTun:
         *,
         queues: int = 1,
         metric: int = 0,
+        namespace: NetworkNamespace | None = None,
     ) -> FastTun:
-        """Make the device, give it addresses, set it up and route networks into it.
+        """Make the device, give it addresses, set it up and route networks into it; as ``TunDevice.open``.
 
         ``BackendError`` when the kernel refuses; nothing is left behind then.
         """
         check_name(name)
         device = cls(name)
-        with opening(f"TUN device {name}", device.close):
+        with opening(f"TUN device {named(name, namespace)}", device.close):
             for _ in range(queues):
-                device._open_queue()
-            await configure(name, addresses, mtu, routes, metric)
+                device._open_queue(namespace)
+            await configure(name, addresses, mtu, routes, metric, namespace)
         return device
 
     def write(self, packet: bytes) -> None:
@@ -80,8 +83,8 @@ class FastTun:
             os.close(descriptor)
         self.queues = ()
 
-    def _open_queue(self) -> None:
-        descriptor = open_queue(self.name, IFF_VNET_HDR | IFF_MULTI_QUEUE)
+    def _open_queue(self, namespace: NetworkNamespace | None) -> None:
+        descriptor = open_queue(self.name, IFF_VNET_HDR | IFF_MULTI_QUEUE, namespace)
         self.queues += (descriptor,)
         fcntl.ioctl(descriptor, TUNSETVNETHDRSZ, struct.pack("i", VIRTIO_NET_HDR_LENGTH))
         fcntl.ioctl(descriptor, TUNSETOFFLOAD, TCP_OFFLOAD)

@@ -29,6 +29,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from protocols.dataplane.userspace.coalescing import Coalescer
 from protocols.errors import BackendError, LocalError
+from protocols.io.namespace import NetworkNamespace
 from protocols.io.super_packet import NO_OFFLOAD
 from protocols.io.turn import Turn, turn_of
 
@@ -81,9 +82,16 @@ class TunDevice:
 
     @classmethod
     async def open(
-        cls, name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network] = (), *, metric: int = 0
+        cls,
+        name: str,
+        addresses: Sequence[Interface],
+        mtu: int,
+        routes: Sequence[Network] = (),
+        *,
+        metric: int = 0,
+        namespace: NetworkNamespace | None = None,
     ) -> TunDevice:
-        """Make the device, give it addresses, set it up and route networks into it.
+        """Make the device, give it addresses, set it up and route networks into it, in a namespace or in our own.
 
         A route of another device to the very same network is refused with a ``metric`` of 0; with a greater one
         that route stays the preferred one.
@@ -91,11 +99,12 @@ class TunDevice:
         ``BackendError`` when the kernel refuses; nothing is left behind then.
         """
         check_name(name)
-        device = cls(name, open_queue(name, IFF_NAPI | IFF_VNET_HDR))
-        with opening(f"TUN device {name}", device.close):
+        device = cls(name, open_queue(name, IFF_NAPI | IFF_VNET_HDR, namespace))
+        with opening(f"TUN device {named(name, namespace)}", device.close):
             fcntl.ioctl(device._descriptor, TUNSETSNDBUF, struct.pack("=i", QUEUE_OCTETS))
-            _take_in_by_thread(name)
-            await configure(name, addresses, mtu, routes, metric)
+            if namespace is None:  # or /sys would be another one's
+                _take_in_by_thread(name)
+            await configure(name, addresses, mtu, routes, metric, namespace)
         return device
 
     def start(
@@ -181,16 +190,27 @@ def check_name(name: str) -> None:
         raise LocalError(f"{name!r} is no name for a network device")
 
 
-def open_queue(name: str, flags: int) -> int:
+def named(name: str, namespace: NetworkNamespace | None) -> str:
+    """A device as errors and events call it."""
+    return name if namespace is None else f"{name} in {namespace}"
+
+
+def open_queue(name: str, flags: int, namespace: NetworkNamespace | None = None) -> int:
     """A descriptor of a TUN device, which is made where it is not there, without packet information.
 
     ``flags``: IFF_VNET_HDR, say. ``BackendError``.
     """
+    if namespace is not None:
+        return namespace.call(lambda: _open_queue(named(name, namespace), name, flags))
+    return _open_queue(name, name, flags)
+
+
+def _open_queue(title: str, name: str, flags: int) -> int:
     try:
         descriptor = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise BackendError(f"{TUN_PATH}: {error.strerror}") from error
-    with opening(f"TUN device {name}", lambda: os.close(descriptor)):
+    with opening(f"TUN device {title}", lambda: os.close(descriptor)):
         fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | flags))
     return descriptor
 
@@ -220,9 +240,17 @@ def _take_in_by_thread(name: str) -> None:
 
 
 async def configure(
-    name: str, addresses: Sequence[Interface], mtu: int, routes: Sequence[Network], metric: int
+    name: str,
+    addresses: Sequence[Interface],
+    mtu: int,
+    routes: Sequence[Network],
+    metric: int,
+    namespace: NetworkNamespace | None = None,
 ) -> None:
     """Set a device up with its addresses and routes; ``NetlinkError`` or ``BackendError`` when the kernel refuses."""
+    if namespace is not None:
+        await namespace.run(lambda: configure(name, addresses, mtu, routes, metric))
+        return
     async with AsyncIPRoute() as netlink:
         indices = await netlink.link_lookup(ifname=name)
         if not indices:

@@ -32,6 +32,7 @@ from protocols.esp.sa import ChildSaSpec, DropReason, SelectorSet
 from protocols.esp.tunnel import DEFAULT_POLICY, TunnelPolicy
 from protocols.ikev2.suites import EspSuite
 from protocols.io.link import Link, Receiver, UdpLink
+from protocols.io.namespace import NetworkNamespace
 from protocols.io.raw import NO_PORT, RawOpener
 from protocols.ip import PACKET_MAXIMUM, Flow, flow_of
 from protocols.path import Endpoint, Path
@@ -170,8 +171,14 @@ class KernelCarrier:
         routes: Sequence[Network] = (),
         *,
         metric: int = 0,
+        namespace: NetworkNamespace | None = None,
     ) -> KernelDevice:
-        """The plane's XFRM interface where the kernel has them, else a dummy; see ``KernelDevice``."""
+        """The plane's XFRM interface where the kernel has them, else a dummy; see ``KernelDevice``.
+
+        Left out: a ``namespace``, ``LocalError``.
+        """
+        if namespace is not None:
+            raise LocalError("the kernel's device is in the node's own network namespace")
         if not isinstance(plane, KernelPlane) or plane not in self._planes:
             raise LocalError("a device for another carrier's plane")
         if self._policy.mss is not None and name not in self._clamps:
