@@ -14,7 +14,7 @@ import pytest
 
 from epdg.config import EpdgConfiguration
 from epdg.profile import data_plane_needs as gateways_needs
-from protocols.dataplane.choice import choose
+from protocols.dataplane.choice import CannotBeHad, choose
 from protocols.dataplane.fast.plane import available
 from protocols.dataplane.port import Backend
 from protocols.errors import ConfigurationError
@@ -95,6 +95,17 @@ def test_a_backend_of_one_pdn_connection_alone() -> None:
     line = refusal("ue", data_plane={"kind": "tun", "backend": "python"}, additional_pdns=other)
     key = "additional_pdns.ims.data_plane.backend"
     assert line == f"f: {key}: got 'compiled', expected the backend of the first data_plane"
+
+
+def test_a_device_in_another_namespace_is_not_for_the_kernel() -> None:
+    """Whatever kernel it is; of all the connections' devices."""
+    phone = {**TUN, "namespace": "phone"}
+    for changes in ({"data_plane": phone}, {"data_plane": TUN, "additional_pdns": {"ims": {"data_plane": phone}}}):
+        needs = ues_needs(parse(written("ue", **changes), UeConfiguration))
+        reason = "data_plane.namespace: phone: its device is where the node runs"
+        with pytest.raises(CannotBeHad, match=f"data_plane.backend: kernel cannot be had: {reason}"):
+            choose(Backend.KERNEL, needs)
+        assert choose("auto", needs).refused[Backend.KERNEL] == reason
 
 
 @pytest.mark.parametrize(("node", "command"), [("epdg", "serve"), ("ue", "run"), ("ue", "attach")])

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,19 @@ import yaml
 
 from lab.namespaces import Namespace
 from protocols.dataplane.port import Backend
+from protocols.errors import ConfigurationError
+from protocols.io.configuration import load
 from protocols.io.control import ControlError
+from protocols.io.namespace import NetworkNamespace
+from protocols.trace.records import JsonValue
 from tests.nodes.test_ue_tun import DNS, P_CSCF, left_behind, nodes, sessions
 from tests.peers.backends import require_backend
 from tests.peers.epdg_node import CORE_HOST
 from tests.peers.namespaces import ping, require_namespaces
 from tests.peers.node_process import NodeProcess
 from tests.peers.processes import require_program, wait_until
+from ue.config import UeConfiguration
+from ue.profile import require_namespaces as require_those_named
 
 pytestmark = pytest.mark.root
 
@@ -36,6 +43,10 @@ TIMEOUT = 20.0
 RESOLVER = Path("/etc/resolv.conf")
 RESOLVERS = Path("/etc/netns")
 BACKENDS = (Backend.PYTHON, Backend.COMPILED)
+REST = (pytest.param(Backend.PYTHON, marks=pytest.mark.long), Backend.COMPILED)
+
+
+_numbers = count(1)
 
 
 def ip(*words: str, check: bool = True) -> str:
@@ -46,8 +57,8 @@ def ip(*words: str, check: bool = True) -> str:
 class Named:
     """A namespace as a person makes it."""
 
-    def __init__(self, suffix: str) -> None:
-        self.name = f"epdg-test-{os.getpid()}-{suffix}"
+    def __init__(self) -> None:
+        self.name = f"epdg-test-{os.getpid()}-{next(_numbers)}"
         self.resolver = RESOLVERS / self.name / "resolv.conf"
 
     def __enter__(self) -> Named:
@@ -122,16 +133,27 @@ def reach(outside: Namespace, far: Namespace, number: int) -> tuple[str, str]:
     return accesses
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Namespace, NodeProcess]]:
+    """AAA server and gateway, and a UE that is to be started."""
     require_namespaces()
     require_program("ip", "ping")
     with ExitStack() as stack:
-        phone = stack.enter_context(Named("a"))
         outside, far = stack.enter_context(Namespace("tun")), stack.enter_context(Namespace("far"))
-        ue = nodes(stack, tmp_path, outside, far, GATEWAYS[0], reach(outside, far, 1))
-        yield World(outside, ue, phone)
+        ue = nodes(stack, tmp_path_factory.mktemp("ue"), outside, far, GATEWAYS[0], reach(outside, far, 1))
+        ue.close()
+        yield outside, ue
         assert "Traceback" not in ue.log()
+
+
+@pytest.fixture
+def world(stage: tuple[Namespace, NodeProcess]) -> Iterator[World]:
+    outside, ue = stage
+    configuration = ue.configuration
+    with Named() as phone:
+        yield World(outside, ue, phone)
+        ue.close()
+    ue.configuration = configuration
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda each: each.value)
@@ -174,15 +196,15 @@ def test_programs_run_as_the_phone_and_nothing_is_left(world: World, backend: Ba
         assert world.around() == around
 
 
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda each: each.value)
+@pytest.mark.parametrize("backend", REST, ids=lambda each: each.value)
 def test_flows_of_the_ues_own_go_through_it_too(world: World, backend: Backend) -> None:
     require_backend(backend)
     world.start(data_plane=plane(world.phone, backend=backend.value))
     world.ue.call("ue.attach")
-    for kind in ("icmp", "udp", "tcp"):
+    for kind, figure in (("icmp", "received"), ("udp", "received"), ("tcp", "octets_received")):
         world.ue.call("ue.traffic.start", destination=CORE_HOST, kind=kind)
         wait_until(
-            lambda: int(world.ue.call("ue.traffic.statistics")["received"]) >= 5,  # type: ignore[call-overload,arg-type]
+            lambda figure=figure: int(world.ue.call("ue.traffic.statistics")[figure]) >= 5,  # type: ignore[misc]
             what=f"answers to {kind}",
             timeout=TIMEOUT,
             log=world.ue.log,
@@ -190,8 +212,8 @@ def test_flows_of_the_ues_own_go_through_it_too(world: World, backend: Backend) 
         world.ue.call("ue.traffic.stop")
 
 
-def test_a_files_own_name_servers_come_back_and_a_file_that_is_named_is_taken(world: World, tmp_path: Path) -> None:
-    phone, ue = world.phone, world.ue
+def test_a_files_own_name_servers_come_back_and_a_file_that_is_named_is_taken(world: World) -> None:
+    phone, ue, named = world.phone, world.ue, world.ue.directory / "resolv.conf"
     made = not RESOLVERS.exists()
     phone.resolver.parent.mkdir(parents=True)
     try:
@@ -203,10 +225,10 @@ def test_a_files_own_name_servers_come_back_and_a_file_that_is_named_is_taken(wo
         assert phone.run("cat", "/etc/resolv.conf") == "nameserver 192.0.2.53\n"
         world.start(data_plane=plane(phone, resolv_conf="resolv.conf"))
         ue.call("ue.attach")
-        assert f"nameserver {DNS[0]}" in (tmp_path / "resolv.conf").read_text()
+        assert f"nameserver {DNS[0]}" in named.read_text()
         assert phone.resolver.read_text() == "nameserver 192.0.2.53\n"
         ue.call("ue.detach")
-        assert not (tmp_path / "resolv.conf").exists()
+        assert not named.exists()
     finally:
         phone.resolver.unlink()
         phone.resolver.parent.rmdir()
@@ -217,7 +239,7 @@ def test_a_files_own_name_servers_come_back_and_a_file_that_is_named_is_taken(wo
 def test_pdn_connections_in_namespaces_of_their_own(world: World) -> None:
     """Devices of one name, each with the default route; in the same namespace the second has but its P-CSCFs."""
     phone, ue = world.phone, world.ue
-    with Named("b") as other:
+    with Named() as other:
         world.start(data_plane=plane(phone), additional_pdns={"ims": {"data_plane": plane(other)}})
         ue.call("ue.attach")
         ue.call("ue.attach", pdn="ims")
@@ -240,19 +262,20 @@ def test_pdn_connections_in_namespaces_of_their_own(world: World) -> None:
     assert f"nameserver {DNS[0]}" in phone.run("cat", "/etc/resolv.conf")
 
 
+@pytest.mark.long
 def test_two_ues_with_the_same_inner_address(world: World, tmp_path: Path) -> None:
-    """Each at a gateway of its own, which grants the first address of the same pool."""
-    with Named("b") as other, ExitStack() as stack:
+    """Each at a gateway of its own with the same pool, of which the second asks for the first one's address."""
+    with Named() as other, ExitStack() as stack:
         far = stack.enter_context(Namespace("far"))
         accesses = reach(world.outside, far, 2)
         (tmp_path / "second").mkdir()
         second = nodes(stack, tmp_path / "second", world.outside, far, GATEWAYS[1], accesses)
-        granted = []
+        granted: list[JsonValue] = []
         for ue, phone in ((world.ue, world.phone), (second, other)):
             ue.close()
             ue.configuration = {**ue.configuration, "data_plane": plane(phone)}
             ue.start()
-            granted.append(ue.call("ue.attach")["inner_addresses"])
+            granted.append(ue.call("ue.attach", **({"handover": granted[0]} if granted else {}))["inner_addresses"])
         assert granted[0] == granted[1]
         assert world.phone.answered() == other.answered() == 3
         world.ue.call("ue.detach")
@@ -260,7 +283,7 @@ def test_two_ues_with_the_same_inner_address(world: World, tmp_path: Path) -> No
         assert other.answered() == 3
 
 
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda each: each.value)
+@pytest.mark.parametrize("backend", REST, ids=lambda each: each.value)
 def test_a_namespace_that_is_deleted_and_made_again(world: World, backend: Backend) -> None:
     """As a device that somebody takes away: it comes back when there is a namespace for it; detach works without."""
     require_backend(backend)
@@ -286,70 +309,69 @@ def test_a_namespace_that_is_deleted_and_made_again(world: World, backend: Backe
     assert ue.stop() == 0
 
 
-def test_a_device_of_that_name_is_there_already(world: World) -> None:
-    world.start(data_plane=plane(world.phone))
+def test_a_device_of_that_name_is_there_already_and_auto_takes_a_backend_that_can(world: World) -> None:
+    world.start(data_plane=plane(world.phone, backend="auto"))
+    chosen = world.ue.call("node.status")["data_plane"]
+    assert isinstance(chosen, dict)
+    assert chosen["backend"] in ("compiled", "python")
+    assert "data_plane.namespace" in str(chosen["refused"])
+    assert "not by the kernel: data_plane.namespace: " in world.ue.log()
     ip("-n", world.phone.name, "link", "add", "ue0", "type", "veth", "peer", "name", "other")
     with pytest.raises(ControlError, match=f"TUN device ue0 in network namespace {world.phone.name}: "):
         world.ue.call("ue.attach")
 
 
-def test_without_the_right_to_enter_it(world: World, tmp_path: Path) -> None:
+def test_without_the_right_to_enter_it(world: World) -> None:
     require_program("setpriv")
-    world.ue.close()
     configuration = {**world.ue.configuration, "data_plane": plane(world.phone)}
     without = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
     before = world.phone.seen()
     refusal = f"cannot enter network namespace {world.phone.name}: Operation not permitted"
     with (
-        NodeProcess(world.outside, "ue", tmp_path, configuration, verb="run", prefix=without) as ue,
+        NodeProcess(world.outside, "ue", world.ue.directory, configuration, verb="run", prefix=without) as ue,
         pytest.raises(ControlError, match=refusal),
     ):
         ue.call("ue.attach")
     assert world.phone.seen() == before
 
 
-def refused(world: World, *prefix: str, **changes: object) -> str:
-    """What the UE says in its one line, status 2."""
+def written(world: World, **changes: object) -> Path:
     file = world.ue.directory / "refused.yaml"
     file.write_text(yaml.safe_dump({**world.ue.configuration, **changes}))
-    words = [*prefix, sys.executable, "-m", "ue", "run", "-c", str(file)]
+    return file
+
+
+@pytest.mark.parametrize("command", ["run", "attach"])
+def test_a_namespace_that_is_not_there_is_refused_at_the_start(world: World, command: str) -> None:
+    missing = Named()
+    file = written(world, data_plane=plane(missing))
+    words = [sys.executable, "-m", "ue", command, "-c", str(file)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
-    assert line.startswith(f"{file}: ")
-    return line.removeprefix(f"{file}: ")
+    assert line == (
+        f"{file}: data_plane.namespace: got '{missing.name}', expected a network namespace beside the UE's own "
+        f"(there is no /run/netns/{missing.name}, which ip netns add {missing.name} makes)"
+    )
 
 
-def test_what_cannot_be_is_refused_at_the_start(world: World) -> None:
-    phone = world.phone
-    expected = "expected a network namespace beside the UE's own"
-    missing = Named("missing")
-    why = f"(there is no /run/netns/{missing.name}, which ip netns add {missing.name} makes)"
-    line = refused(world, data_plane=plane(missing))
-    assert line == f"data_plane.namespace: got '{missing.name}', {expected} {why}"
-    line = refused(world, data_plane=plane(phone), additional_pdns={"ims": {"data_plane": plane(missing)}})
-    assert line == f"additional_pdns.ims.data_plane.namespace: got '{missing.name}', {expected} {why}"
+def refusal(world: World, **changes: object) -> str:
+    file = written(world, **changes)
+    with pytest.raises(ConfigurationError) as refused:
+        require_those_named(load(file, UeConfiguration), file)
+    return str(refused.value).removeprefix(f"{file}: ")
 
-    line = refused(world, *phone.inside(), data_plane=plane(phone))
+
+def test_what_else_cannot_be_the_devices_namespace(world: World) -> None:
+    """That of another PDN connection, the UE's own, a file of another kind."""
+    phone, missing = world.phone, Named()
+    line = refusal(world, data_plane=plane(phone), additional_pdns={"ims": {"data_plane": plane(missing)}})
+    assert line.startswith(f"additional_pdns.ims.data_plane.namespace: got '{missing.name}', expected a network name")
+    line = NetworkNamespace(phone.name).call(lambda: refusal(world, data_plane=plane(phone)))
     assert line.endswith(f"(the process itself runs in {phone.name})")
-
     no_namespace = Path("/run/netns") / missing.name
     no_namespace.touch()
     try:
-        assert refused(world, data_plane=plane(missing)).endswith(f"({no_namespace} is no network namespace)")
+        assert refusal(world, data_plane=plane(missing)).endswith(f"({no_namespace} is no network namespace)")
     finally:
         no_namespace.unlink()
-
-    line = refused(world, data_plane=plane(phone, backend="kernel"))
-    assert line.startswith("data_plane.backend: got 'kernel', expected auto, or a backend that can be had (")
-    assert f"data_plane.namespace: {phone.name}: its device is where the node runs" in line
-
-
-def test_auto_takes_a_backend_that_can(world: World) -> None:
-    world.start(data_plane=plane(world.phone, backend="auto"))
-    chosen = world.ue.call("node.status")["data_plane"]
-    assert isinstance(chosen, dict)
-    assert chosen["backend"] in ("compiled", "python")
-    assert "data_plane.namespace" in str(chosen["refused"])
-    world.ue.call("ue.attach")
-    assert world.phone.answered() == 3
