@@ -16,13 +16,16 @@ import pytest
 from pyroute2 import AsyncIPRoute
 
 from lab.namespaces import Namespace
+from protocols.dataplane.fast.tun import FastTun
 from protocols.dataplane.userspace.engine import UserspaceDataPlane
 from protocols.dataplane.userspace.host import EchoClient, InProcessHost
 from protocols.dataplane.userspace.tun import TUN_PATH, TunDevice
 from protocols.entropy import SeededEntropy
 from protocols.errors import BackendError, LocalError
+from protocols.io.namespace import NetworkNamespace
 from protocols.path import Address
 from tests.dataplane.pairs import GATEWAY_PATH, HOST_ADDRESS, UE_ADDRESS, mirrored, ue_spec
+from tests.peers.processes import require_program
 
 CLONE_NEWNET = 0x40000000
 LIMIT = 10.0  # seconds until a packet that does not come fails the test
@@ -232,3 +235,47 @@ def test_a_device_deleted_under_us_is_noticed() -> None:
         device.close()
 
     in_namespace(body)
+
+
+@pytest.mark.parametrize("kind", [TunDevice, FastTun])
+def test_in_another_namespace(kind: type[TunDevice | FastTun]) -> None:
+    """Device, addresses and default routes of both IP versions are there, and we are where we were."""
+    require_program("ip")
+    name = f"epdg-test-{os.getpid()}-tun"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+
+    def shown(*words: str) -> str:
+        return subprocess.run(["ip", *words], capture_output=True, text=True, check=True).stdout
+
+    def seen() -> str:
+        return shown("-n", name, "address") + shown("-n", name, "route") + shown("-n", name, "-6", "route")
+
+    async def body() -> None:
+        own, around = os.stat("/proc/thread-self/ns/net"), shown("address")
+        namespace = NetworkNamespace(name)
+        before = seen()
+        addresses = [UE_INTERFACE, ip_interface("2001:db8:5::2/64")]
+        everything = [ip_network("0.0.0.0/0"), ip_network("::/0")]
+        device = await kind.open("epdg-test0", addresses, 1350, everything, namespace=namespace)
+        found = seen()
+        assert {f"inet {UE_INTERFACE}", "inet6 2001:db8:5::2/64", "mtu 1350"} <= set(_pairs(found))
+        assert found.count("default dev epdg-test0") == 2
+        for refused in ([HOSTS, HOSTS], everything):
+            with pytest.raises(BackendError, match=f"TUN device epdg-test1 in network namespace {name}: File exists"):
+                await kind.open("epdg-test1", [], 1350, refused, namespace=namespace)
+        assert seen() == found
+        assert os.path.samestat(own, os.stat("/proc/thread-self/ns/net"))
+        assert shown("address") == around
+        device.close()
+        assert seen() == before
+        namespace.close()
+
+    try:
+        in_namespace(body)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def _pairs(text: str) -> list[str]:
+    words = text.split()
+    return [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
