@@ -68,7 +68,7 @@ class ResolverFile:
             _replace(self._kept, json.dumps(kept).encode(), 0o600)
             try:
                 for each in reversed(made):
-                    each.mkdir(mode=0o755, exist_ok=True)
+                    each.mkdir(mode=0o755, parents=True, exist_ok=True)  # others may take theirs away
                 _replace(file, text.encode(), mode)
             except OSError:
                 _remove(made)
