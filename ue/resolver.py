@@ -26,7 +26,10 @@ MODE = 0o644  # of a file that was not there
 
 @dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """The file before the UE wrote it: ``None`` where there was none; ``made``: directories, the innermost first."""
+    """The file before the UE wrote it: ``None`` where there was none.
+
+    ``made``: the directories that go with it when nothing else is in them, the innermost first.
+    """
 
     file: Path
     content: bytes | None
@@ -58,7 +61,8 @@ class ResolverFile:
                 mode = file.stat().st_mode & 0o7777
             except FileNotFoundError:
                 content, mode = None, MODE
-            made = [each for each in file.parents if RESOLVERS in (each, *each.parents) and not each.exists()]
+            directory = file.parent
+            made = [directory, RESOLVERS] if directory.parent == RESOLVERS and not directory.exists() else []
             kept = {
                 "file": str(file),
                 "content": None if content is None else base64.b64encode(content).decode(),
@@ -67,8 +71,8 @@ class ResolverFile:
             }
             _replace(self._kept, json.dumps(kept).encode(), 0o600)
             try:
-                for each in reversed(made):
-                    each.mkdir(mode=0o755, parents=True, exist_ok=True)  # others may take theirs away
+                if made:
+                    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
                 _replace(file, text.encode(), mode)
             except OSError:
                 _remove(made)

@@ -281,6 +281,9 @@ def test_two_ues_with_the_same_inner_address(world: World, tmp_path: Path) -> No
         world.ue.call("ue.detach")
         assert world.phone.answered(count=1) == 0
         assert other.answered() == 3
+        assert not world.phone.resolver.parent.exists()
+        second.call("ue.detach")
+        assert not other.resolver.parent.exists()
 
 
 @pytest.mark.parametrize("backend", REST, ids=lambda each: each.value)
