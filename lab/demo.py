@@ -12,9 +12,8 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from lab.configurations import LABORATORY, RunFiles, prepare
 from lab.narration import Narrator
 from lab.processes import NodeProcess, poll_until
 from lab.results import AttachFigures, DemoResult, MoveFigures
+from lab.run_directory import RunDirectory
 from lab.stages import WIFI_A, Stage, Step, check_free
 from lab.traces import ALL_BUT_DATAGRAMS, Traces, data, event, message
 from lab.traffic import Traffic
@@ -93,7 +93,7 @@ async def _run(stage: Stage, options: DemoOptions, console: Console) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(stage.open())
         dashboard = _dashboard_endpoint(options, console)
-        directory = Path(stack.enter_context(_run_directory()))
+        directory = Path(stack.enter_context(RunDirectory("demo")))
         evidence = None if options.output is None else stack.enter_context(EvidenceWriter(options.output))
         demo = Demo(
             stage,
@@ -109,16 +109,6 @@ async def _run(stage: Stage, options: DemoOptions, console: Console) -> int:
         finally:
             demo.keep_logs()
     return demo.conclude()
-
-
-@contextlib.contextmanager
-def _run_directory() -> Iterator[str]:
-    """A directory that only we may read: it holds keys."""
-    directory = tempfile.mkdtemp(prefix="epdg-demo-")
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _dashboard_endpoint(options: DemoOptions, console: Console) -> Endpoint | None:

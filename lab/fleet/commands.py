@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -16,6 +15,7 @@ from lab.fleet.distributed import run_locust
 from lab.fleet.mix import DEFAULT_PERSONA, PersonaMix
 from lab.fleet.serving import serve_command
 from lab.memory import memory_directory
+from lab.run_directory import RunDirectory
 from protocols.errors import ConfigurationError
 from protocols.io.configuration import exit_on_error
 from protocols.threegpp.identity import Imsi
@@ -167,7 +167,7 @@ def _nodes(count: int, network: str | None, directory: Path | None) -> Iterator[
     from lab.fleet.nodes import NodesPlan
     from lab.fleet.plan import DEFAULT_NETWORK
 
-    with tempfile.TemporaryDirectory(prefix="fleet-nodes-", dir=memory_directory()) as temporary:
+    with RunDirectory("fleet-nodes", memory_directory()) as temporary:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield NodesPlan(

@@ -18,7 +18,6 @@ import argparse
 import logging
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from itertools import count
@@ -31,6 +30,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from lab.fleet.blocking import BlockingControlClient
 from lab.fleet.mix import PersonaMix
+from lab.run_directory import RunDirectory
 from protocols.errors import BackendError, StackError
 from protocols.trace.records import JsonValue
 
@@ -48,8 +48,8 @@ class FleetProcess:
     """The fleet process of this worker."""
 
     def __init__(self, config: Path) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="fleet-locust-")
-        directory = Path(self._directory.name)
+        self._directory = RunDirectory("locust")
+        directory = self._directory.path
         control = directory / "fleet.sock"
         self._log = directory / "fleet.log"
         words = ("-c", str(config), "--control", str(control))

@@ -7,7 +7,6 @@ import contextlib
 import importlib.metadata
 import json
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from lab.fleet.processes import FleetProcesses
 from lab.fleet.remarks import remarks
 from lab.fleet.schedule import Playable, check_accesses
 from lab.fleet.show import Show, table, voice_tables
+from lab.run_directory import RunDirectory
 from protocols.errors import BackendError, StackError
 from protocols.io.control import ControlClient
 from protocols.trace.records import JsonValue
@@ -137,7 +137,7 @@ class RunResult:
 def run_fleet(options: RunOptions, console: Console) -> RunResult:
     """Run it to its end; what goes wrong outside stands in the result."""
     result = RunResult(options=options, began=time.time())
-    with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
+    with RunDirectory("fleet") as directory:
         try:
             asyncio.run(_Run(options, console, result, Path(directory)).run())
         finally:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -41,16 +39,6 @@ def run_live(main: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(guarded())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-
-
-@contextlib.contextmanager
-def run_directory() -> Any:  # Any: contextmanager's own type is not exact
-    """A directory that only we may read: it holds keys."""
-    directory = tempfile.mkdtemp(prefix="lab-run-")
-    try:
-        yield Path(directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 class LiveNodes:

@@ -7,18 +7,20 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
 from lab.configurations import AccessPlan, NetworkPlan, RunFiles, merged
 from lab.mobility.accesses import Numbering, Places, access_machines, change_quality, nat_machine
-from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_directory, run_live
+from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_live
 from lab.mobility.matching import MessageLosses
 from lab.mobility.relay import Relay
 from lab.mobility.schedule import DirectionSection, Family, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice
 from lab.mobility.stage_name import NatName, StageName
 from lab.mobility.voices import NodeVoice
+from lab.run_directory import RunDirectory
 from protocols.path import Address, Endpoint
 from protocols.trace.records import JsonValue
 
@@ -59,7 +61,8 @@ class LoopbackStage:
 
     async def _main(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:
         places = self._numbering.places(schedule)
-        with run_directory() as directory:
+        with RunDirectory("run") as name:
+            directory = Path(name)
             files = RunFiles(directory=directory)
             network = RelayNetwork(schedule, places, seed)
             try:

@@ -33,7 +33,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from lab.configurations import AccessPlan, Changes, NetworkPlan, RunFiles, merged
 from lab.mobility.accesses import Numbering, Places, access_machines, change_quality, nat_machine
-from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_directory, run_live
+from lab.mobility.live import LiveNodes, LiveScene, configure, node_words, run_live
 from lab.mobility.matching import MessageLosses
 from lab.mobility.schedule import DirectionSection, Family, MessageKind, NatSection, Schedule
 from lab.mobility.stage import Scene, Voice, VoiceLogs
@@ -44,6 +44,7 @@ from lab.namespaces import DEFAULT_ROUTE, Namespace
 from lab.network.access import AccessNetwork
 from lab.processes import READY_INTERVAL, NodeProcess, poll_until
 from lab.router import Router
+from lab.run_directory import RunDirectory
 from protocols.errors import BackendError, StackError
 from protocols.io.control import ControlClient
 from protocols.path import Address, Endpoint
@@ -87,8 +88,8 @@ class NamespaceStage:
 
     async def _main(self, schedule: Schedule, seed: int, work: Callable[[Scene], Awaitable[T]]) -> T:
         places = NUMBERING.places(schedule)
-        with run_directory() as directory, contextlib.ExitStack() as stack:
-            files = RunFiles(directory=directory)
+        with RunDirectory("run") as name, contextlib.ExitStack() as stack:
+            files = RunFiles(directory=Path(name))
             topology = stack.enter_context(topology_of(schedule, places, seed, nat=self.nat))
             self._configure(files, schedule, places)
             words = {

@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from lab.memory import memory_directory
 from lab.processes import dies_with_parent, poll_until
+from lab.run_directory import RunDirectory
 from protocols.errors import BackendError
 from protocols.trace.records import JsonValue
 
@@ -39,8 +38,8 @@ class PlayerProcess:
 
     async def lines(self) -> AsyncGenerator[Line, None]:
         """What it tells, until it has ended and nothing of it is left; ``BackendError`` when it cannot be started."""
-        directory = Path(tempfile.mkdtemp(prefix="lab-", dir=memory_directory()))
-        try:
+        with RunDirectory("serve", memory_directory()) as name:
+            directory = Path(name)
             log = directory / "stderr"
             with log.open("wb") as errors:
                 process = await self._start(directory, errors.fileno())
@@ -54,8 +53,6 @@ class PlayerProcess:
             finally:
                 await asyncio.shield(self._end(process))
                 self._last_words = _last_line(log)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
 
     async def _start(self, directory: Path, errors: int) -> asyncio.subprocess.Process:
         try:

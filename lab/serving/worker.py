@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from lab.mobility.command import open_stage
@@ -19,6 +18,7 @@ from lab.mobility.player import play
 from lab.mobility.plot import write_plots
 from lab.mobility.result import PacketSeries, RunResult
 from lab.mobility.stage_name import StageName
+from lab.run_directory import RunDirectory
 from protocols.errors import BackendError, StackError
 from protocols.io.process import run_command_line
 from protocols.trace.records import JsonValue, Kind, TraceRecord
@@ -44,7 +44,7 @@ def _watch(at: float, record: TraceRecord) -> None:
 def _write(result: RunResult, series: PacketSeries, directory: Path, name: str) -> None:
     """All files of a result or none; the JSON comes last, by which it is found."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".run-", dir=directory) as temporary:
+        with RunDirectory("result", directory) as temporary:
             stem = Path(temporary) / name
             path = stem.with_name(f"{name}.json")
             path.write_text(result.to_text(), encoding="utf-8")

@@ -14,11 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, ip_address
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -31,6 +29,7 @@ from lab.configurations import APNS, PLMN, AccessPlan, Changes, NetworkPlan, Run
 from lab.memory import memory_directory
 from lab.network.access import AccessNetwork
 from lab.network.impairments import Impairments
+from lab.run_directory import RunDirectory
 from lab.virtual.loop import VirtualLoop
 from lab.virtual.names import VirtualNames
 from lab.virtual.network import VirtualNetwork
@@ -118,7 +117,7 @@ class VirtualWorld:
         self.ue, self.epdg, self.aaa = (VirtualControl(name) for name in ("ue", "epdg", "aaa"))
         self._changes = changes or {}
         self._export_keys = export_keys
-        self._directory = tempfile.TemporaryDirectory(prefix="virtual-", dir=memory_directory())
+        self._directory = RunDirectory("virtual", memory_directory())
         self._running: list[tuple[asyncio.Task[None], Callable[[], None], str]] = []
 
     # --- life
@@ -126,7 +125,7 @@ class VirtualWorld:
     async def __aenter__(self) -> VirtualWorld:
         """Make the configurations and start the nodes; back when the gateway has its AAA server."""
         try:
-            files = self.files = RunFiles(directory=Path(self._directory.name))
+            files = self.files = RunFiles(directory=self._directory.path)
             self._prepare(files)
             self._start(files)
             for control, (task, _, _) in zip((self.aaa, self.epdg, self.ue), self._running, strict=True):

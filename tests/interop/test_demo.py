@@ -117,7 +117,7 @@ class Run:
 
     def assert_nothing_is_left(self) -> None:
         assert self.processes() == {}
-        assert [path.name for path in self.directory.glob("epdg-demo-*")] == []
+        assert [path.name for path in self.directory.glob("epdg-lab-*")] == []
 
 
 @pytest.fixture

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from lab.mobility.stage_name import NatName
 from lab.mobility.virtual import VirtualStage
 from protocols.errors import ConfigurationError
 from tests.peers.namespaces import require_nftables_nat
+from tests.peers.processes import wait_until
 
 SCHEDULE = """
 title: To another access behind a NAT whose update is lost, and back
@@ -112,6 +117,52 @@ def test_an_interrupt_ends_every_process(tmp_path: Path) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
         os.sched_yield()
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A directory with a short name, for sockets."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("stage", ["loopback", pytest.param("namespaces", marks=pytest.mark.root)])
+def test_nothing_of_a_run_that_was_killed_is_left_after_the_next(tmp_path: Path, temporary: Path, stage: str) -> None:
+    """Its nodes and its namespaces go with it; its directory, which holds keys, goes with the next run of any stage."""
+    schedule = tmp_path / "long.yaml"
+    schedule.write_text(SCHEDULE.replace("duration: 5", "duration: 300"), encoding="utf-8")
+    environment, links = {**os.environ, "TMPDIR": str(temporary)}, socket.if_nameindex()
+    words = [sys.executable, "-m", "lab", "run", str(schedule), "--stage", stage]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        assert running.stdout is not None
+        assert "attach a" in running.stdout.readline()
+        children, namespaces = _children(running.pid), _namespaces(running.pid)
+        assert len(children) >= 3
+        assert bool(namespaces) is (stage == "namespaces")
+    finally:
+        running.kill()
+        running.communicate()
+    (left,) = temporary.iterdir()
+    assert list(left.glob("*.yaml"))
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in children) and not namespaces & _namespaces("[0-9]*"),
+        what="the end of what a killed run has started",
+        timeout=30,
+    )
+    assert socket.if_nameindex() == links
+    words = [sys.executable, "-m", "lab", "run", "lost-update", "--stage", "virtual"]
+    subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    assert list(temporary.iterdir()) == []
+
+
+def _namespaces(process: int | str) -> set[str]:
+    """The network namespaces that a process has open or is in, other than ours."""
+    found = set()
+    for path in (*Path("/proc").glob(f"{process}/fd/*"), *Path("/proc").glob(f"{process}/ns/net")):
+        with contextlib.suppress(OSError):
+            found.add(str(path.readlink()))
+    return {name for name in found if name.startswith("net:")} - {str(Path("/proc/self/ns/net").readlink())}
 
 
 def _children(pid: int) -> list[int]:
