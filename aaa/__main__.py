@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from protocols.io.process import run_command_line, starting
+from protocols.io.process import starting
 
 
 def main() -> None:
     """Entry point of the console script."""
     with starting():
         from aaa.command_line import application
-    run_command_line(application)
+        from protocols.io.console import run_application
+    run_application(application)
 
 
 if __name__ == "__main__":

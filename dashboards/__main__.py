@@ -27,7 +27,7 @@ from dashboards.deps import Services
 from dashboards.tokens import NAME_PATTERN, RESERVED, TOKEN_OCTETS, Role, Tokens
 from protocols.errors import BackendError, ConfigurationError
 from protocols.io.configuration import exit_on_error, load
-from protocols.io.process import run_command_line
+from protocols.io.console import run_application
 
 SOCKET_MESSAGE_OCTETS = 4096  # of what the reader of a WebSocket says, which nobody takes up
 BACKLOG = 128
@@ -205,7 +205,7 @@ def build_server(settings: DashboardsConfig, token: str) -> Server:
 
 def main() -> None:
     """Console script."""
-    run_command_line(application)
+    run_application(application)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 
-from protocols.io.process import run_command_line, starting
+from protocols.io.process import starting
 
 
 def main() -> None:
     """Entry point of the console script."""
     with starting():
         from epdg.command_line import app
+        from protocols.io.console import run_application
     with contextlib.suppress(KeyboardInterrupt):
-        run_command_line(app)
+        run_application(app)
 
 
 if __name__ == "__main__":

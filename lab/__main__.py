@@ -11,7 +11,7 @@ from lab.fleet.commands import application as fleet
 from lab.mobility.command import list_schedules, run
 from protocols.errors import ConfigurationError, LocalError
 from protocols.io.configuration import exit_on_error
-from protocols.io.process import run_command_line
+from protocols.io.console import run_application
 
 # What a command needs beyond this is imported by the command: a host is to answer at once.
 
@@ -130,7 +130,7 @@ application.command(name="list")(list_schedules)
 
 def main() -> None:
     """Entry point of the console script."""
-    run_command_line(application)
+    run_application(application)
 
 
 if __name__ == "__main__":

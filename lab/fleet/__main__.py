@@ -5,13 +5,14 @@ from __future__ import annotations
 import typer
 
 from lab.fleet.serving import serve_command
+from protocols.io.console import run_application
 
 
 def main() -> None:
     """Entry point."""
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     application.command()(serve_command)
-    application()
+    run_application(application)
 
 
 if __name__ == "__main__":
