@@ -1,7 +1,8 @@
 """The dashboard's side of the nodes: is each one there, what has it recorded, and what does it answer.
 
 A link asks its node for its status at an interval, follows its trace, and comes back by itself when the
-control socket went away. Keys and raw datagrams are never subscribed to: the page has no use for them.
+control socket went away. One that hangs is asked for nothing else until it tells its status again, so that
+nobody waits for it. Keys and raw datagrams are never subscribed to: the page has no use for them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dashboards.schemas import NodeView, TraceKept
 from dashboards.stream import EventHub
 from dashboards.told import counts, table
 from protocols.errors import BackendError, DecodeError
-from protocols.io.control import ControlClient, ControlError
+from protocols.io.control import ControlClient, ControlError, Unanswered
 from protocols.trace.records import JsonValue, Kind, TraceRecord
 
 FOLLOWED = (Kind.MESSAGE, Kind.EVENT, Kind.STATE)
@@ -73,12 +74,13 @@ class NodeLink:
         self._hub = hub
         self._rates = rates
         self._wall = wall
+        self._hangs = False
         self._started: JsonValue = None
         self._last_sequence = 0
         self._changes = SessionChanges(config.name, hub, self.call)
 
     async def call(self, method: str, **params: JsonValue) -> JsonValue:
-        """Ask the node; ``Problem`` 503 when it cannot be reached, ``ControlError`` as the node says."""
+        """Ask the node; ``Problem`` 503 when it cannot be reached or hangs, ``ControlError`` as the node says."""
         return await self._ask(self._client, method, params)
 
     async def carry_out(self, method: str, **params: JsonValue) -> JsonValue:
@@ -86,6 +88,8 @@ class NodeLink:
         return await self._ask(self._patient, method, params)
 
     async def _ask(self, client: ControlClient, method: str, params: dict[str, JsonValue]) -> JsonValue:
+        if self._hangs:
+            raise self._unreachable(f"it does not answer since {_time_of_day(self.since)}")
         try:
             return await client.call(method, **params)
         except (BackendError, DecodeError) as error:
@@ -134,12 +138,14 @@ class NodeLink:
             await asyncio.sleep(self._poll_interval)
 
     async def _poll(self) -> None:
+        hangs = False
         try:
-            status = await self.call("node.status")
+            status = await self._client.call("node.status")
             if self.kind in WITH_PEERS:
                 self.peers = await self._ask_peers()
-        except Problem as problem:
-            self._set_reachable(False, str(problem.members["why"]))
+        except (BackendError, DecodeError) as error:
+            hangs = isinstance(error, Unanswered)
+            self._set_reachable(False, str(error))
         except ControlError as error:
             self._set_reachable(False, f"answers with an error: {error}")
         else:
@@ -150,10 +156,11 @@ class NodeLink:
                 states = dict(counts(self.status.get("states")))
                 self.sessions = {state: int(states.get(state, 0)) for state in SHOWN_STATES}
                 self._rates.take(self.name, _number(self.status.get("started")), _counters(self.status))
+        self._hangs = hangs
 
     async def _ask_peers(self) -> list[JsonValue]:
         try:
-            return _list(await self.call("peers.list"), "peers")
+            return _list(await self._client.call("peers.list"), "peers")
         except ControlError as error:
             if error.code == "unknown-method":
                 return []
@@ -306,6 +313,10 @@ def _counters(status: dict[str, JsonValue]) -> dict[str, float]:
         "uplink_octets": carried.get("inbound_octets", 0.0),
         "downlink_octets": carried.get("outbound_octets", 0.0),
     }
+
+
+def _time_of_day(wall: float) -> str:
+    return time.strftime("%H:%M:%S UTC", time.gmtime(wall))
 
 
 def _text(value: JsonValue) -> str | None:

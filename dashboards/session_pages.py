@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import heapq
@@ -76,13 +77,15 @@ async def merged(
     problem: Problem | None = None
     found: list[list[tuple[SessionView, str]]] = []
     totals: dict[str, int] = {}
-    for link in gateways:
-        params: dict[str, JsonValue] = {**filters, "sort": sort, "limit": limit, "cursor": str(shown[link.name])}
-        try:
-            sessions, _, total = await _asked(link, params)
-        except Problem as refused:
-            problem = _away(refused, link, page)
+    params: dict[str, JsonValue] = {**filters, "sort": sort, "limit": limit}
+    questions = (_asked(link, {**params, "cursor": str(shown[link.name])}) for link in gateways)
+    for link, answer in zip(gateways, await asyncio.gather(*questions, return_exceptions=True), strict=True):
+        if isinstance(answer, Problem):
+            problem = _away(answer, link, page)
             continue
+        if isinstance(answer, BaseException):
+            raise answer
+        sessions, _, total = answer
         page.total += total
         totals[link.name] = total
         found.append([(view(link, session), link.name) for session in sessions])

@@ -56,6 +56,10 @@ class ControlError(StackError):
         self.message = message
 
 
+class Unanswered(BackendError):
+    """The node took the question and has said nothing in all the time that it was given."""
+
+
 # --- Server -----------------------------------------------------------------------------------------
 
 
@@ -382,7 +386,8 @@ def _clear(path: Path) -> None:
 class ControlClient:
     """Calls a node through its control socket; every call is a connection of its own.
 
-    ``BackendError`` when no node answers there, ``ControlError`` when it answers with an error.
+    ``BackendError`` when no node answers there, ``Unanswered`` of them when one hangs; ``ControlError`` when it
+    answers with an error.
     """
 
     def __init__(self, path: Path | str, *, answer_interval: float = ANSWER_INTERVAL) -> None:
@@ -396,7 +401,7 @@ class ControlClient:
             async with asyncio.timeout(self._answer_interval):
                 return await self._request(reader, writer, method, params)
         except TimeoutError:
-            raise BackendError(f"{self.path}: no answer to {method} in {self._answer_interval:g} s") from None
+            raise Unanswered(f"{self.path}: no answer to {method} in {self._answer_interval:g} s") from None
         finally:
             await _hang_up(writer)
 

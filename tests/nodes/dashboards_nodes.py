@@ -23,6 +23,7 @@ class FourNodes:
     ue: Ue
     client: httpx.Client
     audit: Path
+    second: EpdgProcess | None
 
 
 @contextmanager
@@ -33,11 +34,12 @@ def four_nodes(
     place: str,
     second_gateway: str | None = None,
     ahead: Callable[[Path], AbstractContextManager[Path]] = nullcontext,
+    extra: str = "",
 ) -> Iterator[FourNodes]:
     """Started in order, ended in the other; ``gateway`` and ``place``: where gateway and UE are.
 
     ``second_gateway``: another one, ``gw-2``, to which the UE lets itself be redirected. ``ahead``: what the dashboard
-    has of the first one's control socket.
+    has of the first one's control socket. ``extra`` goes into the dashboard's configuration.
     """
     for name in ("aaa", "epdg", "second", "ue", "dashboards"):
         (directory / name).mkdir()
@@ -57,10 +59,12 @@ def four_nodes(
         running.enter_context(aaa)
         epdg = running.enter_context(EpdgProcess(directory / "epdg", aaa.port, address=gateway))
         nodes = {"gw": ("epdg", running.enter_context(ahead(epdg.control))), "aaa": ("aaa", aaa.control)}
+        second = None
         if second_gateway is not None:
             second = EpdgProcess(directory / "second", aaa.port, address=second_gateway)
             nodes["gw-2"] = ("epdg", running.enter_context(second).control)
         ue = running.enter_context(Ue(directory / "ue", epdg.authority, change=change).node("run"))
         nodes["phone"] = ("ue", ue.control)
-        dashboards = running.enter_context(DashboardsProcess(directory / "dashboards", nodes, f"audit_log: {audit}"))
-        yield FourNodes(epdg, ue, running.enter_context(dashboards.client()), audit)
+        extra = f"audit_log: {audit}\n{extra}"
+        dashboards = running.enter_context(DashboardsProcess(directory / "dashboards", nodes, extra))
+        yield FourNodes(epdg, ue, running.enter_context(dashboards.client()), audit, second)
