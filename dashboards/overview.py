@@ -64,9 +64,14 @@ def overview(links: Iterable[NodeLink], rates: Rates) -> Overview:
 def outcomes(status: Mapping[str, JsonValue]) -> Counter[str]:
     """How the attaches of a gateway ended; ``reasons`` of attaches without a refusal are texts, and told as one."""
     totals = Counter({name: int(number) for name, number in counts(status.get("totals"))})
-    refused = Counter({name: int(number) for name, number in counts(table(status, "reasons").get("refused"))})
+    refused = refusals(status)
     found = refused + Counter({SUCCESS: totals["attached"]})
     return found + Counter({WITHOUT_REFUSAL: totals["attach-ended"] - refused.total()})
+
+
+def refusals(status: Mapping[str, JsonValue]) -> Counter[str]:
+    """How often a gateway has refused, by cause."""
+    return Counter({name: int(number) for name, number in counts(table(status, "reasons").get("refused"))})
 
 
 def _outcomes(statuses: Iterable[Mapping[str, JsonValue]]) -> list[Outcome]:

@@ -13,6 +13,7 @@ from dashboards.attempts import failed
 from dashboards.conditional import ConditionalRoute
 from dashboards.deps import Reader, ServicesDep
 from dashboards.explanation_schemas import Attempt, AttemptList, CauseCount, CauseList, CauseView
+from dashboards.overview import refusals
 from dashboards.problems import documented, unfit
 from dashboards.trace_schemas import TraceName
 from protocols.trace.explanation.catalogue import CATALOGUE
@@ -48,12 +49,15 @@ async def list_attempts(
     given: ServicesDep,
     limit: Annotated[int, Query(ge=1, le=ATTEMPTS_LIMIT, description="how many, the last ones")] = ATTEMPTS,
     cause: Annotated[str | None, Query(max_length=64, description="a cause of the catalogue, by its slug")] = None,
-    outcome: Annotated[str | None, Query(max_length=256, description="what the gateway counts it as")] = None,
+    outcome: Annotated[
+        str | None, Query(max_length=256, description="what its gateway counts it as, as in /overview")
+    ] = None,
 ) -> AttemptList:
     """Attaches that failed, as the traces tell: also those that made no session, or whose session is forgotten."""
     if cause is not None and cause not in TITLES:
         raise unfit("cause", f"there is no cause {cause}; /causes lists them")
-    matching = (each for each in failed(given.fleet.sources) if outcome in (None, each.outcome))
+    told_apart = {link.name: refusals(link.status) for link in given.fleet.gateways}
+    matching = (each for each in failed(given.fleet.sources) if outcome in (None, each.counted_as(told_apart)))
     found = list(islice(matching, LOOKED_THROUGH))
     explained = [(each, main_finding(await given.explanations.of(each.selection))) for each in found]
     causes = Counter(main.cause.name for _, main in explained if main is not None)

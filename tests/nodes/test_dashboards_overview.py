@@ -10,6 +10,9 @@ import pytest
 
 from dashboards.histograms import Histogram, together
 from dashboards.rates import INTERVALS, Rates
+from epdg.commands import Tell
+from epdg.tally import REASONS_MAXIMUM, Tally
+from protocols.trace.records import JsonValue
 from tests.nodes.dashboards_world import Site
 from tests.nodes.test_dashboards_api import API, wait_for
 
@@ -75,6 +78,30 @@ def test_all_that_the_nodes_tell_at_a_glance(running: Site, client: httpx.Client
     assert {len(series) for series in found["series"].values()} == {INTERVALS}
     assert "must-not-be-seen" not in str(found)
     assert "001010000000003" not in str(found["outcomes"])
+
+
+def test_causes_that_are_counted_together_lead_to_their_attaches(running: Site, client: httpx.Client) -> None:
+    """The gateway tells a number of causes apart; what it counts as other can be listed as that."""
+    tally = Tally()
+    for number in range(REASONS_MAXIMUM + 2):
+        data: dict[str, JsonValue] = {"cause": f"CAUSE_{number}"}
+        tally.count(Tell(name="refused", text="refused", data=data))
+        spi = f"cafe{number:012}"
+        session = {"id": spi, "diameter_session_id": f"epdg;{number}", "imsi": "001010000000001", "ike": {"spi_i": spi}}
+        running.do(running.world.event, "epdg", "refused", f"refused {number}", session, data)
+    totals = {"attached": 0, "attach-ended": tally.totals["refused"]}
+    reasons = {name: dict(counted) for name, counted in tally.reasons.items()}
+    tell(running, "epdg", half_open=7, totals=totals, reasons=reasons)
+    wait_until_told(client, "epdg", "half_open", 7)
+    assert {"reason": "other", "count": 2} in shown(client)["outcomes"]
+
+    def listed(outcome: str) -> list[str]:
+        found = client.get(f"{API}/attempts", params={"outcome": outcome, "limit": 100}).json()
+        assert found["total"] == found["looked_through"] == len(found["attempts"])
+        return sorted(each["outcome"] for each in found["attempts"])
+
+    assert listed("other") == [f"CAUSE_{number}" for number in (REASONS_MAXIMUM, REASONS_MAXIMUM + 1)]
+    assert listed("CAUSE_7") == ["CAUSE_7"]
 
 
 def test_metrics_of_what_the_nodes_tell(running: Site, client: httpx.Client) -> None:
