@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -85,7 +87,14 @@ def loopback_network(number: int) -> IPv4Network:
 
 @pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
-    plan = NodesPlan(directory=tmp_path_factory.mktemp("fleet-nodes"), count=SUBSCRIBERS, network=loopback_network(80))
+    with fleet_world(tmp_path_factory.mktemp("fleet-nodes"), loopback_network(80)) as shared:
+        yield shared
+
+
+@contextmanager
+def fleet_world(directory: Path, network: IPv4Network) -> Iterator[FleetWorld]:
+    """Nodes in ``directory``, at addresses of ``network``."""
+    plan = NodesPlan(directory=directory, count=SUBSCRIBERS, network=network)
     plan.prepare()
     nodes = FleetNodes(plan)
     with asyncio.Runner() as runner:

@@ -1,16 +1,25 @@
-"""A fleet whose process dies. It leaves sessions at the gateway, so this file comes last of those that share one."""
+"""A fleet whose process dies. It leaves sessions at the gateway, so that it has nodes of its own."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from lab.fleet.processes import FleetProcesses
 from lab.processes import poll_until
 from protocols.errors import BackendError
-from tests.fleet.conftest import FleetWorld
+from tests.fleet.conftest import FleetWorld, fleet_world, loopback_network
 from tests.fleet.test_fleet import HOLD, difference, plan
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
+    with fleet_world(tmp_path_factory.mktemp("nodes-left"), loopback_network(81)) as own:
+        yield own
 
 
 def test_when_a_process_dies_the_others_leave_in_order(world: FleetWorld, tmp_path: Path) -> None:

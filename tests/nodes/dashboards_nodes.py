@@ -23,7 +23,7 @@ class FourNodes:
     ue: Ue
     client: httpx.Client
     audit: Path
-    second: EpdgProcess | None
+    second: EpdgProcess | None = None
 
 
 @contextmanager
