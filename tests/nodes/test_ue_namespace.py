@@ -42,8 +42,7 @@ GATEWAYS = ("198.18.0.1", "198.19.0.1")
 TIMEOUT = 20.0
 RESOLVER = Path("/etc/resolv.conf")
 RESOLVERS = Path("/etc/netns")
-BACKENDS = (Backend.PYTHON, Backend.COMPILED)
-REST = (pytest.param(Backend.PYTHON, marks=pytest.mark.long), Backend.COMPILED)
+BACKENDS = (pytest.param(Backend.PYTHON, marks=pytest.mark.long), Backend.COMPILED)
 
 
 _numbers = count(1)
@@ -197,7 +196,7 @@ def test_programs_run_as_the_phone_and_nothing_is_left(world: World, backend: Ba
         assert world.around() == around
 
 
-@pytest.mark.parametrize("backend", REST, ids=lambda each: each.value)
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda each: each.value)
 def test_flows_of_the_ues_own_go_through_it_too(world: World, backend: Backend) -> None:
     require_backend(backend)
     world.start(data_plane=plane(world.phone, backend=backend.value))
@@ -286,7 +285,7 @@ def test_two_ues_with_the_same_inner_address(world: World, tmp_path: Path) -> No
         assert not other.resolver.parent.exists()
 
 
-@pytest.mark.parametrize("backend", REST, ids=lambda each: each.value)
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda each: each.value)
 def test_a_namespace_that_is_deleted_and_made_again(world: World, backend: Backend) -> None:
     """As a device that somebody takes away: it comes back when there is a namespace for it; detach works without."""
     require_backend(backend)
