@@ -400,7 +400,7 @@ def process(tmp_path: Path, code: str) -> NodeProcess:
 
 def test_a_node_that_ends_by_itself_leaves_its_last_words(tmp_path: Path) -> None:
     async def scenario() -> None:
-        node = process(tmp_path, "print('first'); raise SystemExit('the port is in use')")
+        node = process(tmp_path, "print('first', flush=True); raise SystemExit('the port is in use')")
         await node.start()
         with pytest.raises(BackendError, match="node ended with status 1: the port is in use"):
             await node.watch()
