@@ -190,7 +190,7 @@ def test_a_further_child_sa_and_its_end(gateway: Bench, ue: UeAtCharon) -> None:
     served = gateway.agree(ue)
     assert sorted(child.name for child in served.installed) == [CHILD, SECOND_CHILD]
     for destination in (CORE.ip, GATEWAY_CORE.ip, HOST_BEHIND_GATEWAY):
-        assert ping(ue.stage.ue, destination, source=inner, count=2, interval=0.02).received == 2
+        assert ping(ue.stage.ue, destination, source=inner, count=2).received == 2
     counted = {child.name: child.packets_in for child in gateway.status().installed}
     assert counted == {CHILD: 2, SECOND_CHILD: 4}
     ue.node.call("ue.rekey-child")  # both

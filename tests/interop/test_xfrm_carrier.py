@@ -152,7 +152,7 @@ class TestTraffic:
     @pytest.mark.parametrize("version", [4, 6])
     def test_the_gateways_own_address(self, stage: Stage, version: int) -> None:
         stage.install(spec_of())
-        result = ping(stage.ue.namespace, GATEWAY_INNER[version], source=UE_INNER[version], count=3, interval=0.01)
+        result = ping(stage.ue.namespace, GATEWAY_INNER[version], source=UE_INNER[version], count=3)
         assert result.received == 3, result.output
         assert stage.in_the_clear() == []
 

@@ -155,7 +155,7 @@ class TestTraffic:
 
     def test_ping(self, stage: Scene) -> None:
         stage.install(ue_spec("aes256gcm16"))
-        result = ping(stage.ue, "192.0.2.80", source="10.45.0.2", count=10, interval=0.002)
+        result = ping(stage.ue, "192.0.2.80", source="10.45.0.2", count=10)
         assert result.received == 10, result.output
         assert len(stage.seen()) == 20
 
@@ -456,7 +456,7 @@ class TestMoves:
     def test_ping_loses_nothing_when_it_pauses_for_a_move(self, stage: Scene) -> None:
         stage.install(ue_spec("aes256gcm16"))
         for path in (ELSEWHERE, PATHS[4], ELSEWHERE):
-            result = ping(stage.ue, "192.0.2.80", source="10.45.0.2", count=5, interval=0.002)
+            result = ping(stage.ue, "192.0.2.80", source="10.45.0.2", count=5)
             assert result.received == 5
             stage.move(path, True)
 

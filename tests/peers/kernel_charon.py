@@ -43,7 +43,7 @@ def seen(ue: UeAtCharon) -> dict[str, JsonValue]:
 
     def answered(count: int) -> int:
         source = ue.inner_address()
-        return ping(ue.stage.ue, HOST_BEHIND_GATEWAY, source=source, count=count, interval=0.05).received
+        return ping(ue.stage.ue, HOST_BEHIND_GATEWAY, source=source, count=count).received
 
     wait_until(lambda: answered(1), what="an echo through the tunnel", timeout=WAIT)
     received = answered(PINGS)

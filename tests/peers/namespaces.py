@@ -62,20 +62,27 @@ def ping(
     *,
     count: int = 3,
     source: Address | str | None = None,
-    interval: float = 0.05,
     wait: float = 1.0,
     size: int = 56,
 ) -> Ping:
-    """Send ``count`` ICMP echo requests of ``size`` octets from inside ``namespace``, optionally from an address."""
+    """Send ``count`` ICMP echo requests of ``size`` octets from inside ``namespace``, optionally from an address.
+
+    One after the other, each by a ping of its own: one that has had an answer waits for its last one no longer than
+    twice the longest round trip so far or its interval, whatever ``-W`` says, and calls it lost (ping(8)).
+    """
     require_program("ping")
-    words = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-W", str(wait), "-s", str(size)]
+    words = ["ping", "-n", "-q", "-c", "1", "-W", str(wait), "-s", str(size)]
     if source is not None:
         words += ["-I", str(source)]
-    done = namespace.run([*words, str(destination)], timeout=count * (interval + wait) + 10)
-    counts = re.search(r"(\d+) packets transmitted, (\d+) received", done.stdout)
-    if counts is None:
-        return Ping(sent=0, received=0, output=done.stdout + done.stderr)
-    return Ping(sent=int(counts[1]), received=int(counts[2]), output=done.stdout + done.stderr)
+    sent, received, output = 0, 0, ""
+    for _ in range(count):
+        done = namespace.run([*words, str(destination)], timeout=wait + 10)
+        output += done.stdout + done.stderr
+        counts = re.search(r"(\d+) packets transmitted, (\d+) received", done.stdout)
+        if counts is not None:
+            sent += int(counts[1])
+            received += int(counts[2])
+    return Ping(sent=sent, received=received, output=output)
 
 
 def answers_of_the_kernel() -> int:

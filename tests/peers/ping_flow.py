@@ -18,7 +18,6 @@ from tests.peers.processes import require_program, wait_until
 ANSWERS_TIMEOUT = 15.0
 END_TIMEOUT = 10.0
 _ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .*icmp_seq=(\d+) ttl=\d+ time=([\d.]+) ms", re.MULTILINE)
-_SENT = re.compile(r"(\d+) packets transmitted, (\d+) received")
 
 
 class PingFlow:
@@ -36,7 +35,10 @@ class PingFlow:
         self.interval = interval
         self.output = ""
         self.lost = 0
-        """Requests without an answer; known at the end."""
+        """Requests without an answer, asked before the last one that got one; known at the end.
+
+        Those behind it are on their way when ping is stopped: it does not wait for them.
+        """
         self._namespace = namespace
         self._words = ["ping", "-n", "-D", "-i", str(interval), "-W", "1"]
         if source is not None:
@@ -60,9 +62,8 @@ class PingFlow:
         self._process.wait(END_TIMEOUT)
         self.output = self._file.read_text()
         self._directory.cleanup()
-        counts = _SENT.search(self.output)
-        if counts is not None:
-            self.lost = int(counts[1]) - int(counts[2])
+        answered = {number for number, _ in self.answers}
+        self.lost = max(answered, default=0) - len(answered)
 
     @property
     def answers(self) -> list[tuple[int, float]]:

@@ -173,7 +173,7 @@ class UeAtCharon:
 
     def ping(self, count: int = 2) -> None:
         """Traffic through the tunnel and back: all of it arrives."""
-        done = ping(self.stage.ue, HOST_BEHIND_GATEWAY, source=self.inner_address(), count=count, interval=0.02)
+        done = ping(self.stage.ue, HOST_BEHIND_GATEWAY, source=self.inner_address(), count=count)
         assert done.received == count, done.output
 
 
