@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
@@ -38,6 +38,7 @@ from ue.swu import Swu
 from ue.traffic import DEFAULT_RATE, Flow, Flows
 
 REOPEN_INTERVAL = 1.0  # seconds between attempts to make a lost device anew
+EARLY_MAXIMUM = 64  # packets kept until the device is there, which takes the kernel some milliseconds
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Tunnel:
         self._resolver_file = ResolverFile(state_directory(configuration) / f"resolv-conf-{configuration.apn}.json")
         self._host: InProcessHost | None = None
         self._refused = 0
+        self._early: deque[bytes] | None = None  # until a connection's device is there; one that is made anew has none
         self._tun: InnerDevice | None = None
         self._namespace: NetworkNamespace | None = None
         self._making = asyncio.Lock()
@@ -104,6 +106,7 @@ class Tunnel:
     def begin(self) -> None:
         """A new IKE SA: what the child SAs of an earlier one have carried is forgotten."""
         self._last_counters.clear()
+        self._early = deque() if self._tun is None else None
 
     def moved(self) -> None:
         """The path is another one."""
@@ -197,7 +200,7 @@ class Tunnel:
     def stop_host(self) -> None:
         """Nothing goes through the tunnel any more."""
         self.flows.stop_all()
-        self._host = None
+        self._host = self._early = None
         self._close_tun()
         self.restore_name_servers()
 
@@ -249,6 +252,9 @@ class Tunnel:
         tun.start(self._send_inner, self._device_lost)
         if namespace is not None:
             namespace.watch(lambda: self._device_lost(BackendError(f"{namespace} was deleted")))
+        early, self._early = self._early or (), None
+        for packet in early:
+            tun.write(packet)
         if not self._swu.carrier.sees_packets:
             self._beside = PacketPort(self.flows.receive, tun.name if tun.comes_in_by_it else None, namespace)
             if self._path_watch:
@@ -395,6 +401,10 @@ class Tunnel:
             answer = self._host.receive(packet)
             if answer is not None:
                 self._data_plane.send_inner(answer)
+        elif self._early is not None and len(self._early) < EARLY_MAXIMUM:
+            self._early.append(packet)  # RFC 7296 §2.8: the gateway may send as soon as it has answered
+        else:
+            self._refused += 1
 
     def start_flow(
         self, kind: FlowKind | StreamKind, destination: Address, rate: float = DEFAULT_RATE, limit: int | None = None
