@@ -315,7 +315,7 @@ UE_REFUSALS = [
     ("certificate", "{chain: ue.pem}", "certificate.key: got nothing, expected a value"),
     ("psk", '""', "psk: got a value that is not shown, expected text, not empty"),
     ("identity", '""', "identity: got '', expected text without control characters"),
-    ("imsi", "null", "imsi: got nothing, expected an IMSI, which only a card can tell instead"),
+    ("imsi", "null", "imsi: got nothing, expected an IMSI, which only a card or a server of one can tell instead"),
     (
         "additional_pdns",
         "{internet: {}}",

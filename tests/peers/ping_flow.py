@@ -17,6 +17,8 @@ from tests.peers.processes import require_program, wait_until
 
 ANSWERS_TIMEOUT = 15.0
 END_TIMEOUT = 10.0
+ON_ITS_WAY = 1.0  # seconds, for the answers to what was asked last: ping does not wait for them when it is stopped
+_SENT = re.compile(r"(\d+) packets transmitted")
 _ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .*icmp_seq=(\d+) ttl=\d+ time=([\d.]+) ms", re.MULTILINE)
 
 
@@ -35,10 +37,7 @@ class PingFlow:
         self.interval = interval
         self.output = ""
         self.lost = 0
-        """Requests without an answer, asked before the last one that got one; known at the end.
-
-        Those behind it are on their way when ping is stopped: it does not wait for them.
-        """
+        """Requests without an answer, but for those of the last ``ON_ITS_WAY`` seconds; known at the end."""
         self._namespace = namespace
         self._words = ["ping", "-n", "-D", "-i", str(interval), "-W", "1"]
         if source is not None:
@@ -63,7 +62,9 @@ class PingFlow:
         self.output = self._file.read_text()
         self._directory.cleanup()
         answered = {number for number, _ in self.answers}
-        self.lost = max(answered, default=0) - len(answered)
+        last, sent = max(answered, default=0), _SENT.search(self.output)
+        behind = 0 if sent is None else int(sent[1]) - last
+        self.lost = last - len(answered) + max(0, behind - round(ON_ITS_WAY / self.interval))
 
     @property
     def answers(self) -> list[tuple[int, float]]:
