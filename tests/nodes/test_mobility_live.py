@@ -126,7 +126,7 @@ def temporary() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.parametrize("stage", ["loopback", pytest.param("namespaces", marks=pytest.mark.root)])
+@pytest.mark.parametrize("stage", ["loopback", pytest.param("namespaces", marks=[pytest.mark.root, pytest.mark.long])])
 def test_nothing_of_a_run_that_was_killed_is_left_after_the_next(tmp_path: Path, temporary: Path, stage: str) -> None:
     """Its nodes and its namespaces go with it; its directory, which holds keys, goes with the next run of any stage."""
     schedule = tmp_path / "long.yaml"
