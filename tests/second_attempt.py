@@ -1,21 +1,36 @@
 """Tests in real time get a second attempt: other programs and a shared machine take part in them.
 
-A test of ``REAL_TIME`` that fails is played once more, with its fixtures. The summary names it and why it failed; more
-than ``MAXIMUM`` in a run fail the run, since then it is not the machine. What runs on virtual time has one attempt.
+A test of ``REAL_TIME`` that fails is played once more, with fixtures made anew, its module's among them. The summary
+names it and why it failed; more than ``MAXIMUM`` in a run fail the run, since then it is not the machine. What runs on
+virtual time has one attempt.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
+from typing import cast
 
 import pytest
+from _pytest.nodes import Node
 from _pytest.runner import runtestprotocol
 
 REAL_TIME = frozenset({"browser", "dataplane", "fleet", "interop", "nodes"})
 MAXIMUM = 3
 PROPERTY = "first attempt"
 TESTS = Path(__file__).resolve().parent
+
+
+class _Outside:
+    """What would come next if nothing of the item's module did: by it pytest knows which fixtures to end."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._chain = list(takewhile(lambda node: not isinstance(node, pytest.Module), item.listchain()))
+
+    def listchain(self) -> list[Node]:
+        return self._chain
 
 
 @dataclass(eq=False)  # plugins are hashed
@@ -33,6 +48,8 @@ class SecondAttempts:
         failed = [report for report in reports if report.failed]
         if failed:
             item.user_properties.append((PROPERTY, f"{failed[0].when}: {_last_line(failed[0])}"))
+            with suppress(Exception):  # the attempt has failed, whatever else it leaves
+                item.session._setupstate.teardown_exact(cast(pytest.Item, _Outside(item)))
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)

@@ -67,9 +67,15 @@ def test_a_call_and_its_logs(hosts: tuple[Host, Host]) -> None:
     started = caller.call("host.start", destination=CALLED, port=PORT, rate=100)
     ssrc = started["ssrc"]
 
+    def view(host: Host, kind: str) -> object:
+        """What a host says of this call, null before it has heard of it."""
+        return next((each for each in host.call("host.status")[kind] if each["ssrc"] == ssrc), None)  # type: ignore[union-attr,index,call-overload]
+
     def spoken() -> bool:
-        (placed,) = caller.call("host.status")["placed"]  # type: ignore[misc]
-        return number(placed, "downlink", "received") >= 50
+        placed, answered = view(caller, "placed"), view(called, "answered")
+        return answered is not None and all(
+            number(each, way, "received") >= 50 for each, way in ((placed, "downlink"), (answered, "uplink"))
+        )
 
     wait_until(spoken, what="a call", timeout=10, log=called.log.read_text)
     assert caller.call("host.stop", id=started["id"])["running"] is False
@@ -79,12 +85,9 @@ def test_a_call_and_its_logs(hosts: tuple[Host, Host]) -> None:
         seen = figures(join(entries(sent), entries(received)))
         assert seen.sent >= 50
         assert seen.lost == 0
-    (answered,) = called.call("host.status")["answered"]  # type: ignore[misc]
-    (placed,) = caller.call("host.status")["placed"]  # type: ignore[misc]
-    for view in (answered, placed):
-        assert number(view, "mos", "uplink") > 3.5
-        assert number(view, "uplink", "received") == len(entries(far["received"]))
-        assert view["ssrc"] == ssrc  # type: ignore[call-overload,index]
+    for told in (view(called, "answered"), view(caller, "placed")):
+        assert number(told, "mos", "uplink") > 3.5
+        assert number(told, "uplink", "received") == len(entries(far["received"]))
 
 
 def test_echo(hosts: tuple[Host, Host]) -> None:
