@@ -1,6 +1,6 @@
 """The same schedules on every backend of ESP: what a UE goes through does not depend on what carries its packets.
 
-``test_schedules_kernel.py`` has the kernel's ESP where this machine has none, the long run of
+With ``--long``. ``test_schedules_kernel.py`` has the kernel's ESP where this machine has none, the long run of
 ``tests/nodes/test_mobility_schedules.py`` every schedule on every backend.
 """
 
@@ -18,7 +18,8 @@ SLACK = 1.0  # seconds
 
 
 @pytest.mark.parametrize("backend", [Backend.COMPILED, Backend.KERNEL], ids=lambda each: each.value)
-@pytest.mark.parametrize("name", [pytest.param("walk-home", marks=pytest.mark.long), "move-during-rekey"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["walk-home", "move-during-rekey"])
 def test_a_schedule(name: str, backend: Backend) -> None:
     require_namespaces()
     hold(name, backend, SLACK)
