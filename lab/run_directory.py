@@ -27,8 +27,8 @@ class RunDirectory(tempfile.TemporaryDirectory[str]):
     """
 
     def __init__(self, kind: str, parent: str | Path | None = None) -> None:
-        for place in {tempfile.gettempdir(), memory_directory(), None if parent is None else str(parent)} - {None}:
-            remove_abandoned(Path(str(place)))
+        for place in {Path(each) for each in (tempfile.gettempdir(), memory_directory(), parent) if each is not None}:
+            remove_abandoned(place)
         super().__init__(prefix=f"{PREFIX}{kind}-", dir=parent, ignore_cleanup_errors=True)
         self._lock = _lock(Path(self.name))
 
